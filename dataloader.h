@@ -1,0 +1,1908 @@
+// dataloader.h: from text to token shards and from shards to samples, so that each token can be traced to its source.
+//
+// Reading:  dataset_open, dataset_read, dataset_order    training samples out of shards, in a reproducible order
+// Writing:  prepare_corpus                               text files -> shards, tokenizer and manifest, in one folder
+// Beneath:  sha256_*, random_*                           hashes of files, random numbers as pure functions
+//
+// What a prepared folder holds (SPLIT is train or val):
+//   SPLIT.bin + SPLIT.idx   tokens, a Megatron pair: Megatron reads ours, we read Megatron's
+//   SPLIT.docs              one record per document: source file, byte range in it, number of tokens
+//   manifest.json           sources, counts, hashes, the command that made it
+//   tokenizer/              Hugging Face tokenizer files
+// All numbers in the binary files are little-endian.
+#ifndef DATALOADER_H
+#define DATALOADER_H
+
+#include <dirent.h>   // scandir
+#include <fcntl.h>
+#include <limits.h>
+#include <spawn.h>    // posix_spawnp: gzip
+#include <strings.h>  // strcasecmp
+#include <sys/file.h> // flock
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "json.h"      // defines: Error, fail, read_file, utf8_*, json_*
+#include "tokenizer.h" // defines: Tokenizer, Encoder, TokenBuffer, TokenizerTrainer, utf8_sanitize, tokenizer_*
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Small helpers: paths, bytes, whole reads
+
+enum { PATH_LIMIT = 4096 };
+
+// Formats a path into a buffer of PATH_LIMIT bytes; one that does not fit is an error.
+__attribute__((format(printf, 3, 4))) static inline bool path_format_(char *out, Error *e, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    int length = vsnprintf(out, PATH_LIMIT, format, args);
+    va_end(args);
+    return (length >= 0 && length < PATH_LIMIT) ||
+           fail(e, "%.200s...: the path is longer than the %d bytes supported", out, PATH_LIMIT - 1);
+}
+
+static inline uint64_t load_le_(const void *from, int bytes) {
+    const unsigned char *p = from;
+    uint64_t value = 0;
+    for (int i = bytes - 1; i >= 0; i--) {
+        value = value << 8 | p[i];
+    }
+    return value;
+}
+
+static inline void store_le_(void *to, uint64_t value, int bytes) {
+    unsigned char *p = to;
+    for (int i = 0; i < bytes; i++, value >>= 8) {
+        p[i] = (unsigned char)value;
+    }
+}
+
+static inline uint64_t min_u64_(uint64_t a, uint64_t b) {
+    return a < b ? a : b;
+}
+
+// Reads exactly `bytes` at `offset`. The file may have been truncated since it was opened: then this is an error line,
+// where a memory map would be a SIGBUS.
+static inline bool read_at_(int file, const char *path, void *out, size_t bytes, uint64_t offset, Error *e) {
+    for (size_t done = 0; done < bytes;) {
+        ssize_t n = pread(file, (char *)out + done, bytes - done, (off_t)(offset + done));
+        if (n == 0) {
+            return fail(e, "%s: ends before byte %llu: it was truncated", path, (unsigned long long)(offset + bytes));
+        }
+        if (n < 0 && errno != EINTR) {
+            return fail(e, "%s: cannot be read at byte %llu: %s", path, (unsigned long long)offset, strerror(errno));
+        }
+        done += n > 0 ? (size_t)n : 0;
+    }
+    return true;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// SHA-256 (FIPS 180-4)
+
+typedef struct {
+    uint32_t state[8];
+    uint64_t length;         // bytes added so far
+    unsigned char block[64]; // the last length % 64 of them
+} Sha256;
+
+static inline uint32_t rotate_right_(uint32_t x, int n) {
+    return x >> n | x << (32 - n);
+}
+
+static inline void sha256_block_(uint32_t state[8], const unsigned char *block) {
+    static const uint32_t K[64] = {
+        0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
+        0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
+        0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+        0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
+        0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
+        0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+        0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+        0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+    uint32_t w[64], a = state[0], b = state[1], c = state[2], d = state[3];
+    uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
+    for (int t = 0; t < 16; t++) {
+        w[t] = (uint32_t)block[4 * t] << 24 | (uint32_t)block[4 * t + 1] << 16 | (uint32_t)block[4 * t + 2] << 8 |
+               block[4 * t + 3];
+    }
+    for (int t = 16; t < 64; t++) {
+        uint32_t s0 = rotate_right_(w[t - 15], 7) ^ rotate_right_(w[t - 15], 18) ^ w[t - 15] >> 3;
+        uint32_t s1 = rotate_right_(w[t - 2], 17) ^ rotate_right_(w[t - 2], 19) ^ w[t - 2] >> 10;
+        w[t] = w[t - 16] + s0 + w[t - 7] + s1;
+    }
+    for (int t = 0; t < 64; t++) {
+        uint32_t s1 = rotate_right_(e, 6) ^ rotate_right_(e, 11) ^ rotate_right_(e, 25);
+        uint32_t t1 = h + s1 + ((e & f) ^ (~e & g)) + K[t] + w[t];
+        uint32_t s0 = rotate_right_(a, 2) ^ rotate_right_(a, 13) ^ rotate_right_(a, 22);
+        uint32_t t2 = s0 + ((a & b) ^ (a & c) ^ (b & c));
+        h = g, g = f, f = e, e = d + t1, d = c, c = b, b = a, a = t1 + t2;
+    }
+    state[0] += a, state[1] += b, state[2] += c, state[3] += d;
+    state[4] += e, state[5] += f, state[6] += g, state[7] += h;
+}
+
+static inline void sha256_begin(Sha256 *s) {
+    *s = (Sha256){.state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab,
+                            0x5be0cd19}};
+}
+
+static inline void sha256_add(Sha256 *s, const void *data, size_t bytes) {
+    const unsigned char *p = data;
+    size_t held = s->length % 64;
+    s->length += bytes;
+    if (held) {
+        size_t n = bytes < 64 - held ? bytes : 64 - held;
+        memcpy(s->block + held, p, n);
+        p += n, bytes -= n;
+        if (held + n < 64) {
+            return;
+        }
+        sha256_block_(s->state, s->block);
+    }
+    for (; bytes >= 64; p += 64, bytes -= 64) {
+        sha256_block_(s->state, p);
+    }
+    if (bytes) {
+        memcpy(s->block, p, bytes);
+    }
+}
+
+// Writes the digest as 64 lower-case hexadecimal digits and a NUL.
+static inline void sha256_end(Sha256 *s, char hex[65]) {
+    static const unsigned char padding[64] = {0x80};
+    unsigned char bits[8];
+    for (int i = 0; i < 8; i++) {
+        bits[i] = (unsigned char)(s->length * 8 >> (56 - 8 * i)); // the message's length in bits, big-endian
+    }
+    sha256_add(s, padding, 64 - (s->length + 8) % 64);
+    sha256_add(s, bits, 8);
+    for (int i = 0; i < 8; i++) {
+        snprintf(hex + 8 * i, 9, "%08x", s->state[i]);
+    }
+}
+
+static inline bool sha256_file(const char *path, char hex[65], Error *e) {
+    Sha256 hash;
+    unsigned char buffer[65536];
+    FILE *file = fopen(path, "rb");
+    if (!file) {
+        return fail(e, "%s: cannot be read: %s", path, strerror(errno));
+    }
+    sha256_begin(&hash);
+    for (size_t n; (n = fread(buffer, 1, sizeof buffer, file)) > 0;) {
+        sha256_add(&hash, buffer, n);
+    }
+    bool ok = !ferror(file) || fail(e, "%s: cannot be read: %s", path, strerror(errno));
+    fclose(file);
+    sha256_end(&hash, hex);
+    return ok;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Files and folders that are written: every failure (a full disk) is seen, at the latest when the file is closed
+
+static inline bool write_(FILE *file, const char *path, const void *data, size_t bytes, Error *e) {
+    return fwrite(data, 1, bytes, file) == bytes || fail(e, "%s: cannot be written: %s", path, strerror(errno));
+}
+
+// Closes a file that was written, on disk when this returns true.
+static inline bool close_written_(FILE *file, const char *path, Error *e) {
+    bool ok = fflush(file) == 0 && fsync(fileno(file)) == 0;
+    int reason = errno;
+    ok = fclose(file) == 0 && ok;
+    return ok || fail(e, "%s: cannot be written: %s", path, strerror(reason ? reason : errno));
+}
+
+// A file that is hashed while it is written.
+typedef struct {
+    FILE *file;
+    char path[PATH_LIMIT];
+    Sha256 hash;
+} OutputFile;
+
+static inline bool output_open(OutputFile *o, const char *path, Error *e) {
+    o->file = NULL;
+    if (!path_format_(o->path, e, "%s", path)) {
+        return false;
+    }
+    o->file = fopen(path, "wb");
+    sha256_begin(&o->hash);
+    return o->file || fail(e, "%s: cannot be created: %s", path, strerror(errno));
+}
+
+static inline bool output_write(OutputFile *o, const void *data, size_t bytes, Error *e) {
+    sha256_add(&o->hash, data, bytes);
+    return write_(o->file, o->path, data, bytes, e);
+}
+
+// Closes the file, on disk when this returns true; hex gets its SHA-256.
+static inline bool output_close(OutputFile *o, char hex[65], Error *e) {
+    sha256_end(&o->hash, hex);
+    return close_written_(o->file, o->path, e);
+}
+
+static inline int by_bytes_(const struct dirent **a, const struct dirent **b) {
+    return strcmp((*a)->d_name, (*b)->d_name);
+}
+
+static inline int not_dots_(const struct dirent *entry) {
+    return strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..");
+}
+
+// The names in a folder in the order of their bytes. Returns how many, or -1 with errno set; free each, then *names.
+static inline int list_folder_(const char *path, struct dirent ***names) {
+    return scandir(path, names, not_dots_, by_bytes_);
+}
+
+static inline void free_names_(struct dirent **names, int count) {
+    for (int i = 0; i < count; i++) {
+        free(names[i]);
+    }
+    free(names);
+}
+
+// Removes a folder with everything in it, as far as that is possible; links are removed, not followed.
+static inline void remove_directory(const char *path) {
+    struct dirent **names = NULL;
+    int count = list_folder_(path, &names);
+    for (int i = 0; i < count; i++) {
+        char child[PATH_LIMIT];
+        Error ignored;
+        if (path_format_(child, &ignored, "%s/%s", path, names[i]->d_name) && unlink(child)) {
+            remove_directory(child);
+        }
+    }
+    free_names_(names, count);
+    rmdir(path);
+}
+
+// Makes the names in a folder durable: what was created, renamed or removed in it.
+static inline bool sync_directory(const char *path, Error *e) {
+    int folder = open(path, O_RDONLY | O_CLOEXEC);
+    bool ok = folder >= 0 && fsync(folder) == 0;
+    ok = ok || fail(e, "%s: cannot be written to disk: %s", path, strerror(errno));
+    if (folder >= 0) {
+        close(folder);
+    }
+    return ok;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Random numbers as pure functions: no state, so any rank, thread or resumed run computes the same ones again
+
+// Streams keep uses of one seed apart. Those below RANDOM_FREE belong to this file.
+enum { RANDOM_ORDER, RANDOM_SPLIT, RANDOM_SAMPLE, RANDOM_FREE = 16 };
+
+// 64 random bits for (seed, stream, counter): the finaliser of SplitMix64 (Steele, Lea, Flood 2014) once per word.
+static inline uint64_t random_bits(uint64_t seed, uint64_t stream, uint64_t counter) {
+    const uint64_t words[3] = {seed, stream, counter};
+    uint64_t h = 0;
+    for (int i = 0; i < 3; i++) {
+        h = (h ^ words[i]) + 0x9E3779B97F4A7C15;
+        h = (h ^ h >> 30) * 0xBF58476D1CE4E5B9;
+        h = (h ^ h >> 27) * 0x94D049BB133111EB;
+        h ^= h >> 31;
+    }
+    return h;
+}
+
+// Uniform in [0, 1), a multiple of 2^-53.
+static inline double random_uniform(uint64_t seed, uint64_t stream, uint64_t counter) {
+    return (double)(random_bits(seed, stream, counter) >> 11) * 0x1p-53;
+}
+
+// Where `position` (< n) goes in the permutation of 0..n-1 that (seed, epoch) names. A six-round Feistel network
+// permutes the 2*half-bit numbers, fewer than 4n; results of n or more are fed back in until one is below n (cycle
+// walking: Black and Rogaway 2002). Nothing is stored, however large n is.
+static inline uint64_t random_permutation(uint64_t seed, uint64_t epoch, uint64_t position, uint64_t n) {
+    int half = 1;
+    while (half < 32 && (n - 1) >> (2 * half)) {
+        half++;
+    }
+    uint64_t mask = ((uint64_t)1 << half) - 1, key = random_bits(seed, RANDOM_ORDER, epoch), x = position;
+    do {
+        uint64_t left = x >> half, right = x & mask;
+        for (uint64_t round = 0; round < 6; round++) {
+            uint64_t next = left ^ (random_bits(key, round, right) & mask);
+            left = right;
+            right = next;
+        }
+        x = left << half | right;
+    } while (x >= n);
+    return x;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Reading token data
+//
+// Megatron pair, PREFIX.bin + PREFIX.idx: .bin holds the ids back to back and nothing else. .idx:
+//   0   "MMIDIDX\0\0"            9 bytes
+//   9   u64 version              1
+//   17  u8 type                  1 uint8, 2 int8, 3 int16, 4 int32, 5 int64, 8 uint16
+//   18  u64 S, sequences         26  u64 D, entries of the document array: documents + 1
+//   34  int32 length[S]          in tokens
+//       int64 pointer[S]         bytes into .bin: pointer[0] = 0, pointer[i+1] = pointer[i] + length[i] * size of type
+//       int64 document[D]        first sequence of each document; document[0] = 0, document[D-1] = S
+// llm.c shard: int32 header[256] = {magic, version, tokens, 0...}, then the ids; (20240520, 1) uint16, (20240801, 7)
+// uint32.
+
+typedef struct {
+    int file;                   // descriptor of the file that holds the tokens; -1 when closed
+    char path[PATH_LIMIT];      // its path
+    char idx_path[PATH_LIMIT];  // of the .idx; empty for an llm.c shard
+    int token_bytes;            // size of an id in the file
+    bool token_signed;
+    uint64_t first_byte;        // where the ids begin
+    uint64_t tokens, documents; // documents is 0 where it is unknown: llm.c
+    size_t seq_len;
+    uint64_t samples;           // (tokens - 1) / seq_len, at least 1
+
+    // From manifest.json; empty or 0 for data that prepare did not make. dataset_verify fills in the hashes.
+    char bin_hash[65], idx_hash[65], tokenizer_hash[65];
+    char tokenizer[PATH_LIMIT]; // the tokenizer's folder
+    size_t vocab_size;
+} Dataset;
+
+enum { IDX_HEADER = 34, LLMC_HEADER = 1024, IDX_BLOCK = 4096 };
+
+static const char idx_magic_[9] = "MMIDIDX\0";
+
+// Checks length[] and pointer[] of the .idx; every sequence must lie in the .bin, which must hold nothing else.
+static inline bool idx_check_sequences_(Dataset *d, int idx, uint64_t sequences, uint64_t bin_bytes, Error *e) {
+    unsigned char lengths[4 * IDX_BLOCK], pointers[8 * IDX_BLOCK];
+    uint64_t end = 0; // bytes of .bin that the sequences so far take
+    for (uint64_t i = 0; i < sequences; i++) {
+        size_t j = i % IDX_BLOCK;
+        if (j == 0) {
+            size_t n = min_u64_(sequences - i, IDX_BLOCK);
+            if (!read_at_(idx, d->idx_path, lengths, 4 * n, IDX_HEADER + 4 * i, e) ||
+                !read_at_(idx, d->idx_path, pointers, 8 * n, IDX_HEADER + 4 * sequences + 8 * i, e)) {
+                return false;
+            }
+        }
+        uint64_t length = load_le_(lengths + 4 * j, 4), pointer = load_le_(pointers + 8 * j, 8);
+        if (length > INT32_MAX) {
+            return fail(e, "%s: sequence %llu has the negative length %d", d->idx_path, (unsigned long long)i,
+                        (int32_t)length);
+        }
+        if (pointer != end) {
+            return fail(e, "%s: sequence %llu begins at byte %lld of the .bin, but the one before ends at %llu",
+                        d->idx_path, (unsigned long long)i, (long long)pointer, (unsigned long long)end);
+        }
+        end += length * (uint64_t)d->token_bytes;
+        if (end > bin_bytes) {
+            break;
+        }
+    }
+    if (end != bin_bytes) {
+        return fail(e, "%s: has %llu bytes, but %s describes %s%llu: one of the two was cut or replaced", d->path,
+                    (unsigned long long)bin_bytes, d->idx_path, end > bin_bytes ? "at least " : "",
+                    (unsigned long long)end);
+    }
+    return true;
+}
+
+// Checks document[]: from 0 to S, never decreasing.
+static inline bool idx_check_documents_(Dataset *d, int idx, uint64_t sequences, uint64_t entries, Error *e) {
+    unsigned char block[8 * IDX_BLOCK];
+    uint64_t previous = 0;
+    for (uint64_t i = 0; i < entries; i++) {
+        size_t j = i % IDX_BLOCK;
+        if (j == 0 && !read_at_(idx, d->idx_path, block, 8 * min_u64_(entries - i, IDX_BLOCK),
+                                IDX_HEADER + 12 * sequences + 8 * i, e)) {
+            return false;
+        }
+        uint64_t first = load_le_(block + 8 * j, 8);
+        if (first > sequences || first < previous || (i == 0 && first != 0)) {
+            return fail(e, "%s: document %llu begins at sequence %lld, which is not between %llu and %llu", d->idx_path,
+                        (unsigned long long)i, (long long)first, (unsigned long long)previous,
+                        (unsigned long long)(i ? sequences : 0));
+        }
+        previous = first;
+    }
+    return previous == sequences || fail(e, "%s: its documents end at sequence %llu of %llu", d->idx_path,
+                                         (unsigned long long)previous, (unsigned long long)sequences);
+}
+
+static inline bool idx_check_(Dataset *d, int idx, uint64_t idx_bytes, uint64_t bin_bytes, Error *e) {
+    static const struct {
+        int bytes;
+        bool is_signed;
+    } types[9] = {[1] = {1, false}, [2] = {1, true}, [3] = {2, true}, [4] = {4, true}, [5] = {8, true}, [8] = {2, false}};
+    unsigned char header[IDX_HEADER];
+    if (idx_bytes < IDX_HEADER) {
+        return fail(e, "%s: has %llu bytes, fewer than the header of a Megatron index (%d)", d->idx_path,
+                    (unsigned long long)idx_bytes, IDX_HEADER);
+    }
+    if (!read_at_(idx, d->idx_path, header, sizeof header, 0, e)) {
+        return false;
+    }
+    uint64_t version = load_le_(header + 9, 8), S = load_le_(header + 18, 8), D = load_le_(header + 26, 8);
+    unsigned type = header[17];
+    if (memcmp(header, idx_magic_, sizeof idx_magic_)) {
+        return fail(e, "%s: does not begin with MMIDIDX: not a Megatron index%s", d->idx_path,
+                    memcmp(header, "TNTIDX", 6) ? "" : ", but one of the older kind TNTIDX; preprocess the data anew");
+    }
+    if (version != 1) {
+        return fail(e, "%s: has version %llu, only 1 exists", d->idx_path, (unsigned long long)version);
+    }
+    if (type >= sizeof types / sizeof *types || types[type].bytes == 0) {
+        return fail(e, "%s: has type code %u; ids can be of type 1, 2, 3, 4, 5 or 8", d->idx_path, type);
+    }
+    d->token_bytes = types[type].bytes;
+    d->token_signed = types[type].is_signed;
+    bool plausible = S <= idx_bytes / 12 && D <= idx_bytes / 8; // so that the sums below cannot overflow
+    if (plausible && S > 0 && idx_bytes == IDX_HEADER + 13 * S + 8 * D) {
+        return fail(e, "%s: is the index of multimodal data (it has modes); only text can be read", d->idx_path);
+    }
+    if (!plausible || idx_bytes != IDX_HEADER + 12 * S + 8 * D) {
+        return fail(e, "%s: has %llu bytes, which does not fit its %llu sequences and %llu document entries", d->idx_path,
+                    (unsigned long long)idx_bytes, (unsigned long long)S, (unsigned long long)D);
+    }
+    if (D == 0) {
+        return fail(e, "%s: has no document entries; even without documents there is one", d->idx_path);
+    }
+    d->tokens = bin_bytes / (uint64_t)d->token_bytes;
+    d->documents = D - 1;
+    return idx_check_sequences_(d, idx, S, bin_bytes, e) && idx_check_documents_(d, idx, S, D, e);
+}
+
+static inline bool llmc_check_(Dataset *d, uint64_t bytes, Error *e) {
+    unsigned char header[12];
+    if (bytes < LLMC_HEADER) {
+        return fail(e, "%s: has %llu bytes, fewer than the header of an llm.c shard (%d)", d->path,
+                    (unsigned long long)bytes, LLMC_HEADER);
+    }
+    if (!read_at_(d->file, d->path, header, sizeof header, 0, e)) {
+        return false;
+    }
+    uint64_t magic = load_le_(header, 4), version = load_le_(header + 4, 4), count = load_le_(header + 8, 4);
+    if (magic != 20240520 && magic != 20240801) {
+        return fail(e, "%s: is not an llm.c shard: its first number is %llu, not 20240520 or 20240801 (a Megatron pair is "
+                       "named by its prefix, without .bin)", d->path, (unsigned long long)magic);
+    }
+    if (version != (magic == 20240520 ? 1 : 7)) {
+        return fail(e, "%s: has version %llu; llm.c shards of magic %llu have %d", d->path, (unsigned long long)version,
+                    (unsigned long long)magic, magic == 20240520 ? 1 : 7);
+    }
+    d->token_bytes = magic == 20240520 ? 2 : 4;
+    d->first_byte = LLMC_HEADER;
+    d->tokens = count;
+    uint64_t expected = LLMC_HEADER + count * (uint64_t)d->token_bytes;
+    return bytes == expected || fail(e, "%s: has %llu bytes, but its header's %llu tokens make %llu", d->path,
+                                     (unsigned long long)bytes, (unsigned long long)count,
+                                     (unsigned long long)expected);
+}
+
+// Opens a regular file for reading. Returns its descriptor, or -1 and the error.
+static inline int open_regular_(const char *path, uint64_t *bytes, Error *e) {
+    struct stat status;
+    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // O_NONBLOCK: do not wait on a named pipe
+    if (file < 0 || fstat(file, &status)) {
+        fail(e, "%s: cannot be read: %s", path, strerror(errno));
+    } else if (!S_ISREG(status.st_mode)) {
+        fail(e, "%s: is not a regular file", path);
+    } else {
+        *bytes = (uint64_t)status.st_size;
+        return file;
+    }
+    if (file >= 0) {
+        close(file);
+    }
+    return -1;
+}
+
+// Copies a string of at most `limit` - 1 bytes; false if it is missing or too long.
+static inline bool copy_string_(char *out, size_t limit, const Json *node) {
+    const char *text = json_string(node);
+    return text && snprintf(out, limit, "%s", text) < (int)limit;
+}
+
+// Takes from FOLDER/manifest.json what concerns this split; the counts in it must be those of the files.
+static inline bool dataset_read_manifest_(Dataset *d, const char *folder, const char *split, Error *e) {
+    char path[PATH_LIMIT];
+    JsonDocument manifest;
+    if (!path_format_(path, e, "%s/manifest.json", folder) || !json_parse_file(&manifest, path, (size_t)1 << 31, e)) {
+        return false;
+    }
+    const Json *tokenizer = json_get(manifest.root, "tokenizer");
+    const Json *entry = json_get(json_get(manifest.root, "splits"), split);
+    uint64_t version, vocab_size, tokens, documents;
+    bool ok = true;
+    if (!json_uint(json_get(manifest.root, "version"), &version) || version != 1) {
+        ok = fail(e, "%s: \"version\" is not 1: not made by this program's prepare", path);
+    } else if (!entry) {
+        ok = fail(e, "%s: there is no \"%s\" split in this data", path, split);
+    } else if (!json_uint(json_get(tokenizer, "vocab_size"), &vocab_size) || vocab_size == 0 ||
+               vocab_size > INT32_MAX ||
+               !copy_string_(d->tokenizer_hash, sizeof d->tokenizer_hash, json_get(tokenizer, "sha256")) ||
+               !copy_string_(d->bin_hash, sizeof d->bin_hash, json_get(json_get(entry, "bin"), "sha256")) ||
+               !copy_string_(d->idx_hash, sizeof d->idx_hash, json_get(json_get(entry, "idx"), "sha256"))) {
+        ok = fail(e, "%s: the tokenizer's vocab_size and hash, or the hashes of the %s split, are missing", path, split);
+    } else if (!json_uint(json_get(entry, "tokens"), &tokens) || tokens != d->tokens ||
+               !json_uint(json_get(entry, "documents"), &documents) || documents != d->documents) {
+        ok = fail(e, "%s: does not agree with %s, which has %llu documents and %llu tokens", path, d->idx_path,
+                  (unsigned long long)d->documents, (unsigned long long)d->tokens);
+    } else {
+        d->vocab_size = (size_t)vocab_size;
+        ok = path_format_(d->tokenizer, e, "%s/tokenizer", folder);
+    }
+    json_free(&manifest);
+    return ok;
+}
+
+static inline void dataset_close(Dataset *d) {
+    if (d->file >= 0) {
+        close(d->file);
+    }
+    d->file = -1;
+}
+
+static inline bool is_folder_(const char *path) {
+    struct stat status;
+    return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
+}
+
+// Whether dataset_open(path, split) has something to open: a prepared folder may lack "val"; a bare file has no splits
+// and counts as "train".
+static inline bool dataset_has_split(const char *path, const char *split) {
+    char idx[PATH_LIMIT];
+    Error ignored;
+    if (!is_folder_(path)) {
+        return strcmp(split, "train") == 0;
+    }
+    return path_format_(idx, &ignored, "%s/%s.idx", path, split) && access(idx, F_OK) == 0;
+}
+
+static inline bool dataset_open_files_(Dataset *d, const char *path, const char *split, Error *e) {
+    bool folder = is_folder_(path);
+    uint64_t bytes, idx_bytes;
+    if (!(folder ? path_format_(d->path, e, "%s/%s.bin", path, split) && path_format_(d->idx_path, e, "%s/%s.idx", path, split)
+                 : path_format_(d->path, e, "%s.bin", path) && path_format_(d->idx_path, e, "%s.idx", path))) {
+        return false;
+    }
+    if (folder && !dataset_has_split(path, split)) {
+        return fail(e, "%s: has no %s.idx: %s", path, split,
+                    strcmp(split, "val") ? "this is not a folder that prepare made"
+                                         : "it was prepared without a validation split");
+    }
+    if (!folder && access(d->idx_path, F_OK)) {
+        d->idx_path[0] = 0; // so PATH must name an llm.c shard
+        if (access(path, F_OK)) {
+            return fail(e, "%s: is no prepared folder, no Megatron prefix (%s with .idx) and no llm.c shard", path, d->path);
+        }
+        return path_format_(d->path, e, "%s", path) && (d->file = open_regular_(path, &bytes, e)) >= 0 &&
+               llmc_check_(d, bytes, e);
+    }
+    d->file = open_regular_(d->path, &bytes, e);
+    if (d->file < 0) {
+        return false;
+    }
+    int idx = open_regular_(d->idx_path, &idx_bytes, e);
+    bool ok = idx >= 0 && idx_check_(d, idx, idx_bytes, bytes, e);
+    if (idx >= 0) {
+        close(idx);
+    }
+    return ok && (!folder || dataset_read_manifest_(d, path, split, e));
+}
+
+// Opens token data for samples of seq_len + 1 tokens. `path` is a folder that prepare made, the prefix of a Megatron
+// pair, or an llm.c shard; `split` ("train" or "val") matters for a folder only. The files' structure is checked here,
+// each id when it is read; dataset_verify checks the content. An error if there is not a single sample.
+static inline bool dataset_open(Dataset *d, const char *path, const char *split, size_t seq_len, Error *e) {
+    *d = (Dataset){.file = -1, .seq_len = seq_len};
+    bool ok = dataset_open_files_(d, path, split, e);
+    if (ok && d->tokens <= seq_len) {
+        ok = fail(e, "%s: has %llu tokens, but one sample of sequence length %zu needs %zu: use a shorter --seq-len or more "
+                     "text", d->path, (unsigned long long)d->tokens, seq_len, seq_len + 1);
+    }
+    if (!ok) {
+        dataset_close(d);
+        return false;
+    }
+    d->samples = (d->tokens - 1) / seq_len;
+    return true;
+}
+
+// Number of samples of an epoch.
+static inline uint64_t dataset_samples(const Dataset *d) {
+    return d->samples;
+}
+
+// Reads sample number `sample`: tokens[0 .. seq_len], which are the seq_len + 1 tokens from token sample * seq_len on.
+// Documents follow one another without gaps, so a sample may span several. An id outside the vocabulary is an error.
+static inline bool dataset_read(const Dataset *d, uint64_t sample, size_t vocab_size, int32_t *tokens, Error *e) {
+    unsigned char raw[8192];
+    const size_t bytes = (size_t)d->token_bytes, block = sizeof raw / bytes;
+    const uint64_t first = sample * d->seq_len;
+    for (size_t i = 0; i <= d->seq_len; i++) {
+        size_t j = i % block;
+        if (j == 0 && !read_at_(d->file, d->path, raw, min_u64_(d->seq_len + 1 - i, block) * bytes,
+                                d->first_byte + (first + i) * bytes, e)) {
+            return false;
+        }
+        uint64_t id = load_le_(raw + j * bytes, d->token_bytes);
+        if (id >= vocab_size) { // a negative id too, unsigned as it is here
+            int unused = 64 - 8 * d->token_bytes;
+            long long value = d->token_signed ? (int64_t)(id << unused) >> unused : (long long)id;
+            return fail(e, "%s: token %llu has id %lld, outside the vocabulary of %zu", d->path,
+                        (unsigned long long)(first + i), value, vocab_size);
+        }
+        tokens[i] = (int32_t)id;
+    }
+    return true;
+}
+
+// Sample number at `position` of the endless sequence of epochs: each epoch is every sample once, permuted anew if
+// `shuffle`, else in order. A pure function, so resuming and tracing compute it again.
+static inline uint64_t dataset_order(const Dataset *d, uint64_t seed, bool shuffle, uint64_t position) {
+    uint64_t epoch = position / d->samples, within = position % d->samples;
+    return shuffle ? random_permutation(seed, epoch, within, d->samples) : within;
+}
+
+// Hashes the shard's files and the tokenizer. Where the manifest has hashes, they must be equal; for data without a
+// manifest this fills them in.
+static inline bool dataset_verify(Dataset *d, Error *e) {
+    char tokenizer_json[PATH_LIMIT] = "", hash[65];
+    const char *paths[3] = {d->path, d->idx_path, tokenizer_json};
+    char *known[3] = {d->bin_hash, d->idx_hash, d->tokenizer_hash};
+    if (d->tokenizer[0] && !path_format_(tokenizer_json, e, "%s/tokenizer.json", d->tokenizer)) {
+        return false;
+    }
+    for (int i = 0; i < 3; i++) {
+        if (!paths[i][0]) {
+            continue;
+        }
+        if (!sha256_file(paths[i], hash, e)) {
+            return false;
+        }
+        if (known[i][0] && strcmp(known[i], hash)) {
+            return fail(e, "%s: was altered: its SHA-256 is %s, the manifest has %s", paths[i], hash, known[i]);
+        }
+        memcpy(known[i], hash, sizeof hash);
+    }
+    return true;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Writing shards
+//
+// SPLIT.bin   uint16 ids if the vocabulary has fewer than 65500, else int32 (Megatron's rule).
+// SPLIT.idx   one sequence a document; only a document of more than SEQUENCE_LIMIT tokens has several, since a
+//             sequence's length is an int32. Made from SPLIT.docs, so memory does not grow with the corpus.
+// SPLIT.docs  32 bytes: "TGPTDOCS", u32 version = 1, u32 record size = 32, u64 records, u64 0; then one record per document in the
+//             order of the tokens, {u64 offset, u64 length, u64 tokens, u32 source, u32 0}:
+//             offset, length   the document's bytes in its source. Plain text: all of the file but for a byte order mark.
+//                              JSON Lines: the line with the object, without its line end. A .gz source: bytes of
+//                              what it decompresses to.
+//             tokens           its tokens, the end-of-document token included; the sum over all records is the .bin
+//             source           index into "sources" of manifest.json
+
+typedef struct {
+    uint64_t offset, length, tokens;
+    uint32_t source;
+} DocumentRecord;
+
+typedef struct {
+    const char *split;
+    char bin_path[PATH_LIMIT], idx_path[PATH_LIMIT], docs_path[PATH_LIMIT];
+    FILE *bin, *docs; // open from shard_begin to shard_end
+    int token_bytes;  // 2 or 4
+    uint64_t tokens, documents;
+    char bin_hash[65], idx_hash[65], docs_hash[65]; // after shard_end_
+} ShardWriter;
+
+enum { DOCS_HEADER = 32, DOCS_RECORD = 32, SEQUENCE_LIMIT = 1 << 30, SMALL_VOCABULARY = 65500 };
+
+static inline void docs_store_(unsigned char record[DOCS_RECORD], const DocumentRecord *document) {
+    memset(record, 0, DOCS_RECORD);
+    store_le_(record, document->offset, 8);
+    store_le_(record + 8, document->length, 8);
+    store_le_(record + 16, document->tokens, 8);
+    store_le_(record + 24, document->source, 4);
+}
+
+static inline DocumentRecord docs_load_(const unsigned char record[DOCS_RECORD]) {
+    return (DocumentRecord){load_le_(record, 8), load_le_(record + 8, 8), load_le_(record + 16, 8),
+                            (uint32_t)load_le_(record + 24, 4)};
+}
+
+// One pass over the records of an open .docs, writing one array of the .idx. A document makes ceil(tokens / limit)
+// sequences; *sequences and *documents count what was passed.
+typedef enum { IDX_COUNT, IDX_LENGTHS, IDX_POINTERS, IDX_DOCUMENTS } IdxArray;
+
+static inline bool idx_write_array_(OutputFile *idx, FILE *docs, const char *docs_path, IdxArray array, int token_bytes,
+                                    uint64_t limit, uint64_t *sequences, uint64_t *documents, Error *e) {
+    unsigned char record[DOCS_RECORD], number[8];
+    uint64_t pointer = 0;
+    bool ok = fseeko(docs, DOCS_HEADER, SEEK_SET) == 0;
+    *sequences = *documents = 0;
+    while (ok && fread(record, DOCS_RECORD, 1, docs) == 1) {
+        if (array == IDX_DOCUMENTS) {
+            store_le_(number, *sequences, 8);
+            if (!output_write(idx, number, 8, e)) {
+                return false;
+            }
+        }
+        *documents += 1;
+        for (uint64_t left = docs_load_(record).tokens; left > 0; *sequences += 1) {
+            uint64_t length = min_u64_(left, limit);
+            store_le_(number, array == IDX_LENGTHS ? length : pointer, 8);
+            if ((array == IDX_LENGTHS || array == IDX_POINTERS) &&
+                !output_write(idx, number, array == IDX_LENGTHS ? 4 : 8, e)) {
+                return false;
+            }
+            pointer += length * (uint64_t)token_bytes;
+            left -= length;
+        }
+    }
+    return (ok && !ferror(docs)) || fail(e, "%s: cannot be read: %s", docs_path, strerror(errno));
+}
+
+// Writes the .idx that belongs to a complete .docs, sequences no longer than `limit` tokens; `hex` gets its SHA-256.
+static inline bool idx_write_(const char *idx_path, const char *docs_path, int token_bytes, uint64_t limit, char hex[65],
+                              Error *e) {
+    unsigned char header[IDX_HEADER] = {0}, last[8];
+    uint64_t sequences, documents;
+    OutputFile idx;
+    FILE *docs = fopen(docs_path, "rb");
+    if (!docs) {
+        return fail(e, "%s: cannot be read: %s", docs_path, strerror(errno));
+    }
+    bool opened = output_open(&idx, idx_path, e);
+    bool ok = opened && idx_write_array_(&idx, docs, docs_path, IDX_COUNT, token_bytes, limit, &sequences, &documents, e);
+    if (ok) {
+        memcpy(header, idx_magic_, sizeof idx_magic_);
+        store_le_(header + 9, 1, 8);
+        header[17] = token_bytes == 2 ? 8 : 4;
+        store_le_(header + 18, sequences, 8);
+        store_le_(header + 26, documents + 1, 8);
+        store_le_(last, sequences, 8);
+        ok = output_write(&idx, header, sizeof header, e);
+    }
+    for (int array = IDX_LENGTHS; ok && array <= IDX_DOCUMENTS; array++) {
+        ok = idx_write_array_(&idx, docs, docs_path, (IdxArray)array, token_bytes, limit, &sequences, &documents, e);
+    }
+    ok = ok && output_write(&idx, last, sizeof last, e);
+    fclose(docs);
+    return opened && output_close(&idx, hex, ok ? e : &(Error){0}) && ok;
+}
+
+// Opens FOLDER/SPLIT.bin and .docs for writing. Whatever happens after, shard_abandon_ or shard_end releases it.
+static inline bool shard_begin_(ShardWriter *w, const char *folder, const char *split, int token_bytes, Error *e) {
+    unsigned char header[DOCS_HEADER] = {0}; // filled in by shard_end_
+    *w = (ShardWriter){.split = split, .token_bytes = token_bytes};
+    if (!path_format_(w->bin_path, e, "%s/%s.bin", folder, split) ||
+        !path_format_(w->idx_path, e, "%s/%s.idx", folder, split) ||
+        !path_format_(w->docs_path, e, "%s/%s.docs", folder, split)) {
+        return false;
+    }
+    w->bin = fopen(w->bin_path, "w+b");
+    w->docs = w->bin ? fopen(w->docs_path, "w+b") : NULL;
+    if (!w->docs) {
+        return fail(e, "%s: cannot be created: %s", w->bin ? w->docs_path : w->bin_path, strerror(errno));
+    }
+    return write_(w->docs, w->docs_path, header, sizeof header, e);
+}
+
+static inline bool shard_tokens_(ShardWriter *w, const int32_t *ids, size_t count, Error *e) {
+    unsigned char raw[8192];
+    size_t block = sizeof raw / (size_t)w->token_bytes;
+    for (size_t done = 0; done < count;) {
+        size_t n = min_u64_(count - done, block);
+        for (size_t i = 0; i < n; i++) {
+            store_le_(raw + i * (size_t)w->token_bytes, (uint64_t)ids[done + i], w->token_bytes);
+        }
+        if (!write_(w->bin, w->bin_path, raw, n * (size_t)w->token_bytes, e)) {
+            return false;
+        }
+        done += n;
+    }
+    return true;
+}
+
+// Adds the record of the document whose tokens were written last.
+static inline bool shard_document_(ShardWriter *w, const DocumentRecord *document, Error *e) {
+    unsigned char record[DOCS_RECORD];
+    docs_store_(record, document);
+    w->documents++;
+    w->tokens += document->tokens;
+    return write_(w->docs, w->docs_path, record, sizeof record, e);
+}
+
+// Cuts the last `bytes` off a file that is open for writing.
+static inline bool cut_tail_(FILE *file, const char *path, uint64_t bytes, Error *e) {
+    off_t end;
+    if (fseeko(file, -(off_t)bytes, SEEK_END) || (end = ftello(file)) < 0 || fflush(file) ||
+        ftruncate(fileno(file), end)) {
+        return fail(e, "%s: cannot be shortened: %s", path, strerror(errno));
+    }
+    return true;
+}
+
+// Moves the last document of `from` to the end of `to`.
+static inline bool shard_move_last_(ShardWriter *to, ShardWriter *from, Error *e) {
+    unsigned char record[DOCS_RECORD], raw[8192];
+    if (fseeko(from->docs, -DOCS_RECORD, SEEK_END) || fread(record, sizeof record, 1, from->docs) != 1) {
+        return fail(e, "%s: cannot be read: %s", from->docs_path, strerror(errno));
+    }
+    DocumentRecord document = docs_load_(record);
+    uint64_t bytes = document.tokens * (uint64_t)from->token_bytes;
+    if (fseeko(from->bin, -(off_t)bytes, SEEK_END)) {
+        return fail(e, "%s: cannot be read: %s", from->bin_path, strerror(errno));
+    }
+    for (uint64_t left = bytes; left > 0;) {
+        size_t n = min_u64_(left, sizeof raw);
+        if (fread(raw, 1, n, from->bin) != n) {
+            return fail(e, "%s: cannot be read: %s", from->bin_path, strerror(errno));
+        }
+        if (!write_(to->bin, to->bin_path, raw, n, e)) {
+            return false;
+        }
+        left -= n;
+    }
+    from->documents--;
+    from->tokens -= document.tokens;
+    return shard_document_(to, &document, e) && cut_tail_(from->bin, from->bin_path, bytes, e) &&
+           cut_tail_(from->docs, from->docs_path, DOCS_RECORD, e);
+}
+
+// Completes the three files, on disk when this returns true.
+static inline bool shard_end_(ShardWriter *w, Error *e) {
+    unsigned char header[DOCS_HEADER] = "TGPTDOCS";
+    store_le_(header + 8, 1, 4);
+    store_le_(header + 12, DOCS_RECORD, 4);
+    store_le_(header + 16, w->documents, 8);
+    bool ok = (fseeko(w->docs, 0, SEEK_SET) == 0 || fail(e, "%s: %s", w->docs_path, strerror(errno))) &&
+              write_(w->docs, w->docs_path, header, sizeof header, e);
+    FILE *bin = w->bin, *docs = w->docs;
+    w->bin = w->docs = NULL;
+    ok = close_written_(bin, w->bin_path, ok ? e : &(Error){0}) && ok;
+    ok = close_written_(docs, w->docs_path, ok ? e : &(Error){0}) && ok;
+    return ok && idx_write_(w->idx_path, w->docs_path, w->token_bytes, SEQUENCE_LIMIT, w->idx_hash, e) &&
+           sha256_file(w->bin_path, w->bin_hash, e) && sha256_file(w->docs_path, w->docs_hash, e);
+}
+
+// After a failure: closes what is open. Does nothing after shard_end_.
+static inline void shard_abandon_(ShardWriter *w) {
+    if (w->bin) {
+        fclose(w->bin);
+    }
+    if (w->docs) {
+        fclose(w->docs);
+    }
+    w->bin = w->docs = NULL;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Sources: the text files of a corpus, found, opened and read in blocks
+
+// What prepare_corpus is asked to do. Inputs are files or folders; from folders it takes, in the order of their bytes,
+// the files that source_kind_ knows.
+typedef struct {
+    const char *const *inputs;
+    size_t input_count;
+    const char *out;           // folder to make
+    const char *tokenizer;     // folder of the tokenizer to use; NULL: train one
+    size_t vocab_size;         // of the one to train
+    uint64_t tokenizer_sample; // bytes of text to train it on; at most this much text is held in memory
+    double val_fraction;       // share of the documents that make the validation split, 0 <= F < 1
+    const char *text_key;      // of JSON Lines: the key that holds the text
+    uint64_t seed;             // of the split and of the tokenizer's sample
+    const char *const *command; // the command line, for the manifest
+    size_t command_count;
+    FILE *progress;            // for people; NULL: silent
+} PrepareOptions;
+
+enum { REPORT_NOTES = 5, NOTE_LIMIT = sizeof(Error) };
+
+typedef struct {
+    uint64_t sources, skipped_files;          // files read; files in the input folders of kinds that are not read
+    uint64_t documents, tokens, text_bytes;   // written; tokens with the ends of documents
+    uint64_t train_documents, train_tokens, val_documents, val_tokens;
+    uint64_t empty, blank_lines;              // documents without text, lines without JSON: left out
+    uint64_t rejected_lines;                  // lines that are no JSON object with a text: left out
+    uint64_t replaced;                        // ill-formed UTF-8 sequences that became U+FFFD
+    size_t vocab_size;
+    size_t note_count;
+    char notes[REPORT_NOTES][NOTE_LIMIT];     // "FILE:LINE: what is wrong" for the first rejected lines
+} PrepareReport;
+
+// What JSON Lines say about where their documents come from: number of documents per distinct value.
+enum { ORIGIN_SOURCE, ORIGIN_LICENSE, ORIGIN_LANGUAGE, ORIGIN_FACETS, ORIGIN_VALUES = 32, ORIGIN_LENGTH = 200 };
+
+static const struct {
+    const char *name, *keys[2]; // keys looked for in the object, then in its "meta", then in its "metadata"
+} origin_facets_[ORIGIN_FACETS] = {
+    {"source", {"source", "package"}}, {"license", {"license", "licence"}}, {"language", {"language", "lang"}}};
+
+typedef struct {
+    struct {
+        char *value;
+        uint64_t documents;
+    } values[ORIGIN_VALUES];
+    size_t count;
+    uint64_t other; // documents with a value that is too long, or new when the table is full
+} OriginFacet;
+
+typedef enum { SOURCE_UNKNOWN, SOURCE_TEXT, SOURCE_JSON_LINES } SourceKind;
+
+typedef struct {
+    char *path;
+    SourceKind kind;
+    bool gzip;
+    struct stat status;  // when it was found; a source that changes later is an error
+    char hash[65];       // of the file as it lies on disk
+    uint64_t documents, tokens, text_bytes, empty, blank_lines, rejected_lines, replaced;
+    OriginFacet *origin; // [ORIGIN_FACETS], NULL until a document has something to say
+} Source;
+
+typedef struct {
+    Source *items;
+    size_t count, capacity;
+    uint64_t skipped;
+} SourceList;
+
+static inline SourceKind source_kind_(const char *path, bool *gzip) {
+    static const struct {
+        const char *ending;
+        SourceKind kind;
+    } kinds[] = {{".txt", SOURCE_TEXT}, {".text", SOURCE_TEXT}, {".md", SOURCE_TEXT}, {".jsonl", SOURCE_JSON_LINES}};
+    size_t length = strlen(path);
+    *gzip = length > 3 && !strcasecmp(path + length - 3, ".gz");
+    length -= *gzip ? 3 : 0;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        size_t n = strlen(kinds[i].ending);
+        if (length > n && !strncasecmp(path + length - n, kinds[i].ending, n)) {
+            return kinds[i].kind;
+        }
+    }
+    return SOURCE_UNKNOWN;
+}
+
+static inline void sources_free_(SourceList *list) {
+    for (size_t i = 0; i < list->count; i++) {
+        for (int f = 0; list->items[i].origin && f < ORIGIN_FACETS; f++) {
+            for (size_t v = 0; v < list->items[i].origin[f].count; v++) {
+                free(list->items[i].origin[f].values[v].value);
+            }
+        }
+        free(list->items[i].origin);
+        free(list->items[i].path);
+    }
+    free(list->items);
+    *list = (SourceList){0};
+}
+
+static inline bool utf8_is_valid_(const char *text, size_t length) {
+    for (size_t i = 0, n; i < length; i += n) {
+        n = (unsigned char)text[i] < 0x80 ? 1 : utf8_decode(text + i, length - i, NULL);
+        if (n == 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static inline bool sources_add_file_(SourceList *list, const Source *source, Error *e) {
+    if (!utf8_is_valid_(source->path, strlen(source->path))) {
+        return fail(e, "%s: its name is not valid UTF-8, so the manifest cannot name it: rename it", source->path);
+    }
+    if (list->count == UINT32_MAX) {
+        return fail(e, "%s: is one file too many; the .docs files number at most %u", source->path, UINT32_MAX);
+    }
+    if (!reserve_(&list->items, &list->capacity, list->count, 1, sizeof *list->items, e)) {
+        return false;
+    }
+    list->items[list->count] = *source;
+    list->items[list->count].path = strdup(source->path);
+    if (!list->items[list->count].path) {
+        return fail(e, "%s: no memory", source->path);
+    }
+    list->count++;
+    return true;
+}
+
+// Adds a file, or all files below a folder. What was `named` on the command line must be readable text; in folders
+// other files, and links to folders (which may go in circles), are passed over and counted.
+static inline bool sources_add_(SourceList *list, const char *path, bool named, Error *e) {
+    Source source = {.path = (char *)path};
+    struct stat link;
+    struct dirent **names = NULL;
+    source.kind = source_kind_(path, &source.gzip);
+    if (stat(path, &source.status) || lstat(path, &link)) {
+        list->skipped += !named && source.kind == SOURCE_UNKNOWN;
+        return (!named && source.kind == SOURCE_UNKNOWN) || fail(e, "%s: cannot be read: %s", path, strerror(errno));
+    }
+    bool folder = S_ISDIR(source.status.st_mode);
+    if (folder && (named || !S_ISLNK(link.st_mode))) {
+        int count = list_folder_(path, &names);
+        bool ok = count >= 0 || fail(e, "%s: this folder cannot be read: %s", path, strerror(errno));
+        for (int i = 0; ok && i < count; i++) {
+            char child[PATH_LIMIT];
+            const char *slash = path[strlen(path) - 1] == '/' ? "" : "/";
+            ok = path_format_(child, e, "%s%s%s", path, slash, names[i]->d_name) && sources_add_(list, child, false, e);
+        }
+        free_names_(names, count);
+        return ok;
+    }
+    if (source.kind != SOURCE_UNKNOWN && S_ISREG(source.status.st_mode)) {
+        return sources_add_file_(list, &source, e);
+    }
+    list->skipped++;
+    return !named || fail(e, "%s: is not a kind of file that can be read; text is .txt, .text or .md, JSON Lines is .jsonl, "
+                             "each also with .gz", path);
+}
+
+static inline bool source_unchanged_(const Source *source, Error *e) {
+    struct stat now;
+    const struct stat *then = &source->status;
+    if (stat(source->path, &now)) {
+        return fail(e, "%s: cannot be read any more: %s", source->path, strerror(errno));
+    }
+    return (now.st_dev == then->st_dev && now.st_ino == then->st_ino && now.st_size == then->st_size &&
+            now.st_mtim.tv_sec == then->st_mtim.tv_sec && now.st_mtim.tv_nsec == then->st_mtim.tv_nsec) ||
+           fail(e, "%s: was changed while it was being prepared; run prepare again when it is complete", source->path);
+}
+
+enum { READ_BLOCK = 1 << 18, LINE_LIMIT = 1 << 28 }; // 256 KiB; 256 MiB
+
+typedef struct {
+    const Source *source;
+    int file;
+    pid_t gzip;                  // the gzip that decompresses, or 0
+    char *data;
+    size_t start, end, capacity; // data[start .. end) is read and not yet used
+    uint64_t offset;             // of data[start] in the text as decompressed
+    bool ended;                  // nothing follows data[end]
+} Reader;
+
+// Puts `gzip -dc` between the reader and its file.
+static inline bool reader_start_gzip_(Reader *r, Error *e) {
+    extern char **environ;
+    char *const arguments[] = {"gzip", "-dc", NULL};
+    posix_spawn_file_actions_t actions;
+    int ends[2];
+    if (pipe(ends)) {
+        return fail(e, "%s: no pipe to gzip: %s", r->source->path, strerror(errno));
+    }
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, r->file, 0);
+    posix_spawn_file_actions_adddup2(&actions, ends[1], 1);
+    posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0); // the error line is ours
+    posix_spawn_file_actions_addclose(&actions, ends[0]);
+    posix_spawn_file_actions_addclose(&actions, ends[1]);
+    int status = posix_spawnp(&r->gzip, "gzip", &actions, NULL, arguments, environ);
+    posix_spawn_file_actions_destroy(&actions);
+    close(ends[1]);
+    close(r->file);
+    r->file = ends[0];
+    if (status) {
+        r->gzip = 0;
+        return fail(e, "%s: gzip, which reads it, cannot be started: %s", r->source->path, strerror(status));
+    }
+    return true;
+}
+
+// Reads on: at least one more byte, or r->ended. Moves data, so keep no pointer into it.
+static inline bool reader_more_(Reader *r, Error *e) {
+    if (r->start > 0) {
+        memmove(r->data, r->data + r->start, r->end - r->start);
+        r->end -= r->start;
+        r->start = 0;
+    }
+    if (r->capacity - r->end < READ_BLOCK) {
+        size_t capacity = 2 * r->capacity + READ_BLOCK;
+        char *data = realloc(r->data, capacity);
+        if (!data) {
+            return fail(e, "%s: no memory for %zu bytes of it", r->source->path, capacity);
+        }
+        r->data = data;
+        r->capacity = capacity;
+    }
+    ssize_t n;
+    while ((n = read(r->file, r->data + r->end, READ_BLOCK)) < 0 && errno == EINTR) {
+    }
+    if (n < 0) {
+        return fail(e, "%s: cannot be read: %s", r->source->path, strerror(errno));
+    }
+    r->end += (size_t)n;
+    r->ended = n == 0;
+    return true;
+}
+
+static inline void reader_use_(Reader *r, size_t bytes) {
+    r->start += bytes;
+    r->offset += bytes;
+}
+
+// Opens a source behind its byte order mark, if it has one. reader_close_ releases the reader, also after a failure.
+static inline bool reader_open_(Reader *r, const Source *source, Error *e) {
+    uint64_t bytes;
+    *r = (Reader){.source = source, .file = open_regular_(source->path, &bytes, e)};
+    if (r->file < 0 || !source_unchanged_(source, e) || (source->gzip && !reader_start_gzip_(r, e))) {
+        return false;
+    }
+    while (r->end < 3 && !r->ended) {
+        if (!reader_more_(r, e)) {
+            return false;
+        }
+    }
+    if (r->end >= 3 && !memcmp(r->data, "\xEF\xBB\xBF", 3)) {
+        reader_use_(r, 3);
+    }
+    return true;
+}
+
+// `ok` says whether all went well so far; if so, gzip must have ended well, and the file must be what it was.
+static inline bool reader_close_(Reader *r, bool ok, Error *e) {
+    int status = 0;
+    if (r->file >= 0) {
+        close(r->file);
+    }
+    if (r->gzip) {
+        while (waitpid(r->gzip, &status, 0) < 0 && errno == EINTR) {
+        }
+    }
+    free(r->data);
+    if (ok && status) {
+        ok = fail(e, "%s: gzip -dc ended with status %d: the file is damaged or not compressed by gzip", r->source->path,
+                  WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+    }
+    return ok && source_unchanged_(r->source, e);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// prepare: two passes over the sources, the first samples text to train the tokenizer, the second writes the shards
+//
+// Both see each document as pieces of some 256 KiB, cut where the tokenizer may cut, so memory is bounded by the longest
+// line of JSON Lines and the sample. What happens to a document depends on the seed, its source and its offset alone.
+
+typedef struct {
+    uint64_t rank; // the sample holds the pieces of lowest rank
+    char *text;
+    size_t length;
+} SamplePiece;
+
+typedef struct Preparation Preparation;
+
+struct Preparation {
+    const PrepareOptions *options;
+    PrepareReport *report;
+    SourceList sources;
+    char folder[PATH_LIMIT];      // the temporary one, a hidden sibling of options->out
+    int lock;                     // descriptor of it, locked; -1 while it is not ours
+    Tokenizer tokenizer;
+    Encoder encoder;
+    TokenBuffer tokens;           // of the piece at hand
+    ShardWriter train, val;       // val only if val_fraction > 0
+
+    // The pass: where it may cut a document in pieces (0: nowhere in this text), what it does with each piece and with
+    // the end, and the source it is in.
+    const char *pass;             // its name
+    bool writing;                 // the second one
+    size_t (*safe_cut)(const Preparation *p, const char *text, size_t length);
+    bool (*piece)(Preparation *p, const char *text, size_t length, Error *e);
+    bool (*document_end)(Preparation *p, Error *e);
+    size_t source;                // index
+    char rejected[NOTE_LIMIT];    // about its first rejected line
+    char *line;                   // the line at hand with ill-formed UTF-8 replaced
+    size_t line_capacity;
+
+    // The document.
+    DocumentRecord document;
+    ShardWriter *shard;           // where it goes
+    uint64_t text_bytes, pieces;
+    char *pending;                // text read but not yet passed to `piece`
+    size_t pending_length, pending_capacity;
+    size_t next_cut;              // length of pending at which to look for a cut again
+
+    // The sample for the tokenizer.
+    SamplePiece *sample;
+    size_t sample_count, sample_capacity;
+    uint64_t sample_bytes, sample_threshold;
+
+    struct timespec began, printed;
+    uint64_t bytes_read, documents_read;
+};
+
+static inline double seconds_between_(struct timespec a, struct timespec b) {
+    return (double)(b.tv_sec - a.tv_sec) + 1e-9 * (double)(b.tv_nsec - a.tv_nsec);
+}
+
+// Counts `bytes` more of text read; one line a second for people.
+static inline void prepare_progress_(Preparation *p, size_t bytes) {
+    struct timespec now;
+    p->bytes_read += bytes;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (p->options->progress && seconds_between_(p->printed, now) >= 1) {
+        p->printed = now;
+        fprintf(p->options->progress, "%s: file %zu of %zu, %.1f MB read, %.1f MB/s, %llu documents\n", p->pass,
+                p->source + 1, p->sources.count, (double)p->bytes_read / 1e6,
+                (double)p->bytes_read / 1e6 / seconds_between_(p->began, now), (unsigned long long)p->documents_read);
+        fflush(p->options->progress);
+    }
+}
+
+static inline Source *prepare_source_(Preparation *p) {
+    return &p->sources.items[p->source];
+}
+
+static inline bool no_memory_(Preparation *p, Error *e) {
+    return fail(e, "%s: no memory", prepare_source_(p)->path);
+}
+
+// Passes on what is pending: up to a place where cutting leaves the ids as they are, all of it if `all`.
+static inline bool document_flush_(Preparation *p, bool all, Error *e) {
+    size_t length = p->pending_length, cut = all ? length : p->safe_cut(p, p->pending, length);
+    p->next_cut = READ_BLOCK;
+    if (cut == 0) {
+        p->next_cut = 2 * length;
+        return length <= LINE_LIMIT || fail(e, "%s: near byte %llu are %zu bytes without a space or other place to cut; at "
+                                               "most %d are supported", prepare_source_(p)->path,
+                                            (unsigned long long)p->document.offset, length, LINE_LIMIT);
+    }
+    p->text_bytes += cut;
+    if (!p->piece(p, p->pending, cut, e)) {
+        return false;
+    }
+    p->pieces++;
+    p->pending_length -= cut;
+    memmove(p->pending, p->pending + cut, p->pending_length);
+    return true;
+}
+
+static inline void document_begin_(Preparation *p, uint64_t offset) {
+    uint64_t place = random_bits(p->source, RANDOM_SPLIT, offset);
+    p->document = (DocumentRecord){.offset = offset, .source = (uint32_t)p->source};
+    p->shard = random_uniform(p->options->seed, RANDOM_SPLIT, place) < p->options->val_fraction ? &p->val : &p->train;
+    p->text_bytes = p->pieces = p->pending_length = 0;
+    p->next_cut = READ_BLOCK;
+}
+
+// Makes room for `length` more bytes of text.
+static inline bool document_reserve_(Preparation *p, size_t length, Error *e) {
+    return reserve_(&p->pending, &p->pending_capacity, p->pending_length, length, 1, e);
+}
+
+// Adds well-formed UTF-8 to the document.
+static inline bool document_text_(Preparation *p, const char *text, size_t length, Error *e) {
+    for (size_t done = 0, n; done < length; done += n) {
+        n = min_u64_(length - done, READ_BLOCK);
+        while (done + n < length && ((unsigned char)text[done + n] & 0xC0) == 0x80) {
+            n--; // whole characters only
+        }
+        if (!document_reserve_(p, n, e)) {
+            return false;
+        }
+        memcpy(p->pending + p->pending_length, text + done, n);
+        p->pending_length += n;
+        if (p->pending_length >= p->next_cut && !document_flush_(p, false, e)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// Ends the document, whose range in the source is `length` bytes.
+static inline bool document_end_(Preparation *p, uint64_t length, Error *e) {
+    Source *source = prepare_source_(p);
+    if (p->pending_length > 0 && !document_flush_(p, true, e)) {
+        return false;
+    }
+    p->document.length = length;
+    if (p->text_bytes == 0) {
+        source->empty++;
+        return true;
+    }
+    source->documents++;
+    source->text_bytes += p->text_bytes;
+    p->documents_read++;
+    return p->document_end(p, e);
+}
+
+// A plain text file is one document.
+static inline bool prepare_text_(Preparation *p, Reader *r, Error *e) {
+    Source *source = prepare_source_(p);
+    uint64_t start = r->offset;
+    document_begin_(p, start);
+    while (r->start < r->end || !r->ended) {
+        size_t consumed;
+        if (!document_reserve_(p, 3 * (r->end - r->start), e)) {
+            return false;
+        }
+        p->pending_length += utf8_sanitize(p->pending + p->pending_length, r->data + r->start, r->end - r->start,
+                                           r->ended, &consumed, &source->replaced);
+        reader_use_(r, consumed);
+        prepare_progress_(p, consumed);
+        if ((p->pending_length >= p->next_cut && !document_flush_(p, false, e)) || (!r->ended && !reader_more_(r, e))) {
+            return false;
+        }
+    }
+    return document_end_(p, r->offset - start, e);
+}
+
+// Adds one to the count of the document's value for each facet of its origin that it tells.
+static inline bool origin_count_(Source *source, const Json *object, Error *e) {
+    const Json *places[3] = {object, json_get(object, "meta"), json_get(object, "metadata")};
+    for (int f = 0; f < ORIGIN_FACETS; f++) {
+        const Json *found = NULL;
+        for (int i = 0; i < 6 && !found; i++) {
+            found = json_get(places[i / 2], origin_facets_[f].keys[i % 2]);
+            found = json_string(found) ? found : NULL;
+        }
+        if (!found) {
+            continue;
+        }
+        if (!source->origin && !(source->origin = calloc(ORIGIN_FACETS, sizeof *source->origin))) {
+            return fail(e, "%s: no memory for its origins", source->path);
+        }
+        OriginFacet *facet = &source->origin[f];
+        size_t v = 0;
+        while (v < facet->count && strcmp(facet->values[v].value, found->text)) {
+            v++;
+        }
+        if (v == ORIGIN_VALUES || found->length > ORIGIN_LENGTH) {
+            facet->other++;
+            continue;
+        }
+        if (v == facet->count) {
+            facet->values[v].value = strdup(found->text);
+            if (!facet->values[v].value) {
+                return fail(e, "%s: no memory for its origins", source->path);
+            }
+            facet->count++;
+        }
+        facet->values[v].documents++;
+    }
+    return true;
+}
+
+static inline void line_reject_(Preparation *p, const char *why) {
+    Source *source = prepare_source_(p);
+    if (source->rejected_lines++ == 0) {
+        snprintf(p->rejected, sizeof p->rejected, "%s", why);
+    }
+    if (p->writing && p->report->note_count < REPORT_NOTES) {
+        char *note = p->report->notes[p->report->note_count++];
+        int length = snprintf(note, NOTE_LIMIT, "%s", why);
+        length = length < NOTE_LIMIT ? length : NOTE_LIMIT - 1;
+        while (!utf8_is_valid_(note, (size_t)length)) {
+            note[--length] = 0; // a character cut in two
+        }
+    }
+}
+
+// One line of JSON Lines that is not blank. False only if the whole run must stop.
+static inline bool prepare_line_(Preparation *p, const char *text, size_t length, uint64_t offset, uint64_t line, Error *e) {
+    Source *source = prepare_source_(p);
+    char name[PATH_LIMIT + 32];
+    size_t source_length = length, consumed;
+    uint64_t replaced = 0;
+    JsonDocument json;
+    Error why;
+    snprintf(name, sizeof name, "%s:%llu", source->path, (unsigned long long)line);
+    if (!utf8_is_valid_(text, length)) {
+        if (!reserve_(&p->line, &p->line_capacity, 0, 3 * length, 1, e)) {
+            return false;
+        }
+        length = utf8_sanitize(p->line, text, length, true, &consumed, &replaced);
+        text = p->line;
+    }
+    if (!json_parse(&json, text, length, name, &why)) {
+        line_reject_(p, why.text);
+        return true;
+    }
+    const Json *value = json_get(json.root, p->options->text_key);
+    bool ok = true;
+    if (!value || value->kind != JSON_STRING) {
+        fail(&why, "%s: has no string under the key \"%s\" (see --text-key)", name, p->options->text_key);
+        line_reject_(p, why.text);
+    } else {
+        uint64_t before = source->documents;
+        source->replaced += replaced + json.replaced;
+        document_begin_(p, offset);
+        ok = document_text_(p, value->text, value->length, e) && document_end_(p, source_length, e);
+        if (ok && p->writing && source->documents > before) {
+            ok = origin_count_(source, json.root, e);
+        }
+    }
+    json_free(&json);
+    return ok;
+}
+
+// JSON Lines: each line is an object with one document. Lines end at LF; one CR before it is dropped.
+static inline bool prepare_json_lines_(Preparation *p, Reader *r, Error *e) {
+    Source *source = prepare_source_(p);
+    uint64_t filled = 0; // lines that are not blank
+    for (uint64_t line = 1;; line++) {
+        char *newline = NULL;
+        size_t searched = 0;
+        while (!(newline = memchr(r->data + r->start + searched, '\n', r->end - r->start - searched)) && !r->ended) {
+            searched = r->end - r->start;
+            if (searched > LINE_LIMIT) {
+                return fail(e, "%s:%llu: this line is longer than the %d MiB supported", source->path,
+                            (unsigned long long)line, LINE_LIMIT >> 20);
+            }
+            if (!reader_more_(r, e)) {
+                return false;
+            }
+        }
+        if (r->start == r->end) {
+            break;
+        }
+        const char *text = r->data + r->start;
+        size_t taken = newline ? (size_t)(newline - text) + 1 : r->end - r->start, length = taken - (newline != NULL);
+        length -= length > 0 && text[length - 1] == '\r';
+        size_t blank = 0;
+        while (blank < length && (text[blank] == ' ' || text[blank] == '\t' || text[blank] == '\r')) {
+            blank++;
+        }
+        if (blank == length) {
+            source->blank_lines++;
+        } else {
+            filled++;
+            if (!prepare_line_(p, text, length, r->offset, line, e)) {
+                return false;
+            }
+        }
+        reader_use_(r, taken);
+        prepare_progress_(p, taken);
+    }
+    return source->rejected_lines <= filled / 2 ||
+           fail(e, "%s: %llu of %llu lines hold no document, more than half, so something is wrong: %.400s", source->path,
+                (unsigned long long)source->rejected_lines, (unsigned long long)filled, p->rejected);
+}
+
+// Takes the documents of all sources through the pass that is set up in p.
+static inline bool prepare_pass_(Preparation *p, const char *name, Error *e) {
+    bool ok = true;
+    p->pass = name;
+    p->bytes_read = p->documents_read = 0;
+    clock_gettime(CLOCK_MONOTONIC, &p->began);
+    p->printed = p->began;
+    for (p->source = 0; ok && p->source < p->sources.count; p->source++) {
+        Reader reader;
+        Source *source = prepare_source_(p);
+        source->documents = source->tokens = source->text_bytes = source->empty = source->blank_lines = 0;
+        source->rejected_lines = source->replaced = 0;
+        ok = reader_open_(&reader, source, e) &&
+             (source->kind == SOURCE_TEXT ? prepare_text_(p, &reader, e) : prepare_json_lines_(p, &reader, e));
+        if (ok && p->writing) {
+            ok = sha256_file(source->path, source->hash, e); // before reader_close_ sees whether the file changed
+        }
+        ok = reader_close_(&reader, ok, e);
+    }
+    return ok;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// prepare, first pass: an even sample of the text, whatever its size, to train the tokenizer on
+
+// A place to cut without a tokenizer: behind the last line end or space, else at the end.
+static inline size_t sample_safe_cut_(const Preparation *p, const char *text, size_t length) {
+    (void)p;
+    for (size_t i = length; i > 0; i--) {
+        if (text[i - 1] == '\n' || text[i - 1] == ' ') {
+            return i;
+        }
+    }
+    return length;
+}
+
+// Every piece has a random rank; those below a threshold are held, and the threshold sinks whenever they grow beyond the
+// limit. So each piece has the same chance, and the size of the corpus need not be known.
+static inline bool sample_piece_(Preparation *p, const char *text, size_t length, Error *e) {
+    const uint64_t limit = p->options->tokenizer_sample;
+    uint64_t document = random_bits(p->options->seed, p->document.source, p->document.offset);
+    uint64_t rank = random_bits(document, RANDOM_SAMPLE, p->pieces);
+    if (rank > p->sample_threshold) {
+        return true;
+    }
+    if (length > limit / 16) { // so that no piece fills the sample
+        length = limit / 16;
+        while (length > 0 && ((unsigned char)text[length] & 0xC0) == 0x80) {
+            length--;
+        }
+    }
+    if (!reserve_(&p->sample, &p->sample_capacity, p->sample_count, 1, sizeof *p->sample, e)) {
+        return false;
+    }
+    SamplePiece piece = {rank, malloc(length + 1), length};
+    if (!piece.text) {
+        return no_memory_(p, e);
+    }
+    memcpy(piece.text, text, length);
+    p->sample[p->sample_count++] = piece;
+    p->sample_bytes += length + sizeof piece;
+    while (p->sample_bytes > limit && p->sample_count > 0) {
+        size_t kept = 0;
+        p->sample_threshold -= p->sample_threshold / 8 + 1;
+        for (size_t i = 0; i < p->sample_count; i++) {
+            if (p->sample[i].rank <= p->sample_threshold) {
+                p->sample[kept++] = p->sample[i];
+            } else {
+                p->sample_bytes -= p->sample[i].length + sizeof piece;
+                free(p->sample[i].text);
+            }
+        }
+        p->sample_count = kept;
+    }
+    return true;
+}
+
+static inline bool sample_document_end_(Preparation *p, Error *e) {
+    (void)p;
+    (void)e;
+    return true;
+}
+
+static inline void sample_free_(Preparation *p) {
+    for (size_t i = 0; i < p->sample_count; i++) {
+        free(p->sample[i].text);
+    }
+    free(p->sample);
+    p->sample = NULL;
+    p->sample_count = 0;
+}
+
+static inline bool prepare_train_tokenizer_(Preparation *p, Error *e) {
+    TokenizerTrainer trainer;
+    p->writing = false;
+    p->safe_cut = sample_safe_cut_;
+    p->piece = sample_piece_;
+    p->document_end = sample_document_end_;
+    p->sample_threshold = UINT64_MAX;
+    if (!prepare_pass_(p, "sampling for the tokenizer", e)) {
+        return false;
+    }
+    if (p->documents_read == 0) {
+        return fail(e, "%s: there is no document with any text in the input", p->options->inputs[0]);
+    }
+    bool ok = trainer_init(&trainer, e);
+    for (size_t i = 0; ok && i < p->sample_count; i++) {
+        ok = trainer_add(&trainer, p->sample[i].text, p->sample[i].length, e);
+    }
+    sample_free_(p);
+    if (ok && p->options->progress) {
+        fprintf(p->options->progress, "training a tokenizer of %zu tokens on %.1f MB\n", p->options->vocab_size,
+                (double)p->sample_bytes / 1e6);
+        fflush(p->options->progress);
+    }
+    ok = ok && trainer_finish(&trainer, p->options->vocab_size, &p->tokenizer, e);
+    trainer_free(&trainer);
+    return ok;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// prepare, second pass: tokens into shards
+
+static inline size_t encode_safe_cut_(const Preparation *p, const char *text, size_t length) {
+    return tokenizer_safe_cut(&p->tokenizer, text, length);
+}
+
+static inline bool encode_piece_(Preparation *p, const char *text, size_t length, Error *e) {
+    p->tokens.count = 0;
+    if (!encoder_encode(&p->encoder, text, length, &p->tokens, e)) {
+        return false;
+    }
+    p->document.tokens += p->tokens.count;
+    return shard_tokens_(p->shard, p->tokens.ids, p->tokens.count, e);
+}
+
+static inline bool encode_document_end_(Preparation *p, Error *e) {
+    p->document.tokens++;
+    prepare_source_(p)->tokens += p->document.tokens;
+    return shard_tokens_(p->shard, &p->tokenizer.end_of_document, 1, e) && shard_document_(p->shard, &p->document, e);
+}
+
+static inline bool prepare_write_shards_(Preparation *p, Error *e) {
+    const bool split = p->options->val_fraction > 0;
+    const int token_bytes = p->tokenizer.vocab_size < SMALL_VOCABULARY ? 2 : 4;
+    p->writing = true;
+    p->safe_cut = encode_safe_cut_;
+    p->piece = encode_piece_;
+    p->document_end = encode_document_end_;
+    if (!shard_begin_(&p->train, p->folder, "train", token_bytes, e) ||
+        (split && !shard_begin_(&p->val, p->folder, "val", token_bytes, e)) || !prepare_pass_(p, "tokenizing", e)) {
+        return false;
+    }
+    if (p->documents_read == 0) {
+        return fail(e, "%s: there is no document with any text in the input", p->options->inputs[0]);
+    }
+    if (split && p->documents_read == 1) {
+        return fail(e, "%s: the input is a single document, which cannot be split: use --val-fraction 0 or more documents",
+                    p->options->inputs[0]);
+    }
+    if (split && p->val.documents == 0 && !shard_move_last_(&p->val, &p->train, e)) {
+        return false;
+    }
+    if (split && p->train.documents == 0 && !shard_move_last_(&p->train, &p->val, e)) {
+        return false;
+    }
+    return shard_end_(&p->train, e) && (!split || shard_end_(&p->val, e));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// prepare: manifest, and the folder that appears under its name only when all is in it
+
+static inline void manifest_file_(JsonWriter *w, const char *key, const char *path, uint64_t bytes, const char *hash) {
+    json_open(w, key, '{');
+    json_put_string(w, "file", strrchr(path, '/') + 1);
+    json_put_uint(w, "bytes", bytes);
+    json_put_string(w, "sha256", hash);
+    json_close(w, '}');
+}
+
+static inline bool manifest_split_(JsonWriter *w, const ShardWriter *s, Error *e) {
+    struct stat idx;
+    if (stat(s->idx_path, &idx)) {
+        return fail(e, "%s: cannot be read: %s", s->idx_path, strerror(errno));
+    }
+    json_open(w, s->split, '{');
+    json_put_uint(w, "documents", s->documents);
+    json_put_uint(w, "tokens", s->tokens);
+    json_put_string(w, "dtype", s->token_bytes == 2 ? "uint16" : "int32");
+    manifest_file_(w, "bin", s->bin_path, s->tokens * (uint64_t)s->token_bytes, s->bin_hash);
+    manifest_file_(w, "idx", s->idx_path, (uint64_t)idx.st_size, s->idx_hash);
+    manifest_file_(w, "docs", s->docs_path, DOCS_HEADER + DOCS_RECORD * s->documents, s->docs_hash);
+    json_close(w, '}');
+    return true;
+}
+
+static inline void manifest_source_(JsonWriter *w, const Source *s) {
+    json_open(w, NULL, '{');
+    json_put_string(w, "path", s->path);
+    json_put_uint(w, "bytes", (uint64_t)s->status.st_size);
+    json_put_string(w, "sha256", s->hash);
+    json_put_uint(w, "documents", s->documents);
+    json_put_uint(w, "tokens", s->tokens);
+    json_put_uint(w, "text_bytes", s->text_bytes);
+    json_put_uint(w, "empty", s->empty);
+    json_put_uint(w, "blank_lines", s->blank_lines);
+    json_put_uint(w, "rejected_lines", s->rejected_lines);
+    json_put_uint(w, "replaced", s->replaced);
+    json_open(w, "origin", '{');
+    for (int f = 0; s->origin && f < ORIGIN_FACETS; f++) {
+        const OriginFacet *facet = &s->origin[f];
+        json_open(w, origin_facets_[f].name, '[');
+        for (size_t v = 0; v <= facet->count; v++) {
+            bool other = v == facet->count; // {"value": null} stands for all values beyond the table
+            if (!other || facet->other) {
+                json_open(w, NULL, '{');
+                other ? json_put_null(w, "value") : json_put_string(w, "value", facet->values[v].value);
+                json_put_uint(w, "documents", other ? facet->other : facet->values[v].documents);
+                json_close(w, '}');
+            }
+        }
+        json_close(w, ']');
+    }
+    json_close(w, '}');
+    json_close(w, '}');
+}
+
+static inline bool manifest_text_(const Preparation *p, JsonWriter *w, const char *tokenizer_hash, Error *e) {
+    const PrepareReport *r = p->report;
+    json_open(w, NULL, '{');
+    json_put_string(w, "format", "train_gpt prepared data");
+    json_put_uint(w, "version", 1);
+    json_open(w, "command", '[');
+    for (size_t i = 0; i < p->options->command_count; i++) {
+        json_put_string(w, NULL, p->options->command[i]);
+    }
+    json_close(w, ']');
+    json_put_uint(w, "seed", p->options->seed);
+    json_put_double(w, "val_fraction", p->options->val_fraction);
+    json_put_string(w, "text_key", p->options->text_key);
+    json_open(w, "tokenizer", '{');
+    json_put_string(w, "path", p->options->tokenizer ? p->options->tokenizer : "tokenizer");
+    json_put_bool(w, "trained", !p->options->tokenizer);
+    json_put_string(w, "sha256", tokenizer_hash);
+    json_put_uint(w, "vocab_size", p->tokenizer.vocab_size);
+    json_put_uint(w, "end_of_document", (uint64_t)p->tokenizer.end_of_document);
+    json_close(w, '}');
+    json_open(w, "splits", '{');
+    if (!manifest_split_(w, &p->train, e) || (p->options->val_fraction > 0 && !manifest_split_(w, &p->val, e))) {
+        return false;
+    }
+    json_close(w, '}');
+    json_open(w, "counts", '{');
+    json_put_uint(w, "documents", r->documents);
+    json_put_uint(w, "tokens", r->tokens);
+    json_put_uint(w, "text_bytes", r->text_bytes);
+    json_put_uint(w, "empty", r->empty);
+    json_put_uint(w, "blank_lines", r->blank_lines);
+    json_put_uint(w, "rejected_lines", r->rejected_lines);
+    json_put_uint(w, "replaced", r->replaced);
+    json_put_uint(w, "skipped_files", r->skipped_files);
+    json_close(w, '}');
+    json_open(w, "rejected_examples", '[');
+    for (size_t i = 0; i < r->note_count; i++) {
+        json_put_string(w, NULL, r->notes[i]);
+    }
+    json_close(w, ']');
+    json_open(w, "sources", '[');
+    for (size_t i = 0; i < p->sources.count; i++) {
+        manifest_source_(w, &p->sources.items[i]);
+    }
+    json_close(w, ']');
+    json_close(w, '}');
+    json_append(w, "\n", 1);
+    return true;
+}
+
+static inline bool prepare_write_manifest_(const Preparation *p, Error *e) {
+    char path[PATH_LIMIT], tokenizer_hash[65], hash[65];
+    JsonWriter w = {.indent = 2};
+    OutputFile file;
+    bool ok = path_format_(path, e, "%s/tokenizer/tokenizer.json", p->folder) && sha256_file(path, tokenizer_hash, e) &&
+              path_format_(path, e, "%s/manifest.json", p->folder) && manifest_text_(p, &w, tokenizer_hash, e) &&
+              (!w.failed || fail(e, "%s: no memory to write it", path)) && output_open(&file, path, e);
+    if (ok) {
+        ok = output_write(&file, w.data, w.length, e);
+        ok = output_close(&file, hash, ok ? e : &(Error){0}) && ok;
+    }
+    free(w.data);
+    return ok;
+}
+
+// Fills p->folder with the hidden sibling of `out` that the data is made in, and locks it against a second prepare. What
+// a killed run left in it is removed.
+static inline bool prepare_begin_folder_(Preparation *p, Error *e) {
+    const char *out = p->options->out;
+    struct dirent **names = NULL;
+    char manifest[PATH_LIMIT];
+    size_t length = strlen(out);
+    while (length > 1 && out[length - 1] == '/') {
+        length--;
+    }
+    size_t name = length;
+    while (name > 0 && out[name - 1] != '/') {
+        name--;
+    }
+    if (length == 0 || name == length || !path_format_(manifest, e, "%s/manifest.json", out) ||
+        !path_format_(p->folder, e, "%.*s.%.*s.preparing", (int)name, out, (int)(length - name), out + name)) {
+        return length && name < length ? false : fail(e, "\"%s\": is not a name for the output folder", out);
+    }
+    int count = list_folder_(out, &names);
+    free_names_(names, count);
+    if (count < 0 && errno != ENOENT) {
+        return fail(e, "%s: cannot become the output folder: %s", out, strerror(errno));
+    }
+    if (count > 0) {
+        return fail(e, "%s: already holds %s; choose another --out or remove it", out,
+                    access(manifest, F_OK) ? "other files" : "prepared data");
+    }
+    if (mkdir(p->folder, 0777) && errno != EEXIST) {
+        return fail(e, "%s: cannot be made: %s", p->folder, strerror(errno));
+    }
+    p->lock = open(p->folder, O_RDONLY | O_CLOEXEC | O_DIRECTORY);
+    if (p->lock < 0) {
+        return fail(e, "%s: cannot be opened: %s", p->folder, strerror(errno));
+    }
+    if (flock(p->lock, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) {
+        close(p->lock);
+        p->lock = -1;
+        return fail(e, "%s: another prepare is making this folder right now", out);
+    }
+    count = list_folder_(p->folder, &names);
+    for (int i = 0; i < count; i++) {
+        char child[PATH_LIMIT];
+        if (path_format_(child, e, "%s/%s", p->folder, names[i]->d_name) && unlink(child)) {
+            remove_directory(child);
+        }
+    }
+    free_names_(names, count);
+    return true;
+}
+
+// Gives the finished folder its name. From here on it is whole, whatever happens.
+static inline bool prepare_publish_(Preparation *p, Error *e) {
+    const char *out = p->options->out;
+    char parent[PATH_LIMIT];
+    const char *slash = strrchr(p->folder, '/');
+    if (!path_format_(parent, e, "%.*s", slash ? (int)(slash - p->folder) + 1 : 1, slash ? p->folder : ".") ||
+        !sync_directory(p->folder, e)) {
+        return false;
+    }
+    if (rename(p->folder, out)) { // over an empty folder too
+        return fail(e, "%s: cannot be renamed to %s: %s", p->folder, out, strerror(errno));
+    }
+    return sync_directory(parent, e);
+}
+
+static inline bool prepare_check_options_(const PrepareOptions *o, Error *e) {
+    const char *texts[] = {o->text_key, o->tokenizer ? o->tokenizer : ""};
+    bool valid = true;
+    for (size_t i = 0; i < o->command_count + 2; i++) {
+        const char *text = i < 2 ? texts[i] : o->command[i - 2];
+        valid = valid && utf8_is_valid_(text, strlen(text));
+    }
+    return (valid || fail(e, "the command line is not valid UTF-8, so the manifest cannot hold it")) &&
+           (o->input_count > 0 || fail(e, "--input: name at least one file or folder")) &&
+           ((o->val_fraction >= 0 && o->val_fraction < 1) ||
+            fail(e, "--val-fraction %g: must be at least 0 and less than 1", o->val_fraction)) &&
+           (o->tokenizer || o->tokenizer_sample >= 1024 ||
+            fail(e, "--tokenizer-sample %llu: must be at least 1024 bytes", (unsigned long long)o->tokenizer_sample));
+}
+
+static inline void prepare_sum_up_(Preparation *p) {
+    PrepareReport *r = p->report;
+    r->sources = p->sources.count;
+    r->skipped_files = p->sources.skipped;
+    r->vocab_size = p->tokenizer.vocab_size;
+    r->train_documents = p->train.documents, r->train_tokens = p->train.tokens;
+    r->val_documents = p->val.documents, r->val_tokens = p->val.tokens;
+    for (size_t i = 0; i < p->sources.count; i++) {
+        const Source *s = &p->sources.items[i];
+        r->documents += s->documents, r->tokens += s->tokens, r->text_bytes += s->text_bytes;
+        r->empty += s->empty, r->blank_lines += s->blank_lines;
+        r->rejected_lines += s->rejected_lines, r->replaced += s->replaced;
+    }
+}
+
+static inline bool prepare_run_(Preparation *p, Error *e) {
+    const PrepareOptions *o = p->options;
+    char path[PATH_LIMIT];
+    if (!prepare_check_options_(o, e) || !prepare_begin_folder_(p, e)) {
+        return false;
+    }
+    for (size_t i = 0; i < o->input_count; i++) {
+        if (!sources_add_(&p->sources, o->inputs[i], true, e)) {
+            return false;
+        }
+    }
+    if (p->sources.count == 0) {
+        return fail(e, "%s: holds no file that can be read (.txt, .text, .md or .jsonl, also with .gz); %llu others were "
+                       "passed over", o->inputs[0], (unsigned long long)p->sources.skipped);
+    }
+    if (!(o->tokenizer ? tokenizer_load(&p->tokenizer, o->tokenizer, e) : prepare_train_tokenizer_(p, e)) ||
+        !encoder_init(&p->encoder, &p->tokenizer, e) || !path_format_(path, e, "%s/tokenizer", p->folder)) {
+        return false;
+    }
+    if (mkdir(path, 0777)) {
+        return fail(e, "%s: cannot be made: %s", path, strerror(errno));
+    }
+    if (!tokenizer_save(&p->tokenizer, path, e) || !sync_directory(path, e) || !prepare_write_shards_(p, e)) {
+        return false;
+    }
+    prepare_sum_up_(p);
+    return prepare_write_manifest_(p, e) && prepare_publish_(p, e);
+}
+
+// Makes the folder o->out from the texts o->inputs: tokenizer, shards, manifest. It appears only when it is complete and
+// on disk; after a failure nothing is left of it. The same input, options and command give the same bytes. No document
+// vanishes silently: what is left out is counted in the report and in the manifest, and a file of JSON Lines of which
+// more than half cannot be used is an error.
+static inline bool prepare_corpus(const PrepareOptions *o, PrepareReport *r, Error *e) {
+    *r = (PrepareReport){0};
+    Preparation *p = calloc(1, sizeof *p);
+    if (!p) {
+        return fail(e, "prepare: no memory");
+    }
+    p->options = o;
+    p->report = r;
+    p->lock = -1;
+    bool ok = prepare_run_(p, e);
+    shard_abandon_(&p->train);
+    shard_abandon_(&p->val);
+    if (!ok && p->lock >= 0) {
+        remove_directory(p->folder);
+    }
+    if (p->lock >= 0) {
+        close(p->lock);
+    }
+    sample_free_(p);
+    encoder_free(&p->encoder);
+    tokenizer_free(&p->tokenizer);
+    sources_free_(&p->sources);
+    free(p->tokens.ids);
+    free(p->pending);
+    free(p->line);
+    free(p);
+    return ok;
+}
+
+#endif

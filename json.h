@@ -1,0 +1,630 @@
+// json.h: a small strict JSON reader and writer, and the one-line Error that every header above reports with.
+//
+// Reader: RFC 8259 without extensions. Input is untrusted: UTF-8 and nesting depth are checked, the error names the
+// byte. A document is parsed into nodes that live in one arena; json_free releases all of them at once.
+// Writer: appends to a growing buffer; the caller says where the bytes go.
+#ifndef JSON_H
+#define JSON_H
+
+#include <errno.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Errors: library code never prints and never exits, it returns false and leaves one line here
+
+typedef struct {
+    char text[1024]; // what failed, where, and what would be right; empty if nothing failed
+} Error;
+
+// Writes the line and returns false, so that a failing function ends in `return fail(e, ...)`.
+__attribute__((format(printf, 2, 3))) static inline bool fail(Error *e, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    vsnprintf(e->text, sizeof e->text, format, args);
+    va_end(args);
+    return false;
+}
+
+// Reads a whole file into a fresh buffer that ends in one extra NUL byte (not counted in *length). A file of more than
+// `limit` bytes is refused. Returns NULL and fills the error on failure; the caller frees.
+static inline char *read_file(const char *path, size_t limit, size_t *length, Error *e) {
+    FILE *file = fopen(path, "rb");
+    struct stat status;
+    char *data = NULL;
+    if (!file || fstat(fileno(file), &status)) {
+        fail(e, "%s: cannot be read: %s", path, strerror(errno));
+    } else if (!S_ISREG(status.st_mode)) {
+        fail(e, "%s: is not a regular file", path);
+    } else if ((uint64_t)status.st_size > limit) {
+        fail(e, "%s: has %lld bytes, more than the %zu that such a file may have", path, (long long)status.st_size,
+             limit);
+    } else {
+        *length = (size_t)status.st_size;
+        data = malloc(*length + 1);
+        if (!data) {
+            fail(e, "%s: no memory for its %zu bytes", path, *length);
+        } else if (fread(data, 1, *length, file) != *length) {
+            fail(e, "%s: reading its %zu bytes failed: %s", path, *length, ferror(file) ? strerror(errno) : "it shrank");
+            free(data);
+            data = NULL;
+        } else {
+            data[*length] = 0;
+        }
+    }
+    if (file) {
+        fclose(file);
+    }
+    return data;
+}
+
+// Length of the valid UTF-8 character that starts at s (n bytes left), 0 if there is none: no overlong forms, no
+// surrogates, nothing above U+10FFFF (Unicode 15, table 3-7). *code_point may be NULL.
+static inline size_t utf8_decode(const char *s, size_t n, uint32_t *code_point) {
+    const unsigned char *u = (const unsigned char *)s;
+    uint32_t c;
+    size_t length;
+    if (n == 0) {
+        return 0;
+    }
+    if (u[0] < 0x80) {
+        c = u[0], length = 1;
+    } else if (u[0] < 0xC2) {
+        return 0;
+    } else if (u[0] < 0xE0) {
+        c = u[0] & 0x1F, length = 2;
+    } else if (u[0] < 0xF0) {
+        c = u[0] & 0x0F, length = 3;
+    } else if (u[0] < 0xF5) {
+        c = u[0] & 0x07, length = 4;
+    } else {
+        return 0;
+    }
+    if (n < length) {
+        return 0;
+    }
+    for (size_t i = 1; i < length; i++) {
+        if ((u[i] & 0xC0) != 0x80) {
+            return 0;
+        }
+        c = c << 6 | (u[i] & 0x3F);
+    }
+    if ((length == 3 && c < 0x800) || (c >= 0xD800 && c < 0xE000) || (length == 4 && c < 0x10000) || c > 0x10FFFF) {
+        return 0;
+    }
+    if (code_point) {
+        *code_point = c;
+    }
+    return length;
+}
+
+// Writes the UTF-8 form of a code point below 0x110000 to out (at most 4 bytes), returns its length.
+static inline size_t utf8_encode(uint32_t c, char *out) {
+    if (c < 0x80) {
+        out[0] = (char)c;
+        return 1;
+    }
+    size_t length = c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+    for (size_t i = length - 1; i > 0; i--, c >>= 6) {
+        out[i] = (char)(0x80 | (c & 0x3F));
+    }
+    out[0] = (char)((0xF00 >> length & 0xFF) | c); // leading ones: as many as bytes
+    return length;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Reader
+
+typedef enum { JSON_NULL, JSON_BOOL, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT } JsonKind;
+
+typedef struct Json {
+    JsonKind kind;
+    bool boolean;
+    const char *text;   // string: decoded, UTF-8, NUL-terminated (may hold NULs inside); number: as written
+    size_t length;      // of text in bytes; for arrays and objects the number of members
+    const char *key;    // inside an object, decoded; else NULL
+    size_t key_length;
+    struct Json *child; // first member of an array or object
+    struct Json *next;  // next member of the same array or object
+} Json;
+
+typedef struct JsonBlock {
+    struct JsonBlock *previous;
+    size_t used, size;
+    _Alignas(16) char bytes[];
+} JsonBlock;
+
+typedef struct {
+    Json *root;
+    JsonBlock *arena;
+    size_t replaced; // lone surrogate escapes that became U+FFFD
+} JsonDocument;
+
+enum { JSON_MAX_DEPTH = 128 };
+
+typedef struct {
+    const char *name, *start, *at, *end;
+    JsonDocument *document;
+    Error *error;
+} JsonParser_;
+
+static inline void json_free(JsonDocument *document) {
+    for (JsonBlock *block = document->arena; block;) {
+        JsonBlock *previous = block->previous;
+        free(block);
+        block = previous;
+    }
+    *document = (JsonDocument){0};
+}
+
+static inline bool json_error_(JsonParser_ *p, const char *what) {
+    return fail(p->error, "%s: not valid JSON at byte %zu: %s", p->name, (size_t)(p->at - p->start), what);
+}
+
+static inline void *json_allocate_(JsonParser_ *p, size_t bytes) {
+    JsonBlock *block = p->document->arena;
+    bytes = (bytes + 15) & ~(size_t)15;
+    if (!block || block->size - block->used < bytes) {
+        size_t size = bytes > 65536 ? bytes : 65536;
+        block = malloc(sizeof *block + size);
+        if (!block) {
+            json_error_(p, "no memory");
+            return NULL;
+        }
+        *block = (JsonBlock){.previous = p->document->arena, .size = size};
+        p->document->arena = block;
+    }
+    void *result = block->bytes + block->used;
+    block->used += bytes;
+    return result;
+}
+
+static inline void json_skip_space_(JsonParser_ *p) {
+    while (p->at < p->end && (*p->at == ' ' || *p->at == '\t' || *p->at == '\n' || *p->at == '\r')) {
+        p->at++;
+    }
+}
+
+static inline bool json_hex4_(JsonParser_ *p, uint32_t *value) {
+    *value = 0;
+    for (int i = 0; i < 4; i++, p->at++) {
+        char c = p->at < p->end ? *p->at : 0;
+        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                  : c >= 'A' && c <= 'F'                                  ? c - 'A' + 10
+                                                                          : -1;
+        if (digit < 0) {
+            return json_error_(p, "\\u needs four hexadecimal digits");
+        }
+        *value = *value << 4 | (uint32_t)digit;
+    }
+    return true;
+}
+
+// After "\u": one code point, from one escape or from a surrogate pair of two.
+static inline bool json_unicode_escape_(JsonParser_ *p, uint32_t *code_point) {
+    uint32_t high, low;
+    if (!json_hex4_(p, &high)) {
+        return false;
+    }
+    *code_point = high;
+    if (high < 0xD800 || high >= 0xE000) {
+        return true;
+    }
+    if (high < 0xDC00 && p->end - p->at >= 6 && p->at[0] == '\\' && p->at[1] == 'u') {
+        const char *second = p->at;
+        p->at += 2;
+        if (!json_hex4_(p, &low)) {
+            return false;
+        }
+        if (low >= 0xDC00 && low < 0xE000) {
+            *code_point = 0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00);
+            return true;
+        }
+        p->at = second;
+    }
+    *code_point = 0xFFFD;
+    p->document->replaced++;
+    return true;
+}
+
+// At the opening quote. Decodes into the arena: a decoded string is never longer than its source, but for a lone
+// surrogate, whose 6 bytes of source become 3.
+static inline bool json_parse_string_(JsonParser_ *p, const char **text, size_t *length) {
+    const char *close = ++p->at;
+    while (close < p->end && *close != '"') {
+        close += *close == '\\' ? 2 : 1;
+    }
+    if (close >= p->end) {
+        return json_error_(p, "the string that starts here does not end");
+    }
+    char *out = json_allocate_(p, (size_t)(close - p->at) + 1);
+    if (!out) {
+        return false;
+    }
+    *text = out;
+    while (p->at < close) {
+        size_t n;
+        if ((unsigned char)*p->at < 0x20) {
+            return json_error_(p, "a control character in a string must be escaped");
+        } else if (*p->at != '\\') {
+            n = utf8_decode(p->at, (size_t)(close - p->at), NULL);
+            if (n == 0) {
+                return json_error_(p, "not valid UTF-8");
+            }
+            memcpy(out, p->at, n);
+            out += n, p->at += n;
+        } else if (p->at[1] == 'u') {
+            uint32_t code_point;
+            p->at += 2;
+            if (!json_unicode_escape_(p, &code_point)) {
+                return false;
+            }
+            out += utf8_encode(code_point, out);
+        } else {
+            static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+            const char *found = p->at[1] ? strchr(from, p->at[1]) : NULL;
+            if (!found) {
+                return json_error_(p, "unknown escape in a string");
+            }
+            *out++ = to[found - from];
+            p->at += 2;
+        }
+    }
+    *out = 0;
+    *length = (size_t)(out - *text);
+    p->at = close + 1;
+    return true;
+}
+
+static inline bool json_parse_number_(JsonParser_ *p, Json *node) {
+    const char *start = p->at;
+    const char *s = p->at + (*p->at == '-');
+#define JSON_DIGITS_(s) while ((s) < p->end && *(s) >= '0' && *(s) <= '9') (s)++
+    const char *digits = s;
+    JSON_DIGITS_(s);
+    bool ok = s > digits && (*digits != '0' || s == digits + 1);
+    if (ok && s < p->end && *s == '.') {
+        digits = ++s;
+        JSON_DIGITS_(s);
+        ok = s > digits;
+    }
+    if (ok && s < p->end && (*s == 'e' || *s == 'E')) {
+        s++;
+        s += s < p->end && (*s == '+' || *s == '-');
+        digits = s;
+        JSON_DIGITS_(s);
+        ok = s > digits;
+    }
+#undef JSON_DIGITS_
+    if (!ok) {
+        return json_error_(p, "malformed number");
+    }
+    char *text = json_allocate_(p, (size_t)(s - start) + 1);
+    if (!text) {
+        return false;
+    }
+    memcpy(text, start, (size_t)(s - start));
+    text[s - start] = 0;
+    *node = (Json){.kind = JSON_NUMBER, .text = text, .length = (size_t)(s - start)};
+    p->at = s;
+    return true;
+}
+
+static inline bool json_parse_value_(JsonParser_ *p, Json *node, int depth);
+
+// At the opening bracket of an array or object.
+static inline bool json_parse_members_(JsonParser_ *p, Json *node, int depth) {
+    bool object = *p->at == '{';
+    char close = object ? '}' : ']';
+    Json **link = &node->child;
+    *node = (Json){.kind = object ? JSON_OBJECT : JSON_ARRAY};
+    if (depth == JSON_MAX_DEPTH) {
+        return json_error_(p, "nested more than 128 deep");
+    }
+    p->at++;
+    json_skip_space_(p);
+    if (p->at < p->end && *p->at == close) {
+        p->at++;
+        return true;
+    }
+    for (;;) {
+        const char *key = NULL;
+        size_t key_length = 0;
+        json_skip_space_(p);
+        if (object) {
+            if (p->at >= p->end || *p->at != '"') {
+                return json_error_(p, "expected a key in quotes");
+            }
+            if (!json_parse_string_(p, &key, &key_length)) {
+                return false;
+            }
+            json_skip_space_(p);
+            if (p->at >= p->end || *p->at != ':') {
+                return json_error_(p, "expected ':' after the key");
+            }
+            p->at++;
+        }
+        Json *member = json_allocate_(p, sizeof *member);
+        if (!member || !json_parse_value_(p, member, depth + 1)) {
+            return false;
+        }
+        member->key = key;
+        member->key_length = key_length;
+        *link = member;
+        link = &member->next;
+        node->length++;
+        json_skip_space_(p);
+        if (p->at < p->end && *p->at == close) {
+            p->at++;
+            return true;
+        }
+        if (p->at >= p->end || *p->at != ',') {
+            return json_error_(p, object ? "expected ',' or '}'" : "expected ',' or ']'");
+        }
+        p->at++;
+    }
+}
+
+static inline bool json_parse_value_(JsonParser_ *p, Json *node, int depth) {
+    static const struct {
+        const char *word;
+        Json node;
+    } words[] = {{"null", {.kind = JSON_NULL}},
+                 {"true", {.kind = JSON_BOOL, .boolean = true}},
+                 {"false", {.kind = JSON_BOOL}}};
+    json_skip_space_(p);
+    size_t left = (size_t)(p->end - p->at);
+    if (left == 0) {
+        return json_error_(p, "ends where a value should be");
+    }
+    if (*p->at == '{' || *p->at == '[') {
+        return json_parse_members_(p, node, depth);
+    }
+    if (*p->at == '"') {
+        *node = (Json){.kind = JSON_STRING};
+        return json_parse_string_(p, &node->text, &node->length);
+    }
+    if (*p->at == '-' || (*p->at >= '0' && *p->at <= '9')) {
+        return json_parse_number_(p, node);
+    }
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        size_t n = strlen(words[i].word);
+        if (left >= n && !memcmp(p->at, words[i].word, n)) {
+            *node = words[i].node;
+            p->at += n;
+            return true;
+        }
+    }
+    return json_error_(p, "expected a value");
+}
+
+// Parses one JSON text of `length` bytes; anything but white space after it is an error. `name` stands in the error
+// line (a file's path). On failure nothing is left to free. The text may be freed after parsing.
+static inline bool json_parse(JsonDocument *document, const char *text, size_t length, const char *name, Error *e) {
+    *document = (JsonDocument){0};
+    JsonParser_ p = {name, text, text, text + length, document, e};
+    Json *root = json_allocate_(&p, sizeof *root);
+    bool ok = root && json_parse_value_(&p, root, 0);
+    if (ok) {
+        json_skip_space_(&p);
+        ok = p.at == p.end || json_error_(&p, "more text after the end of the value");
+    }
+    if (!ok) {
+        json_free(document);
+        return false;
+    }
+    document->root = root;
+    return true;
+}
+
+// Reads and parses a file of at most `limit` bytes.
+static inline bool json_parse_file(JsonDocument *document, const char *path, size_t limit, Error *e) {
+    size_t length;
+    char *text = read_file(path, limit, &length, e);
+    bool ok = text && json_parse(document, text, length, path, e);
+    free(text);
+    return ok;
+}
+
+// The member of an object with this key, the last one if the key is repeated (as Python does); NULL if `object` is
+// NULL, not an object, or has no such key.
+static inline const Json *json_get(const Json *object, const char *key) {
+    const Json *found = NULL;
+    size_t length = strlen(key);
+    if (object && object->kind == JSON_OBJECT) {
+        for (const Json *m = object->child; m; m = m->next) {
+            if (m->key_length == length && !memcmp(m->key, key, length)) {
+                found = m;
+            }
+        }
+    }
+    return found;
+}
+
+// Value of a string node that holds no NUL byte, else NULL (also for a NULL node).
+static inline const char *json_string(const Json *node) {
+    return node && node->kind == JSON_STRING && strlen(node->text) == node->length ? node->text : NULL;
+}
+
+// True if the node is a whole number without fraction or exponent that fits; then *value is exact.
+static inline bool json_uint(const Json *node, uint64_t *value) {
+    if (!node || node->kind != JSON_NUMBER || strspn(node->text, "0123456789") != node->length) {
+        return false;
+    }
+    errno = 0;
+    *value = strtoull(node->text, NULL, 10);
+    return errno == 0;
+}
+
+// True if the node is a finite number.
+static inline bool json_double(const Json *node, double *value) {
+    if (!node || node->kind != JSON_NUMBER) {
+        return false;
+    }
+    *value = strtod(node->text, NULL);
+    return isfinite(*value);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Writer
+
+typedef struct {
+    char *data; // the text so far, NUL-terminated once anything was written; the caller frees it
+    size_t length, capacity;
+    int indent;      // spaces per level; 0 puts everything on one line, as JSON Lines needs
+    int depth;
+    bool has_member; // of the container that is open
+    bool failed;     // out of memory: everything written since is lost
+} JsonWriter;
+
+static inline void json_append(JsonWriter *w, const char *text, size_t length) {
+    if (w->failed) {
+        return;
+    }
+    if (w->capacity - w->length <= length) {
+        size_t capacity = 2 * (w->length + length) + 64;
+        char *data = realloc(w->data, capacity);
+        if (!data) {
+            w->failed = true;
+            return;
+        }
+        w->data = data;
+        w->capacity = capacity;
+    }
+    memcpy(w->data + w->length, text, length);
+    w->length += length;
+    w->data[w->length] = 0;
+}
+
+static inline void json_append_text_(JsonWriter *w, const char *text) {
+    json_append(w, text, strlen(text));
+}
+
+static inline void json_new_line_(JsonWriter *w) {
+    if (w->indent) {
+        json_append_text_(w, "\n");
+        for (int i = 0; i < w->indent * w->depth; i++) {
+            json_append(w, " ", 1);
+        }
+    }
+}
+
+// Escapes `"`, `\` and control characters; other UTF-8 goes out as it is.
+static inline void json_append_quoted_(JsonWriter *w, const char *text, size_t length) {
+    json_append_text_(w, "\"");
+    for (size_t i = 0, start = 0; i <= length; i++) {
+        unsigned char c = i < length ? (unsigned char)text[i] : 0;
+        if (i == length || c < 0x20 || c == '"' || c == '\\') {
+            char escape[8];
+            json_append(w, text + start, i - start);
+            start = i + 1;
+            if (i < length) {
+                snprintf(escape, sizeof escape, c == '"' || c == '\\' ? "\\%c" : c == '\n' ? "\\n" : "\\u%04x", c);
+                json_append_text_(w, escape);
+            }
+        }
+    }
+    json_append_text_(w, "\"");
+}
+
+// Comma, line and key before a member. `key` is NULL in arrays and at the top.
+static inline void json_begin_member_(JsonWriter *w, const char *key) {
+    if (w->has_member) {
+        json_append_text_(w, w->indent ? "," : ", ");
+    }
+    if (w->depth) {
+        json_new_line_(w);
+    }
+    if (key) {
+        json_append_quoted_(w, key, strlen(key));
+        json_append_text_(w, ": ");
+    }
+    w->has_member = true;
+}
+
+// Opens an object ('{') or array ('['); json_close with the matching bracket ends it.
+static inline void json_open(JsonWriter *w, const char *key, char bracket) {
+    json_begin_member_(w, key);
+    json_append(w, &bracket, 1);
+    w->depth++;
+    w->has_member = false;
+}
+
+static inline void json_close(JsonWriter *w, char bracket) {
+    w->depth--;
+    if (w->has_member) {
+        json_new_line_(w);
+    }
+    json_append(w, &bracket, 1);
+    w->has_member = true;
+}
+
+// `text` must be valid UTF-8.
+static inline void json_put_text(JsonWriter *w, const char *key, const char *text, size_t length) {
+    json_begin_member_(w, key);
+    json_append_quoted_(w, text, length);
+}
+
+static inline void json_put_string(JsonWriter *w, const char *key, const char *text) {
+    json_put_text(w, key, text, strlen(text));
+}
+
+static inline void json_put_uint(JsonWriter *w, const char *key, uint64_t value) {
+    char text[24];
+    snprintf(text, sizeof text, "%llu", (unsigned long long)value);
+    json_begin_member_(w, key);
+    json_append_text_(w, text);
+}
+
+static inline void json_put_bool(JsonWriter *w, const char *key, bool value) {
+    json_begin_member_(w, key);
+    json_append_text_(w, value ? "true" : "false");
+}
+
+static inline void json_put_null(JsonWriter *w, const char *key) {
+    json_begin_member_(w, key);
+    json_append_text_(w, "null");
+}
+
+// The shortest decimal that reads back as the same double, always with a point or an exponent (strict readers tell
+// 0.0 from 0). JSON has no NaN or infinity: null stands for them.
+static inline void json_put_double(JsonWriter *w, const char *key, double value) {
+    char text[40];
+    if (!isfinite(value)) {
+        json_put_null(w, key);
+        return;
+    }
+    for (int digits = 1; digits <= 17; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, value);
+        if (strtod(text, NULL) == value) {
+            break;
+        }
+    }
+    json_begin_member_(w, key);
+    json_append_text_(w, text);
+    if (!strpbrk(text, ".e")) {
+        json_append_text_(w, ".0");
+    }
+}
+
+// Same for a float: the shortest decimal that reads back as the same float.
+static inline void json_put_float(JsonWriter *w, const char *key, float value) {
+    char text[40];
+    double shortest = (double)value;
+    for (int digits = 1; digits <= 9 && isfinite(value); digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, (double)value);
+        if (strtof(text, NULL) == value) {
+            shortest = strtod(text, NULL);
+            break;
+        }
+    }
+    json_put_double(w, key, shortest);
+}
+
+#endif

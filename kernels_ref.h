@@ -1,0 +1,488 @@
+// kernels_ref.h: what every kernel computes, in plain scalar C. This is the specification: the fast kernels have the
+// same signatures and are diffed against these. Kernels know nothing of MPI, files or the model.
+//
+// Letters: B sequences of T tokens, R = B * T rows, C channels, H heads of D = C / H channels, V words,
+// OC output channels of a matrix product. All arrays are dense, row-major; a gradient has a d in front of its name.
+//
+// Bits: each output element is computed by one thread, in one fixed order, so that results do not depend on the number
+// of threads. Sums along a row go over 16 virtual lanes that are added in a fixed tree: what a vector unit of any length
+// up to 16 lanes can reproduce, and what a compiler may vectorise without reordering anything.
+//
+// REAL is float; the gradient tests compile this file once more with double.
+#ifndef KERNELS_REF_H
+#define KERNELS_REF_H
+
+#include <math.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <tgmath.h>
+
+#ifndef REAL
+#define REAL float
+#endif
+typedef REAL real;
+
+// The rows of logits that exist at one time: B x T x V of them are never stored.
+enum { CLASSIFIER_ROWS = 64 };
+
+// One entry per kernel. `--kernels` picks a table; a diff, a benchmark or a test is a loop over two of them.
+typedef struct {
+    const char *name;
+    void (*embedding_forward)(real *out, const int32_t *tokens, const real *wte, const real *wpe, size_t first_position,
+                              size_t B, size_t T, size_t C);
+    void (*embedding_backward)(real *dwte, real *dwpe, const real *dout, const int32_t *tokens, size_t B, size_t T,
+                               size_t C);
+    void (*layernorm_forward)(real *out, real *mean, real *rstd, const real *inp, const real *weight, const real *bias,
+                              size_t R, size_t C);
+    void (*layernorm_backward)(real *dinp, real *dweight, real *dbias, const real *dout, const real *inp,
+                               const real *weight, const real *mean, const real *rstd, size_t R, size_t C);
+    void (*matmul_forward)(real *out, const real *inp, const real *weight, const real *bias, size_t R, size_t C,
+                           size_t OC);
+    void (*matmul_backward_input)(real *dinp, const real *dout, const real *weight, size_t R, size_t C, size_t OC);
+    void (*matmul_backward_weight)(real *dweight, real *dbias, const real *inp, const real *dout, size_t R, size_t C,
+                                   size_t OC);
+    void (*attention_forward)(real *out, real *lse, const real *qkv, size_t first_row, size_t B, size_t T, size_t C,
+                              size_t H);
+    void (*attention_backward)(real *dqkv, const real *dout, const real *out, const real *qkv, const real *lse,
+                               size_t B, size_t T, size_t C, size_t H);
+    void (*gelu_forward)(real *out, const real *inp, size_t n);
+    void (*gelu_backward)(real *dinp, const real *inp, const real *dout, size_t n);
+    void (*residual_forward)(real *out, const real *a, const real *b, size_t n);
+    void (*logits_forward)(real *logits, const real *inp, const real *wte, size_t R, size_t C, size_t V);
+    void (*classifier)(real *losses, real *dinp, real *dwte, real *logits, const real *inp, const real *wte,
+                       const int32_t *targets, real dloss, size_t R, size_t C, size_t V);
+    double (*sum_of_squares)(const real *x, size_t n);
+    void (*adamw)(real *param, real *m, real *v, const real *grad, size_t n, real grad_scale, real lr, real beta1,
+                  real beta2, real eps, real weight_decay, uint64_t step);
+} Kernels;
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Sums along a row
+
+enum { LANES = 16 };
+
+// Adds the lanes up in a fixed tree: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
+static inline real add_lanes_ref(real *lane) {
+    for (size_t width = LANES / 2; width > 0; width /= 2) {
+        for (size_t j = 0; j < width; j++) {
+            lane[j] += lane[j + width];
+        }
+    }
+    return lane[0];
+}
+
+// sum_i a[i] * b[i]
+static inline real dot_ref(const real *a, const real *b, size_t n) {
+    real lane[LANES] = {0};
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        for (size_t j = 0; j < LANES; j++) {
+            lane[j] += a[i + j] * b[i + j];
+        }
+    }
+    for (size_t j = 0; i + j < n; j++) {
+        lane[j] += a[i + j] * b[i + j];
+    }
+    return add_lanes_ref(lane);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Matrix products
+
+// A tile of 6 x 16 sums lives in vector registers while k runs; its columns of b are copied into a panel of up to 256 k.
+enum { TILE_ROWS = 6, TILE_COLUMNS = 16, TILE_DEPTH = 256 };
+
+// A matrix seen through strides: element (i, j) is data[i * row + j * column]; so a transpose is a view too.
+typedef struct {
+    const real *data;
+    size_t row, column;
+} MatrixRef;
+
+// panel (TILE_DEPTH, TILE_COLUMNS) = b[k0 .. k0 + depth) x [j0 .. j0 + columns), columns beyond are zero.
+static inline void gemm_pack_ref(real (*panel)[TILE_COLUMNS], MatrixRef b, size_t k0, size_t depth, size_t j0,
+                                 size_t columns) {
+    for (size_t k = 0; k < depth; k++) {
+        for (size_t j = 0; j < TILE_COLUMNS; j++) {
+            panel[k][j] = j < columns ? b.data[(k0 + k) * b.row + (j0 + j) * b.column] : 0;
+        }
+    }
+}
+
+// out[i][j] += sum_k a(i, k) * panel[k][j] for one tile, k ascending. Rows beyond `rows` are computed on the last one
+// and dropped, columns beyond `columns` are zero and dropped.
+static inline void gemm_tile_ref(real *out, size_t out_row, const real *a, size_t a_row, size_t a_column,
+                                 real (*panel)[TILE_COLUMNS], size_t depth, size_t rows, size_t columns) {
+    real sum[TILE_ROWS][TILE_COLUMNS] = {{0}};
+    const real *a_i[TILE_ROWS];
+    for (size_t i = 0; i < TILE_ROWS; i++) {
+        a_i[i] = a + (i < rows ? i : rows - 1) * a_row;
+    }
+    for (size_t i = 0; i < rows; i++) {
+        memcpy(sum[i], out + i * out_row, columns * sizeof(real));
+    }
+    for (size_t k = 0; k < depth; k++) {
+        for (size_t i = 0; i < TILE_ROWS; i++) {
+            real a_ik = a_i[i][k * a_column];
+            for (size_t j = 0; j < TILE_COLUMNS; j++) {
+                sum[i][j] += a_ik * panel[k][j];
+            }
+        }
+    }
+    for (size_t i = 0; i < rows; i++) {
+        memcpy(out + i * out_row, sum[i], columns * sizeof(real));
+    }
+}
+
+// out (M, N) += a (M, K) b (K, N): the one product behind all that follow. A thread owns whole columns of tiles.
+static inline void gemm_ref(real *out, MatrixRef a, MatrixRef b, size_t M, size_t N, size_t K) {
+#pragma omp parallel for schedule(static)
+    for (size_t j0 = 0; j0 < N; j0 += TILE_COLUMNS) {
+        real panel[TILE_DEPTH][TILE_COLUMNS];
+        size_t columns = N - j0 < TILE_COLUMNS ? N - j0 : TILE_COLUMNS;
+        for (size_t k0 = 0; k0 < K; k0 += TILE_DEPTH) {
+            size_t depth = K - k0 < TILE_DEPTH ? K - k0 : TILE_DEPTH;
+            gemm_pack_ref(panel, b, k0, depth, j0, columns);
+            for (size_t i0 = 0; i0 < M; i0 += TILE_ROWS) {
+                size_t rows = M - i0 < TILE_ROWS ? M - i0 : TILE_ROWS;
+                gemm_tile_ref(out + i0 * N + j0, N, a.data + i0 * a.row + k0 * a.column, a.row, a.column, panel, depth,
+                              rows, columns);
+            }
+        }
+    }
+}
+
+// out (R, OC) = inp (R, C) weight (C, OC) + bias (OC)
+static inline void matmul_forward_ref(real *out, const real *inp, const real *weight, const real *bias, size_t R,
+                                      size_t C, size_t OC) {
+    for (size_t r = 0; r < R; r++) {
+        memcpy(out + r * OC, bias, OC * sizeof(real));
+    }
+    gemm_ref(out, (MatrixRef){inp, C, 1}, (MatrixRef){weight, OC, 1}, R, OC, C);
+}
+
+// dinp (R, C) = dout (R, OC) weight^T (OC, C)
+static inline void matmul_backward_input_ref(real *dinp, const real *dout, const real *weight, size_t R, size_t C,
+                                             size_t OC) {
+    memset(dinp, 0, R * C * sizeof(real));
+    gemm_ref(dinp, (MatrixRef){dout, OC, 1}, (MatrixRef){weight, 1, OC}, R, C, OC);
+}
+
+// dweight (C, OC) += inp^T (C, R) dout (R, OC);  dbias (OC) += sum_r dout (r, :)
+static inline void matmul_backward_weight_ref(real *dweight, real *dbias, const real *inp, const real *dout, size_t R,
+                                              size_t C, size_t OC) {
+    gemm_ref(dweight, (MatrixRef){inp, 1, C}, (MatrixRef){dout, OC, 1}, C, OC, R);
+    for (size_t r = 0; r < R; r++) {
+        for (size_t o = 0; o < OC; o++) {
+            dbias[o] += dout[r * OC + o];
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Embedding: out (B, T, C) = wte[token] + wpe[position]; wte: (V, C), wpe: (positions, C), tokens: (B, T) below V.
+// Positions are first_position .. first_position + T - 1.
+
+static inline void embedding_forward_ref(real *out, const int32_t *tokens, const real *wte, const real *wpe,
+                                         size_t first_position, size_t B, size_t T, size_t C) {
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < B * T; r++) {
+        const real *word = wte + (size_t)tokens[r] * C, *position = wpe + (first_position + r % T) * C;
+        for (size_t c = 0; c < C; c++) {
+            out[r * C + c] = word[c] + position[c];
+        }
+    }
+}
+
+// dwte (V, C) += and dwpe (T, C) += the rows of dout (B, T, C) that read them. A thread owns whole channels, so that a
+// word that occurs twice is added up by one thread, in the order of the rows.
+static inline void embedding_backward_ref(real *dwte, real *dwpe, const real *dout, const int32_t *tokens, size_t B,
+                                          size_t T, size_t C) {
+#pragma omp parallel for schedule(static)
+    for (size_t c0 = 0; c0 < C; c0 += LANES) {
+        size_t c1 = c0 + LANES < C ? c0 + LANES : C;
+        for (size_t r = 0; r < B * T; r++) {
+            for (size_t c = c0; c < c1; c++) {
+                dwte[(size_t)tokens[r] * C + c] += dout[r * C + c];
+                dwpe[r % T * C + c] += dout[r * C + c];
+            }
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// LayerNorm (Ba, Kiros, Hinton 2016), each row of C: out = (x - mean) * rstd * weight + bias, rstd = 1 / sqrt(var + 1e-5).
+// mean and rstd: (R), kept for backward.
+
+static inline void layernorm_forward_ref(real *out, real *mean, real *rstd, const real *inp, const real *weight,
+                                         const real *bias, size_t R, size_t C) {
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < R; r++) {
+        const real *x = inp + r * C;
+        real *y = out + r * C, sum[LANES] = {0};
+        for (size_t c = 0; c < C; c++) {
+            sum[c % LANES] += x[c];
+        }
+        real m = add_lanes_ref(sum) / (real)C;
+        for (size_t c = 0; c < C; c++) {
+            y[c] = x[c] - m;
+        }
+        real s = 1 / sqrt(dot_ref(y, y, C) / (real)C + (real)1e-5);
+        for (size_t c = 0; c < C; c++) {
+            y[c] = y[c] * s * weight[c] + bias[c];
+        }
+        mean[r] = m;
+        rstd[r] = s;
+    }
+}
+
+// With n = (x - mean) * rstd and g = dout * weight:
+// dinp += rstd * (g - avg(g) - n * avg(g * n));  dweight += sum_r dout * n;  dbias += sum_r dout.
+// dinp is added to, because x also goes around the block through the residual stream.
+static inline void layernorm_backward_ref(real *dinp, real *dweight, real *dbias, const real *dout, const real *inp,
+                                          const real *weight, const real *mean, const real *rstd, size_t R, size_t C) {
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < R; r++) {
+        const real *x = inp + r * C, *dy = dout + r * C;
+        real g_sum[LANES] = {0}, gn_sum[LANES] = {0};
+        for (size_t c = 0; c < C; c++) {
+            real g = dy[c] * weight[c];
+            g_sum[c % LANES] += g;
+            gn_sum[c % LANES] += g * ((x[c] - mean[r]) * rstd[r]);
+        }
+        real g_avg = add_lanes_ref(g_sum) / (real)C, gn_avg = add_lanes_ref(gn_sum) / (real)C;
+        for (size_t c = 0; c < C; c++) {
+            real n = (x[c] - mean[r]) * rstd[r];
+            dinp[r * C + c] += rstd[r] * (dy[c] * weight[c] - g_avg - n * gn_avg);
+        }
+    }
+#pragma omp parallel for schedule(static)
+    for (size_t c0 = 0; c0 < C; c0 += LANES) {
+        size_t c1 = c0 + LANES < C ? c0 + LANES : C;
+        for (size_t r = 0; r < R; r++) {
+            for (size_t c = c0; c < c1; c++) {
+                dweight[c] += dout[r * C + c] * ((inp[r * C + c] - mean[r]) * rstd[r]);
+                dbias[c] += dout[r * C + c];
+            }
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Causal attention. qkv: (B, T, 3C): each row holds q, k, v of all heads. For head h and row t:
+// score[u] = q_t . k_u / sqrt(D) for u <= t;  out_t = sum_u softmax(score)[u] * v_u.
+// Nothing of size T x T is stored: softmax streams (Milakov, Gimelshein 2018), and backward computes it again from
+// lse (B, H, T) = log sum_u exp(score[u]).
+
+// Computes rows first_row .. T - 1 of each sequence, which may read all rows before them: with first_row > 0 the k and v
+// of earlier calls serve as the key-value cache of generation.
+static inline void attention_forward_ref(real *out, real *lse, const real *qkv, size_t first_row, size_t B, size_t T,
+                                         size_t C, size_t H) {
+    size_t D = C / H, rows = T - first_row;
+    real scale = 1 / sqrt((real)D);
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < B * H * rows; i++) {
+        size_t b = i / (H * rows), h = i / rows % H, t = first_row + i % rows;
+        const real *q = qkv + (b * T + t) * 3 * C + h * D;
+        real *y = out + (b * T + t) * C + h * D;
+        real max = -INFINITY, sum = 0;
+        memset(y, 0, D * sizeof(real));
+        for (size_t u = 0; u <= t; u++) {
+            const real *k = qkv + (b * T + u) * 3 * C + C + h * D, *v = k + C;
+            real score = scale * dot_ref(q, k, D);
+            if (score > max) { // what was summed so far was relative to the old maximum
+                real shrink = exp(max - score);
+                sum *= shrink;
+                for (size_t d = 0; d < D; d++) {
+                    y[d] *= shrink;
+                }
+                max = score;
+            }
+            real p = exp(score - max);
+            sum += p;
+            for (size_t d = 0; d < D; d++) {
+                y[d] += p * v[d];
+            }
+        }
+        for (size_t d = 0; d < D; d++) {
+            y[d] /= sum;
+        }
+        lse[(b * H + h) * T + t] = max + log(sum);
+    }
+}
+
+// With p_u = exp(score[u] - lse_t):  dv_u += p_u dout_t;  dscore_u = p_u (dout_t . v_u - dout_t . out_t);
+// dq_t += dscore_u k_u / sqrt(D);  dk_u += dscore_u q_t / sqrt(D). dqkv is overwritten. A thread owns whole heads.
+static inline void attention_backward_ref(real *dqkv, const real *dout, const real *out, const real *qkv,
+                                          const real *lse, size_t B, size_t T, size_t C, size_t H) {
+    size_t D = C / H;
+    real scale = 1 / sqrt((real)D);
+    memset(dqkv, 0, B * T * 3 * C * sizeof(real));
+#pragma omp parallel for schedule(static)
+    for (size_t bh = 0; bh < B * H; bh++) {
+        size_t b = bh / H, h = bh % H;
+        for (size_t t = 0; t < T; t++) {
+            const real *q = qkv + (b * T + t) * 3 * C + h * D;
+            const real *y = out + (b * T + t) * C + h * D, *dy = dout + (b * T + t) * C + h * D;
+            real *dq = dqkv + (b * T + t) * 3 * C + h * D;
+            real dy_y = dot_ref(dy, y, D);
+            for (size_t u = 0; u <= t; u++) {
+                const real *k = qkv + (b * T + u) * 3 * C + C + h * D, *v = k + C;
+                real *dk = dqkv + (b * T + u) * 3 * C + C + h * D, *dv = dk + C;
+                real p = exp(scale * dot_ref(q, k, D) - lse[bh * T + t]);
+                real ds = scale * p * (dot_ref(dy, v, D) - dy_y);
+                for (size_t d = 0; d < D; d++) {
+                    dv[d] += p * dy[d];
+                    dq[d] += ds * k[d];
+                    dk[d] += ds * q[d];
+                }
+            }
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// GELU, tanh form (Hendrycks, Gimpel 2016): x/2 (1 + tanh(s)), s = sqrt(2/pi) (x + 0.044715 x^3)
+
+#define GELU_SCALE ((real)0.79788456080286535588) // sqrt(2 / pi)
+#define GELU_CUBE ((real)0.044715)
+
+static inline void gelu_forward_ref(real *out, const real *inp, size_t n) {
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < n; i++) {
+        real x = inp[i];
+        out[i] = x / 2 * (1 + tanh(GELU_SCALE * (x + GELU_CUBE * x * x * x)));
+    }
+}
+
+// dinp = dout * (1/2 (1 + tanh(s)) + x/2 (1 - tanh(s)^2) ds/dx); dinp and dout may be the same array.
+static inline void gelu_backward_ref(real *dinp, const real *inp, const real *dout, size_t n) {
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < n; i++) {
+        real x = inp[i], y = tanh(GELU_SCALE * (x + GELU_CUBE * x * x * x));
+        real slope = GELU_SCALE * (1 + 3 * GELU_CUBE * x * x);
+        dinp[i] = dout[i] * ((1 + y) / 2 + x / 2 * (1 - y * y) * slope);
+    }
+}
+
+// out = a + b; its gradient goes to both unchanged.
+static inline void residual_forward_ref(real *out, const real *a, const real *b, size_t n) {
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < n; i++) {
+        out[i] = a[i] + b[i];
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Classifier: logits = inp wte^T, softmax and cross-entropy
+
+// logits (R, V) = inp (R, C) wte^T (C, V)
+static inline void logits_forward_ref(real *logits, const real *inp, const real *wte, size_t R, size_t C, size_t V) {
+    memset(logits, 0, R * V * sizeof(real));
+    gemm_ref(logits, (MatrixRef){inp, C, 1}, (MatrixRef){wte, 1, C}, R, V, C);
+}
+
+// One row: returns -log softmax(logits)[target]; with dloss != 0 turns the logits into
+// dlogits = dloss (softmax(logits) - onehot(target)).
+static inline real cross_entropy_ref(real *logits, int32_t target, real dloss, size_t V) {
+    real max = logits[0], lane[LANES] = {0}, target_logit = logits[target];
+    for (size_t v = 1; v < V; v++) {
+        max = logits[v] > max ? logits[v] : max;
+    }
+    for (size_t v = 0; v < V; v++) {
+        logits[v] = exp(logits[v] - max);
+        lane[v % LANES] += logits[v];
+    }
+    real sum = add_lanes_ref(lane);
+    if (dloss != 0) {
+        real scale = dloss / sum;
+        for (size_t v = 0; v < V; v++) {
+            logits[v] *= scale;
+        }
+        logits[target] -= dloss;
+    }
+    return log(sum) + max - target_logit;
+}
+
+// losses (R) of the rows inp (R, C) against targets (R); unless dinp is NULL also dinp (R, C) = and dwte (V, C) += the
+// gradients of dloss * sum(losses). CLASSIFIER_ROWS rows at a time go through the scratch `logits` (CLASSIFIER_ROWS, V).
+static inline void classifier_ref(real *losses, real *dinp, real *dwte, real *logits, const real *inp, const real *wte,
+                                  const int32_t *targets, real dloss, size_t R, size_t C, size_t V) {
+    for (size_t r0 = 0; r0 < R; r0 += CLASSIFIER_ROWS) {
+        size_t rows = R - r0 < CLASSIFIER_ROWS ? R - r0 : CLASSIFIER_ROWS;
+        logits_forward_ref(logits, inp + r0 * C, wte, rows, C, V);
+#pragma omp parallel for schedule(static)
+        for (size_t r = 0; r < rows; r++) {
+            losses[r0 + r] = cross_entropy_ref(logits + r * V, targets[r0 + r], dinp ? dloss : 0, V);
+        }
+        if (dinp) {
+            memset(dinp + r0 * C, 0, rows * C * sizeof(real));
+            gemm_ref(dinp + r0 * C, (MatrixRef){logits, V, 1}, (MatrixRef){wte, C, 1}, rows, C, V);
+            gemm_ref(dwte, (MatrixRef){logits, 1, V}, (MatrixRef){inp + r0 * C, C, 1}, V, C, rows);
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Update
+
+// sum_i x[i]^2 in double, over 256 fixed segments: the order does not depend on the threads.
+static inline double sum_of_squares_ref(const real *x, size_t n) {
+    enum { SEGMENTS = 256 };
+    double segment[SEGMENTS], sum = 0;
+#pragma omp parallel for schedule(static)
+    for (size_t s = 0; s < SEGMENTS; s++) {
+        double lane[LANES] = {0};
+        for (size_t i = n / SEGMENTS * s, end = s + 1 < SEGMENTS ? n / SEGMENTS * (s + 1) : n; i < end; i++) {
+            lane[i % LANES] += (double)x[i] * (double)x[i];
+        }
+        segment[s] = 0;
+        for (size_t j = 0; j < LANES; j++) {
+            segment[s] += lane[j];
+        }
+    }
+    for (size_t s = 0; s < SEGMENTS; s++) {
+        sum += segment[s];
+    }
+    return sum;
+}
+
+// AdamW (Loshchilov, Hutter 2019), step counted from 1, g = grad_scale * grad (the scale clips):
+// m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
+// param = param (1 - lr weight_decay) - lr m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps)
+static inline void adamw_ref(real *param, real *m, real *v, const real *grad, size_t n, real grad_scale, real lr,
+                             real beta1, real beta2, real eps, real weight_decay, uint64_t step) {
+    real step_size = (real)((double)lr / (1 - pow((double)beta1, (double)step)));
+    real v_scale = (real)(1 / sqrt(1 - pow((double)beta2, (double)step)));
+    real keep = 1 - lr * weight_decay;
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < n; i++) {
+        real g = grad_scale * grad[i];
+        m[i] = beta1 * m[i] + (1 - beta1) * g;
+        v[i] = beta2 * v[i] + (1 - beta2) * (g * g);
+        param[i] = keep * param[i] - step_size * m[i] / (sqrt(v[i]) * v_scale + eps);
+    }
+}
+
+static const Kernels kernels_ref = {
+    .name = "ref",
+    .embedding_forward = embedding_forward_ref,
+    .embedding_backward = embedding_backward_ref,
+    .layernorm_forward = layernorm_forward_ref,
+    .layernorm_backward = layernorm_backward_ref,
+    .matmul_forward = matmul_forward_ref,
+    .matmul_backward_input = matmul_backward_input_ref,
+    .matmul_backward_weight = matmul_backward_weight_ref,
+    .attention_forward = attention_forward_ref,
+    .attention_backward = attention_backward_ref,
+    .gelu_forward = gelu_forward_ref,
+    .gelu_backward = gelu_backward_ref,
+    .residual_forward = residual_forward_ref,
+    .logits_forward = logits_forward_ref,
+    .classifier = classifier_ref,
+    .sum_of_squares = sum_of_squares_ref,
+    .adamw = adamw_ref,
+};
+
+#endif

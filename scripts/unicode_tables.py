@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+"""Prints the tables of tokenizer.h: for the letters (L*) and the numbers (N*) of the regex engine inside Hugging Face
+tokenizers, alternately the length of a gap and of a run of members, from U+0000 up.
+
+    pip install tokenizers && python3 scripts/unicode_tables.py
+"""
+from tokenizers import Regex, pre_tokenizers
+
+# Surrogates (D800-DFFF) are not characters, and `tokenizers` takes none.
+CODE_POINTS = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+
+
+def members(pattern):
+    """Code points that a one-character pattern matches, in order."""
+    split = pre_tokenizers.Split(Regex(pattern), "isolated")
+    found = []
+    for i in range(0, len(CODE_POINTS), 4096):
+        block = CODE_POINTS[i:i + 4096]
+        # U+0001 between any two, so that a piece of one other character is a match.
+        for piece, _ in split.pre_tokenize_str("\x01".join(map(chr, block)) + "\x01"):
+            if len(piece) == 1 and piece != "\x01":
+                found.append(ord(piece))
+    return found
+
+
+def gaps_and_runs(code_points):
+    lengths, end = [], 0
+    for c in code_points:
+        if not lengths or c > end:
+            lengths += [c - end, 0]
+        lengths[-1] += 1
+        end = c + 1
+    return lengths
+
+
+def table(name, lengths):
+    assert max(lengths) < 65536
+    lines = [""]
+    for number in lengths:
+        word = f"{number},"
+        if len(lines[-1]) + 1 + len(word) > 106:
+            lines.append("")
+        lines[-1] += " " + word if lines[-1] else word
+    return f"static const uint16_t {name}[] = {{\n" + "".join(f"    {line}\n" for line in lines) + "};"
+
+
+if __name__ == "__main__":
+    print(table("UNICODE_LETTERS_", gaps_and_runs(members(r"\p{L}"))))
+    print(table("UNICODE_NUMBERS_", gaps_and_runs(members(r"\p{N}"))))

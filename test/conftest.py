@@ -1,0 +1,82 @@
+"""Fixtures: which build runs, and data and runs that are made once and copied by the tests that change them."""
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+import support
+from support import arguments, run
+
+
+def pytest_addoption(parser):
+    parser.addoption("--summary", help="file that gets the closing line of scripts/test.sh")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.getoption("--summary"):
+        count = {key: len(terminalreporter.stats.get(key, [])) for key in ("passed", "failed", "error")}
+        line = f"{count['passed']} passed, {count['failed'] + count['error']} failed\n"
+        Path(config.getoption("--summary")).write_text(line)
+
+
+@pytest.fixture(params=["native", "asan"])
+def build(request):
+    """The program as users build it, and the one under AddressSanitizer and UndefinedBehaviorSanitizer."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """A slice of the real text: Japanese and English documents, about 100 KB of each file, as one folder."""
+    folder = tmp_path_factory.mktemp("corpus")
+    sources = sorted((support.BUILD / "corpus").glob("*.jsonl"))
+    assert sources, "build/corpus is empty: run scripts/fetch_corpus.sh build/corpus"
+    for source in sources:
+        with open(source, encoding="utf-8") as file, open(folder / source.name, "w", encoding="utf-8") as out:
+            size = 0
+            for line in itertools.takewhile(lambda _: size < 100_000, file):
+                document = json.loads(line)
+                document["text"] = document["text"][:4000]
+                out.write(json.dumps(document, ensure_ascii=False) + "\n")
+                size += len(document["text"].encode())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared(corpus, tmp_path_factory):
+    """The slice as `prepare` leaves it, with a tokenizer of 1,000 tokens."""
+    out = tmp_path_factory.mktemp("prepared") / "data"
+    run(arguments("prepare", input=corpus, out=out, vocab_size=1000, val_fraction=0.1))
+    return out
+
+
+VOCAB = 97
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory):
+    """A small Megatron pair without tokenizer or manifest: 3,000 tokens below VOCAB."""
+    return support.write_pair(tmp_path_factory.mktemp("pair") / "tokens", support.random_documents(1, 3000, VOCAB))
+
+
+TINY = dict(layers=2, heads=3, channels=24, seq_len=16, micro_batch=2, global_batch=4, lr=3e-3, min_lr=3e-4,
+            warmup_steps=2, seed=5, eval_every=0)
+
+
+@pytest.fixture(scope="session")
+def tiny(pair):
+    """Options of a run that takes milliseconds: tiny(out, steps=7) gives the arguments."""
+    def make(out, **options):
+        return arguments("train", **{**TINY, "data": pair, "vocab_size": VOCAB, "out": out, "steps": 8,
+                                     "save_every": 2, "keep": 100, **options})
+    make.data = pair
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished(tiny, tmp_path_factory):
+    """A finished run of 8 steps with the checkpoints 2, 4, 6 and 8. Copy it before changing it."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    run(tiny(out))
+    return out

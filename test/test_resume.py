@@ -1,0 +1,247 @@
+"""Stopping and going on: a run that was killed and resumed leaves what an uninterrupted one leaves, bit for bit.
+
+Compared are every line of the log except its first (and the timing fields), the weights and the optimizer state, byte
+for byte; there is no tolerance. `kill -9` goes to mpirun, its proxy and all ranks at once.
+"""
+import math
+import random
+import re
+import shutil
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from support import (checkpoint, checkpoints, checksums_hold, copied, fails, flip_bit, kill_all, random_documents,
+                     read_log, run, stable_log, start, state_bytes, truncate, write_pair)
+
+
+def same_end(found, expected, step):
+    assert stable_log(found) == stable_log(expected)
+    assert state_bytes(checkpoint(found, step)) == state_bytes(checkpoint(expected, step))
+
+
+def kill_when(condition, args, **options):
+    """kill -9 as soon as `condition()` holds. False if the run ended before."""
+    process = start(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
+    deadline = time.monotonic() + 60
+    while not condition():
+        if process.poll() is not None:
+            assert process.returncode == 0
+            return False
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    kill_all(process)
+    return True
+
+
+def logged(out, step):
+    log = out / "log.jsonl"
+    return log.exists() and re.search(rf'"step": ?{step},', log.read_text())
+
+
+def being_saved(out):
+    """Names of the files of a checkpoint that has not got its final name yet."""
+    if not out.exists():
+        return []
+    partial = [path for path in out.iterdir() if path.is_dir() and not re.fullmatch(r"step-\d+", path.name)]
+    return [file.name for folder in partial for file in folder.glob("*")]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# kill -9
+
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def slow(tiny, tmp_path_factory):
+    """A run with steps of some milliseconds, so that a kill can be aimed: slow(out) gives its arguments, slow.end(ranks)
+    the uninterrupted run."""
+    def make(out):
+        return tiny(out, channels=96, seq_len=32, micro_batch=4, global_batch=8, steps=STEPS, save_every=3, shuffle=1,
+                    eval_every=6, val_data=tiny.data)
+    ends = {}
+
+    def end(ranks):
+        if ranks not in ends:
+            ends[ranks] = tmp_path_factory.mktemp("uninterrupted") / "run"
+            run(make(ends[ranks]), ranks=ranks)
+        return ends[ranks]
+    make.end = end
+    return make
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("step", [1, 5, 18])
+def test_killed_at_step(slow, ranks, step, tmp_path):
+    out = tmp_path / "run"
+    assert kill_when(lambda: logged(out, step), slow(out), ranks=ranks)
+    assert max(checkpoints(out), default=0) < STEPS
+    run(slow(out), ranks=ranks)
+    same_end(out, slow.end(ranks), STEPS)
+    assert checkpoints(out) == list(range(3, STEPS + 1, 3))
+    assert not being_saved(out)
+    assert all(checksums_hold(checkpoint(out, step)) for step in checkpoints(out))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "optimizer-00000.safetensors", "SHA256SUMS"])
+def test_killed_while_saving(slow, ranks, file, tmp_path):
+    """The kill comes when a file of the third checkpoint exists but the checkpoint has not got its name."""
+    out = tmp_path / "run"
+    killed = kill_when(lambda: 6 in checkpoints(out) and file in being_saved(out), slow(out), ranks=ranks)
+    run(slow(out), ranks=ranks)
+    same_end(out, slow.end(ranks), STEPS)
+    assert not being_saved(out)
+    if killed:
+        assert len((out / "restarts.jsonl").read_text().splitlines()) == 1
+
+
+def test_killed_again_and_again(slow, tmp_path):
+    """Random delays, until the run comes to its end; every start goes on from the newest whole checkpoint."""
+    delays, out, kills = random.Random(1), tmp_path / "run", 0
+    while kills < 40:
+        until = time.monotonic() + delays.uniform(0.05, 0.6)
+        if not kill_when(lambda: time.monotonic() > until, slow(out)):
+            break
+        kills += 1
+        assert all(checksums_hold(checkpoint(out, step)) for step in checkpoints(out))
+    run(slow(out))
+    assert kills >= 3
+    same_end(out, slow.end(1), STEPS)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What --resume auto takes. `finished` has 8 steps with checkpoints 2, 4, 6, 8; without the last two it is a run that
+# was stopped somewhere behind step 4.
+
+@pytest.fixture
+def stopped(finished, tmp_path):
+    out = copied(finished, tmp_path / "run")
+    shutil.rmtree(checkpoint(out, 6))
+    shutil.rmtree(checkpoint(out, 8))
+    return out
+
+
+def test_resume(tiny, stopped, finished, build):
+    run(tiny(stopped), build=build)
+    assert checkpoints(stopped) == [2, 4, 6, 8]
+    if build == "native":  # other compiler options, other roundings
+        same_end(stopped, finished, 8)
+
+
+def test_torn_log_line(tiny, stopped, finished):
+    """A kill can leave half a line."""
+    log = stopped / "log.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:6]) + lines[6][:20])
+    run(tiny(stopped))
+    same_end(stopped, finished, 8)
+
+
+def test_finished_run_is_left_alone(tiny, finished, tmp_path):
+    out = copied(finished, tmp_path / "run")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != "restarts.jsonl"}
+    run(tiny(out))
+    assert before == {path: path.read_bytes() for path in out.rglob("*")
+                      if path.is_file() and path.name != "restarts.jsonl"}
+
+
+def test_keep(tiny, tmp_path):
+    run(tiny(tmp_path / "run", keep=2))
+    assert checkpoints(tmp_path / "run") == [6, 8]
+
+
+def test_save_every_zero(tiny, tmp_path):
+    run(tiny(tmp_path / "run", save_every=0))
+    assert checkpoints(tmp_path / "run") == []
+    assert len(read_log(tmp_path / "run").steps) == 8
+
+
+FILES = ["config.json", "model.safetensors", "trainer_state.json", "optimizer-00000.safetensors", "SHA256SUMS"]
+DAMAGE = {
+    "truncated": truncate,
+    "empty": lambda path: truncate(path, 0),
+    "flipped": lambda path: flip_bit(path, path.stat().st_size - 9),
+    "missing": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("file", FILES)
+def test_broken_newest_checkpoint(tiny, finished, file, damage, tmp_path):
+    """The broken one is named, the one before it is taken, and the run ends as it should."""
+    out = copied(finished, tmp_path / "run")
+    DAMAGE[damage](checkpoint(out, 8) / file)
+    result = run(tiny(out))
+    assert any("step-000008" in line for line in (result.out + result.err).splitlines()), str(result)
+    same_end(out, finished, 8)
+    assert checksums_hold(checkpoint(out, 8))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_all_checkpoints_broken(tiny, finished, ranks, tmp_path):
+    out = copied(finished, tmp_path / "run")
+    for step in checkpoints(out):
+        flip_bit(checkpoint(out, step) / "model.safetensors", 1000)
+    log = (out / "log.jsonl").read_bytes()
+    fails(tiny(out), 1, out, ranks=ranks)
+    assert (out / "log.jsonl").read_bytes() == log
+    assert checkpoints(out) == [2, 4, 6, 8]
+
+
+def test_other_number_of_ranks(tiny, stopped, finished):
+    run(tiny(stopped), ranks=2)
+    assert np.allclose(read_log(stopped).column("loss"), read_log(finished).column("loss"), rtol=1e-6, atol=0)
+    assert stable_log(stopped)[:4] == stable_log(finished)[:4]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("option, value", [("seed", 6), ("layers", 3), ("heads", 4), ("channels", 48), ("seq_len", 15),
+                                           ("vocab_size", 98)])
+def test_changed_option(tiny, stopped, option, value, ranks):
+    """A run that goes on with another model or order would be no continuation."""
+    log = (stopped / "log.jsonl").read_bytes()
+    fails(tiny(stopped, **{option: value}), 1, "step-000004", ranks=ranks)
+    assert checkpoints(stopped) == [2, 4] and (stopped / "log.jsonl").read_bytes() == log
+
+
+def test_changed_data(tiny, stopped, tmp_path):
+    """As many tokens as before, but others."""
+    other = write_pair(tmp_path / "other", random_documents(9, 3000, 90))
+    fails(tiny(stopped, data=other), 1, "data")
+    assert checkpoints(stopped) == [2, 4]
+
+
+def test_resume_none(tiny, stopped):
+    """--resume none starts a run; it never runs over one that is there."""
+    fails(tiny(stopped, resume="none"), 1, stopped)
+    assert checkpoints(stopped) == [2, 4]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Learning rates
+
+LR, MIN, WARMUP, TOTAL = 1e-3, 1e-4, 4, 30
+
+
+def expected_lr(schedule, step):
+    """Linear warm-up to LR at step WARMUP, then: cosine to MIN at the last step; constant; or constant and linear to
+    MIN over the last 20 % of the steps (warm-up, stable, decay)."""
+    if step <= WARMUP:
+        return LR * step / WARMUP
+    if schedule == "cosine":
+        return MIN + (LR - MIN) * 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / (TOTAL - WARMUP)))
+    if schedule == "wsd":
+        decay = TOTAL // 5
+        return LR - (LR - MIN) * max(0, step - (TOTAL - decay)) / decay
+    return LR
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant", "wsd"])
+def test_schedule(tiny, schedule, tmp_path):
+    run(tiny(tmp_path / "run", schedule=schedule, lr=LR, min_lr=MIN, warmup_steps=WARMUP, steps=TOTAL, save_every=0))
+    expected = [expected_lr(schedule, step) for step in range(1, TOTAL + 1)]
+    assert np.allclose(read_log(tmp_path / "run").column("lr"), expected, rtol=1e-6, atol=0)

@@ -1,0 +1,237 @@
+// tokenizer_tool.c: drives tokenizer.h for test_tokenizer.py. A list of texts on stdin is, for each, its length as
+// uint32 and its bytes; ids go out as binary int32.
+//
+//     tokenizer_tool train VOCAB_SIZE DIR   texts in
+//     tokenizer_tool encode DIR [ROUNDS]    texts in, the ids of each and -1 out; the time goes to stderr
+//     tokenizer_tool pieces DIR BLOCK       the same ids, of texts read in blocks and cut at safe places
+//     tokenizer_tool decode DIR [all]       ids in, bytes out; `all`: special tokens too
+//     tokenizer_tool copy DIR OUT           load and save
+//     tokenizer_tool sanitize BLOCK         repairs UTF-8 fed in blocks; the count of replacements goes to stderr
+//     tokenizer_tool classes                the class of each code point, one byte each
+#include "../tokenizer.h"
+
+#include <time.h>
+
+static int stop(const Error *e) {
+    fprintf(stderr, "%s\n", e->text);
+    return 1;
+}
+
+static double seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static char *read_stdin(size_t *length) {
+    size_t capacity = 1 << 16, n;
+    char *data = malloc(capacity);
+    *length = 0;
+    while (data && (n = fread(data + *length, 1, capacity - *length, stdin)) > 0) {
+        *length += n;
+        if (*length == capacity) {
+            data = realloc(data, capacity *= 2);
+        }
+    }
+    if (!data) {
+        abort();
+    }
+    return data;
+}
+
+typedef struct {
+    const char *text;
+    size_t length;
+} Text;
+
+// Takes the next text from the list.
+static bool next_text(const char **at, const char *end, Text *text) {
+    uint32_t length;
+    if (end - *at < 4) {
+        return false;
+    }
+    memcpy(&length, *at, sizeof length);
+    *text = (Text){*at + 4, length};
+    *at += 4 + (size_t)length;
+    return *at <= end;
+}
+
+static int train(size_t vocab_size, const char *directory, const char *text, size_t length) {
+    TokenizerTrainer trainer;
+    Tokenizer t = {0};
+    Error e = {""};
+    double start = seconds();
+    bool ok = trainer_init(&trainer, &e);
+    Text document;
+    for (const char *at = text; ok && next_text(&at, text + length, &document);) {
+        ok = trainer_add(&trainer, document.text, document.length, &e);
+    }
+    double counted = seconds();
+    ok = ok && trainer_finish(&trainer, vocab_size, &t, &e);
+    if (ok) {
+        fprintf(stderr, "count %.3f merge %.3f\n", counted - start, seconds() - counted);
+        ok = tokenizer_save(&t, directory, &e);
+    }
+    trainer_free(&trainer);
+    tokenizer_free(&t);
+    return ok ? 0 : stop(&e);
+}
+
+static bool put_ids(TokenBuffer *ids, Error *e) {
+    int32_t end = -1;
+    bool ok = fwrite(ids->ids, sizeof *ids->ids, ids->count, stdout) == ids->count &&
+              fwrite(&end, sizeof end, 1, stdout) == 1;
+    ids->count = 0;
+    return ok || fail(e, "stdout: %s", strerror(errno));
+}
+
+static int encode(const char *directory, int rounds, const char *text, size_t length) {
+    Tokenizer t;
+    Encoder encoder = {0};
+    TokenBuffer ids = {0};
+    Error e = {""};
+    bool ok = tokenizer_load(&t, directory, &e) && encoder_init(&encoder, &t, &e);
+    double start = seconds();
+    for (int round = 0; ok && round < rounds; round++) {
+        Text document;
+        for (const char *at = text; ok && next_text(&at, text + length, &document);) {
+            ids.count = 0;
+            ok = encoder_encode(&encoder, document.text, document.length, &ids, &e) && (round || put_ids(&ids, &e));
+        }
+    }
+    if (ok) {
+        fprintf(stderr, "encode %.3f\n", (seconds() - start) / rounds);
+    }
+    encoder_free(&encoder);
+    free(ids.ids);
+    tokenizer_free(&t);
+    return ok ? 0 : stop(&e);
+}
+
+// Encodes a text of which `block` more bytes come at a time, up to the last place that is safe to cut, as a reader of
+// documents larger than memory does. What is handed over ends in a whole character, and nothing behind it is there.
+static bool encode_in_pieces(const Tokenizer *t, Text text, size_t block, TokenBuffer *ids, Error *e) {
+    bool ok = true;
+    for (size_t held = 0; ok && text.length;) {
+        held = held + block < text.length ? held + block : text.length;
+        while (held < text.length && (text.text[held] & 0xC0) == 0x80) {
+            held++;
+        }
+        char *copy = malloc(held); // its own memory, so that a sanitizer sees a look beyond the end
+        if (!copy) {
+            return fail(e, "no memory");
+        }
+        memcpy(copy, text.text, held);
+        size_t cut = held == text.length ? held : tokenizer_safe_cut(t, copy, held);
+        ok = tokenizer_encode(t, copy, cut, ids, e);
+        free(copy);
+        text = (Text){text.text + cut, text.length - cut};
+        held -= cut;
+    }
+    return ok;
+}
+
+static int pieces(const char *directory, size_t block, const char *text, size_t length) {
+    Tokenizer t;
+    TokenBuffer ids = {0};
+    Error e = {""};
+    Text document;
+    bool ok = tokenizer_load(&t, directory, &e);
+    for (const char *at = text; ok && next_text(&at, text + length, &document);) {
+        ok = encode_in_pieces(&t, document, block, &ids, &e) && put_ids(&ids, &e);
+    }
+    free(ids.ids);
+    tokenizer_free(&t);
+    return ok ? 0 : stop(&e);
+}
+
+static int decode(const char *directory, bool all, const char *data, size_t length) {
+    Tokenizer t;
+    Error e = {""};
+    if (!tokenizer_load(&t, directory, &e)) {
+        return stop(&e);
+    }
+    for (size_t i = 0; i + 4 <= length; i += 4) {
+        int32_t id;
+        size_t n;
+        memcpy(&id, data + i, sizeof id);
+        const char *bytes = all ? tokenizer_text(&t, id, &n) : tokenizer_bytes(&t, id, &n);
+        fwrite(bytes, 1, n, stdout);
+    }
+    tokenizer_free(&t);
+    return 0;
+}
+
+static int copy(const char *directory, const char *out) {
+    Tokenizer t;
+    Error e = {""};
+    bool ok = tokenizer_load(&t, directory, &e);
+    if (ok) {
+        t.model_max_length = 1024;
+        ok = tokenizer_save(&t, out, &e);
+    }
+    tokenizer_free(&t);
+    return ok ? 0 : stop(&e);
+}
+
+static int sanitize(size_t block, const char *text, size_t length) {
+    uint64_t replaced = 0;
+    size_t consumed;
+    char *out = malloc(3 * length + 1);
+    for (size_t at = 0, held = 0; out && at < length; held -= consumed) {
+        held = held + block < length - at ? held + block : length - at;
+        size_t n = utf8_sanitize(out, text + at, held, at + held == length, &consumed, &replaced);
+        fwrite(out, 1, n, stdout);
+        at += consumed;
+    }
+    free(out);
+    fprintf(stderr, "%llu\n", (unsigned long long)replaced);
+    return 0;
+}
+
+static int classes(void) {
+    Error e = {""};
+    uint8_t *table = character_classes_(&e);
+    for (uint32_t c = 0; table && c < 0x110000; c++) {
+        char text[4];
+        size_t n = utf8_encode(c, text);
+        putchar(class_at_(table, text, text + n, &n));
+    }
+    free(table);
+    return table ? 0 : stop(&e);
+}
+
+static int run(int argc, char **argv, const char *text, size_t length) {
+    const char *command = argc > 1 ? argv[1] : "";
+    if (!strcmp(command, "train") && argc == 4) {
+        return train(strtoul(argv[2], NULL, 10), argv[3], text, length);
+    }
+    if (!strcmp(command, "encode") && argc >= 3) {
+        return encode(argv[2], argc > 3 ? atoi(argv[3]) : 1, text, length);
+    }
+    if (!strcmp(command, "pieces") && argc == 4) {
+        return pieces(argv[2], strtoul(argv[3], NULL, 10), text, length);
+    }
+    if (!strcmp(command, "decode") && argc >= 3) {
+        return decode(argv[2], argc > 3, text, length);
+    }
+    if (!strcmp(command, "copy") && argc == 4) {
+        return copy(argv[2], argv[3]);
+    }
+    if (!strcmp(command, "sanitize") && argc == 3) {
+        return sanitize(strtoul(argv[2], NULL, 10), text, length);
+    }
+    if (!strcmp(command, "classes")) {
+        return classes();
+    }
+    fprintf(stderr, "unknown command\n");
+    return 2;
+}
+
+int main(int argc, char **argv) {
+    size_t length;
+    char *text = read_stdin(&length);
+    int status = run(argc, argv, text, length);
+    free(text);
+    return status;
+}

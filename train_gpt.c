@@ -1,0 +1,2032 @@
+// train_gpt.c: trains GPT-2 family language models on CPUs, from one laptop core to a cluster of MPI ranks. FP32 only, no
+// frameworks: what happens between a token and a weight is in this file and in the kernels it calls.
+//
+//     make && mpirun -n 2 ./train_gpt train --data DIR --out RUN --model 124m --steps 1000
+//
+// The file reads like a chapter: parameters, forward, backward, update, loop, commands.
+//
+// Letters: B sequences of T tokens in a micro-batch, R = B * T rows, C channels, H heads, L layers, V words in the
+// vocabulary. Gradients have a d in front of the name of what they belong to.
+
+#include <stddef.h>
+#include <sys/file.h>
+#include <time.h>
+
+#include "checkpoint.h"  // defines: TensorView, ModelConfig, config_*, weights_load, safetensors_*, checkpoint_*
+#include "dataloader.h"  // defines: Dataset, dataset_*, prepare_corpus, random_*, Sha256
+#include "json.h"        // defines: Error, fail, Json, JsonWriter, json_*
+#include "kernels_ref.h" // defines: Kernels, kernels_ref
+#include "mpi_utils.h"   // defines: World, world_*, all_reduce_*, broadcast, Placement
+#include "tokenizer.h"   // defines: Tokenizer, TokenBuffer, tokenizer_*
+
+#ifndef GIT_REVISION
+#define GIT_REVISION "unknown"
+#endif
+#ifndef COMPILER_FLAGS
+#define COMPILER_FLAGS "unknown"
+#endif
+
+// Exit statuses: EXIT_FAILURE (1) when something failed, and this one when the command line cannot be followed.
+enum { EXIT_USAGE = 2 };
+
+// =====================================================================================================================
+// Options: every option of every command, once: the struct, its defaults, the parser, the help and the log come from
+// this list. TEXT and WHOLE and REAL_NUMBER say the type; then name, default, bounds, commands, value's name, help.
+
+enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8 };
+
+// clang-format off
+#define OPTIONS(LIST, TEXT, WHOLE, REAL_NUMBER)                                                                                 \
+    LIST(input, PREPARE, "PATH...", "text to read: .txt, .md, .jsonl, each also .gz, or folders of them")                       \
+    TEXT(data, NULL, TRAIN | EVAL, "PATH", "folder made by prepare, prefix of a Megatron .bin/.idx pair, or llm.c .bin")       \
+    TEXT(val_data, NULL, TRAIN | EVAL, "PATH", "validation data, where --data holds none or instead of it")                     \
+    TEXT(out, NULL, PREPARE | TRAIN, "DIR", "where the result goes")                                                            \
+    TEXT(checkpoint, NULL, EVAL | GENERATE, "DIR", "model: a step-NNNNNN folder of a run, or any GPT-2 from the hub")           \
+    TEXT(tokenizer, NULL, PREPARE, "DIR", "use this tokenizer.json instead of training one")                                    \
+    TEXT(text_key, "text", PREPARE, "KEY", "key of the text in JSON Lines")                                                     \
+    WHOLE(vocab_size, 0, 0, 100000000, PREPARE | TRAIN, "V", "prepare: tokens to train; train: for data without a tokenizer")  \
+    WHOLE(tokenizer_sample, 64 << 20, 1, UINT64_MAX, PREPARE, "BYTES", "text to train the tokenizer on, at most")               \
+    REAL_NUMBER(val_fraction, 0.01, 0, 0.5, PREPARE, "F", "share of the documents kept for validation")                         \
+    TEXT(model, NULL, TRAIN, "NAME", "124m 350m 774m 1.3b 1.5b 13b 30b; the next four options override it")                     \
+    WHOLE(layers, 0, 0, 10000, TRAIN, "L", "transformer blocks")                                                                \
+    WHOLE(heads, 0, 0, 10000, TRAIN, "H", "attention heads; must divide the channels")                                          \
+    WHOLE(channels, 0, 0, 1000000, TRAIN, "C", "width of the model")                                                            \
+    WHOLE(seq_len, 0, 0, 10000000, TRAIN | EVAL, "T", "tokens in a sequence; eval: the model's by default")                     \
+    TEXT(init, NULL, TRAIN, "DIR", "start from the weights of a Hugging Face GPT-2 folder")                                     \
+    TEXT(resume, "auto", TRAIN, "auto|none", "auto: go on from the newest whole checkpoint in --out")                           \
+    WHOLE(micro_batch, 4, 1, 1000000, TRAIN | EVAL, "B", "sequences that a rank computes at a time")                            \
+    WHOLE(global_batch, 0, 0, 100000000, TRAIN, "G", "sequences in a step; 0: micro-batch x ranks")                             \
+    WHOLE(steps, 1000, 1, 1000000000, TRAIN, "N", "steps of the whole run")                                                     \
+    REAL_NUMBER(lr, 3e-4, 0, 100, TRAIN, "X", "highest learning rate")                                                          \
+    REAL_NUMBER(min_lr, 3e-5, 0, 100, TRAIN, "X", "learning rate at the last step")                                             \
+    WHOLE(warmup_steps, 0, 0, 1000000000, TRAIN, "N", "steps of linear warm-up from 0")                                         \
+    TEXT(schedule, "cosine", TRAIN, "cosine|constant|wsd", "after warm-up; wsd: constant, then linear over the last fifth")     \
+    REAL_NUMBER(weight_decay, 0.1, 0, 100, TRAIN, "X", "of matrices; vectors do not decay")                                     \
+    REAL_NUMBER(beta1, 0.9, 0, 0.999999, TRAIN, "X", "AdamW")                                                                   \
+    REAL_NUMBER(beta2, 0.95, 0, 0.999999, TRAIN, "X", "AdamW")                                                                  \
+    REAL_NUMBER(eps, 1e-8, 1e-30, 1, TRAIN, "X", "AdamW")                                                                       \
+    REAL_NUMBER(clip, 1, 0, 1e30, TRAIN, "X", "largest gradient norm; 0 does not clip")                                         \
+    REAL_NUMBER(init_std, 0.02, 0, 10, TRAIN, "X", "standard deviation of new weights")                                         \
+    WHOLE(seed, 42, 0, UINT64_MAX, PREPARE | TRAIN | GENERATE, "S", "of weights, data order, splits and sampling")              \
+    WHOLE(shuffle, 1, 0, 1, TRAIN, "0|1", "0: samples in the order of the data")                                                \
+    WHOLE(eval_every, 100, 0, 1000000000, TRAIN, "N", "steps between evals; 0: none")                                           \
+    WHOLE(eval_batches, 10, 0, 1000000000, TRAIN | EVAL, "N", "global batches in an eval; 0: all of the validation data")       \
+    WHOLE(save_every, 250, 0, 1000000000, TRAIN, "N", "steps between checkpoints, one at the end too; 0: none at all")          \
+    WHOLE(keep, 3, 0, 1000000000, TRAIN, "N", "newest checkpoints to keep; 0: all")                                             \
+    WHOLE(verify_data, 1, 0, 1, TRAIN | EVAL, "0|1", "1: compare the shards with the hashes in their manifest first")           \
+    TEXT(prompt, "", GENERATE, "TEXT", "text to go on from")                                                                    \
+    WHOLE(tokens, 100, 1, 100000000, GENERATE, "N", "tokens to generate, fewer if the document ends")                           \
+    REAL_NUMBER(temperature, 0.8, 0, 1000, GENERATE, "X", "0: always the most likely token")                                    \
+    WHOLE(top_k, 50, 0, 100000000, GENERATE, "K", "sample among the K most likely tokens; 0: all")                              \
+    REAL_NUMBER(top_p, 1, 1e-9, 1, GENERATE, "P", "sample among the most likely tokens that make up this share")                \
+    TEXT(kernels, "ref", TRAIN | EVAL | GENERATE, "ref", "ref: the reference kernels")
+// clang-format on
+
+typedef struct {
+    const char **items; // point into argv
+    size_t count;
+} TextList;
+
+#define FIELD_LIST(name, ...) TextList name;
+#define FIELD_TEXT(name, ...) const char *name;
+#define FIELD_WHOLE(name, ...) uint64_t name;
+#define FIELD_REAL(name, ...) double name;
+
+typedef struct {
+    OPTIONS(FIELD_LIST, FIELD_TEXT, FIELD_WHOLE, FIELD_REAL)
+    int argc; // the command line, for manifests and logs
+    char **argv;
+} Options;
+
+typedef enum { OPTION_LIST, OPTION_TEXT, OPTION_WHOLE, OPTION_REAL } OptionType;
+
+typedef struct {
+    const char *name; // as the field; the command line has - for _
+    OptionType type;
+    size_t offset;
+    const char *text; // defaults
+    uint64_t whole, whole_min, whole_max;
+    double real, real_min, real_max;
+    unsigned commands;
+    const char *value, *help;
+} OptionSpec;
+
+#define SPEC(n, t) .name = #n, .type = t, .offset = offsetof(Options, n)
+#define SPEC_LIST(n, c, v, h) {SPEC(n, OPTION_LIST), .commands = (c), .value = (v), .help = (h)},
+#define SPEC_TEXT(n, d, c, v, h) {SPEC(n, OPTION_TEXT), .text = (d), .commands = (c), .value = (v), .help = (h)},
+#define SPEC_WHOLE(n, d, lo, hi, c, v, h)                                                                              \
+    {SPEC(n, OPTION_WHOLE), .whole = (d), .whole_min = (lo), .whole_max = (hi), .commands = (c), .value = (v), .help = (h)},
+#define SPEC_REAL(n, d, lo, hi, c, v, h)                                                                               \
+    {SPEC(n, OPTION_REAL), .real = (d), .real_min = (lo), .real_max = (hi), .commands = (c), .value = (v), .help = (h)},
+
+static const OptionSpec option_specs[] = {OPTIONS(SPEC_LIST, SPEC_TEXT, SPEC_WHOLE, SPEC_REAL)};
+enum { OPTION_COUNT = sizeof option_specs / sizeof *option_specs };
+
+static void *option_field(Options *o, const OptionSpec *spec) {
+    return (char *)o + spec->offset;
+}
+
+// "--" and the option's name as the command line has it.
+static const char *option_spelling(const OptionSpec *spec, char text[48]) {
+    snprintf(text, 48, "--%s", spec->name);
+    for (char *c = text; *c; c++) {
+        *c = *c == '_' ? '-' : *c;
+    }
+    return text;
+}
+
+// =====================================================================================================================
+// Parameters: one table of tensors. Sizes, pointers, initial values, decay, and files are loops over it.
+
+// The weights of one transformer block, and of everything around the blocks; their gradients likewise. Matrices are
+// (in, out), as Hugging Face's Conv1D has them, so that a checkpoint is a copy of memory.
+typedef struct {
+    float *ln1_w, *ln1_b;   // (C), (C)
+    float *qkv_w, *qkv_b;   // (C, 3C), (3C): columns q, k, v, in each the heads one after another
+    float *proj_w, *proj_b; // (C, C), (C)
+    float *ln2_w, *ln2_b;   // (C), (C)
+    float *fc_w, *fc_b;     // (C, 4C), (4C)
+    float *fcproj_w, *fcproj_b; // (4C, C), (C)
+} LayerWeights;
+
+typedef struct {
+    float *wte;           // (V, C), also the output head
+    float *wpe;           // (positions, C)
+    LayerWeights *layers; // (L)
+    float *lnf_w, *lnf_b; // (C), (C)
+} Weights;
+
+typedef enum { INIT_ZEROS, INIT_ONES, INIT_NORMAL, INIT_RESIDUAL } Init; // INIT_RESIDUAL: normal, std / sqrt(2 L)
+
+typedef struct {
+    const char *name; // in the safetensors file, after the prefix
+    size_t field;     // in LayerWeights or Weights
+    const char *shape; // one letter per dimension: V, P (positions), C, 3 and 4 (times C)
+    Init init;
+} TensorSpec;
+
+static const TensorSpec tensors_before[] = {
+    {"wte.weight", offsetof(Weights, wte), "VC", INIT_NORMAL},
+    {"wpe.weight", offsetof(Weights, wpe), "PC", INIT_NORMAL},
+};
+static const TensorSpec tensors_of_layer[] = {
+    {"ln_1.weight", offsetof(LayerWeights, ln1_w), "C", INIT_ONES},
+    {"ln_1.bias", offsetof(LayerWeights, ln1_b), "C", INIT_ZEROS},
+    {"attn.c_attn.weight", offsetof(LayerWeights, qkv_w), "C3", INIT_NORMAL},
+    {"attn.c_attn.bias", offsetof(LayerWeights, qkv_b), "3", INIT_ZEROS},
+    {"attn.c_proj.weight", offsetof(LayerWeights, proj_w), "CC", INIT_RESIDUAL},
+    {"attn.c_proj.bias", offsetof(LayerWeights, proj_b), "C", INIT_ZEROS},
+    {"ln_2.weight", offsetof(LayerWeights, ln2_w), "C", INIT_ONES},
+    {"ln_2.bias", offsetof(LayerWeights, ln2_b), "C", INIT_ZEROS},
+    {"mlp.c_fc.weight", offsetof(LayerWeights, fc_w), "C4", INIT_NORMAL},
+    {"mlp.c_fc.bias", offsetof(LayerWeights, fc_b), "4", INIT_ZEROS},
+    {"mlp.c_proj.weight", offsetof(LayerWeights, fcproj_w), "4C", INIT_RESIDUAL},
+    {"mlp.c_proj.bias", offsetof(LayerWeights, fcproj_b), "C", INIT_ZEROS},
+};
+static const TensorSpec tensors_after[] = {
+    {"ln_f.weight", offsetof(Weights, lnf_w), "C", INIT_ONES},
+    {"ln_f.bias", offsetof(Weights, lnf_b), "C", INIT_ZEROS},
+};
+enum {
+    BEFORE = sizeof tensors_before / sizeof *tensors_before,
+    PER_LAYER = sizeof tensors_of_layer / sizeof *tensors_of_layer,
+    AFTER = sizeof tensors_after / sizeof *tensors_after
+};
+
+typedef struct {
+    ModelConfig config;
+    const Kernels *kernels;
+    size_t tensor_count;
+    size_t parameter_count;
+    float *parameters; // (parameter_count): all tensors, one after another in the order of the table
+    Weights weights;   // pointers into parameters
+} Model;
+
+static size_t tensor_count(const ModelConfig *c) {
+    return BEFORE + PER_LAYER * c->layers + AFTER;
+}
+
+// The i-th tensor of the model: its line in the table and the layer it is in.
+static const TensorSpec *tensor_spec(const ModelConfig *c, size_t i, size_t *layer) {
+    *layer = SIZE_MAX;
+    if (i < BEFORE) {
+        return &tensors_before[i];
+    }
+    i -= BEFORE;
+    if (i < PER_LAYER * c->layers) {
+        *layer = i / PER_LAYER;
+        return &tensors_of_layer[i % PER_LAYER];
+    }
+    return &tensors_after[i - PER_LAYER * c->layers];
+}
+
+static size_t dimension(const ModelConfig *c, char letter) {
+    return letter == 'V' ? c->vocab_size : letter == 'P' ? c->seq_len : letter == 'C' ? c->channels
+                                                                      : (size_t)(letter - '0') * c->channels;
+}
+
+// Views of all tensors (tensor_count of them) over an array laid out as the table says; `prefix` goes before the name.
+// Returns how many elements they take. With views == NULL only that.
+static size_t tensor_views(const ModelConfig *c, float *data, const char *prefix, TensorView *views) {
+    size_t total = 0;
+    for (size_t i = 0; i < tensor_count(c); i++) {
+        size_t layer;
+        const TensorSpec *spec = tensor_spec(c, i, &layer);
+        TensorView view = {.data = data ? data + total : NULL, .dims = (int)strlen(spec->shape)};
+        for (int d = 0; d < view.dims; d++) {
+            view.shape[d] = dimension(c, spec->shape[d]);
+        }
+        if (layer == SIZE_MAX) {
+            snprintf(view.name, sizeof view.name, "%stransformer.%s", prefix, spec->name);
+        } else {
+            snprintf(view.name, sizeof view.name, "%stransformer.h.%zu.%s", prefix, layer, spec->name);
+        }
+        total += tensor_elements(&view);
+        if (views) {
+            views[i] = view;
+        }
+    }
+    return total;
+}
+
+// Bytes of n floats from memory that all threads touch first, in equal parts; NULL if there is not enough.
+static float *allocate_floats(size_t n) {
+    float *data = n < SIZE_MAX / sizeof(float) - 256 ? aligned_alloc(256, (n * sizeof(float) + 255) / 256 * 256) : NULL;
+    if (data) {
+#pragma omp parallel for schedule(static)
+        for (size_t i = 0; i < n; i++) {
+            data[i] = 0;
+        }
+    }
+    return data;
+}
+
+// Points the fields of `weights` into an array laid out as the table says.
+static bool weights_over(const ModelConfig *c, float *data, Weights *weights) {
+    TensorView *views = malloc(tensor_count(c) * sizeof *views);
+    weights->layers = malloc(c->layers * sizeof *weights->layers);
+    if (!views || !weights->layers) {
+        free(views);
+        return false;
+    }
+    tensor_views(c, data, "", views);
+    for (size_t i = 0; i < tensor_count(c); i++) {
+        size_t layer;
+        const TensorSpec *spec = tensor_spec(c, i, &layer);
+        char *base = layer == SIZE_MAX ? (char *)weights : (char *)&weights->layers[layer];
+        memcpy(base + spec->field, &views[i].data, sizeof(float *));
+    }
+    free(views);
+    return true;
+}
+
+static bool model_create(Model *m, const ModelConfig *config, const Kernels *kernels, Error *e) {
+    *m = (Model){.config = *config, .kernels = kernels, .tensor_count = tensor_count(config)};
+    m->parameter_count = tensor_views(config, NULL, "", NULL);
+    m->parameters = allocate_floats(m->parameter_count);
+    if (!m->parameters || !weights_over(config, m->parameters, &m->weights)) {
+        return fail(e, "no memory for %zu parameters (%.2f GiB): choose a smaller model", m->parameter_count,
+                    (double)m->parameter_count * sizeof(float) / 0x1p30);
+    }
+    return true;
+}
+
+static void model_free(Model *m) {
+    free(m->parameters);
+    free(m->weights.layers);
+    *m = (Model){0};
+}
+
+// A normal variate for each (seed, tensor, element), whatever the number of ranks or threads: the sum of 12 uniform
+// 16-bit numbers has mean 6 and variance 1 - 2^-32. Integers all the way, so that every machine draws the same bits.
+static float normal_variate(uint64_t seed, uint64_t tensor, uint64_t element) {
+    int64_t sum = 0;
+    for (uint64_t word = 0; word < 3; word++) {
+        uint64_t bits = random_bits(seed, RANDOM_FREE + tensor, 3 * element + word);
+        for (int i = 0; i < 4; i++, bits >>= 16) {
+            sum += (int64_t)(bits & 0xFFFF);
+        }
+    }
+    return (float)(2 * sum - 12 * 0xFFFF) * 0x1p-17f;
+}
+
+// GPT-2's initial values (Radford et al. 2019): normal with std `std`, the matrices that end a residual branch scaled by
+// 1 / sqrt(2 L), biases 0, LayerNorm weights 1.
+static void model_initialize(Model *m, uint64_t seed, float std, TensorView *views) {
+    tensor_views(&m->config, m->parameters, "", views);
+    for (size_t i = 0; i < m->tensor_count; i++) {
+        size_t layer, n = tensor_elements(&views[i]);
+        const TensorSpec *spec = tensor_spec(&m->config, i, &layer);
+        float *x = views[i].data;
+        float scale = spec->init == INIT_RESIDUAL ? std / sqrtf(2 * (float)m->config.layers) : std;
+#pragma omp parallel for schedule(static)
+        for (size_t j = 0; j < n; j++) {
+            x[j] = spec->init == INIT_ZEROS ? 0 : spec->init == INIT_ONES ? 1 : scale * normal_variate(seed, i, j);
+        }
+    }
+}
+
+// =====================================================================================================================
+// Forward
+
+typedef struct {
+    float *ln1, *ln1_mean, *ln1_rstd; // (R, C), (R), (R)
+    float *qkv;                       // (R, 3C)
+    float *attn, *lse;                // (R, C), (B, H, T)
+    float *residual2;                 // (R, C): the stream after attention
+    float *ln2, *ln2_mean, *ln2_rstd; // (R, C), (R), (R)
+    float *fc, *gelu;                 // (R, 4C)
+    float *residual3;                 // (R, C): the stream after the MLP
+} LayerActivations;
+
+typedef struct {
+    float *data;
+    float *embedded;         // (R, C): the stream before the first layer
+    LayerActivations *layers; // (L)
+    float *lnf, *lnf_mean, *lnf_rstd; // (R, C), (R), (R)
+    float *branch;           // (R, C): what is added to the stream next
+    float *logits;           // (CLASSIFIER_ROWS, V)
+    float *losses;           // (R)
+} Activations;
+
+// The next n floats of an arena; while its size is being counted (base == NULL) there is nothing to point to.
+static float *take(float *base, size_t *used, size_t n) {
+    n = (n + 15) / 16 * 16; // keep rows on cache-line boundaries
+    *used += n;
+    return base ? base + *used - n : NULL;
+}
+
+// Lays the activations of R rows out over `base`, returns how many floats they take. Without `keep`, for inference,
+// the layers share all buffers but qkv, whose keys and values later rows will read.
+static size_t activations_layout(Activations *a, const ModelConfig *c, size_t R, bool keep, float *base) {
+    size_t C = c->channels, used = 0;
+    a->embedded = take(base, &used, R * C);
+    for (size_t l = 0; l < c->layers; l++) {
+        LayerActivations *y = &a->layers[l];
+        if (l > 0 && !keep) {
+            *y = a->layers[0];
+            y->qkv = take(base, &used, R * 3 * C);
+            continue;
+        }
+        y->ln1 = take(base, &used, R * C);
+        y->ln1_mean = take(base, &used, R);
+        y->ln1_rstd = take(base, &used, R);
+        y->qkv = take(base, &used, R * 3 * C);
+        y->attn = take(base, &used, R * C);
+        y->lse = take(base, &used, R * c->heads);
+        y->residual2 = take(base, &used, R * C);
+        y->ln2 = take(base, &used, R * C);
+        y->ln2_mean = take(base, &used, R);
+        y->ln2_rstd = take(base, &used, R);
+        y->fc = take(base, &used, R * 4 * C);
+        y->gelu = take(base, &used, R * 4 * C);
+        y->residual3 = take(base, &used, R * C);
+    }
+    a->lnf = take(base, &used, R * C);
+    a->lnf_mean = take(base, &used, R);
+    a->lnf_rstd = take(base, &used, R);
+    a->branch = take(base, &used, R * C);
+    a->logits = take(base, &used, CLASSIFIER_ROWS * c->vocab_size);
+    a->losses = take(base, &used, R);
+    return used;
+}
+
+static bool activations_create(Activations *a, const ModelConfig *c, size_t R, bool keep, Error *e) {
+    *a = (Activations){.layers = malloc(c->layers * sizeof *a->layers)};
+    size_t n = a->layers ? activations_layout(a, c, R, keep, NULL) : 0;
+    a->data = a->layers ? allocate_floats(n) : NULL;
+    if (!a->data) {
+        return fail(e, "no memory for the activations of %zu tokens (%.2f GiB): choose a smaller --micro-batch", R,
+                    (double)n * sizeof(float) / 0x1p30);
+    }
+    activations_layout(a, c, R, keep, a->data);
+    return true;
+}
+
+static void activations_free(Activations *a) {
+    free(a->data);
+    free(a->layers);
+    *a = (Activations){0};
+}
+
+// One block: x += attention(ln_1(x)), then x += mlp(ln_2(x)); x: (R, C) is the stream before it. Rows before `first` (of
+// a single sequence) were computed by an earlier call and only serve as keys and values.
+static void layer_forward(const Model *m, const LayerWeights *w, LayerActivations *y, float *branch, const float *x,
+                          size_t first, size_t B, size_t T) {
+    const Kernels *k = m->kernels;
+    size_t C = m->config.channels, H = m->config.heads, R = B * (T - first), from = first * C;
+    k->layernorm_forward(y->ln1 + from, y->ln1_mean + first, y->ln1_rstd + first, x + from, w->ln1_w, w->ln1_b, R, C);
+    k->matmul_forward(y->qkv + 3 * from, y->ln1 + from, w->qkv_w, w->qkv_b, R, C, 3 * C);
+    k->attention_forward(y->attn, y->lse, y->qkv, first, B, T, C, H);
+    k->matmul_forward(branch + from, y->attn + from, w->proj_w, w->proj_b, R, C, C);
+    k->residual_forward(y->residual2 + from, x + from, branch + from, R * C);
+    k->layernorm_forward(y->ln2 + from, y->ln2_mean + first, y->ln2_rstd + first, y->residual2 + from, w->ln2_w,
+                         w->ln2_b, R, C);
+    k->matmul_forward(y->fc + 4 * from, y->ln2 + from, w->fc_w, w->fc_b, R, C, 4 * C);
+    k->gelu_forward(y->gelu + 4 * from, y->fc + 4 * from, R * 4 * C);
+    k->matmul_forward(branch + from, y->gelu + 4 * from, w->fcproj_w, w->fcproj_b, R, 4 * C, C);
+    k->residual_forward(y->residual3 + from, y->residual2 + from, branch + from, R * C);
+}
+
+// The model up to the final LayerNorm, rows first .. T - 1; tokens: (B, T). With first > 0, B must be 1.
+static void forward(const Model *m, Activations *a, const int32_t *tokens, size_t first, size_t B, size_t T) {
+    const Weights *w = &m->weights;
+    const float *x = a->embedded;
+    size_t C = m->config.channels, R = B * (T - first), from = first * C;
+    m->kernels->embedding_forward(a->embedded + from, tokens + first, w->wte, w->wpe, first, B, T - first, C);
+    for (size_t l = 0; l < m->config.layers; l++) {
+        layer_forward(m, &w->layers[l], &a->layers[l], a->branch, x, first, B, T);
+        x = a->layers[l].residual3;
+    }
+    m->kernels->layernorm_forward(a->lnf + from, a->lnf_mean + first, a->lnf_rstd + first, x + from, w->lnf_w, w->lnf_b,
+                                  R, C);
+}
+
+// =====================================================================================================================
+// Backward: forward read from the end. Weights' gradients are added to, so that micro-batches accumulate.
+
+typedef struct {
+    float *data;
+    float *stream; // (R, C): gradient of the residual stream, carried from the last layer to the first
+    float *branch; // (R, C)
+    float *qkv;    // (R, 3C)
+    float *fc;     // (R, 4C)
+} BackwardScratch;
+
+static bool backward_scratch_create(BackwardScratch *s, const ModelConfig *c, size_t R, Error *e) {
+    size_t C = c->channels, used = 0;
+    s->data = allocate_floats(R * 9 * C + 64);
+    if (!s->data) {
+        return fail(e, "no memory for the gradients of the activations of %zu tokens: choose a smaller --micro-batch", R);
+    }
+    s->stream = take(s->data, &used, R * C);
+    s->branch = take(s->data, &used, R * C);
+    s->qkv = take(s->data, &used, R * 3 * C);
+    s->fc = take(s->data, &used, R * 4 * C);
+    return true;
+}
+
+static void layer_backward(const Model *m, const LayerWeights *w, LayerWeights *dw, const LayerActivations *y,
+                           BackwardScratch *d, const float *x, size_t B, size_t T) {
+    const Kernels *k = m->kernels;
+    size_t C = m->config.channels, H = m->config.heads, R = B * T;
+    // residual3 = residual2 + gelu(ln2 fc) fcproj
+    k->matmul_backward_weight(dw->fcproj_w, dw->fcproj_b, y->gelu, d->stream, R, 4 * C, C);
+    k->matmul_backward_input(d->fc, d->stream, w->fcproj_w, R, 4 * C, C);
+    k->gelu_backward(d->fc, y->fc, d->fc, R * 4 * C);
+    k->matmul_backward_weight(dw->fc_w, dw->fc_b, y->ln2, d->fc, R, C, 4 * C);
+    k->matmul_backward_input(d->branch, d->fc, w->fc_w, R, C, 4 * C);
+    k->layernorm_backward(d->stream, dw->ln2_w, dw->ln2_b, d->branch, y->residual2, w->ln2_w, y->ln2_mean, y->ln2_rstd,
+                          R, C);
+    // residual2 = x + attention(ln1 qkv) proj
+    k->matmul_backward_weight(dw->proj_w, dw->proj_b, y->attn, d->stream, R, C, C);
+    k->matmul_backward_input(d->branch, d->stream, w->proj_w, R, C, C);
+    k->attention_backward(d->qkv, d->branch, y->attn, y->qkv, y->lse, B, T, C, H);
+    k->matmul_backward_weight(dw->qkv_w, dw->qkv_b, y->ln1, d->qkv, R, C, 3 * C);
+    k->matmul_backward_input(d->branch, d->qkv, w->qkv_w, R, C, 3 * C);
+    k->layernorm_backward(d->stream, dw->ln1_w, dw->ln1_b, d->branch, x, w->ln1_w, y->ln1_mean, y->ln1_rstd, R, C);
+}
+
+// Forward and backward of one micro-batch; tokens, targets: (B, T). Adds to `dweights` the gradient of
+// dloss * (sum of all token losses), and leaves these in a->losses (R).
+static void forward_backward(const Model *m, Weights *dweights, Activations *a, BackwardScratch *d,
+                             const int32_t *tokens, const int32_t *targets, float dloss, size_t B, size_t T) {
+    const Kernels *k = m->kernels;
+    const Weights *w = &m->weights;
+    size_t C = m->config.channels, L = m->config.layers, R = B * T;
+    forward(m, a, tokens, 0, B, T);
+    k->classifier(a->losses, d->branch, dweights->wte, a->logits, a->lnf, w->wte, targets, dloss, R, C,
+                  m->config.vocab_size);
+    memset(d->stream, 0, R * C * sizeof(float));
+    k->layernorm_backward(d->stream, dweights->lnf_w, dweights->lnf_b, d->branch, a->layers[L - 1].residual3, w->lnf_w,
+                          a->lnf_mean, a->lnf_rstd, R, C);
+    for (size_t l = L; l-- > 0;) {
+        const float *x = l > 0 ? a->layers[l - 1].residual3 : a->embedded;
+        layer_backward(m, &w->layers[l], &dweights->layers[l], &a->layers[l], d, x, B, T);
+    }
+    k->embedding_backward(dweights->wte, dweights->wpe, d->stream, tokens, B, T, C);
+}
+
+// Sum of the token losses of one micro-batch, without gradients.
+static double forward_loss(const Model *m, Activations *a, const int32_t *tokens, const int32_t *targets, size_t B,
+                           size_t T) {
+    double sum = 0;
+    forward(m, a, tokens, 0, B, T);
+    m->kernels->classifier(a->losses, NULL, NULL, a->logits, a->lnf, m->weights.wte, targets, 0, B * T,
+                           m->config.channels, m->config.vocab_size);
+    for (size_t r = 0; r < B * T; r++) {
+        sum += (double)a->losses[r];
+    }
+    return sum;
+}
+
+// =====================================================================================================================
+// Update
+
+// Learning rate of step 1 .. steps: linear warm-up to lr, then the schedule down to min_lr at the last step.
+static double learning_rate(const Options *o, uint64_t step) {
+    double lr = o->lr, min_lr = o->min_lr, warmup = (double)o->warmup_steps, steps = (double)o->steps;
+    double at = (double)step;
+    if (at <= warmup) {
+        return lr * at / warmup;
+    }
+    if (!strcmp(o->schedule, "constant")) {
+        return lr;
+    }
+    if (!strcmp(o->schedule, "wsd")) { // warm-up, stable, decay (Hu et al. 2024)
+        double decay_from = fmax(warmup, steps - floor(steps / 5));
+        return at <= decay_from ? lr : lr + (min_lr - lr) * (at - decay_from) / (steps - decay_from);
+    }
+    return min_lr + (lr - min_lr) * 0.5 * (1 + cos(3.14159265358979323846 * (at - warmup) / (steps - warmup)));
+}
+
+// AdamW on every tensor; matrices decay, vectors do not. grad_scale clips.
+static void update(Model *m, const TensorView *views, const float *gradients, float *exp_avg, float *exp_avg_sq,
+                   const Options *o, double lr, double grad_scale, uint64_t step) {
+    for (size_t i = 0; i < m->tensor_count; i++) {
+        size_t at = (size_t)(views[i].data - m->parameters);
+        m->kernels->adamw(m->parameters + at, exp_avg + at, exp_avg_sq + at, gradients + at, tensor_elements(&views[i]),
+                          (float)grad_scale, (float)lr, (float)o->beta1, (float)o->beta2, (float)o->eps,
+                          views[i].dims == 2 ? (float)o->weight_decay : 0, step);
+    }
+}
+
+// =====================================================================================================================
+// Loop
+
+typedef struct {
+    const Options *options;
+    World *world;
+    Model model;
+    TensorView *views;             // of model.parameters
+    float *gradients;              // (parameter_count), laid out like model.parameters
+    Weights dweights;              // pointers into gradients
+    float *exp_avg, *exp_avg_sq;   // AdamW's m and v, likewise
+    Activations activations;       // of one micro-batch
+    BackwardScratch scratch;
+    Dataset data, val;
+    bool has_val;
+    const char *tokenizer;         // folder whose tokenizer goes into checkpoints; "" if there is none
+    size_t T, B, global_batch;     // tokens in a sequence, sequences in a micro-batch, in a step
+    int32_t *inputs, *targets;     // (global_batch / ranks, T): this rank's part of a step
+    uint64_t step, samples;        // steps done, samples read by all ranks so far
+    double peak_flops;             // of all ranks, measured at the start
+    FILE *log;                     // rank 0
+} Trainer;
+
+typedef struct {
+    double loss, grad_norm, lr, seconds, comm_seconds;
+    bool skipped;
+} StepResult;
+
+static double seconds_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+// Reads `count` samples that stand at `position` in the order of the data; inputs, targets: (count, T).
+static bool read_samples(const Dataset *data, uint64_t seed, bool shuffle, uint64_t position, size_t count, size_t T,
+                         size_t vocab_size, int32_t *inputs, int32_t *targets, Error *e) {
+    int32_t *sample = malloc((T + 1) * sizeof *sample);
+    bool ok = sample || fail(e, "no memory for a sequence of %zu tokens", T);
+    for (size_t i = 0; i < count && ok; i++) {
+        ok = dataset_read(data, dataset_order(data, seed, shuffle, position + i), vocab_size, sample, e);
+        if (ok) {
+            memcpy(inputs + i * T, sample, T * sizeof *sample);
+            memcpy(targets + i * T, sample + 1, T * sizeof *sample);
+        }
+    }
+    free(sample);
+    return ok;
+}
+
+// One step: gradients of the global batch, clipped, applied. A step whose loss or gradients are not finite changes
+// nothing. False on all ranks, with the reason printed, if the data could not be read.
+static bool train_step(Trainer *t, StepResult *s) {
+    const Options *o = t->options;
+    World *w = t->world;
+    Error e;
+    double start = seconds_now(), loss = 0;
+    size_t local = t->global_batch / (size_t)w->size;
+    w->comm_seconds = 0;
+    bool ok = read_samples(&t->data, o->seed, o->shuffle, t->samples + (size_t)w->rank * local, local, t->T,
+                           t->model.config.vocab_size, t->inputs, t->targets, &e);
+    if (!world_check(w, ok, &e)) {
+        return false;
+    }
+    memset(t->gradients, 0, t->model.parameter_count * sizeof(float));
+    float dloss = 1 / (float)(t->global_batch * t->T);
+    for (size_t i = 0; i < local; i += t->B) {
+        forward_backward(&t->model, &t->dweights, &t->activations, &t->scratch, t->inputs + i * t->T,
+                         t->targets + i * t->T, dloss, t->B, t->T);
+        for (size_t r = 0; r < t->B * t->T; r++) {
+            loss += (double)t->activations.losses[r];
+        }
+    }
+    all_reduce_floats(w, t->gradients, t->model.parameter_count);
+    s->loss = all_reduce_double(w, loss) / ((double)t->global_batch * (double)t->T);
+    s->grad_norm = sqrt(t->model.kernels->sum_of_squares(t->gradients, t->model.parameter_count));
+    s->lr = learning_rate(o, t->step + 1);
+    s->skipped = !isfinite(s->loss) || !isfinite(s->grad_norm);
+    if (!s->skipped) {
+        double grad_scale = o->clip > 0 && s->grad_norm > o->clip ? o->clip / s->grad_norm : 1;
+        update(&t->model, t->views, t->gradients, t->exp_avg, t->exp_avg_sq, o, s->lr, grad_scale, t->step + 1);
+    }
+    t->step++;
+    t->samples += t->global_batch;
+    s->seconds = seconds_now() - start;
+    s->comm_seconds = w->comm_seconds;
+    return true;
+}
+
+// Mean token loss of the first `count` samples of `data`, shared out over the ranks. False on all ranks, with the reason
+// printed, on failure. inputs, targets: (B, T) scratch.
+static bool evaluate(World *w, const Model *m, Activations *a, const Dataset *data, uint64_t count, size_t B, size_t T,
+                     int32_t *inputs, int32_t *targets, double *loss) {
+    Error e;
+    bool ok = true;
+    double sum = 0;
+    uint64_t end = count * (uint64_t)(w->rank + 1) / (uint64_t)w->size;
+    for (uint64_t i = count * (uint64_t)w->rank / (uint64_t)w->size; i < end && ok;) {
+        size_t now = end - i < B ? (size_t)(end - i) : B;
+        ok = read_samples(data, 0, false, i, now, T, m->config.vocab_size, inputs, targets, &e);
+        if (ok) {
+            sum += forward_loss(m, a, inputs, targets, now, T);
+        }
+        i += now;
+    }
+    *loss = all_reduce_double(w, sum) / ((double)count * (double)T);
+    return world_check(w, ok, &e);
+}
+
+// How many samples an eval of `batches` global batches takes; 0 means all there are.
+static uint64_t eval_samples(const Dataset *data, uint64_t batches, uint64_t global_batch) {
+    uint64_t wanted = batches * global_batch;
+    return wanted == 0 || wanted > data->samples ? data->samples : wanted;
+}
+
+// Floating-point operations of training on one token: 6 per weight of a matrix product (forward 2, backward 4; the
+// output head is one), and 6 T C per layer for attention's two products over the T / 2 tokens before it on average.
+static double flops_per_token(const ModelConfig *c, size_t T) {
+    double C = (double)c->channels, L = (double)c->layers, V = (double)c->vocab_size;
+    return 6 * (12 * L * C * C + V * C) + 6 * L * (double)T * C;
+}
+
+// Multiply-adds that one thread has in flight below: enough to fill both FMA pipes at the widest vectors compiled for.
+#ifdef __AVX512F__
+enum { PEAK_LANES = 192 };
+#else
+enum { PEAK_LANES = 96 };
+#endif
+
+// Adds to x (PEAK_LANES) `rounds` times; returns what keeps the compiler from leaving it out.
+static float multiply_add_rounds(size_t rounds, float factor) {
+    float x[PEAK_LANES], sum = 0;
+    for (size_t i = 0; i < PEAK_LANES; i++) {
+        x[i] = (float)i;
+    }
+    for (size_t round = 0; round < rounds; round++) {
+        for (size_t i = 0; i < PEAK_LANES; i++) {
+            x[i] = x[i] * factor + 1;
+        }
+    }
+    for (size_t i = 0; i < PEAK_LANES; i++) {
+        sum += x[i];
+    }
+    return sum;
+}
+
+// Collective: FLOP/s of single-precision multiply-adds in registers, all threads of all ranks at once: the peak that MFU
+// is a share of. The best of five short runs.
+static double measure_peak_flops(void) {
+    enum { ROUNDS = 200000 };
+    double best = 0, total;
+    volatile float sink = 0;
+    for (int run = 0; run < 5; run++) {
+        float sum = 0;
+        MPI_Barrier(MPI_COMM_WORLD);
+        double start = seconds_now();
+#pragma omp parallel reduction(+ : sum)
+        sum += multiply_add_rounds(ROUNDS, 0.5f);
+        double rate = 2.0 * PEAK_LANES * ROUNDS * omp_get_max_threads() / (seconds_now() - start);
+        sink += sum;
+        best = rate > best ? rate : best;
+    }
+    MPI_Allreduce(&best, &total, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
+    return total;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Log: OUT/log.jsonl, one object a line, on disk before the next step begins
+
+static bool log_line(Trainer *t, JsonWriter *json, Error *e) {
+    json_append(json, "\n", 1);
+    bool ok = !json->failed && fwrite(json->data, 1, json->length, t->log) == json->length && fflush(t->log) == 0;
+    ok = ok || fail(e, "%s/log.jsonl: cannot be written: %s", t->options->out, strerror(errno));
+    free(json->data);
+    *json = (JsonWriter){0};
+    return ok;
+}
+
+// All options of `train` as one object.
+static void write_options(JsonWriter *json, const Options *o) {
+    json_open(json, "options", '{');
+    for (size_t i = 0; i < OPTION_COUNT; i++) {
+        const OptionSpec *spec = &option_specs[i];
+        const char *field = (const char *)o + spec->offset;
+        if (!(spec->commands & TRAIN)) {
+            continue;
+        }
+        if (spec->type == OPTION_WHOLE) {
+            json_put_uint(json, spec->name, *(const uint64_t *)(const void *)field);
+        } else if (spec->type == OPTION_REAL) {
+            json_put_double(json, spec->name, *(const double *)(const void *)field);
+        } else if (*(const char *const *)(const void *)field) {
+            json_put_string(json, spec->name, *(const char *const *)(const void *)field);
+        } else {
+            json_put_null(json, spec->name);
+        }
+    }
+    json_close(json, '}');
+}
+
+static void write_dataset(JsonWriter *json, const char *key, const Dataset *d) {
+    json_open(json, key, '{');
+    json_put_string(json, "path", d->path);
+    json_put_uint(json, "tokens", d->tokens);
+    json_put_uint(json, "samples", d->samples);
+    if (d->bin_hash[0]) {
+        json_put_string(json, "sha256", d->bin_hash);
+    }
+    if (d->tokenizer_hash[0]) {
+        json_put_string(json, "tokenizer_sha256", d->tokenizer_hash);
+    }
+    json_close(json, '}');
+}
+
+// What is running: the log's first line, and a line of restarts.jsonl for each time the run was taken up again.
+static void write_run(JsonWriter *json, const Trainer *t) {
+    json_open(json, NULL, '{');
+    json_put_string(json, "program", "train_gpt");
+    json_put_string(json, "git_revision", GIT_REVISION);
+    json_put_string(json, "compiler", __VERSION__);
+    json_put_string(json, "compiler_flags", COMPILER_FLAGS);
+    json_put_string(json, "kernels", t->model.kernels->name);
+    json_put_uint(json, "ranks", (uint64_t)t->world->size);
+    json_put_uint(json, "threads", (uint64_t)omp_get_max_threads());
+    json_put_uint(json, "from_step", t->step);
+    json_put_uint(json, "parameters", t->model.parameter_count);
+    json_put_uint(json, "vocab_size", t->model.config.vocab_size);
+    json_put_uint(json, "layers", t->model.config.layers);
+    json_put_uint(json, "heads", t->model.config.heads);
+    json_put_uint(json, "channels", t->model.config.channels);
+    json_put_uint(json, "seq_len", t->T);
+    json_put_uint(json, "global_batch", t->global_batch);
+    json_put_double(json, "peak_flops", t->peak_flops);
+    write_dataset(json, "data", &t->data);
+    if (t->has_val) {
+        write_dataset(json, "val_data", &t->val);
+    }
+    write_options(json, t->options);
+    json_close(json, '}');
+}
+
+static bool log_run(Trainer *t, Error *e) {
+    JsonWriter json = {0};
+    write_run(&json, t);
+    return log_line(t, &json, e);
+}
+
+static bool log_step(Trainer *t, const StepResult *s, Error *e) {
+    JsonWriter json = {0};
+    double tokens = (double)t->global_batch * (double)t->T;
+    json_open(&json, NULL, '{');
+    json_put_uint(&json, "step", t->step);
+    json_put_double(&json, "loss", s->loss);
+    json_put_double(&json, "grad_norm", s->grad_norm);
+    json_put_double(&json, "lr", s->lr);
+    json_put_uint(&json, "tokens", t->samples * t->T);
+    json_put_double(&json, "step_ms", 1e3 * s->seconds);
+    json_put_double(&json, "tokens_per_s", tokens / s->seconds);
+    json_put_double(&json, "mfu", tokens * flops_per_token(&t->model.config, t->T) / s->seconds / t->peak_flops);
+    json_put_bool(&json, "skipped", s->skipped);
+    if (t->world->size > 1) {
+        json_put_double(&json, "comm_ms", 1e3 * s->comm_seconds);
+    }
+    json_close(&json, '}');
+    return log_line(t, &json, e);
+}
+
+static bool log_eval(Trainer *t, double val_loss, Error *e) {
+    JsonWriter json = {0};
+    json_open(&json, NULL, '{');
+    json_put_uint(&json, "step", t->step);
+    json_put_double(&json, "val_loss", val_loss);
+    json_close(&json, '}');
+    return log_line(t, &json, e);
+}
+
+// True if a line of the log belongs to the part of the run up to `step`: whole, and of no later step.
+static bool log_line_kept(const char *line, size_t length, uint64_t step) {
+    JsonDocument document;
+    uint64_t of_step;
+    if (!json_parse(&document, line, length, "log.jsonl", &(Error){0})) {
+        return false;
+    }
+    const Json *node = json_get(document.root, "step");
+    bool kept = document.root->kind == JSON_OBJECT && (!node || (json_uint(node, &of_step) && of_step <= step));
+    json_free(&document);
+    return kept;
+}
+
+// Cuts the log back to the checkpoint at t->step: the steps after it are about to be done again. The new file replaces
+// the old one only when it is whole.
+static bool log_cut(const char *path, uint64_t step, Error *e) {
+    char temporary[PATH_LIMIT], hash[65];
+    size_t length;
+    OutputFile file;
+    if (access(path, F_OK)) {
+        return true;
+    }
+    char *text = read_file(path, SIZE_MAX - 1, &length, e);
+    if (!text || !path_format_(temporary, e, "%s.new", path) || !output_open(&file, temporary, e)) {
+        free(text);
+        return false;
+    }
+    bool ok = true;
+    for (char *line = text, *end; ok && (end = memchr(line, '\n', length - (size_t)(line - text))); line = end + 1) {
+        if (log_line_kept(line, (size_t)(end - line), step)) {
+            ok = output_write(&file, line, (size_t)(end - line) + 1, e);
+        }
+    }
+    free(text);
+    ok = output_close(&file, hash, ok ? e : &(Error){0}) && ok;
+    return ok && (!rename(temporary, path) || fail(e, "%s: cannot be replaced: %s", path, strerror(errno)));
+}
+
+// Moves a log that no checkpoint belongs to out of the way: log.jsonl becomes log-1.jsonl, or the next free number.
+static bool log_set_aside(const char *out, const char *path, Error *e) {
+    char aside[PATH_LIMIT];
+    int n = 1;
+    do {
+        if (!path_format_(aside, e, "%s/log-%d.jsonl", out, n++)) {
+            return false;
+        }
+    } while (!access(aside, F_OK));
+    return access(path, F_OK) || !rename(path, aside) ||
+           fail(e, "%s: cannot be renamed to %s: %s", path, aside, strerror(errno));
+}
+
+// Opens the log for the run to come: a new one with its first line, or the old one cut back, and a note of the restart.
+static bool log_open(Trainer *t, bool resumed, Error *e) {
+    char path[PATH_LIMIT], restarts[PATH_LIMIT];
+    if (!path_format_(path, e, "%s/log.jsonl", t->options->out) ||
+        !path_format_(restarts, e, "%s/restarts.jsonl", t->options->out)) {
+        return false;
+    }
+    if (resumed ? !log_cut(path, t->step, e) : !log_set_aside(t->options->out, path, e)) {
+        return false;
+    }
+    bool exists = resumed && access(path, F_OK) == 0;
+    if (exists) {
+        t->log = fopen(restarts, "a");
+        bool ok = t->log ? log_run(t, e) : fail(e, "%s: cannot be written: %s", restarts, strerror(errno));
+        if (t->log) {
+            fclose(t->log);
+        }
+        if (!ok) {
+            return false;
+        }
+    }
+    t->log = fopen(path, "a");
+    if (!t->log) {
+        return fail(e, "%s: cannot be written: %s", path, strerror(errno));
+    }
+    return exists || log_run(t, e);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Saving and resuming
+
+// README.md of a checkpoint: what the model is and how it came about.
+static void write_model_card(JsonWriter *w, const Trainer *t) {
+    char text[4 * PATH_LIMIT];
+    const ModelConfig *c = &t->model.config;
+    const Options *o = t->options;
+    snprintf(text, sizeof text,
+             "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n# GPT-2 language model, %zu parameters\n\n"
+             "Trained from %s by train_gpt (revision %s).\n\n"
+             "| | |\n| --- | --- |\n| layers, channels, heads | %zu, %zu, %zu |\n| vocabulary | %zu |\n"
+             "| context | %zu tokens |\n| step | %llu of %llu |\n| tokens seen | %llu |\n"
+             "| global batch | %zu sequences of %zu tokens |\n"
+             "| AdamW | lr %g to %g (%s, %llu warm-up steps), betas %g %g, weight decay %g, clip %g |\n"
+             "| training data | %s, %llu tokens%s%s |\n| precision | FP32 |\n",
+             t->model.parameter_count, o->init ? o->init : "random weights", GIT_REVISION, c->layers, c->channels,
+             c->heads, c->vocab_size, c->seq_len, (unsigned long long)t->step, (unsigned long long)o->steps,
+             (unsigned long long)(t->samples * t->T), t->global_batch, t->T, o->lr, o->min_lr, o->schedule,
+             (unsigned long long)o->warmup_steps, o->beta1, o->beta2, o->weight_decay, o->clip, t->data.path,
+             (unsigned long long)t->data.tokens, t->data.bin_hash[0] ? ", SHA-256 " : "", t->data.bin_hash);
+    json_append(w, text, strlen(text));
+}
+
+static void write_trainer_state(JsonWriter *json, const Trainer *t) {
+    json_open(json, NULL, '{');
+    json_put_uint(json, "format", 1);
+    json_put_uint(json, "step", t->step);
+    json_put_uint(json, "samples", t->samples);
+    json_put_uint(json, "seed", t->options->seed);
+    json_put_uint(json, "shuffle", t->options->shuffle);
+    json_put_uint(json, "seq_len", t->T);
+    write_dataset(json, "data", &t->data);
+    write_options(json, t->options);
+    json_close(json, '}');
+}
+
+// Views of AdamW's two arrays under the names they have in the optimizer file: 2 * tensor_count of them.
+static TensorView *optimizer_views(const Trainer *t) {
+    TensorView *views = malloc(2 * t->model.tensor_count * sizeof *views);
+    if (views) {
+        tensor_views(&t->model.config, t->exp_avg, "exp_avg.", views);
+        tensor_views(&t->model.config, t->exp_avg_sq, "exp_avg_sq.", views + t->model.tensor_count);
+    }
+    return views;
+}
+
+static bool add_tokenizer_files(CheckpointWriter *w, const char *directory, Error *e) {
+    static const char *names[] = {"tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"};
+    char path[PATH_LIMIT];
+    for (size_t i = 0; i < sizeof names / sizeof *names && directory[0]; i++) {
+        if (!path_format_(path, e, "%s/%s", directory, names[i]) ||
+            (!access(path, F_OK) && !checkpoint_add_copy(w, directory, names[i], e))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool add_checkpoint_files(CheckpointWriter *w, const Trainer *t, Error *e) {
+    JsonWriter config = {.indent = 2}, generation = {.indent = 2}, state = {.indent = 2}, card = {0};
+    config_write(&config, &t->model.config);
+    generation_config_write(&generation, &t->model.config);
+    write_trainer_state(&state, t);
+    write_model_card(&card, t);
+    bool ok = checkpoint_add_json(w, "config.json", &config, e);
+    ok = checkpoint_add_json(w, "generation_config.json", &generation, ok ? e : &(Error){0}) && ok;
+    ok = checkpoint_add_json(w, "trainer_state.json", &state, ok ? e : &(Error){0}) && ok;
+    ok = checkpoint_add_json(w, "README.md", &card, ok ? e : &(Error){0}) && ok;
+    TensorView *optimizer = optimizer_views(t);
+    ok = ok && (optimizer || fail(e, "no memory to save a checkpoint"));
+    ok = ok && add_tokenizer_files(w, t->tokenizer, e) &&
+         checkpoint_add_tensors(w, "model.safetensors", t->views, t->model.tensor_count, e) &&
+         checkpoint_add_tensors(w, "optimizer-00000.safetensors", optimizer, 2 * t->model.tensor_count, e);
+    free(optimizer);
+    return ok;
+}
+
+// Rank 0: writes OUT/step-NNNNNN and removes checkpoints beyond the newest --keep.
+static bool write_checkpoint(Trainer *t, Error *e) {
+    CheckpointWriter w;
+    uint64_t *steps;
+    size_t count;
+    if (fsync(fileno(t->log))) {
+        return fail(e, "%s/log.jsonl: cannot be written: %s", t->options->out, strerror(errno));
+    }
+    if (!checkpoint_begin(&w, t->options->out, t->step, e)) {
+        return false;
+    }
+    if (!add_checkpoint_files(&w, t, e) || !checkpoint_commit(&w, e)) {
+        checkpoint_abort(&w);
+        return false;
+    }
+    if (t->options->keep > 0 && checkpoint_list(t->options->out, &steps, &count, e)) {
+        for (size_t i = t->options->keep; i < count; i++) {
+            checkpoint_remove(t->options->out, steps[i]);
+        }
+        free(steps);
+    }
+    return true;
+}
+
+// Collective: all ranks must hold the same weights, or something is broken (a kernel, a network, a memory): then nothing
+// is saved. Rank 0 writes.
+static bool save_checkpoint(Trainer *t) {
+    Error e = {0};
+    double mine = t->model.kernels->sum_of_squares(t->model.parameters, t->model.parameter_count), low, high;
+    MPI_Allreduce(&mine, &low, 1, MPI_DOUBLE, MPI_MIN, MPI_COMM_WORLD);
+    MPI_Allreduce(&mine, &high, 1, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
+    bool ok = low == high || fail(&e, "the ranks' weights differ at step %llu: the last checkpoint is to be trusted, this "
+                                      "state is not saved",
+                                  (unsigned long long)t->step);
+    if (ok && t->world->rank == 0) {
+        ok = write_checkpoint(t, &e);
+    }
+    if (!world_check(t->world, ok, &e)) {
+        return false;
+    }
+    if (t->world->rank == 0) {
+        printf("saved %s/step-%06llu\n", t->options->out, (unsigned long long)t->step);
+    }
+    return true;
+}
+
+// What must be the same when a run is taken up again, or it would be another run.
+static bool state_matches(const Json *state, const char *path, const Trainer *t, Error *e) {
+    const struct {
+        const char *key, *option;
+        uint64_t now;
+    } same[] = {{"seed", "--seed", t->options->seed},
+                {"shuffle", "--shuffle", t->options->shuffle},
+                {"seq_len", "--seq-len", t->T}};
+    const Json *data = json_get(state, "data");
+    const char *hash = json_string(json_get(data, "sha256"));
+    uint64_t value;
+    for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
+        if (!json_uint(json_get(state, same[i].key), &value)) {
+            return fail(e, "%s: has no \"%s\"", path, same[i].key);
+        }
+        if (value != same[i].now) {
+            return fail(e, "%s: the run was started with %s %llu, not %llu; give that, or another --out for a new run",
+                        path, same[i].option, (unsigned long long)value, (unsigned long long)same[i].now);
+        }
+    }
+    if (!json_uint(json_get(data, "tokens"), &value) || value != t->data.tokens ||
+        (hash && t->data.bin_hash[0] && strcmp(hash, t->data.bin_hash))) {
+        return fail(e, "%s: the run was started on other data than %s; give that, or another --out for a new run", path,
+                    t->data.path);
+    }
+    return true;
+}
+
+static bool load_state(Trainer *t, const char *directory, Error *e) {
+    char path[PATH_LIMIT];
+    JsonDocument state;
+    if (!path_format_(path, e, "%s/trainer_state.json", directory)) {
+        return false;
+    }
+    if (!json_parse_file(&state, path, 1 << 20, e)) {
+        return false;
+    }
+    bool ok = json_uint(json_get(state.root, "step"), &t->step) && json_uint(json_get(state.root, "samples"), &t->samples);
+    ok = ok || fail(e, "%s: has no \"step\" or \"samples\"", path);
+    ok = ok && state_matches(state.root, path, t, e);
+    json_free(&state);
+    return ok;
+}
+
+static bool load_optimizer(Trainer *t, const char *directory, Error *e) {
+    char path[PATH_LIMIT];
+    Safetensors file;
+    TensorView *views = optimizer_views(t);
+    bool ok = views || fail(e, "no memory to load the optimizer");
+    ok = ok && path_format_(path, e, "%s/optimizer-00000.safetensors", directory) && safetensors_open(&file, path, e);
+    if (!ok) {
+        free(views);
+        return false;
+    }
+    for (size_t i = 0; i < 2 * t->model.tensor_count && ok; i++) {
+        const SafetensorsEntry *entry = safetensors_find(&file, views[i].name);
+        ok = entry ? safetensors_read(&file, entry, &views[i], e)
+                   : fail(e, "%s: has no tensor \"%s\"", path, views[i].name);
+    }
+    safetensors_close(&file);
+    free(views);
+    return ok;
+}
+
+static bool same_shape(const ModelConfig *a, const ModelConfig *b) {
+    return a->vocab_size == b->vocab_size && a->seq_len == b->seq_len && a->channels == b->channels &&
+           a->layers == b->layers && a->heads == b->heads;
+}
+
+// Loads a checkpoint that has been verified.
+static bool load_checkpoint(Trainer *t, const char *directory, Error *e) {
+    ModelConfig config;
+    if (!config_load(directory, &config, e)) {
+        return false;
+    }
+    if (!same_shape(&config, &t->model.config)) {
+        return fail(e, "%s: is a model of %zu layers, %zu channels, %zu heads, %zu tokens, vocabulary %zu; give the same "
+                       "options, or another --out for a new run",
+                    directory, config.layers, config.channels, config.heads, config.seq_len, config.vocab_size);
+    }
+    return load_state(t, directory, e) && weights_load(directory, t->views, t->model.tensor_count, e) &&
+           load_optimizer(t, directory, e);
+}
+
+// Rank 0: loads the newest whole checkpoint of OUT, telling of broken ones that it passes over. *resumed says whether
+// there was one. Checkpoints of which none is whole are an error: training must not silently begin anew.
+static bool resume(Trainer *t, bool *resumed, Error *e) {
+    const char *out = t->options->out;
+    uint64_t *steps;
+    size_t count;
+    *resumed = false;
+    if (!checkpoint_list(out, &steps, &count, e)) {
+        return false;
+    }
+    if (count > 0 && !strcmp(t->options->resume, "none")) {
+        fail(e, "%s: already holds a run, up to step %llu; use --resume auto to go on, or another --out", out,
+             (unsigned long long)steps[0]);
+        free(steps);
+        return false;
+    }
+    bool ok = true;
+    size_t i = 0;
+    for (; i < count; i++) {
+        char directory[PATH_LIMIT];
+        if (path_format_(directory, e, "%s/step-%06llu", out, (unsigned long long)steps[i]) &&
+            checkpoint_verify(directory, true, e)) {
+            ok = load_checkpoint(t, directory, e);
+            *resumed = ok;
+            break;
+        }
+        printf("warning: %s\n", e->text);
+    }
+    if (count > 0 && i == count) {
+        ok = fail(e, "%s: none of its %zu checkpoints is whole; remove them to begin anew", out, count);
+    }
+    free(steps);
+    return ok;
+}
+
+// Rank 0: makes OUT with its parents and takes the lock that keeps a second run from writing there. The lock goes with
+// the process.
+static bool claim_out(const char *out, Error *e) {
+    char path[PATH_LIMIT];
+    if (!path_format_(path, e, "%s", out)) {
+        return false;
+    }
+    for (char *slash = strchr(path + 1, '/');; slash = strchr(slash + 1, '/')) {
+        if (slash) {
+            *slash = 0;
+        }
+        if (mkdir(path, 0777) && errno != EEXIST) {
+            return fail(e, "%s: cannot be made: %s", path, strerror(errno));
+        }
+        if (!slash) {
+            break;
+        }
+        *slash = '/';
+    }
+    int directory = open(out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (directory < 0) {
+        return fail(e, "%s: is not a folder that can be written to: %s", out, strerror(errno));
+    }
+    if (flock(directory, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) {
+        close(directory);
+        return fail(e, "%s: another run is writing there", out);
+    }
+    return true;
+}
+
+// Collective: weights, optimizer and position from the newest checkpoint, or from --init, or new.
+static bool prepare_state(Trainer *t) {
+    Error e = {0};
+    World *w = t->world;
+    const Options *o = t->options;
+    uint64_t resumed_step_samples[3] = {0};
+    bool ok = true, resumed = false;
+    model_initialize(&t->model, o->seed, (float)o->init_std, t->views);
+    if (w->rank == 0) {
+        ok = claim_out(o->out, &e) && resume(t, &resumed, &e);
+        if (ok && !resumed && o->init) {
+            ok = checkpoint_verify(o->init, false, &e) && weights_load(o->init, t->views, t->model.tensor_count, &e);
+        }
+        ok = ok && log_open(t, resumed, &e);
+        memcpy(resumed_step_samples, (uint64_t[]){resumed, t->step, t->samples}, sizeof resumed_step_samples);
+    }
+    if (!world_check(w, ok, &e)) {
+        return false;
+    }
+    broadcast(resumed_step_samples, sizeof resumed_step_samples);
+    t->step = resumed_step_samples[1];
+    t->samples = resumed_step_samples[2];
+    size_t bytes = t->model.parameter_count * sizeof(float);
+    if (resumed_step_samples[0] || o->init) {
+        broadcast(t->model.parameters, bytes);
+    }
+    if (resumed_step_samples[0]) {
+        broadcast(t->exp_avg, bytes);
+        broadcast(t->exp_avg_sq, bytes);
+    }
+    if (w->rank == 0 && resumed) {
+        printf("resumed from %s/step-%06llu\n", o->out, (unsigned long long)t->step);
+    }
+    return true;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The loop itself
+
+static void print_step(const Trainer *t, const StepResult *s, double seconds_left) {
+    double tokens = (double)t->global_batch * (double)t->T;
+    long left = (long)(seconds_left + 0.5);
+    printf("step %llu/%llu | loss %.4f | norm %.3f | lr %.2e | %.0f tokens/s | MFU %.1f %% | left %ld:%02ld:%02ld%s\n",
+           (unsigned long long)t->step, (unsigned long long)t->options->steps, s->loss, s->grad_norm, s->lr,
+           tokens / s->seconds,
+           100 * tokens * flops_per_token(&t->model.config, t->T) / s->seconds / t->peak_flops, left / 3600,
+           left / 60 % 60, left % 60, s->skipped ? " | SKIPPED: not finite" : "");
+}
+
+// Collective: validation loss at t->step, printed and logged.
+static bool run_eval(Trainer *t) {
+    Error e = {0};
+    double loss;
+    uint64_t count = eval_samples(&t->val, t->options->eval_batches, t->global_batch);
+    if (!evaluate(t->world, &t->model, &t->activations, &t->val, count, t->B, t->T, t->inputs, t->targets, &loss)) {
+        return false;
+    }
+    bool ok = t->world->rank != 0 || log_eval(t, loss, &e);
+    if (t->world->rank == 0) {
+        printf("step %llu | validation loss %.4f | perplexity %.2f\n", (unsigned long long)t->step, loss, exp(loss));
+    }
+    return world_check(t->world, ok, &e);
+}
+
+static bool train_loop(Trainer *t) {
+    const Options *o = t->options;
+    Error e = {0};
+    double start = seconds_now();
+    uint64_t first = t->step;
+    bool evals = t->has_val && o->eval_every > 0;
+    if (evals && t->step == 0 && !run_eval(t)) {
+        return false;
+    }
+    while (t->step < o->steps) {
+        StepResult s;
+        if (!train_step(t, &s)) {
+            return false;
+        }
+        bool ok = t->world->rank != 0 || log_step(t, &s, &e);
+        if (t->world->rank == 0) {
+            double per_step = (seconds_now() - start) / (double)(t->step - first);
+            print_step(t, &s, per_step * (double)(o->steps - t->step));
+        }
+        if (!world_check(t->world, ok, &e)) {
+            return false;
+        }
+        bool last = t->step == o->steps;
+        if (evals && (t->step % o->eval_every == 0 || last) && !run_eval(t)) {
+            return false;
+        }
+        if (o->save_every > 0 && (t->step % o->save_every == 0 || last) && !save_checkpoint(t)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// =====================================================================================================================
+// Command: train
+
+// GPT-2 sizes (Radford et al. 2019), GPT-3's 1.3B (Brown et al. 2020), and those that Fugaku-LLM ran.
+static const struct {
+    const char *name;
+    size_t layers, channels, heads, seq_len;
+} named_models[] = {
+    {"124m", 12, 768, 12, 1024},  {"350m", 24, 1024, 16, 1024}, {"774m", 36, 1280, 20, 1024},
+    {"1.3b", 24, 2048, 32, 1024}, {"1.5b", 48, 1600, 25, 1024}, {"13b", 40, 5184, 36, 2048},
+    {"30b", 48, 7168, 56, 2048},
+};
+enum { NAMED_MODELS = sizeof named_models / sizeof *named_models, GPT2_VOCAB_SIZE = 50257 };
+
+static const Kernels *choose_kernels(const char *name) {
+    static const Kernels *tables[] = {&kernels_ref};
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
+        if (!strcmp(tables[i]->name, name)) {
+            return tables[i];
+        }
+    }
+    return NULL; // the parser admits only the names above
+}
+
+// The model's shape by --model and the options that override it; 0 where neither says.
+static bool shape_from_options(const Options *o, ModelConfig *config, Error *e) {
+    *config = (ModelConfig){.end_of_document = -1};
+    for (size_t i = 0; o->model && i < NAMED_MODELS; i++) {
+        if (!strcmp(o->model, named_models[i].name)) {
+            config->layers = named_models[i].layers;
+            config->channels = named_models[i].channels;
+            config->heads = named_models[i].heads;
+            config->seq_len = named_models[i].seq_len;
+        }
+    }
+    if (o->model && config->layers == 0) {
+        return fail(e, "--model %s is unknown; the names are 124m 350m 774m 1.3b 1.5b 13b 30b", o->model);
+    }
+    config->layers = o->layers ? o->layers : config->layers;
+    config->channels = o->channels ? o->channels : config->channels;
+    config->heads = o->heads ? o->heads : config->heads;
+    config->seq_len = o->seq_len ? o->seq_len : config->seq_len;
+    return true;
+}
+
+// Impossible combinations of options, found before anything is opened.
+static bool check_train_options(const Options *o, int ranks, Error *e) {
+    ModelConfig c;
+    uint64_t multiple = o->micro_batch * (uint64_t)ranks;
+    if (!o->data || !o->out) {
+        return fail(e, "train needs %s", o->data ? "--out DIR" : "--data PATH");
+    }
+    if (!shape_from_options(o, &c, e)) {
+        return false;
+    }
+    if (o->init && (o->model || o->layers || o->heads || o->channels)) {
+        return fail(e, "--init takes the model's shape from its config.json: leave out --model, --layers, --heads, --channels");
+    }
+    if (!o->init && (!c.layers || !c.channels || !c.heads || !c.seq_len)) {
+        return fail(e, "train needs --model NAME, or all of --layers, --heads, --channels, --seq-len, or --init DIR");
+    }
+    if (!o->init && c.channels % c.heads) {
+        return fail(e, "--channels %zu does not divide by --heads %zu", c.channels, c.heads);
+    }
+    if (o->global_batch % multiple) {
+        return fail(e, "--global-batch %llu does not divide into micro-batches of %llu on %d rank%s: it must be a multiple "
+                       "of %llu",
+                    (unsigned long long)o->global_batch, (unsigned long long)o->micro_batch, ranks,
+                    ranks == 1 ? "" : "s", (unsigned long long)multiple);
+    }
+    if (o->min_lr > o->lr) {
+        return fail(e, "--min-lr %g is larger than --lr %g", o->min_lr, o->lr);
+    }
+    if (o->warmup_steps > o->steps) {
+        return fail(e, "--warmup-steps %llu is more than --steps %llu", (unsigned long long)o->warmup_steps,
+                    (unsigned long long)o->steps);
+    }
+    return true;
+}
+
+// The vocabulary is the tokenizer's of the data; bare shards do not know theirs.
+static bool choose_vocab_size(const Options *o, const Dataset *data, ModelConfig *config, Error *e) {
+    if (data->vocab_size && o->vocab_size && o->vocab_size != data->vocab_size) {
+        return fail(e, "--vocab-size %llu: the tokenizer of %s has %zu words; leave the option out",
+                    (unsigned long long)o->vocab_size, o->data, data->vocab_size);
+    }
+    config->vocab_size = data->vocab_size ? data->vocab_size : o->vocab_size ? o->vocab_size
+                                                             : o->model      ? GPT2_VOCAB_SIZE
+                                                                             : 0;
+    if (config->vocab_size == 0) {
+        return fail(e, "%s does not say how many words its vocabulary has: give --vocab-size N", o->data);
+    }
+    return true;
+}
+
+// Shape of the model that is to be trained; T is the length of its training sequences.
+static bool choose_config(const Options *o, const Dataset *data, ModelConfig *config, Error *e) {
+    if (!o->init) {
+        return shape_from_options(o, config, e) && choose_vocab_size(o, data, config, e);
+    }
+    size_t needed = data->vocab_size ? data->vocab_size : o->vocab_size;
+    if (!config_load(o->init, config, e)) {
+        return false;
+    }
+    if (needed > config->vocab_size) {
+        return fail(e, "%s: has a vocabulary of %zu, too small for the %zu words of %s", o->init, config->vocab_size,
+                    needed, o->data);
+    }
+    return o->seq_len <= config->seq_len || fail(e, "--seq-len %llu is more than the %zu positions of %s",
+                                                 (unsigned long long)o->seq_len, config->seq_len, o->init);
+}
+
+// The tokenizer that goes into checkpoints, and with it the token that ends a document.
+static bool choose_tokenizer(Trainer *t, ModelConfig *config, Error *e) {
+    const Options *o = t->options;
+    char path[PATH_LIMIT];
+    t->tokenizer = t->data.tokenizer;
+    if (!t->tokenizer[0] && o->init) {
+        if (!path_format_(path, e, "%s/tokenizer.json", o->init)) {
+            return false;
+        }
+        t->tokenizer = access(path, F_OK) ? "" : o->init;
+    }
+    if (t->data.tokenizer[0]) {
+        Tokenizer tokenizer;
+        if (!tokenizer_load(&tokenizer, t->tokenizer, e)) {
+            return false;
+        }
+        config->end_of_document = tokenizer.end_of_document;
+        tokenizer_free(&tokenizer);
+    } else if (!o->init && config->vocab_size == GPT2_VOCAB_SIZE) {
+        config->end_of_document = GPT2_VOCAB_SIZE - 1;
+    }
+    return true;
+}
+
+static bool open_datasets(Trainer *t, size_t T, Error *e) {
+    const Options *o = t->options;
+    const char *val = o->val_data ? o->val_data : o->data;
+    if (!dataset_open(&t->data, o->data, "train", T, e)) {
+        return false;
+    }
+    if (o->eval_every > 0 && (o->val_data || dataset_has_split(val, "val"))) {
+        t->has_val = dataset_open(&t->val, val, "val", T, e);
+        return t->has_val;
+    }
+    return true;
+}
+
+// Opens the data and settles the model's shape; every rank does.
+static bool training_open(Trainer *t, ModelConfig *config, Error *e) {
+    const Options *o = t->options;
+    Dataset probe; // tells the vocabulary; --init tells the sequence length, which the real one is opened with
+    if (!dataset_open(&probe, o->data, "train", 1, e)) {
+        return false;
+    }
+    bool ok = choose_config(o, &probe, config, e);
+    dataset_close(&probe);
+    t->T = o->seq_len ? o->seq_len : config->seq_len;
+    t->B = o->micro_batch;
+    t->global_batch = o->global_batch ? o->global_batch : o->micro_batch * (uint64_t)t->world->size;
+    return ok && open_datasets(t, t->T, e) && choose_tokenizer(t, config, e);
+}
+
+static bool training_allocate(Trainer *t, const ModelConfig *config, Error *e) {
+    size_t local = t->global_batch / (size_t)t->world->size;
+    if (!model_create(&t->model, config, choose_kernels(t->options->kernels), e) ||
+        !activations_create(&t->activations, config, t->B * t->T, true, e) ||
+        !backward_scratch_create(&t->scratch, config, t->B * t->T, e)) {
+        return false;
+    }
+    t->views = malloc(t->model.tensor_count * sizeof *t->views);
+    t->gradients = allocate_floats(t->model.parameter_count);
+    t->exp_avg = allocate_floats(t->model.parameter_count);
+    t->exp_avg_sq = allocate_floats(t->model.parameter_count);
+    t->inputs = malloc(local * t->T * sizeof *t->inputs);
+    t->targets = malloc(local * t->T * sizeof *t->targets);
+    if (!t->views || !t->gradients || !t->exp_avg || !t->exp_avg_sq || !t->inputs || !t->targets ||
+        !weights_over(config, t->gradients, &t->dweights)) {
+        return fail(e, "no memory for the gradients and the optimizer of %zu parameters: choose a smaller model",
+                    t->model.parameter_count);
+    }
+    return true;
+}
+
+static void training_free(Trainer *t) {
+    if (t->log) {
+        fclose(t->log);
+    }
+    dataset_close(&t->data);
+    dataset_close(&t->val);
+    model_free(&t->model);
+    activations_free(&t->activations);
+    free(t->scratch.data);
+    free(t->dweights.layers);
+    free(t->views);
+    free(t->gradients);
+    free(t->exp_avg);
+    free(t->exp_avg_sq);
+    free(t->inputs);
+    free(t->targets);
+}
+
+static void print_run(const Trainer *t) {
+    const ModelConfig *c = &t->model.config;
+    printf("model: %zu layers, %zu channels, %zu heads, vocabulary %zu, %zu parameters\n", c->layers, c->channels,
+           c->heads, c->vocab_size, t->model.parameter_count);
+    printf("data: %s, %llu tokens, %llu samples of %zu tokens\n", t->data.path, (unsigned long long)t->data.tokens,
+           (unsigned long long)t->data.samples, t->T);
+    if (t->has_val) {
+        printf("validation: %s, %llu tokens\n", t->val.path, (unsigned long long)t->val.tokens);
+    } else {
+        printf("validation: none\n");
+    }
+    printf("step: %zu sequences = %d rank%s x %zu micro-batch%s of %zu, %zu tokens; %.2f epochs in %llu steps\n",
+           t->global_batch, t->world->size, t->world->size == 1 ? "" : "s",
+           t->global_batch / (size_t)t->world->size / t->B,
+           t->global_batch / (size_t)t->world->size / t->B == 1 ? "" : "es", t->B, t->global_batch * t->T,
+           (double)t->global_batch * (double)t->options->steps / (double)t->data.samples,
+           (unsigned long long)t->options->steps);
+    printf("kernels: %s, measured peak %.1f GFLOP/s\n", t->model.kernels->name, 1e-9 * t->peak_flops);
+}
+
+static int command_train(World *w, const Options *o) {
+    Error e = {0};
+    ModelConfig config;
+    Trainer t = {.options = o, .world = w, .data.file = -1, .val.file = -1};
+    if (!world_check(w, check_train_options(o, w->size, &e), &e)) {
+        return EXIT_USAGE;
+    }
+    Placement placement = world_place(w);
+    bool ok = world_check(w, training_open(&t, &config, &e), &e);
+    ok = ok && world_check_root(w, w->rank != 0 || !o->verify_data ||
+                                    (dataset_verify(&t.data, &e) && (!t.has_val || dataset_verify(&t.val, &e))),
+                                &e);
+    ok = ok && world_check(w, training_allocate(&t, &config, &e), &e);
+    if (ok) {
+        world_print_placement(w, placement, stdout);
+        t.peak_flops = measure_peak_flops();
+        ok = prepare_state(&t);
+    }
+    if (ok && w->rank == 0) {
+        print_run(&t);
+    }
+    ok = ok && train_loop(&t);
+    training_free(&t);
+    return ok ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+// =====================================================================================================================
+// Command: eval
+
+// A model's folder: a hint if it is the run's folder that was given.
+static bool load_config_of(const char *directory, ModelConfig *config, Error *e) {
+    uint64_t *steps;
+    size_t count = 0;
+    char path[PATH_LIMIT];
+    Error unused;
+    if (!path_format_(path, e, "%s/config.json", directory)) {
+        return false;
+    }
+    if (access(path, F_OK) && checkpoint_list(directory, &steps, &count, &unused) && count > 0) {
+        fail(e, "%s: is a run, not a model: give one of its checkpoints, the newest is %s/step-%06llu", directory,
+             directory, (unsigned long long)steps[0]);
+        free(steps);
+        return false;
+    }
+    return config_load(directory, config, e);
+}
+
+// Collective: verifies and loads a model on rank 0 and shares it.
+static bool load_model(World *w, const char *directory, const char *kernels, Model *m) {
+    Error e = {0};
+    ModelConfig config;
+    bool ok = load_config_of(directory, &config, &e) && model_create(m, &config, choose_kernels(kernels), &e);
+    if (!world_check(w, ok, &e)) {
+        return false;
+    }
+    if (w->rank == 0) {
+        TensorView *views = malloc(m->tensor_count * sizeof *views);
+        ok = views || fail(&e, "no memory to load %s", directory);
+        if (ok) {
+            tensor_views(&config, m->parameters, "", views);
+            ok = checkpoint_verify(directory, false, &e) && weights_load(directory, views, m->tensor_count, &e);
+        }
+        free(views);
+    }
+    if (!world_check_root(w, ok, &e)) {
+        return false;
+    }
+    broadcast(m->parameters, m->parameter_count * sizeof(float));
+    return true;
+}
+
+static int command_eval(World *w, const Options *o) {
+    Error e = {0};
+    Model m = {0};
+    Activations a = {0};
+    Dataset data = {.file = -1};
+    double loss;
+    const char *path = o->val_data ? o->val_data : o->data;
+    bool ok = (o->checkpoint && path) || fail(&e, "eval needs %s", path ? "--checkpoint DIR" : "--data PATH");
+    if (!world_check(w, ok, &e)) {
+        return EXIT_USAGE;
+    }
+    world_place(w);
+    if (!load_model(w, o->checkpoint, o->kernels, &m)) {
+        model_free(&m);
+        return EXIT_FAILURE;
+    }
+    size_t T = o->seq_len ? o->seq_len : m.config.seq_len, B = o->micro_batch;
+    int32_t *inputs = malloc(B * T * sizeof *inputs), *targets = malloc(B * T * sizeof *targets);
+    ok = (inputs && targets) || fail(&e, "no memory for %zu sequences of %zu tokens", B, T);
+    ok = ok && (T <= m.config.seq_len || fail(&e, "--seq-len %zu is more than the %zu positions of %s", T,
+                                              m.config.seq_len, o->checkpoint));
+    ok = ok && dataset_open(&data, path, "val", T, &e) && activations_create(&a, &m.config, B * T, false, &e);
+    ok = ok && (w->rank != 0 || !o->verify_data || dataset_verify(&data, &e));
+    ok = world_check(w, ok, &e);
+    uint64_t count = ok ? eval_samples(&data, 0, 1) : 0;
+    ok = ok && evaluate(w, &m, &a, &data, count, B, T, inputs, targets, &loss);
+    if (ok && w->rank == 0) {
+        printf("loss %.6f\nperplexity %.4f\ntokens %llu of %s\n", loss, exp(loss), (unsigned long long)(count * T),
+               data.path);
+    }
+    free(inputs);
+    free(targets);
+    dataset_close(&data);
+    activations_free(&a);
+    model_free(&m);
+    return ok ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+// =====================================================================================================================
+// Command: generate
+
+typedef struct {
+    float logit;
+    int32_t token;
+} Candidate;
+
+// Most likely first; equal logits by token, so that the order is one.
+static int by_logit(const void *x, const void *y) {
+    const Candidate *a = x, *b = y;
+    return a->logit != b->logit ? (a->logit < b->logit ? 1 : -1) : (a->token > b->token) - (a->token < b->token);
+}
+
+// Draws the next token from logits (V): softmax at a temperature over the top_k most likely, of these the fewest that
+// make up top_p. `draw` is uniform in [0, 1). candidates: (V) scratch.
+static int32_t sample_token(const float *logits, size_t V, const Options *o, double draw, Candidate *candidates) {
+    for (size_t v = 0; v < V; v++) {
+        candidates[v] = (Candidate){logits[v], (int32_t)v};
+    }
+    qsort(candidates, V, sizeof *candidates, by_logit);
+    size_t count = o->top_k > 0 && o->top_k < V ? o->top_k : V;
+    if (o->temperature == 0) {
+        return candidates[0].token;
+    }
+    double total = 0, sum = 0, kept = 0;
+    for (size_t i = 0; i < count; i++) {
+        total += exp((double)(candidates[i].logit - candidates[0].logit) / o->temperature);
+    }
+    size_t nucleus = 0;
+    while (nucleus < count && kept < o->top_p * total) {
+        kept += exp((double)(candidates[nucleus++].logit - candidates[0].logit) / o->temperature);
+    }
+    for (size_t i = 0; i < nucleus; i++) {
+        sum += exp((double)(candidates[i].logit - candidates[0].logit) / o->temperature);
+        if (draw * kept < sum) {
+            return candidates[i].token;
+        }
+    }
+    return candidates[nucleus - 1].token;
+}
+
+// Text that leaves token by token: a character may be cut between two tokens, and is held back until it is whole.
+typedef struct {
+    char bytes[4];
+    size_t count;
+} PartialCharacter;
+
+static void print_bytes(PartialCharacter *partial, const char *bytes, size_t length, bool final) {
+    size_t size = partial->count + length, consumed, replaced = 0;
+    char *text = malloc(size + 1), *out = malloc(3 * size + 1);
+    if (text && out) {
+        memcpy(text, partial->bytes, partial->count);
+        memcpy(text + partial->count, bytes, length);
+        size_t n = utf8_sanitize(out, text, size, final, &consumed, &replaced);
+        fwrite(out, 1, n, stdout);
+        partial->count = size - consumed; // an incomplete character has at most three bytes
+        memcpy(partial->bytes, text + consumed, partial->count);
+    }
+    free(text);
+    free(out);
+}
+
+typedef struct {
+    Model model;
+    Activations activations; // of one sequence; the qkv of its rows are the key-value cache
+    Tokenizer tokenizer;
+    Candidate *candidates;   // (V)
+    TokenBuffer ids;         // prompt, then what was generated
+} Generator;
+
+static bool append_token(TokenBuffer *buffer, int32_t token, Error *e) {
+    if (buffer->count == buffer->capacity) {
+        size_t capacity = 2 * buffer->capacity + 64;
+        int32_t *ids = realloc(buffer->ids, capacity * sizeof *ids);
+        if (!ids) {
+            return fail(e, "no memory for %zu tokens", capacity);
+        }
+        buffer->ids = ids;
+        buffer->capacity = capacity;
+    }
+    buffer->ids[buffer->count++] = token;
+    return true;
+}
+
+// Generates and prints up to --tokens tokens. Rows that are in the cache are not computed again. When the context is
+// full, its older half is dropped and the newer half, which now stands at other positions, is computed once.
+static bool generate_tokens(Generator *g, const Options *o, Error *e) {
+    size_t T = g->model.config.seq_len, C = g->model.config.channels, V = g->model.config.vocab_size;
+    size_t start = g->ids.count > T ? g->ids.count - (T + 1) / 2 : 0, cached = 0;
+    PartialCharacter partial = {.count = 0};
+    for (uint64_t i = 0; i < o->tokens; i++) {
+        size_t count = g->ids.count - start;
+        if (count > T) {
+            start = g->ids.count - (T + 1) / 2;
+            count = g->ids.count - start;
+            cached = 0;
+        }
+        forward(&g->model, &g->activations, g->ids.ids + start, cached, 1, count);
+        cached = count;
+        g->model.kernels->logits_forward(g->activations.logits, g->activations.lnf + (count - 1) * C,
+                                         g->model.weights.wte, 1, C, V);
+        double draw = random_uniform(o->seed, RANDOM_FREE, i);
+        int32_t token = sample_token(g->activations.logits, V, o, draw, g->candidates);
+        if (token == g->tokenizer.end_of_document) {
+            break;
+        }
+        size_t length = 0;
+        const char *bytes = (size_t)token < g->tokenizer.vocab_size ? tokenizer_bytes(&g->tokenizer, token, &length) : "";
+        print_bytes(&partial, bytes, length, false);
+        fflush(stdout);
+        if (!append_token(&g->ids, token, e)) {
+            return false;
+        }
+    }
+    print_bytes(&partial, "", 0, true);
+    printf("\n");
+    return true;
+}
+
+// The prompt's ids; an empty prompt begins a document. Ids beyond the model's vocabulary are an error.
+static bool encode_prompt(Generator *g, const Options *o, Error *e) {
+    size_t length = strlen(o->prompt), consumed, replaced = 0;
+    char *text = malloc(3 * length + 1);
+    if (!text) {
+        return fail(e, "no memory for the prompt");
+    }
+    length = utf8_sanitize(text, o->prompt, length, true, &consumed, &replaced);
+    bool ok = tokenizer_encode(&g->tokenizer, text, length, &g->ids, e);
+    free(text);
+    if (ok && g->ids.count == 0) {
+        ok = append_token(&g->ids, g->tokenizer.end_of_document, e);
+    }
+    for (size_t i = 0; i < g->ids.count && ok; i++) {
+        if (g->ids.ids[i] < 0 || (size_t)g->ids.ids[i] >= g->model.config.vocab_size) {
+            ok = fail(e, "%s: its tokenizer gives id %d, outside the model's vocabulary of %zu", o->checkpoint,
+                      (int)g->ids.ids[i], g->model.config.vocab_size);
+        }
+    }
+    return ok;
+}
+
+static int command_generate(World *w, const Options *o) {
+    Error e = {0};
+    Generator g = {0};
+    bool ok = o->checkpoint || fail(&e, "generate needs --checkpoint DIR");
+    if (!world_check(w, ok, &e)) {
+        return EXIT_USAGE;
+    }
+    world_place(w);
+    ok = load_model(w, o->checkpoint, o->kernels, &g.model);
+    if (ok) {
+        bool loaded = tokenizer_load(&g.tokenizer, o->checkpoint, &e);
+        ok = loaded && activations_create(&g.activations, &g.model.config, g.model.config.seq_len, false, &e);
+        g.candidates = ok ? malloc(g.model.config.vocab_size * sizeof *g.candidates) : NULL;
+        ok = ok && (g.candidates || fail(&e, "no memory for the candidates of a token"));
+        ok = ok && encode_prompt(&g, o, &e);
+        if (ok && w->rank == 0) { // one sequence is one rank's work
+            printf("%s", o->prompt);
+            ok = generate_tokens(&g, o, &e);
+        }
+        ok = world_check(w, ok, &e);
+        if (loaded) {
+            tokenizer_free(&g.tokenizer);
+        }
+    }
+    free(g.ids.ids);
+    free(g.candidates);
+    activations_free(&g.activations);
+    model_free(&g.model);
+    return ok ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+// =====================================================================================================================
+// Command: prepare
+
+static void print_prepared(const PrepareReport *r, const char *out) {
+    printf("%s: %llu documents from %llu sources, %llu tokens, vocabulary %zu, %.2f bytes a token\n", out,
+           (unsigned long long)r->documents, (unsigned long long)r->sources, (unsigned long long)r->tokens, r->vocab_size,
+           (double)r->text_bytes / (double)r->tokens);
+    printf("train: %llu documents, %llu tokens; val: %llu documents, %llu tokens\n",
+           (unsigned long long)r->train_documents, (unsigned long long)r->train_tokens,
+           (unsigned long long)r->val_documents, (unsigned long long)r->val_tokens);
+    printf("left out: %llu empty documents, %llu blank lines, %llu lines that are no document, %llu files of other kinds\n",
+           (unsigned long long)r->empty, (unsigned long long)r->blank_lines, (unsigned long long)r->rejected_lines,
+           (unsigned long long)r->skipped_files);
+    printf("invalid UTF-8 replaced: %llu times\n", (unsigned long long)r->replaced);
+    for (size_t i = 0; i < r->note_count; i++) {
+        printf("left out: %s\n", r->notes[i]);
+    }
+}
+
+static int command_prepare(World *w, const Options *o) {
+    Error e = {0};
+    PrepareReport report;
+    PrepareOptions p = {
+        .inputs = o->input.items,
+        .input_count = o->input.count,
+        .out = o->out,
+        .tokenizer = o->tokenizer,
+        .vocab_size = o->vocab_size,
+        .tokenizer_sample = o->tokenizer_sample,
+        .val_fraction = o->val_fraction,
+        .text_key = o->text_key,
+        .seed = o->seed,
+        .command = (const char *const *)o->argv,
+        .command_count = (size_t)o->argc,
+        .progress = stdout,
+    };
+    bool ok = (o->input.count && o->out) || fail(&e, "prepare needs %s", o->out ? "--input PATH..." : "--out DIR");
+    ok = ok && (!o->tokenizer != !o->vocab_size ||
+                fail(&e, "prepare needs either --vocab-size N, to train a tokenizer, or --tokenizer DIR, to use one"));
+    ok = ok && (o->tokenizer || o->vocab_size >= 257 ||
+                fail(&e, "--vocab-size %llu is too small: 256 bytes and the end of a document make 257",
+                     (unsigned long long)o->vocab_size));
+    if (!world_check(w, ok, &e)) {
+        return EXIT_USAGE;
+    }
+    if (w->rank == 0) {
+        ok = prepare_corpus(&p, &report, &e);
+    }
+    if (!world_check_root(w, ok, &e)) {
+        return EXIT_FAILURE;
+    }
+    if (w->rank == 0) {
+        print_prepared(&report, o->out);
+    }
+    return EXIT_SUCCESS;
+}
+
+// =====================================================================================================================
+// The command line
+
+static const struct {
+    const char *name, *does, *example;
+    unsigned bit;
+    int (*run)(World *w, const Options *o);
+} commands[] = {
+    {"prepare", "text to token shards, with provenance; trains a tokenizer or takes one",
+     "train_gpt prepare --input books/ --out data --vocab-size 32000", PREPARE, command_prepare},
+    {"train", "trains a model, or goes on with a run", "mpirun -n 4 train_gpt train --data data --out run --model 124m",
+     TRAIN, command_train},
+    {"eval", "loss and perplexity of a checkpoint on validation data",
+     "train_gpt eval --checkpoint run/step-001000 --data data", EVAL, command_eval},
+    {"generate", "text that goes on from a prompt",
+     "train_gpt generate --checkpoint run/step-001000 --prompt \"Once upon a time\"", GENERATE, command_generate},
+};
+enum { COMMANDS = sizeof commands / sizeof *commands };
+
+static void print_option(const OptionSpec *spec) {
+    char name[48], left[96], preset[64] = "";
+    snprintf(left, sizeof left, "%s %s", option_spelling(spec, name), spec->value);
+    if (spec->type == OPTION_WHOLE && spec->whole) {
+        snprintf(preset, sizeof preset, " (default %llu)", (unsigned long long)spec->whole);
+    } else if (spec->type == OPTION_REAL) {
+        snprintf(preset, sizeof preset, " (default %g)", spec->real);
+    } else if (spec->type == OPTION_TEXT && spec->text && *spec->text) {
+        snprintf(preset, sizeof preset, " (default %s)", spec->text);
+    }
+    printf("  %-38s %s%s\n", left, spec->help, preset);
+}
+
+static void print_help(size_t command) {
+    printf("train_gpt %s: %s\n\n    %s\n\n", commands[command].name, commands[command].does, commands[command].example);
+    for (size_t i = 0; i < OPTION_COUNT; i++) {
+        if (option_specs[i].commands & commands[command].bit) {
+            print_option(&option_specs[i]);
+        }
+    }
+}
+
+static void print_commands(void) {
+    printf("train_gpt trains GPT-2 family language models on CPUs.\n\n");
+    for (size_t i = 0; i < COMMANDS; i++) {
+        printf("  %-10s %s\n", commands[i].name, commands[i].does);
+    }
+    printf("  %-10s %s\n\n", "help", "options of a command: train_gpt help COMMAND");
+    printf("Distributed: mpirun -n RANKS train_gpt train ...; threads of a rank: OMP_NUM_THREADS.\n");
+}
+
+static void set_defaults(Options *o) {
+    *o = (Options){0};
+    for (size_t i = 0; i < OPTION_COUNT; i++) {
+        const OptionSpec *spec = &option_specs[i];
+        if (spec->type == OPTION_TEXT) {
+            memcpy(option_field(o, spec), &spec->text, sizeof spec->text);
+        } else if (spec->type == OPTION_WHOLE) {
+            memcpy(option_field(o, spec), &spec->whole, sizeof spec->whole);
+        } else if (spec->type == OPTION_REAL) {
+            memcpy(option_field(o, spec), &spec->real, sizeof spec->real);
+        }
+    }
+}
+
+// A value in lower case in the table is the list of words that the option takes: "auto|none".
+static bool is_allowed_word(const OptionSpec *spec, const char *text) {
+    size_t n = strlen(text);
+    if (spec->value[0] < 'a') {
+        return true;
+    }
+    for (const char *word = spec->value; word; word = strchr(word, '|')) {
+        word += *word == '|';
+        if (!strncmp(word, text, n) && (word[n] == 0 || word[n] == '|')) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool set_option(Options *o, const OptionSpec *spec, const char *text, Error *e) {
+    char name[48], *end;
+    option_spelling(spec, name);
+    errno = 0;
+    if (spec->type == OPTION_WHOLE) {
+        uint64_t value = strtoull(text, &end, 10);
+        if (*text < '0' || *text > '9' || *end || errno || value < spec->whole_min || value > spec->whole_max) {
+            return fail(e, "%s %s: must be a whole number from %llu to %llu", name, text,
+                        (unsigned long long)spec->whole_min, (unsigned long long)spec->whole_max);
+        }
+        memcpy(option_field(o, spec), &value, sizeof value);
+    } else if (spec->type == OPTION_REAL) {
+        double value = strtod(text, &end);
+        if (!*text || *end || !(value >= spec->real_min && value <= spec->real_max)) {
+            return fail(e, "%s %s: must be a number from %g to %g", name, text, spec->real_min, spec->real_max);
+        }
+        memcpy(option_field(o, spec), &value, sizeof value);
+    } else {
+        if (!is_allowed_word(spec, text)) {
+            return fail(e, "%s %s: must be %s", name, text, spec->value);
+        }
+        memcpy(option_field(o, spec), &text, sizeof text);
+    }
+    return true;
+}
+
+// The option that `argument` names, before a '=' if there is one; NULL if the command has none of that name.
+static const OptionSpec *find_option(const char *argument, unsigned command) {
+    size_t length = strcspn(argument, "=");
+    for (size_t i = 0; i < OPTION_COUNT; i++) {
+        char name[48];
+        option_spelling(&option_specs[i], name);
+        if ((option_specs[i].commands & command) && strlen(name) == length && !strncmp(name, argument, length)) {
+            return &option_specs[i];
+        }
+    }
+    return NULL;
+}
+
+// Fills `o` from argv[2...]: --option value, --option=value; a list takes all arguments up to the next option.
+static bool parse_options(Options *o, int argc, char **argv, size_t command, Error *e) {
+    bool given[OPTION_COUNT] = {false};
+    set_defaults(o);
+    o->argc = argc;
+    o->argv = argv;
+    for (int i = 2; i < argc;) {
+        const char *argument = argv[i++], *equals = strchr(argument, '=');
+        const OptionSpec *spec = find_option(argument, commands[command].bit);
+        if (!spec) {
+            return fail(e, "%s: unknown option; `train_gpt help %s` lists them", argument, commands[command].name);
+        }
+        if (given[spec - option_specs]) {
+            return fail(e, "%s: given twice", argument);
+        }
+        given[spec - option_specs] = true;
+        if (spec->type == OPTION_LIST && !equals) {
+            o->input.items = (const char **)argv + i;
+            while (i < argc && strncmp(argv[i], "--", 2)) {
+                i++, o->input.count++;
+            }
+        } else if (spec->type == OPTION_LIST) {
+            argv[i - 1] += equals + 1 - argument;
+            o->input = (TextList){(const char **)argv + i - 1, 1};
+        } else if (!equals && i == argc) {
+            return fail(e, "%s: needs a value, %s", argument, spec->value);
+        } else if (!set_option(o, spec, equals ? equals + 1 : argv[i++], e)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// Index of a command, COMMANDS if there is none of that name.
+static size_t find_command(const char *name) {
+    size_t i = 0;
+    while (i < COMMANDS && strcmp(commands[i].name, name)) {
+        i++;
+    }
+    return i;
+}
+
+static int run_command_line(World *w, int argc, char **argv) {
+    Options o;
+    Error e = {0};
+    bool help = argc > 1 && (!strcmp(argv[1], "help") || !strcmp(argv[1], "--help"));
+    const char *name = help ? (argc > 2 ? argv[2] : NULL) : argc > 1 ? argv[1] : "";
+    size_t command = name ? find_command(name) : COMMANDS;
+    bool ok = !name || command < COMMANDS ||
+              fail(&e, "%s%s: the commands are prepare, train, eval, generate, and help", *name ? "unknown command " : "no command",
+                   name);
+    if (!help && ok) {
+        ok = parse_options(&o, argc, argv, command, &e);
+    }
+    if (!world_check(w, ok, &e)) {
+        return EXIT_USAGE;
+    }
+    if (!help) {
+        return commands[command].run(w, &o);
+    }
+    if (w->rank == 0) {
+        name ? print_help(command) : print_commands();
+    }
+    return EXIT_SUCCESS;
+}
+
+int main(int argc, char **argv) {
+    World world;
+    world_init(&world, &argc, &argv);
+    setvbuf(stdout, NULL, _IOLBF, 0); // a line a step, also into a pipe
+    int status = run_command_line(&world, argc, argv);
+    world_finalize(&world);
+    return status;
+}
