@@ -438,10 +438,11 @@ typedef struct {
     int32_t end_of_document;
 } ModelConfig;
 
-static inline bool config_number_(const Json *root, const char *path, const char *key, size_t *value, Error *e) {
+static inline bool config_number_(const Json *root, const char *path, const char *key, uint64_t most, size_t *value,
+                                  Error *e) {
     uint64_t number;
-    if (!json_uint(json_get(root, key), &number) || number < 1 || number > 100000000) {
-        return fail(e, "%s: \"%s\" must be a whole number from 1 to 100000000", path, key);
+    if (!json_uint(json_get(root, key), &number) || number < 1 || number > most) {
+        return fail(e, "%s: \"%s\" must be a whole number from 1 to %llu", path, key, (unsigned long long)most);
     }
     *value = number;
     return true;
@@ -471,11 +472,11 @@ static inline bool config_parse_(const Json *root, const char *path, ModelConfig
     uint64_t inner, eos;
     const Json *n_inner = json_get(root, "n_inner"), *norm = json_get(root, "layer_norm_epsilon");
     const Json *eos_node = json_get(root, "eos_token_id");
-    if (!config_number_(root, path, "vocab_size", &config->vocab_size, e) ||
-        !config_number_(root, path, "n_positions", &config->seq_len, e) ||
-        !config_number_(root, path, "n_embd", &config->channels, e) ||
-        !config_number_(root, path, "n_layer", &config->layers, e) ||
-        !config_number_(root, path, "n_head", &config->heads, e) ||
+    if (!config_number_(root, path, "vocab_size", 100000000, &config->vocab_size, e) ||
+        !config_number_(root, path, "n_positions", 10000000, &config->seq_len, e) ||
+        !config_number_(root, path, "n_embd", 1000000, &config->channels, e) ||
+        !config_number_(root, path, "n_layer", 10000, &config->layers, e) ||
+        !config_number_(root, path, "n_head", 10000, &config->heads, e) ||
         !config_word_(root, path, "model_type", "gpt2", "gpt2", e) ||
         !config_word_(root, path, "activation_function", "gelu_new", "gelu_pytorch_tanh", e) ||
         !config_flag_(root, path, "scale_attn_weights", true, e) ||

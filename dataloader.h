@@ -13,7 +13,7 @@
 #ifndef DATALOADER_H
 #define DATALOADER_H
 
-#include <dirent.h>   // scandir
+#include <dirent.h> // scandir
 #include <fcntl.h>
 #include <limits.h>
 #include <spawn.h>    // posix_spawnp: gzip
@@ -124,8 +124,8 @@ static inline void sha256_block_(uint32_t state[8], const unsigned char *block) 
 }
 
 static inline void sha256_begin(Sha256 *s) {
-    *s = (Sha256){.state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab,
-                            0x5be0cd19}};
+    *s = (Sha256){
+        .state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}};
 }
 
 static inline void sha256_add(Sha256 *s, const void *data, size_t bytes) {
@@ -329,15 +329,15 @@ static inline uint64_t random_permutation(uint64_t seed, uint64_t epoch, uint64_
 // uint32.
 
 typedef struct {
-    int file;                   // descriptor of the file that holds the tokens; -1 when closed
-    char path[PATH_LIMIT];      // its path
-    char idx_path[PATH_LIMIT];  // of the .idx; empty for an llm.c shard
-    int token_bytes;            // size of an id in the file
+    int file;                  // descriptor of the file that holds the tokens; -1 when closed
+    char path[PATH_LIMIT];     // its path
+    char idx_path[PATH_LIMIT]; // of the .idx; empty for an llm.c shard
+    int token_bytes;           // size of an id in the file
     bool token_signed;
     uint64_t first_byte;        // where the ids begin
     uint64_t tokens, documents; // documents is 0 where it is unknown: llm.c
     size_t seq_len;
-    uint64_t samples;           // (tokens - 1) / seq_len, at least 1
+    uint64_t samples; // (tokens - 1) / seq_len, at least 1
 
     // From manifest.json; empty or 0 for data that prepare did not make. dataset_verify fills in the hashes.
     char bin_hash[65], idx_hash[65], tokenizer_hash[65];
@@ -410,7 +410,8 @@ static inline bool idx_check_(Dataset *d, int idx, uint64_t idx_bytes, uint64_t 
     static const struct {
         int bytes;
         bool is_signed;
-    } types[9] = {[1] = {1, false}, [2] = {1, true}, [3] = {2, true}, [4] = {4, true}, [5] = {8, true}, [8] = {2, false}};
+    } types[9] = {
+        [1] = {1, false}, [2] = {1, true}, [3] = {2, true}, [4] = {4, true}, [5] = {8, true}, [8] = {2, false}};
     unsigned char header[IDX_HEADER];
     if (idx_bytes < IDX_HEADER) {
         return fail(e, "%s: has %llu bytes, fewer than the header of a Megatron index (%d)", d->idx_path,
@@ -438,8 +439,8 @@ static inline bool idx_check_(Dataset *d, int idx, uint64_t idx_bytes, uint64_t 
         return fail(e, "%s: is the index of multimodal data (it has modes); only text can be read", d->idx_path);
     }
     if (!plausible || idx_bytes != IDX_HEADER + 12 * S + 8 * D) {
-        return fail(e, "%s: has %llu bytes, which does not fit its %llu sequences and %llu document entries", d->idx_path,
-                    (unsigned long long)idx_bytes, (unsigned long long)S, (unsigned long long)D);
+        return fail(e, "%s: has %llu bytes, which does not fit its %llu sequences and %llu document entries",
+                    d->idx_path, (unsigned long long)idx_bytes, (unsigned long long)S, (unsigned long long)D);
     }
     if (D == 0) {
         return fail(e, "%s: has no document entries; even without documents there is one", d->idx_path);
@@ -460,8 +461,10 @@ static inline bool llmc_check_(Dataset *d, uint64_t bytes, Error *e) {
     }
     uint64_t magic = load_le_(header, 4), version = load_le_(header + 4, 4), count = load_le_(header + 8, 4);
     if (magic != 20240520 && magic != 20240801) {
-        return fail(e, "%s: is not an llm.c shard: its first number is %llu, not 20240520 or 20240801 (a Megatron pair is "
-                       "named by its prefix, without .bin)", d->path, (unsigned long long)magic);
+        return fail(e,
+                    "%s: is not an llm.c shard: its first number is %llu, not 20240520 or 20240801 (a Megatron pair is "
+                    "named by its prefix, without .bin)",
+                    d->path, (unsigned long long)magic);
     }
     if (version != (magic == 20240520 ? 1 : 7)) {
         return fail(e, "%s: has version %llu; llm.c shards of magic %llu have %d", d->path, (unsigned long long)version,
@@ -471,9 +474,9 @@ static inline bool llmc_check_(Dataset *d, uint64_t bytes, Error *e) {
     d->first_byte = LLMC_HEADER;
     d->tokens = count;
     uint64_t expected = LLMC_HEADER + count * (uint64_t)d->token_bytes;
-    return bytes == expected || fail(e, "%s: has %llu bytes, but its header's %llu tokens make %llu", d->path,
-                                     (unsigned long long)bytes, (unsigned long long)count,
-                                     (unsigned long long)expected);
+    return bytes == expected ||
+           fail(e, "%s: has %llu bytes, but its header's %llu tokens make %llu", d->path, (unsigned long long)bytes,
+                (unsigned long long)count, (unsigned long long)expected);
 }
 
 // Opens a regular file for reading. Returns its descriptor, or -1 and the error.
@@ -520,7 +523,8 @@ static inline bool dataset_read_manifest_(Dataset *d, const char *folder, const 
                !copy_string_(d->tokenizer_hash, sizeof d->tokenizer_hash, json_get(tokenizer, "sha256")) ||
                !copy_string_(d->bin_hash, sizeof d->bin_hash, json_get(json_get(entry, "bin"), "sha256")) ||
                !copy_string_(d->idx_hash, sizeof d->idx_hash, json_get(json_get(entry, "idx"), "sha256"))) {
-        ok = fail(e, "%s: the tokenizer's vocab_size and hash, or the hashes of the %s split, are missing", path, split);
+        ok =
+            fail(e, "%s: the tokenizer's vocab_size and hash, or the hashes of the %s split, are missing", path, split);
     } else if (!json_uint(json_get(entry, "tokens"), &tokens) || tokens != d->tokens ||
                !json_uint(json_get(entry, "documents"), &documents) || documents != d->documents) {
         ok = fail(e, "%s: does not agree with %s, which has %llu documents and %llu tokens", path, d->idx_path,
@@ -559,7 +563,8 @@ static inline bool dataset_has_split(const char *path, const char *split) {
 static inline bool dataset_open_files_(Dataset *d, const char *path, const char *split, Error *e) {
     bool folder = is_folder_(path);
     uint64_t bytes, idx_bytes;
-    if (!(folder ? path_format_(d->path, e, "%s/%s.bin", path, split) && path_format_(d->idx_path, e, "%s/%s.idx", path, split)
+    if (!(folder ? path_format_(d->path, e, "%s/%s.bin", path, split) &&
+                       path_format_(d->idx_path, e, "%s/%s.idx", path, split)
                  : path_format_(d->path, e, "%s.bin", path) && path_format_(d->idx_path, e, "%s.idx", path))) {
         return false;
     }
@@ -571,7 +576,8 @@ static inline bool dataset_open_files_(Dataset *d, const char *path, const char 
     if (!folder && access(d->idx_path, F_OK)) {
         d->idx_path[0] = 0; // so PATH must name an llm.c shard
         if (access(path, F_OK)) {
-            return fail(e, "%s: is no prepared folder, no Megatron prefix (%s with .idx) and no llm.c shard", path, d->path);
+            return fail(e, "%s: is no prepared folder, no Megatron prefix (%s with .idx) and no llm.c shard", path,
+                        d->path);
         }
         return path_format_(d->path, e, "%s", path) && (d->file = open_regular_(path, &bytes, e)) >= 0 &&
                llmc_check_(d, bytes, e);
@@ -595,8 +601,11 @@ static inline bool dataset_open(Dataset *d, const char *path, const char *split,
     *d = (Dataset){.file = -1, .seq_len = seq_len};
     bool ok = dataset_open_files_(d, path, split, e);
     if (ok && d->tokens <= seq_len) {
-        ok = fail(e, "%s: has %llu tokens, but one sample of sequence length %zu needs %zu: use a shorter --seq-len or more "
-                     "text", d->path, (unsigned long long)d->tokens, seq_len, seq_len + 1);
+        ok = fail(
+            e,
+            "%s: has %llu tokens, but one sample of sequence length %zu needs %zu: use a shorter --seq-len or more "
+            "text",
+            d->path, (unsigned long long)d->tokens, seq_len, seq_len + 1);
     }
     if (!ok) {
         dataset_close(d);
@@ -672,9 +681,11 @@ static inline bool dataset_verify(Dataset *d, Error *e) {
 // SPLIT.bin   uint16 ids if the vocabulary has fewer than 65500, else int32 (Megatron's rule).
 // SPLIT.idx   one sequence a document; only a document of more than SEQUENCE_LIMIT tokens has several, since a
 //             sequence's length is an int32. Made from SPLIT.docs, so memory does not grow with the corpus.
-// SPLIT.docs  32 bytes: "TGPTDOCS", u32 version = 1, u32 record size = 32, u64 records, u64 0; then one record per document in the
+// SPLIT.docs  32 bytes: "TGPTDOCS", u32 version = 1, u32 record size = 32, u64 records, u64 0; then one record per
+// document in the
 //             order of the tokens, {u64 offset, u64 length, u64 tokens, u32 source, u32 0}:
-//             offset, length   the document's bytes in its source. Plain text: all of the file but for a byte order mark.
+//             offset, length   the document's bytes in its source. Plain text: all of the file but for a byte order
+//             mark.
 //                              JSON Lines: the line with the object, without its line end. A .gz source: bytes of
 //                              what it decompresses to.
 //             tokens           its tokens, the end-of-document token included; the sum over all records is the .bin
@@ -742,8 +753,8 @@ static inline bool idx_write_array_(OutputFile *idx, FILE *docs, const char *doc
 }
 
 // Writes the .idx that belongs to a complete .docs, sequences no longer than `limit` tokens; `hex` gets its SHA-256.
-static inline bool idx_write_(const char *idx_path, const char *docs_path, int token_bytes, uint64_t limit, char hex[65],
-                              Error *e) {
+static inline bool idx_write_(const char *idx_path, const char *docs_path, int token_bytes, uint64_t limit,
+                              char hex[65], Error *e) {
     unsigned char header[IDX_HEADER] = {0}, last[8];
     uint64_t sequences, documents;
     OutputFile idx;
@@ -752,7 +763,8 @@ static inline bool idx_write_(const char *idx_path, const char *docs_path, int t
         return fail(e, "%s: cannot be read: %s", docs_path, strerror(errno));
     }
     bool opened = output_open(&idx, idx_path, e);
-    bool ok = opened && idx_write_array_(&idx, docs, docs_path, IDX_COUNT, token_bytes, limit, &sequences, &documents, e);
+    bool ok =
+        opened && idx_write_array_(&idx, docs, docs_path, IDX_COUNT, token_bytes, limit, &sequences, &documents, e);
     if (ok) {
         memcpy(header, idx_magic_, sizeof idx_magic_);
         store_le_(header + 9, 1, 8);
@@ -879,35 +891,35 @@ static inline void shard_abandon_(ShardWriter *w) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Sources: the text files of a corpus, found, opened and read in blocks
 
-// What prepare_corpus is asked to do. Inputs are files or folders; from folders it takes, in the order of their bytes,
-// the files that source_kind_ knows.
+// What prepare_corpus is asked to do. Inputs are files or folders; from folders it takes the files that source_kind_
+// knows, in the order of their names' bytes.
 typedef struct {
     const char *const *inputs;
     size_t input_count;
-    const char *out;           // folder to make
-    const char *tokenizer;     // folder of the tokenizer to use; NULL: train one
-    size_t vocab_size;         // of the one to train
-    uint64_t tokenizer_sample; // bytes of text to train it on; at most this much text is held in memory
-    double val_fraction;       // share of the documents that make the validation split, 0 <= F < 1
-    const char *text_key;      // of JSON Lines: the key that holds the text
-    uint64_t seed;             // of the split and of the tokenizer's sample
+    const char *out;            // folder to make
+    const char *tokenizer;      // folder of the tokenizer to use; NULL: train one
+    size_t vocab_size;          // of the one to train
+    uint64_t tokenizer_sample;  // bytes of text to train it on; at most this much text is held in memory
+    double val_fraction;        // share of the documents that make the validation split, 0 <= F < 1
+    const char *text_key;       // of JSON Lines: the key that holds the text
+    uint64_t seed;              // of the split and of the tokenizer's sample
     const char *const *command; // the command line, for the manifest
     size_t command_count;
-    FILE *progress;            // for people; NULL: silent
+    FILE *progress; // for people; NULL: silent
 } PrepareOptions;
 
 enum { REPORT_NOTES = 5, NOTE_LIMIT = sizeof(Error) };
 
 typedef struct {
-    uint64_t sources, skipped_files;          // files read; files in the input folders of kinds that are not read
-    uint64_t documents, tokens, text_bytes;   // written; tokens with the ends of documents
+    uint64_t sources, skipped_files;        // files read; files in the input folders of kinds that are not read
+    uint64_t documents, tokens, text_bytes; // written; tokens with the ends of documents
     uint64_t train_documents, train_tokens, val_documents, val_tokens;
-    uint64_t empty, blank_lines;              // documents without text, lines without JSON: left out
-    uint64_t rejected_lines;                  // lines that are no JSON object with a text: left out
-    uint64_t replaced;                        // ill-formed UTF-8 sequences that became U+FFFD
+    uint64_t empty, blank_lines; // documents without text, lines without JSON: left out
+    uint64_t rejected_lines;     // lines that are no JSON object with a text: left out
+    uint64_t replaced;           // ill-formed UTF-8 sequences that became U+FFFD
     size_t vocab_size;
     size_t note_count;
-    char notes[REPORT_NOTES][NOTE_LIMIT];     // "FILE:LINE: what is wrong" for the first rejected lines
+    char notes[REPORT_NOTES][NOTE_LIMIT]; // "FILE:LINE: what is wrong" for the first rejected lines
 } PrepareReport;
 
 // What JSON Lines say about where their documents come from: number of documents per distinct value.
@@ -933,8 +945,8 @@ typedef struct {
     char *path;
     SourceKind kind;
     bool gzip;
-    struct stat status;  // when it was found; a source that changes later is an error
-    char hash[65];       // of the file as it lies on disk
+    struct stat status; // when it was found; a source that changes later is an error
+    char hash[65];      // of the file as it lies on disk
     uint64_t documents, tokens, text_bytes, empty, blank_lines, rejected_lines, replaced;
     OriginFacet *origin; // [ORIGIN_FACETS], NULL until a document has something to say
 } Source;
@@ -1006,7 +1018,7 @@ static inline bool sources_add_file_(SourceList *list, const Source *source, Err
 }
 
 // Adds a file, or all files below a folder. What was `named` on the command line must be readable text; in folders
-// other files, and links to folders (which may go in circles), are passed over and counted.
+// other files, hidden ones, and links to folders (which may go in circles) are passed over and counted.
 static inline bool sources_add_(SourceList *list, const char *path, bool named, Error *e) {
     Source source = {.path = (char *)path};
     struct stat link;
@@ -1023,7 +1035,10 @@ static inline bool sources_add_(SourceList *list, const char *path, bool named, 
         for (int i = 0; ok && i < count; i++) {
             char child[PATH_LIMIT];
             const char *slash = path[strlen(path) - 1] == '/' ? "" : "/";
-            ok = path_format_(child, e, "%s%s%s", path, slash, names[i]->d_name) && sources_add_(list, child, false, e);
+            bool hidden = names[i]->d_name[0] == '.';
+            list->skipped += hidden;
+            ok = hidden || (path_format_(child, e, "%s%s%s", path, slash, names[i]->d_name) &&
+                            sources_add_(list, child, false, e));
         }
         free_names_(names, count);
         return ok;
@@ -1032,8 +1047,11 @@ static inline bool sources_add_(SourceList *list, const char *path, bool named, 
         return sources_add_file_(list, &source, e);
     }
     list->skipped++;
-    return !named || fail(e, "%s: is not a kind of file that can be read; text is .txt, .text or .md, JSON Lines is .jsonl, "
-                             "each also with .gz", path);
+    return !named ||
+           fail(e,
+                "%s: is not a kind of file that can be read; text is .txt, .text or .md, JSON Lines is .jsonl, "
+                "each also with .gz",
+                path);
 }
 
 static inline bool source_unchanged_(const Source *source, Error *e) {
@@ -1047,12 +1065,14 @@ static inline bool source_unchanged_(const Source *source, Error *e) {
            fail(e, "%s: was changed while it was being prepared; run prepare again when it is complete", source->path);
 }
 
-enum { READ_BLOCK = 1 << 18, LINE_LIMIT = 1 << 28 }; // 256 KiB; 256 MiB
+// Bytes read at a time; the longest line of JSON Lines; the longest stretch of text without a place to cut, of which
+// the encoder needs some 40 times as much memory.
+enum { READ_BLOCK = 1 << 18, LINE_LIMIT = 1 << 28, UNCUT_LIMIT = 1 << 24 };
 
 typedef struct {
     const Source *source;
     int file;
-    pid_t gzip;                  // the gzip that decompresses, or 0
+    pid_t gzip; // the gzip that decompresses, or 0
     char *data;
     size_t start, end, capacity; // data[start .. end) is read and not yet used
     uint64_t offset;             // of data[start] in the text as decompressed
@@ -1147,18 +1167,19 @@ static inline bool reader_close_(Reader *r, bool ok, Error *e) {
         }
     }
     free(r->data);
-    if (ok && status) {
-        ok = fail(e, "%s: gzip -dc ended with status %d: the file is damaged or not compressed by gzip", r->source->path,
-                  WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+    if (!ok || !source_unchanged_(r->source, e)) {
+        return false;
     }
-    return ok && source_unchanged_(r->source, e);
+    return status == 0 || fail(e, "%s: gzip -dc ended with status %d: the file is damaged or not compressed by gzip",
+                               r->source->path, WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // prepare: two passes over the sources, the first samples text to train the tokenizer, the second writes the shards
 //
-// Both see each document as pieces of some 256 KiB, cut where the tokenizer may cut, so memory is bounded by the longest
-// line of JSON Lines and the sample. What happens to a document depends on the seed, its source and its offset alone.
+// Both see each document as pieces of some 256 KiB, cut where the tokenizer may cut, so memory is bounded by the
+// longest line of JSON Lines and the sample. What happens to a document depends on the seed, its source and its offset
+// alone.
 
 typedef struct {
     uint64_t rank; // the sample holds the pieces of lowest rank
@@ -1172,32 +1193,32 @@ struct Preparation {
     const PrepareOptions *options;
     PrepareReport *report;
     SourceList sources;
-    char folder[PATH_LIMIT];      // the temporary one, a hidden sibling of options->out
-    int lock;                     // descriptor of it, locked; -1 while it is not ours
+    char folder[PATH_LIMIT]; // the temporary one, a hidden sibling of options->out
+    int lock;                // descriptor of it, locked; -1 while it is not ours
     Tokenizer tokenizer;
     Encoder encoder;
-    TokenBuffer tokens;           // of the piece at hand
-    ShardWriter train, val;       // val only if val_fraction > 0
+    TokenBuffer tokens;     // of the piece at hand
+    ShardWriter train, val; // val only if val_fraction > 0
 
     // The pass: where it may cut a document in pieces (0: nowhere in this text), what it does with each piece and with
     // the end, and the source it is in.
-    const char *pass;             // its name
-    bool writing;                 // the second one
+    const char *pass; // its name
+    bool writing;     // the second one
     size_t (*safe_cut)(const Preparation *p, const char *text, size_t length);
     bool (*piece)(Preparation *p, const char *text, size_t length, Error *e);
     bool (*document_end)(Preparation *p, Error *e);
-    size_t source;                // index
-    char rejected[NOTE_LIMIT];    // about its first rejected line
-    char *line;                   // the line at hand with ill-formed UTF-8 replaced
+    size_t source;             // index
+    char rejected[NOTE_LIMIT]; // about its first rejected line
+    char *line;                // the line at hand with ill-formed UTF-8 replaced
     size_t line_capacity;
 
     // The document.
     DocumentRecord document;
-    ShardWriter *shard;           // where it goes
+    ShardWriter *shard; // where it goes
     uint64_t text_bytes, pieces;
-    char *pending;                // text read but not yet passed to `piece`
+    char *pending; // text read but not yet passed to `piece`
     size_t pending_length, pending_capacity;
-    size_t next_cut;              // length of pending at which to look for a cut again
+    size_t next_cut; // length of pending at which to look for a cut again
 
     // The sample for the tokenizer.
     SamplePiece *sample;
@@ -1212,17 +1233,22 @@ static inline double seconds_between_(struct timespec a, struct timespec b) {
     return (double)(b.tv_sec - a.tv_sec) + 1e-9 * (double)(b.tv_nsec - a.tv_nsec);
 }
 
-// Counts `bytes` more of text read; one line a second for people.
+// One line for people: how far the pass is.
+static inline void prepare_show_(Preparation *p, size_t files, struct timespec now) {
+    double seconds = seconds_between_(p->began, now), megabytes = (double)p->bytes_read / 1e6;
+    p->printed = now;
+    fprintf(p->options->progress, "%s: file %zu of %zu, %.1f MB of text, %.1f MB/s, %llu documents\n", p->pass, files,
+            p->sources.count, megabytes, megabytes / (seconds + 1e-9), (unsigned long long)p->documents_read);
+    fflush(p->options->progress);
+}
+
+// Counts `bytes` more as read, and says so once a second.
 static inline void prepare_progress_(Preparation *p, size_t bytes) {
     struct timespec now;
     p->bytes_read += bytes;
     clock_gettime(CLOCK_MONOTONIC, &now);
     if (p->options->progress && seconds_between_(p->printed, now) >= 1) {
-        p->printed = now;
-        fprintf(p->options->progress, "%s: file %zu of %zu, %.1f MB read, %.1f MB/s, %llu documents\n", p->pass,
-                p->source + 1, p->sources.count, (double)p->bytes_read / 1e6,
-                (double)p->bytes_read / 1e6 / seconds_between_(p->began, now), (unsigned long long)p->documents_read);
-        fflush(p->options->progress);
+        prepare_show_(p, p->source + 1, now);
     }
 }
 
@@ -1237,13 +1263,16 @@ static inline bool no_memory_(Preparation *p, Error *e) {
 // Passes on what is pending: up to a place where cutting leaves the ids as they are, all of it if `all`.
 static inline bool document_flush_(Preparation *p, bool all, Error *e) {
     size_t length = p->pending_length, cut = all ? length : p->safe_cut(p, p->pending, length);
-    p->next_cut = READ_BLOCK;
     if (cut == 0) {
-        p->next_cut = 2 * length;
-        return length <= LINE_LIMIT || fail(e, "%s: near byte %llu are %zu bytes without a space or other place to cut; at "
-                                               "most %d are supported", prepare_source_(p)->path,
-                                            (unsigned long long)p->document.offset, length, LINE_LIMIT);
+        p->next_cut = min_u64_(2 * length, UNCUT_LIMIT + 1);
+        return length <= UNCUT_LIMIT ||
+               fail(e,
+                    "%s: the document at byte %llu has %zu bytes without a space or other place to cut; at most %d MiB "
+                    "are "
+                    "supported",
+                    prepare_source_(p)->path, (unsigned long long)p->document.offset, length, UNCUT_LIMIT >> 20);
     }
+    p->next_cut = READ_BLOCK;
     p->text_bytes += cut;
     if (!p->piece(p, p->pending, cut, e)) {
         return false;
@@ -1376,7 +1405,8 @@ static inline void line_reject_(Preparation *p, const char *why) {
 }
 
 // One line of JSON Lines that is not blank. False only if the whole run must stop.
-static inline bool prepare_line_(Preparation *p, const char *text, size_t length, uint64_t offset, uint64_t line, Error *e) {
+static inline bool prepare_line_(Preparation *p, const char *text, size_t length, uint64_t offset, uint64_t line,
+                                 Error *e) {
     Source *source = prepare_source_(p);
     char name[PATH_LIMIT + 32];
     size_t source_length = length, consumed;
@@ -1451,12 +1481,12 @@ static inline bool prepare_json_lines_(Preparation *p, Reader *r, Error *e) {
         reader_use_(r, taken);
         prepare_progress_(p, taken);
     }
-    return source->rejected_lines <= filled / 2 ||
-           fail(e, "%s: %llu of %llu lines hold no document, more than half, so something is wrong: %.400s", source->path,
+    return source->rejected_lines == 0 || source->rejected_lines < filled - source->rejected_lines ||
+           fail(e, "%s: %llu of %llu lines hold no document, so something is wrong: %.500s", source->path,
                 (unsigned long long)source->rejected_lines, (unsigned long long)filled, p->rejected);
 }
 
-// Takes the documents of all sources through the pass that is set up in p.
+// Takes the documents of all sources through the pass that is set up in p. There must be enough of them to go on.
 static inline bool prepare_pass_(Preparation *p, const char *name, Error *e) {
     bool ok = true;
     p->pass = name;
@@ -1475,6 +1505,17 @@ static inline bool prepare_pass_(Preparation *p, const char *name, Error *e) {
         }
         ok = reader_close_(&reader, ok, e);
     }
+    if (ok && p->options->progress) {
+        clock_gettime(CLOCK_MONOTONIC, &p->printed);
+        prepare_show_(p, p->source, p->printed);
+    }
+    if (ok && p->documents_read == 0) {
+        ok = fail(e, "%s: there is no document with any text in the input", p->options->inputs[0]);
+    } else if (ok && p->documents_read == 1 && p->options->val_fraction > 0) {
+        ok =
+            fail(e, "%s: the input is a single document, which cannot be split: use --val-fraction 0 or more documents",
+                 p->options->inputs[0]);
+    }
     return ok;
 }
 
@@ -1492,8 +1533,8 @@ static inline size_t sample_safe_cut_(const Preparation *p, const char *text, si
     return length;
 }
 
-// Every piece has a random rank; those below a threshold are held, and the threshold sinks whenever they grow beyond the
-// limit. So each piece has the same chance, and the size of the corpus need not be known.
+// Every piece has a random rank; those below a threshold are held, and the threshold sinks whenever they grow beyond
+// the limit. So each piece has the same chance, and the size of the corpus need not be known.
 static inline bool sample_piece_(Preparation *p, const char *text, size_t length, Error *e) {
     const uint64_t limit = p->options->tokenizer_sample;
     uint64_t document = random_bits(p->options->seed, p->document.source, p->document.offset);
@@ -1558,9 +1599,6 @@ static inline bool prepare_train_tokenizer_(Preparation *p, Error *e) {
     if (!prepare_pass_(p, "sampling for the tokenizer", e)) {
         return false;
     }
-    if (p->documents_read == 0) {
-        return fail(e, "%s: there is no document with any text in the input", p->options->inputs[0]);
-    }
     bool ok = trainer_init(&trainer, e);
     for (size_t i = 0; ok && i < p->sample_count; i++) {
         ok = trainer_add(&trainer, p->sample[i].text, p->sample[i].length, e);
@@ -1608,13 +1646,6 @@ static inline bool prepare_write_shards_(Preparation *p, Error *e) {
     if (!shard_begin_(&p->train, p->folder, "train", token_bytes, e) ||
         (split && !shard_begin_(&p->val, p->folder, "val", token_bytes, e)) || !prepare_pass_(p, "tokenizing", e)) {
         return false;
-    }
-    if (p->documents_read == 0) {
-        return fail(e, "%s: there is no document with any text in the input", p->options->inputs[0]);
-    }
-    if (split && p->documents_read == 1) {
-        return fail(e, "%s: the input is a single document, which cannot be split: use --val-fraction 0 or more documents",
-                    p->options->inputs[0]);
     }
     if (split && p->val.documents == 0 && !shard_move_last_(&p->val, &p->train, e)) {
         return false;
@@ -1667,6 +1698,9 @@ static inline void manifest_source_(JsonWriter *w, const Source *s) {
     json_open(w, "origin", '{');
     for (int f = 0; s->origin && f < ORIGIN_FACETS; f++) {
         const OriginFacet *facet = &s->origin[f];
+        if (facet->count == 0 && facet->other == 0) {
+            continue;
+        }
         json_open(w, origin_facets_[f].name, '[');
         for (size_t v = 0; v <= facet->count; v++) {
             bool other = v == facet->count; // {"value": null} stands for all values beyond the table
@@ -1748,8 +1782,8 @@ static inline bool prepare_write_manifest_(const Preparation *p, Error *e) {
     return ok;
 }
 
-// Fills p->folder with the hidden sibling of `out` that the data is made in, and locks it against a second prepare. What
-// a killed run left in it is removed.
+// Fills p->folder with the hidden sibling of `out` that the data is made in, and locks it against a second prepare.
+// What a killed run left in it is removed.
 static inline bool prepare_begin_folder_(Preparation *p, Error *e) {
     const char *out = p->options->out;
     struct dirent **names = NULL;
@@ -1776,7 +1810,7 @@ static inline bool prepare_begin_folder_(Preparation *p, Error *e) {
                     access(manifest, F_OK) ? "other files" : "prepared data");
     }
     if (mkdir(p->folder, 0777) && errno != EEXIST) {
-        return fail(e, "%s: cannot be made: %s", p->folder, strerror(errno));
+        return fail(e, "%s: cannot be made: %s", out, strerror(errno));
     }
     p->lock = open(p->folder, O_RDONLY | O_CLOEXEC | O_DIRECTORY);
     if (p->lock < 0) {
@@ -1846,7 +1880,7 @@ static inline void prepare_sum_up_(Preparation *p) {
 static inline bool prepare_run_(Preparation *p, Error *e) {
     const PrepareOptions *o = p->options;
     char path[PATH_LIMIT];
-    if (!prepare_check_options_(o, e) || !prepare_begin_folder_(p, e)) {
+    if (!prepare_check_options_(o, e)) {
         return false;
     }
     for (size_t i = 0; i < o->input_count; i++) {
@@ -1855,8 +1889,13 @@ static inline bool prepare_run_(Preparation *p, Error *e) {
         }
     }
     if (p->sources.count == 0) {
-        return fail(e, "%s: holds no file that can be read (.txt, .text, .md or .jsonl, also with .gz); %llu others were "
-                       "passed over", o->inputs[0], (unsigned long long)p->sources.skipped);
+        return fail(e,
+                    "%s: holds no file that can be read (.txt, .text, .md or .jsonl, also with .gz); %llu others were "
+                    "passed over",
+                    o->inputs[0], (unsigned long long)p->sources.skipped);
+    }
+    if (!prepare_begin_folder_(p, e)) {
+        return false;
     }
     if (!(o->tokenizer ? tokenizer_load(&p->tokenizer, o->tokenizer, e) : prepare_train_tokenizer_(p, e)) ||
         !encoder_init(&p->encoder, &p->tokenizer, e) || !path_format_(path, e, "%s/tokenizer", p->folder)) {
@@ -1872,10 +1911,10 @@ static inline bool prepare_run_(Preparation *p, Error *e) {
     return prepare_write_manifest_(p, e) && prepare_publish_(p, e);
 }
 
-// Makes the folder o->out from the texts o->inputs: tokenizer, shards, manifest. It appears only when it is complete and
-// on disk; after a failure nothing is left of it. The same input, options and command give the same bytes. No document
-// vanishes silently: what is left out is counted in the report and in the manifest, and a file of JSON Lines of which
-// more than half cannot be used is an error.
+// Makes the folder o->out from the texts o->inputs: tokenizer, shards, manifest. It appears only when it is complete
+// and on disk; after a failure nothing is left of it. The same input, options and command give the same bytes. No
+// document vanishes silently: what is left out is counted in the report and in the manifest, and a file of JSON Lines
+// of which half or more cannot be used is an error.
 static inline bool prepare_corpus(const PrepareOptions *o, PrepareReport *r, Error *e) {
     *r = (PrepareReport){0};
     Preparation *p = calloc(1, sizeof *p);

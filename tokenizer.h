@@ -1001,11 +1001,21 @@ static inline bool json_is_bool_(const Json *node, bool value) {
     return node && node->kind == JSON_BOOL && node->boolean == value;
 }
 
+// True if a post-processor adds no tokens to a single text: none, ByteLevel, or a template of the text alone.
+static inline bool post_processor_is_idle_(const Json *post) {
+    const Json *single = json_get(post, "single");
+    if (json_absent_(post) || json_has_type_(post, "ByteLevel")) {
+        return true;
+    }
+    return json_has_type_(post, "TemplateProcessing") && single && single->kind == JSON_ARRAY && single->length == 1 &&
+           json_get(single->child, "Sequence");
+}
+
 // Refuses every setting that would give other ids than the code above. Truncation and padding are the caller's affair
 // and ignored; unk_token, fuse_unk and byte_fallback have no effect where all 256 bytes are in the vocabulary.
 static inline bool tokenizer_json_check_(const Json *root, const char *path, Error *e) {
     const Json *model = json_get(root, "model"), *pre = json_get(root, "pre_tokenizer");
-    const Json *post = json_get(root, "post_processor"), *dropout = json_get(model, "dropout");
+    const Json *dropout = json_get(model, "dropout");
     const Json *prefix = json_get(model, "continuing_subword_prefix");
     const Json *suffix = json_get(model, "end_of_word_suffix");
     const Json *added = json_get(root, "added_tokens");
@@ -1020,8 +1030,8 @@ static inline bool tokenizer_json_check_(const Json *root, const char *path, Err
     } else if (!json_has_type_(pre, "ByteLevel") || !json_is_bool_(json_get(pre, "add_prefix_space"), false) ||
                (json_get(pre, "use_regex") && !json_is_bool_(json_get(pre, "use_regex"), true))) {
         wrong = "pre_tokenizer must be ByteLevel with add_prefix_space false and use_regex true";
-    } else if (!json_absent_(post) && !json_has_type_(post, "ByteLevel")) {
-        wrong = "post_processor must be null or ByteLevel";
+    } else if (!post_processor_is_idle_(json_get(root, "post_processor"))) {
+        wrong = "post_processor must be null, ByteLevel or a template that adds no tokens";
     } else if (!json_has_type_(json_get(root, "decoder"), "ByteLevel")) {
         wrong = "decoder must be ByteLevel";
     } else if (!json_absent_(dropout) && !(json_double(dropout, &rate) && rate == 0.0)) {

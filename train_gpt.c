@@ -281,7 +281,11 @@ static bool weights_over(const ModelConfig *c, float *data, Weights *weights) {
 }
 
 static bool model_create(Model *m, const ModelConfig *config, const Kernels *kernels, Error *e) {
+    double C = (double)config->channels, estimate = 12 * (double)config->layers * C * C + (double)config->vocab_size * C;
     *m = (Model){.config = *config, .kernels = kernels, .tensor_count = tensor_count(config)};
+    if (estimate > 0x1p50) { // far from where sizes in bytes overflow
+        return fail(e, "a model of %.3g parameters is beyond what any machine holds", estimate);
+    }
     m->parameter_count = tensor_views(config, NULL, "", NULL);
     m->parameters = allocate_floats(m->parameter_count);
     if (!m->parameters || !weights_over(config, m->parameters, &m->weights)) {
@@ -392,12 +396,14 @@ static size_t activations_layout(Activations *a, const ModelConfig *c, size_t R,
 }
 
 static bool activations_create(Activations *a, const ModelConfig *c, size_t R, bool keep, Error *e) {
+    double per_token = 20 * (double)(c->layers + 1) * (double)c->channels; // at most; for sizes that would overflow
     *a = (Activations){.layers = malloc(c->layers * sizeof *a->layers)};
-    size_t n = a->layers ? activations_layout(a, c, R, keep, NULL) : 0;
-    a->data = a->layers ? allocate_floats(n) : NULL;
+    bool possible = a->layers && per_token * (double)R < 0x1p50;
+    size_t n = possible ? activations_layout(a, c, R, keep, NULL) : 0;
+    a->data = possible ? allocate_floats(n) : NULL;
     if (!a->data) {
-        return fail(e, "no memory for the activations of %zu tokens (%.2f GiB): choose a smaller --micro-batch", R,
-                    (double)n * sizeof(float) / 0x1p30);
+        return fail(e, "no memory for the activations of %zu tokens (about %.3g GiB): choose a smaller --micro-batch", R,
+                    per_token * (double)R * sizeof(float) / 0x1p30);
     }
     activations_layout(a, c, R, keep, a->data);
     return true;
@@ -702,7 +708,6 @@ static float multiply_add_rounds(size_t rounds, float factor) {
 static double measure_peak_flops(void) {
     enum { ROUNDS = 200000 };
     double best = 0, total;
-    volatile float sink = 0;
     for (int run = 0; run < 5; run++) {
         float sum = 0;
         MPI_Barrier(MPI_COMM_WORLD);
@@ -710,8 +715,7 @@ static double measure_peak_flops(void) {
 #pragma omp parallel reduction(+ : sum)
         sum += multiply_add_rounds(ROUNDS, 0.5f);
         double rate = 2.0 * PEAK_LANES * ROUNDS * omp_get_max_threads() / (seconds_now() - start);
-        sink += sum;
-        best = rate > best ? rate : best;
+        best = isfinite(sum) && rate > best ? rate : best; // to look at sum keeps the compiler from dropping the loop
     }
     MPI_Allreduce(&best, &total, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
     return total;
@@ -1356,36 +1360,21 @@ static bool check_train_options(const Options *o, int ranks, Error *e) {
     return true;
 }
 
-// The vocabulary is the tokenizer's of the data; bare shards do not know theirs.
+// The vocabulary is the tokenizer's of the data; bare shards do not know theirs. A model from --init brings its own, which
+// may be larger.
 static bool choose_vocab_size(const Options *o, const Dataset *data, ModelConfig *config, Error *e) {
     if (data->vocab_size && o->vocab_size && o->vocab_size != data->vocab_size) {
         return fail(e, "--vocab-size %llu: the tokenizer of %s has %zu words; leave the option out",
                     (unsigned long long)o->vocab_size, o->data, data->vocab_size);
     }
-    config->vocab_size = data->vocab_size ? data->vocab_size : o->vocab_size ? o->vocab_size
-                                                             : o->model      ? GPT2_VOCAB_SIZE
-                                                                             : 0;
-    if (config->vocab_size == 0) {
-        return fail(e, "%s does not say how many words its vocabulary has: give --vocab-size N", o->data);
+    size_t words = data->vocab_size ? data->vocab_size : o->vocab_size;
+    if (o->init) {
+        return words <= config->vocab_size || fail(e, "%s: has a vocabulary of %zu, too small for the %zu words of %s",
+                                                   o->init, config->vocab_size, words, o->data);
     }
-    return true;
-}
-
-// Shape of the model that is to be trained; T is the length of its training sequences.
-static bool choose_config(const Options *o, const Dataset *data, ModelConfig *config, Error *e) {
-    if (!o->init) {
-        return shape_from_options(o, config, e) && choose_vocab_size(o, data, config, e);
-    }
-    size_t needed = data->vocab_size ? data->vocab_size : o->vocab_size;
-    if (!config_load(o->init, config, e)) {
-        return false;
-    }
-    if (needed > config->vocab_size) {
-        return fail(e, "%s: has a vocabulary of %zu, too small for the %zu words of %s", o->init, config->vocab_size,
-                    needed, o->data);
-    }
-    return o->seq_len <= config->seq_len || fail(e, "--seq-len %llu is more than the %zu positions of %s",
-                                                 (unsigned long long)o->seq_len, config->seq_len, o->init);
+    config->vocab_size = words ? words : o->model ? GPT2_VOCAB_SIZE : 0;
+    return config->vocab_size > 0 ||
+           fail(e, "%s: does not say how many words its vocabulary has: give --vocab-size N", o->data);
 }
 
 // The tokenizer that goes into checkpoints, and with it the token that ends a document.
@@ -1425,19 +1414,19 @@ static bool open_datasets(Trainer *t, size_t T, Error *e) {
     return true;
 }
 
-// Opens the data and settles the model's shape; every rank does.
+// Settles the model's shape and opens the data; every rank does.
 static bool training_open(Trainer *t, ModelConfig *config, Error *e) {
     const Options *o = t->options;
-    Dataset probe; // tells the vocabulary; --init tells the sequence length, which the real one is opened with
-    if (!dataset_open(&probe, o->data, "train", 1, e)) {
+    if (!(o->init ? config_load(o->init, config, e) : shape_from_options(o, config, e))) {
         return false;
     }
-    bool ok = choose_config(o, &probe, config, e);
-    dataset_close(&probe);
     t->T = o->seq_len ? o->seq_len : config->seq_len;
     t->B = o->micro_batch;
     t->global_batch = o->global_batch ? o->global_batch : o->micro_batch * (uint64_t)t->world->size;
-    return ok && open_datasets(t, t->T, e) && choose_tokenizer(t, config, e);
+    if (t->T > config->seq_len) {
+        return fail(e, "--seq-len %zu is more than the %zu positions of %s", t->T, config->seq_len, o->init);
+    }
+    return open_datasets(t, t->T, e) && choose_vocab_size(o, &t->data, config, e) && choose_tokenizer(t, config, e);
 }
 
 static bool training_allocate(Trainer *t, const ModelConfig *config, Error *e) {
@@ -1712,6 +1701,9 @@ static bool generate_tokens(Generator *g, const Options *o, Error *e) {
                                          g->model.weights.wte, 1, C, V);
         double draw = random_uniform(o->seed, RANDOM_FREE, i);
         int32_t token = sample_token(g->activations.logits, V, o, draw, g->candidates);
+        if (!isfinite(g->activations.logits[token])) {
+            return fail(e, "%s: its output is not finite; the weights are damaged", o->checkpoint);
+        }
         if (token == g->tokenizer.end_of_document) {
             break;
         }

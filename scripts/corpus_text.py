@@ -4,7 +4,7 @@
     corpus_text.py UNPACKED OUT
 
 UNPACKED/PACKAGE_VERSION/ are the trees that `dpkg-deb -x` made. HTML goes through w3m, manual pages through mandoc.
-Each line of OUT/PACKAGE.jsonl is a page: {"text", "id", "source", "file", "license", "language"}. OUT/SOURCES.md lists
+Each line of OUT/PACKAGE.jsonl is a page: {"text", "id", "source", "file", "license", "language"}. OUT/SOURCES lists
 packages, versions, licences and sizes. The same packages give the same bytes.
 """
 import concurrent.futures
@@ -195,7 +195,7 @@ def main():
                     row["documents"] += 1
                     row[spoken] += len(text.encode())
             rows.append(row)
-    write_sources(out / "SOURCES.md", rows)
+    write_sources(out / "SOURCES", rows)
 
 
 def write_sources(path, rows):

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Fetches real Japanese and English text to try train_gpt with: Debian's documentation packages, about 18 MB.
 #
-#   scripts/fetch_corpus.sh [DIR]        DIR (default build/corpus) gets PACKAGE.jsonl and SOURCES.md
+#   scripts/fetch_corpus.sh [DIR]        DIR (default build/corpus) gets PACKAGE.jsonl and SOURCES
 #
 # The packages are downloaded and unpacked in a folder, nothing is installed. Each line of a .jsonl file is a page with
 # its text, package, file, licence and language. DIR appears when it is complete; if it is there, it is left alone.
@@ -17,11 +17,11 @@ packages=(
 
 die() { echo "fetch_corpus: $*" >&2; exit 1; }
 
-if [ -e "$dir/SOURCES.md" ]; then
-    echo "$dir is there: $(tail -n 1 "$dir/SOURCES.md")"
+if [ -e "$dir/SOURCES" ]; then
+    echo "$dir is there: $(tail -n 1 "$dir/SOURCES")"
     exit 0
 fi
-[ ! -e "$dir" ] || die "$dir exists and has no SOURCES.md: remove it, or name another folder"
+[ ! -e "$dir" ] || die "$dir exists and has no SOURCES: remove it, or name another folder"
 for command in apt-get apt-cache dpkg-deb python3 w3m mandoc; do
     command -v "$command" >/dev/null || die "$command is missing: run scripts/setup.sh quickstart"
 done
@@ -54,4 +54,4 @@ done
 echo "turning their pages into plain text (w3m, mandoc)"
 python3 scripts/corpus_text.py "$work/unpacked" "$work/text"
 mv -T "$work/text" "$dir"
-echo "$dir: $(tail -n 1 "$dir/SOURCES.md")"
+echo "$dir: $(tail -n 1 "$dir/SOURCES")"

