@@ -162,17 +162,17 @@ static inline bool safetensors_read_header_(Safetensors *s, Error *e) {
     if (size < 8) {
         return fail(e, "%s: has %llu bytes, too short for a safetensors file", s->path, (unsigned long long)size);
     }
-    if (!read_at_(s->fd, s->path, prefix, 8, 0, e)) {
+    if (!read_at(s->fd, s->path, prefix, 8, 0, e)) {
         return false;
     }
-    uint64_t header_bytes = load_le_(prefix, 8);
+    uint64_t header_bytes = load_le(prefix, 8);
     if (header_bytes > 100000000 || header_bytes > size - 8) {
         return fail(e, "%s: claims a header of %llu bytes in a file of %llu: not safetensors, or truncated", s->path,
                     (unsigned long long)header_bytes, (unsigned long long)size);
     }
     char *text = malloc(header_bytes + 1);
     bool ok = text || fail(e, "%s: no memory for its header of %llu bytes", s->path, (unsigned long long)header_bytes);
-    ok = ok && read_at_(s->fd, s->path, text, header_bytes, 8, e);
+    ok = ok && read_at(s->fd, s->path, text, header_bytes, 8, e);
     ok = ok && ((header_bytes > 0 && text[0] == '{') || fail(e, "%s: its header does not begin with '{'", s->path));
     ok = ok && json_parse(&s->header, text, header_bytes, s->path, e);
     free(text);
@@ -273,7 +273,7 @@ static inline bool safetensors_read(const Safetensors *s, const SafetensorsEntry
     bool ok = bytes || fail(e, "%s: no memory to read tensor \"%.80s\"", s->path, entry->name);
     for (size_t i = 0; i < n && ok; i += PIECE) {
         size_t piece = n - i < PIECE ? n - i : PIECE;
-        ok = read_at_(s->fd, s->path, bytes, piece * width, s->data_start + entry->begin + i * width, e);
+        ok = read_at(s->fd, s->path, bytes, piece * width, s->data_start + entry->begin + i * width, e);
         if (ok) {
             convert_to_floats_(view->data + i, bytes, piece, entry->dtype);
         }
@@ -305,7 +305,7 @@ static inline bool weight_files_add_(WeightFiles *w, const char *directory, cons
         return fail(e, "%s: no memory for its list of files", directory);
     }
     w->files = files;
-    if (!path_format_(path, e, "%s/%s", directory, name)) {
+    if (!path_format(path, e, "%s/%s", directory, name)) {
         return false;
     }
     if (!safetensors_open(&w->files[w->count], path, e)) {
@@ -344,7 +344,7 @@ static inline bool weight_files_open(WeightFiles *w, const char *directory, Erro
     char path[PATH_LIMIT];
     JsonDocument index;
     *w = (WeightFiles){0};
-    if (!path_format_(path, e, "%s/model.safetensors.index.json", directory)) {
+    if (!path_format(path, e, "%s/model.safetensors.index.json", directory)) {
         return false;
     }
     if (access(path, F_OK)) {
@@ -503,7 +503,7 @@ static inline bool config_load(const char *directory, ModelConfig *config, Error
     char path[PATH_LIMIT];
     JsonDocument document;
     *config = (ModelConfig){0};
-    if (!path_format_(path, e, "%s/config.json", directory)) {
+    if (!path_format(path, e, "%s/config.json", directory)) {
         return false;
     }
     if (!json_parse_file(&document, path, 1 << 20, e)) {
@@ -570,9 +570,9 @@ typedef struct {
 // Begins OUT/step-NNNNNN. OUT must exist.
 static inline bool checkpoint_begin(CheckpointWriter *w, const char *out, uint64_t step, Error *e) {
     *w = (CheckpointWriter){0};
-    if (!path_format_(w->final, e, "%s/step-%06llu", out, (unsigned long long)step) ||
-        !path_format_(w->old, e, "%s/.step-%06llu.old", out, (unsigned long long)step) ||
-        !path_format_(w->temporary, e, "%s/.step-%06llu.new", out, (unsigned long long)step)) {
+    if (!path_format(w->final, e, "%s/step-%06llu", out, (unsigned long long)step) ||
+        !path_format(w->old, e, "%s/.step-%06llu.old", out, (unsigned long long)step) ||
+        !path_format(w->temporary, e, "%s/.step-%06llu.new", out, (unsigned long long)step)) {
         return false;
     }
     remove_directory(w->temporary); // what a killed run left
@@ -590,7 +590,7 @@ static inline void checkpoint_abort(CheckpointWriter *w) {
 
 static inline bool checkpoint_open_(CheckpointWriter *w, const char *name, OutputFile *file, Error *e) {
     char path[PATH_LIMIT];
-    return path_format_(path, e, "%s/%s", w->temporary, name) && output_open(file, path, e);
+    return path_format(path, e, "%s/%s", w->temporary, name) && output_open(file, path, e);
 }
 
 static inline bool checkpoint_close_(CheckpointWriter *w, const char *name, OutputFile *file, Error *e) {
@@ -628,7 +628,7 @@ static inline bool checkpoint_add_json(CheckpointWriter *w, const char *name, Js
 static inline bool checkpoint_add_copy(CheckpointWriter *w, const char *directory, const char *name, Error *e) {
     char path[PATH_LIMIT];
     size_t length;
-    char *data = path_format_(path, e, "%s/%s", directory, name) ? read_file(path, (size_t)1 << 30, &length, e) : NULL;
+    char *data = path_format(path, e, "%s/%s", directory, name) ? read_file(path, (size_t)1 << 30, &length, e) : NULL;
     bool ok = data && checkpoint_add_bytes(w, name, data, length, e);
     free(data);
     return ok;
@@ -672,7 +672,7 @@ static inline bool checkpoint_add_tensors(CheckpointWriter *w, const char *name,
     }
     safetensors_header_(&header, views, count);
     bool ok = !header.failed || fail(e, "%s/%s: no memory for its header", w->temporary, name);
-    store_le_(prefix, header.length, 8);
+    store_le(prefix, header.length, 8);
     ok = ok && output_write(&file, prefix, 8, e) && output_write(&file, header.data, header.length, e);
     for (size_t i = 0; i < count && ok; i++) {
         ok = output_write(&file, views[i].data, tensor_elements(&views[i]) * sizeof(float), e);
@@ -752,11 +752,11 @@ static inline bool checkpoint_verify(const char *directory, bool with_optimizer,
     char path[PATH_LIMIT], hex[65];
     size_t length;
     bool found[4] = {0};
-    if (!path_format_(path, e, "%s/trainer_state.json", directory)) {
+    if (!path_format(path, e, "%s/trainer_state.json", directory)) {
         return false;
     }
     bool own = access(path, F_OK) == 0;
-    if (!path_format_(path, e, "%s/SHA256SUMS", directory)) {
+    if (!path_format(path, e, "%s/SHA256SUMS", directory)) {
         return false;
     }
     if (!own && !with_optimizer && access(path, F_OK)) {
@@ -782,7 +782,7 @@ static inline bool checkpoint_verify(const char *directory, bool with_optimizer,
             continue;
         }
         char file[PATH_LIMIT];
-        bool ok = path_format_(file, e, "%s/%s", directory, name) && sha256_file(file, hex, e);
+        bool ok = path_format(file, e, "%s/%s", directory, name) && sha256_file(file, hex, e);
         if (ok && memcmp(hex, line, 64)) {
             ok = fail(e, "%s: was altered or damaged: its SHA-256 is not the one in SHA256SUMS", file);
         }
@@ -804,8 +804,8 @@ static inline bool checkpoint_verify(const char *directory, bool with_optimizer,
 static inline void checkpoint_remove(const char *out, uint64_t step) {
     char path[PATH_LIMIT], hidden[PATH_LIMIT];
     Error ignored;
-    if (path_format_(path, &ignored, "%s/step-%06llu", out, (unsigned long long)step) &&
-        path_format_(hidden, &ignored, "%s/.step-%06llu.old", out, (unsigned long long)step)) {
+    if (path_format(path, &ignored, "%s/step-%06llu", out, (unsigned long long)step) &&
+        path_format(hidden, &ignored, "%s/.step-%06llu.old", out, (unsigned long long)step)) {
         remove_directory(hidden);
         if (!rename(path, hidden)) {
             remove_directory(hidden);

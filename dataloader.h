@@ -13,6 +13,7 @@
 #ifndef DATALOADER_H
 #define DATALOADER_H
 
+#include <assert.h>
 #include <dirent.h> // scandir
 #include <fcntl.h>
 #include <limits.h>
@@ -33,7 +34,7 @@
 enum { PATH_LIMIT = 4096 };
 
 // Formats a path into a buffer of PATH_LIMIT bytes; one that does not fit is an error.
-__attribute__((format(printf, 3, 4))) static inline bool path_format_(char *out, Error *e, const char *format, ...) {
+__attribute__((format(printf, 3, 4))) static inline bool path_format(char *out, Error *e, const char *format, ...) {
     va_list args;
     va_start(args, format);
     int length = vsnprintf(out, PATH_LIMIT, format, args);
@@ -42,7 +43,7 @@ __attribute__((format(printf, 3, 4))) static inline bool path_format_(char *out,
            fail(e, "%.200s...: the path is longer than the %d bytes supported", out, PATH_LIMIT - 1);
 }
 
-static inline uint64_t load_le_(const void *from, int bytes) {
+static inline uint64_t load_le(const void *from, int bytes) {
     const unsigned char *p = from;
     uint64_t value = 0;
     for (int i = bytes - 1; i >= 0; i--) {
@@ -51,7 +52,7 @@ static inline uint64_t load_le_(const void *from, int bytes) {
     return value;
 }
 
-static inline void store_le_(void *to, uint64_t value, int bytes) {
+static inline void store_le(void *to, uint64_t value, int bytes) {
     unsigned char *p = to;
     for (int i = 0; i < bytes; i++, value >>= 8) {
         p[i] = (unsigned char)value;
@@ -64,7 +65,7 @@ static inline uint64_t min_u64_(uint64_t a, uint64_t b) {
 
 // Reads exactly `bytes` at `offset`. The file may have been truncated since it was opened: then this is an error line,
 // where a memory map would be a SIGBUS.
-static inline bool read_at_(int file, const char *path, void *out, size_t bytes, uint64_t offset, Error *e) {
+static inline bool read_at(int file, const char *path, void *out, size_t bytes, uint64_t offset, Error *e) {
     for (size_t done = 0; done < bytes;) {
         ssize_t n = pread(file, (char *)out + done, bytes - done, (off_t)(offset + done));
         if (n == 0) {
@@ -190,7 +191,7 @@ static inline bool write_(FILE *file, const char *path, const void *data, size_t
 // Closes a file that was written, on disk when this returns true.
 static inline bool close_written_(FILE *file, const char *path, Error *e) {
     bool ok = fflush(file) == 0 && fsync(fileno(file)) == 0;
-    int reason = errno;
+    int reason = ok ? 0 : errno;
     ok = fclose(file) == 0 && ok;
     return ok || fail(e, "%s: cannot be written: %s", path, strerror(reason ? reason : errno));
 }
@@ -204,7 +205,7 @@ typedef struct {
 
 static inline bool output_open(OutputFile *o, const char *path, Error *e) {
     o->file = NULL;
-    if (!path_format_(o->path, e, "%s", path)) {
+    if (!path_format(o->path, e, "%s", path)) {
         return false;
     }
     o->file = fopen(path, "wb");
@@ -250,7 +251,7 @@ static inline void remove_directory(const char *path) {
     for (int i = 0; i < count; i++) {
         char child[PATH_LIMIT];
         Error ignored;
-        if (path_format_(child, &ignored, "%s/%s", path, names[i]->d_name) && unlink(child)) {
+        if (path_format(child, &ignored, "%s/%s", path, names[i]->d_name) && unlink(child)) {
             remove_directory(child);
         }
     }
@@ -357,12 +358,12 @@ static inline bool idx_check_sequences_(Dataset *d, int idx, uint64_t sequences,
         size_t j = i % IDX_BLOCK;
         if (j == 0) {
             size_t n = min_u64_(sequences - i, IDX_BLOCK);
-            if (!read_at_(idx, d->idx_path, lengths, 4 * n, IDX_HEADER + 4 * i, e) ||
-                !read_at_(idx, d->idx_path, pointers, 8 * n, IDX_HEADER + 4 * sequences + 8 * i, e)) {
+            if (!read_at(idx, d->idx_path, lengths, 4 * n, IDX_HEADER + 4 * i, e) ||
+                !read_at(idx, d->idx_path, pointers, 8 * n, IDX_HEADER + 4 * sequences + 8 * i, e)) {
                 return false;
             }
         }
-        uint64_t length = load_le_(lengths + 4 * j, 4), pointer = load_le_(pointers + 8 * j, 8);
+        uint64_t length = load_le(lengths + 4 * j, 4), pointer = load_le(pointers + 8 * j, 8);
         if (length > INT32_MAX) {
             return fail(e, "%s: sequence %llu has the negative length %d", d->idx_path, (unsigned long long)i,
                         (int32_t)length);
@@ -390,11 +391,11 @@ static inline bool idx_check_documents_(Dataset *d, int idx, uint64_t sequences,
     uint64_t previous = 0;
     for (uint64_t i = 0; i < entries; i++) {
         size_t j = i % IDX_BLOCK;
-        if (j == 0 && !read_at_(idx, d->idx_path, block, 8 * min_u64_(entries - i, IDX_BLOCK),
+        if (j == 0 && !read_at(idx, d->idx_path, block, 8 * min_u64_(entries - i, IDX_BLOCK),
                                 IDX_HEADER + 12 * sequences + 8 * i, e)) {
             return false;
         }
-        uint64_t first = load_le_(block + 8 * j, 8);
+        uint64_t first = load_le(block + 8 * j, 8);
         if (first > sequences || first < previous || (i == 0 && first != 0)) {
             return fail(e, "%s: document %llu begins at sequence %lld, which is not between %llu and %llu", d->idx_path,
                         (unsigned long long)i, (long long)first, (unsigned long long)previous,
@@ -417,10 +418,10 @@ static inline bool idx_check_(Dataset *d, int idx, uint64_t idx_bytes, uint64_t 
         return fail(e, "%s: has %llu bytes, fewer than the header of a Megatron index (%d)", d->idx_path,
                     (unsigned long long)idx_bytes, IDX_HEADER);
     }
-    if (!read_at_(idx, d->idx_path, header, sizeof header, 0, e)) {
+    if (!read_at(idx, d->idx_path, header, sizeof header, 0, e)) {
         return false;
     }
-    uint64_t version = load_le_(header + 9, 8), S = load_le_(header + 18, 8), D = load_le_(header + 26, 8);
+    uint64_t version = load_le(header + 9, 8), S = load_le(header + 18, 8), D = load_le(header + 26, 8);
     unsigned type = header[17];
     if (memcmp(header, idx_magic_, sizeof idx_magic_)) {
         return fail(e, "%s: does not begin with MMIDIDX: not a Megatron index%s", d->idx_path,
@@ -456,14 +457,12 @@ static inline bool llmc_check_(Dataset *d, uint64_t bytes, Error *e) {
         return fail(e, "%s: has %llu bytes, fewer than the header of an llm.c shard (%d)", d->path,
                     (unsigned long long)bytes, LLMC_HEADER);
     }
-    if (!read_at_(d->file, d->path, header, sizeof header, 0, e)) {
+    if (!read_at(d->file, d->path, header, sizeof header, 0, e)) {
         return false;
     }
-    uint64_t magic = load_le_(header, 4), version = load_le_(header + 4, 4), count = load_le_(header + 8, 4);
+    uint64_t magic = load_le(header, 4), version = load_le(header + 4, 4), count = load_le(header + 8, 4);
     if (magic != 20240520 && magic != 20240801) {
-        return fail(e,
-                    "%s: is not an llm.c shard: its first number is %llu, not 20240520 or 20240801 (a Megatron pair is "
-                    "named by its prefix, without .bin)",
+        return fail(e, "%s: is not an llm.c shard: it begins with %llu (a Megatron pair is named without its .bin)",
                     d->path, (unsigned long long)magic);
     }
     if (version != (magic == 20240520 ? 1 : 7)) {
@@ -507,7 +506,7 @@ static inline bool copy_string_(char *out, size_t limit, const Json *node) {
 static inline bool dataset_read_manifest_(Dataset *d, const char *folder, const char *split, Error *e) {
     char path[PATH_LIMIT];
     JsonDocument manifest;
-    if (!path_format_(path, e, "%s/manifest.json", folder) || !json_parse_file(&manifest, path, (size_t)1 << 31, e)) {
+    if (!path_format(path, e, "%s/manifest.json", folder) || !json_parse_file(&manifest, path, (size_t)1 << 31, e)) {
         return false;
     }
     const Json *tokenizer = json_get(manifest.root, "tokenizer");
@@ -523,15 +522,14 @@ static inline bool dataset_read_manifest_(Dataset *d, const char *folder, const 
                !copy_string_(d->tokenizer_hash, sizeof d->tokenizer_hash, json_get(tokenizer, "sha256")) ||
                !copy_string_(d->bin_hash, sizeof d->bin_hash, json_get(json_get(entry, "bin"), "sha256")) ||
                !copy_string_(d->idx_hash, sizeof d->idx_hash, json_get(json_get(entry, "idx"), "sha256"))) {
-        ok =
-            fail(e, "%s: the tokenizer's vocab_size and hash, or the hashes of the %s split, are missing", path, split);
+        ok = fail(e, "%s: the tokenizer's vocab_size or hash, or a hash of the %s split, is missing", path, split);
     } else if (!json_uint(json_get(entry, "tokens"), &tokens) || tokens != d->tokens ||
                !json_uint(json_get(entry, "documents"), &documents) || documents != d->documents) {
         ok = fail(e, "%s: does not agree with %s, which has %llu documents and %llu tokens", path, d->idx_path,
                   (unsigned long long)d->documents, (unsigned long long)d->tokens);
     } else {
         d->vocab_size = (size_t)vocab_size;
-        ok = path_format_(d->tokenizer, e, "%s/tokenizer", folder);
+        ok = path_format(d->tokenizer, e, "%s/tokenizer", folder);
     }
     json_free(&manifest);
     return ok;
@@ -557,15 +555,15 @@ static inline bool dataset_has_split(const char *path, const char *split) {
     if (!is_folder_(path)) {
         return strcmp(split, "train") == 0;
     }
-    return path_format_(idx, &ignored, "%s/%s.idx", path, split) && access(idx, F_OK) == 0;
+    return path_format(idx, &ignored, "%s/%s.idx", path, split) && access(idx, F_OK) == 0;
 }
 
 static inline bool dataset_open_files_(Dataset *d, const char *path, const char *split, Error *e) {
     bool folder = is_folder_(path);
     uint64_t bytes, idx_bytes;
-    if (!(folder ? path_format_(d->path, e, "%s/%s.bin", path, split) &&
-                       path_format_(d->idx_path, e, "%s/%s.idx", path, split)
-                 : path_format_(d->path, e, "%s.bin", path) && path_format_(d->idx_path, e, "%s.idx", path))) {
+    if (!(folder ? path_format(d->path, e, "%s/%s.bin", path, split) &&
+                       path_format(d->idx_path, e, "%s/%s.idx", path, split)
+                 : path_format(d->path, e, "%s.bin", path) && path_format(d->idx_path, e, "%s.idx", path))) {
         return false;
     }
     if (folder && !dataset_has_split(path, split)) {
@@ -579,7 +577,7 @@ static inline bool dataset_open_files_(Dataset *d, const char *path, const char 
             return fail(e, "%s: is no prepared folder, no Megatron prefix (%s with .idx) and no llm.c shard", path,
                         d->path);
         }
-        return path_format_(d->path, e, "%s", path) && (d->file = open_regular_(path, &bytes, e)) >= 0 &&
+        return path_format(d->path, e, "%s", path) && (d->file = open_regular_(path, &bytes, e)) >= 0 &&
                llmc_check_(d, bytes, e);
     }
     d->file = open_regular_(d->path, &bytes, e);
@@ -598,14 +596,12 @@ static inline bool dataset_open_files_(Dataset *d, const char *path, const char 
 // pair, or an llm.c shard; `split` ("train" or "val") matters for a folder only. The files' structure is checked here,
 // each id when it is read; dataset_verify checks the content. An error if there is not a single sample.
 static inline bool dataset_open(Dataset *d, const char *path, const char *split, size_t seq_len, Error *e) {
+    assert(seq_len > 0);
     *d = (Dataset){.file = -1, .seq_len = seq_len};
     bool ok = dataset_open_files_(d, path, split, e);
     if (ok && d->tokens <= seq_len) {
-        ok = fail(
-            e,
-            "%s: has %llu tokens, but one sample of sequence length %zu needs %zu: use a shorter --seq-len or more "
-            "text",
-            d->path, (unsigned long long)d->tokens, seq_len, seq_len + 1);
+        ok = fail(e, "%s: has %llu tokens, but one sample needs %zu: use a shorter --seq-len than %zu or more text",
+                  d->path, (unsigned long long)d->tokens, seq_len + 1, seq_len);
     }
     if (!ok) {
         dataset_close(d);
@@ -626,13 +622,14 @@ static inline bool dataset_read(const Dataset *d, uint64_t sample, size_t vocab_
     unsigned char raw[8192];
     const size_t bytes = (size_t)d->token_bytes, block = sizeof raw / bytes;
     const uint64_t first = sample * d->seq_len;
+    assert(sample < d->samples);
     for (size_t i = 0; i <= d->seq_len; i++) {
         size_t j = i % block;
-        if (j == 0 && !read_at_(d->file, d->path, raw, min_u64_(d->seq_len + 1 - i, block) * bytes,
+        if (j == 0 && !read_at(d->file, d->path, raw, min_u64_(d->seq_len + 1 - i, block) * bytes,
                                 d->first_byte + (first + i) * bytes, e)) {
             return false;
         }
-        uint64_t id = load_le_(raw + j * bytes, d->token_bytes);
+        uint64_t id = load_le(raw + j * bytes, d->token_bytes);
         if (id >= vocab_size) { // a negative id too, unsigned as it is here
             int unused = 64 - 8 * d->token_bytes;
             long long value = d->token_signed ? (int64_t)(id << unused) >> unused : (long long)id;
@@ -657,7 +654,7 @@ static inline bool dataset_verify(Dataset *d, Error *e) {
     char tokenizer_json[PATH_LIMIT] = "", hash[65];
     const char *paths[3] = {d->path, d->idx_path, tokenizer_json};
     char *known[3] = {d->bin_hash, d->idx_hash, d->tokenizer_hash};
-    if (d->tokenizer[0] && !path_format_(tokenizer_json, e, "%s/tokenizer.json", d->tokenizer)) {
+    if (d->tokenizer[0] && !path_format(tokenizer_json, e, "%s/tokenizer.json", d->tokenizer)) {
         return false;
     }
     for (int i = 0; i < 3; i++) {
@@ -709,15 +706,15 @@ enum { DOCS_HEADER = 32, DOCS_RECORD = 32, SEQUENCE_LIMIT = 1 << 30, SMALL_VOCAB
 
 static inline void docs_store_(unsigned char record[DOCS_RECORD], const DocumentRecord *document) {
     memset(record, 0, DOCS_RECORD);
-    store_le_(record, document->offset, 8);
-    store_le_(record + 8, document->length, 8);
-    store_le_(record + 16, document->tokens, 8);
-    store_le_(record + 24, document->source, 4);
+    store_le(record, document->offset, 8);
+    store_le(record + 8, document->length, 8);
+    store_le(record + 16, document->tokens, 8);
+    store_le(record + 24, document->source, 4);
 }
 
 static inline DocumentRecord docs_load_(const unsigned char record[DOCS_RECORD]) {
-    return (DocumentRecord){load_le_(record, 8), load_le_(record + 8, 8), load_le_(record + 16, 8),
-                            (uint32_t)load_le_(record + 24, 4)};
+    return (DocumentRecord){load_le(record, 8), load_le(record + 8, 8), load_le(record + 16, 8),
+                            (uint32_t)load_le(record + 24, 4)};
 }
 
 // One pass over the records of an open .docs, writing one array of the .idx. A document makes ceil(tokens / limit)
@@ -732,7 +729,7 @@ static inline bool idx_write_array_(OutputFile *idx, FILE *docs, const char *doc
     *sequences = *documents = 0;
     while (ok && fread(record, DOCS_RECORD, 1, docs) == 1) {
         if (array == IDX_DOCUMENTS) {
-            store_le_(number, *sequences, 8);
+            store_le(number, *sequences, 8);
             if (!output_write(idx, number, 8, e)) {
                 return false;
             }
@@ -740,7 +737,7 @@ static inline bool idx_write_array_(OutputFile *idx, FILE *docs, const char *doc
         *documents += 1;
         for (uint64_t left = docs_load_(record).tokens; left > 0; *sequences += 1) {
             uint64_t length = min_u64_(left, limit);
-            store_le_(number, array == IDX_LENGTHS ? length : pointer, 8);
+            store_le(number, array == IDX_LENGTHS ? length : pointer, 8);
             if ((array == IDX_LENGTHS || array == IDX_POINTERS) &&
                 !output_write(idx, number, array == IDX_LENGTHS ? 4 : 8, e)) {
                 return false;
@@ -762,16 +759,15 @@ static inline bool idx_write_(const char *idx_path, const char *docs_path, int t
     if (!docs) {
         return fail(e, "%s: cannot be read: %s", docs_path, strerror(errno));
     }
-    bool opened = output_open(&idx, idx_path, e);
-    bool ok =
-        opened && idx_write_array_(&idx, docs, docs_path, IDX_COUNT, token_bytes, limit, &sequences, &documents, e);
+    bool opened = output_open(&idx, idx_path, e), ok = opened;
+    ok = ok && idx_write_array_(&idx, docs, docs_path, IDX_COUNT, token_bytes, limit, &sequences, &documents, e);
     if (ok) {
         memcpy(header, idx_magic_, sizeof idx_magic_);
-        store_le_(header + 9, 1, 8);
+        store_le(header + 9, 1, 8);
         header[17] = token_bytes == 2 ? 8 : 4;
-        store_le_(header + 18, sequences, 8);
-        store_le_(header + 26, documents + 1, 8);
-        store_le_(last, sequences, 8);
+        store_le(header + 18, sequences, 8);
+        store_le(header + 26, documents + 1, 8);
+        store_le(last, sequences, 8);
         ok = output_write(&idx, header, sizeof header, e);
     }
     for (int array = IDX_LENGTHS; ok && array <= IDX_DOCUMENTS; array++) {
@@ -786,9 +782,9 @@ static inline bool idx_write_(const char *idx_path, const char *docs_path, int t
 static inline bool shard_begin_(ShardWriter *w, const char *folder, const char *split, int token_bytes, Error *e) {
     unsigned char header[DOCS_HEADER] = {0}; // filled in by shard_end_
     *w = (ShardWriter){.split = split, .token_bytes = token_bytes};
-    if (!path_format_(w->bin_path, e, "%s/%s.bin", folder, split) ||
-        !path_format_(w->idx_path, e, "%s/%s.idx", folder, split) ||
-        !path_format_(w->docs_path, e, "%s/%s.docs", folder, split)) {
+    if (!path_format(w->bin_path, e, "%s/%s.bin", folder, split) ||
+        !path_format(w->idx_path, e, "%s/%s.idx", folder, split) ||
+        !path_format(w->docs_path, e, "%s/%s.docs", folder, split)) {
         return false;
     }
     w->bin = fopen(w->bin_path, "w+b");
@@ -805,7 +801,7 @@ static inline bool shard_tokens_(ShardWriter *w, const int32_t *ids, size_t coun
     for (size_t done = 0; done < count;) {
         size_t n = min_u64_(count - done, block);
         for (size_t i = 0; i < n; i++) {
-            store_le_(raw + i * (size_t)w->token_bytes, (uint64_t)ids[done + i], w->token_bytes);
+            store_le(raw + i * (size_t)w->token_bytes, (uint64_t)ids[done + i], w->token_bytes);
         }
         if (!write_(w->bin, w->bin_path, raw, n * (size_t)w->token_bytes, e)) {
             return false;
@@ -864,9 +860,9 @@ static inline bool shard_move_last_(ShardWriter *to, ShardWriter *from, Error *e
 // Completes the three files, on disk when this returns true.
 static inline bool shard_end_(ShardWriter *w, Error *e) {
     unsigned char header[DOCS_HEADER] = "TGPTDOCS";
-    store_le_(header + 8, 1, 4);
-    store_le_(header + 12, DOCS_RECORD, 4);
-    store_le_(header + 16, w->documents, 8);
+    store_le(header + 8, 1, 4);
+    store_le(header + 12, DOCS_RECORD, 4);
+    store_le(header + 16, w->documents, 8);
     bool ok = (fseeko(w->docs, 0, SEEK_SET) == 0 || fail(e, "%s: %s", w->docs_path, strerror(errno))) &&
               write_(w->docs, w->docs_path, header, sizeof header, e);
     FILE *bin = w->bin, *docs = w->docs;
@@ -1037,7 +1033,7 @@ static inline bool sources_add_(SourceList *list, const char *path, bool named, 
             const char *slash = path[strlen(path) - 1] == '/' ? "" : "/";
             bool hidden = names[i]->d_name[0] == '.';
             list->skipped += hidden;
-            ok = hidden || (path_format_(child, e, "%s%s%s", path, slash, names[i]->d_name) &&
+            ok = hidden || (path_format(child, e, "%s%s%s", path, slash, names[i]->d_name) &&
                             sources_add_(list, child, false, e));
         }
         free_names_(names, count);
@@ -1047,11 +1043,7 @@ static inline bool sources_add_(SourceList *list, const char *path, bool named, 
         return sources_add_file_(list, &source, e);
     }
     list->skipped++;
-    return !named ||
-           fail(e,
-                "%s: is not a kind of file that can be read; text is .txt, .text or .md, JSON Lines is .jsonl, "
-                "each also with .gz",
-                path);
+    return !named || fail(e, "%s: cannot be read as text: that is .txt, .text, .md or .jsonl, also with .gz", path);
 }
 
 static inline bool source_unchanged_(const Source *source, Error *e) {
@@ -1187,9 +1179,7 @@ typedef struct {
     size_t length;
 } SamplePiece;
 
-typedef struct Preparation Preparation;
-
-struct Preparation {
+typedef struct {
     const PrepareOptions *options;
     PrepareReport *report;
     SourceList sources;
@@ -1200,13 +1190,9 @@ struct Preparation {
     TokenBuffer tokens;     // of the piece at hand
     ShardWriter train, val; // val only if val_fraction > 0
 
-    // The pass: where it may cut a document in pieces (0: nowhere in this text), what it does with each piece and with
-    // the end, and the source it is in.
-    const char *pass; // its name
-    bool writing;     // the second one
-    size_t (*safe_cut)(const Preparation *p, const char *text, size_t length);
-    bool (*piece)(Preparation *p, const char *text, size_t length, Error *e);
-    bool (*document_end)(Preparation *p, Error *e);
+    // The pass.
+    const char *pass;          // its name
+    bool writing;              // false: sampling
     size_t source;             // index
     char rejected[NOTE_LIMIT]; // about its first rejected line
     char *line;                // the line at hand with ill-formed UTF-8 replaced
@@ -1216,7 +1202,7 @@ struct Preparation {
     DocumentRecord document;
     ShardWriter *shard; // where it goes
     uint64_t text_bytes, pieces;
-    char *pending; // text read but not yet passed to `piece`
+    char *pending; // text read but not yet sampled or encoded
     size_t pending_length, pending_capacity;
     size_t next_cut; // length of pending at which to look for a cut again
 
@@ -1227,7 +1213,7 @@ struct Preparation {
 
     struct timespec began, printed;
     uint64_t bytes_read, documents_read;
-};
+} Preparation;
 
 static inline double seconds_between_(struct timespec a, struct timespec b) {
     return (double)(b.tv_sec - a.tv_sec) + 1e-9 * (double)(b.tv_nsec - a.tv_nsec);
@@ -1260,21 +1246,91 @@ static inline bool no_memory_(Preparation *p, Error *e) {
     return fail(e, "%s: no memory", prepare_source_(p)->path);
 }
 
+// Adds a piece to the sample. Every piece has a random rank; those below a threshold are held, and the threshold sinks
+// whenever they grow beyond the limit. So each piece has the same chance, and the size of the corpus need not be known.
+static inline bool sample_piece_(Preparation *p, const char *text, size_t length, Error *e) {
+    const uint64_t limit = p->options->tokenizer_sample;
+    uint64_t document = random_bits(p->options->seed, p->document.source, p->document.offset);
+    uint64_t rank = random_bits(document, RANDOM_SAMPLE, p->pieces);
+    if (rank > p->sample_threshold) {
+        return true;
+    }
+    if (length > limit / 16) { // so that no piece fills the sample
+        length = limit / 16;
+        while (length > 0 && ((unsigned char)text[length] & 0xC0) == 0x80) {
+            length--;
+        }
+    }
+    if (!reserve_(&p->sample, &p->sample_capacity, p->sample_count, 1, sizeof *p->sample, e)) {
+        return false;
+    }
+    SamplePiece piece = {rank, malloc(length + 1), length};
+    if (!piece.text) {
+        return no_memory_(p, e);
+    }
+    memcpy(piece.text, text, length);
+    p->sample[p->sample_count++] = piece;
+    p->sample_bytes += length + sizeof piece;
+    while (p->sample_bytes > limit && p->sample_count > 0) {
+        size_t kept = 0;
+        p->sample_threshold -= p->sample_threshold / 8 + 1;
+        for (size_t i = 0; i < p->sample_count; i++) {
+            if (p->sample[i].rank <= p->sample_threshold) {
+                p->sample[kept++] = p->sample[i];
+            } else {
+                p->sample_bytes -= p->sample[i].length + sizeof piece;
+                free(p->sample[i].text);
+            }
+        }
+        p->sample_count = kept;
+    }
+    return true;
+}
+
+static inline void sample_free_(Preparation *p) {
+    for (size_t i = 0; i < p->sample_count; i++) {
+        free(p->sample[i].text);
+    }
+    free(p->sample);
+    p->sample = NULL;
+    p->sample_count = 0;
+}
+
+// A place to cut without a tokenizer: behind the last line end or space, else at the end.
+static inline size_t sample_safe_cut_(const char *text, size_t length) {
+    for (size_t i = length; i > 0; i--) {
+        if (text[i - 1] == '\n' || text[i - 1] == ' ') {
+            return i;
+        }
+    }
+    return length;
+}
+
+// Adds the tokens of a piece to the shard of the document.
+static inline bool encode_piece_(Preparation *p, const char *text, size_t length, Error *e) {
+    p->tokens.count = 0;
+    if (!encoder_encode(&p->encoder, text, length, &p->tokens, e)) {
+        return false;
+    }
+    p->document.tokens += p->tokens.count;
+    return shard_tokens_(p->shard, p->tokens.ids, p->tokens.count, e);
+}
+
 // Passes on what is pending: up to a place where cutting leaves the ids as they are, all of it if `all`.
 static inline bool document_flush_(Preparation *p, bool all, Error *e) {
-    size_t length = p->pending_length, cut = all ? length : p->safe_cut(p, p->pending, length);
+    size_t length = p->pending_length, cut = length;
+    if (!all) {
+        cut = p->writing ? tokenizer_safe_cut(&p->tokenizer, p->pending, length) : sample_safe_cut_(p->pending, length);
+    }
     if (cut == 0) {
         p->next_cut = min_u64_(2 * length, UNCUT_LIMIT + 1);
         return length <= UNCUT_LIMIT ||
-               fail(e,
-                    "%s: the document at byte %llu has %zu bytes without a space or other place to cut; at most %d MiB "
-                    "are "
-                    "supported",
+               fail(e, "%s: the document at byte %llu has %zu bytes without a place to cut; %d MiB are supported",
                     prepare_source_(p)->path, (unsigned long long)p->document.offset, length, UNCUT_LIMIT >> 20);
     }
     p->next_cut = READ_BLOCK;
     p->text_bytes += cut;
-    if (!p->piece(p, p->pending, cut, e)) {
+    if (!(p->writing ? encode_piece_(p, p->pending, cut, e) : sample_piece_(p, p->pending, cut, e))) {
         return false;
     }
     p->pieces++;
@@ -1329,7 +1385,12 @@ static inline bool document_end_(Preparation *p, uint64_t length, Error *e) {
     source->documents++;
     source->text_bytes += p->text_bytes;
     p->documents_read++;
-    return p->document_end(p, e);
+    if (!p->writing) {
+        return true;
+    }
+    p->document.tokens++;
+    source->tokens += p->document.tokens;
+    return shard_tokens_(p->shard, &p->tokenizer.end_of_document, 1, e) && shard_document_(p->shard, &p->document, e);
 }
 
 // A plain text file is one document.
@@ -1431,11 +1492,10 @@ static inline bool prepare_line_(Preparation *p, const char *text, size_t length
         fail(&why, "%s: has no string under the key \"%s\" (see --text-key)", name, p->options->text_key);
         line_reject_(p, why.text);
     } else {
-        uint64_t before = source->documents;
         source->replaced += replaced + json.replaced;
         document_begin_(p, offset);
         ok = document_text_(p, value->text, value->length, e) && document_end_(p, source_length, e);
-        if (ok && p->writing && source->documents > before) {
+        if (ok && p->writing && p->text_bytes > 0) {
             ok = origin_count_(source, json.root, e);
         }
     }
@@ -1512,89 +1572,16 @@ static inline bool prepare_pass_(Preparation *p, const char *name, Error *e) {
     if (ok && p->documents_read == 0) {
         ok = fail(e, "%s: there is no document with any text in the input", p->options->inputs[0]);
     } else if (ok && p->documents_read == 1 && p->options->val_fraction > 0) {
-        ok =
-            fail(e, "%s: the input is a single document, which cannot be split: use --val-fraction 0 or more documents",
-                 p->options->inputs[0]);
+        ok = fail(e, "%s: holds a single document, which cannot be split: use --val-fraction 0 or more documents",
+                  p->options->inputs[0]);
     }
     return ok;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// prepare, first pass: an even sample of the text, whatever its size, to train the tokenizer on
-
-// A place to cut without a tokenizer: behind the last line end or space, else at the end.
-static inline size_t sample_safe_cut_(const Preparation *p, const char *text, size_t length) {
-    (void)p;
-    for (size_t i = length; i > 0; i--) {
-        if (text[i - 1] == '\n' || text[i - 1] == ' ') {
-            return i;
-        }
-    }
-    return length;
-}
-
-// Every piece has a random rank; those below a threshold are held, and the threshold sinks whenever they grow beyond
-// the limit. So each piece has the same chance, and the size of the corpus need not be known.
-static inline bool sample_piece_(Preparation *p, const char *text, size_t length, Error *e) {
-    const uint64_t limit = p->options->tokenizer_sample;
-    uint64_t document = random_bits(p->options->seed, p->document.source, p->document.offset);
-    uint64_t rank = random_bits(document, RANDOM_SAMPLE, p->pieces);
-    if (rank > p->sample_threshold) {
-        return true;
-    }
-    if (length > limit / 16) { // so that no piece fills the sample
-        length = limit / 16;
-        while (length > 0 && ((unsigned char)text[length] & 0xC0) == 0x80) {
-            length--;
-        }
-    }
-    if (!reserve_(&p->sample, &p->sample_capacity, p->sample_count, 1, sizeof *p->sample, e)) {
-        return false;
-    }
-    SamplePiece piece = {rank, malloc(length + 1), length};
-    if (!piece.text) {
-        return no_memory_(p, e);
-    }
-    memcpy(piece.text, text, length);
-    p->sample[p->sample_count++] = piece;
-    p->sample_bytes += length + sizeof piece;
-    while (p->sample_bytes > limit && p->sample_count > 0) {
-        size_t kept = 0;
-        p->sample_threshold -= p->sample_threshold / 8 + 1;
-        for (size_t i = 0; i < p->sample_count; i++) {
-            if (p->sample[i].rank <= p->sample_threshold) {
-                p->sample[kept++] = p->sample[i];
-            } else {
-                p->sample_bytes -= p->sample[i].length + sizeof piece;
-                free(p->sample[i].text);
-            }
-        }
-        p->sample_count = kept;
-    }
-    return true;
-}
-
-static inline bool sample_document_end_(Preparation *p, Error *e) {
-    (void)p;
-    (void)e;
-    return true;
-}
-
-static inline void sample_free_(Preparation *p) {
-    for (size_t i = 0; i < p->sample_count; i++) {
-        free(p->sample[i].text);
-    }
-    free(p->sample);
-    p->sample = NULL;
-    p->sample_count = 0;
-}
-
+// First pass: samples the text and trains the tokenizer.
 static inline bool prepare_train_tokenizer_(Preparation *p, Error *e) {
     TokenizerTrainer trainer;
     p->writing = false;
-    p->safe_cut = sample_safe_cut_;
-    p->piece = sample_piece_;
-    p->document_end = sample_document_end_;
     p->sample_threshold = UINT64_MAX;
     if (!prepare_pass_(p, "sampling for the tokenizer", e)) {
         return false;
@@ -1614,35 +1601,11 @@ static inline bool prepare_train_tokenizer_(Preparation *p, Error *e) {
     return ok;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// prepare, second pass: tokens into shards
-
-static inline size_t encode_safe_cut_(const Preparation *p, const char *text, size_t length) {
-    return tokenizer_safe_cut(&p->tokenizer, text, length);
-}
-
-static inline bool encode_piece_(Preparation *p, const char *text, size_t length, Error *e) {
-    p->tokens.count = 0;
-    if (!encoder_encode(&p->encoder, text, length, &p->tokens, e)) {
-        return false;
-    }
-    p->document.tokens += p->tokens.count;
-    return shard_tokens_(p->shard, p->tokens.ids, p->tokens.count, e);
-}
-
-static inline bool encode_document_end_(Preparation *p, Error *e) {
-    p->document.tokens++;
-    prepare_source_(p)->tokens += p->document.tokens;
-    return shard_tokens_(p->shard, &p->tokenizer.end_of_document, 1, e) && shard_document_(p->shard, &p->document, e);
-}
-
+// Second pass: tokens into shards. If the random split leaves one side without a document, it gets the last one.
 static inline bool prepare_write_shards_(Preparation *p, Error *e) {
     const bool split = p->options->val_fraction > 0;
     const int token_bytes = p->tokenizer.vocab_size < SMALL_VOCABULARY ? 2 : 4;
     p->writing = true;
-    p->safe_cut = encode_safe_cut_;
-    p->piece = encode_piece_;
-    p->document_end = encode_document_end_;
     if (!shard_begin_(&p->train, p->folder, "train", token_bytes, e) ||
         (split && !shard_begin_(&p->val, p->folder, "val", token_bytes, e)) || !prepare_pass_(p, "tokenizing", e)) {
         return false;
@@ -1771,8 +1734,8 @@ static inline bool prepare_write_manifest_(const Preparation *p, Error *e) {
     char path[PATH_LIMIT], tokenizer_hash[65], hash[65];
     JsonWriter w = {.indent = 2};
     OutputFile file;
-    bool ok = path_format_(path, e, "%s/tokenizer/tokenizer.json", p->folder) && sha256_file(path, tokenizer_hash, e) &&
-              path_format_(path, e, "%s/manifest.json", p->folder) && manifest_text_(p, &w, tokenizer_hash, e) &&
+    bool ok = path_format(path, e, "%s/tokenizer/tokenizer.json", p->folder) && sha256_file(path, tokenizer_hash, e) &&
+              path_format(path, e, "%s/manifest.json", p->folder) && manifest_text_(p, &w, tokenizer_hash, e) &&
               (!w.failed || fail(e, "%s: no memory to write it", path)) && output_open(&file, path, e);
     if (ok) {
         ok = output_write(&file, w.data, w.length, e);
@@ -1796,8 +1759,8 @@ static inline bool prepare_begin_folder_(Preparation *p, Error *e) {
     while (name > 0 && out[name - 1] != '/') {
         name--;
     }
-    if (length == 0 || name == length || !path_format_(manifest, e, "%s/manifest.json", out) ||
-        !path_format_(p->folder, e, "%.*s.%.*s.preparing", (int)name, out, (int)(length - name), out + name)) {
+    if (length == 0 || name == length || !path_format(manifest, e, "%s/manifest.json", out) ||
+        !path_format(p->folder, e, "%.*s.%.*s.preparing", (int)name, out, (int)(length - name), out + name)) {
         return length && name < length ? false : fail(e, "\"%s\": is not a name for the output folder", out);
     }
     int count = list_folder_(out, &names);
@@ -1824,7 +1787,7 @@ static inline bool prepare_begin_folder_(Preparation *p, Error *e) {
     count = list_folder_(p->folder, &names);
     for (int i = 0; i < count; i++) {
         char child[PATH_LIMIT];
-        if (path_format_(child, e, "%s/%s", p->folder, names[i]->d_name) && unlink(child)) {
+        if (path_format(child, e, "%s/%s", p->folder, names[i]->d_name) && unlink(child)) {
             remove_directory(child);
         }
     }
@@ -1837,7 +1800,7 @@ static inline bool prepare_publish_(Preparation *p, Error *e) {
     const char *out = p->options->out;
     char parent[PATH_LIMIT];
     const char *slash = strrchr(p->folder, '/');
-    if (!path_format_(parent, e, "%.*s", slash ? (int)(slash - p->folder) + 1 : 1, slash ? p->folder : ".") ||
+    if (!path_format(parent, e, "%.*s", slash ? (int)(slash - p->folder) + 1 : 1, slash ? p->folder : ".") ||
         !sync_directory(p->folder, e)) {
         return false;
     }
@@ -1889,16 +1852,14 @@ static inline bool prepare_run_(Preparation *p, Error *e) {
         }
     }
     if (p->sources.count == 0) {
-        return fail(e,
-                    "%s: holds no file that can be read (.txt, .text, .md or .jsonl, also with .gz); %llu others were "
-                    "passed over",
+        return fail(e, "%s: holds no .txt, .text, .md or .jsonl (also with .gz); %llu others were passed over",
                     o->inputs[0], (unsigned long long)p->sources.skipped);
     }
     if (!prepare_begin_folder_(p, e)) {
         return false;
     }
     if (!(o->tokenizer ? tokenizer_load(&p->tokenizer, o->tokenizer, e) : prepare_train_tokenizer_(p, e)) ||
-        !encoder_init(&p->encoder, &p->tokenizer, e) || !path_format_(path, e, "%s/tokenizer", p->folder)) {
+        !encoder_init(&p->encoder, &p->tokenizer, e) || !path_format(path, e, "%s/tokenizer", p->folder)) {
         return false;
     }
     if (mkdir(path, 0777)) {

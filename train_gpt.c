@@ -854,7 +854,7 @@ static bool log_cut(const char *path, uint64_t step, Error *e) {
         return true;
     }
     char *text = read_file(path, SIZE_MAX - 1, &length, e);
-    if (!text || !path_format_(temporary, e, "%s.new", path) || !output_open(&file, temporary, e)) {
+    if (!text || !path_format(temporary, e, "%s.new", path) || !output_open(&file, temporary, e)) {
         free(text);
         return false;
     }
@@ -874,7 +874,7 @@ static bool log_set_aside(const char *out, const char *path, Error *e) {
     char aside[PATH_LIMIT];
     int n = 1;
     do {
-        if (!path_format_(aside, e, "%s/log-%d.jsonl", out, n++)) {
+        if (!path_format(aside, e, "%s/log-%d.jsonl", out, n++)) {
             return false;
         }
     } while (!access(aside, F_OK));
@@ -885,8 +885,8 @@ static bool log_set_aside(const char *out, const char *path, Error *e) {
 // Opens the log for the run to come: a new one with its first line, or the old one cut back, and a note of the restart.
 static bool log_open(Trainer *t, bool resumed, Error *e) {
     char path[PATH_LIMIT], restarts[PATH_LIMIT];
-    if (!path_format_(path, e, "%s/log.jsonl", t->options->out) ||
-        !path_format_(restarts, e, "%s/restarts.jsonl", t->options->out)) {
+    if (!path_format(path, e, "%s/log.jsonl", t->options->out) ||
+        !path_format(restarts, e, "%s/restarts.jsonl", t->options->out)) {
         return false;
     }
     if (resumed ? !log_cut(path, t->step, e) : !log_set_aside(t->options->out, path, e)) {
@@ -961,7 +961,7 @@ static bool add_tokenizer_files(CheckpointWriter *w, const char *directory, Erro
     static const char *names[] = {"tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"};
     char path[PATH_LIMIT];
     for (size_t i = 0; i < sizeof names / sizeof *names && directory[0]; i++) {
-        if (!path_format_(path, e, "%s/%s", directory, names[i]) ||
+        if (!path_format(path, e, "%s/%s", directory, names[i]) ||
             (!access(path, F_OK) && !checkpoint_add_copy(w, directory, names[i], e))) {
             return false;
         }
@@ -1065,7 +1065,7 @@ static bool state_matches(const Json *state, const char *path, const Trainer *t,
 static bool load_state(Trainer *t, const char *directory, Error *e) {
     char path[PATH_LIMIT];
     JsonDocument state;
-    if (!path_format_(path, e, "%s/trainer_state.json", directory)) {
+    if (!path_format(path, e, "%s/trainer_state.json", directory)) {
         return false;
     }
     if (!json_parse_file(&state, path, 1 << 20, e)) {
@@ -1083,7 +1083,7 @@ static bool load_optimizer(Trainer *t, const char *directory, Error *e) {
     Safetensors file;
     TensorView *views = optimizer_views(t);
     bool ok = views || fail(e, "no memory to load the optimizer");
-    ok = ok && path_format_(path, e, "%s/optimizer-00000.safetensors", directory) && safetensors_open(&file, path, e);
+    ok = ok && path_format(path, e, "%s/optimizer-00000.safetensors", directory) && safetensors_open(&file, path, e);
     if (!ok) {
         free(views);
         return false;
@@ -1138,7 +1138,7 @@ static bool resume(Trainer *t, bool *resumed, Error *e) {
     size_t i = 0;
     for (; i < count; i++) {
         char directory[PATH_LIMIT];
-        if (path_format_(directory, e, "%s/step-%06llu", out, (unsigned long long)steps[i]) &&
+        if (path_format(directory, e, "%s/step-%06llu", out, (unsigned long long)steps[i]) &&
             checkpoint_verify(directory, true, e)) {
             ok = load_checkpoint(t, directory, e);
             *resumed = ok;
@@ -1157,7 +1157,7 @@ static bool resume(Trainer *t, bool *resumed, Error *e) {
 // the process.
 static bool claim_out(const char *out, Error *e) {
     char path[PATH_LIMIT];
-    if (!path_format_(path, e, "%s", out)) {
+    if (!path_format(path, e, "%s", out)) {
         return false;
     }
     for (char *slash = strchr(path + 1, '/');; slash = strchr(slash + 1, '/')) {
@@ -1383,7 +1383,7 @@ static bool choose_tokenizer(Trainer *t, ModelConfig *config, Error *e) {
     char path[PATH_LIMIT];
     t->tokenizer = t->data.tokenizer;
     if (!t->tokenizer[0] && o->init) {
-        if (!path_format_(path, e, "%s/tokenizer.json", o->init)) {
+        if (!path_format(path, e, "%s/tokenizer.json", o->init)) {
             return false;
         }
         t->tokenizer = access(path, F_OK) ? "" : o->init;
@@ -1523,7 +1523,7 @@ static bool load_config_of(const char *directory, ModelConfig *config, Error *e)
     size_t count = 0;
     char path[PATH_LIMIT];
     Error unused;
-    if (!path_format_(path, e, "%s/config.json", directory)) {
+    if (!path_format(path, e, "%s/config.json", directory)) {
         return false;
     }
     if (access(path, F_OK) && checkpoint_list(directory, &steps, &count, &unused) && count > 0) {

@@ -1,12 +1,15 @@
 """Fixtures: which build runs, and data and runs that are made once and copied by the tests that change them."""
 import itertools
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 import support
 from support import arguments, run
+
+os.environ["OMP_NUM_THREADS"] = "1"  # PyTorch's own threads only slow such small models down
 
 
 def pytest_addoption(parser):

@@ -86,7 +86,8 @@ def command(args, build="native", ranks=1):
 
 def start(args, build="native", ranks=1, threads=1, env=None, prefix=(), **options):
     """Starts the program without waiting; `prefix` is a command put in front of it."""
-    environment = {**os.environ, **SANITIZERS, "OMP_NUM_THREADS": str(threads), **(env or {})}
+    environment = {**os.environ, **SANITIZERS, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive",
+                   **(env or {})}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.Popen([*prefix, *command(args, build, ranks)], env=environment, stdin=subprocess.DEVNULL,
                             **options)

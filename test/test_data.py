@@ -71,7 +71,8 @@ def test_sha256(tool, fails, tmp_path):
     fails(["sha256", tmp_path], tmp_path)
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 97, 255, 256, 257, 1021, 4095, 4096, 4097, 65537])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 97, 255, 256, 257, 1021, 4095, 4096, 4097,
+                               65537])
 def test_permutation(n, tool):
     """A bijection in each epoch, another one in the next."""
     epochs = [list(map(int, line.split())) for line in tool("permutation", 7, 3, n).splitlines()]
@@ -209,7 +210,7 @@ def test_order(tool, tmp_path):
     for epoch in shuffled[:10], shuffled[10:20], shuffled[20:]:
         assert sorted(epoch) == [str(i) for i in range(10)]
     assert shuffled[:10] != shuffled[10:20]
-    assert "".join(shuffled) == "".join(f"{i}" for line in tool("permutation", 1, 3, 10).splitlines() for i in line.split())
+    assert shuffled == tool("permutation", 1, 3, 10).split()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -298,7 +299,7 @@ def test_no_data_at_all(fails, tmp_path):
     fails(["dump", tmp_path, "train", 10, 1000], tmp_path, "prepare")
     fails(["dump", tmp_path / ("x" * 5000), "train", 10, 1000], "longer")
     (tmp_path / "pair.bin").write_bytes(bytes(2000))
-    fails(["dump", tmp_path / "pair.bin", "train", 10, 1000], "pair.bin", "prefix")
+    fails(["dump", tmp_path / "pair.bin", "train", 10, 1000], "pair.bin", "without its .bin")
     os.mkfifo(tmp_path / "fifo")
     fails(["dump", tmp_path / "fifo", "train", 10, 1000], "fifo")
 
@@ -390,7 +391,8 @@ def mixed(tmp_path_factory):
     (folder / "b/deep").mkdir(parents=True)
     (folder / "a.txt").write_bytes(HARD.encode())
     (folder / "b" / "bom.md").write_bytes(b"\xef\xbb\xbf\xef\xbb\xbf" + HARD.encode())  # the second one is text
-    (folder / "b" / "bad.text").write_bytes(b"good \xff text \xe6\x97 cut \xc0\xaf \xed\xa0\x80 \xf4\x90\x80\x80 \xf0\x9f")
+    (folder / "b" / "bad.text").write_bytes(b"good \xff text \xe6\x97 cut \xc0\xaf \xed\xa0\x80 \xf4\x90\x80\x80"
+                                            b" \xf0\x9f")
     (folder / "b" / "nothing.txt").write_bytes(b"")
     (folder / "b" / "only_bom.txt").write_bytes(b"\xef\xbb\xbf")
     lines = [json.dumps({"text": f"{HARD[i:]} {i}", "source": f"s{i % 3}", "meta": {"license": "MIT"}},
@@ -421,7 +423,7 @@ def test_prepare_mixed(fraction, mixed, tool, tmp_path):
     counts = manifest["counts"]
     assert (counts["skipped_files"], counts["empty"], counts["replaced"]) == (3, 2, bad.count("\ufffd"))
     assert manifest["sources"][3]["origin"] == {
-        "source": [{"value": "s0", "documents": 14}, {"value": "s1", "documents": 13}, {"value": "s2", "documents": 13}],
+        "source": [{"value": f"s{i}", "documents": n} for i, n in enumerate((14, 13, 13))],
         "license": [{"value": "MIT", "documents": 40}]}
     assert manifest["command"][:2] == ["--input", "in"]
     for split in manifest["splits"]:
@@ -474,7 +476,7 @@ def write_text(folder, name="text.txt", text="the cat sat on the mat, the dog on
 
 
 def test_long_documents(tool, tmp_path):
-    """Documents of many blocks are encoded in parts: the ids are those of the whole, and invalid bytes may lie anywhere.
+    """Documents of many blocks are encoded in parts: the ids are those of the whole; invalid bytes may lie anywhere.
     Long runs without any place to cut stay whole."""
     generator = random.Random(4)
     words = [HARD, "日本語の文書", " the", "\n", "don't ", "x" * 50, "🙂", "１２３ 4 "]
@@ -675,7 +677,8 @@ def test_damaged_gzip(fails, tmp_path):
     for damage in good[:200_000], good[:-4] + b"abcd", b"text", good[:100_000] + b"\0" * 99 + good[100_000:]:
         (tmp_path / "x.txt.gz").write_bytes(damage)
         fails(prepare(input="x.txt.gz", out="data", vocab_size=260), "x.txt.gz", "gzip", cwd=tmp_path)
-    fails(prepare(input="x.txt.gz", out="data", vocab_size=260), "gzip", "started", cwd=tmp_path, env={"PATH": "/nowhere"})
+    fails(prepare(input="x.txt.gz", out="data", vocab_size=260), "gzip", "started", cwd=tmp_path,
+          env={"PATH": "/nowhere"})
     assert os.listdir(tmp_path) == ["x.txt.gz"]
 
 
@@ -685,19 +688,25 @@ def test_source_that_changes(fails, tmp_path):
     for victim in "a.txt", "b.txt.gz":
         write_text(tmp_path, "a.txt")
         (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"some text " * 100))
-        (tmp_path / "bin/gzip").write_text(f"#!/bin/sh\necho more >> {tmp_path}/{victim}\nexec {shutil.which('gzip')} -dc\n")
+        (tmp_path / "bin/gzip").write_text(f"#!/bin/sh\necho more >> {tmp_path}/{victim}\n"
+                                           f"exec {shutil.which('gzip')} -dc\n")
         (tmp_path / "bin/gzip").chmod(0o755)
         fails(prepare(input=["a.txt", "b.txt.gz"], out="data", vocab_size=260), victim, "changed", cwd=tmp_path,
               env={"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"})
     assert sorted(os.listdir(tmp_path)) == ["a.txt", "b.txt.gz", "bin"]
 
 
-@pytest.mark.parametrize("limit", [1000, 20_000, 40_000, 80_000])
-def test_full_disk(limit, fails, tmp_path):
-    """A limit on the size of files fails the same calls as a full disk; what was there is still there."""
+@pytest.mark.parametrize("limit", [1000, 20_000, 40_000, 80_000, "last byte"])
+def test_full_disk(limit, fails, tool, tmp_path):
+    """A limit on the size of files fails the same calls as a full disk, even if it is the last byte of the largest file
+    that does not fit. Nothing is left of what was begun."""
     (tmp_path / "x.jsonl").write_text("".join(f'{{"text": "{"many words " * 9}{i}"}}\n' for i in range(3000)))
-    fails(prepare(input="x.jsonl", out="data", vocab_size=260), "cannot be written", cwd=tmp_path, restore_signals=False,
-          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    if limit == "last byte":
+        tool(*prepare(input="x.jsonl", out="whole", vocab_size=260), cwd=tmp_path)
+        limit = max(path.stat().st_size for path in (tmp_path / "whole").iterdir()) - 1
+        shutil.rmtree(tmp_path / "whole")
+    fails(prepare(input="x.jsonl", out="data", vocab_size=260), "cannot be written", cwd=tmp_path,
+          restore_signals=False, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     assert os.listdir(tmp_path) == ["x.jsonl"]
 
 
@@ -715,7 +724,8 @@ def test_leftovers_and_rivals(fails, tool, tmp_path):
     os.close(descriptor)
     tool(*prepare(input="text.txt", out="data", vocab_size=260), cwd=tmp_path)
     assert not left.exists()
-    assert sorted(os.listdir(tmp_path / "data")) == ["manifest.json", "tokenizer", "train.bin", "train.docs", "train.idx"]
+    assert sorted(os.listdir(tmp_path / "data")) == ["manifest.json", "tokenizer", "train.bin", "train.docs",
+                                                     "train.idx"]
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ TRAIN_OPTIONS = [
     ("steps", "3.5"), ("lr", "nan"), ("lr", "inf"), ("lr", "-1"), ("lr", "fast"), ("lr", "1e-3 "), ("lr", "1e999"),
     ("micro_batch", "0"), ("global_batch", "-4"), ("beta1", "1"), ("beta2", "1.5"), ("eps", "-1"), ("clip", "-1"),
     ("weight_decay", "-1"), ("schedule", "linear"), ("shuffle", "2"), ("kernels", "fastest"), ("resume", "maybe"),
-    ("seed", "x"), ("layers", "0"), ("channels", "0"), ("seq_len", "0"), ("vocab_size", "0"), ("keep", "-1"),
+    ("seed", "x"), ("layers", "0"), ("channels", "0"), ("seq_len", "0"), ("vocab_size", "x"), ("keep", "-1"),
     ("save_every", "-1"), ("warmup_steps", "-1"), ("layers", "1000000000000"), ("model", "125m"),
 ]
 
@@ -77,7 +77,9 @@ def test_train_option(option, value, tiny, tmp_path):
     (dict(out=None), ["--out"]),
     (dict(layers=None), ["--layers"]),
     (dict(layers=None, heads=None, channels=None, seq_len=None), ["--model"]),
-    (dict(min_lr=1), ["min-lr", "lr"]),
+    (dict(min_lr=1), ["--min-lr", "--lr"]),
+    (dict(warmup_steps=9), ["--warmup-steps", "--steps"]),
+    (dict(init="model"), ["--init", "--layers"]),
 ])
 def test_impossible_combination(options, mentions, ranks, tiny, tmp_path):
     fails(tiny(**{"out": tmp_path / "run", **options}), 2, *mentions, ranks=ranks)
@@ -86,7 +88,7 @@ def test_impossible_combination(options, mentions, ranks, tiny, tmp_path):
 
 def test_global_batch_and_ranks(tiny, tmp_path):
     """6 samples in micro-batches of 2 go over 1 or 3 ranks, not over 2."""
-    options = dict(micro_batch=2, global_batch=6, steps=1, save_every=0)
+    options = dict(micro_batch=2, global_batch=6, steps=2, save_every=0)
     fails(tiny(tmp_path / "run", **options), 2, "global-batch", "2 rank", ranks=2)
     assert not list(tmp_path.iterdir())
     run(tiny(tmp_path / "run", **options), ranks=3)
@@ -146,7 +148,7 @@ def test_prepare_inputs(text, build, tmp_path):
         (dict(vocab_size=None, tokenizer=tmp_path / "nowhere"), ["nowhere"]),
         (dict(vocab_size=None, tokenizer=tmp_path / "tokenizer"), ["tokenizer.json"]),
         (dict(out=tmp_path / "file" / "data"), ["file"]),
-        (dict(vocab_size=5000), ["5000"]),  # more than the text can fill
+        (dict(vocab_size=5000), ["--vocab-size", "at most"]),  # the text cannot fill it
     ]
     for options, mentions in cases:
         fails(prepare(tmp_path, **{"source": text, **{k: v for k, v in options.items() if k != "input"}},
@@ -156,7 +158,7 @@ def test_prepare_inputs(text, build, tmp_path):
 
 def test_prepare_keeps_what_is_there(text, tmp_path):
     """A second prepare into the same folder, failing or not, never leaves a mixture."""
-    run(prepare(tmp_path, text, vocab_size=270))
+    run(prepare(tmp_path, text, vocab_size=265, val_fraction=0))
     before = {path: path.read_bytes() for path in (tmp_path / "data").rglob("*") if path.is_file()}
     fails(prepare(tmp_path, tmp_path / "nowhere.txt"), 1, "nowhere.txt")
     assert before == {path: path.read_bytes() for path in (tmp_path / "data").rglob("*") if path.is_file()}
@@ -228,7 +230,7 @@ def test_unfit_data(tiny, pair, ranks, tmp_path):
     fails(tiny(tmp_path / "run", seq_len=5000), 1, pair.name, "5001", ranks=ranks)
     fails(tiny(tmp_path / "run", data=tmp_path / "nowhere"), 1, "nowhere", ranks=ranks)
     fails(tiny(tmp_path / "run", vocab_size=50), 1, pair.name, "50", ranks=ranks)  # tokens up to 96
-    fails(tiny(tmp_path / "run", val_data=tmp_path / "nowhere"), 1, "nowhere", ranks=ranks)
+    fails(tiny(tmp_path / "run", val_data=tmp_path / "nowhere", eval_every=1), 1, "nowhere", ranks=ranks)
     assert not checkpoints(tmp_path / "run")
 
 

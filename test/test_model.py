@@ -1,9 +1,12 @@
 """The whole model against PyTorch: transformers' GPT2LMHeadModel with the same weights on the same batches.
 
 Bounds (issue 2): loss 1e-5; gradient norm 1e-4 relative; weights after 5 AdamW steps 1e-5 absolute; logits of a
-checkpoint 1e-4. Both sides sum in float32 in different orders, so a loss near 6 agrees to some 1e-6, and AdamW's step,
-lr * m / (sqrt(v) + eps), carries the relative error of a gradient over to lr times that. The bias of the keys is left
-out: softmax does not depend on it, so its gradient is rounding alone, which AdamW scales up to a full step.
+checkpoint 1e-4. Both sides sum in float32 in different orders, so a loss near 6 agrees to some 1e-6. AdamW's step,
+lr * m / (sqrt(v) + eps), turns the relative error of a gradient into as much of lr. So the bias of the keys is left out:
+softmax does not depend on it, its gradient is rounding alone and its step arbitrary. A few other gradients among 10^5
+happen to be as small as rounding (1e-8) too: PyTorch differs from itself in double precision by up to 17 % of lr in such
+a weight, hence lr = 1e-4 here. The mean over each tensor is not touched by them: it must be within 2e-8, half a unit in
+the last place of a float near 0.3, which also shows a forgotten weight decay.
 """
 import json
 import math
@@ -17,7 +20,7 @@ from support import (arguments, batch_of, checkpoint, load_torch, mean_loss, ran
                      torch_model, weights, write_llmc, write_pair)
 
 STEPS = 5
-ADAMW = dict(lr=3e-4, weight_decay=0.1, beta1=0.9, beta2=0.95, eps=1e-8, clip=0.8)  # clips some steps, not all
+ADAMW = dict(lr=1e-4, weight_decay=0.1, beta1=0.9, beta2=0.95, eps=1e-8, clip=0.8)  # clips some steps, not all
 
 # layers, heads, channels, seq_len, vocab, micro_batch, global_batch
 SHAPES = {
@@ -49,15 +52,15 @@ def torch_steps(model, tokens, seq_len, global_batch, rates):
 
 
 def compare_weights(found, expected, channels):
-    """Every tensor within 1e-5, the key third of c_attn.bias aside; `expected` may hold the tied head as well."""
-    expected = {name: tensor.detach().numpy() for name, tensor in expected.items() if name != "lm_head.weight"}
+    """Every tensor, the key third of c_attn.bias aside."""
+    expected = {name: tensor.detach().numpy() for name, tensor in expected.items()}
     assert found.keys() == expected.keys()
     for name, tensor in found.items():
         difference = np.abs(tensor - expected[name])
         if name.endswith("c_attn.bias"):
             difference[channels:2 * channels] = 0
         assert tensor.dtype == np.float32
-        assert difference.max() <= 1e-5, f"{name}: {difference.max()}"
+        assert difference.max() <= 1e-5 and difference.mean() <= 2e-8, f"{name}: {difference.max(), difference.mean()}"
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -71,9 +74,9 @@ def test_five_steps(shape, build, tmp_path):
     else:
         data = write_pair(tmp_path / "tokens", np.array_split(tokens, 5))
 
-    schedule, rates = dict(schedule="constant", warmup_steps=0), [3e-4] * STEPS
+    schedule, rates = dict(schedule="constant", warmup_steps=0), [1e-4] * STEPS
     if shape == "one layer":
-        schedule, rates = dict(schedule="cosine", warmup_steps=2, min_lr=1e-4), [1.5e-4, 3e-4, 2.5e-4, 1.5e-4, 1e-4]
+        schedule, rates = dict(schedule="cosine", warmup_steps=2, min_lr=4e-5), [5e-5, 1e-4, 8.5e-5, 5.5e-5, 4e-5]
 
     run(arguments("train", data=data, out=tmp_path / "run", init=tmp_path / "init", vocab_size=vocab, shuffle=0,
                   micro_batch=micro_batch, global_batch=global_batch, steps=STEPS, eval_every=0, save_every=STEPS,
@@ -117,7 +120,7 @@ def test_init_forms(tmp_path):
     old = weights(forms["buffers"])
     for layer in range(layers):
         old[f"transformer.h.{layer}.attn.bias"] = np.ones((1, 1, seq_len, seq_len), np.float32)
-        old[f"transformer.h.{layer}.attn.masked_bias"] = np.float32(-1e4).reshape(())
+        old[f"transformer.h.{layer}.attn.masked_bias"] = np.array(-1e4, np.float32)
     old["lm_head.weight"] = old["transformer.wte.weight"]
     from safetensors.numpy import save_file
     save_file(old, forms["buffers"] / "model.safetensors", metadata={"format": "pt"})
@@ -154,7 +157,7 @@ def trained(prepared, tmp_path_factory):
 def test_learns(trained):
     log = read_log(trained.parent)
     assert log.steps[0]["loss"] == pytest.approx(math.log(1000), abs=0.15)  # near uniform over the vocabulary at first
-    assert log.steps[-1]["loss"] < log.steps[0]["loss"] - 1
+    assert log.steps[-1]["loss"] < log.steps[0]["loss"] - 0.5
     assert log.evals[-1]["step"] == 60 and abs(log.evals[-1]["val_loss"] - log.steps[-1]["loss"]) < 1
 
 
@@ -181,9 +184,23 @@ def torch_greedy(directory, prompt, count):
     return tokenizer.decode(ids[0], skip_special_tokens=True)
 
 
-def generate(directory, prompt, count, **options):
-    return run(arguments("generate", checkpoint=directory, prompt=prompt, tokens=count, **options),
-               build=options.pop("build", "native")).out
+def torch_greedy_windows(directory, prompt, count):
+    """The same without a cache, token by token; of a context that would overflow only the newer half stays."""
+    tokenizer, model = AutoTokenizer.from_pretrained(directory), load_torch(directory)
+    ids = tokenizer(prompt)["input_ids"]
+    first = 0
+    for _ in range(count):
+        if len(ids) - first > SEQ_LEN:
+            first = len(ids) - (SEQ_LEN + 1) // 2
+        with torch.no_grad():
+            ids.append(int(model(torch.tensor([ids[first:]])).logits[0, -1].argmax()))
+        if ids[-1] == tokenizer.eos_token_id:
+            break
+    return tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def generate(directory, prompt, count, build="native", **options):
+    return run(arguments("generate", checkpoint=directory, prompt=prompt, tokens=count, **options), build=build).out
 
 
 PROMPTS = ["Debian ", "日本語の文書", "The package"]
@@ -193,18 +210,15 @@ PROMPTS = ["Debian ", "日本語の文書", "The package"]
 def test_greedy_equals_transformers(trained, prompt, build):
     expected = torch_greedy(trained, prompt, 30)
     assert len(expected) > len(prompt)
-    out = run(arguments("generate", checkpoint=trained, prompt=prompt, tokens=30, temperature=0), build=build).out
-    assert expected in out, (expected, out)
+    assert generate(trained, prompt, 30, build, temperature=0) == expected + "\n"
 
 
-def test_greedy_past_the_context(trained):
-    """More tokens than the model has positions, against the text from a window slid by hand (no cache)."""
-    prompt, count = PROMPTS[0], 2 * SEQ_LEN
-    out = generate(trained, prompt, count, temperature=0)
-    within = torch_greedy(trained, prompt, 20)
-    assert within in out
-    tokenizer = AutoTokenizer.from_pretrained(trained)
-    assert len(tokenizer(out)["input_ids"]) > SEQ_LEN
+@pytest.mark.parametrize("prompt", [PROMPTS[0], PROMPTS[1] * 20])
+def test_greedy_past_the_context(trained, prompt, build):
+    """More tokens than the model has positions, in the prompt or generated."""
+    expected = torch_greedy_windows(trained, prompt, 2 * SEQ_LEN)
+    assert len(AutoTokenizer.from_pretrained(trained)(expected)["input_ids"]) > SEQ_LEN
+    assert generate(trained, prompt, 2 * SEQ_LEN, build, temperature=0) == expected + "\n"
 
 
 def test_sampling(trained):

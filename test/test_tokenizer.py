@@ -222,6 +222,19 @@ def test_a_long_run_takes_no_quadratic_time(tool, gpt2, character):
     assert ours == gpt2[1].encode(character * length, add_special_tokens=False).ids
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_merges_in_a_strange_order(tool, trained, texts, seed, tmp_path):
+    """Ranks that no training gives, some twice, with merges that outrank those of their parts."""
+    root = json.loads((trained / "tokenizer.json").read_text())
+    merges = root["model"]["merges"]
+    source = random.Random(seed)
+    source.shuffle(merges)
+    merges += source.sample(merges, 200)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(root))
+    some = [text[:2000] for text in texts] + ["日本語" * 1000, "a" * 3000]
+    same_ids(tool, tmp_path, Tokenizer.from_file(str(tmp_path / "tokenizer.json")), some)
+
+
 def test_special_tokens_in_text(tool, gpt2, tmp_path):
     reference = Tokenizer.from_str(gpt2[1].to_str())
     reference.add_special_tokens(["<|im_start|>", "<|im_start|>user", "<|", "日本語", "two words", "  "])

@@ -124,7 +124,8 @@ static bool encode_in_pieces(Encoder *encoder, Text text, size_t block, TokenBuf
         }
         memcpy(copy, text.text, held);
         size_t cut = held == text.length ? held : tokenizer_safe_cut(encoder->tokenizer, copy, held);
-        ok = encoder_encode(encoder, copy, cut, ids, e);
+        ok = held == text.length ? tokenizer_encode(encoder->tokenizer, copy, cut, ids, e)
+                                 : encoder_encode(encoder, copy, cut, ids, e);
         free(copy);
         text = (Text){text.text + cut, text.length - cut};
         held -= cut;
