@@ -125,8 +125,8 @@ def columns(text):
 def clean(text):
     text = unicodedata.normalize("NFC", text).replace("\u00a0", " ").replace("\x1b", "")
     text = re.sub(r"(?<=\S) {3,}", "   ", text)  # columns of tables
-    text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
-    return re.sub(r"\n{3,}", "\n\n", text).strip()
+    text = re.sub(rf"^ +(?={CJK})", "", text, flags=re.MULTILINE)  # running text in lists; code keeps its indentation
+    return re.sub(r"[ \t]*\n\s*\n|[ \t]+\n", "\n", text).strip()  # a paragraph is a line
 
 
 def language(text):

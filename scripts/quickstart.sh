@@ -13,15 +13,15 @@ cd "$(dirname "$0")/.."
 corpus=build/corpus
 data=build/quickstart
 run=runs/quickstart
-minutes=4 # of training in one call
-max_steps=600
+minutes=${QUICKSTART_MINUTES:-4.5} # of training in one call
 
-model=(--layers 4 --heads 4 --channels 192 --seq-len 128)
-batch=(--micro-batch 4 --global-batch 16)
-rates=(--lr 2e-3 --min-lr 1e-4 --warmup-steps 20 --schedule wsd)
-evals=(--eval-every 50 --eval-batches 8)
+# Small enough to see a million tokens in that time with the reference kernels.
 vocabulary=4096
-prompts=("Debian は" "このコマンドは、" "ファイルを")
+model=(--layers 2 --heads 4 --channels 128 --seq-len 128)
+batch=(--micro-batch 4 --global-batch 8)
+rates=(--lr 6e-3 --min-lr 2e-4 --warmup-steps 30 --schedule wsd)
+saving=(--eval-every 100 --eval-batches 10 --save-every 100 --keep 2)
+prompts=("このコマンドは" "ファイルの" "Debian の")
 
 die() { echo "quickstart: $*" >&2; exit 1; }
 
@@ -47,7 +47,7 @@ close_section() { [ "$part" = 0 ] || echo "   ($((SECONDS - part_start)) s)"; }
 # What is there
 
 newest_checkpoint() {
-    find "$run" -maxdepth 1 -name 'step-*' -not -name '*.*' 2>/dev/null | sort | tail -n 1
+    [ ! -d "$run" ] || find "$run" -maxdepth 1 -name 'step-*' -not -name '*.*' | sort | tail -n 1
 }
 
 choose() {
@@ -73,31 +73,80 @@ choose() {
 threads=$(($(nproc) / 2))
 [ "$threads" -ge 1 ] || threads=1
 
-train() { OMP_NUM_THREADS=$threads mpirun -n 2 ./train_gpt train --data "$data" "${model[@]}" "${batch[@]}" "$@"; }
-
-# Median time of a step in a log, in milliseconds.
-step_ms() { sed -nE 's/.*"step_ms": *([0-9]+).*/\1/p' "$1" | sort -n | awk '{ t[NR] = $1 } END { print t[int((NR + 1) / 2)] }'; }
-
-# Steps that fit in the minutes, from a log of some.
-steps_that_fit() {
-    local ms steps
-    ms=$(step_ms "$1")
-    [ -n "$ms" ] && [ "$ms" -gt 0 ] || die "$1 holds no step times"
-    steps=$((minutes * 60000 / ms / 10 * 10))
-    [ "$steps" -le "$max_steps" ] || steps=$max_steps
-    [ "$steps" -ge 50 ] || steps=50
-    echo "$steps"
+train() {
+    OMP_NUM_THREADS=$threads mpirun -n 2 ./train_gpt train --data "$data" "${model[@]}" "${batch[@]}" "${rates[@]}" "$@"
 }
+
+# The steps that fit in the minutes, by the median time of a step in a log; a multiple of 100, as evals are.
+steps_that_fit() {
+    sed -nE 's/.*"step_ms": *([0-9.]+).*/\1/p' "$1" | sort -n | awk -v minutes="$minutes" '
+        { ms[NR] = $1 }
+        END {
+            if (NR == 0) exit 1
+            steps = 100 * int(minutes * 60000 / ms[int((NR + 1) / 2)] / 100)
+            print steps < 100 ? 100 : steps > 3000 ? 3000 : steps
+        }' || die "$1 holds no step times"
+}
+
+logged() { sed -nE "s/.*\"$1\": *([0-9.eE+-]+).*/\1/p" "$run/log.jsonl"; }
 
 # ----------------------------------------------------------------------------------------------------------------------
 
 choose
 if [ "$choice" = --fresh ]; then
+    echo "Starts over: removes $run and $data"
     rm -rf "$run" "$data"
 fi
 
-section "Set-up: compiler, MPICH, text converters, plotter"
+section "Set-up (compiler, MPICH, text converters, plotter)"
 scripts/setup.sh quickstart
 
-section "Build: make"
+section "Build"
 make
+
+section "Text: Debian documentation in Japanese and English"
+scripts/fetch_corpus.sh "$corpus"
+
+section "Tokenizer and token shards"
+if [ -e "$data/manifest.json" ]; then
+    echo "$data is there"
+else
+    rm -rf "$data" "$run"
+    ./train_gpt prepare --input "$corpus" --out "$data" --vocab-size "$vocabulary" --val-fraction 0.02
+fi
+
+section "Training on 2 MPI ranks x $threads threads, about $minutes minutes"
+# The target of a run that was broken off stands; a finished run gets as many steps again as fit.
+reached=$(newest_checkpoint | sed 's/.*step-0*//')
+reached=${reached:-0}
+target=$(cat "$data/target_steps" 2>/dev/null || echo 0)
+if [ "$reached" -ge "$target" ]; then
+    log=$run/log.jsonl
+    if [ "$reached" = 0 ]; then
+        echo "Timing a few steps to see how many fit ..."
+        rm -rf "$data/timing"
+        train --out "$data/timing" --steps 20 --eval-every 0 --save-every 0 >"$data/timing.txt" 2>&1 ||
+            die "training failed: $(tail -n 1 "$data/timing.txt")"
+        log=$data/timing/log.jsonl
+    fi
+    target=$((reached + $(steps_that_fit "$log")))
+    echo "$target" >"$data/target_steps"
+fi
+[ "$reached" = 0 ] || echo "Goes on from step $reached."
+echo "Trains to step $target."
+train --out "$run" --steps "$target" "${saving[@]}"
+checkpoint=$(newest_checkpoint)
+
+section "Result"
+scripts/plot_loss.sh "$run/log.jsonl" "$run/loss.png"
+echo "Loss curve:      $run/loss.png"
+echo "Checkpoint:      $checkpoint (opens with transformers.AutoModelForCausalLM.from_pretrained)"
+echo "Validation loss: $(logged val_loss | head -n 1) before training, $(logged val_loss | tail -n 1) after (nats per token)"
+for prompt in "${prompts[@]}"; do
+    printf '\n-- text after "%s":\n' "$prompt"
+    OMP_NUM_THREADS=$threads ./train_gpt generate --checkpoint "$checkpoint" --prompt "$prompt" \
+        --tokens 80 --temperature 0.7 --top-k 40
+done
+close_section
+printf '\nAll done in %d:%02d. Again: scripts/quickstart.sh --continue trains it further, --fresh starts over.\n' \
+    $((SECONDS / 60)) $((SECONDS % 60))

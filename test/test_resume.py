@@ -101,16 +101,18 @@ def test_killed_while_saving(slow, ranks, file, tmp_path):
 
 def test_killed_again_and_again(slow, tmp_path):
     """Random delays, until the run comes to its end; every start goes on from the newest whole checkpoint."""
-    delays, out, kills = random.Random(1), tmp_path / "run", 0
+    seconds = run(slow(tmp_path / "whole")).seconds
+    delays, out, kills, reached = random.Random(1), tmp_path / "run", 0, set()
     while kills < 40:
-        until = time.monotonic() + delays.uniform(0.05, 0.6)
+        until = time.monotonic() + seconds * delays.uniform(0.05, 0.6)
         if not kill_when(lambda: time.monotonic() > until, slow(out)):
             break
         kills += 1
+        reached |= {max(checkpoints(out), default=0)}
         assert all(checksums_hold(checkpoint(out, step)) for step in checkpoints(out))
     run(slow(out))
-    assert kills >= 3
-    same_end(out, slow.end(1), STEPS)
+    assert kills >= 3 and len(reached) >= 2, "the kills all came too early or too late"
+    same_end(out, tmp_path / "whole", STEPS)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -179,6 +181,17 @@ def test_broken_newest_checkpoint(tiny, finished, file, damage, tmp_path):
     assert any("step-000008" in line for line in (result.out + result.err).splitlines()), str(result)
     same_end(out, finished, 8)
     assert checksums_hold(checkpoint(out, 8))
+
+
+def test_left_overs_of_killed_runs(tiny, finished, tmp_path):
+    """A kill can leave a half-written checkpoint, or a broken one that had just been moved out of the way."""
+    out = copied(finished, tmp_path / "run")
+    flip_bit(checkpoint(out, 8) / "model.safetensors", 1000)
+    for name in ".step-000008.old", ".step-000008.new", ".step-000006.new":
+        copied(checkpoint(finished, 8), out / name)
+    run(tiny(out))
+    same_end(out, finished, 8)
+    assert checkpoints(out) == [2, 4, 6, 8] and checksums_hold(checkpoint(out, 8))
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

@@ -30,8 +30,10 @@ JAPANESE = """吾輩は新しい辞書である。まだ語彙は無い。
 ODD = [
     "", " ", "  ", "\n", " \n", "\n ", "a", " a", "a ", "a  b", "a   b\n\n c", "x  ", "\t\tx", "x\u3000\u3000y \u3000z",
     "don't DON'T we're I've I'm they'll he'd 's 'S ' 't''s x'ss 'lll 'll", "1234 567", "½ ² Ⅷ ٣٤ x²y",
-    "line\r\nline\r\n\r\n  \r\nend", " " * 1000 + "x" + " " * 500, "\n" * 99 + "x" + "\t" * 7, "日本語", "\u3000x", "\U0001F600",
-    "👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽 🇯🇵 ☺️", "e\u0301 が は\u3099 Z͑ͫ̓ͪ̂ͫ̽͏̴̙̤̞͉͚̯̞̠͍A̴̵̜̰͔ͫ͗͢L̠ͨͧͩ͘G̴̻͈͍͔̹̑͗̎̅͛́Ǫ̵̹̻̝̳͂̌̌͘!", "नमस्ते กำลัง 한국어 العربية עברית ελληνικά русский", JAPANESE,
+    "line\r\nline\r\n\r\n  \r\nend", " " * 1000 + "x" + " " * 500, "\n" * 99 + "x" + "\t" * 7, "日本語",
+    "\u3000x", "\U0001F600",
+    "👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽 🇯🇵 ☺️",
+    "e\u0301 が は\u3099 Z͑ͫ̓ͪ̂ͫ̽͏̴̙̤̞͉͚̯̞̠͍A̴̵̜̰͔ͫ͗͢L̠ͨͧͩ͘G̴̻͈͍͔̹̑͗̎̅͛́Ǫ̵̹̻̝̳͂̌̌͘!", "नमस्ते กำลัง 한국어 العربية עברית ελληνικά русский", JAPANESE,
     "".join(map(chr, range(256))), "\ufeffBOM", "zero\u200bwidth\u180ejoin\u00adsoft", "\x00\x01\x7f\x80\x85\xa0|",
     "a\u2028b\u2029c\u205fd\u1680e\u202ff", "\ud7ff\ue000\uffff\U00010000\U0010ffff", "!!!???...", "_a_b_", "a-b=c+d",
     "https://example.com/a?b=c&d=%20e#f", "if (x[i] != '\\0') { return -1; }\t// why",
@@ -202,8 +204,10 @@ def test_real_text_with_a_trained_vocabulary(tool, trained, texts):
 
 
 PIECES = st.one_of(
-    st.sampled_from(["'", "'s", "'ll", "'re", " ", "  ", "\n", "\r\n", "\t", "\u3000", "\u00a0", "\u200b", "\u0301", "1", "½",
-                     "a", "S", "日", "。", "ー", "が", "\U0001F468\u200d", "ǆ", "ʰ", "_", "<|", END, "|>", "\x00", "\x85", "\x1c"]),
+    st.sampled_from(["'", "'s", "'ll", "'re", " ", "  ", "\n", "\r\n", "\t", "\u3000", "\u00a0", "\u200b", "\u0301",
+                     "1", "½",
+                     "a", "S", "日", "。", "ー", "が", "\U0001F468\u200d", "ǆ", "ʰ", "_",
+                     "<|", END, "|>", "\x00", "\x85", "\x1c"]),
     st.characters(exclude_categories=["Cs"]))
 
 
@@ -242,7 +246,8 @@ def test_special_tokens_in_text(tool, gpt2, tmp_path):
                           AddedToken("start", normalized=True), AddedToken("\n\n\n", normalized=True)])
     reference.save(str(tmp_path / "tokenizer.json"))
     texts = ["<|im_start|>user<|im_start|>use<|endoftext|><|endoftext|", "x 日本語 y日本語", "plain la lalala pla",
-             " two words  two  words", "a      b   c", "\n\n\n\n\n\n\nx", "<<||>>", f"{END} {END}\n{END}", "start a restart",
+             " two words  two  words", "a      b   c", "\n\n\n\n\n\n\nx", "<<||>>", f"{END} {END}\n{END}",
+             "start a restart",
              "two", "two word", "日本", "a two words" * 50]
     expected = [e.ids for e in reference.encode_batch(texts, add_special_tokens=False)]
     assert encode(tool, tmp_path, texts) == expected
@@ -266,8 +271,10 @@ def test_bytes_of_a_token(tool, gpt2):
 # ----------------------------------------------------------------------------------------------------------------------
 # UTF-8 repair
 
-ILL_FORMED = [b"\x80", b"\xc0\x80", b"\xe3\x81", b"\xe3\x81a", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xf0\x9f\x98", b"\xf0\x80\x80\x80",
-              b"\xff\xfe", b"a\xe0\x80b\xe0\xa0", b"\xf8\x88\x80\x80\x80", b"\xe3\xe3\x81\x82\xf1\x80\xc2", b"\xc2", b"ok",
+ILL_FORMED = [b"\x80", b"\xc0\x80", b"\xe3\x81", b"\xe3\x81a", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xf0\x9f\x98",
+              b"\xf0\x80\x80\x80",
+              b"\xff\xfe", b"a\xe0\x80b\xe0\xa0", b"\xf8\x88\x80\x80\x80", b"\xe3\xe3\x81\x82\xf1\x80\xc2", b"\xc2",
+              b"ok",
               "日本語\U0001F600".encode()[:-1], "日本語".encode("utf-16"), "日本語".encode("shift_jis")]
 
 
@@ -289,7 +296,8 @@ def test_random_bytes_are_replaced_as_python_does(tool):
     source = random.Random(1)
     alphabet = [*range(0x7E, 0x84), *range(0x8F, 0x92), 0x9F, 0xA0, 0xBF, *range(0xC0, 0x100), 0x41]
     for block in 1, 3, 1000:
-        sanitized(tool, bytes(source.choice(alphabet) for _ in range(20_000 if tool.build == "native" else 2_000)), block)
+        size = 20_000 if tool.build == "native" else 2_000
+        sanitized(tool, bytes(source.choice(alphabet) for _ in range(size)), block)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -426,7 +434,8 @@ def without(token):
 
 def extra_added(**fields):
     def change(root):
-        root["added_tokens"].append({"id": 270, "content": "new", "single_word": False, "lstrip": False, "rstrip": False,
+        root["added_tokens"].append({"id": 270, "content": "new", "single_word": False, "lstrip": False,
+                                     "rstrip": False,
                                      "normalized": False, "special": True, **fields})
     return change
 
@@ -531,7 +540,8 @@ def test_altered_files_never_crash(tool, small, tmp_path):
         data = bytearray(original)
         for _ in range(source.randint(1, 4)):
             at, n = source.randrange(len(data)), source.randint(1, 40)
-            data[at:at + n] = source.choice([b"", bytes([source.randrange(256)]), bytes(data[at:at + n]) * 2, b"9", b'"',
+            data[at:at + n] = source.choice([b"", bytes([source.randrange(256)]), bytes(data[at:at + n]) * 2,
+                                             b"9", b'"',
                                              b'"}', b"99999", b"-", b"null", b"[[", b"\\u0000"])
         (tmp_path / "tokenizer.json").write_bytes(data)
         tool("encode", tmp_path, data=packed([JAPANESE]), fails=None)
