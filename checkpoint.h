@@ -1,5 +1,5 @@
-// checkpoint.h: models on disk. safetensors files, Hugging Face GPT-2 directories, and checkpoints: such a directory plus
-// what training needs to go on, written so that it appears under its name only when it is whole and on disk.
+// checkpoint.h: models on disk. safetensors files, Hugging Face GPT-2 directories, and checkpoints: such a directory
+// plus what training needs to go on, written so that it appears under its name only when it is whole and on disk.
 //
 //   OUT/step-000300/
 //       config.json generation_config.json model.safetensors      what transformers opens
@@ -97,7 +97,8 @@ static inline bool safetensors_entry_(const char *path, const Json *node, Safete
     if (strlen(node->key) != node->key_length || !entry->dtype || !entry->shape || entry->shape->kind != JSON_ARRAY ||
         !offsets || offsets->kind != JSON_ARRAY || offsets->length != 2 || !json_uint(offsets->child, &entry->begin) ||
         !json_uint(offsets->child->next, &entry->end) || entry->begin > entry->end) {
-        return fail(e, "%s: tensor \"%.80s\" of the header lacks a proper dtype, shape or data_offsets", path, node->key);
+        return fail(e, "%s: tensor \"%.80s\" of the header lacks a proper dtype, shape or data_offsets", path,
+                    node->key);
     }
     bits = safetensors_dtype_bits_(entry->dtype);
     if (bits == 0) {
@@ -110,8 +111,8 @@ static inline bool safetensors_entry_(const char *path, const Json *node, Safete
         }
     }
     if (bits % 8 != 0 || bits / 8 != entry->end - entry->begin) {
-        return fail(e, "%s: tensor \"%.80s\" takes %llu bytes by its shape but %llu by its data_offsets", path, node->key,
-                    (unsigned long long)(bits / 8), (unsigned long long)(entry->end - entry->begin));
+        return fail(e, "%s: tensor \"%.80s\" takes %llu bytes by its shape but %llu by its data_offsets", path,
+                    node->key, (unsigned long long)(bits / 8), (unsigned long long)(entry->end - entry->begin));
     }
     return true;
 }
@@ -363,8 +364,8 @@ static inline bool weight_files_open(WeightFiles *w, const char *directory, Erro
 
 // Finds a tensor by its full name or, as files of the bare model have it, without "transformer.". A tensor in two files
 // is refused. *file says which file; NULL with an empty error if there is none.
-static inline const SafetensorsEntry *weight_files_find_(const WeightFiles *w, const char *name, const Safetensors **file,
-                                                         Error *e) {
+static inline const SafetensorsEntry *weight_files_find_(const WeightFiles *w, const char *name,
+                                                         const Safetensors **file, Error *e) {
     const char *prefix = "transformer.", *names[2] = {name, name};
     const SafetensorsEntry *found = NULL;
     if (!strncmp(name, prefix, strlen(prefix))) {
@@ -449,12 +450,13 @@ static inline bool config_number_(const Json *root, const char *path, const char
 }
 
 // A key may be absent (its default is what this program does) or must have one of two values.
-static inline bool config_word_(const Json *root, const char *path, const char *key, const char *want, const char *or,
+static inline bool config_word_(const Json *root, const char *path, const char *key, const char *want, const char * or,
                                 Error *e) {
     const Json *node = json_get(root, key);
     const char *text = json_string(node);
     if (node && (!text || (strcmp(text, want) && strcmp(text, or)))) {
-        return fail(e, "%s: \"%s\" is \"%.60s\"; this program computes \"%s\"", path, key, text ? text : "not text", want);
+        return fail(e, "%s: \"%s\" is \"%.60s\"; this program computes \"%s\"", path, key, text ? text : "not text",
+                    want);
     }
     return true;
 }
@@ -605,7 +607,8 @@ static inline bool checkpoint_close_(CheckpointWriter *w, const char *name, Outp
     return true;
 }
 
-static inline bool checkpoint_add_bytes(CheckpointWriter *w, const char *name, const char *data, size_t length, Error *e) {
+static inline bool checkpoint_add_bytes(CheckpointWriter *w, const char *name, const char *data, size_t length,
+                                        Error *e) {
     OutputFile file;
     if (!checkpoint_open_(w, name, &file, e)) {
         return false;

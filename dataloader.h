@@ -392,7 +392,7 @@ static inline bool idx_check_documents_(Dataset *d, int idx, uint64_t sequences,
     for (uint64_t i = 0; i < entries; i++) {
         size_t j = i % IDX_BLOCK;
         if (j == 0 && !read_at(idx, d->idx_path, block, 8 * min_u64_(entries - i, IDX_BLOCK),
-                                IDX_HEADER + 12 * sequences + 8 * i, e)) {
+                               IDX_HEADER + 12 * sequences + 8 * i, e)) {
             return false;
         }
         uint64_t first = load_le(block + 8 * j, 8);
@@ -626,7 +626,7 @@ static inline bool dataset_read(const Dataset *d, uint64_t sample, size_t vocab_
     for (size_t i = 0; i <= d->seq_len; i++) {
         size_t j = i % block;
         if (j == 0 && !read_at(d->file, d->path, raw, min_u64_(d->seq_len + 1 - i, block) * bytes,
-                                d->first_byte + (first + i) * bytes, e)) {
+                               d->first_byte + (first + i) * bytes, e)) {
             return false;
         }
         uint64_t id = load_le(raw + j * bytes, d->token_bytes);

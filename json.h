@@ -51,7 +51,8 @@ static inline char *read_file(const char *path, size_t limit, size_t *length, Er
         if (!data) {
             fail(e, "%s: no memory for its %zu bytes", path, *length);
         } else if (fread(data, 1, *length, file) != *length) {
-            fail(e, "%s: reading its %zu bytes failed: %s", path, *length, ferror(file) ? strerror(errno) : "it shrank");
+            fail(e, "%s: reading its %zu bytes failed: %s", path, *length,
+                 ferror(file) ? strerror(errno) : "it shrank");
             free(data);
             data = NULL;
         } else {
@@ -126,9 +127,9 @@ typedef enum { JSON_NULL, JSON_BOOL, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_
 typedef struct Json {
     JsonKind kind;
     bool boolean;
-    const char *text;   // string: decoded, UTF-8, NUL-terminated (may hold NULs inside); number: as written
-    size_t length;      // of text in bytes; for arrays and objects the number of members
-    const char *key;    // inside an object, decoded; else NULL
+    const char *text; // string: decoded, UTF-8, NUL-terminated (may hold NULs inside); number: as written
+    size_t length;    // of text in bytes; for arrays and objects the number of members
+    const char *key;  // inside an object, decoded; else NULL
     size_t key_length;
     struct Json *child; // first member of an array or object
     struct Json *next;  // next member of the same array or object
@@ -195,9 +196,10 @@ static inline bool json_hex4_(JsonParser_ *p, uint32_t *value) {
     *value = 0;
     for (int i = 0; i < 4; i++, p->at++) {
         char c = p->at < p->end ? *p->at : 0;
-        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                  : c >= 'A' && c <= 'F'                                  ? c - 'A' + 10
-                                                                          : -1;
+        int digit = c >= '0' && c <= '9'   ? c - '0'
+                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                           : -1;
         if (digit < 0) {
             return json_error_(p, "\\u needs four hexadecimal digits");
         }
@@ -285,7 +287,9 @@ static inline bool json_parse_string_(JsonParser_ *p, const char **text, size_t 
 static inline bool json_parse_number_(JsonParser_ *p, Json *node) {
     const char *start = p->at;
     const char *s = p->at + (*p->at == '-');
-#define JSON_DIGITS_(s) while ((s) < p->end && *(s) >= '0' && *(s) <= '9') (s)++
+#define JSON_DIGITS_(s)                                                                                                \
+    while ((s) < p->end && *(s) >= '0' && *(s) <= '9')                                                                 \
+    (s)++
     const char *digits = s;
     JSON_DIGITS_(s);
     bool ok = s > digits && (*digits != '0' || s == digits + 1);
@@ -375,9 +379,8 @@ static inline bool json_parse_value_(JsonParser_ *p, Json *node, int depth) {
     static const struct {
         const char *word;
         Json node;
-    } words[] = {{"null", {.kind = JSON_NULL}},
-                 {"true", {.kind = JSON_BOOL, .boolean = true}},
-                 {"false", {.kind = JSON_BOOL}}};
+    } words[] = {
+        {"null", {.kind = JSON_NULL}}, {"true", {.kind = JSON_BOOL, .boolean = true}}, {"false", {.kind = JSON_BOOL}}};
     json_skip_space_(p);
     size_t left = (size_t)(p->end - p->at);
     if (left == 0) {
@@ -477,7 +480,7 @@ static inline bool json_double(const Json *node, double *value) {
 typedef struct {
     char *data; // the text so far, NUL-terminated once anything was written; the caller frees it
     size_t length, capacity;
-    int indent;      // spaces per level; 0 puts everything on one line, as JSON Lines needs
+    int indent; // spaces per level; 0 puts everything on one line, as JSON Lines needs
     int depth;
     bool has_member; // of the container that is open
     bool failed;     // out of memory: everything written since is lost

@@ -5,8 +5,8 @@
 // OC output channels of a matrix product. All arrays are dense, row-major; a gradient has a d in front of its name.
 //
 // Bits: each output element is computed by one thread, in one fixed order, so that results do not depend on the number
-// of threads. Sums along a row go over 16 virtual lanes that are added in a fixed tree: what a vector unit of any length
-// up to 16 lanes can reproduce, and what a compiler may vectorise without reordering anything.
+// of threads. Sums along a row go over 16 virtual lanes that are added in a fixed tree: what a vector unit of any
+// length up to 16 lanes can reproduce, and what a compiler may vectorise without reordering anything.
 //
 // REAL is float; the gradient tests compile this file once more with double.
 #ifndef KERNELS_REF_H
@@ -91,7 +91,8 @@ static inline real dot_ref(const real *a, const real *b, size_t n) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Matrix products
 
-// A tile of 6 x 16 sums lives in vector registers while k runs; its columns of b are copied into a panel of up to 256 k.
+// A tile of 6 x 16 sums lives in vector registers while k runs; its columns of b are copied into a panel of up to 256
+// k.
 enum { TILE_ROWS = 6, TILE_COLUMNS = 16, TILE_DEPTH = 256 };
 
 // A matrix seen through strides: element (i, j) is data[i * row + j * column]; so a transpose is a view too.
@@ -212,8 +213,8 @@ static inline void embedding_backward_ref(real *dwte, real *dwpe, const real *do
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// LayerNorm (Ba, Kiros, Hinton 2016), each row of C: out = (x - mean) * rstd * weight + bias, rstd = 1 / sqrt(var + 1e-5).
-// mean and rstd: (R), kept for backward.
+// LayerNorm (Ba, Kiros, Hinton 2016), each row of C: out = (x - mean) * rstd * weight + bias, rstd = 1 / sqrt(var +
+// 1e-5). mean and rstd: (R), kept for backward.
 
 static inline void layernorm_forward_ref(real *out, real *mean, real *rstd, const real *inp, const real *weight,
                                          const real *bias, size_t R, size_t C) {
@@ -275,8 +276,8 @@ static inline void layernorm_backward_ref(real *dinp, real *dweight, real *dbias
 // Nothing of size T x T is stored: softmax streams (Milakov, Gimelshein 2018), and backward computes it again from
 // lse (B, H, T) = log sum_u exp(score[u]).
 
-// Computes rows first_row .. T - 1 of each sequence, which may read all rows before them: with first_row > 0 the k and v
-// of earlier calls serve as the key-value cache of generation.
+// Computes rows first_row .. T - 1 of each sequence, which may read all rows before them: with first_row > 0 the k and
+// v of earlier calls serve as the key-value cache of generation.
 static inline void attention_forward_ref(real *out, real *lse, const real *qkv, size_t first_row, size_t B, size_t T,
                                          size_t C, size_t H) {
     size_t D = C / H, rows = T - first_row;
@@ -406,7 +407,8 @@ static inline real cross_entropy_ref(real *logits, int32_t target, real dloss, s
 }
 
 // losses (R) of the rows inp (R, C) against targets (R); unless dinp is NULL also dinp (R, C) = and dwte (V, C) += the
-// gradients of dloss * sum(losses). CLASSIFIER_ROWS rows at a time go through the scratch `logits` (CLASSIFIER_ROWS, V).
+// gradients of dloss * sum(losses). CLASSIFIER_ROWS rows at a time go through the scratch `logits` (CLASSIFIER_ROWS,
+// V).
 static inline void classifier_ref(real *losses, real *dinp, real *dwte, real *logits, const real *inp, const real *wte,
                                   const int32_t *targets, real dloss, size_t R, size_t C, size_t V) {
     for (size_t r0 = 0; r0 < R; r0 += CLASSIFIER_ROWS) {

@@ -1,7 +1,7 @@
 // mpi_utils.h: the ranks of a run: start, collective error checks, reductions, and where ranks and threads lie.
 //
-// A failure on any rank ends all ranks: every rank reports its own state to world_check, so that all of them learn of the
-// failure at the same place and leave through MPI_Finalize. Nobody waits for a rank that is gone.
+// A failure on any rank ends all ranks: every rank reports its own state to world_check, so that all of them learn of
+// the failure at the same place and leave through MPI_Finalize. Nobody waits for a rank that is gone.
 #ifndef MPI_UTILS_H
 #define MPI_UTILS_H
 
@@ -20,7 +20,8 @@ typedef struct {
     double comm_seconds; // spent in all_reduce since it was last set to zero
 } World;
 
-// Starts MPI; only the main thread will call it (MPI_THREAD_FUNNELED). MPI's own errors end the program with its message.
+// Starts MPI; only the main thread will call it (MPI_THREAD_FUNNELED). MPI's own errors end the program with its
+// message.
 static inline void world_init(World *w, int *argc, char ***argv) {
     int provided;
     *w = (World){0};
@@ -196,8 +197,8 @@ static inline Placement world_place(World *w) {
     return p;
 }
 
-// Collective: rank 0 prints where every rank lies (the first 16 of many) and warns of ranks that span two domains, whose
-// memory is then partly remote, and of cores that more threads than one want.
+// Collective: rank 0 prints where every rank lies (the first 16 of many) and warns of ranks that span two domains,
+// whose memory is then partly remote, and of cores that more threads than one want.
 static inline void world_print_placement(World *w, Placement mine, FILE *out) {
     Placement *all = w->rank == 0 ? malloc((size_t)w->size * sizeof *all) : NULL;
     if (w->rank == 0 && !all) {
@@ -224,13 +225,15 @@ static inline void world_print_placement(World *w, Placement mine, FILE *out) {
         fprintf(out, "... and %d more ranks\n", w->size - 16);
     }
     if (spanning) {
-        fprintf(out, "warning: %d rank%s, first rank %d, may run on more than one NUMA domain (%s): start one rank per "
-                     "domain and bind it (mpirun -bind-to numa)\n",
+        fprintf(out,
+                "warning: %d rank%s, first rank %d, may run on more than one NUMA domain (%s): start one rank per "
+                "domain and bind it (mpirun -bind-to numa)\n",
                 spanning, spanning == 1 ? "" : "s", first_spanning, all[first_spanning].domains);
     }
     if (sharing) {
-        fprintf(out, "warning: cores are shared: %d rank%s, first rank %d on cores %s, lie%s where threads outnumber "
-                     "cores by %d: use fewer ranks or a smaller OMP_NUM_THREADS\n",
+        fprintf(out,
+                "warning: cores are shared: %d rank%s, first rank %d on cores %s, lie%s where threads outnumber "
+                "cores by %d: use fewer ranks or a smaller OMP_NUM_THREADS\n",
                 sharing, sharing == 1 ? "" : "s", first_sharing, all[first_sharing].cores, sharing == 1 ? "s" : "",
                 all[first_sharing].shared);
     }

@@ -1,5 +1,5 @@
-// train_gpt.c: trains GPT-2 family language models on CPUs, from one laptop core to a cluster of MPI ranks. FP32 only, no
-// frameworks: what happens between a token and a weight is in this file and in the kernels it calls.
+// train_gpt.c: trains GPT-2 family language models on CPUs, from one laptop core to a cluster of MPI ranks. FP32 only,
+// no frameworks: what happens between a token and a weight is in this file and in the kernels it calls.
 //
 //     make && mpirun -n 2 ./train_gpt train --data DIR --out RUN --model 124m --steps 1000
 //
@@ -115,7 +115,8 @@ typedef struct {
 #define SPEC_LIST(n, c, v, h) {SPEC(n, OPTION_LIST), .commands = (c), .value = (v), .help = (h)},
 #define SPEC_TEXT(n, d, c, v, h) {SPEC(n, OPTION_TEXT), .text = (d), .commands = (c), .value = (v), .help = (h)},
 #define SPEC_WHOLE(n, d, lo, hi, c, v, h)                                                                              \
-    {SPEC(n, OPTION_WHOLE), .whole = (d), .whole_min = (lo), .whole_max = (hi), .commands = (c), .value = (v), .help = (h)},
+    {SPEC(n, OPTION_WHOLE), .whole = (d), .whole_min = (lo), .whole_max = (hi),                                        \
+     .commands = (c),       .value = (v), .help = (h)},
 #define SPEC_REAL(n, d, lo, hi, c, v, h)                                                                               \
     {SPEC(n, OPTION_REAL), .real = (d), .real_min = (lo), .real_max = (hi), .commands = (c), .value = (v), .help = (h)},
 
@@ -141,11 +142,11 @@ static const char *option_spelling(const OptionSpec *spec, char text[48]) {
 // The weights of one transformer block, and of everything around the blocks; their gradients likewise. Matrices are
 // (in, out), as Hugging Face's Conv1D has them, so that a checkpoint is a copy of memory.
 typedef struct {
-    float *ln1_w, *ln1_b;   // (C), (C)
-    float *qkv_w, *qkv_b;   // (C, 3C), (3C): columns q, k, v, in each the heads one after another
-    float *proj_w, *proj_b; // (C, C), (C)
-    float *ln2_w, *ln2_b;   // (C), (C)
-    float *fc_w, *fc_b;     // (C, 4C), (4C)
+    float *ln1_w, *ln1_b;       // (C), (C)
+    float *qkv_w, *qkv_b;       // (C, 3C), (3C): columns q, k, v, in each the heads one after another
+    float *proj_w, *proj_b;     // (C, C), (C)
+    float *ln2_w, *ln2_b;       // (C), (C)
+    float *fc_w, *fc_b;         // (C, 4C), (4C)
     float *fcproj_w, *fcproj_b; // (4C, C), (C)
 } LayerWeights;
 
@@ -159,8 +160,8 @@ typedef struct {
 typedef enum { INIT_ZEROS, INIT_ONES, INIT_NORMAL, INIT_RESIDUAL } Init; // INIT_RESIDUAL: normal, std / sqrt(2 L)
 
 typedef struct {
-    const char *name; // in the safetensors file, after the prefix
-    size_t field;     // in LayerWeights or Weights
+    const char *name;  // in the safetensors file, after the prefix
+    size_t field;      // in LayerWeights or Weights
     const char *shape; // one letter per dimension: V, P (positions), C, 3 and 4 (times C)
     Init init;
 } TensorSpec;
@@ -221,8 +222,10 @@ static const TensorSpec *tensor_spec(const ModelConfig *c, size_t i, size_t *lay
 }
 
 static size_t dimension(const ModelConfig *c, char letter) {
-    return letter == 'V' ? c->vocab_size : letter == 'P' ? c->seq_len : letter == 'C' ? c->channels
-                                                                      : (size_t)(letter - '0') * c->channels;
+    return letter == 'V'   ? c->vocab_size
+           : letter == 'P' ? c->seq_len
+           : letter == 'C' ? c->channels
+                           : (size_t)(letter - '0') * c->channels;
 }
 
 // Views of all tensors (tensor_count of them) over an array laid out as the table says; `prefix` goes before the name.
@@ -281,7 +284,8 @@ static bool weights_over(const ModelConfig *c, float *data, Weights *weights) {
 }
 
 static bool model_create(Model *m, const ModelConfig *config, const Kernels *kernels, Error *e) {
-    double C = (double)config->channels, estimate = 12 * (double)config->layers * C * C + (double)config->vocab_size * C;
+    double C = (double)config->channels,
+           estimate = 12 * (double)config->layers * C * C + (double)config->vocab_size * C;
     *m = (Model){.config = *config, .kernels = kernels, .tensor_count = tensor_count(config)};
     if (estimate > 0x1p50) { // far from where sizes in bytes overflow
         return fail(e, "a model of %.3g parameters is beyond what any machine holds", estimate);
@@ -314,8 +318,8 @@ static float normal_variate(uint64_t seed, uint64_t tensor, uint64_t element) {
     return (float)(2 * sum - 12 * 0xFFFF) * 0x1p-17f;
 }
 
-// GPT-2's initial values (Radford et al. 2019): normal with std `std`, the matrices that end a residual branch scaled by
-// 1 / sqrt(2 L), biases 0, LayerNorm weights 1.
+// GPT-2's initial values (Radford et al. 2019): normal with std `std`, the matrices that end a residual branch scaled
+// by 1 / sqrt(2 L), biases 0, LayerNorm weights 1.
 static void model_initialize(Model *m, uint64_t seed, float std, TensorView *views) {
     tensor_views(&m->config, m->parameters, "", views);
     for (size_t i = 0; i < m->tensor_count; i++) {
@@ -345,12 +349,12 @@ typedef struct {
 
 typedef struct {
     float *data;
-    float *embedded;         // (R, C): the stream before the first layer
-    LayerActivations *layers; // (L)
+    float *embedded;                  // (R, C): the stream before the first layer
+    LayerActivations *layers;         // (L)
     float *lnf, *lnf_mean, *lnf_rstd; // (R, C), (R), (R)
-    float *branch;           // (R, C): what is added to the stream next
-    float *logits;           // (CLASSIFIER_ROWS, V)
-    float *losses;           // (R)
+    float *branch;                    // (R, C): what is added to the stream next
+    float *logits;                    // (CLASSIFIER_ROWS, V)
+    float *losses;                    // (R)
 } Activations;
 
 // The next n floats of an arena; while its size is being counted (base == NULL) there is nothing to point to.
@@ -402,8 +406,8 @@ static bool activations_create(Activations *a, const ModelConfig *c, size_t R, b
     size_t n = possible ? activations_layout(a, c, R, keep, NULL) : 0;
     a->data = possible ? allocate_floats(n) : NULL;
     if (!a->data) {
-        return fail(e, "no memory for the activations of %zu tokens (about %.3g GiB): choose a smaller --micro-batch", R,
-                    per_token * (double)R * sizeof(float) / 0x1p30);
+        return fail(e, "no memory for the activations of %zu tokens (about %.3g GiB): choose a smaller --micro-batch",
+                    R, per_token * (double)R * sizeof(float) / 0x1p30);
     }
     activations_layout(a, c, R, keep, a->data);
     return true;
@@ -415,8 +419,8 @@ static void activations_free(Activations *a) {
     *a = (Activations){0};
 }
 
-// One block: x += attention(ln_1(x)), then x += mlp(ln_2(x)); x: (R, C) is the stream before it. Rows before `first` (of
-// a single sequence) were computed by an earlier call and only serve as keys and values.
+// One block: x += attention(ln_1(x)), then x += mlp(ln_2(x)); x: (R, C) is the stream before it. Rows before `first`
+// (of a single sequence) were computed by an earlier call and only serve as keys and values.
 static void layer_forward(const Model *m, const LayerWeights *w, LayerActivations *y, float *branch, const float *x,
                           size_t first, size_t B, size_t T) {
     const Kernels *k = m->kernels;
@@ -463,7 +467,8 @@ static bool backward_scratch_create(BackwardScratch *s, const ModelConfig *c, si
     size_t C = c->channels, used = 0;
     s->data = allocate_floats(R * 9 * C + 64);
     if (!s->data) {
-        return fail(e, "no memory for the gradients of the activations of %zu tokens: choose a smaller --micro-batch", R);
+        return fail(e, "no memory for the gradients of the activations of %zu tokens: choose a smaller --micro-batch",
+                    R);
     }
     s->stream = take(s->data, &used, R * C);
     s->branch = take(s->data, &used, R * C);
@@ -564,20 +569,20 @@ typedef struct {
     const Options *options;
     World *world;
     Model model;
-    TensorView *views;             // of model.parameters
-    float *gradients;              // (parameter_count), laid out like model.parameters
-    Weights dweights;              // pointers into gradients
-    float *exp_avg, *exp_avg_sq;   // AdamW's m and v, likewise
-    Activations activations;       // of one micro-batch
+    TensorView *views;           // of model.parameters
+    float *gradients;            // (parameter_count), laid out like model.parameters
+    Weights dweights;            // pointers into gradients
+    float *exp_avg, *exp_avg_sq; // AdamW's m and v, likewise
+    Activations activations;     // of one micro-batch
     BackwardScratch scratch;
     Dataset data, val;
     bool has_val;
-    const char *tokenizer;         // folder whose tokenizer goes into checkpoints; "" if there is none
-    size_t T, B, global_batch;     // tokens in a sequence, sequences in a micro-batch, in a step
-    int32_t *inputs, *targets;     // (global_batch / ranks, T): this rank's part of a step
-    uint64_t step, samples;        // steps done, samples read by all ranks so far
-    double peak_flops;             // of all ranks, measured at the start
-    FILE *log;                     // rank 0
+    const char *tokenizer;     // folder whose tokenizer goes into checkpoints; "" if there is none
+    size_t T, B, global_batch; // tokens in a sequence, sequences in a micro-batch, in a step
+    int32_t *inputs, *targets; // (global_batch / ranks, T): this rank's part of a step
+    uint64_t step, samples;    // steps done, samples read by all ranks so far
+    double peak_flops;         // of all ranks, measured at the start
+    FILE *log;                 // rank 0
 } Trainer;
 
 typedef struct {
@@ -646,8 +651,8 @@ static bool train_step(Trainer *t, StepResult *s) {
     return true;
 }
 
-// Mean token loss of the first `count` samples of `data`, shared out over the ranks. False on all ranks, with the reason
-// printed, on failure. inputs, targets: (B, T) scratch.
+// Mean token loss of the first `count` samples of `data`, shared out over the ranks. False on all ranks, with the
+// reason printed, on failure. inputs, targets: (B, T) scratch.
 static bool evaluate(World *w, const Model *m, Activations *a, const Dataset *data, uint64_t count, size_t B, size_t T,
                      int32_t *inputs, int32_t *targets, double *loss) {
     Error e;
@@ -703,8 +708,8 @@ static float multiply_add_rounds(size_t rounds, float factor) {
     return sum;
 }
 
-// Collective: FLOP/s of single-precision multiply-adds in registers, all threads of all ranks at once: the peak that MFU
-// is a share of. The best of five short runs.
+// Collective: FLOP/s of single-precision multiply-adds in registers, all threads of all ranks at once: the peak that
+// MFU is a share of. The best of five short runs.
 static double measure_peak_flops(void) {
     enum { ROUNDS = 200000 };
     double best = 0, total;
@@ -919,7 +924,8 @@ static void write_model_card(JsonWriter *w, const Trainer *t) {
     const ModelConfig *c = &t->model.config;
     const Options *o = t->options;
     snprintf(text, sizeof text,
-             "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n# GPT-2 language model, %zu parameters\n\n"
+             "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n# GPT-2 language model, %zu "
+             "parameters\n\n"
              "Trained from %s by train_gpt (revision %s).\n\n"
              "| | |\n| --- | --- |\n| layers, channels, heads | %zu, %zu, %zu |\n| vocabulary | %zu |\n"
              "| context | %zu tokens |\n| step | %llu of %llu |\n| tokens seen | %llu |\n"
@@ -1012,15 +1018,16 @@ static bool write_checkpoint(Trainer *t, Error *e) {
     return true;
 }
 
-// Collective: all ranks must hold the same weights, or something is broken (a kernel, a network, a memory): then nothing
-// is saved. Rank 0 writes.
+// Collective: all ranks must hold the same weights, or something is broken (a kernel, a network, a memory): then
+// nothing is saved. Rank 0 writes.
 static bool save_checkpoint(Trainer *t) {
     Error e = {0};
     double mine = t->model.kernels->sum_of_squares(t->model.parameters, t->model.parameter_count), low, high;
     MPI_Allreduce(&mine, &low, 1, MPI_DOUBLE, MPI_MIN, MPI_COMM_WORLD);
     MPI_Allreduce(&mine, &high, 1, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
-    bool ok = low == high || fail(&e, "the ranks' weights differ at step %llu: the last checkpoint is to be trusted, this "
-                                      "state is not saved",
+    bool ok = low == high || fail(&e,
+                                  "the ranks' weights differ at step %llu: the last checkpoint is to be trusted, this "
+                                  "state is not saved",
                                   (unsigned long long)t->step);
     if (ok && t->world->rank == 0) {
         ok = write_checkpoint(t, &e);
@@ -1071,7 +1078,8 @@ static bool load_state(Trainer *t, const char *directory, Error *e) {
     if (!json_parse_file(&state, path, 1 << 20, e)) {
         return false;
     }
-    bool ok = json_uint(json_get(state.root, "step"), &t->step) && json_uint(json_get(state.root, "samples"), &t->samples);
+    bool ok =
+        json_uint(json_get(state.root, "step"), &t->step) && json_uint(json_get(state.root, "samples"), &t->samples);
     ok = ok || fail(e, "%s: has no \"step\" or \"samples\"", path);
     ok = ok && state_matches(state.root, path, t, e);
     json_free(&state);
@@ -1110,8 +1118,9 @@ static bool load_checkpoint(Trainer *t, const char *directory, Error *e) {
         return false;
     }
     if (!same_shape(&config, &t->model.config)) {
-        return fail(e, "%s: is a model of %zu layers, %zu channels, %zu heads, %zu tokens, vocabulary %zu; give the same "
-                       "options, or another --out for a new run",
+        return fail(e,
+                    "%s: is a model of %zu layers, %zu channels, %zu heads, %zu tokens, vocabulary %zu; give the same "
+                    "options, or another --out for a new run",
                     directory, config.layers, config.channels, config.heads, config.seq_len, config.vocab_size);
     }
     return load_state(t, directory, e) && weights_load(directory, t->views, t->model.tensor_count, e) &&
@@ -1227,9 +1236,8 @@ static void print_step(const Trainer *t, const StepResult *s, double seconds_lef
     long left = (long)(seconds_left + 0.5);
     printf("step %llu/%llu | loss %.4f | norm %.3f | lr %.2e | %.0f tokens/s | MFU %.1f %% | left %ld:%02ld:%02ld%s\n",
            (unsigned long long)t->step, (unsigned long long)t->options->steps, s->loss, s->grad_norm, s->lr,
-           tokens / s->seconds,
-           100 * tokens * flops_per_token(&t->model.config, t->T) / s->seconds / t->peak_flops, left / 3600,
-           left / 60 % 60, left % 60, s->skipped ? " | SKIPPED: not finite" : "");
+           tokens / s->seconds, 100 * tokens * flops_per_token(&t->model.config, t->T) / s->seconds / t->peak_flops,
+           left / 3600, left / 60 % 60, left % 60, s->skipped ? " | SKIPPED: not finite" : "");
 }
 
 // Collective: validation loss at t->step, printed and logged.
@@ -1336,7 +1344,8 @@ static bool check_train_options(const Options *o, int ranks, Error *e) {
         return false;
     }
     if (o->init && (o->model || o->layers || o->heads || o->channels)) {
-        return fail(e, "--init takes the model's shape from its config.json: leave out --model, --layers, --heads, --channels");
+        return fail(
+            e, "--init takes the model's shape from its config.json: leave out --model, --layers, --heads, --channels");
     }
     if (!o->init && (!c.layers || !c.channels || !c.heads || !c.seq_len)) {
         return fail(e, "train needs --model NAME, or all of --layers, --heads, --channels, --seq-len, or --init DIR");
@@ -1345,10 +1354,12 @@ static bool check_train_options(const Options *o, int ranks, Error *e) {
         return fail(e, "--channels %zu does not divide by --heads %zu", c.channels, c.heads);
     }
     if (o->global_batch % multiple) {
-        return fail(e, "--global-batch %llu does not divide into micro-batches of %llu on %d rank%s: it must be a multiple "
-                       "of %llu",
-                    (unsigned long long)o->global_batch, (unsigned long long)o->micro_batch, ranks,
-                    ranks == 1 ? "" : "s", (unsigned long long)multiple);
+        return fail(
+            e,
+            "--global-batch %llu does not divide into micro-batches of %llu on %d rank%s: it must be a multiple "
+            "of %llu",
+            (unsigned long long)o->global_batch, (unsigned long long)o->micro_batch, ranks, ranks == 1 ? "" : "s",
+            (unsigned long long)multiple);
     }
     if (o->min_lr > o->lr) {
         return fail(e, "--min-lr %g is larger than --lr %g", o->min_lr, o->lr);
@@ -1360,8 +1371,8 @@ static bool check_train_options(const Options *o, int ranks, Error *e) {
     return true;
 }
 
-// The vocabulary is the tokenizer's of the data; bare shards do not know theirs. A model from --init brings its own, which
-// may be larger.
+// The vocabulary is the tokenizer's of the data; bare shards do not know theirs. A model from --init brings its own,
+// which may be larger.
 static bool choose_vocab_size(const Options *o, const Dataset *data, ModelConfig *config, Error *e) {
     if (data->vocab_size && o->vocab_size && o->vocab_size != data->vocab_size) {
         return fail(e, "--vocab-size %llu: the tokenizer of %s has %zu words; leave the option out",
@@ -1497,7 +1508,8 @@ static int command_train(World *w, const Options *o) {
     }
     Placement placement = world_place(w);
     bool ok = world_check(w, training_open(&t, &config, &e), &e);
-    ok = ok && world_check_root(w, w->rank != 0 || !o->verify_data ||
+    ok = ok && world_check_root(w,
+                                w->rank != 0 || !o->verify_data ||
                                     (dataset_verify(&t.data, &e) && (!t.has_val || dataset_verify(&t.val, &e))),
                                 &e);
     ok = ok && world_check(w, training_allocate(&t, &config, &e), &e);
@@ -1578,8 +1590,8 @@ static int command_eval(World *w, const Options *o) {
     size_t T = o->seq_len ? o->seq_len : m.config.seq_len, B = o->micro_batch;
     int32_t *inputs = malloc(B * T * sizeof *inputs), *targets = malloc(B * T * sizeof *targets);
     ok = (inputs && targets) || fail(&e, "no memory for %zu sequences of %zu tokens", B, T);
-    ok = ok && (T <= m.config.seq_len || fail(&e, "--seq-len %zu is more than the %zu positions of %s", T,
-                                              m.config.seq_len, o->checkpoint));
+    ok = ok && (T <= m.config.seq_len ||
+                fail(&e, "--seq-len %zu is more than the %zu positions of %s", T, m.config.seq_len, o->checkpoint));
     ok = ok && dataset_open(&data, path, "val", T, &e) && activations_create(&a, &m.config, B * T, false, &e);
     ok = ok && (w->rank != 0 || !o->verify_data || dataset_verify(&data, &e));
     ok = world_check(w, ok, &e);
@@ -1664,8 +1676,8 @@ typedef struct {
     Model model;
     Activations activations; // of one sequence; the qkv of its rows are the key-value cache
     Tokenizer tokenizer;
-    Candidate *candidates;   // (V)
-    TokenBuffer ids;         // prompt, then what was generated
+    Candidate *candidates; // (V)
+    TokenBuffer ids;       // prompt, then what was generated
 } Generator;
 
 static bool append_token(TokenBuffer *buffer, int32_t token, Error *e) {
@@ -1708,7 +1720,8 @@ static bool generate_tokens(Generator *g, const Options *o, Error *e) {
             break;
         }
         size_t length = 0;
-        const char *bytes = (size_t)token < g->tokenizer.vocab_size ? tokenizer_bytes(&g->tokenizer, token, &length) : "";
+        const char *bytes =
+            (size_t)token < g->tokenizer.vocab_size ? tokenizer_bytes(&g->tokenizer, token, &length) : "";
         print_bytes(&partial, bytes, length, false);
         fflush(stdout);
         if (!append_token(&g->ids, token, e)) {
@@ -1778,12 +1791,13 @@ static int command_generate(World *w, const Options *o) {
 
 static void print_prepared(const PrepareReport *r, const char *out) {
     printf("%s: %llu documents from %llu sources, %llu tokens, vocabulary %zu, %.2f bytes a token\n", out,
-           (unsigned long long)r->documents, (unsigned long long)r->sources, (unsigned long long)r->tokens, r->vocab_size,
-           (double)r->text_bytes / (double)r->tokens);
+           (unsigned long long)r->documents, (unsigned long long)r->sources, (unsigned long long)r->tokens,
+           r->vocab_size, (double)r->text_bytes / (double)r->tokens);
     printf("train: %llu documents, %llu tokens; val: %llu documents, %llu tokens\n",
            (unsigned long long)r->train_documents, (unsigned long long)r->train_tokens,
            (unsigned long long)r->val_documents, (unsigned long long)r->val_tokens);
-    printf("left out: %llu empty documents, %llu blank lines, %llu lines that are no document, %llu files of other kinds\n",
+    printf("left out: %llu empty documents, %llu blank lines, %llu lines that are no document, %llu files of other "
+           "kinds\n",
            (unsigned long long)r->empty, (unsigned long long)r->blank_lines, (unsigned long long)r->rejected_lines,
            (unsigned long long)r->skipped_files);
     printf("invalid UTF-8 replaced: %llu times\n", (unsigned long long)r->replaced);
@@ -1997,8 +2011,8 @@ static int run_command_line(World *w, int argc, char **argv) {
     const char *name = help ? (argc > 2 ? argv[2] : NULL) : argc > 1 ? argv[1] : "";
     size_t command = name ? find_command(name) : COMMANDS;
     bool ok = !name || command < COMMANDS ||
-              fail(&e, "%s%s: the commands are prepare, train, eval, generate, and help", *name ? "unknown command " : "no command",
-                   name);
+              fail(&e, "%s%s: the commands are prepare, train, eval, generate, and help",
+                   *name ? "unknown command " : "no command", name);
     if (!help && ok) {
         ok = parse_options(&o, argc, argv, command, &e);
     }

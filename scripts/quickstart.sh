@@ -84,7 +84,7 @@ steps_that_fit() {
         END {
             if (NR == 0) exit 1
             steps = 100 * int(minutes * 60000 / ms[int((NR + 1) / 2)] / 100)
-            print steps < 100 ? 100 : steps > 3000 ? 3000 : steps
+            print (steps < 100 ? 100 : steps > 3000 ? 3000 : steps)
         }' || die "$1 holds no step times"
 }
 
@@ -115,7 +115,7 @@ else
     ./train_gpt prepare --input "$corpus" --out "$data" --vocab-size "$vocabulary" --val-fraction 0.02
 fi
 
-section "Training on 2 MPI ranks x $threads threads, about $minutes minutes"
+section "Training on 2 MPI ranks of $threads thread(s), about $minutes minutes"
 # The target of a run that was broken off stands; a finished run gets as many steps again as fit.
 reached=$(newest_checkpoint | sed 's/.*step-0*//')
 reached=${reached:-0}
@@ -125,11 +125,12 @@ if [ "$reached" -ge "$target" ]; then
     if [ "$reached" = 0 ]; then
         echo "Timing a few steps to see how many fit ..."
         rm -rf "$data/timing"
-        train --out "$data/timing" --steps 20 --eval-every 0 --save-every 0 >"$data/timing.txt" 2>&1 ||
+        train --out "$data/timing" --steps 40 --eval-every 0 --save-every 0 >"$data/timing.txt" 2>&1 ||
             die "training failed: $(tail -n 1 "$data/timing.txt")"
         log=$data/timing/log.jsonl
     fi
-    target=$((reached + $(steps_that_fit "$log")))
+    more=$(steps_that_fit "$log")
+    target=$((reached + more))
     echo "$target" >"$data/target_steps"
 fi
 [ "$reached" = 0 ] || echo "Goes on from step $reached."

@@ -1,8 +1,8 @@
 // test_kernels.c: every kernel of kernels_ref.h against central differences, in double precision.
 //
 // For a kernel pair, f(x) = sum(projection * forward(x)) with a fixed random projection; backward(projection) must give
-// df/dx. Central differences with step h err by O(h^2) + O(epsilon / h): h = 1e-5 leaves about 1e-10, so that a bound of
-// 1e-7 (relative to the largest gradient of the array) fails on any wrong term and on nothing else.
+// df/dx. Central differences with step h err by O(h^2) + O(epsilon / h): h = 1e-5 leaves about 1e-10, so that a bound
+// of 1e-7 (relative to the largest gradient of the array) fails on any wrong term and on nothing else.
 #define REAL double
 #include "../kernels_ref.h"
 #include <stdio.h>
@@ -23,6 +23,11 @@ static double *random_array(size_t n) {
         x[i] = random_value();
     }
     return x;
+}
+
+// The larger error; NaN, once met, stays.
+static double worse(double worst, double error) {
+    return error <= worst ? worst : error;
 }
 
 static void report(const char *name, const char *what, double error, double bound) {
@@ -46,7 +51,7 @@ static void check_gradient(const char *name, const char *array_name, Function f,
         minus = f(context);
         x[i] = kept;
         double difference = fabs((plus - minus) / (2 * h) - gradient[i]);
-        worst = difference > worst || difference != difference ? difference : worst;
+        worst = worse(worst, difference);
         largest = fabs(gradient[i]) > largest ? fabs(gradient[i]) : largest;
     }
     report(name, array_name, worst / fmax(largest, 1e-3), 1e-7);
@@ -212,7 +217,7 @@ static void check_classifier(Case c) {
         for (size_t v = 0; v < c.V; v++) {
             sum += exp(logits[r * c.V + v]);
         }
-        worst = fmax(worst, fabs(log(sum) - logits[r * c.V + (size_t)c.tokens[r]] - losses[r]));
+        worst = worse(worst, fabs(log(sum) - logits[r * c.V + (size_t)c.tokens[r]] - losses[r]));
     }
     report("classifier", "losses", worst, 1e-13);
     free(c.x), free(c.weight), free(c.mean), free(c.out), free(dx), free(dwte), free(losses), free(logits);
@@ -250,7 +255,7 @@ static void check_adamw(void) {
             n[i] = beta1 * n[i] + (1 - beta1) * clip * g[i];
             w[i] = beta2 * w[i] + (1 - beta2) * clip * g[i] * clip * g[i];
             y[i] -= lr * (n[i] / (1 - pow(beta1, step))) / (sqrt(w[i] / (1 - pow(beta2, step))) + eps);
-            worst = fmax(worst, fabs(x[i] - y[i]));
+            worst = worse(worst, fabs(x[i] - y[i]));
         }
         free(g);
     }
