@@ -343,19 +343,21 @@ static inline bool weight_files_add_indexed_(WeightFiles *w, const char *directo
 
 static inline bool weight_files_open(WeightFiles *w, const char *directory, Error *e) {
     char path[PATH_LIMIT];
-    JsonDocument index;
     *w = (WeightFiles){0};
     if (!path_format(path, e, "%s/model.safetensors.index.json", directory)) {
         return false;
     }
+    bool ok;
     if (access(path, F_OK)) {
-        return weight_files_add_(w, directory, "model.safetensors", e);
+        ok = weight_files_add_(w, directory, "model.safetensors", e);
+    } else {
+        JsonDocument index;
+        ok = json_parse_file(&index, path, 100000000, e);
+        if (ok) {
+            ok = weight_files_add_indexed_(w, directory, path, index.root, e);
+            json_free(&index);
+        }
     }
-    if (!json_parse_file(&index, path, 100000000, e)) {
-        return false;
-    }
-    bool ok = weight_files_add_indexed_(w, directory, path, index.root, e);
-    json_free(&index);
     if (!ok) {
         weight_files_close(w);
     }
@@ -694,6 +696,7 @@ static inline bool checkpoint_commit(CheckpointWriter *w, Error *e) {
     if (!ok || !sync_directory(w->temporary, e)) {
         return false;
     }
+    remove_directory(w->old); // what a killed run left
     if (rename(w->final, w->old) && errno != ENOENT) {
         return fail(e, "%s: cannot be replaced: %s", w->final, strerror(errno));
     }
@@ -722,9 +725,9 @@ static inline bool checkpoint_list(const char *out, uint64_t **steps, size_t *co
         return errno == ENOENT || fail(e, "%s: cannot be read: %s", out, strerror(errno));
     }
     for (struct dirent *entry; (entry = readdir(directory));) {
-        const char *digits = entry->d_name + 5;
+        const char *digits = strncmp(entry->d_name, "step-", 5) ? "" : entry->d_name + 5;
         size_t n = strspn(digits, "0123456789");
-        if (strncmp(entry->d_name, "step-", 5) || n < 6 || n > 18 || digits[n]) {
+        if (n < 6 || n > 18 || digits[n]) {
             continue;
         }
         uint64_t *longer = realloc(*steps, (*count + 1) * sizeof **steps);
@@ -801,6 +804,20 @@ static inline bool checkpoint_verify(const char *directory, bool with_optimizer,
         }
     }
     return true;
+}
+
+// Removes what killed runs left in OUT: the hidden .step-*.new and .step-*.old. The caller holds OUT's lock.
+static inline void checkpoint_clean(const char *out) {
+    struct dirent **names = NULL;
+    int count = list_folder(out, &names);
+    for (int i = 0; i < count; i++) {
+        char path[PATH_LIMIT];
+        Error ignored;
+        if (!strncmp(names[i]->d_name, ".step-", 6) && path_format(path, &ignored, "%s/%s", out, names[i]->d_name)) {
+            remove_directory(path);
+        }
+    }
+    free_names(names, count);
 }
 
 // Removes OUT/step-NNNNNN: hidden first, so that no half-removed directory bears the name of a checkpoint.

@@ -233,11 +233,11 @@ static inline int not_dots_(const struct dirent *entry) {
 }
 
 // The names in a folder in the order of their bytes. Returns how many, or -1 with errno set; free each, then *names.
-static inline int list_folder_(const char *path, struct dirent ***names) {
+static inline int list_folder(const char *path, struct dirent ***names) {
     return scandir(path, names, not_dots_, by_bytes_);
 }
 
-static inline void free_names_(struct dirent **names, int count) {
+static inline void free_names(struct dirent **names, int count) {
     for (int i = 0; i < count; i++) {
         free(names[i]);
     }
@@ -247,7 +247,7 @@ static inline void free_names_(struct dirent **names, int count) {
 // Removes a folder with everything in it, as far as that is possible; links are removed, not followed.
 static inline void remove_directory(const char *path) {
     struct dirent **names = NULL;
-    int count = list_folder_(path, &names);
+    int count = list_folder(path, &names);
     for (int i = 0; i < count; i++) {
         char child[PATH_LIMIT];
         Error ignored;
@@ -255,7 +255,7 @@ static inline void remove_directory(const char *path) {
             remove_directory(child);
         }
     }
-    free_names_(names, count);
+    free_names(names, count);
     rmdir(path);
 }
 
@@ -1026,7 +1026,7 @@ static inline bool sources_add_(SourceList *list, const char *path, bool named, 
     }
     bool folder = S_ISDIR(source.status.st_mode);
     if (folder && (named || !S_ISLNK(link.st_mode))) {
-        int count = list_folder_(path, &names);
+        int count = list_folder(path, &names);
         bool ok = count >= 0 || fail(e, "%s: this folder cannot be read: %s", path, strerror(errno));
         for (int i = 0; ok && i < count; i++) {
             char child[PATH_LIMIT];
@@ -1036,7 +1036,7 @@ static inline bool sources_add_(SourceList *list, const char *path, bool named, 
             ok = hidden || (path_format(child, e, "%s%s%s", path, slash, names[i]->d_name) &&
                             sources_add_(list, child, false, e));
         }
-        free_names_(names, count);
+        free_names(names, count);
         return ok;
     }
     if (source.kind != SOURCE_UNKNOWN && S_ISREG(source.status.st_mode)) {
@@ -1763,8 +1763,8 @@ static inline bool prepare_begin_folder_(Preparation *p, Error *e) {
         !path_format(p->folder, e, "%.*s.%.*s.preparing", (int)name, out, (int)(length - name), out + name)) {
         return length && name < length ? false : fail(e, "\"%s\": is not a name for the output folder", out);
     }
-    int count = list_folder_(out, &names);
-    free_names_(names, count);
+    int count = list_folder(out, &names);
+    free_names(names, count);
     if (count < 0 && errno != ENOENT) {
         return fail(e, "%s: cannot become the output folder: %s", out, strerror(errno));
     }
@@ -1784,14 +1784,14 @@ static inline bool prepare_begin_folder_(Preparation *p, Error *e) {
         p->lock = -1;
         return fail(e, "%s: another prepare is making this folder right now", out);
     }
-    count = list_folder_(p->folder, &names);
+    count = list_folder(p->folder, &names);
     for (int i = 0; i < count; i++) {
         char child[PATH_LIMIT];
         if (path_format(child, e, "%s/%s", p->folder, names[i]->d_name) && unlink(child)) {
             remove_directory(child);
         }
     }
-    free_names_(names, count);
+    free_names(names, count);
     return true;
 }
 

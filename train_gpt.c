@@ -1189,6 +1189,7 @@ static bool claim_out(const char *out, Error *e) {
         close(directory);
         return fail(e, "%s: another run is writing there", out);
     }
+    checkpoint_clean(out);
     return true;
 }
 
@@ -1418,7 +1419,7 @@ static bool open_datasets(Trainer *t, size_t T, Error *e) {
     if (!dataset_open(&t->data, o->data, "train", T, e)) {
         return false;
     }
-    if (o->eval_every > 0 && (o->val_data || dataset_has_split(val, "val"))) {
+    if (o->val_data || (o->eval_every > 0 && dataset_has_split(val, "val"))) {
         t->has_val = dataset_open(&t->val, val, "val", T, e);
         return t->has_val;
     }

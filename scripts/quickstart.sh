@@ -13,15 +13,15 @@ cd "$(dirname "$0")/.."
 corpus=build/corpus
 data=build/quickstart
 run=runs/quickstart
-minutes=${QUICKSTART_MINUTES:-4.5} # of training in one call
+minutes=${QUICKSTART_MINUTES:-5} # of training in one call
 
 # Small enough to see a million tokens in that time with the reference kernels.
 vocabulary=4096
 model=(--layers 2 --heads 4 --channels 128 --seq-len 128)
 batch=(--micro-batch 4 --global-batch 8)
-rates=(--lr 6e-3 --min-lr 2e-4 --warmup-steps 30 --schedule wsd)
+rates=(--lr 3e-3 --min-lr 2e-4 --warmup-steps 30 --schedule wsd --init-std 0.06)
 saving=(--eval-every 100 --eval-batches 10 --save-every 100 --keep 2)
-prompts=("このコマンドは" "ファイルの" "Debian の")
+prompts=("ユーザーは、" "この関数は、" "このオプションを指定すると、")
 
 die() { echo "quickstart: $*" >&2; exit 1; }
 
@@ -88,6 +88,7 @@ steps_that_fit() {
         }' || die "$1 holds no step times"
 }
 
+# All values of a key in the log, in its order.
 logged() { sed -nE "s/.*\"$1\": *([0-9.eE+-]+).*/\1/p" "$run/log.jsonl"; }
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -142,11 +143,12 @@ section "Result"
 scripts/plot_loss.sh "$run/log.jsonl" "$run/loss.png"
 echo "Loss curve:      $run/loss.png"
 echo "Checkpoint:      $checkpoint (opens with transformers.AutoModelForCausalLM.from_pretrained)"
-echo "Validation loss: $(logged val_loss | head -n 1) before training, $(logged val_loss | tail -n 1) after (nats per token)"
+printf 'Validation loss: %.3f before training, %.3f after (nats per token)\n' \
+    "$(logged val_loss | head -n 1)" "$(logged val_loss | tail -n 1)"
 for prompt in "${prompts[@]}"; do
     printf '\n-- text after "%s":\n' "$prompt"
     OMP_NUM_THREADS=$threads ./train_gpt generate --checkpoint "$checkpoint" --prompt "$prompt" \
-        --tokens 80 --temperature 0.7 --top-k 40
+        --tokens 60 --temperature 0.8 --top-k 0 --top-p 0.8
 done
 close_section
 printf '\nAll done in %d:%02d. Again: scripts/quickstart.sh --continue trains it further, --fresh starts over.\n' \

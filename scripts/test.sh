@@ -6,11 +6,8 @@
 # The last line is always `N passed, N failed` (errors count as failed); the exit status is 0 only if something ran
 # and nothing failed.
 set -euo pipefail
-cd "$(dirname "$0")/.."
 
-summary=build/test-summary
-mkdir -p build
-rm -f "$summary"
+summary=build/test-summary # pytest leaves the closing line there (test/conftest.py)
 
 finish() {
     status=$?
@@ -28,6 +25,9 @@ finish() {
 }
 trap finish EXIT
 
+cd "$(dirname "$0")/.."
+mkdir -p build
+rm -f "$summary"
 scripts/setup.sh test
 make --no-print-directory -j"$(nproc)" train_gpt asan clang a64fx
 scripts/fetch_corpus.sh build/corpus

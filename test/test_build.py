@@ -2,9 +2,10 @@
 import os
 import subprocess
 
+import numpy as np
 import pytest
 
-from support import ROOT
+from support import ROOT, read_log, run
 
 HEADERS = sorted(path.name for path in ROOT.glob("*.h"))
 SOURCES = sorted(str(path.relative_to(ROOT)) for pattern in ("*.[ch]", "test/*.[ch]") for path in ROOT.glob(pattern))
@@ -42,6 +43,12 @@ def test_program_has_no_warnings(compiler, tmp_path):
     """The Makefile's own flags could lose one of these; here they stand."""
     succeeds([*COMPILERS[compiler], *FLAGS, '-DGIT_REVISION="x"', '-DCOMPILER_FLAGS="x"', ROOT / "train_gpt.c", "-o",
               tmp_path / "train_gpt", "-lm"])
+
+
+def test_clang_build_trains(tiny, finished, tmp_path):
+    """Other roundings, the same training."""
+    run(tiny(tmp_path / "run"), build="clang")
+    assert np.allclose(read_log(tmp_path / "run").column("loss"), read_log(finished).column("loss"), rtol=0, atol=1e-5)
 
 
 def test_layers():

@@ -148,11 +148,11 @@ def test_prepare_inputs(text, build, tmp_path):
         (dict(vocab_size=None, tokenizer=tmp_path / "nowhere"), ["nowhere"]),
         (dict(vocab_size=None, tokenizer=tmp_path / "tokenizer"), ["tokenizer.json"]),
         (dict(out=tmp_path / "file" / "data"), ["file"]),
-        (dict(vocab_size=5000), ["--vocab-size", "at most"]),  # the text cannot fill it
+        (dict(vocab_size=5000, val_fraction=0), ["--vocab-size", "at most"]),  # the text cannot fill it
+        (dict(val_fraction=0.5), ["text.txt", "--val-fraction"]),  # one document cannot be split
     ]
     for options, mentions in cases:
-        fails(prepare(tmp_path, **{"source": text, **{k: v for k, v in options.items() if k != "input"}},
-                      **({"input": options["input"]} if "input" in options else {})), 1, *mentions, build=build)
+        fails(prepare(tmp_path, text, **options), 1, *mentions, build=build)
         assert not (tmp_path / "data").exists()
 
 

@@ -2,11 +2,11 @@
 
 Bounds (issue 2): loss 1e-5; gradient norm 1e-4 relative; weights after 5 AdamW steps 1e-5 absolute; logits of a
 checkpoint 1e-4. Both sides sum in float32 in different orders, so a loss near 6 agrees to some 1e-6. AdamW's step,
-lr * m / (sqrt(v) + eps), turns the relative error of a gradient into as much of lr. So the bias of the keys is left out:
-softmax does not depend on it, its gradient is rounding alone and its step arbitrary. A few other gradients among 10^5
-happen to be as small as rounding (1e-8) too: PyTorch differs from itself in double precision by up to 17 % of lr in such
-a weight, hence lr = 1e-4 here. The mean over each tensor is not touched by them: it must be within 2e-8, half a unit in
-the last place of a float near 0.3, which also shows a forgotten weight decay.
+lr * m / (sqrt(v) + eps), turns the relative error of a gradient into as much of lr. So the bias of the keys is left
+out: softmax does not depend on it, its gradient is rounding alone and its step arbitrary. A few other gradients among
+10^5 happen to be as small as rounding (1e-8) too: PyTorch differs from itself in double precision by some 5 % of lr in
+such a weight, hence lr = 1e-4 here. The mean over each tensor is not touched by them: it must be within 2e-8, half a
+unit in the last place of a float near 0.3, which also shows a forgotten weight decay.
 """
 import json
 import math
