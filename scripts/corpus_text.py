@@ -94,9 +94,9 @@ def man_to_text(page):
     lines = text.rstrip().split("\n")[1:-1]  # without page header and footer
     lines = [line[7:] if line.startswith(7 * " ") else line.strip() for line in lines]
     text = "\n".join(join_broken(lines))
-    text = re.sub(r"^(COLOPHON|この文書について)\n.*", "", text, flags=re.MULTILINE | re.DOTALL)  # the same in all pages
-    text = re.sub(r"^[─-╿]+$\n?", "", text, flags=re.MULTILINE).replace("│", " | ")     # frames of tables
-    text = re.sub(r"(?<=\S)  (?=\S)", " ", text)                                        # typists' spaces after a full stop
+    text = re.sub(r"^(COLOPHON|この文書について)\n.*", "", text, flags=re.M | re.S)  # the same in all pages
+    text = re.sub(r"^[─-╿]+$\n?", "", text, flags=re.M).replace("│", " | ")  # frames of tables
+    text = re.sub(r"(?<=\S)  (?=\S)", " ", text)  # typists' spaces after a full stop
     return re.sub(rf"(?<={CJK}) (?={CJK})", "", text)  # a line break of the source; Japanese has no space there
 
 
@@ -152,7 +152,7 @@ def convert(path):
 
 
 def licence(tree, package):
-    """The short names in the package's copyright file (its License: fields), else what its words say."""
+    """The short names in the package's copyright file (its License: fields), where it has them."""
     path = next(iter(sorted((tree / "usr/share/doc").glob("*/copyright"))), None)
     if path is None:
         return f"see the copyright file of {package}"
@@ -163,9 +163,6 @@ def licence(tree, package):
             names.append(name.strip())
     if names:
         return ", ".join(names)
-    found = re.search(r"GNU General Public Licen[cs]e[\s,]+(?:as[\s\S]{0,80}?)?version\s+(\d)(?:[\s\S]{0,60}?(any later))?", text)
-    if found:
-        return f"GPL-{found[1]}" + ("+" if found[2] else "")
     return f"see the copyright file of {package}"
 
 
@@ -189,8 +186,9 @@ def main():
                     seen.add(digest)
                     where = str(path.relative_to(tree))
                     spoken = language(text)
-                    json.dump({"text": text, "id": f"{package}:{where}", "source": f"{package} {version}", "file": where,
-                               "license": name, "language": spoken}, file, ensure_ascii=False)
+                    document = {"text": text, "id": f"{package}:{where}", "source": f"{package} {version}",
+                                "file": where, "license": name, "language": spoken}
+                    json.dump(document, file, ensure_ascii=False)
                     file.write("\n")
                     row["documents"] += 1
                     row[spoken] += len(text.encode())
