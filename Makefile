@@ -9,18 +9,18 @@
 MPICC  ?= mpicc
 CLANG  ?= clang
 CROSS  ?= aarch64-linux-gnu-gcc
-# -ffp-contract=fast joins a * b + c into one rounding. No -Ofast, -ffast-math or -ffinite-math-only: they let NaN pass
+# -ffp-contract=off joins a * b + c into one rounding. No -Ofast, -ffast-math or -ffinite-math-only: they let NaN pass
 # isfinite, in the tests and in the guard of the training loop alike.
 NATIVE ?= -march=native
-CFLAGS ?= -O3 -ffp-contract=fast
+CFLAGS ?= -O3 -ffp-contract=off
 WARN   := -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -fopenmp
 REVISION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 DEFINES  = -DGIT_REVISION='"$(REVISION)"' -DCOMPILER_FLAGS='"$(strip $(1))"'
-SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+SANITIZE := -O1 -ffp-contract=off -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 HEADERS := $(wildcard *.h)
 SYSROOT  = $(shell scripts/a64fx_sysroot.sh)
 # gcc 12 for AArch64 crashes in its dominator optimisation on some predicated SVE loops.
-A64FX   := -O3 -ffp-contract=fast -mcpu=a64fx -fno-tree-dominator-opts
+A64FX   := -O3 -ffp-contract=off -mcpu=a64fx -fno-tree-dominator-opts
 
 train_gpt: train_gpt.c $(HEADERS)
 	$(MPICC) $(WARN) $(CFLAGS) $(NATIVE) $(call DEFINES,$(CFLAGS) $(NATIVE)) $< -o $@ -lm
@@ -29,7 +29,7 @@ train_gpt.clang: train_gpt.c $(HEADERS)
 	MPICH_CC=$(CLANG) $(MPICC) $(WARN) $(CFLAGS) $(NATIVE) $(call DEFINES,$(CFLAGS) $(NATIVE)) $< -o $@ -lm
 
 train_gpt.asan: train_gpt.c $(HEADERS)
-	$(MPICC) $(WARN) $(SANITIZE) $(call DEFINES,$(SANITIZE)) $< -o $@ -lm
+	$(MPICC) $(WARN) $(SANITIZE) $(NATIVE) $(call DEFINES,$(SANITIZE) $(NATIVE)) $< -o $@ -lm
 
 train_gpt.a64fx: train_gpt.c $(HEADERS) scripts/a64fx_sysroot.sh
 	@test -n "$(SYSROOT)" || { echo "make a64fx: scripts/a64fx_sysroot.sh made no AArch64 root" >&2; exit 1; }
@@ -42,7 +42,11 @@ build/test_kernels: test/test_kernels.c kernels_ref.h
 
 build/test_kernels.asan: test/test_kernels.c kernels_ref.h
 	@mkdir -p build
-	$(CC) $(WARN) $(SANITIZE) $< -o $@ -lm
+	$(CC) $(WARN) $(SANITIZE) $(NATIVE) $< -o $@ -lm
+
+build/bench_gemm: test/bench_gemm.c kernels_sve.h kernels_ref.h sve_shim.h
+	@mkdir -p build
+	$(CC) $(WARN) $(CFLAGS) $(NATIVE) $< -o $@ -ldl -lm
 
 clang: train_gpt.clang
 asan: train_gpt.asan
@@ -50,6 +54,7 @@ a64fx: train_gpt.a64fx
 check:
 	scripts/test.sh
 clean:
-	rm -f train_gpt train_gpt.clang train_gpt.asan train_gpt.a64fx build/test_kernels build/test_kernels.asan
+	rm -f train_gpt train_gpt.clang train_gpt.asan train_gpt.a64fx build/test_kernels build/test_kernels.asan \
+		build/bench_gemm
 
 .PHONY: clang asan a64fx check clean

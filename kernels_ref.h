@@ -12,6 +12,7 @@
 #ifndef KERNELS_REF_H
 #define KERNELS_REF_H
 
+#include <float.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -25,7 +26,7 @@
 typedef REAL real;
 
 // The rows of logits that exist at one time: B x T x V of them are never stored.
-enum { CLASSIFIER_ROWS = 64 };
+enum { CLASSIFIER_ROWS = 256 };
 
 // One entry per kernel. `--kernels` picks a table; a diff, a benchmark or a test is a loop over two of them.
 typedef struct {
@@ -38,18 +39,18 @@ typedef struct {
                               size_t R, size_t C);
     void (*layernorm_backward)(real *dinp, real *dweight, real *dbias, const real *dout, const real *inp,
                                const real *weight, const real *mean, const real *rstd, size_t R, size_t C);
-    void (*matmul_forward)(real *out, const real *inp, const real *weight, const real *bias, size_t R, size_t C,
-                           size_t OC);
-    void (*matmul_backward_input)(real *dinp, const real *dout, const real *weight, size_t R, size_t C, size_t OC);
+    void (*matmul_forward)(real *out, const real *inp, const real *weight, const real *bias, const real *residual,
+                           size_t R, size_t C, size_t OC);
+    void (*matmul_gelu_forward)(real *out, real *gelu, const real *inp, const real *weight, const real *bias, size_t R,
+                                size_t C, size_t OC);
+    void (*matmul_backward_input)(real *dinp, const real *dout, const real *weight, const real *gelu_inp, size_t R,
+                                  size_t C, size_t OC);
     void (*matmul_backward_weight)(real *dweight, real *dbias, const real *inp, const real *dout, size_t R, size_t C,
                                    size_t OC);
     void (*attention_forward)(real *out, real *lse, const real *qkv, size_t first_row, size_t B, size_t T, size_t C,
                               size_t H);
     void (*attention_backward)(real *dqkv, const real *dout, const real *out, const real *qkv, const real *lse,
                                size_t B, size_t T, size_t C, size_t H);
-    void (*gelu_forward)(real *out, const real *inp, size_t n);
-    void (*gelu_backward)(real *dinp, const real *inp, const real *dout, size_t n);
-    void (*residual_forward)(real *out, const real *a, const real *b, size_t n);
     void (*logits_forward)(real *logits, const real *inp, const real *wte, size_t R, size_t C, size_t V);
     void (*classifier)(real *losses, real *dinp, real *dwte, real *logits, const real *inp, const real *wte,
                        const int32_t *targets, real dloss, size_t R, size_t C, size_t V);
@@ -79,13 +80,37 @@ static inline real dot_ref(const real *a, const real *b, size_t n) {
     size_t i = 0;
     for (; i + LANES <= n; i += LANES) {
         for (size_t j = 0; j < LANES; j++) {
-            lane[j] += a[i + j] * b[i + j];
+            lane[j] = fma(a[i + j], b[i + j], lane[j]);
         }
     }
     for (size_t j = 0; i + j < n; j++) {
-        lane[j] += a[i + j] * b[i + j];
+        lane[j] = fma(a[i + j], b[i + j], lane[j]);
     }
     return add_lanes_ref(lane);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// GELU, tanh form (Hendrycks, Gimpel 2016): x/2 (1 + tanh(s)), s = sqrt(2/pi) (x + 0.044715 x^3)
+
+#define GELU_SCALE ((real)0.79788456080286535588) // sqrt(2 / pi)
+#define GELU_CUBE ((real)0.044715)
+
+static inline void gelu_forward_ref(real *out, const real *inp, size_t n) {
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < n; i++) {
+        real x = inp[i];
+        out[i] = x / 2 * (1 + tanh(GELU_SCALE * (x + GELU_CUBE * x * x * x)));
+    }
+}
+
+// dinp = dout * (1/2 (1 + tanh(s)) + x/2 (1 - tanh(s)^2) ds/dx); dinp and dout may be the same array.
+static inline void gelu_backward_ref(real *dinp, const real *inp, const real *dout, size_t n) {
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < n; i++) {
+        real x = inp[i], y = tanh(GELU_SCALE * (x + GELU_CUBE * x * x * x));
+        real slope = GELU_SCALE * (1 + 3 * GELU_CUBE * x * x);
+        dinp[i] = dout[i] * ((1 + y) / 2 + x / 2 * (1 - y * y) * slope);
+    }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -127,7 +152,7 @@ static inline void gemm_tile_ref(real *out, size_t out_row, const real *a, size_
         for (size_t i = 0; i < TILE_ROWS; i++) {
             real a_ik = a_i[i][k * a_column];
             for (size_t j = 0; j < TILE_COLUMNS; j++) {
-                sum[i][j] += a_ik * panel[k][j];
+                sum[i][j] = fma(a_ik, panel[k][j], sum[i][j]);
             }
         }
     }
@@ -154,20 +179,33 @@ static inline void gemm_ref(real *out, MatrixRef a, MatrixRef b, size_t M, size_
     }
 }
 
-// out (R, OC) = inp (R, C) weight (C, OC) + bias (OC)
-static inline void matmul_forward_ref(real *out, const real *inp, const real *weight, const real *bias, size_t R,
-                                      size_t C, size_t OC) {
+// out (R, OC) = inp (R, C) weight (C, OC) + bias (OC), and, unless it is NULL, + residual (R, OC)
+static inline void matmul_forward_ref(real *out, const real *inp, const real *weight, const real *bias,
+                                      const real *residual, size_t R, size_t C, size_t OC) {
     for (size_t r = 0; r < R; r++) {
         memcpy(out + r * OC, bias, OC * sizeof(real));
     }
     gemm_ref(out, (MatrixRef){inp, C, 1}, (MatrixRef){weight, OC, 1}, R, OC, C);
+    for (size_t i = 0; i < R * OC && residual; i++) {
+        out[i] += residual[i];
+    }
 }
 
-// dinp (R, C) = dout (R, OC) weight^T (OC, C)
-static inline void matmul_backward_input_ref(real *dinp, const real *dout, const real *weight, size_t R, size_t C,
-                                             size_t OC) {
+// out as above without residual, and gelu (R, OC) = GELU(out)
+static inline void matmul_gelu_forward_ref(real *out, real *gelu, const real *inp, const real *weight, const real *bias,
+                                           size_t R, size_t C, size_t OC) {
+    matmul_forward_ref(out, inp, weight, bias, NULL, R, C, OC);
+    gelu_forward_ref(gelu, out, R * OC);
+}
+
+// dinp (R, C) = dout (R, OC) weight^T (OC, C); unless gelu_inp (R, C) is NULL, times the derivative of GELU there
+static inline void matmul_backward_input_ref(real *dinp, const real *dout, const real *weight, const real *gelu_inp,
+                                             size_t R, size_t C, size_t OC) {
     memset(dinp, 0, R * C * sizeof(real));
     gemm_ref(dinp, (MatrixRef){dout, OC, 1}, (MatrixRef){weight, 1, OC}, R, C, OC);
+    if (gelu_inp) {
+        gelu_backward_ref(dinp, gelu_inp, dinp, R * C);
+    }
 }
 
 // dweight (C, OC) += inp^T (C, R) dout (R, OC);  dbias (OC) += sum_r dout (r, :)
@@ -344,38 +382,6 @@ static inline void attention_backward_ref(real *dqkv, const real *dout, const re
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// GELU, tanh form (Hendrycks, Gimpel 2016): x/2 (1 + tanh(s)), s = sqrt(2/pi) (x + 0.044715 x^3)
-
-#define GELU_SCALE ((real)0.79788456080286535588) // sqrt(2 / pi)
-#define GELU_CUBE ((real)0.044715)
-
-static inline void gelu_forward_ref(real *out, const real *inp, size_t n) {
-#pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < n; i++) {
-        real x = inp[i];
-        out[i] = x / 2 * (1 + tanh(GELU_SCALE * (x + GELU_CUBE * x * x * x)));
-    }
-}
-
-// dinp = dout * (1/2 (1 + tanh(s)) + x/2 (1 - tanh(s)^2) ds/dx); dinp and dout may be the same array.
-static inline void gelu_backward_ref(real *dinp, const real *inp, const real *dout, size_t n) {
-#pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < n; i++) {
-        real x = inp[i], y = tanh(GELU_SCALE * (x + GELU_CUBE * x * x * x));
-        real slope = GELU_SCALE * (1 + 3 * GELU_CUBE * x * x);
-        dinp[i] = dout[i] * ((1 + y) / 2 + x / 2 * (1 - y * y) * slope);
-    }
-}
-
-// out = a + b; its gradient goes to both unchanged.
-static inline void residual_forward_ref(real *out, const real *a, const real *b, size_t n) {
-#pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < n; i++) {
-        out[i] = a[i] + b[i];
-    }
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
 // Classifier: logits = inp wte^T, softmax and cross-entropy
 
 // logits (R, V) = inp (R, C) wte^T (C, V)
@@ -453,17 +459,45 @@ static inline double sum_of_squares_ref(const real *x, size_t n) {
 // AdamW (Loshchilov, Hutter 2019), step counted from 1, g = grad_scale * grad (the scale clips):
 // m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
 // param = param (1 - lr weight_decay) - lr m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps)
+
+// What is the same for all elements.
+typedef struct {
+    real grad_scale, beta1, beta2, eps;
+    real step_size; // lr / (1 - beta1^step)
+    real v_scale;   // 1 / sqrt(1 - beta2^step)
+    real keep;      // 1 - lr weight_decay
+} AdamwTerms;
+
+// base^n by squaring: products of doubles are the same on every machine, the library's pow is not.
+static inline double power_ref(double base, uint64_t n) {
+    double result = 1;
+    for (; n > 0; n >>= 1, base *= base) {
+        result *= n & 1 ? base : 1;
+    }
+    return result;
+}
+
+static inline AdamwTerms adamw_terms_ref(real grad_scale, real lr, real beta1, real beta2, real eps, real weight_decay,
+                                         uint64_t step) {
+    return (AdamwTerms){.grad_scale = grad_scale,
+                        .beta1 = beta1,
+                        .beta2 = beta2,
+                        .eps = eps,
+                        .step_size = (real)((double)lr / (1 - power_ref((double)beta1, step))),
+                        .v_scale = (real)(1 / sqrt(1 - power_ref((double)beta2, step))),
+                        .keep = 1 - lr * weight_decay};
+}
+
 static inline void adamw_ref(real *param, real *m, real *v, const real *grad, size_t n, real grad_scale, real lr,
                              real beta1, real beta2, real eps, real weight_decay, uint64_t step) {
-    real step_size = (real)((double)lr / (1 - pow((double)beta1, (double)step)));
-    real v_scale = (real)(1 / sqrt(1 - pow((double)beta2, (double)step)));
-    real keep = 1 - lr * weight_decay;
+    AdamwTerms a = adamw_terms_ref(grad_scale, lr, beta1, beta2, eps, weight_decay, step);
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < n; i++) {
-        real g = grad_scale * grad[i];
-        m[i] = beta1 * m[i] + (1 - beta1) * g;
-        v[i] = beta2 * v[i] + (1 - beta2) * (g * g);
-        param[i] = keep * param[i] - step_size * m[i] / (sqrt(v[i]) * v_scale + eps);
+        real g = a.grad_scale * grad[i];
+        m[i] = a.beta1 * m[i] + (1 - a.beta1) * g;
+        v[i] = a.beta2 * v[i] + (1 - a.beta2) * (g * g);
+        v[i] = v[i] > FLT_MAX ? FLT_MAX : v[i]; // an overflow must not freeze the weight for good
+        param[i] = a.keep * param[i] - a.step_size * m[i] / (sqrt(v[i]) * a.v_scale + a.eps);
     }
 }
 
@@ -474,13 +508,11 @@ static const Kernels kernels_ref = {
     .layernorm_forward = layernorm_forward_ref,
     .layernorm_backward = layernorm_backward_ref,
     .matmul_forward = matmul_forward_ref,
+    .matmul_gelu_forward = matmul_gelu_forward_ref,
     .matmul_backward_input = matmul_backward_input_ref,
     .matmul_backward_weight = matmul_backward_weight_ref,
     .attention_forward = attention_forward_ref,
     .attention_backward = attention_backward_ref,
-    .gelu_forward = gelu_forward_ref,
-    .gelu_backward = gelu_backward_ref,
-    .residual_forward = residual_forward_ref,
     .logits_forward = logits_forward_ref,
     .classifier = classifier_ref,
     .sum_of_squares = sum_of_squares_ref,

@@ -8,14 +8,17 @@
 // Letters: B sequences of T tokens in a micro-batch, R = B * T rows, C channels, H heads, L layers, V words in the
 // vocabulary. Gradients have a d in front of the name of what they belong to.
 
+#include <float.h>
 #include <stddef.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "checkpoint.h"  // defines: TensorView, ModelConfig, config_*, weights_load, safetensors_*, checkpoint_*
 #include "dataloader.h"  // defines: Dataset, dataset_*, prepare_corpus, random_*, Sha256
 #include "json.h"        // defines: Error, fail, Json, JsonWriter, json_*
 #include "kernels_ref.h" // defines: Kernels, kernels_ref
+#include "kernels_sve.h" // defines: kernels_sve
 #include "mpi_utils.h"   // defines: World, world_*, all_reduce_*, broadcast, Placement
 #include "tokenizer.h"   // defines: Tokenizer, TokenBuffer, tokenizer_*
 
@@ -33,10 +36,10 @@ enum { EXIT_USAGE = 2 };
 // Options: every option of every command, once: the struct, its defaults, the parser, the help and the log come from
 // this list. TEXT and WHOLE and REAL_NUMBER say the type; then name, default, bounds, commands, value's name, help.
 
-enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8 };
+enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16 };
 
 // clang-format off
-#define OPTIONS(LIST, TEXT, WHOLE, REAL_NUMBER)                                                                                 \
+#define OPTIONS(FLAG, LIST, TEXT, WHOLE, REAL_NUMBER)                                                                                 \
     LIST(input, PREPARE, "PATH...", "text to read: .txt, .md, .jsonl, each also .gz, or folders of them")                       \
     TEXT(data, NULL, TRAIN | EVAL, "PATH", "folder made by prepare, prefix of a Megatron .bin/.idx pair, or llm.c .bin")       \
     TEXT(val_data, NULL, TRAIN | EVAL, "PATH", "validation data, where --data holds none or instead of it")                     \
@@ -79,7 +82,11 @@ enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8 };
     REAL_NUMBER(temperature, 0.8, 0, 1000, GENERATE, "X", "0: always the most likely token")                                    \
     WHOLE(top_k, 50, 0, 100000000, GENERATE, "K", "sample among the K most likely tokens; 0: all")                              \
     REAL_NUMBER(top_p, 1, 1e-9, 1, GENERATE, "P", "sample among the most likely tokens that make up this share")                \
-    TEXT(kernels, "ref", TRAIN | EVAL | GENERATE, "ref", "ref: the reference kernels")
+    TEXT(kernels, "sve", TRAIN | EVAL | GENERATE, "sve|ref", "sve: the fast kernels, on any CPU; ref: the reference") \
+    FLAG(check, KERNELS, "compare the fast kernels with the reference on many shapes and values")                               \
+    FLAG(bench, KERNELS, "time them at the shapes of GPT-2 124M")                                                               \
+    FLAG(golden, KERNELS, "train a small model and compare its bits with those of every other machine")                         \
+    TEXT(only, NULL, KERNELS, "NAME", "only the kernels whose name contains this")
 // clang-format on
 
 typedef struct {
@@ -87,18 +94,19 @@ typedef struct {
     size_t count;
 } TextList;
 
+#define FIELD_FLAG(name, ...) bool name;
 #define FIELD_LIST(name, ...) TextList name;
 #define FIELD_TEXT(name, ...) const char *name;
 #define FIELD_WHOLE(name, ...) uint64_t name;
 #define FIELD_REAL(name, ...) double name;
 
 typedef struct {
-    OPTIONS(FIELD_LIST, FIELD_TEXT, FIELD_WHOLE, FIELD_REAL)
+    OPTIONS(FIELD_FLAG, FIELD_LIST, FIELD_TEXT, FIELD_WHOLE, FIELD_REAL)
     int argc; // the command line, for manifests and logs
     char **argv;
 } Options;
 
-typedef enum { OPTION_LIST, OPTION_TEXT, OPTION_WHOLE, OPTION_REAL } OptionType;
+typedef enum { OPTION_FLAG, OPTION_LIST, OPTION_TEXT, OPTION_WHOLE, OPTION_REAL } OptionType;
 
 typedef struct {
     const char *name; // as the field; the command line has - for _
@@ -112,6 +120,7 @@ typedef struct {
 } OptionSpec;
 
 #define SPEC(n, t) .name = #n, .type = t, .offset = offsetof(Options, n)
+#define SPEC_FLAG(n, c, h) {SPEC(n, OPTION_FLAG), .commands = (c), .value = "", .help = (h)},
 #define SPEC_LIST(n, c, v, h) {SPEC(n, OPTION_LIST), .commands = (c), .value = (v), .help = (h)},
 #define SPEC_TEXT(n, d, c, v, h) {SPEC(n, OPTION_TEXT), .text = (d), .commands = (c), .value = (v), .help = (h)},
 #define SPEC_WHOLE(n, d, lo, hi, c, v, h)                                                                              \
@@ -120,7 +129,7 @@ typedef struct {
 #define SPEC_REAL(n, d, lo, hi, c, v, h)                                                                               \
     {SPEC(n, OPTION_REAL), .real = (d), .real_min = (lo), .real_max = (hi), .commands = (c), .value = (v), .help = (h)},
 
-static const OptionSpec option_specs[] = {OPTIONS(SPEC_LIST, SPEC_TEXT, SPEC_WHOLE, SPEC_REAL)};
+static const OptionSpec option_specs[] = {OPTIONS(SPEC_FLAG, SPEC_LIST, SPEC_TEXT, SPEC_WHOLE, SPEC_REAL)};
 enum { OPTION_COUNT = sizeof option_specs / sizeof *option_specs };
 
 static void *option_field(Options *o, const OptionSpec *spec) {
@@ -252,14 +261,20 @@ static size_t tensor_views(const ModelConfig *c, float *data, const char *prefix
     return total;
 }
 
-// Bytes of n floats from memory that all threads touch first, in equal parts; NULL if there is not enough.
+// Memory for n floats, zero, on huge pages where the system offers them, touched first by all threads in equal parts,
+// so that each part lies near the cores that will work on it; NULL if there is not enough.
 static float *allocate_floats(size_t n) {
-    float *data = n < SIZE_MAX / sizeof(float) - 256 ? aligned_alloc(256, (n * sizeof(float) + 255) / 256 * 256) : NULL;
-    if (data) {
+    const size_t huge = (size_t)2 << 20, align = n * sizeof(float) < huge ? 256 : huge;
+    float *data = n < SIZE_MAX / sizeof(float) - huge ? aligned_alloc(align, round_up(n * sizeof(float), align)) : NULL;
+    if (!data) {
+        return NULL;
+    }
+    if (align == huge) {
+        madvise(data, round_up(n * sizeof(float), align), MADV_HUGEPAGE); // a wish: nothing depends on it
+    }
 #pragma omp parallel for schedule(static)
-        for (size_t i = 0; i < n; i++) {
-            data[i] = 0;
-        }
+    for (size_t i = 0; i < n; i++) {
+        data[i] = 0;
     }
     return data;
 }
@@ -352,14 +367,13 @@ typedef struct {
     float *embedded;                  // (R, C): the stream before the first layer
     LayerActivations *layers;         // (L)
     float *lnf, *lnf_mean, *lnf_rstd; // (R, C), (R), (R)
-    float *branch;                    // (R, C): what is added to the stream next
     float *logits;                    // (CLASSIFIER_ROWS, V)
     float *losses;                    // (R)
 } Activations;
 
 // The next n floats of an arena; while its size is being counted (base == NULL) there is nothing to point to.
 static float *take(float *base, size_t *used, size_t n) {
-    n = (n + 15) / 16 * 16; // keep rows on cache-line boundaries
+    n = round_up(n, 64); // on a boundary of A64FX's cache lines
     *used += n;
     return base ? base + *used - n : NULL;
 }
@@ -393,7 +407,6 @@ static size_t activations_layout(Activations *a, const ModelConfig *c, size_t R,
     a->lnf = take(base, &used, R * C);
     a->lnf_mean = take(base, &used, R);
     a->lnf_rstd = take(base, &used, R);
-    a->branch = take(base, &used, R * C);
     a->logits = take(base, &used, CLASSIFIER_ROWS * c->vocab_size);
     a->losses = take(base, &used, R);
     return used;
@@ -421,21 +434,19 @@ static void activations_free(Activations *a) {
 
 // One block: x += attention(ln_1(x)), then x += mlp(ln_2(x)); x: (R, C) is the stream before it. Rows before `first`
 // (of a single sequence) were computed by an earlier call and only serve as keys and values.
-static void layer_forward(const Model *m, const LayerWeights *w, LayerActivations *y, float *branch, const float *x,
-                          size_t first, size_t B, size_t T) {
+static void layer_forward(const Model *m, const LayerWeights *w, LayerActivations *y, const float *x, size_t first,
+                          size_t B, size_t T) {
     const Kernels *k = m->kernels;
     size_t C = m->config.channels, H = m->config.heads, R = B * (T - first), from = first * C;
     k->layernorm_forward(y->ln1 + from, y->ln1_mean + first, y->ln1_rstd + first, x + from, w->ln1_w, w->ln1_b, R, C);
-    k->matmul_forward(y->qkv + 3 * from, y->ln1 + from, w->qkv_w, w->qkv_b, R, C, 3 * C);
+    k->matmul_forward(y->qkv + 3 * from, y->ln1 + from, w->qkv_w, w->qkv_b, NULL, R, C, 3 * C);
     k->attention_forward(y->attn, y->lse, y->qkv, first, B, T, C, H);
-    k->matmul_forward(branch + from, y->attn + from, w->proj_w, w->proj_b, R, C, C);
-    k->residual_forward(y->residual2 + from, x + from, branch + from, R * C);
+    k->matmul_forward(y->residual2 + from, y->attn + from, w->proj_w, w->proj_b, x + from, R, C, C);
     k->layernorm_forward(y->ln2 + from, y->ln2_mean + first, y->ln2_rstd + first, y->residual2 + from, w->ln2_w,
                          w->ln2_b, R, C);
-    k->matmul_forward(y->fc + 4 * from, y->ln2 + from, w->fc_w, w->fc_b, R, C, 4 * C);
-    k->gelu_forward(y->gelu + 4 * from, y->fc + 4 * from, R * 4 * C);
-    k->matmul_forward(branch + from, y->gelu + 4 * from, w->fcproj_w, w->fcproj_b, R, 4 * C, C);
-    k->residual_forward(y->residual3 + from, y->residual2 + from, branch + from, R * C);
+    k->matmul_gelu_forward(y->fc + 4 * from, y->gelu + 4 * from, y->ln2 + from, w->fc_w, w->fc_b, R, C, 4 * C);
+    k->matmul_forward(y->residual3 + from, y->gelu + 4 * from, w->fcproj_w, w->fcproj_b, y->residual2 + from, R, 4 * C,
+                      C);
 }
 
 // The model up to the final LayerNorm, rows first .. T - 1; tokens: (B, T). With first > 0, B must be 1.
@@ -445,7 +456,7 @@ static void forward(const Model *m, Activations *a, const int32_t *tokens, size_
     size_t C = m->config.channels, R = B * (T - first), from = first * C;
     m->kernels->embedding_forward(a->embedded + from, tokens + first, w->wte, w->wpe, first, B, T - first, C);
     for (size_t l = 0; l < m->config.layers; l++) {
-        layer_forward(m, &w->layers[l], &a->layers[l], a->branch, x, first, B, T);
+        layer_forward(m, &w->layers[l], &a->layers[l], x, first, B, T);
         x = a->layers[l].residual3;
     }
     m->kernels->layernorm_forward(a->lnf + from, a->lnf_mean + first, a->lnf_rstd + first, x + from, w->lnf_w, w->lnf_b,
@@ -465,7 +476,7 @@ typedef struct {
 
 static bool backward_scratch_create(BackwardScratch *s, const ModelConfig *c, size_t R, Error *e) {
     size_t C = c->channels, used = 0;
-    s->data = allocate_floats(R * 9 * C + 64);
+    s->data = allocate_floats(R * 9 * C + 4 * 64);
     if (!s->data) {
         return fail(e, "no memory for the gradients of the activations of %zu tokens: choose a smaller --micro-batch",
                     R);
@@ -483,18 +494,17 @@ static void layer_backward(const Model *m, const LayerWeights *w, LayerWeights *
     size_t C = m->config.channels, H = m->config.heads, R = B * T;
     // residual3 = residual2 + gelu(ln2 fc) fcproj
     k->matmul_backward_weight(dw->fcproj_w, dw->fcproj_b, y->gelu, d->stream, R, 4 * C, C);
-    k->matmul_backward_input(d->fc, d->stream, w->fcproj_w, R, 4 * C, C);
-    k->gelu_backward(d->fc, y->fc, d->fc, R * 4 * C);
+    k->matmul_backward_input(d->fc, d->stream, w->fcproj_w, y->fc, R, 4 * C, C);
     k->matmul_backward_weight(dw->fc_w, dw->fc_b, y->ln2, d->fc, R, C, 4 * C);
-    k->matmul_backward_input(d->branch, d->fc, w->fc_w, R, C, 4 * C);
+    k->matmul_backward_input(d->branch, d->fc, w->fc_w, NULL, R, C, 4 * C);
     k->layernorm_backward(d->stream, dw->ln2_w, dw->ln2_b, d->branch, y->residual2, w->ln2_w, y->ln2_mean, y->ln2_rstd,
                           R, C);
     // residual2 = x + attention(ln1 qkv) proj
     k->matmul_backward_weight(dw->proj_w, dw->proj_b, y->attn, d->stream, R, C, C);
-    k->matmul_backward_input(d->branch, d->stream, w->proj_w, R, C, C);
+    k->matmul_backward_input(d->branch, d->stream, w->proj_w, NULL, R, C, C);
     k->attention_backward(d->qkv, d->branch, y->attn, y->qkv, y->lse, B, T, C, H);
     k->matmul_backward_weight(dw->qkv_w, dw->qkv_b, y->ln1, d->qkv, R, C, 3 * C);
-    k->matmul_backward_input(d->branch, d->qkv, w->qkv_w, R, C, 3 * C);
+    k->matmul_backward_input(d->branch, d->qkv, w->qkv_w, NULL, R, C, 3 * C);
     k->layernorm_backward(d->stream, dw->ln1_w, dw->ln1_b, d->branch, x, w->ln1_w, y->ln1_mean, y->ln1_rstd, R, C);
 }
 
@@ -684,43 +694,19 @@ static double flops_per_token(const ModelConfig *c, size_t T) {
     return 6 * (12 * L * C * C + V * C) + 6 * L * (double)T * C;
 }
 
-// Multiply-adds that one thread has in flight below: enough to fill both FMA pipes at the widest vectors compiled for.
-#ifdef __AVX512F__
-enum { PEAK_LANES = 192 };
-#else
-enum { PEAK_LANES = 96 };
-#endif
-
-// Adds to x (PEAK_LANES) `rounds` times; returns what keeps the compiler from leaving it out.
-static float multiply_add_rounds(size_t rounds, float factor) {
-    float x[PEAK_LANES], sum = 0;
-    for (size_t i = 0; i < PEAK_LANES; i++) {
-        x[i] = (float)i;
-    }
-    for (size_t round = 0; round < rounds; round++) {
-        for (size_t i = 0; i < PEAK_LANES; i++) {
-            x[i] = x[i] * factor + 1;
-        }
-    }
-    for (size_t i = 0; i < PEAK_LANES; i++) {
-        sum += x[i];
-    }
-    return sum;
-}
-
-// Collective: FLOP/s of single-precision multiply-adds in registers, all threads of all ranks at once: the peak that
-// MFU is a share of. The best of five short runs.
+// Collective: FLOP/s of single-precision multiply-adds, all threads of all ranks at once: the peak that MFU is a share
+// of. Measured with the tile of the matrix product on data in L1; the best of five short runs.
 static double measure_peak_flops(void) {
-    enum { ROUNDS = 200000 };
+    enum { ROUNDS = 1000 };
     double best = 0, total;
     for (int run = 0; run < 5; run++) {
-        float sum = 0;
+        double flops = 0;
         MPI_Barrier(MPI_COMM_WORLD);
         double start = seconds_now();
-#pragma omp parallel reduction(+ : sum)
-        sum += multiply_add_rounds(ROUNDS, 0.5f);
-        double rate = 2.0 * PEAK_LANES * ROUNDS * omp_get_max_threads() / (seconds_now() - start);
-        best = isfinite(sum) && rate > best ? rate : best; // to look at sum keeps the compiler from dropping the loop
+#pragma omp parallel reduction(+ : flops)
+        flops += tile_flops_sve(ROUNDS);
+        double rate = flops / (seconds_now() - start);
+        best = rate > best ? rate : best;
     }
     MPI_Allreduce(&best, &total, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
     return total;
@@ -1304,7 +1290,7 @@ static const struct {
 enum { NAMED_MODELS = sizeof named_models / sizeof *named_models, GPT2_VOCAB_SIZE = 50257 };
 
 static const Kernels *choose_kernels(const char *name) {
-    static const Kernels *tables[] = {&kernels_ref};
+    static const Kernels *tables[] = {&kernels_sve, &kernels_ref};
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
         if (!strcmp(tables[i]->name, name)) {
             return tables[i];
@@ -1441,9 +1427,10 @@ static bool training_open(Trainer *t, ModelConfig *config, Error *e) {
     return open_datasets(t, t->T, e) && choose_vocab_size(o, &t->data, config, e) && choose_tokenizer(t, config, e);
 }
 
-static bool training_allocate(Trainer *t, const ModelConfig *config, Error *e) {
+// Model, gradients, optimizer and activations, all zero.
+static bool training_allocate(Trainer *t, const ModelConfig *config, const Kernels *kernels, Error *e) {
     size_t local = t->global_batch / (size_t)t->world->size;
-    if (!model_create(&t->model, config, choose_kernels(t->options->kernels), e) ||
+    if (!model_create(&t->model, config, kernels, e) ||
         !activations_create(&t->activations, config, t->B * t->T, true, e) ||
         !backward_scratch_create(&t->scratch, config, t->B * t->T, e)) {
         return false;
@@ -1513,7 +1500,7 @@ static int command_train(World *w, const Options *o) {
                                 w->rank != 0 || !o->verify_data ||
                                     (dataset_verify(&t.data, &e) && (!t.has_val || dataset_verify(&t.val, &e))),
                                 &e);
-    ok = ok && world_check(w, training_allocate(&t, &config, &e), &e);
+    ok = ok && world_check(w, training_allocate(&t, &config, choose_kernels(o->kernels), &e), &e);
     if (ok) {
         world_print_placement(w, placement, stdout);
         t.peak_flops = measure_peak_flops();
@@ -1846,6 +1833,403 @@ static int command_prepare(World *w, const Options *o) {
 }
 
 // =====================================================================================================================
+// Command: kernels. The two tables of kernels side by side: every kernel is one line of `probes`.
+
+typedef struct {
+    size_t B, T, C, H, V, O; // O: output channels of a matrix product
+} Shape;
+
+enum { PROBE_ARRAYS = 9 };
+
+typedef void (*KernelRun)(const Kernels *k, float **x, const int32_t *tokens, const Shape *s);
+
+typedef struct {
+    const char *name;
+    int outputs;                      // how many of the arrays below it writes: the first ones
+    const char *arrays[PROBE_ARRAYS]; // sizes: products of B T C H V O, R = B T, K = CLASSIFIER_ROWS, and digits
+    const char *sum;                  // length of its longest sum, likewise
+    const char *work;                 // what it does, likewise: operations, or floats moved to and from memory
+    bool bytes;                       // work counts floats moved
+    KernelRun prepare;                // makes random arrays consistent, with the reference; may be NULL
+    KernelRun run;
+} KernelProbe;
+
+static size_t product_of(const char *letters, const Shape *s) {
+    size_t product = 1;
+    for (; *letters; letters++) {
+        const struct {
+            char letter;
+            size_t value;
+        } sizes[] = {{'B', s->B}, {'T', s->T}, {'C', s->C},        {'H', s->H},
+                     {'V', s->V}, {'O', s->O}, {'R', s->B * s->T}, {'K', CLASSIFIER_ROWS}};
+        size_t factor = (size_t)(*letters - '0');
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            factor = *letters == sizes[i].letter ? sizes[i].value : factor;
+        }
+        product *= factor;
+    }
+    return product;
+}
+
+#define RUN(name) static void name(const Kernels *k, float **x, const int32_t *tokens, const Shape *s)
+#define UNUSED_TOKENS (void)tokens
+
+RUN(run_embedding_forward) {
+    k->embedding_forward(x[0], tokens, x[1], x[2], 0, s->B, s->T, s->C);
+}
+RUN(run_embedding_backward) {
+    k->embedding_backward(x[0], x[1], x[2], tokens, s->B, s->T, s->C);
+}
+RUN(run_layernorm_forward) {
+    UNUSED_TOKENS;
+    k->layernorm_forward(x[0], x[1], x[2], x[3], x[4], x[5], s->B * s->T, s->C);
+}
+RUN(run_layernorm_backward) {
+    UNUSED_TOKENS;
+    k->layernorm_backward(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], s->B * s->T, s->C);
+}
+RUN(prepare_layernorm_backward) { // out, weight and bias into arrays that are not read
+    UNUSED_TOKENS;
+    k->layernorm_forward(x[8], x[6], x[7], x[4], x[5], x[5], s->B * s->T, s->C);
+}
+RUN(run_matmul_forward) {
+    UNUSED_TOKENS;
+    k->matmul_forward(x[0], x[1], x[2], x[3], x[4], s->B * s->T, s->C, s->O);
+}
+RUN(run_matmul_gelu_forward) {
+    UNUSED_TOKENS;
+    k->matmul_gelu_forward(x[0], x[1], x[2], x[3], x[4], s->B * s->T, s->C, s->O);
+}
+RUN(run_matmul_backward_input) {
+    UNUSED_TOKENS;
+    k->matmul_backward_input(x[0], x[1], x[2], NULL, s->B * s->T, s->C, s->O);
+}
+RUN(run_matmul_gelu_backward_input) {
+    UNUSED_TOKENS;
+    k->matmul_backward_input(x[0], x[1], x[2], x[3], s->B * s->T, s->C, s->O);
+}
+RUN(run_matmul_backward_weight) {
+    UNUSED_TOKENS;
+    k->matmul_backward_weight(x[0], x[1], x[2], x[3], s->B * s->T, s->C, s->O);
+}
+RUN(run_attention_forward) {
+    UNUSED_TOKENS;
+    k->attention_forward(x[0], x[1], x[2], 0, s->B, s->T, s->C, s->H);
+}
+RUN(run_attention_backward) {
+    UNUSED_TOKENS;
+    k->attention_backward(x[0], x[1], x[2], x[3], x[4], s->B, s->T, s->C, s->H);
+}
+RUN(prepare_attention_backward) {
+    UNUSED_TOKENS;
+    k->attention_forward(x[2], x[4], x[3], 0, s->B, s->T, s->C, s->H);
+}
+RUN(run_logits_forward) {
+    UNUSED_TOKENS;
+    k->logits_forward(x[0], x[1], x[2], s->B * s->T, s->C, s->V);
+}
+RUN(run_classifier) {
+    size_t R = s->B * s->T;
+    k->classifier(x[0], x[1], x[2], x[3], x[4], x[5], tokens, 1 / (float)R, R, s->C, s->V);
+}
+RUN(run_sum_of_squares) {
+    UNUSED_TOKENS;
+    x[0][0] = (float)k->sum_of_squares(x[1], s->C * s->O);
+}
+RUN(run_adamw) {
+    UNUSED_TOKENS;
+    k->adamw(x[0], x[1], x[2], x[3], s->C * s->O, 0.5f, 1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 3);
+}
+RUN(prepare_adamw) { // v is a mean of squares
+    (void)k;
+    UNUSED_TOKENS;
+    for (size_t i = 0; i < s->C * s->O; i++) {
+        x[2][i] = fminf(x[2][i] * x[2][i], FLT_MAX);
+    }
+}
+
+static const KernelProbe probes[] = {
+    {"embedding_forward", 1, {"RC", "VC", "TC"}, "1", "3RC", true, NULL, run_embedding_forward},
+    {"embedding_backward", 2, {"VC", "TC", "RC"}, "R", "5RC", true, NULL, run_embedding_backward},
+    {"layernorm_forward", 3, {"RC", "R", "R", "RC", "C", "C"}, "C", "2RC", true, NULL, run_layernorm_forward},
+    {"layernorm_backward",
+     3,
+     {"RC", "C", "C", "RC", "RC", "C", "R", "R", "RC"},
+     "R",
+     "6RC",
+     true,
+     prepare_layernorm_backward,
+     run_layernorm_backward},
+    {"matmul_forward", 1, {"RO", "RC", "CO", "O", "RO"}, "C", "2RCO", false, NULL, run_matmul_forward},
+    {"matmul_gelu_forward", 2, {"RO", "RO", "RC", "CO", "O"}, "C", "2RCO", false, NULL, run_matmul_gelu_forward},
+    {"matmul_backward_input", 1, {"RC", "RO", "CO"}, "O", "2RCO", false, NULL, run_matmul_backward_input},
+    {"matmul_gelu_backward_input",
+     1,
+     {"RC", "RO", "CO", "RC"},
+     "O",
+     "2RCO",
+     false,
+     NULL,
+     run_matmul_gelu_backward_input},
+    {"matmul_backward_weight", 2, {"CO", "O", "RC", "RO"}, "R", "2RCO", false, NULL, run_matmul_backward_weight},
+    {"attention_forward", 2, {"RC", "RH", "3RC"}, "TC", "2RTC", false, NULL, run_attention_forward},
+    {"attention_backward",
+     1,
+     {"3RC", "RC", "RC", "3RC", "RH"},
+     "TC",
+     "5RTC",
+     false,
+     prepare_attention_backward,
+     run_attention_backward},
+    {"logits_forward", 1, {"RV", "RC", "VC"}, "C", "2RCV", false, NULL, run_logits_forward},
+    {"classifier", 3, {"R", "RC", "VC", "KV", "RC", "VC"}, "V", "6RCV", false, NULL, run_classifier},
+    {"sum_of_squares", 1, {"1", "CO"}, "CO", "CO", true, NULL, run_sum_of_squares},
+    {"adamw", 3, {"CO", "CO", "CO", "CO"}, "1", "7CO", true, prepare_adamw, run_adamw},
+};
+enum { PROBES = sizeof probes / sizeof *probes };
+
+// How the arrays are filled: values in [-1, 1), or these with extreme ones among them.
+typedef enum { FILL_PLAIN, FILL_DENORMAL, FILL_HUGE, FILLS } Fill;
+static const char *fill_names[FILLS] = {"plain", "denormal", "1e30"};
+
+static float fill_value(Fill fill, size_t array, size_t i) {
+    uint64_t bits = random_bits(7, array, i);
+    float value = (float)(int64_t)(bits >> 40) * 0x1p-23f - 1;
+    if (fill == FILL_DENORMAL && bits % 3 == 0) {
+        return value * 0x1p-130f;
+    }
+    return fill == FILL_HUGE && i == 0 ? (array % 2 ? -1e30f : 1e30f) : value;
+}
+
+typedef struct {
+    float *x[PROBE_ARRAYS];
+    size_t n[PROBE_ARRAYS];
+    int32_t *tokens;
+} ProbeArrays;
+
+static void probe_free(ProbeArrays *p) {
+    for (int i = 0; i < PROBE_ARRAYS; i++) {
+        free(p->x[i]);
+    }
+    free(p->tokens);
+}
+
+// The arrays of a probe, filled: the same for both tables.
+static bool probe_create(ProbeArrays *p, const KernelProbe *probe, const Shape *s, Fill fill, Error *e) {
+    *p = (ProbeArrays){.tokens = malloc(s->B * s->T * sizeof(int32_t))};
+    bool ok = p->tokens != NULL;
+    for (size_t r = 0; ok && r < s->B * s->T; r++) {
+        p->tokens[r] = (int32_t)(random_bits(7, 99, r) % s->V);
+    }
+    for (int i = 0; i < PROBE_ARRAYS && probe->arrays[i] && ok; i++) {
+        p->n[i] = product_of(probe->arrays[i], s);
+        p->x[i] = allocate_floats(p->n[i]);
+        ok = p->x[i] != NULL;
+        for (size_t j = 0; ok && j < p->n[i]; j++) {
+            p->x[i][j] = fill_value(fill, (size_t)i, j);
+        }
+    }
+    if (!ok) {
+        probe_free(p);
+        return fail(e, "no memory for the arrays of %s", probe->name);
+    }
+    if (probe->prepare) {
+        probe->prepare(&kernels_ref, p->x, p->tokens, s);
+    }
+    return true;
+}
+
+// Largest difference between two arrays, absolute and relative to the largest finite value of the reference. Where the
+// reference is not finite the other must be the same infinity, or NaN where it is NaN; else the difference is NaN.
+static void compare_arrays(const float *want, const float *got, size_t n, double *absolute, double *relative) {
+    double scale = 0, worst = 0;
+    for (size_t i = 0; i < n; i++) {
+        double difference = fabs((double)want[i] - (double)got[i]);
+        bool same = want[i] == got[i] || (isnan(want[i]) && isnan(got[i]));
+        worst = same || difference <= worst ? worst : difference;
+        scale = isfinite(want[i]) && fabs((double)want[i]) > scale ? fabs((double)want[i]) : scale;
+    }
+    *absolute = worst;
+    *relative = worst == 0 ? 0 : worst / fmax(scale, FLT_MIN);
+}
+
+// The bound on the relative difference: both tables round each of the n terms of a sum, in different orders, which
+// walks about sqrt(n) half units at random; 8 units are for what else is rounded, exp and the reciprocal among it.
+static double probe_bound(const KernelProbe *probe, const Shape *s) {
+    return FLT_EPSILON * (8 + 2 * sqrt((double)product_of(probe->sum, s)));
+}
+
+static bool check_probe(const KernelProbe *probe, const Shape *s, Fill fill, bool *passed, Error *e) {
+    ProbeArrays ref, sve;
+    double absolute = 0, relative = 0, bound = probe_bound(probe, s);
+    if (!probe_create(&ref, probe, s, fill, e)) {
+        return false;
+    }
+    if (!probe_create(&sve, probe, s, fill, e)) {
+        probe_free(&ref);
+        return false;
+    }
+    probe->run(&kernels_ref, ref.x, ref.tokens, s);
+    probe->run(&kernels_sve, sve.x, sve.tokens, s);
+    for (int i = 0; i < probe->outputs; i++) {
+        double a, r;
+        compare_arrays(ref.x[i], sve.x[i], ref.n[i], &a, &r);
+        absolute = a <= absolute ? absolute : a;
+        relative = r <= relative ? relative : r;
+    }
+    *passed = relative <= bound; // false for NaN
+    printf("%-27s B %zu T %-3zu C %-3zu H %zu V %-3zu O %-3zu %-8s abs %.2e rel %.2e bound %.2e %s\n", probe->name,
+           s->B, s->T, s->C, s->H, s->V, s->O, fill_names[fill], absolute, relative, bound, *passed ? "pass" : "FAIL");
+    probe_free(&ref);
+    probe_free(&sve);
+    return true;
+}
+
+// Every kernel on shapes around the vector length and the tile, with plain and extreme values.
+static bool check_kernels(const char *only, Error *e) {
+    const size_t vl = svcntw(), below = vl - 1, above = vl + 1;
+    const Shape shapes[] = {
+        {1, 1, 1, 1, 1, 1},
+        {1, below, vl, 1, above, below},
+        {2, vl, above, 1, vl, vl},
+        {1, above, below, 1, below, above},
+        {3, 7, 2 * vl, 2, 37, 2 * vl + 1},
+        {1, 67, 39, 3, 131, 3 * vl - 1},
+        {2, 131, 64, 2, 300, 61},
+    };
+    size_t checked = 0, failed = 0;
+    for (size_t i = 0; i < PROBES; i++) {
+        for (size_t j = 0; j < sizeof shapes / sizeof *shapes && (!only || strstr(probes[i].name, only)); j++) {
+            for (Fill fill = FILL_PLAIN; fill < FILLS; fill++) {
+                bool passed;
+                if (!check_probe(&probes[i], &shapes[j], fill, &passed, e)) {
+                    return false;
+                }
+                checked++;
+                failed += !passed;
+            }
+        }
+    }
+    printf("%zu checked, %zu failed, vectors of %zu bits\n", checked, failed, 32 * vl);
+    return checked > 0 ? failed == 0 || fail(e, "%zu of %zu kernel checks failed", failed, checked)
+                       : fail(e, "--only %s: no kernel has such a name", only);
+}
+
+// Best time of a probe with one table, over at least three runs and a tenth of a second.
+static double probe_seconds(const KernelProbe *probe, const Kernels *k, ProbeArrays *p, const Shape *s) {
+    double best = INFINITY, begin = seconds_now();
+    for (int run = 0; run < 3 || seconds_now() - begin < 0.1; run++) {
+        double start = seconds_now(), seconds;
+        probe->run(k, p->x, p->tokens, s);
+        seconds = seconds_now() - start;
+        best = seconds < best ? seconds : best;
+    }
+    return best;
+}
+
+// Bytes a second of sums of two arrays that no cache holds.
+static double measure_bandwidth(void) {
+    enum { ROWS = 4096, CHANNELS = 8192 };
+    const KernelProbe probe = {"bandwidth", 1, {"RC", "RC", "TC"}, "1", "3RC", true, NULL, run_embedding_forward};
+    const Shape s = {1, ROWS, CHANNELS, 1, ROWS, 1};
+    ProbeArrays p;
+    if (!probe_create(&p, &probe, &s, FILL_PLAIN, &(Error){0})) {
+        return NAN;
+    }
+    for (int32_t r = 0; r < ROWS; r++) {
+        p.tokens[r] = r; // every row is read once
+    }
+    double seconds = probe_seconds(&probe, &kernels_sve, &p, &s);
+    probe_free(&p);
+    return 3.0 * sizeof(float) * ROWS * CHANNELS / seconds;
+}
+
+static bool bench_kernels(const char *only, Error *e) {
+    static const Shape shapes[] = {
+        {1, 1024, 768, 12, 50257, 768},  {1, 1024, 768, 12, 50257, 2304}, {1, 1024, 768, 12, 50257, 3072},
+        {1, 1024, 3072, 12, 50257, 768}, {4, 64, 768, 12, 50257, 2304},
+    };
+    double flops = measure_peak_flops(), bandwidth = measure_bandwidth();
+    printf("measured peak: %.1f GFLOP/s, %.1f GB/s, %d threads\n", 1e-9 * flops, 1e-9 * bandwidth,
+           omp_get_max_threads());
+    for (size_t i = 0; i < PROBES; i++) {
+        const KernelProbe *probe = &probes[i];
+        // only matrix products depend on all of the shapes; the others are timed at the first and the last
+        size_t stride = strchr(probe->work, 'O') && !probe->bytes ? 1 : sizeof shapes / sizeof *shapes - 1;
+        for (size_t j = 0; j < sizeof shapes / sizeof *shapes && (!only || strstr(probe->name, only)); j += stride) {
+            const Shape *s = &shapes[j];
+            ProbeArrays p;
+            if (!probe_create(&p, probe, s, FILL_PLAIN, e)) {
+                return false;
+            }
+            double sve = probe_seconds(probe, &kernels_sve, &p, s), ref = probe_seconds(probe, &kernels_ref, &p, s);
+            double work = (double)product_of(probe->work, s) * (probe->bytes ? sizeof(float) : 1);
+            printf("%-27s B %zu T %-4zu C %-4zu O %-5zu %9.3f ms %8.1f %s %5.1f %% of peak, %5.1f x ref\n", probe->name,
+                   s->B, s->T, s->C, s->O, 1e3 * sve, 1e-9 * work / sve, probe->bytes ? "GB/s   " : "GFLOP/s",
+                   100 * work / sve / (probe->bytes ? bandwidth : flops), ref / sve);
+            probe_free(&p);
+        }
+    }
+    return true;
+}
+
+// Hash of the losses and weights of 20 steps of a small model on made-up tokens. Any machine, vector length and number
+// of threads must give it; a change of the kernels' arithmetic changes it.
+static const char golden_hash[] = "17b2e904cccb30f973893cb3148f1226559969ef79fde96bb6fc4c5c88ec7a15";
+
+static bool golden_run(Error *e) {
+    enum { LAYERS = 2, CHANNELS = 48, HEADS = 3, VOCAB = 211, GOLDEN_T = 37, GOLDEN_B = 3, STEPS = 20 };
+    const ModelConfig config = {VOCAB, GOLDEN_T, CHANNELS, LAYERS, HEADS, -1};
+    const Options o = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
+    Trainer t = {.options = &o, .data.file = -1, .val.file = -1, .T = GOLDEN_T, .B = GOLDEN_B};
+    int32_t tokens[GOLDEN_B * GOLDEN_T], targets[GOLDEN_B * GOLDEN_T];
+    World alone = {.size = 1};
+    char hex[65];
+    Sha256 hash;
+    t.world = &alone;
+    t.global_batch = GOLDEN_B;
+    if (!training_allocate(&t, &config, &kernels_sve, e)) {
+        training_free(&t);
+        return false;
+    }
+    model_initialize(&t.model, 1, 0.05f, t.views);
+    sha256_begin(&hash);
+    for (uint64_t step = 1; step <= STEPS; step++) {
+        for (size_t r = 0; r < GOLDEN_B * GOLDEN_T; r++) {
+            tokens[r] = (int32_t)(random_bits(1, step, r) % VOCAB);
+            targets[r] = (tokens[r] * 7 + 3) % VOCAB; // a rule that can be learned
+        }
+        memset(t.gradients, 0, t.model.parameter_count * sizeof(float));
+        forward_backward(&t.model, &t.dweights, &t.activations, &t.scratch, tokens, targets,
+                         1 / (float)(GOLDEN_B * GOLDEN_T), GOLDEN_B, GOLDEN_T);
+        double norm = sqrt(t.model.kernels->sum_of_squares(t.gradients, t.model.parameter_count));
+        update(&t.model, t.views, t.gradients, t.exp_avg, t.exp_avg_sq, &o, 3e-3, norm > 1 ? 1 / norm : 1, step);
+        sha256_add(&hash, t.activations.losses, GOLDEN_B * GOLDEN_T * sizeof(float));
+    }
+    sha256_add(&hash, t.model.parameters, t.model.parameter_count * sizeof(float));
+    sha256_end(&hash, hex);
+    training_free(&t);
+    printf("golden run: %s, vectors of %zu bits, %d threads\n", hex, 32 * (size_t)svcntw(), omp_get_max_threads());
+    return !strcmp(hex, golden_hash) ||
+           fail(e, "the golden run gave other bits than %s: this machine or compiler does not compute as others do",
+                golden_hash);
+}
+
+static int command_kernels(World *w, const Options *o) {
+    Error e = {0};
+    bool ok = o->check || o->bench || o->golden || fail(&e, "kernels needs --check, --bench or --golden");
+    if (!world_check(w, ok, &e)) {
+        return EXIT_USAGE;
+    }
+    world_place(w);
+    if (w->rank == 0) {
+        ok = (!o->check || check_kernels(o->only, &e)) && (!o->golden || golden_run(&e)) &&
+             (!o->bench || bench_kernels(o->only, &e));
+    }
+    return world_check_root(w, ok, &e) ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+// =====================================================================================================================
 // The command line
 
 static const struct {
@@ -1861,6 +2245,8 @@ static const struct {
      "train_gpt eval --checkpoint run/step-001000 --data data", EVAL, command_eval},
     {"generate", "text that goes on from a prompt",
      "train_gpt generate --checkpoint run/step-001000 --prompt \"Once upon a time\"", GENERATE, command_generate},
+    {"kernels", "compares the fast kernels with the reference, times them, certifies a machine",
+     "train_gpt kernels --check", KERNELS, command_kernels},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
@@ -1979,6 +2365,12 @@ static bool parse_options(Options *o, int argc, char **argv, size_t command, Err
             return fail(e, "%s: given twice", argument);
         }
         given[spec - option_specs] = true;
+        if (spec->type == OPTION_FLAG && !equals) {
+            memcpy(option_field(o, spec), &(bool){true}, sizeof(bool));
+            continue;
+        } else if (spec->type == OPTION_FLAG) {
+            return fail(e, "%s: takes no value", argument);
+        }
         if (spec->type == OPTION_LIST && !equals) {
             o->input.items = (const char **)argv + i;
             while (i < argc && strncmp(argv[i], "--", 2)) {
@@ -2012,7 +2404,7 @@ static int run_command_line(World *w, int argc, char **argv) {
     const char *name = help ? (argc > 2 ? argv[2] : NULL) : argc > 1 ? argv[1] : "";
     size_t command = name ? find_command(name) : COMMANDS;
     bool ok = !name || command < COMMANDS ||
-              fail(&e, "%s%s: the commands are prepare, train, eval, generate, and help",
+              fail(&e, "%s%s: the commands are prepare, train, eval, generate, kernels, and help",
                    *name ? "unknown command " : "no command", name);
     if (!help && ok) {
         ok = parse_options(&o, argc, argv, command, &e);
@@ -2031,6 +2423,7 @@ static int run_command_line(World *w, int argc, char **argv) {
 
 int main(int argc, char **argv) {
     World world;
+    flush_denormals(); // before any thread is started
     world_init(&world, &argc, &argv);
     setvbuf(stdout, NULL, _IOLBF, 0); // a line a step, also into a pipe
     int status = run_command_line(&world, argc, argv);

@@ -25,6 +25,9 @@ SANITIZERS = {
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1:exitcode=99",
     "LSAN_OPTIONS": f"suppressions={ROOT}/test/leaks_of_others.txt:print_suppressions=0:exitcode=99",
 }
+# Emulated CPUs for the binary that is cross-compiled for A64FX: that one, and SVE of other lengths (bits / 8 in bytes).
+QEMU_CPUS = {"a64fx": "a64fx", **{f"sve{bits}": f"max,sve-default-vector-length={bits // 8}"
+                                  for bits in (128, 256, 512, 1024, 2048)}}
 LAUNCHER_NOISE = re.compile(r"Abort\(\d+\) on node|application called MPI_Abort")
 TIMING = {"step_ms", "tokens_per_s", "mfu", "comm_ms"}  # the fields of a log line that differ from run to run
 
@@ -76,10 +79,10 @@ def kill_all(process):
 
 
 def command(args, build="native", ranks=1):
-    program = [BINARIES[build]]
-    if build == "a64fx":
+    program = [BINARIES["a64fx" if build in QEMU_CPUS else build]]
+    if build in QEMU_CPUS:
         sysroot = subprocess.run([ROOT / "scripts/a64fx_sysroot.sh"], check=True, capture_output=True, text=True)
-        program = ["qemu-aarch64", "-cpu", "a64fx", "-L", sysroot.stdout.strip().splitlines()[-1], *program]
+        program = ["qemu-aarch64", "-cpu", QEMU_CPUS[build], "-L", sysroot.stdout.strip().splitlines()[-1], *program]
     launcher = ["mpirun", "-n", ranks] if ranks > 1 else []
     return [str(a) for a in [*launcher, *program, *args]]
 

@@ -68,7 +68,7 @@ static double project(const double *out, const double *projection, size_t n) {
 // One context serves all kernels; each uses what it needs.
 typedef struct {
     size_t B, T, C, H, V, OC;
-    double *x, *weight, *bias, *out, *projection, *mean, *rstd;
+    double *x, *weight, *bias, *bias2, *residual, *out, *projection, *mean, *rstd;
     int32_t *tokens;
 } Case;
 
@@ -116,22 +116,47 @@ static void check_layernorm(Case c) {
 
 static double matmul(void *context) {
     Case *c = context;
-    kernels->matmul_forward(c->out, c->x, c->weight, c->bias, c->B * c->T, c->C, c->OC);
+    kernels->matmul_forward(c->out, c->x, c->weight, c->bias, c->residual, c->B * c->T, c->C, c->OC);
     return project(c->out, c->projection, c->B * c->T * c->OC);
 }
 
 static void check_matmul(Case c) {
     size_t R = c.B * c.T;
     c.x = random_array(R * c.C), c.weight = random_array(c.C * c.OC), c.bias = random_array(c.OC);
-    c.out = random_array(R * c.OC), c.projection = random_array(R * c.OC);
+    c.out = random_array(R * c.OC), c.projection = random_array(R * c.OC), c.residual = random_array(R * c.OC);
     double *dx = random_array(R * c.C); // overwritten
     double *dw = calloc(c.C * c.OC, sizeof *dw), *db = calloc(c.OC, sizeof *db);
-    kernels->matmul_backward_input(dx, c.projection, c.weight, R, c.C, c.OC);
+    kernels->matmul_backward_input(dx, c.projection, c.weight, NULL, R, c.C, c.OC);
     kernels->matmul_backward_weight(dw, db, c.x, c.projection, R, c.C, c.OC);
     check_gradient("matmul", "dinp", matmul, &c, c.x, dx, R * c.C);
     check_gradient("matmul", "dweight", matmul, &c, c.weight, dw, c.C * c.OC);
     check_gradient("matmul", "dbias", matmul, &c, c.bias, db, c.OC);
-    free(c.x), free(c.weight), free(c.bias), free(c.out), free(c.projection), free(dx), free(dw), free(db);
+    check_gradient("matmul", "dresidual", matmul, &c, c.residual, c.projection, R * c.OC);
+    free(c.x), free(c.weight), free(c.bias), free(c.out), free(c.projection), free(c.residual);
+    free(dx), free(dw), free(db);
+}
+
+// GELU of a product, then a product again, as the MLP has them: the gradient of what GELU read.
+static double matmul_gelu(void *context) {
+    Case *c = context;
+    kernels->matmul_gelu_forward(c->residual, c->mean, c->x, c->weight, c->bias, c->B * c->T, c->C, c->OC);
+    kernels->matmul_forward(c->out, c->mean, c->rstd, c->bias2, NULL, c->B * c->T, c->OC, c->C);
+    return project(c->out, c->projection, c->B * c->T * c->C);
+}
+
+static void check_matmul_gelu(Case c) {
+    size_t R = c.B * c.T;
+    c.x = random_array(R * c.C), c.weight = random_array(c.C * c.OC), c.bias = random_array(c.OC);
+    c.residual = random_array(R * c.OC), c.mean = random_array(R * c.OC), c.rstd = random_array(c.OC * c.C);
+    c.out = random_array(R * c.C), c.projection = random_array(R * c.C), c.bias2 = random_array(c.C);
+    double *dpre = random_array(R * c.OC), *dw = calloc(c.C * c.OC, sizeof *dw), *db = calloc(c.OC, sizeof *db);
+    matmul_gelu(&c);
+    kernels->matmul_backward_input(dpre, c.projection, c.rstd, c.residual, R, c.OC, c.C);
+    kernels->matmul_backward_weight(dw, db, c.x, dpre, R, c.C, c.OC);
+    check_gradient("matmul_gelu", "dweight", matmul_gelu, &c, c.weight, dw, c.C * c.OC);
+    check_gradient("matmul_gelu", "dbias", matmul_gelu, &c, c.bias, db, c.OC);
+    free(c.x), free(c.weight), free(c.bias), free(c.out), free(c.projection), free(c.residual), free(c.mean);
+    free(c.rstd), free(c.bias2), free(dpre), free(dw), free(db);
 }
 
 static double attention(void *context) {
@@ -157,36 +182,6 @@ static void check_attention(Case c) {
     }
     report("attention", "first_row", memcmp(rows, whole, c.T * c.C * sizeof *rows) ? 1 : 0, 0);
     free(c.x), free(c.out), free(c.projection), free(c.mean), free(dx), free(rows), free(lse);
-}
-
-static double gelu(void *context) {
-    Case *c = context;
-    kernels->gelu_forward(c->out, c->x, c->C);
-    return project(c->out, c->projection, c->C);
-}
-
-static void check_gelu(Case c) {
-    c.x = random_array(c.C), c.out = random_array(c.C), c.projection = random_array(c.C);
-    for (size_t i = 0; i < c.C; i++) {
-        c.x[i] *= 4;
-    }
-    double *dx = random_array(c.C);
-    kernels->gelu_backward(dx, c.x, c.projection, c.C);
-    check_gradient("gelu", "dinp", gelu, &c, c.x, dx, c.C);
-    free(c.x), free(c.out), free(c.projection), free(dx);
-}
-
-static double residual(void *context) {
-    Case *c = context;
-    kernels->residual_forward(c->out, c->x, c->weight, c->C);
-    return project(c->out, c->projection, c->C);
-}
-
-static void check_residual(Case c) {
-    c.x = random_array(c.C), c.weight = random_array(c.C), c.out = random_array(c.C), c.projection = random_array(c.C);
-    check_gradient("residual", "da", residual, &c, c.x, c.projection, c.C);
-    check_gradient("residual", "db", residual, &c, c.weight, c.projection, c.C);
-    free(c.x), free(c.weight), free(c.out), free(c.projection);
 }
 
 // Unequal weights per row would need one dloss a row; the mean over rows is what training uses.
@@ -281,8 +276,7 @@ int main(void) {
         check_layernorm(c);
         check_matmul(c);
         check_attention(c);
-        check_gelu(c);
-        check_residual(c);
+        check_matmul_gelu(c);
         check_classifier(c);
         free(c.tokens);
     }

@@ -1,0 +1,948 @@
+// kernels_sve.h: the kernels of kernels_ref.h, fast, in Arm SVE intrinsics. Correct for every vector length from 128 to
+// 2048 bits, tuned for the 512 of A64FX; on machines without SVE the same source is compiled over sve_shim.h.
+//
+// Bits: the results are the same for any number of threads, any vector length and either instruction set. Matrix
+// products add over k one after another with fused multiply-adds, whatever the tiles. Sums along a row go over 64
+// virtual lanes that are added in a fixed tree. exp, reciprocal and square root are sequences of exactly rounded
+// operations. So this file is compiled with -ffp-contract=off: every fused multiply-add is written out.
+//
+// SVE code stays in plain functions over one row or tile, called from parallel regions: gcc 12 for AArch64 crashes on
+// vectors that cross the edge of a region, and on loops of full vectors with a tail; each pass here is one predicated
+// loop.
+#ifndef KERNELS_SVE_H
+#define KERNELS_SVE_H
+
+#include <float.h>
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+
+#include "kernels_ref.h"
+#include "sve_shim.h"
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Sizes: all that is tuned stands here
+//
+// A tile of the matrix product is TILE_ROWS_SVE rows x 2 vectors of sums in registers. A64FX: 20 sums, 2 vectors of b
+// and up to 10 broadcasts fill the 32 registers, and 20 chains cover two pipes of 9 cycles. AVX2 has 16 registers: 12
+// sums. A panel of b, GEMM_DEPTH x 2 vectors, is read again for every tile of rows and stays in L1: 16 KiB (AVX2) or 32
+// KiB (512 bits; A64FX has 64). The rows of a, GEMM_ROWS x GEMM_DEPTH, stay in L2: 0.5 MiB.
+
+#if defined __ARM_FEATURE_SVE || defined __AVX512F__ || defined __ARM_NEON
+#define TILE_EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9)
+enum { TILE_ROWS_SVE = 10 };
+#else
+#define TILE_EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5)
+enum { TILE_ROWS_SVE = 6 };
+#endif
+enum {
+    GEMM_DEPTH = 256,
+    GEMM_ROWS = 480,  // a multiple of 6 and 10
+    MAX_LANES = 64,   // floats in the longest vector, 2048 bits
+    QUERY_BLOCK = 60, // rows of attention computed at a time, a multiple of 6 and 10
+    KEY_BLOCK = 64,   // keys they meet at a time: the order of the streaming softmax, so the same everywhere
+    ROW_LANES = 64,   // virtual lanes of a sum along a row
+    ROW_GROUP = 16    // of which a vector holds at most this many
+};
+
+static inline size_t round_up(size_t n, size_t to) {
+    return (n + to - 1) / to * to;
+}
+
+#define SVE_INLINE static inline __attribute__((always_inline))
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Elementary functions
+
+// exp(x) for x <= 88, within 2 units in the last place; below -87.33 it stays at exp(-87.33) = 1.2e-38, above 88 at
+// exp(88). n = round(x / ln 2), r = x - n ln 2 with ln 2 in two parts (Cody, Waite 1980), exp(x) = 2^n exp(r),
+// polynomial on |r| <= 0.347.
+SVE_INLINE svfloat32_t exp_sve(svbool_t p, svfloat32_t x) {
+    const svfloat32_t magic = svdup_n_f32(12582912.0f); // 1.5 * 2^23: adding it rounds to an integer
+    x = svmin_f32_x(p, svdup_n_f32(88.0f), svmax_f32_x(p, svdup_n_f32(-87.33f), x));
+    svfloat32_t shifted = svmla_f32_x(p, magic, x, svdup_n_f32(1.44269504f));
+    svfloat32_t n = svsub_f32_x(p, shifted, magic);
+    svfloat32_t r = svmla_f32_x(p, x, n, svdup_n_f32(-0.693145752f));
+    r = svmla_f32_x(p, r, n, svdup_n_f32(-1.42860677e-6f));
+    svfloat32_t y = svmla_f32_x(p, svdup_n_f32(8.36871110e-3f), r, svdup_n_f32(1.38139904e-3f));
+    y = svmla_f32_x(p, svdup_n_f32(4.16695364e-2f), y, r);
+    y = svmla_f32_x(p, svdup_n_f32(1.66664720e-1f), y, r);
+    y = svmla_f32_x(p, svdup_n_f32(4.99999851e-1f), y, r);
+    y = svmla_f32_x(p, svdup_n_f32(1.0f), y, r);
+    y = svmla_f32_x(p, svdup_n_f32(1.0f), y, r);
+    svint32_t exponent = svadd_s32_x(p, svreinterpret_s32_f32(shifted), svdup_n_s32(127 - 0x4B400000));
+    return svmul_f32_x(p, y, svreinterpret_f32_s32(svlsl_n_s32_x(p, exponent, 23)));
+}
+
+// 1 / x for x in 2^-100 .. 2^120, within 1 unit in the last place: a guess from the exponent's bits, relative error
+// below 0.13, squared by each of four Newton steps. A64FX divides 16 numbers in 98 cycles that nothing else may use.
+SVE_INLINE svfloat32_t reciprocal_sve(svbool_t p, svfloat32_t x) {
+    const svfloat32_t one = svdup_n_f32(1.0f);
+    svfloat32_t minus_x = svmul_f32_x(p, svdup_n_f32(-1.0f), x);
+    svfloat32_t y = svreinterpret_f32_s32(svsub_s32_x(p, svdup_n_s32(0x7EF311C3), svreinterpret_s32_f32(x)));
+    y = svmla_f32_x(p, y, y, svmla_f32_x(p, one, minus_x, y));
+    y = svmla_f32_x(p, y, y, svmla_f32_x(p, one, minus_x, y));
+    y = svmla_f32_x(p, y, y, svmla_f32_x(p, one, minus_x, y));
+    return svmla_f32_x(p, y, y, svmla_f32_x(p, one, minus_x, y));
+}
+
+// sqrt(x) for x = 0 or normal, within 2 units in the last place: x / sqrt(x), the reciprocal root from the exponent's
+// bits (error below 0.035) and three Newton steps.
+SVE_INLINE svfloat32_t sqrt_sve(svbool_t p, svfloat32_t x) {
+    const svfloat32_t three_halves = svdup_n_f32(1.5f);
+    svfloat32_t half = svmul_f32_x(p, svdup_n_f32(-0.5f), x);
+    svfloat32_t y =
+        svreinterpret_f32_s32(svsub_s32_x(p, svdup_n_s32(0x5F3759DF), svasr_n_s32_x(p, svreinterpret_s32_f32(x), 1)));
+    y = svmul_f32_x(p, y, svmla_f32_x(p, three_halves, svmul_f32_x(p, half, y), y));
+    y = svmul_f32_x(p, y, svmla_f32_x(p, three_halves, svmul_f32_x(p, half, y), y));
+    y = svmul_f32_x(p, y, svmla_f32_x(p, three_halves, svmul_f32_x(p, half, y), y));
+    return svmul_f32_x(p, x, y);
+}
+
+// 1 / (1 + exp(-2 s)) with s = sqrt(2/pi) (x + 0.044715 x^3): GELU is x times this, since (1 + tanh(s)) / 2 is.
+SVE_INLINE svfloat32_t gelu_gate_sve(svbool_t p, svfloat32_t x) {
+    svfloat32_t square = svmul_f32_x(p, x, x);
+    svfloat32_t s = svmla_f32_x(p, svdup_n_f32(-2 * GELU_SCALE), square, svdup_n_f32(-2 * GELU_SCALE * GELU_CUBE));
+    svfloat32_t e = exp_sve(p, svmul_f32_x(p, s, x));
+    return reciprocal_sve(p, svadd_f32_x(p, svdup_n_f32(1.0f), e));
+}
+
+// exp of one number, by the same operations.
+static inline float exp_scalar_sve(float x) {
+    float y[MAX_LANES];
+    svst1_f32(svptrue_b32(), y, exp_sve(svptrue_b32(), svdup_n_f32(x)));
+    return y[0];
+}
+
+// log(x) of one positive number: x = 2^n m with m in sqrt(1/2) .. sqrt(2), log m = 2 atanh((m - 1) / (m + 1)) as a
+// series in double, whose last term is below 2^-50. For the rows' sums: the library's log differs from machine to
+// machine.
+static inline float log_scalar_sve(float x) {
+    int n;
+    double m = frexp((double)x, &n);
+    if (m < 0.70710678118654752) {
+        m *= 2;
+        n--;
+    }
+    double z = (m - 1) / (m + 1), square = z * z, sum = 0;
+    for (int term = 21; term > 0; term -= 2) {
+        sum = sum * square + 1.0 / term;
+    }
+    return (float)(n * 0.69314718055994531 + 2 * z * sum);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Sums along a row: 64 virtual lanes in four groups of 16. Lane j of group g takes elements 64 i + 16 g + j.
+
+typedef struct {
+    const float *a, *b, *c;
+    float s, t;
+} RowTerms;
+
+typedef svfloat32_t (*RowTerm)(svfloat32_t sum, svbool_t p, size_t i, const RowTerms *row);
+
+// Sum over i < n of what `term` adds for the elements from i on.
+SVE_INLINE float sum_row_sve(size_t n, RowTerm term, const RowTerms *row) {
+    float lane[ROW_GROUP];
+    size_t width = svcntw() < ROW_GROUP ? svcntw() : ROW_GROUP;
+    for (size_t j = 0; j < ROW_GROUP; j += width) {
+        svfloat32_t s0 = svdup_n_f32(0), s1 = s0, s2 = s0, s3 = s0;
+        for (size_t i = j; i < n; i += ROW_LANES) {
+            size_t left = n - i;
+#define GROUP(g) (left > g * ROW_GROUP ? (left - g * ROW_GROUP < width ? left - g * ROW_GROUP : width) : 0)
+            s0 = term(s0, svwhilelt_b32_u64(0, GROUP(0)), i, row);
+            s1 = term(s1, svwhilelt_b32_u64(0, GROUP(1)), i + ROW_GROUP, row);
+            s2 = term(s2, svwhilelt_b32_u64(0, GROUP(2)), i + 2 * ROW_GROUP, row);
+            s3 = term(s3, svwhilelt_b32_u64(0, GROUP(3)), i + 3 * ROW_GROUP, row);
+#undef GROUP
+        }
+        svbool_t p = svwhilelt_b32_u64(0, width);
+        svst1_f32(p, lane + j, svadd_f32_x(p, svadd_f32_x(p, s0, s1), svadd_f32_x(p, s2, s3)));
+    }
+    return add_lanes_ref(lane);
+}
+
+SVE_INLINE svfloat32_t add_a_sve(svfloat32_t sum, svbool_t p, size_t i, const RowTerms *row) {
+    return svadd_f32_m(p, sum, svld1_f32(p, row->a + i));
+}
+
+SVE_INLINE svfloat32_t add_a_b_sve(svfloat32_t sum, svbool_t p, size_t i, const RowTerms *row) {
+    return svmla_f32_m(p, sum, svld1_f32(p, row->a + i), svld1_f32(p, row->b + i));
+}
+
+// (a - s)^2
+SVE_INLINE svfloat32_t add_square_sve(svfloat32_t sum, svbool_t p, size_t i, const RowTerms *row) {
+    svfloat32_t x = svsub_f32_x(p, svld1_f32(p, row->a + i), svdup_n_f32(row->s));
+    return svmla_f32_m(p, sum, x, x);
+}
+
+// (a - s) * t * b * c
+SVE_INLINE svfloat32_t add_normalized_sve(svfloat32_t sum, svbool_t p, size_t i, const RowTerms *row) {
+    svfloat32_t x = svsub_f32_x(p, svld1_f32(p, row->a + i), svdup_n_f32(row->s));
+    svfloat32_t g = svmul_f32_x(p, svld1_f32(p, row->b + i), svld1_f32(p, row->c + i));
+    return svmla_f32_m(p, sum, svmul_f32_x(p, x, svdup_n_f32(row->t)), g);
+}
+
+// Largest of n values, -infinity if n is 0. NaN is not seen here; the sum of exponentials that follows is then NaN.
+static inline float max_row_sve(const float *x, size_t n) {
+    float lane[MAX_LANES], max;
+    svfloat32_t m = svdup_n_f32(-INFINITY);
+    for (size_t i = 0; i < n; i += svcntw()) {
+        svbool_t p = svwhilelt_b32_u64(i, n);
+        m = svmax_f32_m(p, m, svld1_f32(p, x + i));
+    }
+    svst1_f32(svptrue_b32(), lane, m);
+    max = lane[0];
+    for (size_t j = 1; j < svcntw(); j++) {
+        max = lane[j] > max ? lane[j] : max;
+    }
+    return max;
+}
+
+// x[i] = exp(x[i] * scale - max) for i < n; returns their sum.
+static inline float exp_row_sve(float *x, size_t n, float scale, float max) {
+    for (size_t i = 0; i < n; i += svcntw()) {
+        svbool_t p = svwhilelt_b32_u64(i, n);
+        svfloat32_t scaled = svmul_f32_x(p, svld1_f32(p, x + i), svdup_n_f32(scale)); // rounded, as the maximum was
+        svst1_f32(p, x + i, exp_sve(p, svsub_f32_x(p, scaled, svdup_n_f32(max))));
+    }
+    return sum_row_sve(n, add_a_sve, &(RowTerms){.a = x});
+}
+
+static inline void scale_row_sve(float *x, size_t n, float factor) {
+    for (size_t i = 0; i < n; i += svcntw()) {
+        svbool_t p = svwhilelt_b32_u64(i, n);
+        svst1_f32(p, x + i, svmul_f32_x(p, svld1_f32(p, x + i), svdup_n_f32(factor)));
+    }
+}
+
+// y += x
+static inline void add_row_sve(float *y, const float *x, size_t n) {
+    for (size_t i = 0; i < n; i += svcntw()) {
+        svbool_t p = svwhilelt_b32_u64(i, n);
+        svst1_f32(p, y + i, svadd_f32_x(p, svld1_f32(p, y + i), svld1_f32(p, x + i)));
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Matrix products: out (M, N) = or += a (M, K) b (K, N), then an epilogue while the tile is in L1. a and b are packed,
+// so that the tile reads both front to back: a in strips (depth, TILE_ROWS_SVE), b in panels (depth, 2 vectors).
+
+// What becomes of a tile: it starts from the bias, from zero or from what is there, and ends with at most one of these.
+typedef struct {
+    bool accumulate;       // start from what is there
+    const float *bias;     // (N), else zero
+    const float *residual; // (M, N), added
+    float *gelu;           // (M, N), gets gelu(out)
+    const float *gelu_inp; // (M, N): out is multiplied by the derivative of GELU there
+} Epilogue;
+
+static inline void gemm_tile_sve(float *out, size_t out_row, const float *a, const float *b, size_t depth) {
+    const svbool_t all = svptrue_b32();
+    const size_t vl = svcntw();
+#define LOAD_ROW(i)                                                                                                    \
+    svfloat32_t low##i = svld1_f32(all, out + i * out_row), high##i = svld1_f32(all, out + i * out_row + vl);
+#define MULTIPLY_ADD_ROW(i)                                                                                            \
+    x = svdup_n_f32(a[i]);                                                                                             \
+    low##i = svmla_f32_x(all, low##i, b_low, x);                                                                       \
+    high##i = svmla_f32_x(all, high##i, b_high, x);
+#define STORE_ROW(i)                                                                                                   \
+    svst1_f32(all, out + i * out_row, low##i);                                                                         \
+    svst1_f32(all, out + i * out_row + vl, high##i);
+#define PREFETCH_ROW(i) __builtin_prefetch(out + (TILE_ROWS_SVE + i) * out_row, 1);
+    TILE_EACH_ROW(LOAD_ROW)
+    TILE_EACH_ROW(PREFETCH_ROW) // the next tile starts from there
+    for (size_t k = 0; k < depth; k++) {
+        svfloat32_t b_low = svld1_f32(all, b), b_high = svld1_f32(all, b + vl), x;
+        TILE_EACH_ROW(MULTIPLY_ADD_ROW)
+        a += TILE_ROWS_SVE;
+        b += 2 * vl;
+    }
+    TILE_EACH_ROW(STORE_ROW)
+#undef LOAD_ROW
+#undef MULTIPLY_ADD_ROW
+#undef STORE_ROW
+#undef PREFETCH_ROW
+}
+
+// A tile at an edge goes through a whole one on the stack: the only place where edges are handled.
+static inline void gemm_edge_sve(float *out, size_t out_row, const float *a, const float *b, size_t depth, size_t rows,
+                                 size_t columns) {
+    float tile[TILE_ROWS_SVE * 2 * MAX_LANES];
+    const size_t width = 2 * svcntw();
+    for (size_t i = 0; i < TILE_ROWS_SVE; i++) {
+        memset(tile + i * width, 0, width * sizeof *tile);
+        memcpy(tile + i * width, out + (i < rows ? i : 0) * out_row, columns * sizeof *tile);
+    }
+    gemm_tile_sve(tile, width, a, b, depth);
+    for (size_t i = 0; i < rows; i++) {
+        memcpy(out + i * out_row, tile + i * width, columns * sizeof *tile);
+    }
+}
+
+// Stores element k of four vectors as four neighbours at to + k * to_row, for k < count.
+static inline void store_quads_sve(float *to, size_t to_row, size_t count, svfloat32_t r0, svfloat32_t r1,
+                                   svfloat32_t r2, svfloat32_t r3) {
+    const svbool_t quad = svwhilelt_b32_u64(0, 4);
+    const size_t per_vector = svcntw() / 4;
+    svfloat32_t low02 = svzip1_f32(r0, r2), low13 = svzip1_f32(r1, r3);
+    svfloat32_t high02 = svzip2_f32(r0, r2), high13 = svzip2_f32(r1, r3);
+#define STORE_QUADS(from, v)                                                                                           \
+    for (size_t k = (from)*per_vector; k < ((from) + 1) * per_vector && k < count; k++, v = svext_f32(v, v, 4)) {      \
+        svst1_f32(quad, to + k * to_row, v);                                                                           \
+    }
+    svfloat32_t v0 = svzip1_f32(low02, low13), v1 = svzip2_f32(low02, low13);
+    svfloat32_t v2 = svzip1_f32(high02, high13), v3 = svzip2_f32(high02, high13);
+    STORE_QUADS(0, v0)
+    STORE_QUADS(1, v1)
+    STORE_QUADS(2, v2)
+    STORE_QUADS(3, v3)
+#undef STORE_QUADS
+}
+
+// to[k * to_row + i] = from[i * from_row + k] for i < rows, k < depth: four rows at a time.
+static inline void transpose_sve(float *to, size_t to_row, const float *from, size_t from_row, size_t rows,
+                                 size_t depth) {
+    size_t i = 0;
+    for (; i + 4 <= rows; i += 4) {
+        const float *r = from + i * from_row;
+        for (size_t k = 0; k < depth; k += svcntw()) {
+            svbool_t p = svwhilelt_b32_u64(k, depth);
+            store_quads_sve(to + k * to_row + i, to_row, depth - k < svcntw() ? depth - k : svcntw(),
+                            svld1_f32(p, r + k), svld1_f32(p, r + from_row + k), svld1_f32(p, r + 2 * from_row + k),
+                            svld1_f32(p, r + 3 * from_row + k));
+        }
+    }
+    for (; i < rows; i++) {
+        for (size_t k = 0; k < depth; k++) {
+            to[k * to_row + i] = from[i * from_row + k];
+        }
+    }
+}
+
+// strip (depth, TILE_ROWS_SVE) = rows i0.. of a, columns k0..; rows beyond the last are zero.
+static inline void pack_strip_sve(float *strip, MatrixRef a, size_t i0, size_t rows, size_t k0, size_t depth) {
+    const float *from = a.data + i0 * a.row + k0 * a.column;
+    if (rows < TILE_ROWS_SVE) {
+        memset(strip, 0, depth * TILE_ROWS_SVE * sizeof *strip);
+    }
+    if (a.row == 1) {
+        for (size_t k = 0; k < depth; k++) {
+            memcpy(strip + k * TILE_ROWS_SVE, from + k * a.column, rows * sizeof *strip);
+        }
+    } else {
+        transpose_sve(strip, TILE_ROWS_SVE, from, a.row, rows, depth);
+    }
+}
+
+// panel (depth, 2 vectors) = rows k0.. of b, columns j0..; columns beyond the last are zero.
+static inline void pack_panel_sve(float *panel, MatrixRef b, size_t k0, size_t depth, size_t j0, size_t columns) {
+    const size_t vl = svcntw(), width = 2 * vl;
+    const float *from = b.data + k0 * b.row + j0 * b.column;
+    if (b.column == 1) {
+        svbool_t all = svptrue_b32(), low = svwhilelt_b32_u64(0, columns), high = svwhilelt_b32_u64(vl, columns);
+        for (size_t k = 0; k < depth; k++) {
+            svst1_f32(all, panel + k * width, svld1_f32(low, from + k * b.row));
+            svst1_f32(all, panel + k * width + vl, svld1_f32(high, from + k * b.row + vl));
+        }
+    } else {
+        if (columns < width) {
+            memset(panel, 0, depth * width * sizeof *panel);
+        }
+        transpose_sve(panel, width, from, b.column, columns, depth);
+    }
+}
+
+// A row of a tile before its first product.
+static inline void begin_row_sve(float *out, const float *bias, size_t columns) {
+    for (size_t j = 0; j < columns; j += svcntw()) {
+        svbool_t p = svwhilelt_b32_u64(j, columns);
+        svst1_f32(p, out + j, bias ? svld1_f32(p, bias + j) : svdup_n_f32(0));
+    }
+}
+
+static inline void gelu_row_sve(float *gelu, const float *x, size_t n) {
+    for (size_t i = 0; i < n; i += svcntw()) {
+        svbool_t p = svwhilelt_b32_u64(i, n);
+        svfloat32_t v = svld1_f32(p, x + i);
+        svst1_f32(p, gelu + i, svmul_f32_x(p, v, gelu_gate_sve(p, v)));
+    }
+}
+
+// dout *= gelu'(x). With g = (1 + tanh(s)) / 2: gelu' = g + x * 2 g (1 - g) * ds/dx.
+static inline void gelu_backward_row_sve(float *dout, const float *x, size_t n) {
+    const svfloat32_t one = svdup_n_f32(1.0f);
+    for (size_t i = 0; i < n; i += svcntw()) {
+        svbool_t p = svwhilelt_b32_u64(i, n);
+        svfloat32_t v = svld1_f32(p, x + i), g = gelu_gate_sve(p, v);
+        svfloat32_t slope =
+            svmla_f32_x(p, svdup_n_f32(2 * GELU_SCALE), svmul_f32_x(p, v, v), svdup_n_f32(6 * GELU_SCALE * GELU_CUBE));
+        svfloat32_t change = svmul_f32_x(p, svmul_f32_x(p, v, slope), svmul_f32_x(p, g, svsub_f32_x(p, one, g)));
+        svst1_f32(p, dout + i, svmul_f32_x(p, svld1_f32(p, dout + i), svadd_f32_x(p, g, change)));
+    }
+}
+
+// A row of a tile after its last product; `at` is its place in the (M, N) arrays of the epilogue.
+static inline void end_row_sve(float *out, const Epilogue *e, size_t at, size_t columns) {
+    if (e->residual) {
+        add_row_sve(out, e->residual + at, columns);
+    } else if (e->gelu) {
+        gelu_row_sve(e->gelu + at, out, columns);
+    } else if (e->gelu_inp) {
+        gelu_backward_row_sve(out, e->gelu_inp + at, columns);
+    }
+}
+
+// One panel of columns against all packed strips of a: out points at row 0, column j of the block.
+static inline void gemm_panel_sve(float *out, size_t out_row, const float *strips, const float *panel, size_t depth,
+                                  size_t rows, size_t columns) {
+    for (size_t i = 0; i < rows; i += TILE_ROWS_SVE) {
+        size_t tile_rows = rows - i < TILE_ROWS_SVE ? rows - i : TILE_ROWS_SVE;
+        if (tile_rows == TILE_ROWS_SVE && columns == 2 * svcntw()) {
+            gemm_tile_sve(out + i * out_row, out_row, strips + i * depth, panel, depth);
+        } else {
+            gemm_edge_sve(out + i * out_row, out_row, strips + i * depth, panel, depth, tile_rows, columns);
+        }
+    }
+}
+
+// The columns j .. j + 2 vectors of a block of rows (m0, rows), one depth of k; `panel` is this thread's scratch.
+static inline void gemm_columns_sve(float *out, MatrixRef b, const Epilogue *e, const float *strips, float *panel,
+                                    size_t m0, size_t rows, size_t j, size_t N, size_t k0, size_t K) {
+    size_t depth = K - k0 < GEMM_DEPTH ? K - k0 : GEMM_DEPTH;
+    size_t columns = N - j < 2 * svcntw() ? N - j : 2 * svcntw();
+    pack_panel_sve(panel, b, k0, depth, j, columns);
+    for (size_t i = 0; i < rows && k0 == 0 && !e->accumulate; i++) {
+        begin_row_sve(out + (m0 + i) * N + j, e->bias ? e->bias + j : NULL, columns);
+    }
+    gemm_panel_sve(out + m0 * N + j, N, strips, panel, depth, rows, columns);
+    for (size_t i = 0; i < rows && k0 + depth == K; i++) {
+        end_row_sve(out + (m0 + i) * N + j, e, (m0 + i) * N + j, columns);
+    }
+}
+
+// Scratch for packing, kept from call to call: one array for the strips of a, and a panel of b for each thread.
+static inline float *pack_scratch_sve(size_t floats) {
+    static float *scratch;
+    static size_t size;
+    if (floats > size) {
+        free(scratch);
+        size = floats;
+        scratch = aligned_alloc(256, (floats * sizeof(float) + 255) / 256 * 256);
+        if (!scratch) {
+            abort(); // a few MiB beside a model of many: nothing could go on
+        }
+    }
+    return scratch;
+}
+
+static inline void gemm_sve(float *out, MatrixRef a, MatrixRef b, size_t M, size_t N, size_t K, const Epilogue *e) {
+    const size_t width = 2 * svcntw(), strips_size = (GEMM_ROWS + TILE_ROWS_SVE) * GEMM_DEPTH;
+    const size_t panel_size = GEMM_DEPTH * width;
+    float *strips = pack_scratch_sve(strips_size + (size_t)omp_get_max_threads() * panel_size);
+#pragma omp parallel
+    {
+        float *panel = strips + strips_size + (size_t)omp_get_thread_num() * panel_size;
+        for (size_t m0 = 0; m0 < M; m0 += GEMM_ROWS) {
+            size_t rows = M - m0 < GEMM_ROWS ? M - m0 : GEMM_ROWS;
+            for (size_t k0 = 0; k0 < K; k0 += GEMM_DEPTH) {
+                size_t depth = K - k0 < GEMM_DEPTH ? K - k0 : GEMM_DEPTH;
+#pragma omp for schedule(static)
+                for (size_t i = 0; i < rows; i += TILE_ROWS_SVE) {
+                    pack_strip_sve(strips + i * depth, a, m0 + i, rows - i < TILE_ROWS_SVE ? rows - i : TILE_ROWS_SVE,
+                                   k0, depth);
+                }
+#pragma omp for schedule(static)
+                for (size_t j = 0; j < N; j += width) {
+                    gemm_columns_sve(out, b, e, strips, panel, m0, rows, j, N, k0, K);
+                }
+            }
+        }
+    }
+}
+
+static inline void matmul_forward_sve(float *out, const float *inp, const float *weight, const float *bias,
+                                      const float *residual, size_t R, size_t C, size_t OC) {
+    gemm_sve(out, (MatrixRef){inp, C, 1}, (MatrixRef){weight, OC, 1}, R, OC, C,
+             &(Epilogue){.bias = bias, .residual = residual});
+}
+
+static inline void matmul_gelu_forward_sve(float *out, float *gelu, const float *inp, const float *weight,
+                                           const float *bias, size_t R, size_t C, size_t OC) {
+    gemm_sve(out, (MatrixRef){inp, C, 1}, (MatrixRef){weight, OC, 1}, R, OC, C,
+             &(Epilogue){.bias = bias, .gelu = gelu});
+}
+
+static inline void matmul_backward_input_sve(float *dinp, const float *dout, const float *weight, const float *gelu_inp,
+                                             size_t R, size_t C, size_t OC) {
+    gemm_sve(dinp, (MatrixRef){dout, OC, 1}, (MatrixRef){weight, 1, OC}, R, C, OC, &(Epilogue){.gelu_inp = gelu_inp});
+}
+
+// dbias[o0 .. o1) += the rows of dout (R, OC), one after another
+static inline void add_rows_sve(float *dbias, const float *dout, size_t R, size_t OC, size_t o0, size_t o1) {
+    svbool_t p = svwhilelt_b32_u64(o0, o1);
+    svfloat32_t sum = svld1_f32(p, dbias + o0);
+    for (size_t r = 0; r < R; r++) {
+        sum = svadd_f32_x(p, sum, svld1_f32(p, dout + r * OC + o0));
+    }
+    svst1_f32(p, dbias + o0, sum);
+}
+
+static inline void matmul_backward_weight_sve(float *dweight, float *dbias, const float *inp, const float *dout,
+                                              size_t R, size_t C, size_t OC) {
+    gemm_sve(dweight, (MatrixRef){inp, 1, C}, (MatrixRef){dout, OC, 1}, C, OC, R, &(Epilogue){.accumulate = true});
+    size_t vl = svcntw();
+#pragma omp parallel for schedule(static)
+    for (size_t o = 0; o < OC; o += vl) {
+        add_rows_sve(dbias, dout, R, OC, o, OC);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Embedding
+
+static inline void add_rows_into_sve(float *out, const float *a, const float *b, size_t n) {
+    for (size_t i = 0; i < n; i += svcntw()) {
+        svbool_t p = svwhilelt_b32_u64(i, n);
+        svst1_f32(p, out + i, svadd_f32_x(p, svld1_f32(p, a + i), svld1_f32(p, b + i)));
+    }
+}
+
+static inline void embedding_forward_sve(float *out, const int32_t *tokens, const float *wte, const float *wpe,
+                                         size_t first_position, size_t B, size_t T, size_t C) {
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < B * T; r++) {
+        add_rows_into_sve(out + r * C, wte + (size_t)tokens[r] * C, wpe + (first_position + r % T) * C, C);
+    }
+}
+
+static inline void embedding_backward_sve(float *dwte, float *dwpe, const float *dout, const int32_t *tokens, size_t B,
+                                          size_t T, size_t C) {
+#pragma omp parallel for schedule(static)
+    for (size_t c = 0; c < C; c += MAX_LANES) {
+        size_t n = C - c < MAX_LANES ? C - c : MAX_LANES;
+        for (size_t r = 0; r < B * T; r++) {
+            add_row_sve(dwte + (size_t)tokens[r] * C + c, dout + r * C + c, n);
+            add_row_sve(dwpe + r % T * C + c, dout + r * C + c, n);
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// LayerNorm
+
+static inline void layernorm_row_sve(float *out, float *mean, float *rstd, const float *x, const float *weight,
+                                     const float *bias, size_t C) {
+    float m = sum_row_sve(C, add_a_sve, &(RowTerms){.a = x}) / (float)C;
+    float variance = sum_row_sve(C, add_square_sve, &(RowTerms){.a = x, .s = m}) / (float)C;
+    float s = 1 / sqrtf(variance + 1e-5f);
+    for (size_t c = 0; c < C; c += svcntw()) {
+        svbool_t p = svwhilelt_b32_u64(c, C);
+        svfloat32_t n = svmul_f32_x(p, svsub_f32_x(p, svld1_f32(p, x + c), svdup_n_f32(m)), svdup_n_f32(s));
+        svst1_f32(p, out + c, svmla_f32_x(p, svld1_f32(p, bias + c), n, svld1_f32(p, weight + c)));
+    }
+    *mean = m;
+    *rstd = s;
+}
+
+static inline void layernorm_forward_sve(float *out, float *mean, float *rstd, const float *inp, const float *weight,
+                                         const float *bias, size_t R, size_t C) {
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < R; r++) {
+        layernorm_row_sve(out + r * C, mean + r, rstd + r, inp + r * C, weight, bias, C);
+    }
+}
+
+static inline void layernorm_backward_row_sve(float *dx, const float *dout, const float *x, const float *weight,
+                                              float mean, float rstd, size_t C) {
+    RowTerms row = {.a = x, .b = dout, .c = weight, .s = mean, .t = rstd};
+    float gn_avg = sum_row_sve(C, add_normalized_sve, &row) / (float)C;
+    float g_avg = sum_row_sve(C, add_a_b_sve, &(RowTerms){.a = dout, .b = weight}) / (float)C;
+    for (size_t c = 0; c < C; c += svcntw()) {
+        svbool_t p = svwhilelt_b32_u64(c, C);
+        svfloat32_t n = svmul_f32_x(p, svsub_f32_x(p, svld1_f32(p, x + c), svdup_n_f32(mean)), svdup_n_f32(rstd));
+        svfloat32_t g = svmul_f32_x(p, svld1_f32(p, dout + c), svld1_f32(p, weight + c));
+        g = svmla_f32_x(p, svsub_f32_x(p, g, svdup_n_f32(g_avg)), n, svdup_n_f32(-gn_avg));
+        svst1_f32(p, dx + c, svmla_f32_x(p, svld1_f32(p, dx + c), g, svdup_n_f32(rstd)));
+    }
+}
+
+// dweight and dbias of one vector of channels, the rows one after another
+static inline void layernorm_backward_weight_sve(float *dweight, float *dbias, const float *dout, const float *inp,
+                                                 const float *mean, const float *rstd, size_t R, size_t C, size_t c) {
+    svbool_t p = svwhilelt_b32_u64(c, C);
+    svfloat32_t dw = svld1_f32(p, dweight + c), db = svld1_f32(p, dbias + c);
+    for (size_t r = 0; r < R; r++) {
+        svfloat32_t dy = svld1_f32(p, dout + r * C + c);
+        svfloat32_t n = svsub_f32_x(p, svld1_f32(p, inp + r * C + c), svdup_n_f32(mean[r]));
+        dw = svmla_f32_x(p, dw, dy, svmul_f32_x(p, n, svdup_n_f32(rstd[r])));
+        db = svadd_f32_x(p, db, dy);
+    }
+    svst1_f32(p, dweight + c, dw);
+    svst1_f32(p, dbias + c, db);
+}
+
+static inline void layernorm_backward_sve(float *dinp, float *dweight, float *dbias, const float *dout,
+                                          const float *inp, const float *weight, const float *mean, const float *rstd,
+                                          size_t R, size_t C) {
+    size_t vl = svcntw();
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < R; r++) {
+        layernorm_backward_row_sve(dinp + r * C, dout + r * C, inp + r * C, weight, mean[r], rstd[r], C);
+    }
+#pragma omp parallel for schedule(static)
+    for (size_t c = 0; c < C; c += vl) {
+        layernorm_backward_weight_sve(dweight, dbias, dout, inp, mean, rstd, R, C, c);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Attention, block-wise (Dao et al. 2022): QUERY_BLOCK rows meet KEY_BLOCK keys at a time, all products through the
+// tile of the matrix product. Keys and values of a head are packed once. A thread computes whole heads.
+
+// Packs all of b (K, N) as panels (K, 2 vectors), one after another.
+static inline void pack_panels_sve(float *panels, MatrixRef b, size_t K, size_t N) {
+    size_t width = 2 * svcntw();
+    for (size_t j = 0; j < N; j += width) {
+        pack_panel_sve(panels + j * K, b, 0, K, j, N - j < width ? N - j : width);
+    }
+}
+
+// Packs all of a (M, K) as strips (K, TILE_ROWS_SVE), one after another.
+static inline void pack_strips_sve(float *strips, MatrixRef a, size_t M, size_t K) {
+    for (size_t i = 0; i < M; i += TILE_ROWS_SVE) {
+        pack_strip_sve(strips + i * K, a, i, M - i < TILE_ROWS_SVE ? M - i : TILE_ROWS_SVE, 0, K);
+    }
+}
+
+// out (M, N) += strips (M, K) panels (K, N)
+static inline void block_gemm_sve(float *out, size_t out_row, const float *strips, const float *panels, size_t M,
+                                  size_t N, size_t K) {
+    size_t width = 2 * svcntw();
+    for (size_t j = 0; j < N; j += width) {
+        gemm_panel_sve(out + j, out_row, strips, panels + j * K, K, M, N - j < width ? N - j : width);
+    }
+}
+
+// Sizes in floats of what one thread needs for one head of T rows and D channels; panels of whole key blocks are
+// (D, KEY_BLOCK) for k^T and v^T, (KEY_BLOCK, D) for k and v.
+typedef struct {
+    size_t D, key_blocks, across, along;  // floats of a panel of a block: across for (D, keys), along for (keys, D)
+    float *key_t, *value_t, *key, *value; // per key block; those not needed are NULL
+    float *strips[2], *panels[2];         // of a block of queries
+    float *score, *dscore;                // (QUERY_BLOCK, KEY_BLOCK)
+    float *packed;                        // strips of score or dscore
+    float *out;                           // (QUERY_BLOCK, D)
+} AttentionScratch;
+
+// Lays the scratch out over `base`; with base NULL only counts. Returns the floats that it takes.
+static inline size_t attention_scratch_sve(AttentionScratch *s, size_t T, size_t D, bool backward, float *base) {
+    size_t width = 2 * svcntw(), used = 0, rows = QUERY_BLOCK + TILE_ROWS_SVE;
+    *s = (AttentionScratch){.D = D, .key_blocks = (T + KEY_BLOCK - 1) / KEY_BLOCK};
+    s->across = D * round_up(KEY_BLOCK, width);
+    s->along = KEY_BLOCK * round_up(D, width);
+    struct {
+        float **field;
+        size_t floats;
+    } parts[] = {
+        {&s->key_t, s->key_blocks * s->across},
+        {&s->value, backward ? 0 : s->key_blocks * s->along},
+        {&s->value_t, backward ? s->key_blocks * s->across : 0},
+        {&s->key, backward ? s->key_blocks * s->along : 0},
+        {&s->strips[0], rows * D},
+        {&s->strips[1], backward ? rows * D : 0},
+        {&s->panels[0], backward ? QUERY_BLOCK * round_up(D, width) : 0},
+        {&s->panels[1], backward ? QUERY_BLOCK * round_up(D, width) : 0},
+        {&s->score, QUERY_BLOCK * KEY_BLOCK},
+        {&s->dscore, backward ? QUERY_BLOCK * KEY_BLOCK : 0},
+        {&s->packed, (KEY_BLOCK + rows) * KEY_BLOCK},
+        {&s->out, QUERY_BLOCK * D},
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        *parts[i].field = base && parts[i].floats ? base + used : NULL;
+        used += round_up(parts[i].floats, MAX_LANES);
+    }
+    return used;
+}
+
+// Packs the keys and values of one head, rows 0 .. T - 1 of k and v (row stride 3C).
+static inline void attention_pack_sve(const AttentionScratch *s, const float *k, const float *v, size_t row, size_t T) {
+    for (size_t block = 0; block < s->key_blocks; block++) {
+        size_t u = block * KEY_BLOCK, keys = T - u < KEY_BLOCK ? T - u : KEY_BLOCK;
+        pack_panels_sve(s->key_t + block * s->across, (MatrixRef){k + u * row, 1, row}, s->D, keys);
+        if (s->value) {
+            pack_panels_sve(s->value + block * s->along, (MatrixRef){v + u * row, row, 1}, keys, s->D);
+        }
+        if (s->value_t) {
+            pack_panels_sve(s->value_t + block * s->across, (MatrixRef){v + u * row, 1, row}, s->D, keys);
+            pack_panels_sve(s->key + block * s->along, (MatrixRef){k + u * row, row, 1}, keys, s->D);
+        }
+    }
+}
+
+// Keys of a block that row t may see.
+static inline size_t keys_seen_(size_t t, size_t u, size_t keys) {
+    return t < u ? 0 : t - u + 1 < keys ? t - u + 1 : keys;
+}
+
+// Rows t0 .. t0 + rows - 1 of one head. out: (rows, D) with row stride C; lse: (rows).
+static inline void attention_queries_sve(const AttentionScratch *s, float *out, size_t out_row, float *lse,
+                                         const float *q, size_t q_row, size_t t0, size_t rows, size_t T) {
+    float max[QUERY_BLOCK], sum[QUERY_BLOCK], scale = 1 / sqrtf((float)s->D);
+    pack_strips_sve(s->strips[0], (MatrixRef){q, q_row, 1}, rows, s->D);
+    memset(s->out, 0, rows * s->D * sizeof(float));
+    for (size_t i = 0; i < rows; i++) {
+        max[i] = -INFINITY;
+        sum[i] = 0;
+    }
+    for (size_t block = 0; block * KEY_BLOCK < t0 + rows; block++) {
+        size_t u = block * KEY_BLOCK, keys = T - u < KEY_BLOCK ? T - u : KEY_BLOCK;
+        memset(s->score, 0, QUERY_BLOCK * KEY_BLOCK * sizeof(float));
+        block_gemm_sve(s->score, KEY_BLOCK, s->strips[0], s->key_t + block * s->across, rows, keys, s->D);
+        for (size_t i = 0; i < rows; i++) {
+            float *p = s->score + i * KEY_BLOCK, largest;
+            size_t seen = keys_seen_(t0 + i, u, keys);
+            memset(p + seen, 0, (KEY_BLOCK - seen) * sizeof(float)); // what lies ahead has no weight
+            if (seen == 0) {
+                continue;
+            }
+            largest = scale * max_row_sve(p, seen);
+            if (largest > max[i]) { // what was summed so far was relative to the old maximum
+                float shrink = exp_scalar_sve(max[i] - largest);
+                scale_row_sve(s->out + i * s->D, s->D, shrink);
+                sum[i] *= shrink;
+                max[i] = largest;
+            }
+            sum[i] += exp_row_sve(p, seen, scale, max[i]);
+        }
+        pack_strips_sve(s->packed, (MatrixRef){s->score, KEY_BLOCK, 1}, rows, keys);
+        block_gemm_sve(s->out, s->D, s->packed, s->value + block * s->along, rows, s->D, keys);
+    }
+    for (size_t i = 0; i < rows; i++) {
+        scale_row_sve(s->out + i * s->D, s->D, 1 / sum[i]);
+        memcpy(out + i * out_row, s->out + i * s->D, s->D * sizeof(float));
+        lse[i] = max[i] + log_scalar_sve(sum[i]);
+    }
+}
+
+static inline void attention_forward_sve(float *out, float *lse, const float *qkv, size_t first_row, size_t B, size_t T,
+                                         size_t C, size_t H) {
+    size_t D = C / H;
+    AttentionScratch counted;
+    size_t size = attention_scratch_sve(&counted, T, D, false, NULL);
+    float *scratch = pack_scratch_sve((size_t)omp_get_max_threads() * size);
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < B * H; i++) {
+        size_t b = i / H, h = i % H;
+        const float *q = qkv + b * T * 3 * C + h * D;
+        AttentionScratch s;
+        attention_scratch_sve(&s, T, D, false, scratch + (size_t)omp_get_thread_num() * size);
+        attention_pack_sve(&s, q + C, q + 2 * C, 3 * C, T);
+        for (size_t t = first_row; t < T; t += QUERY_BLOCK) {
+            attention_queries_sve(&s, out + (b * T + t) * C + h * D, C, lse + i * T + t, q + t * 3 * C, 3 * C, t,
+                                  T - t < QUERY_BLOCK ? T - t : QUERY_BLOCK, T);
+        }
+    }
+}
+
+// Turns scores into p = exp(scale score - lse) and dscore into scale p (dscore - dout . out), row by row.
+static inline void attention_dscore_row_sve(float *p, float *ds, size_t seen, float scale, float lse, float dy_y) {
+    for (size_t j = 0; j < seen; j += svcntw()) {
+        svbool_t g = svwhilelt_b32_u64(j, seen);
+        svfloat32_t scaled = svmul_f32_x(g, svld1_f32(g, p + j), svdup_n_f32(scale));
+        svfloat32_t e = exp_sve(g, svsub_f32_x(g, scaled, svdup_n_f32(lse)));
+        svfloat32_t d = svsub_f32_x(g, svld1_f32(g, ds + j), svdup_n_f32(dy_y));
+        svst1_f32(g, p + j, e);
+        svst1_f32(g, ds + j, svmul_f32_x(g, svmul_f32_x(g, e, svdup_n_f32(scale)), d));
+    }
+    memset(p + seen, 0, (KEY_BLOCK - seen) * sizeof(float));
+    memset(ds + seen, 0, (KEY_BLOCK - seen) * sizeof(float));
+}
+
+// What rows t0 .. t0 + rows - 1 of one head add to dq, dk and dv (row stride 3C, zero or begun).
+static inline void attention_backward_queries_sve(const AttentionScratch *s, float *dq, float *dk, float *dv,
+                                                  const float *q, size_t row, const float *dy, const float *y,
+                                                  size_t y_row, const float *lse, size_t t0, size_t rows, size_t T) {
+    float dy_y[QUERY_BLOCK], scale = 1 / sqrtf((float)s->D);
+    size_t D = s->D;
+    pack_strips_sve(s->strips[0], (MatrixRef){q, row, 1}, rows, D);
+    pack_strips_sve(s->strips[1], (MatrixRef){dy, y_row, 1}, rows, D);
+    pack_panels_sve(s->panels[0], (MatrixRef){q, row, 1}, rows, D);
+    pack_panels_sve(s->panels[1], (MatrixRef){dy, y_row, 1}, rows, D);
+    for (size_t i = 0; i < rows; i++) {
+        dy_y[i] = sum_row_sve(D, add_a_b_sve, &(RowTerms){.a = dy + i * y_row, .b = y + i * y_row});
+    }
+    for (size_t block = 0; block * KEY_BLOCK < t0 + rows; block++) {
+        size_t u = block * KEY_BLOCK, keys = T - u < KEY_BLOCK ? T - u : KEY_BLOCK;
+        memset(s->score, 0, QUERY_BLOCK * KEY_BLOCK * sizeof(float));
+        memset(s->dscore, 0, QUERY_BLOCK * KEY_BLOCK * sizeof(float));
+        block_gemm_sve(s->score, KEY_BLOCK, s->strips[0], s->key_t + block * s->across, rows, keys, D);
+        block_gemm_sve(s->dscore, KEY_BLOCK, s->strips[1], s->value_t + block * s->across, rows, keys, D);
+        for (size_t i = 0; i < rows; i++) {
+            attention_dscore_row_sve(s->score + i * KEY_BLOCK, s->dscore + i * KEY_BLOCK, keys_seen_(t0 + i, u, keys),
+                                     scale, lse[i], dy_y[i]);
+        }
+        pack_strips_sve(s->packed, (MatrixRef){s->score, 1, KEY_BLOCK}, keys, rows);
+        block_gemm_sve(dv + u * row, row, s->packed, s->panels[1], keys, D, rows);
+        pack_strips_sve(s->packed, (MatrixRef){s->dscore, 1, KEY_BLOCK}, keys, rows);
+        block_gemm_sve(dk + u * row, row, s->packed, s->panels[0], keys, D, rows);
+        pack_strips_sve(s->packed, (MatrixRef){s->dscore, KEY_BLOCK, 1}, rows, keys);
+        block_gemm_sve(dq, row, s->packed, s->key + block * s->along, rows, D, keys);
+    }
+}
+
+static inline void attention_backward_sve(float *dqkv, const float *dout, const float *out, const float *qkv,
+                                          const float *lse, size_t B, size_t T, size_t C, size_t H) {
+    size_t D = C / H;
+    AttentionScratch counted;
+    size_t size = attention_scratch_sve(&counted, T, D, true, NULL);
+    float *scratch = pack_scratch_sve((size_t)omp_get_max_threads() * size);
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < B * T; r++) {
+        memset(dqkv + r * 3 * C, 0, 3 * C * sizeof(float));
+    }
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < B * H; i++) {
+        size_t b = i / H, h = i % H;
+        const float *q = qkv + b * T * 3 * C + h * D;
+        float *dq = dqkv + b * T * 3 * C + h * D;
+        AttentionScratch s;
+        attention_scratch_sve(&s, T, D, true, scratch + (size_t)omp_get_thread_num() * size);
+        attention_pack_sve(&s, q + C, q + 2 * C, 3 * C, T);
+        for (size_t t = 0; t < T; t += QUERY_BLOCK) {
+            size_t at = (b * T + t) * C + h * D;
+            attention_backward_queries_sve(&s, dq + t * 3 * C, dq + C, dq + 2 * C, q + t * 3 * C, 3 * C, dout + at,
+                                           out + at, C, lse + i * T + t, t, T - t < QUERY_BLOCK ? T - t : QUERY_BLOCK,
+                                           T);
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Classifier
+
+static inline void logits_forward_sve(float *logits, const float *inp, const float *wte, size_t R, size_t C, size_t V) {
+    gemm_sve(logits, (MatrixRef){inp, C, 1}, (MatrixRef){wte, 1, C}, R, V, C, &(Epilogue){0});
+}
+
+static inline float cross_entropy_sve(float *logits, int32_t target, float dloss, size_t V) {
+    float target_logit = logits[target], max = max_row_sve(logits, V), sum = exp_row_sve(logits, V, 1, max);
+    if (dloss != 0) {
+        scale_row_sve(logits, V, dloss / sum);
+        logits[target] -= dloss;
+    }
+    return log_scalar_sve(sum) + max - target_logit;
+}
+
+static inline void classifier_sve(float *losses, float *dinp, float *dwte, float *logits, const float *inp,
+                                  const float *wte, const int32_t *targets, float dloss, size_t R, size_t C, size_t V) {
+    for (size_t r0 = 0; r0 < R; r0 += CLASSIFIER_ROWS) {
+        size_t rows = R - r0 < CLASSIFIER_ROWS ? R - r0 : CLASSIFIER_ROWS;
+        logits_forward_sve(logits, inp + r0 * C, wte, rows, C, V);
+#pragma omp parallel for schedule(static)
+        for (size_t r = 0; r < rows; r++) {
+            losses[r0 + r] = cross_entropy_sve(logits + r * V, targets[r0 + r], dinp ? dloss : 0, V);
+        }
+        if (dinp) {
+            gemm_sve(dinp + r0 * C, (MatrixRef){logits, V, 1}, (MatrixRef){wte, C, 1}, rows, C, V, &(Epilogue){0});
+            gemm_sve(dwte, (MatrixRef){logits, 1, V}, (MatrixRef){inp + r0 * C, C, 1}, V, C, rows,
+                     &(Epilogue){.accumulate = true});
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Update
+
+// The sum of squares of a block of 4096, in float lanes, is exact to 1e-6; blocks are added in double, one after
+// another in each of 256 fixed segments.
+static inline double sum_of_squares_sve(const float *x, size_t n) {
+    enum { SEGMENTS = 256, BLOCK = 4096 };
+    double segment[SEGMENTS], sum = 0;
+    size_t blocks = (n + BLOCK - 1) / BLOCK, per_segment = (blocks + SEGMENTS - 1) / SEGMENTS;
+#pragma omp parallel for schedule(static)
+    for (size_t s = 0; s < SEGMENTS; s++) {
+        segment[s] = 0;
+        for (size_t i = s * per_segment * BLOCK; i < (s + 1) * per_segment * BLOCK && i < n; i += BLOCK) {
+            RowTerms row = {.a = x + i, .b = x + i};
+            segment[s] += (double)sum_row_sve(n - i < BLOCK ? n - i : BLOCK, add_a_b_sve, &row);
+        }
+    }
+    for (size_t s = 0; s < SEGMENTS; s++) {
+        sum += segment[s];
+    }
+    return sum;
+}
+
+static inline void adamw_block_sve(float *param, float *m, float *v, const float *grad, size_t n, const AdamwTerms *a) {
+    for (size_t i = 0; i < n; i += svcntw()) {
+        svbool_t p = svwhilelt_b32_u64(i, n);
+        svfloat32_t g = svmul_f32_x(p, svld1_f32(p, grad + i), svdup_n_f32(a->grad_scale));
+        svfloat32_t mean = svmul_f32_x(p, svld1_f32(p, m + i), svdup_n_f32(a->beta1));
+        svfloat32_t var = svmul_f32_x(p, svld1_f32(p, v + i), svdup_n_f32(a->beta2));
+        mean = svmla_f32_x(p, mean, g, svdup_n_f32(1 - a->beta1));
+        var = svmla_f32_x(p, var, svmul_f32_x(p, g, g), svdup_n_f32(1 - a->beta2));
+        var = svmin_f32_x(p, svdup_n_f32(FLT_MAX), var);
+        svst1_f32(p, m + i, mean);
+        svst1_f32(p, v + i, var);
+        svfloat32_t d = svmla_f32_x(p, svdup_n_f32(a->eps), sqrt_sve(p, var), svdup_n_f32(a->v_scale));
+        svfloat32_t change = svmul_f32_x(p, svmul_f32_x(p, mean, svdup_n_f32(-a->step_size)), reciprocal_sve(p, d));
+        svst1_f32(p, param + i, svmla_f32_x(p, change, svld1_f32(p, param + i), svdup_n_f32(a->keep)));
+    }
+}
+
+static inline void adamw_sve(float *param, float *m, float *v, const float *grad, size_t n, float grad_scale, float lr,
+                             float beta1, float beta2, float eps, float weight_decay, uint64_t step) {
+    enum { BLOCK = 16384 };
+    AdamwTerms a = adamw_terms_ref(grad_scale, lr, beta1, beta2, eps, weight_decay, step);
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < n; i += BLOCK) {
+        adamw_block_sve(param + i, m + i, v + i, grad + i, n - i < BLOCK ? n - i : BLOCK, &a);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The machine
+
+// Runs the tile `rounds` times on data in L1; returns the floating-point operations that were done.
+static inline double tile_flops_sve(size_t rounds) {
+    _Alignas(256) static const float strip[TILE_ROWS_SVE * GEMM_DEPTH], panel[2 * MAX_LANES * GEMM_DEPTH]; // zeros
+    _Alignas(256) float tile[2 * TILE_ROWS_SVE * 2 * MAX_LANES] = {0}; // twice: the tile prefetches the next one
+    for (size_t i = 0; i < rounds; i++) {
+        gemm_tile_sve(tile, 2 * svcntw(), strip, panel, GEMM_DEPTH);
+        __asm__ volatile("" ::"r"(tile) : "memory"); // the compiler must not see that nobody reads it
+    }
+    return 2.0 * (double)rounds * TILE_ROWS_SVE * 2 * (double)svcntw() * GEMM_DEPTH;
+}
+
+// From now on this thread treats denormal numbers as zero: they cost up to a hundred times the time, and mean nothing
+// in training. Threads that are started later inherit it.
+static inline void flush_denormals(void) {
+#if defined __x86_64__
+    _mm_setcsr(_mm_getcsr() | 0x8040); // flush to zero, denormals are zero
+#elif defined __aarch64__
+    uint64_t control;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(control));
+    __asm__ volatile("msr fpcr, %0" ::"r"(control | (1 << 24)));
+#endif
+}
+
+static const Kernels kernels_sve = {
+    .name = "sve",
+    .embedding_forward = embedding_forward_sve,
+    .embedding_backward = embedding_backward_sve,
+    .layernorm_forward = layernorm_forward_sve,
+    .layernorm_backward = layernorm_backward_sve,
+    .matmul_forward = matmul_forward_sve,
+    .matmul_gelu_forward = matmul_gelu_forward_sve,
+    .matmul_backward_input = matmul_backward_input_sve,
+    .matmul_backward_weight = matmul_backward_weight_sve,
+    .attention_forward = attention_forward_sve,
+    .attention_backward = attention_backward_sve,
+    .logits_forward = logits_forward_sve,
+    .classifier = classifier_sve,
+    .sum_of_squares = sum_of_squares_sve,
+    .adamw = adamw_sve,
+};
+
+#endif

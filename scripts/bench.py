@@ -1,0 +1,171 @@
+#!/usr/bin/env python3
+"""Measures train_gpt beside its peers, alternating in one run, medians; installs and builds no peer.
+
+    build/venv/bin/python scripts/bench.py [gemm] [step] [--threads 1 2] [--rounds 3] [--llmc DIR]
+
+gemm: the matrix products of GPT-2 124M against OpenBLAS (Debian's libopenblas0).
+step: a training step of GPT-2 124M, FP32, against PyTorch (transformers) and, where DIR holds a built `train_gpt2` with
+      its data files, llm.c's CPU trainer, which has the batch 4 x 64 built in; also peak memory, and the rate as a
+      share of OpenBLAS's own 2048^3 product.
+A peer that is not there is skipped with a word.
+"""
+import argparse
+import ctypes.util
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LAYERS, CHANNELS, VOCAB = 12, 768, 50257
+
+TORCH_STEP = """
+import sys, time, torch, transformers
+B, T, threads, steps = map(int, sys.argv[1:])
+torch.set_num_threads(threads)
+torch.manual_seed(0)
+model = transformers.GPT2LMHeadModel(transformers.GPT2Config(resid_pdrop=0, embd_pdrop=0, attn_pdrop=0))
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+tokens = torch.randint(0, 50257, (B, T + 1))
+for step in range(steps):
+    start = time.perf_counter()
+    logits = model(tokens[:, :-1], use_cache=False).logits
+    loss = torch.nn.functional.cross_entropy(logits.reshape(B * T, -1), tokens[:, 1:].reshape(-1))
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    print(time.perf_counter() - start, flush=True)
+"""
+
+
+def environment(threads):
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
+
+
+def openblas():
+    return ctypes.util.find_library("openblas")
+
+
+def bench_gemm(threads):
+    """Runs build/bench_gemm; returns OpenBLAS's 2048^3 rate in FLOP/s, None without OpenBLAS."""
+    library = openblas()
+    if not library:
+        print("OpenBLAS is not there (Debian: libopenblas0): skipped")
+        return None
+    subprocess.run(["make", "-s", "build/bench_gemm"], cwd=ROOT, check=True)
+    print(f"-- matrix products, {threads} thread(s)", flush=True)
+    result = subprocess.run([ROOT / "build/bench_gemm", library], env=environment(threads), check=True, text=True,
+                            capture_output=True)
+    print(result.stdout, end="", flush=True)
+    return square_rate(result.stdout)
+
+
+def square_rate(text):
+    return 1e9 * float(re.search(r"2048\^3: ([0-9.]+)", text).group(1))
+
+
+def make_tokens(path, count):
+    """An llm.c shard of made-up tokens: the step's time does not depend on what they say."""
+    import numpy as np
+    header = np.zeros(256, np.int32)
+    header[:3] = 20240520, 1, count
+    tokens = np.random.default_rng(0).integers(0, VOCAB, count).astype(np.uint16)
+    path.write_bytes(header.tobytes() + tokens.tobytes())
+
+
+def step_ours(data, folder, B, T, threads, steps):
+    """Seconds of each step after the first, and the peak memory in GiB."""
+    out = Path(tempfile.mkdtemp(dir=folder))
+    command = [ROOT / "train_gpt", "train", "--data", data, "--out", out, "--model", "124m", "--seq-len", T, "--micro-batch", B,
+               "--steps", steps, "--eval-every", 0, "--save-every", 0]
+    result = subprocess.run(["/usr/bin/env", "python3", "-c", "import resource, subprocess, sys\n"
+                             "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
+                             "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)", *map(str, command)],
+                            env=environment(threads), check=True, text=True, capture_output=True)
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [line["step_ms"] / 1e3 for line in log if "loss" in line][1:], int(result.stdout) / 2**20
+
+
+def step_torch(B, T, threads, steps):
+    result = subprocess.run([sys.executable, "-c", TORCH_STEP, *map(str, (B, T, threads, steps))], env=environment(threads),
+                            check=True, text=True, capture_output=True)
+    return [float(line) for line in result.stdout.split()][1:]
+
+
+def step_llmc(folder, threads):
+    """llm.c prints the time of each step; it is stopped after a few."""
+    with subprocess.Popen([Path(folder).resolve() / "train_gpt2"], cwd=folder, env=environment(threads), text=True,
+                          stdout=subprocess.PIPE) as process:
+        seconds = []
+        for line in process.stdout:
+            seconds += [float(ms) / 1e3 for ms in re.findall(r"took ([0-9.]+) ms", line)]
+            if len(seconds) > 3:
+                process.kill()
+                break
+    return seconds[1:]
+
+
+def has_torch():
+    return subprocess.run([sys.executable, "-c", "import torch, transformers"], capture_output=True).returncode == 0
+
+
+def bench_step(threads, rounds, llmc):
+    subprocess.run(["make", "-s", "train_gpt", "build/bench_gemm"], cwd=ROOT, check=True)
+    torch = has_torch()
+    if not torch:
+        print("PyTorch with transformers is not there: skipped")
+    if not llmc:
+        print("llm.c: no --llmc DIR given: skipped")
+    folder = Path(tempfile.mkdtemp(prefix="bench-"))
+    make_tokens(folder / "tokens.bin", 200_000)
+    for B, T in (4, 64), (1, 1024):
+        times, memory, rates = {"train_gpt": [], "PyTorch": [], "llm.c": []}, 0, []
+        for _ in range(rounds):
+            seconds, gib = step_ours(folder / "tokens.bin", folder, B, T, threads, 4)
+            times["train_gpt"] += seconds
+            memory = max(memory, gib)
+            if torch:
+                times["PyTorch"] += step_torch(B, T, threads, 3)
+            if llmc and (B, T) == (4, 64):
+                times["llm.c"] += step_llmc(llmc, threads)
+            if openblas():
+                rates.append(square_rate(subprocess.run([ROOT / "build/bench_gemm", openblas(), "0"], text=True,
+                                                        env=environment(threads), capture_output=True).stdout))
+        ours = statistics.median(times["train_gpt"])
+        flops = B * T * (6 * (12 * LAYERS * CHANNELS**2 + VOCAB * CHANNELS) + 6 * LAYERS * T * CHANNELS)
+        print(f"-- step of GPT-2 124M, batch {B} x {T}, {threads} threads")
+        print(f"train_gpt  {ours:8.3f} s  {1e-9 * flops / ours:6.1f} model GFLOP/s  peak memory {memory:.2f} GiB")
+        if rates:
+            print(f"           {100 * flops / ours / statistics.median(rates):.1f} % of OpenBLAS's 2048^3 rate, "
+                  f"{1e-9 * statistics.median(rates):.1f} GFLOP/s")
+        for peer in "PyTorch", "llm.c":
+            if times[peer]:
+                print(f"{peer:10s} {statistics.median(times[peer]):8.3f} s  train_gpt is "
+                      f"{statistics.median(times[peer]) / ours:.2f} times as fast", flush=True)
+    shutil.rmtree(folder)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", help="gemm, step; both by default")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="for gemm; step takes the largest")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--llmc", help="folder of a built llm.c")
+    args = parser.parse_args()
+    if not set(args.what) <= {"gemm", "step"}:
+        parser.error("the benchmarks are gemm and step")
+    if not args.what or "gemm" in args.what:
+        for threads in args.threads:
+            bench_gemm(threads)
+    if not args.what or "step" in args.what:
+        bench_step(max(args.threads), args.rounds, args.llmc)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+// sve_shim.h: the few SVE types and intrinsics that kernels_sve.h uses, for machines without SVE, so that the same
+// source runs on x86 and NEON, under debuggers and sanitizers too.
+//
+// A vector is a GNU vector of SHIM_BYTES: 64 with AVX-512, 32 with AVX, else 16; any power of two up to 256 can be
+// asked for, so that vector lengths can be tested without an emulator. A predicate is the number of its leading active
+// lanes: all that svptrue and svwhilelt make. Inactive lanes of a load are zero; arithmetic (the _x forms) ignores
+// predicates.
+//
+// Exactness: each function rounds once, as the SVE instruction does. svmla is a fused multiply-add on every machine; so
+// files that use this are compiled with -ffp-contract=off, and results are those of SVE bit for bit.
+#ifndef SVE_SHIM_H
+#define SVE_SHIM_H
+
+#ifdef __ARM_FEATURE_SVE
+#include <arm_sve.h>
+#else
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#if defined __x86_64__
+#include <immintrin.h>
+#elif defined __ARM_NEON
+#include <arm_neon.h>
+#endif
+
+#ifndef SHIM_BYTES
+#if defined __AVX512F__
+#define SHIM_BYTES 64
+#elif defined __AVX__
+#define SHIM_BYTES 32
+#else
+#define SHIM_BYTES 16
+#endif
+#endif
+
+enum { SHIM_LANES = SHIM_BYTES / 4 };
+typedef float svfloat32_t __attribute__((vector_size(SHIM_BYTES)));
+typedef int32_t svint32_t __attribute__((vector_size(SHIM_BYTES)));
+typedef uint32_t svbool_t; // number of leading active lanes
+
+#define SHIM static inline __attribute__((always_inline))
+
+SHIM uint64_t svcntw(void) {
+    return SHIM_LANES;
+}
+
+SHIM svbool_t svptrue_b32(void) {
+    return SHIM_LANES;
+}
+
+SHIM svbool_t svwhilelt_b32_u64(uint64_t from, uint64_t end) {
+    return from >= end ? 0 : end - from < SHIM_LANES ? (svbool_t)(end - from) : SHIM_LANES;
+}
+
+SHIM svfloat32_t svld1_f32(svbool_t p, const float *from) {
+    svfloat32_t v;
+    if (p == SHIM_LANES) {
+        memcpy(&v, from, sizeof v);
+    } else {
+        v = (svfloat32_t){0};
+        for (svbool_t i = 0; i < p; i++) {
+            v[i] = from[i];
+        }
+    }
+    return v;
+}
+
+SHIM void svst1_f32(svbool_t p, float *to, svfloat32_t v) {
+    if (p == SHIM_LANES) {
+        memcpy(to, &v, sizeof v);
+    } else if (p == 4) { // a piece of a transpose
+        memcpy(to, &v, 16);
+    } else {
+        for (svbool_t i = 0; i < p; i++) {
+            to[i] = v[i];
+        }
+    }
+}
+
+SHIM svfloat32_t svdup_n_f32(float x) {
+    return x - (svfloat32_t){0}; // folds to one broadcast; (v){0} + x would not, because of -0
+}
+
+SHIM svint32_t svdup_n_s32(int32_t x) {
+    return x - (svint32_t){0};
+}
+
+// a + b * c, rounded once
+SHIM svfloat32_t svmla_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b, svfloat32_t c) {
+    (void)p;
+#if SHIM_BYTES == 64 && defined __AVX512F__
+    return (svfloat32_t)_mm512_fmadd_ps((__m512)b, (__m512)c, (__m512)a);
+#elif SHIM_BYTES == 32 && defined __FMA__
+    return (svfloat32_t)_mm256_fmadd_ps((__m256)b, (__m256)c, (__m256)a);
+#elif SHIM_BYTES == 16 && defined __FMA__
+    return (svfloat32_t)_mm_fmadd_ps((__m128)b, (__m128)c, (__m128)a);
+#elif SHIM_BYTES == 16 && defined __ARM_NEON
+    return (svfloat32_t)vfmaq_f32((float32x4_t)a, (float32x4_t)b, (float32x4_t)c);
+#else
+    for (int i = 0; i < SHIM_LANES; i++) {
+        a[i] = __builtin_fmaf(b[i], c[i], a[i]);
+    }
+    return a;
+#endif
+}
+
+SHIM svfloat32_t svadd_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b) {
+    (void)p;
+    return a + b;
+}
+
+SHIM svfloat32_t svsub_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b) {
+    (void)p;
+    return a - b;
+}
+
+SHIM svfloat32_t svmul_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b) {
+    (void)p;
+    return a * b;
+}
+
+SHIM svfloat32_t svdiv_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b) {
+    (void)p;
+    return a / b;
+}
+
+// The larger; b if one of them is NaN (SVE: NaN). Callers put what may be NaN second.
+SHIM svfloat32_t svmax_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b) {
+    (void)p;
+#if SHIM_BYTES == 64 && defined __AVX512F__
+    return (svfloat32_t)_mm512_max_ps((__m512)a, (__m512)b);
+#elif SHIM_BYTES == 32 && defined __AVX__
+    return (svfloat32_t)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    svint32_t first = a > b;
+    return (svfloat32_t)(((svint32_t)a & first) | ((svint32_t)b & ~first));
+#endif
+}
+
+SHIM svfloat32_t svmin_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b) {
+    (void)p;
+#if SHIM_BYTES == 64 && defined __AVX512F__
+    return (svfloat32_t)_mm512_min_ps((__m512)a, (__m512)b);
+#elif SHIM_BYTES == 32 && defined __AVX__
+    return (svfloat32_t)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+    svint32_t first = a < b;
+    return (svfloat32_t)(((svint32_t)a & first) | ((svint32_t)b & ~first));
+#endif
+}
+
+SHIM svfloat32_t svsqrt_f32_x(svbool_t p, svfloat32_t a) {
+    (void)p;
+#if SHIM_BYTES == 64 && defined __AVX512F__
+    return (svfloat32_t)_mm512_sqrt_ps((__m512)a);
+#elif SHIM_BYTES == 32 && defined __AVX__
+    return (svfloat32_t)_mm256_sqrt_ps((__m256)a);
+#else
+    for (int i = 0; i < SHIM_LANES; i++) {
+        a[i] = __builtin_sqrtf(a[i]);
+    }
+    return a;
+#endif
+}
+
+// The merging forms: inactive lanes stay as they are in a.
+SHIM svfloat32_t svadd_f32_m(svbool_t p, svfloat32_t a, svfloat32_t b) {
+    if (p == SHIM_LANES) {
+        return a + b;
+    }
+    for (svbool_t i = 0; i < p; i++) {
+        a[i] = a[i] + b[i];
+    }
+    return a;
+}
+
+SHIM svfloat32_t svmla_f32_m(svbool_t p, svfloat32_t a, svfloat32_t b, svfloat32_t c) {
+    svfloat32_t sum = svmla_f32_x(p, a, b, c);
+    if (p == SHIM_LANES) {
+        return sum;
+    }
+    for (svbool_t i = 0; i < p; i++) {
+        a[i] = sum[i];
+    }
+    return a;
+}
+
+SHIM svfloat32_t svmax_f32_m(svbool_t p, svfloat32_t a, svfloat32_t b) {
+    svfloat32_t larger = svmax_f32_x(p, a, b);
+    if (p == SHIM_LANES) {
+        return larger;
+    }
+    for (svbool_t i = 0; i < p; i++) {
+        a[i] = larger[i];
+    }
+    return a;
+}
+
+SHIM svint32_t svreinterpret_s32_f32(svfloat32_t a) {
+    return (svint32_t)a;
+}
+
+SHIM svfloat32_t svreinterpret_f32_s32(svint32_t a) {
+    return (svfloat32_t)a;
+}
+
+SHIM svint32_t svadd_s32_x(svbool_t p, svint32_t a, svint32_t b) {
+    (void)p;
+    return a + b;
+}
+
+SHIM svint32_t svsub_s32_x(svbool_t p, svint32_t a, svint32_t b) {
+    (void)p;
+    return a - b;
+}
+
+SHIM svint32_t svlsl_n_s32_x(svbool_t p, svint32_t a, unsigned bits) {
+    (void)p;
+    return a << bits;
+}
+
+SHIM svint32_t svasr_n_s32_x(svbool_t p, svint32_t a, unsigned bits) {
+    (void)p;
+    return a >> bits;
+}
+
+// Lane i is lane map[i] of a followed by b. gcc has a builtin with a variable map; clang makes a shuffle of the loop.
+SHIM svfloat32_t shim_shuffle(svfloat32_t a, svfloat32_t b, svint32_t map) {
+#ifdef __clang__
+    svfloat32_t v;
+    for (int i = 0; i < SHIM_LANES; i++) {
+        v[i] = map[i] < SHIM_LANES ? a[map[i]] : b[map[i] - SHIM_LANES];
+    }
+    return v;
+#else
+    return __builtin_shuffle(a, b, map);
+#endif
+}
+
+// Lane numbers 0, 1, 2, ... of a vector.
+SHIM svint32_t shim_lanes(void) {
+    svint32_t lane;
+    for (int i = 0; i < SHIM_LANES; i++) {
+        lane[i] = i;
+    }
+    return lane;
+}
+
+// Lanes of a and b in turn, from their lower halves (zip1) and their upper ones (zip2): what transposes are made of.
+SHIM svfloat32_t svzip1_f32(svfloat32_t a, svfloat32_t b) {
+    svint32_t lane = shim_lanes();
+    return shim_shuffle(a, b, lane / 2 + lane % 2 * SHIM_LANES);
+}
+
+SHIM svfloat32_t svzip2_f32(svfloat32_t a, svfloat32_t b) {
+    svint32_t lane = shim_lanes();
+    return shim_shuffle(a, b, lane / 2 + SHIM_LANES / 2 + lane % 2 * SHIM_LANES);
+}
+
+// The lanes from `first` on of a, then those of b.
+SHIM svfloat32_t svext_f32(svfloat32_t a, svfloat32_t b, int first) {
+    return shim_shuffle(a, b, shim_lanes() + first);
+}
+
+#undef SHIM
+#endif
+#endif
