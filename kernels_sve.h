@@ -76,27 +76,31 @@ SVE_INLINE svfloat32_t exp_sve(svbool_t p, svfloat32_t x) {
 
 // 1 / x for x in 2^-100 .. 2^120, within 1 unit in the last place: a guess from the exponent's bits, relative error
 // below 0.13, squared by each of four Newton steps. A64FX divides 16 numbers in 98 cycles that nothing else may use.
-SVE_INLINE svfloat32_t reciprocal_sve(svbool_t p, svfloat32_t x) {
-    const svfloat32_t one = svdup_n_f32(1.0f);
-    svfloat32_t minus_x = svmul_f32_x(p, svdup_n_f32(-1.0f), x);
-    svfloat32_t y = svreinterpret_f32_s32(svsub_s32_x(p, svdup_n_s32(0x7EF311C3), svreinterpret_s32_f32(x)));
-    y = svmla_f32_x(p, y, y, svmla_f32_x(p, one, minus_x, y));
-    y = svmla_f32_x(p, y, y, svmla_f32_x(p, one, minus_x, y));
-    y = svmla_f32_x(p, y, y, svmla_f32_x(p, one, minus_x, y));
-    return svmla_f32_x(p, y, y, svmla_f32_x(p, one, minus_x, y));
+SVE_INLINE svfloat32_t reciprocal_guess_sve(svbool_t p, svfloat32_t x) {
+    return svreinterpret_f32_s32(svsub_s32_x(p, svdup_n_s32(0x7EF311C3), svreinterpret_s32_f32(x)));
 }
 
-// sqrt(x) for x = 0 or normal, within 2 units in the last place: x / sqrt(x), the reciprocal root from the exponent's
-// bits (error below 0.035) and three Newton steps.
-SVE_INLINE svfloat32_t sqrt_sve(svbool_t p, svfloat32_t x) {
-    const svfloat32_t three_halves = svdup_n_f32(1.5f);
-    svfloat32_t half = svmul_f32_x(p, svdup_n_f32(-0.5f), x);
-    svfloat32_t y =
-        svreinterpret_f32_s32(svsub_s32_x(p, svdup_n_s32(0x5F3759DF), svasr_n_s32_x(p, svreinterpret_s32_f32(x), 1)));
-    y = svmul_f32_x(p, y, svmla_f32_x(p, three_halves, svmul_f32_x(p, half, y), y));
-    y = svmul_f32_x(p, y, svmla_f32_x(p, three_halves, svmul_f32_x(p, half, y), y));
-    y = svmul_f32_x(p, y, svmla_f32_x(p, three_halves, svmul_f32_x(p, half, y), y));
-    return svmul_f32_x(p, x, y);
+SVE_INLINE svfloat32_t reciprocal_step_sve(svbool_t p, svfloat32_t y, svfloat32_t minus_x) {
+    return svmla_f32_x(p, y, y, svmla_f32_x(p, svdup_n_f32(1.0f), minus_x, y));
+}
+
+SVE_INLINE svfloat32_t reciprocal_sve(svbool_t p, svfloat32_t x) {
+    svfloat32_t minus_x = svmul_f32_x(p, svdup_n_f32(-1.0f), x), y = reciprocal_guess_sve(p, x);
+    y = reciprocal_step_sve(p, y, minus_x);
+    y = reciprocal_step_sve(p, y, minus_x);
+    y = reciprocal_step_sve(p, y, minus_x);
+    return reciprocal_step_sve(p, y, minus_x);
+}
+
+// 1 / sqrt(x) for normal x, within 2 units in the last place after three steps from the guess, whose error is below
+// 0.035; finite for x = 0, so that x times it is sqrt(x) there too.
+SVE_INLINE svfloat32_t root_guess_sve(svbool_t p, svfloat32_t x) {
+    return svreinterpret_f32_s32(
+        svsub_s32_x(p, svdup_n_s32(0x5F3759DF), svasr_n_s32_x(p, svreinterpret_s32_f32(x), 1)));
+}
+
+SVE_INLINE svfloat32_t root_step_sve(svbool_t p, svfloat32_t y, svfloat32_t minus_half_x) {
+    return svmul_f32_x(p, y, svmla_f32_x(p, svdup_n_f32(1.5f), svmul_f32_x(p, minus_half_x, y), y));
 }
 
 // 1 / (1 + exp(-2 s)) with s = sqrt(2/pi) (x + 0.044715 x^3): GELU is x times this, since (1 + tanh(s)) / 2 is.
@@ -288,8 +292,21 @@ static inline void store_quads_sve(float *to, size_t to_row, size_t count, svflo
     svfloat32_t low02 = svzip1_f32(r0, r2), low13 = svzip1_f32(r1, r3);
     svfloat32_t high02 = svzip2_f32(r0, r2), high13 = svzip2_f32(r1, r3);
 #define STORE_QUADS(from, v)                                                                                           \
-    for (size_t k = (from)*per_vector; k < ((from) + 1) * per_vector && k < count; k++, v = svext_f32(v, v, 4)) {      \
+    for (size_t k = (from)*per_vector; k < ((from) + 1) * per_vector && k < count; k += 4) {                           \
+        const size_t left = count - k < per_vector ? count - k : per_vector;                                           \
         svst1_f32(quad, to + k * to_row, v);                                                                           \
+        if (left > 1) {                                                                                                \
+            svst1_f32(quad, to + (k + 1) * to_row, svext_f32(v, v, 4));                                                \
+        }                                                                                                              \
+        if (left > 2) {                                                                                                \
+            svst1_f32(quad, to + (k + 2) * to_row, svext_f32(v, v, 8));                                                \
+        }                                                                                                              \
+        if (left > 3) {                                                                                                \
+            svst1_f32(quad, to + (k + 3) * to_row, svext_f32(v, v, 12));                                               \
+        }                                                                                                              \
+        if (per_vector > 4) {                                                                                          \
+            v = svext_f32(v, v, 16);                                                                                   \
+        }                                                                                                              \
     }
     svfloat32_t v0 = svzip1_f32(low02, low13), v1 = svzip2_f32(low02, low13);
     svfloat32_t v2 = svzip1_f32(high02, high13), v3 = svzip2_f32(high02, high13);
@@ -874,20 +891,46 @@ static inline double sum_of_squares_sve(const float *x, size_t n) {
     return sum;
 }
 
-static inline void adamw_block_sve(float *param, float *m, float *v, const float *grad, size_t n, const AdamwTerms *a) {
-    for (size_t i = 0; i < n; i += svcntw()) {
-        svbool_t p = svwhilelt_b32_u64(i, n);
-        svfloat32_t g = svmul_f32_x(p, svld1_f32(p, grad + i), svdup_n_f32(a->grad_scale));
-        svfloat32_t mean = svmul_f32_x(p, svld1_f32(p, m + i), svdup_n_f32(a->beta1));
-        svfloat32_t var = svmul_f32_x(p, svld1_f32(p, v + i), svdup_n_f32(a->beta2));
-        mean = svmla_f32_x(p, mean, g, svdup_n_f32(1 - a->beta1));
-        var = svmla_f32_x(p, var, svmul_f32_x(p, g, g), svdup_n_f32(1 - a->beta2));
-        var = svmin_f32_x(p, svdup_n_f32(FLT_MAX), var);
-        svst1_f32(p, m + i, mean);
-        svst1_f32(p, v + i, var);
-        svfloat32_t d = svmla_f32_x(p, svdup_n_f32(a->eps), sqrt_sve(p, var), svdup_n_f32(a->v_scale));
-        svfloat32_t change = svmul_f32_x(p, svmul_f32_x(p, mean, svdup_n_f32(-a->step_size)), reciprocal_sve(p, d));
-        svst1_f32(p, param + i, svmla_f32_x(p, change, svld1_f32(p, param + i), svdup_n_f32(a->keep)));
+// Four vectors at a time, step by step: one chain of operations of 9 cycles each is longer than A64FX looks ahead.
+static inline void adamw_block_sve(float *param, float *m, float *v, const float *grad, size_t n, AdamwTerms a) {
+    const size_t vl = svcntw();
+    for (size_t i = 0; i < n; i += 4 * vl) {
+#define FOUR(DO) DO(0) DO(1) DO(2) DO(3)
+#define LOAD(j)                                                                                                        \
+    const size_t at##j = i + j * vl;                                                                                   \
+    const svbool_t p##j = svwhilelt_b32_u64(at##j, n);                                                                 \
+    svfloat32_t g##j = svmul_f32_x(p##j, svld1_f32(p##j, grad + at##j), svdup_n_f32(a.grad_scale));                    \
+    svfloat32_t mean##j = svmul_f32_x(p##j, svld1_f32(p##j, m + at##j), svdup_n_f32(a.beta1));                         \
+    svfloat32_t var##j = svmul_f32_x(p##j, svld1_f32(p##j, v + at##j), svdup_n_f32(a.beta2));                          \
+    svfloat32_t kept##j = svmul_f32_x(p##j, svld1_f32(p##j, param + at##j), svdup_n_f32(a.keep));
+#define MEANS(j)                                                                                                       \
+    mean##j = svmla_f32_x(p##j, mean##j, g##j, svdup_n_f32(1 - a.beta1));                                              \
+    var##j = svmla_f32_x(p##j, var##j, svmul_f32_x(p##j, g##j, g##j), svdup_n_f32(1 - a.beta2));                       \
+    var##j = svmin_f32_x(p##j, svdup_n_f32(FLT_MAX), var##j);
+#define ROOT_GUESS(j)                                                                                                  \
+    svfloat32_t half##j = svmul_f32_x(p##j, svdup_n_f32(-0.5f), var##j), y##j = root_guess_sve(p##j, var##j);
+#define ROOT_STEP(j) y##j = root_step_sve(p##j, y##j, half##j);
+#define DIVISOR(j)                                                                                                     \
+    y##j = svmla_f32_x(p##j, svdup_n_f32(a.eps), svmul_f32_x(p##j, var##j, y##j), svdup_n_f32(a.v_scale));             \
+    svfloat32_t minus##j = svmul_f32_x(p##j, svdup_n_f32(-1.0f), y##j);                                                \
+    y##j = reciprocal_guess_sve(p##j, y##j);
+#define RECIPROCAL_STEP(j) y##j = reciprocal_step_sve(p##j, y##j, minus##j);
+#define STORE(j)                                                                                                       \
+    svst1_f32(p##j, m + at##j, mean##j);                                                                               \
+    svst1_f32(p##j, v + at##j, var##j);                                                                                \
+    y##j = svmul_f32_x(p##j, svmul_f32_x(p##j, mean##j, svdup_n_f32(-a.step_size)), y##j);                             \
+    svst1_f32(p##j, param + at##j, svadd_f32_x(p##j, kept##j, y##j));
+        FOUR(LOAD)
+        FOUR(MEANS) FOUR(ROOT_GUESS) FOUR(ROOT_STEP) FOUR(ROOT_STEP) FOUR(ROOT_STEP) FOUR(DIVISOR) FOUR(RECIPROCAL_STEP)
+            FOUR(RECIPROCAL_STEP) FOUR(RECIPROCAL_STEP) FOUR(RECIPROCAL_STEP) FOUR(STORE)
+#undef FOUR
+#undef LOAD
+#undef MEANS
+#undef ROOT_GUESS
+#undef ROOT_STEP
+#undef DIVISOR
+#undef RECIPROCAL_STEP
+#undef STORE
     }
 }
 
@@ -897,7 +940,7 @@ static inline void adamw_sve(float *param, float *m, float *v, const float *grad
     AdamwTerms a = adamw_terms_ref(grad_scale, lr, beta1, beta2, eps, weight_decay, step);
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < n; i += BLOCK) {
-        adamw_block_sve(param + i, m + i, v + i, grad + i, n - i < BLOCK ? n - i : BLOCK, &a);
+        adamw_block_sve(param + i, m + i, v + i, grad + i, n - i < BLOCK ? n - i : BLOCK, a);
     }
 }
 

@@ -230,7 +230,8 @@ SHIM svfloat32_t shim_shuffle(svfloat32_t a, svfloat32_t b, svint32_t map) {
 #ifdef __clang__
     svfloat32_t v;
     for (int i = 0; i < SHIM_LANES; i++) {
-        v[i] = map[i] < SHIM_LANES ? a[map[i]] : b[map[i] - SHIM_LANES];
+        int from = map[i] % (2 * SHIM_LANES);
+        v[i] = from < SHIM_LANES ? a[from] : b[from - SHIM_LANES];
     }
     return v;
 #else

@@ -2175,7 +2175,7 @@ static bool bench_kernels(const char *only, Error *e) {
 
 // Hash of the losses and weights of 20 steps of a small model on made-up tokens. Any machine, vector length and number
 // of threads must give it; a change of the kernels' arithmetic changes it.
-static const char golden_hash[] = "17b2e904cccb30f973893cb3148f1226559969ef79fde96bb6fc4c5c88ec7a15";
+static const char golden_hash[] = "3d75502279792dd7f3d9e6cf2df16bab7136ff7cb42f248ed76480b20138e298";
 
 static bool golden_run(Error *e) {
     enum { LAYERS = 2, CHANNELS = 48, HEADS = 3, VOCAB = 211, GOLDEN_T = 37, GOLDEN_B = 3, STEPS = 20 };
