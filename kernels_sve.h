@@ -107,7 +107,7 @@ SVE_INLINE svfloat32_t root_step_sve(svbool_t p, svfloat32_t y, svfloat32_t minu
 SVE_INLINE svfloat32_t gelu_gate_sve(svbool_t p, svfloat32_t x) {
     svfloat32_t square = svmul_f32_x(p, x, x);
     svfloat32_t s = svmla_f32_x(p, svdup_n_f32(-2 * GELU_SCALE), square, svdup_n_f32(-2 * GELU_SCALE * GELU_CUBE));
-    svfloat32_t e = exp_sve(p, svmul_f32_x(p, s, x));
+    svfloat32_t e = exp_sve(p, svmin_f32_x(p, svdup_n_f32(80.0f), svmul_f32_x(p, s, x))); // within reciprocal's range
     return reciprocal_sve(p, svadd_f32_x(p, svdup_n_f32(1.0f), e));
 }
 
@@ -921,7 +921,8 @@ static inline void adamw_block_sve(float *param, float *m, float *v, const float
     y##j = svmul_f32_x(p##j, svmul_f32_x(p##j, mean##j, svdup_n_f32(-a.step_size)), y##j);                             \
     svst1_f32(p##j, param + at##j, svadd_f32_x(p##j, kept##j, y##j));
         FOUR(LOAD)
-        FOUR(MEANS) FOUR(ROOT_GUESS) FOUR(ROOT_STEP) FOUR(ROOT_STEP) FOUR(ROOT_STEP) FOUR(DIVISOR) FOUR(RECIPROCAL_STEP)
+        FOUR(MEANS)
+        FOUR(ROOT_GUESS) FOUR(ROOT_STEP) FOUR(ROOT_STEP) FOUR(ROOT_STEP) FOUR(DIVISOR) FOUR(RECIPROCAL_STEP)
             FOUR(RECIPROCAL_STEP) FOUR(RECIPROCAL_STEP) FOUR(RECIPROCAL_STEP) FOUR(STORE)
 #undef FOUR
 #undef LOAD
