@@ -920,10 +920,12 @@ static inline void adamw_block_sve(float *param, float *m, float *v, const float
     svst1_f32(p##j, v + at##j, var##j);                                                                                \
     y##j = svmul_f32_x(p##j, svmul_f32_x(p##j, mean##j, svdup_n_f32(-a.step_size)), y##j);                             \
     svst1_f32(p##j, param + at##j, svadd_f32_x(p##j, kept##j, y##j));
-        FOUR(LOAD)
-        FOUR(MEANS)
-        FOUR(ROOT_GUESS) FOUR(ROOT_STEP) FOUR(ROOT_STEP) FOUR(ROOT_STEP) FOUR(DIVISOR) FOUR(RECIPROCAL_STEP)
-            FOUR(RECIPROCAL_STEP) FOUR(RECIPROCAL_STEP) FOUR(RECIPROCAL_STEP) FOUR(STORE)
+        // clang-format off
+        FOUR(LOAD) FOUR(MEANS)
+        FOUR(ROOT_GUESS) FOUR(ROOT_STEP) FOUR(ROOT_STEP) FOUR(ROOT_STEP)
+        FOUR(DIVISOR) FOUR(RECIPROCAL_STEP) FOUR(RECIPROCAL_STEP) FOUR(RECIPROCAL_STEP) FOUR(RECIPROCAL_STEP)
+        FOUR(STORE)
+        // clang-format on
 #undef FOUR
 #undef LOAD
 #undef MEANS

@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 corpus=build/corpus
 data=build/quickstart
 run=runs/quickstart
-minutes=${QUICKSTART_MINUTES:-5} # of training in one call
+minutes=${QUICKSTART_MINUTES:-4} # of training in one call
 
 # Small enough to see some two million tokens in that time on two cores.
 vocabulary=4096
