@@ -611,11 +611,6 @@ static inline bool dataset_open(Dataset *d, const char *path, const char *split,
     return true;
 }
 
-// Number of samples of an epoch.
-static inline uint64_t dataset_samples(const Dataset *d) {
-    return d->samples;
-}
-
 // Reads sample number `sample`: tokens[0 .. seq_len], which are the seq_len + 1 tokens from token sample * seq_len on.
 // Documents follow one another without gaps, so a sample may span several. An id outside the vocabulary is an error.
 static inline bool dataset_read(const Dataset *d, uint64_t sample, size_t vocab_size, int32_t *tokens, Error *e) {

@@ -165,36 +165,26 @@ SHIM svfloat32_t svsqrt_f32_x(svbool_t p, svfloat32_t a) {
 }
 
 // The merging forms: inactive lanes stay as they are in a.
-SHIM svfloat32_t svadd_f32_m(svbool_t p, svfloat32_t a, svfloat32_t b) {
+SHIM svfloat32_t shim_merge(svbool_t p, svfloat32_t a, svfloat32_t result) {
     if (p == SHIM_LANES) {
-        return a + b;
+        return result;
     }
     for (svbool_t i = 0; i < p; i++) {
-        a[i] = a[i] + b[i];
+        a[i] = result[i];
     }
     return a;
+}
+
+SHIM svfloat32_t svadd_f32_m(svbool_t p, svfloat32_t a, svfloat32_t b) {
+    return shim_merge(p, a, a + b);
 }
 
 SHIM svfloat32_t svmla_f32_m(svbool_t p, svfloat32_t a, svfloat32_t b, svfloat32_t c) {
-    svfloat32_t sum = svmla_f32_x(p, a, b, c);
-    if (p == SHIM_LANES) {
-        return sum;
-    }
-    for (svbool_t i = 0; i < p; i++) {
-        a[i] = sum[i];
-    }
-    return a;
+    return shim_merge(p, a, svmla_f32_x(p, a, b, c));
 }
 
 SHIM svfloat32_t svmax_f32_m(svbool_t p, svfloat32_t a, svfloat32_t b) {
-    svfloat32_t larger = svmax_f32_x(p, a, b);
-    if (p == SHIM_LANES) {
-        return larger;
-    }
-    for (svbool_t i = 0; i < p; i++) {
-        a[i] = larger[i];
-    }
-    return a;
+    return shim_merge(p, a, svmax_f32_x(p, a, b));
 }
 
 SHIM svint32_t svreinterpret_s32_f32(svfloat32_t a) {

@@ -261,8 +261,16 @@ static size_t tensor_views(const ModelConfig *c, float *data, const char *prefix
     return total;
 }
 
-// Memory for n floats, zero, on huge pages where the system offers them, touched first by all threads in equal parts,
-// so that each part lies near the cores that will work on it; NULL if there is not enough.
+// Zeros by all threads in equal parts: the first time, each part's memory comes to lie near the cores that will work on
+// it.
+static void zero_floats(float *x, size_t n) {
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < n; i++) {
+        x[i] = 0;
+    }
+}
+
+// Memory for n floats, zero, on huge pages where the system offers them; NULL if there is not enough.
 static float *allocate_floats(size_t n) {
     const size_t huge = (size_t)2 << 20, align = n * sizeof(float) < huge ? 256 : huge;
     float *data = n < SIZE_MAX / sizeof(float) - huge ? aligned_alloc(align, round_up(n * sizeof(float), align)) : NULL;
@@ -272,10 +280,7 @@ static float *allocate_floats(size_t n) {
     if (align == huge) {
         madvise(data, round_up(n * sizeof(float), align), MADV_HUGEPAGE); // a wish: nothing depends on it
     }
-#pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < n; i++) {
-        data[i] = 0;
-    }
+    zero_floats(data, n);
     return data;
 }
 
@@ -335,8 +340,7 @@ static float normal_variate(uint64_t seed, uint64_t tensor, uint64_t element) {
 
 // GPT-2's initial values (Radford et al. 2019): normal with std `std`, the matrices that end a residual branch scaled
 // by 1 / sqrt(2 L), biases 0, LayerNorm weights 1.
-static void model_initialize(Model *m, uint64_t seed, float std, TensorView *views) {
-    tensor_views(&m->config, m->parameters, "", views);
+static void model_initialize(Model *m, uint64_t seed, float std, const TensorView *views) {
     for (size_t i = 0; i < m->tensor_count; i++) {
         size_t layer, n = tensor_elements(&views[i]);
         const TensorSpec *spec = tensor_spec(&m->config, i, &layer);
@@ -636,7 +640,7 @@ static bool train_step(Trainer *t, StepResult *s) {
     if (!world_check(w, ok, &e)) {
         return false;
     }
-    memset(t->gradients, 0, t->model.parameter_count * sizeof(float));
+    zero_floats(t->gradients, t->model.parameter_count);
     float dloss = 1 / (float)(t->global_batch * t->T);
     for (size_t i = 0; i < local; i += t->B) {
         forward_backward(&t->model, &t->dweights, &t->activations, &t->scratch, t->inputs + i * t->T,
@@ -1186,7 +1190,6 @@ static bool prepare_state(Trainer *t) {
     const Options *o = t->options;
     uint64_t resumed_step_samples[3] = {0};
     bool ok = true, resumed = false;
-    model_initialize(&t->model, o->seed, (float)o->init_std, t->views);
     if (w->rank == 0) {
         ok = claim_out(o->out, &e) && resume(t, &resumed, &e);
         if (ok && !resumed && o->init) {
@@ -1204,6 +1207,8 @@ static bool prepare_state(Trainer *t) {
     size_t bytes = t->model.parameter_count * sizeof(float);
     if (resumed_step_samples[0] || o->init) {
         broadcast(t->model.parameters, bytes);
+    } else {
+        model_initialize(&t->model, o->seed, (float)o->init_std, t->views);
     }
     if (resumed_step_samples[0]) {
         broadcast(t->exp_avg, bytes);
@@ -1446,6 +1451,7 @@ static bool training_allocate(Trainer *t, const ModelConfig *config, const Kerne
         return fail(e, "no memory for the gradients and the optimizer of %zu parameters: choose a smaller model",
                     t->model.parameter_count);
     }
+    tensor_views(config, t->model.parameters, "", t->views);
     return true;
 }
 
@@ -2209,7 +2215,7 @@ static bool golden_run(Error *e) {
             tokens[r] = (int32_t)(random_bits(1, step, r) % VOCAB);
             targets[r] = (tokens[r] * 7 + 3) % VOCAB; // a rule that can be learned
         }
-        memset(t.gradients, 0, t.model.parameter_count * sizeof(float));
+        zero_floats(t.gradients, t.model.parameter_count);
         forward_backward(&t.model, &t.dweights, &t.activations, &t.scratch, tokens, targets,
                          1 / (float)(GOLDEN_B * GOLDEN_T), GOLDEN_B, GOLDEN_T);
         double norm = sqrt(t.model.kernels->sum_of_squares(t.gradients, t.model.parameter_count));

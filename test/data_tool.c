@@ -57,9 +57,9 @@ static bool dump_command(const char *path, const char *split, size_t seq_len, si
     int32_t *tokens = malloc((seq_len + 1) * sizeof *tokens);
     printf("{\"tokens\": %llu, \"documents\": %llu, \"samples\": %llu, \"vocab_size\": %zu, \"bin_hash\": \"%s\", "
            "\"idx_hash\": \"%s\", \"tokenizer\": \"%s\", \"has_val\": %s}\n",
-           (unsigned long long)d.tokens, (unsigned long long)d.documents, (unsigned long long)dataset_samples(&d),
-           d.vocab_size, d.bin_hash, d.idx_hash, d.tokenizer, dataset_has_split(path, "val") ? "true" : "false");
-    for (uint64_t i = 0; ok && i < dataset_samples(&d); i++) {
+           (unsigned long long)d.tokens, (unsigned long long)d.documents, (unsigned long long)d.samples, d.vocab_size,
+           d.bin_hash, d.idx_hash, d.tokenizer, dataset_has_split(path, "val") ? "true" : "false");
+    for (uint64_t i = 0; ok && i < d.samples; i++) {
         ok = dataset_read(&d, i, vocab_size, tokens, e);
         w.length = 0;
         w.has_member = false;
