@@ -16,6 +16,7 @@
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "kernels_ref.h"
 #include "sve_shim.h"
@@ -25,8 +26,11 @@
 //
 // A tile of the matrix product is TILE_ROWS_SVE rows x 2 vectors of sums in registers. A64FX: 20 sums, 2 vectors of b
 // and up to 10 broadcasts fill the 32 registers, and 20 chains cover two pipes of 9 cycles. AVX2 has 16 registers: 12
-// sums. A panel of b, GEMM_DEPTH x 2 vectors, is read again for every tile of rows and stays in L1: 16 KiB (AVX2) or 32
-// KiB (512 bits; A64FX has 64). The rows of a, GEMM_ROWS x GEMM_DEPTH, stay in L2: 0.5 MiB.
+// sums.
+//
+// A strip of a, TILE_ROWS_SVE x GEMM_DEPTH (15 KiB), stays in L1, while the panels of b pass by from L2: 2 vectors for
+// 20 multiply-adds, a third of what A64FX's L2 gives each core. The panels of a thread, GEMM_DEPTH x GEMM_COLUMNS, stay
+// in L2: 0.6 MiB where a core has its own, 0.2 MiB on A64FX, whose 12 cores share 7 MiB.
 
 #if defined __ARM_FEATURE_SVE || defined __AVX512F__ || defined __ARM_NEON
 #define TILE_EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9)
@@ -35,18 +39,49 @@ enum { TILE_ROWS_SVE = 10 };
 #define TILE_EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5)
 enum { TILE_ROWS_SVE = 6 };
 #endif
+#ifdef __ARM_FEATURE_SVE
+enum { GEMM_COLUMNS = 128 }; // a multiple of 2 vectors of any length
+#else
+enum { GEMM_COLUMNS = 384 };
+#endif
 enum {
-    GEMM_DEPTH = 256,
-    GEMM_ROWS = 480,  // a multiple of 6 and 10
+    GEMM_DEPTH = 384, // a multiple of K_GROUP
+    K_GROUP = 4,      // steps of k in one turn of the tile's loop
+    GEMM_ROWS = 1080, // rows of a that are packed at a time, a multiple of 6 and 10
     MAX_LANES = 64,   // floats in the longest vector, 2048 bits
     QUERY_BLOCK = 60, // rows of attention computed at a time, a multiple of 6 and 10
-    KEY_BLOCK = 64,   // keys they meet at a time: the order of the streaming softmax, so the same everywhere
+    KEY_BLOCK = 160,  // keys they meet at a time: the order of the streaming softmax, so the same everywhere
     ROW_LANES = 64,   // virtual lanes of a sum along a row
     ROW_GROUP = 16    // of which a vector holds at most this many
 };
 
+static const float zeros_sve[(size_t)GEMM_COLUMNS + KEY_BLOCK]; // what a product may start from, and more
+
 static inline size_t round_up(size_t n, size_t to) {
     return (n + to - 1) / to * to;
+}
+
+// Zeros by all threads in equal parts: the first time, each part's memory comes to lie near the cores that will work on
+// it.
+static inline void zero_floats(float *x, size_t n) {
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < n; i++) {
+        x[i] = 0;
+    }
+}
+
+// Memory for n floats, zero, on huge pages where the system offers them; NULL if there is not enough.
+static inline float *allocate_floats(size_t n) {
+    const size_t huge = (size_t)2 << 20, align = n * sizeof(float) < huge ? 256 : huge;
+    float *data = n < SIZE_MAX / sizeof(float) - huge ? aligned_alloc(align, round_up(n * sizeof(float), align)) : NULL;
+    if (!data) {
+        return NULL;
+    }
+    if (align == huge) {
+        madvise(data, round_up(n * sizeof(float), align), MADV_HUGEPAGE); // a wish: nothing depends on it
+    }
+    zero_floats(data, n);
+    return data;
 }
 
 #define SVE_INLINE static inline __attribute__((always_inline))
@@ -229,10 +264,12 @@ static inline void add_row_sve(float *y, const float *x, size_t n) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Matrix products: out (M, N) = or += a (M, K) b (K, N), then an epilogue while the tile is in L1. a and b are packed,
-// so that the tile reads both front to back: a in strips (depth, TILE_ROWS_SVE), b in panels (depth, 2 vectors).
+// Matrix products: out (M, N) = or += a (M, K) b (K, N), then an epilogue while the rows are in cache. a and b are
+// packed, so that the tile reads both front to back: a in strips of TILE_ROWS_SVE rows, b in panels of 2 vectors of
+// columns. Depths are padded with zeros to whole groups of K_GROUP.
 
-// What becomes of a tile: it starts from the bias, from zero or from what is there, and ends with at most one of these.
+// What becomes of the product: it starts from the bias, from zero or from what is there, and ends with at most one of
+// residual, gelu and gelu_inp.
 typedef struct {
     bool accumulate;       // start from what is there
     const float *bias;     // (N), else zero
@@ -241,46 +278,104 @@ typedef struct {
     const float *gelu_inp; // (M, N): out is multiplied by the derivative of GELU there
 } Epilogue;
 
-static inline void gemm_tile_sve(float *out, size_t out_row, const float *a, const float *b, size_t depth) {
+// out (TILE_ROWS_SVE, 2 vectors) = start + a strip times a panel. A row of `start` may be out's own, or the same for
+// all (start_row 0). `a` points at the strip; where its elements lie, the kind of tile knows.
+typedef void Tile(float *out, size_t out_row, const float *start, size_t start_row, const float *a, const float *b,
+                  size_t depth);
+
+// Element (row i, step k) of a group is a[i * row_step + k * k_step]; the next group is group_step further.
+SVE_INLINE void gemm_tile_sve(float *out, size_t out_row, const float *start, size_t start_row, const float *a,
+                              const size_t row_step, const size_t k_step, const size_t group_step, const float *b,
+                              size_t depth) {
     const svbool_t all = svptrue_b32();
     const size_t vl = svcntw();
-#define LOAD_ROW(i)                                                                                                    \
-    svfloat32_t low##i = svld1_f32(all, out + i * out_row), high##i = svld1_f32(all, out + i * out_row + vl);
+#define START_ROW(i)                                                                                                   \
+    svfloat32_t low##i = svld1_f32(all, start + i * start_row), high##i = svld1_f32(all, start + i * start_row + vl);
+#define PREFETCH_ROW(i) __builtin_prefetch(out + i * out_row + 2 * vl, 1);
 #define MULTIPLY_ADD_ROW(i)                                                                                            \
-    x = svdup_n_f32(a[i]);                                                                                             \
+    x = svdup_n_f32(a[i * row_step + k * k_step]);                                                                     \
     low##i = svmla_f32_x(all, low##i, b_low, x);                                                                       \
     high##i = svmla_f32_x(all, high##i, b_high, x);
+#define STEP(step)                                                                                                     \
+    {                                                                                                                  \
+        const size_t k = step;                                                                                         \
+        svfloat32_t b_low = svld1_f32(all, b + 2 * k * vl), b_high = svld1_f32(all, b + (2 * k + 1) * vl), x;          \
+        TILE_EACH_ROW(MULTIPLY_ADD_ROW)                                                                                \
+    }
 #define STORE_ROW(i)                                                                                                   \
     svst1_f32(all, out + i * out_row, low##i);                                                                         \
     svst1_f32(all, out + i * out_row + vl, high##i);
-#define PREFETCH_ROW(i) __builtin_prefetch(out + (TILE_ROWS_SVE + i) * out_row, 1);
-    TILE_EACH_ROW(LOAD_ROW)
-    TILE_EACH_ROW(PREFETCH_ROW) // the next tile starts from there
-    for (size_t k = 0; k < depth; k++) {
-        svfloat32_t b_low = svld1_f32(all, b), b_high = svld1_f32(all, b + vl), x;
-        TILE_EACH_ROW(MULTIPLY_ADD_ROW)
-        a += TILE_ROWS_SVE;
-        b += 2 * vl;
+    TILE_EACH_ROW(START_ROW)
+    TILE_EACH_ROW(PREFETCH_ROW) // the next tile is to the right
+    for (size_t group = 0; group < depth; group += K_GROUP) {
+        STEP(0) STEP(1) STEP(2) STEP(3) a += group_step;
+        b += 2 * K_GROUP * vl;
     }
     TILE_EACH_ROW(STORE_ROW)
-#undef LOAD_ROW
-#undef MULTIPLY_ADD_ROW
-#undef STORE_ROW
+#undef START_ROW
 #undef PREFETCH_ROW
+#undef MULTIPLY_ADD_ROW
+#undef STEP
+#undef STORE_ROW
 }
 
-// A tile at an edge goes through a whole one on the stack: the only place where edges are handled.
-static inline void gemm_edge_sve(float *out, size_t out_row, const float *a, const float *b, size_t depth, size_t rows,
-                                 size_t columns) {
-    float tile[TILE_ROWS_SVE * 2 * MAX_LANES];
+// A packed strip whose groups are (row, step), as rows of memory give them by 16 bytes; and one whose groups are
+// (step, row), as columns of memory do.
+static void tile_of_rows_sve(float *out, size_t out_row, const float *start, size_t start_row, const float *a,
+                             const float *b, size_t depth) {
+    gemm_tile_sve(out, out_row, start, start_row, a, K_GROUP, 1, K_GROUP * TILE_ROWS_SVE, b, depth);
+}
+
+static void tile_of_columns_sve(float *out, size_t out_row, const float *start, size_t start_row, const float *a,
+                                const float *b, size_t depth) {
+    gemm_tile_sve(out, out_row, start, start_row, a, 1, TILE_ROWS_SVE, K_GROUP * TILE_ROWS_SVE, b, depth);
+}
+
+// A block of attention's scores as it lies, and its transpose.
+static void tile_of_scores_sve(float *out, size_t out_row, const float *start, size_t start_row, const float *a,
+                               const float *b, size_t depth) {
+    gemm_tile_sve(out, out_row, start, start_row, a, KEY_BLOCK, 1, K_GROUP, b, depth);
+}
+
+static void tile_of_scores_t_sve(float *out, size_t out_row, const float *start, size_t start_row, const float *a,
+                                 const float *b, size_t depth) {
+    gemm_tile_sve(out, out_row, start, start_row, a, 1, KEY_BLOCK, K_GROUP * KEY_BLOCK, b, depth);
+}
+
+// The strips of some rows of a, and the kind of tile that reads them.
+typedef struct {
+    const float *data;
+    size_t next; // from a strip to the next
+    Tile *tile;
+} Strips;
+
+// Packed panels of b, their columns one after another.
+typedef struct {
+    const float *data;
+    size_t next; // from a panel to the next
+} Panels;
+
+// One strip against panels of at least `depth` that make `columns`; at most TILE_ROWS_SVE rows. A tile at an edge goes
+// through a whole one on the stack: the only place where edges are handled.
+static inline void gemm_strip_sve(float *out, size_t out_row, const float *start, size_t start_row, Tile *tile,
+                                  const float *strip, Panels panels, size_t depth, size_t rows, size_t columns) {
     const size_t width = 2 * svcntw();
-    for (size_t i = 0; i < TILE_ROWS_SVE; i++) {
-        memset(tile + i * width, 0, width * sizeof *tile);
-        memcpy(tile + i * width, out + (i < rows ? i : 0) * out_row, columns * sizeof *tile);
-    }
-    gemm_tile_sve(tile, width, a, b, depth);
-    for (size_t i = 0; i < rows; i++) {
-        memcpy(out + i * out_row, tile + i * width, columns * sizeof *tile);
+    const float *panel = panels.data;
+    float whole[TILE_ROWS_SVE * 2 * MAX_LANES];
+    for (size_t j = 0; j < columns; j += width, panel += panels.next) {
+        size_t n = columns - j < width ? columns - j : width;
+        if (rows == TILE_ROWS_SVE && n == width) {
+            tile(out + j, out_row, start + j, start_row, strip, panel, depth);
+            continue;
+        }
+        memset(whole, 0, sizeof whole);
+        for (size_t i = 0; i < rows; i++) {
+            memcpy(whole + i * width, start + i * start_row + j, n * sizeof *whole);
+        }
+        tile(whole, width, whole, width, strip, panel, depth);
+        for (size_t i = 0; i < rows; i++) {
+            memcpy(out + i * out_row + j, whole + i * width, n * sizeof *whole);
+        }
     }
 }
 
@@ -317,64 +412,65 @@ static inline void store_quads_sve(float *to, size_t to_row, size_t count, svflo
 #undef STORE_QUADS
 }
 
-// to[k * to_row + i] = from[i * from_row + k] for i < rows, k < depth: four rows at a time.
-static inline void transpose_sve(float *to, size_t to_row, const float *from, size_t from_row, size_t rows,
-                                 size_t depth) {
-    size_t i = 0;
-    for (; i + 4 <= rows; i += 4) {
-        const float *r = from + i * from_row;
-        for (size_t k = 0; k < depth; k += svcntw()) {
-            svbool_t p = svwhilelt_b32_u64(k, depth);
-            store_quads_sve(to + k * to_row + i, to_row, depth - k < svcntw() ? depth - k : svcntw(),
-                            svld1_f32(p, r + k), svld1_f32(p, r + from_row + k), svld1_f32(p, r + 2 * from_row + k),
-                            svld1_f32(p, r + 3 * from_row + k));
-        }
-    }
-    for (; i < rows; i++) {
-        for (size_t k = 0; k < depth; k++) {
-            to[k * to_row + i] = from[i * from_row + k];
-        }
-    }
-}
-
-// strip (depth, TILE_ROWS_SVE) = rows i0.. of a, columns k0..; rows beyond the last are zero.
+// Rows i0.. of a, columns k0.., at most TILE_ROWS_SVE x depth; rows and steps beyond are zero.
 static inline void pack_strip_sve(float *strip, MatrixRef a, size_t i0, size_t rows, size_t k0, size_t depth) {
     const float *from = a.data + i0 * a.row + k0 * a.column;
-    if (rows < TILE_ROWS_SVE) {
-        memset(strip, 0, depth * TILE_ROWS_SVE * sizeof *strip);
+    const size_t quad = K_GROUP * sizeof *strip, group = K_GROUP * TILE_ROWS_SVE, whole = depth / K_GROUP * K_GROUP;
+    if (rows < TILE_ROWS_SVE || whole < depth) {
+        memset(strip, 0, round_up(depth, K_GROUP) * TILE_ROWS_SVE * sizeof *strip);
     }
     if (a.row == 1) {
-        for (size_t k = 0; k < depth; k++) {
-            memcpy(strip + k * TILE_ROWS_SVE, from + k * a.column, rows * sizeof *strip);
+        for (size_t k = 0; k < depth; k++, strip += TILE_ROWS_SVE, from += a.column) {
+            if (rows == TILE_ROWS_SVE) {
+                memcpy(strip, from, TILE_ROWS_SVE * sizeof *strip); // a few moves, no call
+            } else {
+                memcpy(strip, from, rows * sizeof *strip);
+            }
         }
-    } else {
-        transpose_sve(strip, TILE_ROWS_SVE, from, a.row, rows, depth);
+        return;
+    }
+    for (size_t i = 0; i < rows; i++, strip += K_GROUP, from += a.row) {
+        for (size_t k = 0; k < whole; k += K_GROUP) {
+            memcpy(strip + k / K_GROUP * group, from + k, quad);
+        }
+        memcpy(strip + whole / K_GROUP * group, from + whole, (depth - whole) * sizeof *strip);
     }
 }
 
-// panel (depth, 2 vectors) = rows k0.. of b, columns j0..; columns beyond the last are zero.
-static inline void pack_panel_sve(float *panel, MatrixRef b, size_t k0, size_t depth, size_t j0, size_t columns) {
-    const size_t vl = svcntw(), width = 2 * vl;
+// Packs rows k0 .. k0 + depth of b, columns j0 .. j0 + columns, as panels (depth, 2 vectors), one after another; rows
+// and columns beyond are zero.
+static inline void pack_panels_sve(float *panels, MatrixRef b, size_t k0, size_t depth, size_t j0, size_t columns) {
+    const size_t vl = svcntw(), width = 2 * vl, panel = width * round_up(depth, K_GROUP);
     const float *from = b.data + k0 * b.row + j0 * b.column;
+    size_t j = 0;
     if (b.column == 1) {
-        svbool_t all = svptrue_b32(), low = svwhilelt_b32_u64(0, columns), high = svwhilelt_b32_u64(vl, columns);
-        for (size_t k = 0; k < depth; k++) {
-            svst1_f32(all, panel + k * width, svld1_f32(low, from + k * b.row));
-            svst1_f32(all, panel + k * width + vl, svld1_f32(high, from + k * b.row + vl));
+        for (size_t k = 0; k < round_up(depth, K_GROUP); k++) {
+            for (j = 0; j < columns; j += width) {
+                float *to = panels + j / width * panel + k * width;
+                size_t end = k < depth ? columns : 0; // zeros beyond
+                svst1_f32(svptrue_b32(), to, svld1_f32(svwhilelt_b32_u64(j, end), from + k * b.row + j));
+                svst1_f32(svptrue_b32(), to + vl, svld1_f32(svwhilelt_b32_u64(j + vl, end), from + k * b.row + j + vl));
+            }
         }
-    } else {
-        if (columns < width) {
-            memset(panel, 0, depth * width * sizeof *panel);
-        }
-        transpose_sve(panel, width, from, b.column, columns, depth);
+        return;
     }
-}
-
-// A row of a tile before its first product.
-static inline void begin_row_sve(float *out, const float *bias, size_t columns) {
-    for (size_t j = 0; j < columns; j += svcntw()) {
-        svbool_t p = svwhilelt_b32_u64(j, columns);
-        svst1_f32(p, out + j, bias ? svld1_f32(p, bias + j) : svdup_n_f32(0));
+    if (columns % width || depth % K_GROUP) {
+        memset(panels, 0, round_up(columns, width) / width * panel * sizeof *panels);
+    }
+    for (; j + 4 <= columns; j += 4) {
+        float *to = panels + j / width * panel + j % width;
+        const float *r = from + j * b.column;
+        for (size_t k = 0; k < depth; k += vl) {
+            svbool_t p = svwhilelt_b32_u64(k, depth);
+            store_quads_sve(to + k * width, width, depth - k < vl ? depth - k : vl, svld1_f32(p, r + k),
+                            svld1_f32(p, r + b.column + k), svld1_f32(p, r + 2 * b.column + k),
+                            svld1_f32(p, r + 3 * b.column + k));
+        }
+    }
+    for (; j < columns; j++) {
+        for (size_t k = 0; k < depth; k++) {
+            panels[j / width * panel + k * width + j % width] = from[j * b.column + k];
+        }
     }
 }
 
@@ -399,7 +495,7 @@ static inline void gelu_backward_row_sve(float *dout, const float *x, size_t n) 
     }
 }
 
-// A row of a tile after its last product; `at` is its place in the (M, N) arrays of the epilogue.
+// Part of a row after its last product; `at` is its place in the (M, N) arrays of the epilogue.
 static inline void end_row_sve(float *out, const Epilogue *e, size_t at, size_t columns) {
     if (e->residual) {
         add_row_sve(out, e->residual + at, columns);
@@ -410,42 +506,40 @@ static inline void end_row_sve(float *out, const Epilogue *e, size_t at, size_t 
     }
 }
 
-// One panel of columns against all packed strips of a: out points at row 0, column j of the block.
-static inline void gemm_panel_sve(float *out, size_t out_row, const float *strips, const float *panel, size_t depth,
-                                  size_t rows, size_t columns) {
-    for (size_t i = 0; i < rows; i += TILE_ROWS_SVE) {
-        size_t tile_rows = rows - i < TILE_ROWS_SVE ? rows - i : TILE_ROWS_SVE;
-        if (tile_rows == TILE_ROWS_SVE && columns == 2 * svcntw()) {
-            gemm_tile_sve(out + i * out_row, out_row, strips + i * depth, panel, depth);
-        } else {
-            gemm_edge_sve(out + i * out_row, out_row, strips + i * depth, panel, depth, tile_rows, columns);
+// Columns j .. j + columns of the rows m0 .. m0 + rows, whose strips are packed: all of k. A strip stays in L1 while
+// the panels of its depth pass by. panels: scratch of this thread, (GEMM_DEPTH, GEMM_COLUMNS).
+static inline void gemm_columns_sve(float *out, size_t N, MatrixRef b, size_t K, const Epilogue *e, const float *packed,
+                                    Tile *tile, float *panels, size_t m0, size_t rows, size_t j, size_t columns) {
+    const size_t padded_rows = round_up(rows, TILE_ROWS_SVE);
+    for (size_t k0 = 0; k0 < K; k0 += GEMM_DEPTH) {
+        const size_t depth = K - k0 < GEMM_DEPTH ? K - k0 : GEMM_DEPTH;
+        const bool from_out = k0 > 0 || e->accumulate;
+        const Panels packed_b = {panels, 2 * svcntw() * round_up(depth, K_GROUP)};
+        pack_panels_sve(panels, b, k0, depth, j, columns);
+        for (size_t i = 0; i < rows; i += TILE_ROWS_SVE) {
+            const size_t tile_rows = rows - i < TILE_ROWS_SVE ? rows - i : TILE_ROWS_SVE;
+            float *to = out + (m0 + i) * N + j;
+            gemm_strip_sve(to, N,
+                           from_out  ? to
+                           : e->bias ? e->bias + j
+                                     : zeros_sve,
+                           from_out ? N : 0, tile, packed + k0 * padded_rows + i * round_up(depth, K_GROUP), packed_b,
+                           depth, tile_rows, columns);
+            for (size_t r = 0; r < tile_rows && k0 + depth == K; r++) {
+                end_row_sve(to + r * N, e, (m0 + i + r) * N + j, columns);
+            }
         }
     }
 }
 
-// The columns j .. j + 2 vectors of a block of rows (m0, rows), one depth of k; `panel` is this thread's scratch.
-static inline void gemm_columns_sve(float *out, MatrixRef b, const Epilogue *e, const float *strips, float *panel,
-                                    size_t m0, size_t rows, size_t j, size_t N, size_t k0, size_t K) {
-    size_t depth = K - k0 < GEMM_DEPTH ? K - k0 : GEMM_DEPTH;
-    size_t columns = N - j < 2 * svcntw() ? N - j : 2 * svcntw();
-    pack_panel_sve(panel, b, k0, depth, j, columns);
-    for (size_t i = 0; i < rows && k0 == 0 && !e->accumulate; i++) {
-        begin_row_sve(out + (m0 + i) * N + j, e->bias ? e->bias + j : NULL, columns);
-    }
-    gemm_panel_sve(out + m0 * N + j, N, strips, panel, depth, rows, columns);
-    for (size_t i = 0; i < rows && k0 + depth == K; i++) {
-        end_row_sve(out + (m0 + i) * N + j, e, (m0 + i) * N + j, columns);
-    }
-}
-
-// Scratch for packing, kept from call to call: one array for the strips of a, and a panel of b for each thread.
+// Scratch for packing, kept from call to call.
 static inline float *pack_scratch_sve(size_t floats) {
     static float *scratch;
     static size_t size;
     if (floats > size) {
         free(scratch);
         size = floats;
-        scratch = aligned_alloc(256, (floats * sizeof(float) + 255) / 256 * 256);
+        scratch = allocate_floats(floats);
         if (!scratch) {
             abort(); // a few MiB beside a model of many: nothing could go on
         }
@@ -453,27 +547,34 @@ static inline float *pack_scratch_sve(size_t floats) {
     return scratch;
 }
 
+// Threads share the strips of a, which they pack together; each packs the panels of its own columns.
 static inline void gemm_sve(float *out, MatrixRef a, MatrixRef b, size_t M, size_t N, size_t K, const Epilogue *e) {
-    const size_t width = 2 * svcntw(), strips_size = (GEMM_ROWS + TILE_ROWS_SVE) * GEMM_DEPTH;
-    const size_t panel_size = GEMM_DEPTH * width;
-    float *strips = pack_scratch_sve(strips_size + (size_t)omp_get_max_threads() * panel_size);
+    const size_t width = 2 * svcntw(), panels = (N + width - 1) / width, panels_size = GEMM_DEPTH * GEMM_COLUMNS;
+    const size_t blocks = (M + GEMM_ROWS - 1) / GEMM_ROWS, block = round_up((M + blocks - 1) / blocks, TILE_ROWS_SVE);
+    const size_t packed_size = round_up(block * round_up(K, K_GROUP), MAX_LANES);
+    float *packed = pack_scratch_sve(packed_size + (size_t)omp_get_max_threads() * panels_size);
+    Tile *tile = a.row == 1 ? tile_of_columns_sve : tile_of_rows_sve;
 #pragma omp parallel
     {
-        float *panel = strips + strips_size + (size_t)omp_get_thread_num() * panel_size;
-        for (size_t m0 = 0; m0 < M; m0 += GEMM_ROWS) {
-            size_t rows = M - m0 < GEMM_ROWS ? M - m0 : GEMM_ROWS;
-            for (size_t k0 = 0; k0 < K; k0 += GEMM_DEPTH) {
-                size_t depth = K - k0 < GEMM_DEPTH ? K - k0 : GEMM_DEPTH;
+        const size_t thread = (size_t)omp_get_thread_num(), threads = (size_t)omp_get_num_threads();
+        const size_t first = panels * thread / threads * width, end = panels * (thread + 1) / threads * width;
+        const size_t last = end < N ? end : N, parts = (end - first + GEMM_COLUMNS - 1) / GEMM_COLUMNS;
+        const size_t columns = parts ? round_up((end - first + parts - 1) / parts, width) : width;
+        for (size_t m0 = 0; m0 < M; m0 += block) {
+            const size_t rows = M - m0 < block ? M - m0 : block, padded_rows = round_up(rows, TILE_ROWS_SVE);
 #pragma omp for schedule(static)
-                for (size_t i = 0; i < rows; i += TILE_ROWS_SVE) {
-                    pack_strip_sve(strips + i * depth, a, m0 + i, rows - i < TILE_ROWS_SVE ? rows - i : TILE_ROWS_SVE,
-                                   k0, depth);
-                }
-#pragma omp for schedule(static)
-                for (size_t j = 0; j < N; j += width) {
-                    gemm_columns_sve(out, b, e, strips, panel, m0, rows, j, N, k0, K);
+            for (size_t i = 0; i < rows; i += TILE_ROWS_SVE) {
+                for (size_t k0 = 0; k0 < K; k0 += GEMM_DEPTH) {
+                    const size_t depth = K - k0 < GEMM_DEPTH ? K - k0 : GEMM_DEPTH;
+                    pack_strip_sve(packed + k0 * padded_rows + i * round_up(depth, K_GROUP), a, m0 + i,
+                                   rows - i < TILE_ROWS_SVE ? rows - i : TILE_ROWS_SVE, k0, depth);
                 }
             }
+            for (size_t j = first; j < last; j += columns) {
+                gemm_columns_sve(out, N, b, K, e, packed, tile, packed + packed_size + thread * panels_size, m0, rows,
+                                 j, last - j < columns ? last - j : columns);
+            }
+#pragma omp barrier
         }
     }
 }
@@ -617,46 +718,51 @@ static inline void layernorm_backward_sve(float *dinp, float *dweight, float *db
 // Attention, block-wise (Dao et al. 2022): QUERY_BLOCK rows meet KEY_BLOCK keys at a time, all products through the
 // tile of the matrix product. Keys and values of a head are packed once. A thread computes whole heads.
 
-// Packs all of b (K, N) as panels (K, 2 vectors), one after another.
-static inline void pack_panels_sve(float *panels, MatrixRef b, size_t K, size_t N) {
-    size_t width = 2 * svcntw();
-    for (size_t j = 0; j < N; j += width) {
-        pack_panel_sve(panels + j * K, b, 0, K, j, N - j < width ? N - j : width);
+// Packs rows of a head, (rows, D) with a row stride, as strips.
+static inline Strips pack_strips_sve(float *to, const float *from, size_t row, size_t rows, size_t D) {
+    const size_t next = TILE_ROWS_SVE * round_up(D, K_GROUP);
+    for (size_t i = 0; i < rows; i += TILE_ROWS_SVE) {
+        pack_strip_sve(to + i / TILE_ROWS_SVE * next, (MatrixRef){from, row, 1}, i,
+                       rows - i < TILE_ROWS_SVE ? rows - i : TILE_ROWS_SVE, 0, D);
     }
+    return (Strips){to, next, tile_of_rows_sve};
 }
 
-// Packs all of a (M, K) as strips (K, TILE_ROWS_SVE), one after another.
-static inline void pack_strips_sve(float *strips, MatrixRef a, size_t M, size_t K) {
+// out (M, N) = start + strips (M, K) panels (K, N)
+static inline void block_gemm_sve(float *out, size_t out_row, const float *start, size_t start_row, Strips strips,
+                                  Panels panels, size_t M, size_t N, size_t K) {
     for (size_t i = 0; i < M; i += TILE_ROWS_SVE) {
-        pack_strip_sve(strips + i * K, a, i, M - i < TILE_ROWS_SVE ? M - i : TILE_ROWS_SVE, 0, K);
+        gemm_strip_sve(out + i * out_row, out_row, start + i * start_row, start_row, strips.tile,
+                       strips.data + i / TILE_ROWS_SVE * strips.next, panels, K,
+                       M - i < TILE_ROWS_SVE ? M - i : TILE_ROWS_SVE, N);
     }
 }
 
-// out (M, N) += strips (M, K) panels (K, N)
-static inline void block_gemm_sve(float *out, size_t out_row, const float *strips, const float *panels, size_t M,
-                                  size_t N, size_t K) {
-    size_t width = 2 * svcntw();
-    for (size_t j = 0; j < N; j += width) {
-        gemm_panel_sve(out + j, out_row, strips, panels + j * K, K, M, N - j < width ? N - j : width);
-    }
+// A block of scores (QUERY_BLOCK, KEY_BLOCK) is not packed: the tile reads its rows, or its columns, as they lie.
+static inline Strips scores_as_rows_sve(const float *scores) {
+    return (Strips){scores, TILE_ROWS_SVE * KEY_BLOCK, tile_of_scores_sve};
 }
 
-// Sizes in floats of what one thread needs for one head of T rows and D channels; panels of whole key blocks are
-// (D, KEY_BLOCK) for k^T and v^T, (KEY_BLOCK, D) for k and v.
+static inline Strips scores_as_columns_sve(const float *scores) {
+    return (Strips){scores, TILE_ROWS_SVE, tile_of_scores_t_sve};
+}
+
+// Sizes in floats of what one thread needs for one head of T rows and D channels. Keys and values are packed by key
+// blocks: k^T and v^T as (D, KEY_BLOCK), k and v as (KEY_BLOCK, D).
 typedef struct {
-    size_t D, key_blocks, across, along;  // floats of a panel of a block: across for (D, keys), along for (keys, D)
+    size_t D, key_blocks, across, along;  // floats of a packed block: across for (D, keys), along for (keys, D)
     float *key_t, *value_t, *key, *value; // per key block; those not needed are NULL
     float *strips[2], *panels[2];         // of a block of queries
     float *score, *dscore;                // (QUERY_BLOCK, KEY_BLOCK)
-    float *packed;                        // strips of score or dscore
     float *out;                           // (QUERY_BLOCK, D)
 } AttentionScratch;
 
 // Lays the scratch out over `base`; with base NULL only counts. Returns the floats that it takes.
 static inline size_t attention_scratch_sve(AttentionScratch *s, size_t T, size_t D, bool backward, float *base) {
-    size_t width = 2 * svcntw(), used = 0, rows = QUERY_BLOCK + TILE_ROWS_SVE;
+    const size_t width = 2 * svcntw(), depth = round_up(D, K_GROUP), block = QUERY_BLOCK * KEY_BLOCK + TILE_ROWS_SVE;
+    size_t used = 0;
     *s = (AttentionScratch){.D = D, .key_blocks = (T + KEY_BLOCK - 1) / KEY_BLOCK};
-    s->across = D * round_up(KEY_BLOCK, width);
+    s->across = depth * round_up(KEY_BLOCK, width);
     s->along = KEY_BLOCK * round_up(D, width);
     struct {
         float **field;
@@ -666,13 +772,12 @@ static inline size_t attention_scratch_sve(AttentionScratch *s, size_t T, size_t
         {&s->value, backward ? 0 : s->key_blocks * s->along},
         {&s->value_t, backward ? s->key_blocks * s->across : 0},
         {&s->key, backward ? s->key_blocks * s->along : 0},
-        {&s->strips[0], rows * D},
-        {&s->strips[1], backward ? rows * D : 0},
+        {&s->strips[0], QUERY_BLOCK * depth},
+        {&s->strips[1], backward ? QUERY_BLOCK * depth : 0},
         {&s->panels[0], backward ? QUERY_BLOCK * round_up(D, width) : 0},
         {&s->panels[1], backward ? QUERY_BLOCK * round_up(D, width) : 0},
-        {&s->score, QUERY_BLOCK * KEY_BLOCK},
-        {&s->dscore, backward ? QUERY_BLOCK * KEY_BLOCK : 0},
-        {&s->packed, (KEY_BLOCK + rows) * KEY_BLOCK},
+        {&s->score, block},
+        {&s->dscore, backward ? block : 0},
         {&s->out, QUERY_BLOCK * D},
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
@@ -686,13 +791,13 @@ static inline size_t attention_scratch_sve(AttentionScratch *s, size_t T, size_t
 static inline void attention_pack_sve(const AttentionScratch *s, const float *k, const float *v, size_t row, size_t T) {
     for (size_t block = 0; block < s->key_blocks; block++) {
         size_t u = block * KEY_BLOCK, keys = T - u < KEY_BLOCK ? T - u : KEY_BLOCK;
-        pack_panels_sve(s->key_t + block * s->across, (MatrixRef){k + u * row, 1, row}, s->D, keys);
+        pack_panels_sve(s->key_t + block * s->across, (MatrixRef){k, 1, row}, 0, s->D, u, keys);
         if (s->value) {
-            pack_panels_sve(s->value + block * s->along, (MatrixRef){v + u * row, row, 1}, keys, s->D);
+            pack_panels_sve(s->value + block * s->along, (MatrixRef){v, row, 1}, u, keys, 0, s->D);
         }
         if (s->value_t) {
-            pack_panels_sve(s->value_t + block * s->across, (MatrixRef){v + u * row, 1, row}, s->D, keys);
-            pack_panels_sve(s->key + block * s->along, (MatrixRef){k + u * row, row, 1}, keys, s->D);
+            pack_panels_sve(s->value_t + block * s->across, (MatrixRef){v, 1, row}, 0, s->D, u, keys);
+            pack_panels_sve(s->key + block * s->along, (MatrixRef){k, row, 1}, u, keys, 0, s->D);
         }
     }
 }
@@ -702,38 +807,50 @@ static inline size_t keys_seen_(size_t t, size_t u, size_t keys) {
     return t < u ? 0 : t - u + 1 < keys ? t - u + 1 : keys;
 }
 
+// Block `block` of packed keys or values: `size` floats each, `depth` deep.
+static inline Panels key_panels_sve(const float *blocks, size_t block, size_t size, size_t depth) {
+    return (Panels){blocks + block * size, 2 * svcntw() * round_up(depth, K_GROUP)};
+}
+
+// Turns the scores of row i with `seen` keys into exp(score - max), and takes what was summed so far to the new
+// maximum.
+static inline void softmax_row_sve(const AttentionScratch *s, size_t i, size_t seen, float scale, float *max,
+                                   float *sum) {
+    float *p = s->score + i * KEY_BLOCK, largest = scale * max_row_sve(p, seen);
+    if (largest > *max) {
+        float shrink = exp_scalar_sve(*max - largest);
+        scale_row_sve(s->out + i * s->D, s->D, shrink);
+        *sum *= shrink;
+        *max = largest;
+    }
+    *sum += exp_row_sve(p, seen, scale, *max);
+}
+
 // Rows t0 .. t0 + rows - 1 of one head. out: (rows, D) with row stride C; lse: (rows).
 static inline void attention_queries_sve(const AttentionScratch *s, float *out, size_t out_row, float *lse,
                                          const float *q, size_t q_row, size_t t0, size_t rows, size_t T) {
     float max[QUERY_BLOCK], sum[QUERY_BLOCK], scale = 1 / sqrtf((float)s->D);
-    pack_strips_sve(s->strips[0], (MatrixRef){q, q_row, 1}, rows, s->D);
+    const Strips q_strips = pack_strips_sve(s->strips[0], q, q_row, rows, s->D);
     memset(s->out, 0, rows * s->D * sizeof(float));
     for (size_t i = 0; i < rows; i++) {
         max[i] = -INFINITY;
         sum[i] = 0;
     }
     for (size_t block = 0; block * KEY_BLOCK < t0 + rows; block++) {
-        size_t u = block * KEY_BLOCK, keys = T - u < KEY_BLOCK ? T - u : KEY_BLOCK;
-        memset(s->score, 0, QUERY_BLOCK * KEY_BLOCK * sizeof(float));
-        block_gemm_sve(s->score, KEY_BLOCK, s->strips[0], s->key_t + block * s->across, rows, keys, s->D);
+        size_t u = block * KEY_BLOCK, keys = keys_seen_(t0 + rows - 1, u, KEY_BLOCK);
+        size_t packed_keys = T - u < KEY_BLOCK ? T - u : KEY_BLOCK;
+        block_gemm_sve(s->score, KEY_BLOCK, zeros_sve, 0, q_strips, key_panels_sve(s->key_t, block, s->across, s->D),
+                       rows, keys, s->D);
         for (size_t i = 0; i < rows; i++) {
-            float *p = s->score + i * KEY_BLOCK, largest;
             size_t seen = keys_seen_(t0 + i, u, keys);
-            memset(p + seen, 0, (KEY_BLOCK - seen) * sizeof(float)); // what lies ahead has no weight
-            if (seen == 0) {
-                continue;
+            memset(s->score + i * KEY_BLOCK + seen, 0,
+                   (KEY_BLOCK - seen) * sizeof(float)); // no weight on what is ahead
+            if (seen > 0) {
+                softmax_row_sve(s, i, seen, scale, &max[i], &sum[i]);
             }
-            largest = scale * max_row_sve(p, seen);
-            if (largest > max[i]) { // what was summed so far was relative to the old maximum
-                float shrink = exp_scalar_sve(max[i] - largest);
-                scale_row_sve(s->out + i * s->D, s->D, shrink);
-                sum[i] *= shrink;
-                max[i] = largest;
-            }
-            sum[i] += exp_row_sve(p, seen, scale, max[i]);
         }
-        pack_strips_sve(s->packed, (MatrixRef){s->score, KEY_BLOCK, 1}, rows, keys);
-        block_gemm_sve(s->out, s->D, s->packed, s->value + block * s->along, rows, s->D, keys);
+        block_gemm_sve(s->out, s->D, s->out, s->D, scores_as_rows_sve(s->score),
+                       key_panels_sve(s->value, block, s->along, packed_keys), rows, s->D, keys);
     }
     for (size_t i = 0; i < rows; i++) {
         scale_row_sve(s->out + i * s->D, s->D, 1 / sum[i]);
@@ -781,30 +898,33 @@ static inline void attention_backward_queries_sve(const AttentionScratch *s, flo
                                                   const float *q, size_t row, const float *dy, const float *y,
                                                   size_t y_row, const float *lse, size_t t0, size_t rows, size_t T) {
     float dy_y[QUERY_BLOCK], scale = 1 / sqrtf((float)s->D);
-    size_t D = s->D;
-    pack_strips_sve(s->strips[0], (MatrixRef){q, row, 1}, rows, D);
-    pack_strips_sve(s->strips[1], (MatrixRef){dy, y_row, 1}, rows, D);
-    pack_panels_sve(s->panels[0], (MatrixRef){q, row, 1}, rows, D);
-    pack_panels_sve(s->panels[1], (MatrixRef){dy, y_row, 1}, rows, D);
+    const size_t D = s->D, padded_rows = round_up(rows, K_GROUP), panel = 2 * svcntw() * padded_rows;
+    const Strips q_strips = pack_strips_sve(s->strips[0], q, row, rows, D);
+    const Strips dy_strips = pack_strips_sve(s->strips[1], dy, y_row, rows, D);
+    const Strips ds = scores_as_rows_sve(s->dscore), p_t = scores_as_columns_sve(s->score);
+    const Strips ds_t = scores_as_columns_sve(s->dscore);
+    const Panels q_panels = {s->panels[0], panel}, dy_panels = {s->panels[1], panel};
+    pack_panels_sve(s->panels[0], (MatrixRef){q, row, 1}, 0, rows, 0, D);
+    pack_panels_sve(s->panels[1], (MatrixRef){dy, y_row, 1}, 0, rows, 0, D);
+    memset(s->score + rows * KEY_BLOCK, 0, (padded_rows - rows) * KEY_BLOCK * sizeof(float));
+    memset(s->dscore + rows * KEY_BLOCK, 0, (padded_rows - rows) * KEY_BLOCK * sizeof(float));
     for (size_t i = 0; i < rows; i++) {
         dy_y[i] = sum_row_sve(D, add_a_b_sve, &(RowTerms){.a = dy + i * y_row, .b = y + i * y_row});
     }
     for (size_t block = 0; block * KEY_BLOCK < t0 + rows; block++) {
-        size_t u = block * KEY_BLOCK, keys = T - u < KEY_BLOCK ? T - u : KEY_BLOCK;
-        memset(s->score, 0, QUERY_BLOCK * KEY_BLOCK * sizeof(float));
-        memset(s->dscore, 0, QUERY_BLOCK * KEY_BLOCK * sizeof(float));
-        block_gemm_sve(s->score, KEY_BLOCK, s->strips[0], s->key_t + block * s->across, rows, keys, D);
-        block_gemm_sve(s->dscore, KEY_BLOCK, s->strips[1], s->value_t + block * s->across, rows, keys, D);
+        size_t u = block * KEY_BLOCK, keys = keys_seen_(t0 + rows - 1, u, KEY_BLOCK);
+        size_t packed_keys = T - u < KEY_BLOCK ? T - u : KEY_BLOCK;
+        block_gemm_sve(s->score, KEY_BLOCK, zeros_sve, 0, q_strips, key_panels_sve(s->key_t, block, s->across, D), rows,
+                       keys, D);
+        block_gemm_sve(s->dscore, KEY_BLOCK, zeros_sve, 0, dy_strips, key_panels_sve(s->value_t, block, s->across, D),
+                       rows, keys, D);
         for (size_t i = 0; i < rows; i++) {
             attention_dscore_row_sve(s->score + i * KEY_BLOCK, s->dscore + i * KEY_BLOCK, keys_seen_(t0 + i, u, keys),
                                      scale, lse[i], dy_y[i]);
         }
-        pack_strips_sve(s->packed, (MatrixRef){s->score, 1, KEY_BLOCK}, keys, rows);
-        block_gemm_sve(dv + u * row, row, s->packed, s->panels[1], keys, D, rows);
-        pack_strips_sve(s->packed, (MatrixRef){s->dscore, 1, KEY_BLOCK}, keys, rows);
-        block_gemm_sve(dk + u * row, row, s->packed, s->panels[0], keys, D, rows);
-        pack_strips_sve(s->packed, (MatrixRef){s->dscore, KEY_BLOCK, 1}, rows, keys);
-        block_gemm_sve(dq, row, s->packed, s->key + block * s->along, rows, D, keys);
+        block_gemm_sve(dv + u * row, row, dv + u * row, row, p_t, dy_panels, keys, D, rows);
+        block_gemm_sve(dk + u * row, row, dk + u * row, row, ds_t, q_panels, keys, D, rows);
+        block_gemm_sve(dq, row, dq, row, ds, key_panels_sve(s->key, block, s->along, packed_keys), rows, D, keys);
     }
 }
 
@@ -952,13 +1072,14 @@ static inline void adamw_sve(float *param, float *m, float *v, const float *grad
 
 // Runs the tile `rounds` times on data in L1; returns the floating-point operations that were done.
 static inline double tile_flops_sve(size_t rounds) {
-    _Alignas(256) static const float strip[TILE_ROWS_SVE * GEMM_DEPTH], panel[2 * MAX_LANES * GEMM_DEPTH]; // zeros
+    enum { FLOPS_DEPTH = 64 }; // panel and strip stay in L1 for vectors of up to 1024 bits
+    _Alignas(256) static const float strip[TILE_ROWS_SVE * FLOPS_DEPTH], panel[2 * MAX_LANES * FLOPS_DEPTH]; // zeros
     _Alignas(256) float tile[2 * TILE_ROWS_SVE * 2 * MAX_LANES] = {0}; // twice: the tile prefetches the next one
     for (size_t i = 0; i < rounds; i++) {
-        gemm_tile_sve(tile, 2 * svcntw(), strip, panel, GEMM_DEPTH);
+        tile_of_rows_sve(tile, 2 * svcntw(), tile, 2 * svcntw(), strip, panel, FLOPS_DEPTH);
         __asm__ volatile("" ::"r"(tile) : "memory"); // the compiler must not see that nobody reads it
     }
-    return 2.0 * (double)rounds * TILE_ROWS_SVE * 2 * (double)svcntw() * GEMM_DEPTH;
+    return 2.0 * (double)rounds * TILE_ROWS_SVE * 2 * (double)svcntw() * FLOPS_DEPTH;
 }
 
 // From now on this thread treats denormal numbers as zero: they cost up to a hundred times the time, and mean nothing

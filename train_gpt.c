@@ -11,14 +11,13 @@
 #include <float.h>
 #include <stddef.h>
 #include <sys/file.h>
-#include <sys/mman.h>
 #include <time.h>
 
 #include "checkpoint.h"  // defines: TensorView, ModelConfig, config_*, weights_load, safetensors_*, checkpoint_*
 #include "dataloader.h"  // defines: Dataset, dataset_*, prepare_corpus, random_*, Sha256
 #include "json.h"        // defines: Error, fail, Json, JsonWriter, json_*
 #include "kernels_ref.h" // defines: Kernels, kernels_ref
-#include "kernels_sve.h" // defines: kernels_sve
+#include "kernels_sve.h" // defines: kernels_sve, allocate_floats, zero_floats, tile_flops_sve, flush_denormals
 #include "mpi_utils.h"   // defines: World, world_*, all_reduce_*, broadcast, Placement
 #include "tokenizer.h"   // defines: Tokenizer, TokenBuffer, tokenizer_*
 
@@ -259,29 +258,6 @@ static size_t tensor_views(const ModelConfig *c, float *data, const char *prefix
         }
     }
     return total;
-}
-
-// Zeros by all threads in equal parts: the first time, each part's memory comes to lie near the cores that will work on
-// it.
-static void zero_floats(float *x, size_t n) {
-#pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < n; i++) {
-        x[i] = 0;
-    }
-}
-
-// Memory for n floats, zero, on huge pages where the system offers them; NULL if there is not enough.
-static float *allocate_floats(size_t n) {
-    const size_t huge = (size_t)2 << 20, align = n * sizeof(float) < huge ? 256 : huge;
-    float *data = n < SIZE_MAX / sizeof(float) - huge ? aligned_alloc(align, round_up(n * sizeof(float), align)) : NULL;
-    if (!data) {
-        return NULL;
-    }
-    if (align == huge) {
-        madvise(data, round_up(n * sizeof(float), align), MADV_HUGEPAGE); // a wish: nothing depends on it
-    }
-    zero_floats(data, n);
-    return data;
 }
 
 // Points the fields of `weights` into an array laid out as the table says.
