@@ -20,7 +20,7 @@ SANITIZE := -O1 -ffp-contract=off -g -fno-omit-frame-pointer -fsanitize=address,
 HEADERS := $(wildcard *.h)
 SYSROOT  = $(shell scripts/a64fx_sysroot.sh)
 # gcc 12 for AArch64 crashes in its dominator optimisation on some predicated SVE loops.
-A64FX   := -O3 -ffp-contract=off -mcpu=a64fx -fno-tree-dominator-opts
+A64FX   := -O3 -ffp-contract=off -mcpu=a64fx -fno-tree-dominator-opts -fno-schedule-insns
 
 train_gpt: train_gpt.c $(HEADERS)
 	$(MPICC) $(WARN) $(CFLAGS) $(NATIVE) $(call DEFINES,$(CFLAGS) $(NATIVE)) $< -o $@ -lm

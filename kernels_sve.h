@@ -45,9 +45,11 @@ enum { GEMM_COLUMNS = 128 }; // a multiple of 2 vectors of any length
 enum { GEMM_COLUMNS = 384 };
 #endif
 enum {
-    GEMM_DEPTH = 384, // a multiple of K_GROUP
-    K_GROUP = 4,      // steps of k in one turn of the tile's loop
-    GEMM_ROWS = 1080, // rows of a that are packed at a time, a multiple of 6 and 10
+    GEMM_DEPTH = 384,            // a multiple of K_GROUP
+    K_GROUP = 4,                 // steps of k in one turn of the tile's loop
+    GEMM_ROWS = 1080,            // rows of a that are packed at a time, a multiple of 6 and 10,
+    GEMM_STEPS = 8 * GEMM_DEPTH, // and steps of k
+    PACK_AHEAD = 8,   // rows of b that are asked for ahead of packing: each is a new line, and often a new page
     MAX_LANES = 64,   // floats in the longest vector, 2048 bits
     QUERY_BLOCK = 60, // rows of attention computed at a time, a multiple of 6 and 10
     KEY_BLOCK = 160,  // keys they meet at a time: the order of the streaming softmax, so the same everywhere
@@ -59,6 +61,10 @@ static const float zeros_sve[(size_t)GEMM_COLUMNS + KEY_BLOCK]; // what a produc
 
 static inline size_t round_up(size_t n, size_t to) {
     return (n + to - 1) / to * to;
+}
+
+static inline size_t at_most(size_t n, size_t most) {
+    return n < most ? n : most;
 }
 
 // Zeros by all threads in equal parts: the first time, each part's memory comes to lie near the cores that will work on
@@ -283,7 +289,8 @@ typedef struct {
 typedef void Tile(float *out, size_t out_row, const float *start, size_t start_row, const float *a, const float *b,
                   size_t depth);
 
-// Element (row i, step k) of a group is a[i * row_step + k * k_step]; the next group is group_step further.
+// Element (row i, step k) of a group is a[i * row_step + k * k_step]; the next group is group_step further. The loop
+// takes half a group a turn: A64FX keeps short loops in a buffer, and the emulator's model of it counts them whole.
 SVE_INLINE void gemm_tile_sve(float *out, size_t out_row, const float *start, size_t start_row, const float *a,
                               const size_t row_step, const size_t k_step, const size_t group_step, const float *b,
                               size_t depth) {
@@ -291,15 +298,17 @@ SVE_INLINE void gemm_tile_sve(float *out, size_t out_row, const float *start, si
     const size_t vl = svcntw();
 #define START_ROW(i)                                                                                                   \
     svfloat32_t low##i = svld1_f32(all, start + i * start_row), high##i = svld1_f32(all, start + i * start_row + vl);
-#define PREFETCH_ROW(i) __builtin_prefetch(out + i * out_row + 2 * vl, 1);
+#define PREFETCH_ROW(i)                                                                                                \
+    __builtin_prefetch(out + i * out_row + 2 * vl, 1);                                                                 \
+    __builtin_prefetch(out + i * out_row + 3 * vl, 1);
 #define MULTIPLY_ADD_ROW(i)                                                                                            \
-    x = svdup_n_f32(a[i * row_step + k * k_step]);                                                                     \
+    x = svdup_n_f32(a[i * row_step + step * k_step]);                                                                  \
     low##i = svmla_f32_x(all, low##i, b_low, x);                                                                       \
     high##i = svmla_f32_x(all, high##i, b_high, x);
-#define STEP(step)                                                                                                     \
+#define STEP(number)                                                                                                   \
     {                                                                                                                  \
-        const size_t k = step;                                                                                         \
-        svfloat32_t b_low = svld1_f32(all, b + 2 * k * vl), b_high = svld1_f32(all, b + (2 * k + 1) * vl), x;          \
+        const size_t step = number;                                                                                    \
+        svfloat32_t b_low = svld1_f32(all, b + 2 * step * vl), b_high = svld1_f32(all, b + (2 * step + 1) * vl), x;    \
         TILE_EACH_ROW(MULTIPLY_ADD_ROW)                                                                                \
     }
 #define STORE_ROW(i)                                                                                                   \
@@ -307,9 +316,12 @@ SVE_INLINE void gemm_tile_sve(float *out, size_t out_row, const float *start, si
     svst1_f32(all, out + i * out_row + vl, high##i);
     TILE_EACH_ROW(START_ROW)
     TILE_EACH_ROW(PREFETCH_ROW) // the next tile is to the right
-    for (size_t group = 0; group < depth; group += K_GROUP) {
-        STEP(0) STEP(1) STEP(2) STEP(3) a += group_step;
-        b += 2 * K_GROUP * vl;
+    for (size_t k = 0, advance = 2 * k_step; k < round_up(depth, K_GROUP); k += 2) {
+        STEP(0)
+        STEP(1)
+        a += advance;
+        b += 4 * vl;
+        advance = group_step - advance; // to the group's other half, or to the next group
     }
     TILE_EACH_ROW(STORE_ROW)
 #undef START_ROW
@@ -412,28 +424,39 @@ static inline void store_quads_sve(float *to, size_t to_row, size_t count, svflo
 #undef STORE_QUADS
 }
 
-// Rows i0.. of a, columns k0.., at most TILE_ROWS_SVE x depth; rows and steps beyond are zero.
-static inline void pack_strip_sve(float *strip, MatrixRef a, size_t i0, size_t rows, size_t k0, size_t depth) {
-    const float *from = a.data + i0 * a.row + k0 * a.column;
-    const size_t quad = K_GROUP * sizeof *strip, group = K_GROUP * TILE_ROWS_SVE, whole = depth / K_GROUP * K_GROUP;
+// A strip of groups (row, step): `rows` rows of memory, `row` apart; rows and steps beyond are zero.
+static inline void pack_rows_sve(float *strip, const float *from, size_t row, size_t rows, size_t depth) {
+    const size_t group = K_GROUP * TILE_ROWS_SVE, whole = depth / K_GROUP * K_GROUP;
     if (rows < TILE_ROWS_SVE || whole < depth) {
         memset(strip, 0, round_up(depth, K_GROUP) * TILE_ROWS_SVE * sizeof *strip);
     }
-    if (a.row == 1) {
-        for (size_t k = 0; k < depth; k++, strip += TILE_ROWS_SVE, from += a.column) {
-            if (rows == TILE_ROWS_SVE) {
-                memcpy(strip, from, TILE_ROWS_SVE * sizeof *strip); // a few moves, no call
-            } else {
-                memcpy(strip, from, rows * sizeof *strip);
-            }
+    for (size_t k = 0; k < whole; k += K_GROUP, strip += group) { // all rows at once: as many misses under way
+        for (size_t i = 0; i < rows; i++) {
+            memcpy(strip + i * K_GROUP, from + i * row + k, K_GROUP * sizeof *strip);
         }
-        return;
     }
-    for (size_t i = 0; i < rows; i++, strip += K_GROUP, from += a.row) {
-        for (size_t k = 0; k < whole; k += K_GROUP) {
-            memcpy(strip + k / K_GROUP * group, from + k, quad);
+    for (size_t i = 0; i < rows; i++) {
+        memcpy(strip + i * K_GROUP, from + i * row + whole, (depth - whole) * sizeof *strip);
+    }
+}
+
+// Strips of groups (step, row), `next` apart: `rows` columns of memory, whose neighbours are `column` apart.
+static inline void pack_columns_sve(float *strips, size_t next, const float *from, size_t column, size_t rows,
+                                    size_t depth) {
+    const size_t whole = rows / TILE_ROWS_SVE, left = rows % TILE_ROWS_SVE;
+    if (left) {
+        memset(strips + whole * next, 0, depth * TILE_ROWS_SVE * sizeof *strips);
+    }
+    for (size_t k = 0; k < depth; k++, from += column) { // all strips at once: memory is read front to back
+        float *to = strips + k * TILE_ROWS_SVE;
+        for (size_t i = 0; i < whole; i++) {
+            memcpy(to + i * next, from + i * TILE_ROWS_SVE, TILE_ROWS_SVE * sizeof *to);
         }
-        memcpy(strip + whole / K_GROUP * group, from + whole, (depth - whole) * sizeof *strip);
+        memcpy(to + whole * next, from + whole * TILE_ROWS_SVE, left * sizeof *to);
+    }
+    for (size_t i = 0; i < whole + (left > 0); i++) {
+        memset(strips + i * next + depth * TILE_ROWS_SVE, 0,
+               (round_up(depth, K_GROUP) - depth) * TILE_ROWS_SVE * sizeof *strips);
     }
 }
 
@@ -444,12 +467,14 @@ static inline void pack_panels_sve(float *panels, MatrixRef b, size_t k0, size_t
     const float *from = b.data + k0 * b.row + j0 * b.column;
     size_t j = 0;
     if (b.column == 1) {
-        for (size_t k = 0; k < round_up(depth, K_GROUP); k++) {
+        for (size_t k = 0; k < round_up(depth, K_GROUP); k++, from += b.row) {
+            const size_t end = k < depth ? columns : 0; // zeros beyond
             for (j = 0; j < columns; j += width) {
                 float *to = panels + j / width * panel + k * width;
-                size_t end = k < depth ? columns : 0; // zeros beyond
-                svst1_f32(svptrue_b32(), to, svld1_f32(svwhilelt_b32_u64(j, end), from + k * b.row + j));
-                svst1_f32(svptrue_b32(), to + vl, svld1_f32(svwhilelt_b32_u64(j + vl, end), from + k * b.row + j + vl));
+                __builtin_prefetch(from + PACK_AHEAD * b.row + j);
+                __builtin_prefetch(from + PACK_AHEAD * b.row + j + vl);
+                svst1_f32(svptrue_b32(), to, svld1_f32(svwhilelt_b32_u64(j, end), from + j));
+                svst1_f32(svptrue_b32(), to + vl, svld1_f32(svwhilelt_b32_u64(j + vl, end), from + j + vl));
             }
         }
         return;
@@ -506,27 +531,51 @@ static inline void end_row_sve(float *out, const Epilogue *e, size_t at, size_t 
     }
 }
 
-// Columns j .. j + columns of the rows m0 .. m0 + rows, whose strips are packed: all of k. A strip stays in L1 while
-// the panels of its depth pass by. panels: scratch of this thread, (GEMM_DEPTH, GEMM_COLUMNS).
-static inline void gemm_columns_sve(float *out, size_t N, MatrixRef b, size_t K, const Epilogue *e, const float *packed,
-                                    Tile *tile, float *panels, size_t m0, size_t rows, size_t j, size_t columns) {
-    const size_t padded_rows = round_up(rows, TILE_ROWS_SVE);
-    for (size_t k0 = 0; k0 < K; k0 += GEMM_DEPTH) {
-        const size_t depth = K - k0 < GEMM_DEPTH ? K - k0 : GEMM_DEPTH;
-        const bool from_out = k0 > 0 || e->accumulate;
-        const Panels packed_b = {panels, 2 * svcntw() * round_up(depth, K_GROUP)};
-        pack_panels_sve(panels, b, k0, depth, j, columns);
-        for (size_t i = 0; i < rows; i += TILE_ROWS_SVE) {
-            const size_t tile_rows = rows - i < TILE_ROWS_SVE ? rows - i : TILE_ROWS_SVE;
-            float *to = out + (m0 + i) * N + j;
-            gemm_strip_sve(to, N,
-                           from_out  ? to
-                           : e->bias ? e->bias + j
-                                     : zeros_sve,
-                           from_out ? N : 0, tile, packed + k0 * padded_rows + i * round_up(depth, K_GROUP), packed_b,
+// A block of the product: rows m0 .. m0 + rows and steps k0 .. k0 + depth of all K, whose strips are packed together.
+typedef struct {
+    const float *strips;
+    Tile *tile;
+    size_t m0, rows, k0, depth, K;
+} PackedBlock;
+
+// Where the strip of row i and step k of the block lies: by GEMM_DEPTH, then by rows.
+static inline size_t strip_place(const PackedBlock *p, size_t i, size_t k) {
+    return k * round_up(p->rows, TILE_ROWS_SVE) + i * round_up(at_most(p->depth - k, GEMM_DEPTH), K_GROUP);
+}
+
+// Packs the strips of rows first .. end of a block.
+static inline void pack_block_sve(float *strips, const PackedBlock *p, MatrixRef a, size_t first, size_t end) {
+    for (size_t k = 0; k < p->depth && first < end; k += GEMM_DEPTH) {
+        const size_t depth = at_most(p->depth - k, GEMM_DEPTH);
+        const float *from = a.data + p->m0 * a.row + (p->k0 + k) * a.column;
+        if (a.row == 1) {
+            pack_columns_sve(strips + strip_place(p, first, k), TILE_ROWS_SVE * round_up(depth, K_GROUP), from + first,
+                             a.column, end - first, depth);
+            continue;
+        }
+        for (size_t i = first; i < end; i += TILE_ROWS_SVE) {
+            pack_rows_sve(strips + strip_place(p, i, k), from + i * a.row, a.row, at_most(end - i, TILE_ROWS_SVE),
+                          depth);
+        }
+    }
+}
+
+// Columns j .. j + columns of a block. A strip stays in L1 while the panels of its depth pass by. panels: scratch of
+// this thread, (GEMM_DEPTH, GEMM_COLUMNS).
+static inline void gemm_columns_sve(float *out, size_t N, MatrixRef b, const Epilogue *e, const PackedBlock *p,
+                                    float *panels, size_t j, size_t columns) {
+    for (size_t k = 0; k < p->depth; k += GEMM_DEPTH) {
+        const size_t depth = at_most(p->depth - k, GEMM_DEPTH);
+        const bool from_out = p->k0 + k > 0 || e->accumulate, last = p->k0 + k + depth == p->K;
+        const Panels packed = {panels, 2 * svcntw() * round_up(depth, K_GROUP)};
+        pack_panels_sve(panels, b, p->k0 + k, depth, j, columns);
+        for (size_t i = 0; i < p->rows; i += TILE_ROWS_SVE) {
+            const size_t tile_rows = at_most(p->rows - i, TILE_ROWS_SVE), at = (p->m0 + i) * N + j;
+            const float *start = from_out ? out + at : e->bias ? e->bias + j : zeros_sve;
+            gemm_strip_sve(out + at, N, start, from_out ? N : 0, p->tile, p->strips + strip_place(p, i, k), packed,
                            depth, tile_rows, columns);
-            for (size_t r = 0; r < tile_rows && k0 + depth == K; r++) {
-                end_row_sve(to + r * N, e, (m0 + i + r) * N + j, columns);
+            for (size_t r = 0; r < tile_rows && last; r++) {
+                end_row_sve(out + at + r * N, e, at + r * N, columns);
             }
         }
     }
@@ -547,34 +596,39 @@ static inline float *pack_scratch_sve(size_t floats) {
     return scratch;
 }
 
-// Threads share the strips of a, which they pack together; each packs the panels of its own columns.
+// The part-th of `parts` nearly equal parts of n in whole units: where it starts; where the next one does, it ends.
+static inline size_t part_start(size_t n, size_t unit, size_t part, size_t parts) {
+    return at_most(n, (n + unit - 1) / unit * part / parts * unit);
+}
+
+// One thread's part of a block: the strips that it packs for all, then its own columns, first .. end, of the product.
+static inline void gemm_block_sve(float *out, size_t N, MatrixRef a, MatrixRef b, const Epilogue *e,
+                                  const PackedBlock *p, float *strips, float *panels) {
+    const size_t thread = (size_t)omp_get_thread_num(), threads = (size_t)omp_get_num_threads();
+    const size_t width = 2 * svcntw(), first = part_start(N, width, thread, threads);
+    const size_t wanted = part_start(N, width, thread + 1, threads) - first;
+    const size_t parts = (wanted + GEMM_COLUMNS - 1) / GEMM_COLUMNS;
+    pack_block_sve(strips, p, a, part_start(p->rows, TILE_ROWS_SVE, thread, threads),
+                   part_start(p->rows, TILE_ROWS_SVE, thread + 1, threads));
+#pragma omp barrier
+    for (size_t part = 0; part < parts; part++) {
+        const size_t j = part_start(wanted, width, part, parts), end = part_start(wanted, width, part + 1, parts);
+        gemm_columns_sve(out, N, b, e, p, panels + thread * GEMM_DEPTH * GEMM_COLUMNS, first + j, end - j);
+    }
+#pragma omp barrier
+}
+
+// Threads share the strips of a, and each packs the panels of its own columns of b.
 static inline void gemm_sve(float *out, MatrixRef a, MatrixRef b, size_t M, size_t N, size_t K, const Epilogue *e) {
-    const size_t width = 2 * svcntw(), panels = (N + width - 1) / width, panels_size = GEMM_DEPTH * GEMM_COLUMNS;
-    const size_t blocks = (M + GEMM_ROWS - 1) / GEMM_ROWS, block = round_up((M + blocks - 1) / blocks, TILE_ROWS_SVE);
-    const size_t packed_size = round_up(block * round_up(K, K_GROUP), MAX_LANES);
-    float *packed = pack_scratch_sve(packed_size + (size_t)omp_get_max_threads() * panels_size);
+    const size_t blocks = (M + GEMM_ROWS - 1) / GEMM_ROWS, rows = round_up((M + blocks - 1) / blocks, TILE_ROWS_SVE);
+    const size_t strips_size = round_up(rows * round_up(at_most(K, GEMM_STEPS), K_GROUP), MAX_LANES);
+    float *strips = pack_scratch_sve(strips_size + (size_t)omp_get_max_threads() * GEMM_DEPTH * GEMM_COLUMNS);
     Tile *tile = a.row == 1 ? tile_of_columns_sve : tile_of_rows_sve;
 #pragma omp parallel
-    {
-        const size_t thread = (size_t)omp_get_thread_num(), threads = (size_t)omp_get_num_threads();
-        const size_t first = panels * thread / threads * width, end = panels * (thread + 1) / threads * width;
-        const size_t last = end < N ? end : N, parts = (end - first + GEMM_COLUMNS - 1) / GEMM_COLUMNS;
-        const size_t columns = parts ? round_up((end - first + parts - 1) / parts, width) : width;
-        for (size_t m0 = 0; m0 < M; m0 += block) {
-            const size_t rows = M - m0 < block ? M - m0 : block, padded_rows = round_up(rows, TILE_ROWS_SVE);
-#pragma omp for schedule(static)
-            for (size_t i = 0; i < rows; i += TILE_ROWS_SVE) {
-                for (size_t k0 = 0; k0 < K; k0 += GEMM_DEPTH) {
-                    const size_t depth = K - k0 < GEMM_DEPTH ? K - k0 : GEMM_DEPTH;
-                    pack_strip_sve(packed + k0 * padded_rows + i * round_up(depth, K_GROUP), a, m0 + i,
-                                   rows - i < TILE_ROWS_SVE ? rows - i : TILE_ROWS_SVE, k0, depth);
-                }
-            }
-            for (size_t j = first; j < last; j += columns) {
-                gemm_columns_sve(out, N, b, K, e, packed, tile, packed + packed_size + thread * panels_size, m0, rows,
-                                 j, last - j < columns ? last - j : columns);
-            }
-#pragma omp barrier
+    for (size_t m0 = 0; m0 < M; m0 += rows) {
+        for (size_t k0 = 0; k0 < K; k0 += GEMM_STEPS) {
+            const PackedBlock p = {strips, tile, m0, at_most(M - m0, rows), k0, at_most(K - k0, GEMM_STEPS), K};
+            gemm_block_sve(out, N, a, b, e, &p, strips, strips + strips_size);
         }
     }
 }
@@ -722,8 +776,7 @@ static inline void layernorm_backward_sve(float *dinp, float *dweight, float *db
 static inline Strips pack_strips_sve(float *to, const float *from, size_t row, size_t rows, size_t D) {
     const size_t next = TILE_ROWS_SVE * round_up(D, K_GROUP);
     for (size_t i = 0; i < rows; i += TILE_ROWS_SVE) {
-        pack_strip_sve(to + i / TILE_ROWS_SVE * next, (MatrixRef){from, row, 1}, i,
-                       rows - i < TILE_ROWS_SVE ? rows - i : TILE_ROWS_SVE, 0, D);
+        pack_rows_sve(to + i / TILE_ROWS_SVE * next, from + i * row, row, at_most(rows - i, TILE_ROWS_SVE), D);
     }
     return (Strips){to, next, tile_of_rows_sve};
 }
@@ -1072,7 +1125,7 @@ static inline void adamw_sve(float *param, float *m, float *v, const float *grad
 
 // Runs the tile `rounds` times on data in L1; returns the floating-point operations that were done.
 static inline double tile_flops_sve(size_t rounds) {
-    enum { FLOPS_DEPTH = 64 }; // panel and strip stay in L1 for vectors of up to 1024 bits
+    enum { FLOPS_DEPTH = 256 };
     _Alignas(256) static const float strip[TILE_ROWS_SVE * FLOPS_DEPTH], panel[2 * MAX_LANES * FLOPS_DEPTH]; // zeros
     _Alignas(256) float tile[2 * TILE_ROWS_SVE * 2 * MAX_LANES] = {0}; // twice: the tile prefetches the next one
     for (size_t i = 0; i < rounds; i++) {
