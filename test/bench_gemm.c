@@ -52,7 +52,7 @@ static void theirs(Sgemm sgemm, const Product *p, Direction direction) {
 }
 
 static float *filled(size_t n) {
-    float *x = aligned_alloc(256, round_up(n * sizeof *x, 256));
+    float *x = allocate_floats(n); // on huge pages, as in training, for both
     if (!x) {
         fprintf(stderr, "bench_gemm: no memory for %zu floats\n", n);
         exit(1);
@@ -68,6 +68,13 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+// Threads that wait for work spin for a while, on the cores that the other library then needs.
+static void let_threads_sleep(void) {
+    if (omp_get_max_threads() > 1) {
+        nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+    }
+}
+
 // Ratio of the median times. Results grow from call to call, so inputs are made anew before each pair.
 static double compare(Sgemm sgemm, size_t R, size_t C, size_t OC, Direction direction, int repeats) {
     double times[2][MAX_REPEATS];
@@ -75,6 +82,8 @@ static double compare(Sgemm sgemm, size_t R, size_t C, size_t OC, Direction dire
         Product p = {R, C, OC, filled(R * C), filled(C * OC), filled(OC), filled(R * OC)};
         for (int i = 0; i < 2; i++) {
             bool mine = (repeat + i) % 2 == 0; // take turns at going first
+            let_threads_sleep();
+            mine ? ours(&p, direction) : theirs(sgemm, &p, direction); // wakes its threads
             double start = seconds_now();
             mine ? ours(&p, direction) : theirs(sgemm, &p, direction);
             times[mine][repeat] = seconds_now() - start;
