@@ -303,8 +303,8 @@ SVE_INLINE void gemm_tile_sve(float *out, size_t out_row, const float *start, si
     __builtin_prefetch(out + i * out_row + 3 * vl, 1);
 #define MULTIPLY_ADD_ROW(i)                                                                                            \
     x = svdup_n_f32(a[i * row_step + step * k_step]);                                                                  \
-    low##i = svmla_f32_x(all, low##i, b_low, x);                                                                       \
-    high##i = svmla_f32_x(all, high##i, b_high, x);
+    low##i = svmla_f32_m(all, low##i, b_low, x);                                                                       \
+    high##i = svmla_f32_m(all, high##i, b_high, x);
 #define STEP(number)                                                                                                   \
     {                                                                                                                  \
         const size_t step = number;                                                                                    \
