@@ -95,62 +95,82 @@ static inline float *allocate_floats(size_t n) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Elementary functions
 
-// exp(x) for x <= 88, within 2 units in the last place; below -87.33 it stays at exp(-87.33) = 1.2e-38, above 88 at
-// exp(88). n = round(x / ln 2), r = x - n ln 2 with ln 2 in two parts (Cody, Waite 1980), exp(x) = 2^n exp(r),
-// polynomial on |r| <= 0.347.
-SVE_INLINE svfloat32_t exp_sve(svbool_t p, svfloat32_t x) {
+// A64FX takes 9 cycles for an operation and looks 128 instructions ahead, less than one of these chains is long: loops
+// over them take several vectors at a time, piece by piece.
+#define FOUR(DO) DO(0) DO(1) DO(2) DO(3)
+
+// exp(x) within 2 units in the last place; it stays at exp(-87.33) = 1.2e-38 below that and at exp(80) above 80. In two
+// pieces: n = round(x / ln 2), r = x - n ln 2 with ln 2 in two parts (Cody, Waite 1980); exp(x) = 2^n exp(r), a
+// polynomial on |r| <= 0.347 (Estrin's order) whose exponent bits n is added to.
+SVE_INLINE svfloat32_t exp_reduce_sve(svbool_t p, svfloat32_t x, svint32_t *power) {
     const svfloat32_t magic = svdup_n_f32(12582912.0f); // 1.5 * 2^23: adding it rounds to an integer
-    x = svmin_f32_x(p, svdup_n_f32(88.0f), svmax_f32_x(p, svdup_n_f32(-87.33f), x));
+    x = svmin_f32_x(p, svdup_n_f32(80.0f), svmax_f32_x(p, svdup_n_f32(-87.33f), x));
     svfloat32_t shifted = svmla_f32_x(p, magic, x, svdup_n_f32(1.44269504f));
     svfloat32_t n = svsub_f32_x(p, shifted, magic);
-    svfloat32_t r = svmla_f32_x(p, x, n, svdup_n_f32(-0.693145752f));
-    r = svmla_f32_x(p, r, n, svdup_n_f32(-1.42860677e-6f));
-    svfloat32_t y = svmla_f32_x(p, svdup_n_f32(8.36871110e-3f), r, svdup_n_f32(1.38139904e-3f));
-    y = svmla_f32_x(p, svdup_n_f32(4.16695364e-2f), y, r);
-    y = svmla_f32_x(p, svdup_n_f32(1.66664720e-1f), y, r);
-    y = svmla_f32_x(p, svdup_n_f32(4.99999851e-1f), y, r);
-    y = svmla_f32_x(p, svdup_n_f32(1.0f), y, r);
-    y = svmla_f32_x(p, svdup_n_f32(1.0f), y, r);
-    svint32_t exponent = svadd_s32_x(p, svreinterpret_s32_f32(shifted), svdup_n_s32(127 - 0x4B400000));
-    return svmul_f32_x(p, y, svreinterpret_f32_s32(svlsl_n_s32_x(p, exponent, 23)));
+    *power = svlsl_n_s32_x(p, svreinterpret_s32_f32(shifted), 23); // n; the bits of 1.5 * 2^23 fall out
+    return svmla_f32_x(p, svmla_f32_x(p, x, n, svdup_n_f32(-0.693145752f)), n, svdup_n_f32(-1.42860677e-6f));
+}
+
+SVE_INLINE svfloat32_t exp_finish_sve(svbool_t p, svfloat32_t r, svint32_t power) {
+    svfloat32_t square = svmul_f32_x(p, r, r), one = svadd_f32_x(p, svdup_n_f32(1.0f), r);
+    svfloat32_t low = svmla_f32_x(p, svdup_n_f32(4.99999851e-1f), r, svdup_n_f32(1.66664720e-1f));
+    svfloat32_t high = svmla_f32_x(p, svdup_n_f32(4.16695364e-2f), r, svdup_n_f32(8.36871110e-3f));
+    high = svmla_f32_x(p, high, square, svdup_n_f32(1.38139904e-3f));
+    svfloat32_t y = svmla_f32_x(p, one, square, svmla_f32_x(p, low, square, high));
+    return svreinterpret_f32_s32(svadd_s32_x(p, svreinterpret_s32_f32(y), power));
+}
+
+SVE_INLINE svfloat32_t exp_sve(svbool_t p, svfloat32_t x) {
+    svint32_t power;
+    svfloat32_t r = exp_reduce_sve(p, x, &power);
+    return exp_finish_sve(p, r, power);
 }
 
 // 1 / x for x in 2^-100 .. 2^120, within 1 unit in the last place: a guess from the exponent's bits, relative error
-// below 0.13, squared by each of four Newton steps. A64FX divides 16 numbers in 98 cycles that nothing else may use.
+// below 0.06, squared by each of three Newton steps. A64FX divides 16 numbers in 98 cycles that nothing else may use.
 SVE_INLINE svfloat32_t reciprocal_guess_sve(svbool_t p, svfloat32_t x) {
     return svreinterpret_f32_s32(svsub_s32_x(p, svdup_n_s32(0x7EF311C3), svreinterpret_s32_f32(x)));
 }
 
-SVE_INLINE svfloat32_t reciprocal_step_sve(svbool_t p, svfloat32_t y, svfloat32_t minus_x) {
-    return svmla_f32_x(p, y, y, svmla_f32_x(p, svdup_n_f32(1.0f), minus_x, y));
+SVE_INLINE svfloat32_t reciprocal_step_sve(svbool_t p, svfloat32_t y, svfloat32_t x) {
+    return svmla_f32_x(p, y, y, svmls_f32_x(p, svdup_n_f32(1.0f), x, y));
 }
 
 SVE_INLINE svfloat32_t reciprocal_sve(svbool_t p, svfloat32_t x) {
-    svfloat32_t minus_x = svmul_f32_x(p, svdup_n_f32(-1.0f), x), y = reciprocal_guess_sve(p, x);
-    y = reciprocal_step_sve(p, y, minus_x);
-    y = reciprocal_step_sve(p, y, minus_x);
-    y = reciprocal_step_sve(p, y, minus_x);
-    return reciprocal_step_sve(p, y, minus_x);
+    svfloat32_t y = reciprocal_guess_sve(p, x);
+    y = reciprocal_step_sve(p, y, x);
+    y = reciprocal_step_sve(p, y, x);
+    return reciprocal_step_sve(p, y, x);
 }
 
-// 1 / sqrt(x) for normal x, within 2 units in the last place after three steps from the guess, whose error is below
-// 0.035; finite for x = 0, so that x times it is sqrt(x) there too.
+// 1 / sqrt(x) for normal x, relative error below 1e-6 after two steps from the guess, each with the constant that
+// centres its error (Moroz et al. 2018); finite for x = 0, so that x times it is sqrt(x) there too.
 SVE_INLINE svfloat32_t root_guess_sve(svbool_t p, svfloat32_t x) {
     return svreinterpret_f32_s32(
-        svsub_s32_x(p, svdup_n_s32(0x5F3759DF), svasr_n_s32_x(p, svreinterpret_s32_f32(x), 1)));
+        svsub_s32_x(p, svdup_n_s32(0x5F371200), svasr_n_s32_x(p, svreinterpret_s32_f32(x), 1)));
 }
 
-SVE_INLINE svfloat32_t root_step_sve(svbool_t p, svfloat32_t y, svfloat32_t minus_half_x) {
-    return svmul_f32_x(p, y, svmla_f32_x(p, svdup_n_f32(1.5f), svmul_f32_x(p, minus_half_x, y), y));
+SVE_INLINE svfloat32_t root_step_sve(svbool_t p, svfloat32_t y, svfloat32_t half_x, float three_halves) {
+    return svmul_f32_x(p, y, svmls_f32_x(p, svdup_n_f32(three_halves), svmul_f32_x(p, half_x, y), y));
 }
 
-// 1 / (1 + exp(-2 s)) with s = sqrt(2/pi) (x + 0.044715 x^3): GELU is x times this, since (1 + tanh(s)) / 2 is.
-SVE_INLINE svfloat32_t gelu_gate_sve(svbool_t p, svfloat32_t x) {
+// GELU is x times the gate 1 / (1 + exp(-2 s)) with s = sqrt(2/pi) (x + 0.044715 x^3), since (1 + tanh(s)) / 2 is.
+// This is -2 s.
+SVE_INLINE svfloat32_t gelu_exponent_sve(svbool_t p, svfloat32_t x) {
     svfloat32_t square = svmul_f32_x(p, x, x);
-    svfloat32_t s = svmla_f32_x(p, svdup_n_f32(-2 * GELU_SCALE), square, svdup_n_f32(-2 * GELU_SCALE * GELU_CUBE));
-    svfloat32_t e = exp_sve(p, svmin_f32_x(p, svdup_n_f32(80.0f), svmul_f32_x(p, s, x))); // within reciprocal's range
-    return reciprocal_sve(p, svadd_f32_x(p, svdup_n_f32(1.0f), e));
+    return svmul_f32_x(p, x,
+                       svmla_f32_x(p, svdup_n_f32(-2 * GELU_SCALE), square, svdup_n_f32(-2 * GELU_SCALE * GELU_CUBE)));
 }
+
+// Of the vectors x0 .. x3: the gates gate0 .. gate3.
+#define GELU_GATES                                                                                                     \
+    svint32_t power0, power1, power2, power3;                                                                          \
+    FOUR(GELU_REDUCE)                                                                                                  \
+    FOUR(GELU_EXP)                                                                                                     \
+    FOUR(GELU_RECIPROCAL)
+#define GELU_REDUCE(j) svfloat32_t gate##j = exp_reduce_sve(p##j, gelu_exponent_sve(p##j, x##j), &power##j);
+#define GELU_EXP(j) gate##j = svadd_f32_x(p##j, svdup_n_f32(1.0f), exp_finish_sve(p##j, gate##j, power##j));
+#define GELU_RECIPROCAL(j) gate##j = reciprocal_sve(p##j, gate##j);
 
 // exp of one number, by the same operations.
 static inline float exp_scalar_sve(float x) {
@@ -194,6 +214,14 @@ SVE_INLINE float sum_row_sve(size_t n, RowTerm term, const RowTerms *row) {
         svfloat32_t s0 = svdup_n_f32(0), s1 = s0, s2 = s0, s3 = s0;
         for (size_t i = j; i < n; i += ROW_LANES) {
             size_t left = n - i;
+            if (left >= ROW_LANES) {
+                const svbool_t p = svwhilelt_b32_u64(0, width);
+                s0 = term(s0, p, i, row);
+                s1 = term(s1, p, i + ROW_GROUP, row);
+                s2 = term(s2, p, i + 2 * ROW_GROUP, row);
+                s3 = term(s3, p, i + 3 * ROW_GROUP, row);
+                continue;
+            }
 #define GROUP(g) (left > g * ROW_GROUP ? (left - g * ROW_GROUP < width ? left - g * ROW_GROUP : width) : 0)
             s0 = term(s0, svwhilelt_b32_u64(0, GROUP(0)), i, row);
             s1 = term(s1, svwhilelt_b32_u64(0, GROUP(1)), i + ROW_GROUP, row);
@@ -244,13 +272,32 @@ static inline float max_row_sve(const float *x, size_t n) {
     return max;
 }
 
-// x[i] = exp(x[i] * scale - max) for i < n; returns their sum.
-static inline float exp_row_sve(float *x, size_t n, float scale, float max) {
-    for (size_t i = 0; i < n; i += svcntw()) {
-        svbool_t p = svwhilelt_b32_u64(i, n);
-        svfloat32_t scaled = svmul_f32_x(p, svld1_f32(p, x + i), svdup_n_f32(scale)); // rounded, as the maximum was
-        svst1_f32(p, x + i, exp_sve(p, svsub_f32_x(p, scaled, svdup_n_f32(max))));
+// The vector at element i + j vectors of a row of n, and its predicate.
+#define LOAD_X(j)                                                                                                      \
+    const size_t at##j = i + j * vl;                                                                                   \
+    const svbool_t p##j = svwhilelt_b32_u64(at##j, n);                                                                 \
+    svfloat32_t x##j = svld1_f32(p##j, x + at##j);
+
+// Turns the vectors x0 .. x3 into exp(x scale - less); the product is rounded first, as the maximum's was.
+#define EXP_SCALED                                                                                                     \
+    svint32_t power0, power1, power2, power3;                                                                          \
+    FOUR(EXP_REDUCE)                                                                                                   \
+    FOUR(EXP_FINISH)
+#define EXP_REDUCE(j)                                                                                                  \
+    x##j = svsub_f32_x(p##j, svmul_f32_x(p##j, x##j, svdup_n_f32(scale)), svdup_n_f32(less));                          \
+    x##j = exp_reduce_sve(p##j, x##j, &power##j);
+#define EXP_FINISH(j) x##j = exp_finish_sve(p##j, x##j, power##j);
+
+// x[i] = exp(x[i] scale - less) for i < n; returns their sum.
+static inline float exp_row_sve(float *x, size_t n, float scale, float less) {
+    const size_t vl = svcntw();
+#define STORE(j) svst1_f32(p##j, x + at##j, x##j);
+    for (size_t i = 0; i < n; i += 4 * vl) {
+        FOUR(LOAD_X)
+        EXP_SCALED
+        FOUR(STORE)
     }
+#undef STORE
     return sum_row_sve(n, add_a_sve, &(RowTerms){.a = x});
 }
 
@@ -500,24 +547,35 @@ static inline void pack_panels_sve(float *panels, MatrixRef b, size_t k0, size_t
 }
 
 static inline void gelu_row_sve(float *gelu, const float *x, size_t n) {
-    for (size_t i = 0; i < n; i += svcntw()) {
-        svbool_t p = svwhilelt_b32_u64(i, n);
-        svfloat32_t v = svld1_f32(p, x + i);
-        svst1_f32(p, gelu + i, svmul_f32_x(p, v, gelu_gate_sve(p, v)));
+    const size_t vl = svcntw();
+#define STORE(j) svst1_f32(p##j, gelu + at##j, svmul_f32_x(p##j, x##j, gate##j));
+    for (size_t i = 0; i < n; i += 4 * vl) {
+        FOUR(LOAD_X)
+        GELU_GATES
+        FOUR(STORE)
     }
+#undef STORE
 }
 
-// dout *= gelu'(x). With g = (1 + tanh(s)) / 2: gelu' = g + x * 2 g (1 - g) * ds/dx.
+// dout *= gelu'(x). With the gate g = (1 + tanh(s)) / 2: gelu' = g + x * 2 g (1 - g) * ds/dx.
 static inline void gelu_backward_row_sve(float *dout, const float *x, size_t n) {
-    const svfloat32_t one = svdup_n_f32(1.0f);
-    for (size_t i = 0; i < n; i += svcntw()) {
-        svbool_t p = svwhilelt_b32_u64(i, n);
-        svfloat32_t v = svld1_f32(p, x + i), g = gelu_gate_sve(p, v);
-        svfloat32_t slope =
-            svmla_f32_x(p, svdup_n_f32(2 * GELU_SCALE), svmul_f32_x(p, v, v), svdup_n_f32(6 * GELU_SCALE * GELU_CUBE));
-        svfloat32_t change = svmul_f32_x(p, svmul_f32_x(p, v, slope), svmul_f32_x(p, g, svsub_f32_x(p, one, g)));
-        svst1_f32(p, dout + i, svmul_f32_x(p, svld1_f32(p, dout + i), svadd_f32_x(p, g, change)));
+    const size_t vl = svcntw();
+#define SLOPE(j)                                                                                                       \
+    svfloat32_t slope##j = svmul_f32_x(p##j, x##j, x##j);                                                              \
+    slope##j = svmla_f32_x(p##j, svdup_n_f32(2 * GELU_SCALE), slope##j, svdup_n_f32(6 * GELU_SCALE * GELU_CUBE));      \
+    slope##j = svmul_f32_x(p##j, slope##j, x##j);
+#define STORE(j)                                                                                                       \
+    svfloat32_t change##j = svmul_f32_x(p##j, gate##j, svsub_f32_x(p##j, svdup_n_f32(1.0f), gate##j));                 \
+    change##j = svmla_f32_x(p##j, gate##j, slope##j, change##j);                                                       \
+    svst1_f32(p##j, dout + at##j, svmul_f32_x(p##j, svld1_f32(p##j, dout + at##j), change##j));
+    for (size_t i = 0; i < n; i += 4 * vl) {
+        FOUR(LOAD_X)
+        GELU_GATES
+        FOUR(SLOPE)
+        FOUR(STORE)
     }
+#undef SLOPE
+#undef STORE
 }
 
 // Part of a row after its last product; `at` is its place in the (M, N) arrays of the epilogue.
@@ -650,22 +708,31 @@ static inline void matmul_backward_input_sve(float *dinp, const float *dout, con
     gemm_sve(dinp, (MatrixRef){dout, OC, 1}, (MatrixRef){weight, 1, OC}, R, C, OC, &(Epilogue){.gelu_inp = gelu_inp});
 }
 
-// dbias[o0 .. o1) += the rows of dout (R, OC), one after another
-static inline void add_rows_sve(float *dbias, const float *dout, size_t R, size_t OC, size_t o0, size_t o1) {
-    svbool_t p = svwhilelt_b32_u64(o0, o1);
-    svfloat32_t sum = svld1_f32(p, dbias + o0);
+// dbias (OC) += the rows of dout (R, OC), one after another: four vectors of columns from i on, below n.
+static inline void add_rows_sve(float *dbias, const float *dout, size_t R, size_t OC, size_t i, size_t n) {
+    const size_t vl = svcntw();
+#define BEGIN(j)                                                                                                       \
+    const size_t at##j = i + j * vl;                                                                                   \
+    const svbool_t p##j = svwhilelt_b32_u64(at##j, n);                                                                 \
+    svfloat32_t sum##j = svld1_f32(p##j, dbias + at##j);
+#define ADD(j) sum##j = svadd_f32_x(p##j, sum##j, svld1_f32(p##j, dout + r * OC + at##j));
+#define STORE(j) svst1_f32(p##j, dbias + at##j, sum##j);
+    FOUR(BEGIN)
     for (size_t r = 0; r < R; r++) {
-        sum = svadd_f32_x(p, sum, svld1_f32(p, dout + r * OC + o0));
+        FOUR(ADD)
     }
-    svst1_f32(p, dbias + o0, sum);
+    FOUR(STORE)
+#undef BEGIN
+#undef ADD
+#undef STORE
 }
 
 static inline void matmul_backward_weight_sve(float *dweight, float *dbias, const float *inp, const float *dout,
                                               size_t R, size_t C, size_t OC) {
     gemm_sve(dweight, (MatrixRef){inp, 1, C}, (MatrixRef){dout, OC, 1}, C, OC, R, &(Epilogue){.accumulate = true});
-    size_t vl = svcntw();
+    const size_t columns = 4 * svcntw();
 #pragma omp parallel for schedule(static)
-    for (size_t o = 0; o < OC; o += vl) {
+    for (size_t o = 0; o < OC; o += columns) {
         add_rows_sve(dbias, dout, R, OC, o, OC);
     }
 }
@@ -932,18 +999,21 @@ static inline void attention_forward_sve(float *out, float *lse, const float *qk
     }
 }
 
-// Turns scores into p = exp(scale score - lse) and dscore into scale p (dscore - dout . out), row by row.
-static inline void attention_dscore_row_sve(float *p, float *ds, size_t seen, float scale, float lse, float dy_y) {
-    for (size_t j = 0; j < seen; j += svcntw()) {
-        svbool_t g = svwhilelt_b32_u64(j, seen);
-        svfloat32_t scaled = svmul_f32_x(g, svld1_f32(g, p + j), svdup_n_f32(scale));
-        svfloat32_t e = exp_sve(g, svsub_f32_x(g, scaled, svdup_n_f32(lse)));
-        svfloat32_t d = svsub_f32_x(g, svld1_f32(g, ds + j), svdup_n_f32(dy_y));
-        svst1_f32(g, p + j, e);
-        svst1_f32(g, ds + j, svmul_f32_x(g, svmul_f32_x(g, e, svdup_n_f32(scale)), d));
+// Turns scores x into p = exp(scale x - lse) and dscore into scale p (dscore - dout . out), row by row.
+static inline void attention_dscore_row_sve(float *x, float *ds, size_t n, float scale, float less, float dy_y) {
+    const size_t vl = svcntw();
+#define STORE(j)                                                                                                       \
+    svst1_f32(p##j, x + at##j, x##j);                                                                                  \
+    svfloat32_t d##j = svsub_f32_x(p##j, svld1_f32(p##j, ds + at##j), svdup_n_f32(dy_y));                              \
+    svst1_f32(p##j, ds + at##j, svmul_f32_x(p##j, svmul_f32_x(p##j, x##j, svdup_n_f32(scale)), d##j));
+    for (size_t i = 0; i < n; i += 4 * vl) {
+        FOUR(LOAD_X)
+        EXP_SCALED
+        FOUR(STORE)
     }
-    memset(p + seen, 0, (KEY_BLOCK - seen) * sizeof(float));
-    memset(ds + seen, 0, (KEY_BLOCK - seen) * sizeof(float));
+#undef STORE
+    memset(x + n, 0, (KEY_BLOCK - n) * sizeof(float));
+    memset(ds + n, 0, (KEY_BLOCK - n) * sizeof(float));
 }
 
 // What rows t0 .. t0 + rows - 1 of one head add to dq, dk and dv (row stride 3C, zero or begun).
@@ -1064,50 +1134,49 @@ static inline double sum_of_squares_sve(const float *x, size_t n) {
     return sum;
 }
 
-// Four vectors at a time, step by step: one chain of operations of 9 cycles each is longer than A64FX looks ahead.
+// Eight vectors at a time, in three pieces that leave little in registers: moments, 1 / sqrt(v), the update.
 static inline void adamw_block_sve(float *param, float *m, float *v, const float *grad, size_t n, AdamwTerms a) {
     const size_t vl = svcntw();
-    for (size_t i = 0; i < n; i += 4 * vl) {
-#define FOUR(DO) DO(0) DO(1) DO(2) DO(3)
-#define LOAD(j)                                                                                                        \
+#define EIGHT(DO) FOUR(DO) DO(4) DO(5) DO(6) DO(7)
+#define MOMENTS(j)                                                                                                     \
     const size_t at##j = i + j * vl;                                                                                   \
     const svbool_t p##j = svwhilelt_b32_u64(at##j, n);                                                                 \
     svfloat32_t g##j = svmul_f32_x(p##j, svld1_f32(p##j, grad + at##j), svdup_n_f32(a.grad_scale));                    \
-    svfloat32_t mean##j = svmul_f32_x(p##j, svld1_f32(p##j, m + at##j), svdup_n_f32(a.beta1));                         \
-    svfloat32_t var##j = svmul_f32_x(p##j, svld1_f32(p##j, v + at##j), svdup_n_f32(a.beta2));                          \
-    svfloat32_t kept##j = svmul_f32_x(p##j, svld1_f32(p##j, param + at##j), svdup_n_f32(a.keep));
-#define MEANS(j)                                                                                                       \
-    mean##j = svmla_f32_x(p##j, mean##j, g##j, svdup_n_f32(1 - a.beta1));                                              \
-    var##j = svmla_f32_x(p##j, var##j, svmul_f32_x(p##j, g##j, g##j), svdup_n_f32(1 - a.beta2));                       \
-    var##j = svmin_f32_x(p##j, svdup_n_f32(FLT_MAX), var##j);
+    svfloat32_t m##j = svmul_f32_x(p##j, g##j, svdup_n_f32(1 - a.beta1));                                              \
+    m##j = svmla_f32_x(p##j, m##j, svld1_f32(p##j, m + at##j), svdup_n_f32(a.beta1));                                  \
+    svst1_f32(p##j, m + at##j, m##j);                                                                                  \
+    svfloat32_t v##j = svmul_f32_x(p##j, svld1_f32(p##j, v + at##j), svdup_n_f32(a.beta2));                            \
+    v##j = svmla_f32_x(p##j, v##j, svmul_f32_x(p##j, g##j, g##j), svdup_n_f32(1 - a.beta2));                           \
+    v##j = svmin_f32_x(p##j, svdup_n_f32(FLT_MAX), v##j);                                                              \
+    svst1_f32(p##j, v + at##j, v##j);
 #define ROOT_GUESS(j)                                                                                                  \
-    svfloat32_t half##j = svmul_f32_x(p##j, svdup_n_f32(-0.5f), var##j), y##j = root_guess_sve(p##j, var##j);
-#define ROOT_STEP(j) y##j = root_step_sve(p##j, y##j, half##j);
+    svfloat32_t half##j = svmul_f32_x(p##j, svdup_n_f32(0.5f), v##j), y##j = root_guess_sve(p##j, v##j);
+#define ROOT_FIRST(j) y##j = root_step_sve(p##j, y##j, half##j, 1.50090015f);
+#define ROOT_SECOND(j) y##j = root_step_sve(p##j, y##j, half##j, 1.50000072f);
 #define DIVISOR(j)                                                                                                     \
-    y##j = svmla_f32_x(p##j, svdup_n_f32(a.eps), svmul_f32_x(p##j, var##j, y##j), svdup_n_f32(a.v_scale));             \
-    svfloat32_t minus##j = svmul_f32_x(p##j, svdup_n_f32(-1.0f), y##j);                                                \
-    y##j = reciprocal_guess_sve(p##j, y##j);
-#define RECIPROCAL_STEP(j) y##j = reciprocal_step_sve(p##j, y##j, minus##j);
-#define STORE(j)                                                                                                       \
-    svst1_f32(p##j, m + at##j, mean##j);                                                                               \
-    svst1_f32(p##j, v + at##j, var##j);                                                                                \
-    y##j = svmul_f32_x(p##j, svmul_f32_x(p##j, mean##j, svdup_n_f32(-a.step_size)), y##j);                             \
-    svst1_f32(p##j, param + at##j, svadd_f32_x(p##j, kept##j, y##j));
+    half##j = svmla_f32_x(p##j, svdup_n_f32(a.eps), svmul_f32_x(p##j, half##j, y##j), svdup_n_f32(2 * a.v_scale));     \
+    y##j = reciprocal_guess_sve(p##j, half##j);
+#define RECIPROCAL_STEP(j) y##j = reciprocal_step_sve(p##j, y##j, half##j);
+#define UPDATE(j)                                                                                                      \
+    svfloat32_t kept##j = svmul_f32_x(p##j, svld1_f32(p##j, param + at##j), svdup_n_f32(a.keep));                      \
+    y##j = svmul_f32_x(p##j, y##j, svdup_n_f32(-a.step_size));                                                         \
+    svst1_f32(p##j, param + at##j, svmla_f32_x(p##j, kept##j, svld1_f32(p##j, m + at##j), y##j));
+    for (size_t i = 0; i < n; i += 8 * vl) {
         // clang-format off
-        FOUR(LOAD) FOUR(MEANS)
-        FOUR(ROOT_GUESS) FOUR(ROOT_STEP) FOUR(ROOT_STEP) FOUR(ROOT_STEP)
-        FOUR(DIVISOR) FOUR(RECIPROCAL_STEP) FOUR(RECIPROCAL_STEP) FOUR(RECIPROCAL_STEP) FOUR(RECIPROCAL_STEP)
-        FOUR(STORE)
+        EIGHT(MOMENTS)
+        EIGHT(ROOT_GUESS) EIGHT(ROOT_FIRST) EIGHT(ROOT_SECOND)
+        EIGHT(DIVISOR) EIGHT(RECIPROCAL_STEP) EIGHT(RECIPROCAL_STEP) EIGHT(RECIPROCAL_STEP)
+        EIGHT(UPDATE)
         // clang-format on
-#undef FOUR
-#undef LOAD
-#undef MEANS
+    }
+#undef EIGHT
+#undef MOMENTS
 #undef ROOT_GUESS
-#undef ROOT_STEP
+#undef ROOT_FIRST
+#undef ROOT_SECOND
 #undef DIVISOR
 #undef RECIPROCAL_STEP
-#undef STORE
-    }
+#undef UPDATE
 }
 
 static inline void adamw_sve(float *param, float *m, float *v, const float *grad, size_t n, float grad_scale, float lr,

@@ -105,6 +105,11 @@ SHIM svfloat32_t svmla_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b, svfloat32
 #endif
 }
 
+// a - b * c, rounded once
+SHIM svfloat32_t svmls_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b, svfloat32_t c) {
+    return svmla_f32_x(p, a, -b, c);
+}
+
 SHIM svfloat32_t svadd_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b) {
     (void)p;
     return a + b;
