@@ -256,20 +256,14 @@ SVE_INLINE svfloat32_t add_normalized_sve(svfloat32_t sum, svbool_t p, size_t i,
     return svmla_f32_m(p, sum, svmul_f32_x(p, x, svdup_n_f32(row->t)), g);
 }
 
-// Largest of n values, -infinity if n is 0. NaN is not seen here; the sum of exponentials that follows is then NaN.
+// Largest of n values, -infinity if n is 0. A NaN need not be seen here: the sum of exponentials that follows is NaN.
 static inline float max_row_sve(const float *x, size_t n) {
-    float lane[MAX_LANES], max;
-    svfloat32_t m = svdup_n_f32(-INFINITY);
+    svfloat32_t max = svdup_n_f32(-INFINITY);
     for (size_t i = 0; i < n; i += svcntw()) {
         svbool_t p = svwhilelt_b32_u64(i, n);
-        m = svmax_f32_m(p, m, svld1_f32(p, x + i));
+        max = svmax_f32_m(p, max, svld1_f32(p, x + i));
     }
-    svst1_f32(svptrue_b32(), lane, m);
-    max = lane[0];
-    for (size_t j = 1; j < svcntw(); j++) {
-        max = lane[j] > max ? lane[j] : max;
-    }
-    return max;
+    return svmaxv_f32(svptrue_b32(), max);
 }
 
 // The vector at element i + j vectors of a row of n, and its predicate.
@@ -507,42 +501,56 @@ static inline void pack_columns_sve(float *strips, size_t next, const float *fro
     }
 }
 
+// One row k of panels, `next` apart: `columns` of `from`, and zeros beyond.
+static inline void pack_panels_row_sve(float *to, size_t next, const float *from, size_t columns, size_t ahead) {
+    const size_t vl = svcntw();
+    const svbool_t all = svptrue_b32();
+    for (size_t j = 0; j < columns; j += 2 * vl, to += next) {
+        __builtin_prefetch(from + ahead + j);
+        __builtin_prefetch(from + ahead + j + vl);
+        svst1_f32(all, to, svld1_f32(svwhilelt_b32_u64(j, columns), from + j));
+        svst1_f32(all, to + vl, svld1_f32(svwhilelt_b32_u64(j + vl, columns), from + j + vl));
+    }
+}
+
+// Columns of one panel, each `column` apart in memory: four at a time.
+static inline void pack_panel_columns_sve(float *panel, const float *from, size_t column, size_t columns,
+                                          size_t depth) {
+    const size_t vl = svcntw(), width = 2 * vl;
+    size_t j = 0;
+    for (; j + 4 <= columns; j += 4, panel += 4, from += 4 * column) {
+        for (size_t k = 0; k < depth; k += vl) {
+            svbool_t p = svwhilelt_b32_u64(k, depth);
+            store_quads_sve(panel + k * width, width, at_most(depth - k, vl), svld1_f32(p, from + k),
+                            svld1_f32(p, from + column + k), svld1_f32(p, from + 2 * column + k),
+                            svld1_f32(p, from + 3 * column + k));
+        }
+    }
+    for (; j < columns; j++, panel++, from += column) {
+        for (size_t k = 0; k < depth; k++) {
+            panel[k * width] = from[k];
+        }
+    }
+}
+
 // Packs rows k0 .. k0 + depth of b, columns j0 .. j0 + columns, as panels (depth, 2 vectors), one after another; rows
 // and columns beyond are zero.
 static inline void pack_panels_sve(float *panels, MatrixRef b, size_t k0, size_t depth, size_t j0, size_t columns) {
-    const size_t vl = svcntw(), width = 2 * vl, panel = width * round_up(depth, K_GROUP);
+    const size_t width = 2 * svcntw(), padded = round_up(depth, K_GROUP), next = width * padded;
     const float *from = b.data + k0 * b.row + j0 * b.column;
-    size_t j = 0;
     if (b.column == 1) {
-        for (size_t k = 0; k < round_up(depth, K_GROUP); k++, from += b.row) {
-            const size_t end = k < depth ? columns : 0; // zeros beyond
-            for (j = 0; j < columns; j += width) {
-                float *to = panels + j / width * panel + k * width;
-                __builtin_prefetch(from + PACK_AHEAD * b.row + j);
-                __builtin_prefetch(from + PACK_AHEAD * b.row + j + vl);
-                svst1_f32(svptrue_b32(), to, svld1_f32(svwhilelt_b32_u64(j, end), from + j));
-                svst1_f32(svptrue_b32(), to + vl, svld1_f32(svwhilelt_b32_u64(j + vl, end), from + j + vl));
+        for (size_t k = 0; k < depth; k++, from += b.row) {
+            pack_panels_row_sve(panels + k * width, next, from, columns, PACK_AHEAD * b.row);
+        }
+    }
+    for (size_t j = 0; j < columns; j += width, panels += next) {
+        if (b.column != 1) {
+            if (columns - j < width) {
+                memset(panels, 0, next * sizeof *panels);
             }
+            pack_panel_columns_sve(panels, from + j * b.column, b.column, at_most(columns - j, width), depth);
         }
-        return;
-    }
-    if (columns % width || depth % K_GROUP) {
-        memset(panels, 0, round_up(columns, width) / width * panel * sizeof *panels);
-    }
-    for (; j + 4 <= columns; j += 4) {
-        float *to = panels + j / width * panel + j % width;
-        const float *r = from + j * b.column;
-        for (size_t k = 0; k < depth; k += vl) {
-            svbool_t p = svwhilelt_b32_u64(k, depth);
-            store_quads_sve(to + k * width, width, depth - k < vl ? depth - k : vl, svld1_f32(p, r + k),
-                            svld1_f32(p, r + b.column + k), svld1_f32(p, r + 2 * b.column + k),
-                            svld1_f32(p, r + 3 * b.column + k));
-        }
-    }
-    for (; j < columns; j++) {
-        for (size_t k = 0; k < depth; k++) {
-            panels[j / width * panel + k * width + j % width] = from[j * b.column + k];
-        }
+        memset(panels + depth * width, 0, (padded - depth) * width * sizeof *panels);
     }
 }
 
@@ -1195,10 +1203,11 @@ static inline void adamw_sve(float *param, float *m, float *v, const float *grad
 // Runs the tile `rounds` times on data in L1; returns the floating-point operations that were done.
 static inline double tile_flops_sve(size_t rounds) {
     enum { FLOPS_DEPTH = 256 };
+    Tile *volatile tile_function = tile_of_rows_sve; // not a copy that knows that all is zero
     _Alignas(256) static const float strip[TILE_ROWS_SVE * FLOPS_DEPTH], panel[2 * MAX_LANES * FLOPS_DEPTH]; // zeros
     _Alignas(256) float tile[2 * TILE_ROWS_SVE * 2 * MAX_LANES] = {0}; // twice: the tile prefetches the next one
     for (size_t i = 0; i < rounds; i++) {
-        tile_of_rows_sve(tile, 2 * svcntw(), tile, 2 * svcntw(), strip, panel, FLOPS_DEPTH);
+        tile_function(tile, 2 * svcntw(), tile, 2 * svcntw(), strip, panel, FLOPS_DEPTH);
         __asm__ volatile("" ::"r"(tile) : "memory"); // the compiler must not see that nobody reads it
     }
     return 2.0 * (double)rounds * TILE_ROWS_SVE * 2 * (double)svcntw() * FLOPS_DEPTH;

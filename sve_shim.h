@@ -192,6 +192,20 @@ SHIM svfloat32_t svmax_f32_m(svbool_t p, svfloat32_t a, svfloat32_t b) {
     return shim_merge(p, a, svmax_f32_x(p, a, b));
 }
 
+// The largest of all lanes.
+SHIM float svmaxv_f32(svbool_t p, svfloat32_t a) {
+    (void)p;
+#if SHIM_BYTES == 64 && defined __AVX512F__
+    return _mm512_reduce_max_ps((__m512)a);
+#else
+    float max = a[0];
+    for (int i = 1; i < SHIM_LANES; i++) {
+        max = a[i] > max ? a[i] : max;
+    }
+    return max;
+#endif
+}
+
 SHIM svint32_t svreinterpret_s32_f32(svfloat32_t a) {
     return (svint32_t)a;
 }
