@@ -162,15 +162,15 @@ SVE_INLINE svfloat32_t gelu_exponent_sve(svbool_t p, svfloat32_t x) {
                        svmla_f32_x(p, svdup_n_f32(-2 * GELU_SCALE), square, svdup_n_f32(-2 * GELU_SCALE * GELU_CUBE)));
 }
 
-// Of the vectors x0 .. x3: the gates gate0 .. gate3.
+// Of the vectors x0 .. x3: e0 .. e3 = exp(-2 s), and the gates gate0 .. gate3.
 #define GELU_GATES                                                                                                     \
     svint32_t power0, power1, power2, power3;                                                                          \
     FOUR(GELU_REDUCE)                                                                                                  \
     FOUR(GELU_EXP)                                                                                                     \
     FOUR(GELU_RECIPROCAL)
-#define GELU_REDUCE(j) svfloat32_t gate##j = exp_reduce_sve(p##j, gelu_exponent_sve(p##j, x##j), &power##j);
-#define GELU_EXP(j) gate##j = svadd_f32_x(p##j, svdup_n_f32(1.0f), exp_finish_sve(p##j, gate##j, power##j));
-#define GELU_RECIPROCAL(j) gate##j = reciprocal_sve(p##j, gate##j);
+#define GELU_REDUCE(j) svfloat32_t e##j = exp_reduce_sve(p##j, gelu_exponent_sve(p##j, x##j), &power##j);
+#define GELU_EXP(j) e##j = exp_finish_sve(p##j, e##j, power##j);
+#define GELU_RECIPROCAL(j) svfloat32_t gate##j = reciprocal_sve(p##j, svadd_f32_x(p##j, svdup_n_f32(1.0f), e##j));
 
 // exp of one number, by the same operations.
 static inline float exp_scalar_sve(float x) {
@@ -565,7 +565,7 @@ static inline void gelu_row_sve(float *gelu, const float *x, size_t n) {
 #undef STORE
 }
 
-// dout *= gelu'(x). With the gate g = (1 + tanh(s)) / 2: gelu' = g + x * 2 g (1 - g) * ds/dx.
+// dout *= gelu'(x). With the gate g = (1 + tanh(s)) / 2: gelu' = g + x * 2 g (1 - g) * ds/dx, and 1 - g = exp(-2 s) g.
 static inline void gelu_backward_row_sve(float *dout, const float *x, size_t n) {
     const size_t vl = svcntw();
 #define SLOPE(j)                                                                                                       \
@@ -573,7 +573,7 @@ static inline void gelu_backward_row_sve(float *dout, const float *x, size_t n) 
     slope##j = svmla_f32_x(p##j, svdup_n_f32(2 * GELU_SCALE), slope##j, svdup_n_f32(6 * GELU_SCALE * GELU_CUBE));      \
     slope##j = svmul_f32_x(p##j, slope##j, x##j);
 #define STORE(j)                                                                                                       \
-    svfloat32_t change##j = svmul_f32_x(p##j, gate##j, svsub_f32_x(p##j, svdup_n_f32(1.0f), gate##j));                 \
+    svfloat32_t change##j = svmul_f32_x(p##j, gate##j, svmul_f32_x(p##j, e##j, gate##j));                              \
     change##j = svmla_f32_x(p##j, gate##j, slope##j, change##j);                                                       \
     svst1_f32(p##j, dout + at##j, svmul_f32_x(p##j, svld1_f32(p##j, dout + at##j), change##j));
     for (size_t i = 0; i < n; i += 4 * vl) {
