@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Measures train_gpt beside its peers, alternating in one run, medians; installs and builds no peer.
 
-    build/venv/bin/python scripts/bench.py [gemm] [step] [--threads 1 2] [--rounds 3] [--llmc DIR]
+    build/venv/bin/python scripts/bench.py [gemm] [step] [--threads 1 2] [--rounds 3] [--llmc DIR...]
 
 gemm: the matrix products of GPT-2 124M against OpenBLAS (Debian's libopenblas0).
-step: a training step of GPT-2 124M, FP32, against PyTorch (transformers) and, where DIR holds a built `train_gpt2` with
-      its data files, llm.c's CPU trainer, which has the batch 4 x 64 built in; also peak memory, and the rate as a
-      share of OpenBLAS's own 2048^3 product.
+step: a training step of GPT-2 124M, FP32, of 4 x 64 and of 1 x 1024 tokens, against PyTorch (transformers) and llm.c's CPU
+      trainer: each DIR holds its train_gpt2.c, the built `train_gpt2` and the data files it opens. It has the batch
+      4 x 64 built in; a second DIR may have B = 1 and T = 1024 put in their place. Also peak memory, and the rate as
+      a share of OpenBLAS's own 2048^3 product.
 A peer that is not there is skipped with a word.
 """
 import argparse
@@ -98,14 +99,20 @@ def step_torch(B, T, threads, steps):
     return [float(line) for line in result.stdout.split()][1:]
 
 
-def step_llmc(folder, threads):
-    """llm.c prints the time of each step; it is stopped after a few."""
-    with subprocess.Popen([Path(folder).resolve() / "train_gpt2"], cwd=folder, env=environment(threads), text=True,
-                          stdout=subprocess.PIPE) as process:
+def llmc_batch(folder):
+    """The batch that a folder's llm.c was built with, as its source says."""
+    source = (Path(folder) / "train_gpt2.c").read_text()
+    return tuple(int(re.search(rf"int {name} = (\d+);", source).group(1)) for name in "BT")
+
+
+def step_llmc(folder, threads, steps):
+    """llm.c prints the time of each step; it is stopped after some. stdbuf: line by line, though into a pipe."""
+    with subprocess.Popen(["stdbuf", "-oL", Path(folder).resolve() / "train_gpt2"], cwd=folder, env=environment(threads),
+                          text=True, stdout=subprocess.PIPE) as process:
         seconds = []
         for line in process.stdout:
             seconds += [float(ms) / 1e3 for ms in re.findall(r"took ([0-9.]+) ms", line)]
-            if len(seconds) > 3:
+            if len(seconds) >= steps:
                 process.kill()
                 break
     return seconds[1:]
@@ -115,15 +122,16 @@ def has_torch():
     return subprocess.run([sys.executable, "-c", "import torch, transformers"], capture_output=True).returncode == 0
 
 
-def bench_step(threads, rounds, llmc):
+def bench_step(threads, rounds, folders):
     subprocess.run(["make", "-s", "train_gpt", "build/bench_gemm"], cwd=ROOT, check=True)
     torch = has_torch()
     if not torch:
         print("PyTorch with transformers is not there: skipped")
-    if not llmc:
+    if not folders:
         print("llm.c: no --llmc DIR given: skipped")
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
     make_tokens(folder / "tokens.bin", 200_000)
+    peers = {llmc_batch(llmc): llmc for llmc in folders}
     for B, T in (4, 64), (1, 1024):
         times, memory, rates = {"train_gpt": [], "PyTorch": [], "llm.c": []}, 0, []
         for _ in range(rounds):
@@ -132,8 +140,8 @@ def bench_step(threads, rounds, llmc):
             memory = max(memory, gib)
             if torch:
                 times["PyTorch"] += step_torch(B, T, threads, 3)
-            if llmc and (B, T) == (4, 64):
-                times["llm.c"] += step_llmc(llmc, threads)
+            if (B, T) in peers:
+                times["llm.c"] += step_llmc(peers[B, T], threads, 3)
             if openblas():
                 rates.append(square_rate(subprocess.run([ROOT / "build/bench_gemm", openblas(), "0"], text=True,
                                                         env=environment(threads), capture_output=True).stdout))
@@ -156,7 +164,7 @@ def main():
     parser.add_argument("what", nargs="*", help="gemm, step; both by default")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="for gemm; step takes the largest")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--llmc", help="folder of a built llm.c")
+    parser.add_argument("--llmc", nargs="+", default=[], metavar="DIR", help="folders of a built llm.c")
     args = parser.parse_args()
     if not set(args.what) <= {"gemm", "step"}:
         parser.error("the benchmarks are gemm and step")
