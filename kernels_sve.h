@@ -25,14 +25,17 @@
 // Sizes: all that is tuned stands here
 //
 // A tile of the matrix product is TILE_ROWS_SVE rows x 2 vectors of sums in registers. A64FX: 20 sums, 2 vectors of b
-// and up to 10 broadcasts fill the 32 registers, and 20 chains cover two pipes of 9 cycles. AVX2 has 16 registers: 12
-// sums.
+// and up to 10 broadcasts fill the 32 registers, and 20 chains cover two pipes of 9 cycles. AVX-512 needs fewer chains,
+// and batches divide by 8. AVX2 has 16 registers: 12 sums.
 //
 // A strip of a, TILE_ROWS_SVE x GEMM_DEPTH (15 KiB), stays in L1, while the panels of b pass by from L2: 2 vectors for
 // 20 multiply-adds, a third of what A64FX's L2 gives each core. The panels of a thread, GEMM_DEPTH x GEMM_COLUMNS, stay
 // in L2: 0.6 MiB where a core has its own, 0.2 MiB on A64FX, whose 12 cores share 7 MiB.
 
-#if defined __ARM_FEATURE_SVE || defined __AVX512F__ || defined __ARM_NEON
+#if defined __AVX512F__
+#define TILE_EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
+enum { TILE_ROWS_SVE = 8 };
+#elif defined __ARM_FEATURE_SVE || defined __ARM_NEON
 #define TILE_EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9)
 enum { TILE_ROWS_SVE = 10 };
 #else
@@ -47,11 +50,11 @@ enum { GEMM_COLUMNS = 384 };
 enum {
     GEMM_DEPTH = 384,            // a multiple of K_GROUP
     K_GROUP = 4,                 // steps of k in one turn of the tile's loop
-    GEMM_ROWS = 1080,            // rows of a that are packed at a time, a multiple of 6 and 10,
+    GEMM_ROWS = 1080,            // rows of a that are packed at a time, a multiple of 6, 8 and 10,
     GEMM_STEPS = 8 * GEMM_DEPTH, // and steps of k
     PACK_AHEAD = 8,   // rows of b that are asked for ahead of packing: each is a new line, and often a new page
     MAX_LANES = 64,   // floats in the longest vector, 2048 bits
-    QUERY_BLOCK = 60, // rows of attention computed at a time, a multiple of 6 and 10
+    QUERY_BLOCK = 80, // rows of attention computed at a time, a multiple of 8 and 10
     KEY_BLOCK = 160,  // keys they meet at a time: the order of the streaming softmax, so the same everywhere
     ROW_LANES = 64,   // virtual lanes of a sum along a row
     ROW_GROUP = 16    // of which a vector holds at most this many
@@ -887,7 +890,8 @@ typedef struct {
 
 // Lays the scratch out over `base`; with base NULL only counts. Returns the floats that it takes.
 static inline size_t attention_scratch_sve(AttentionScratch *s, size_t T, size_t D, bool backward, float *base) {
-    const size_t width = 2 * svcntw(), depth = round_up(D, K_GROUP), block = QUERY_BLOCK * KEY_BLOCK + TILE_ROWS_SVE;
+    const size_t width = 2 * svcntw(), depth = round_up(D, K_GROUP), rows = round_up(QUERY_BLOCK, TILE_ROWS_SVE);
+    const size_t block = rows * KEY_BLOCK + TILE_ROWS_SVE; // the last strip may read beyond
     size_t used = 0;
     *s = (AttentionScratch){.D = D, .key_blocks = (T + KEY_BLOCK - 1) / KEY_BLOCK};
     s->across = depth * round_up(KEY_BLOCK, width);
@@ -900,8 +904,8 @@ static inline size_t attention_scratch_sve(AttentionScratch *s, size_t T, size_t
         {&s->value, backward ? 0 : s->key_blocks * s->along},
         {&s->value_t, backward ? s->key_blocks * s->across : 0},
         {&s->key, backward ? s->key_blocks * s->along : 0},
-        {&s->strips[0], QUERY_BLOCK * depth},
-        {&s->strips[1], backward ? QUERY_BLOCK * depth : 0},
+        {&s->strips[0], rows * depth},
+        {&s->strips[1], backward ? rows * depth : 0},
         {&s->panels[0], backward ? QUERY_BLOCK * round_up(D, width) : 0},
         {&s->panels[1], backward ? QUERY_BLOCK * round_up(D, width) : 0},
         {&s->score, block},
