@@ -405,6 +405,12 @@ typedef struct {
     Tile *tile;
 } Strips;
 
+// Steps that a packed strip or panel takes up: whole groups, and one more that nobody reads. Without it neighbours
+// would lie a multiple of 4 KiB apart, and writing one step of all of them would hit one set of L1.
+static inline size_t packed_depth(size_t depth) {
+    return round_up(depth, K_GROUP) + K_GROUP;
+}
+
 // Packed panels of b, their columns one after another.
 typedef struct {
     const float *data;
@@ -539,7 +545,7 @@ static inline void pack_panel_columns_sve(float *panel, const float *from, size_
 // Packs rows k0 .. k0 + depth of b, columns j0 .. j0 + columns, as panels (depth, 2 vectors), one after another; rows
 // and columns beyond are zero.
 static inline void pack_panels_sve(float *panels, MatrixRef b, size_t k0, size_t depth, size_t j0, size_t columns) {
-    const size_t width = 2 * svcntw(), padded = round_up(depth, K_GROUP), next = width * padded;
+    const size_t width = 2 * svcntw(), padded = round_up(depth, K_GROUP), next = width * packed_depth(depth);
     const float *from = b.data + k0 * b.row + j0 * b.column;
     if (b.column == 1) {
         for (size_t k = 0; k < depth; k++, from += b.row) {
@@ -609,7 +615,8 @@ typedef struct {
 
 // Where the strip of row i and step k of the block lies: by GEMM_DEPTH, then by rows.
 static inline size_t strip_place(const PackedBlock *p, size_t i, size_t k) {
-    return k * round_up(p->rows, TILE_ROWS_SVE) + i * round_up(at_most(p->depth - k, GEMM_DEPTH), K_GROUP);
+    return k / GEMM_DEPTH * packed_depth(GEMM_DEPTH) * round_up(p->rows, TILE_ROWS_SVE) +
+           i * packed_depth(at_most(p->depth - k, GEMM_DEPTH));
 }
 
 // Packs the strips of rows first .. end of a block.
@@ -618,7 +625,7 @@ static inline void pack_block_sve(float *strips, const PackedBlock *p, MatrixRef
         const size_t depth = at_most(p->depth - k, GEMM_DEPTH);
         const float *from = a.data + p->m0 * a.row + (p->k0 + k) * a.column;
         if (a.row == 1) {
-            pack_columns_sve(strips + strip_place(p, first, k), TILE_ROWS_SVE * round_up(depth, K_GROUP), from + first,
+            pack_columns_sve(strips + strip_place(p, first, k), TILE_ROWS_SVE * packed_depth(depth), from + first,
                              a.column, end - first, depth);
             continue;
         }
@@ -636,7 +643,7 @@ static inline void gemm_columns_sve(float *out, size_t N, MatrixRef b, const Epi
     for (size_t k = 0; k < p->depth; k += GEMM_DEPTH) {
         const size_t depth = at_most(p->depth - k, GEMM_DEPTH);
         const bool from_out = p->k0 + k > 0 || e->accumulate, last = p->k0 + k + depth == p->K;
-        const Panels packed = {panels, 2 * svcntw() * round_up(depth, K_GROUP)};
+        const Panels packed = {panels, 2 * svcntw() * packed_depth(depth)};
         pack_panels_sve(panels, b, p->k0 + k, depth, j, columns);
         for (size_t i = 0; i < p->rows; i += TILE_ROWS_SVE) {
             const size_t tile_rows = at_most(p->rows - i, TILE_ROWS_SVE), at = (p->m0 + i) * N + j;
@@ -682,7 +689,8 @@ static inline void gemm_block_sve(float *out, size_t N, MatrixRef a, MatrixRef b
 #pragma omp barrier
     for (size_t part = 0; part < parts; part++) {
         const size_t j = part_start(wanted, width, part, parts), end = part_start(wanted, width, part + 1, parts);
-        gemm_columns_sve(out, N, b, e, p, panels + thread * GEMM_DEPTH * GEMM_COLUMNS, first + j, end - j);
+        gemm_columns_sve(out, N, b, e, p, panels + thread * packed_depth(GEMM_DEPTH) * GEMM_COLUMNS, first + j,
+                         end - j);
     }
 #pragma omp barrier
 }
@@ -690,8 +698,10 @@ static inline void gemm_block_sve(float *out, size_t N, MatrixRef a, MatrixRef b
 // Threads share the strips of a, and each packs the panels of its own columns of b.
 static inline void gemm_sve(float *out, MatrixRef a, MatrixRef b, size_t M, size_t N, size_t K, const Epilogue *e) {
     const size_t blocks = (M + GEMM_ROWS - 1) / GEMM_ROWS, rows = round_up((M + blocks - 1) / blocks, TILE_ROWS_SVE);
-    const size_t strips_size = round_up(rows * round_up(at_most(K, GEMM_STEPS), K_GROUP), MAX_LANES);
-    float *strips = pack_scratch_sve(strips_size + (size_t)omp_get_max_threads() * GEMM_DEPTH * GEMM_COLUMNS);
+    const size_t depths = (at_most(K, GEMM_STEPS) + GEMM_DEPTH - 1) / GEMM_DEPTH;
+    const size_t strips_size = round_up(rows * depths * packed_depth(at_most(K, GEMM_DEPTH)), MAX_LANES);
+    float *strips =
+        pack_scratch_sve(strips_size + (size_t)omp_get_max_threads() * packed_depth(GEMM_DEPTH) * GEMM_COLUMNS);
     Tile *tile = a.row == 1 ? tile_of_columns_sve : tile_of_rows_sve;
 #pragma omp parallel
     for (size_t m0 = 0; m0 < M; m0 += rows) {
@@ -852,7 +862,7 @@ static inline void layernorm_backward_sve(float *dinp, float *dweight, float *db
 
 // Packs rows of a head, (rows, D) with a row stride, as strips.
 static inline Strips pack_strips_sve(float *to, const float *from, size_t row, size_t rows, size_t D) {
-    const size_t next = TILE_ROWS_SVE * round_up(D, K_GROUP);
+    const size_t next = TILE_ROWS_SVE * packed_depth(D);
     for (size_t i = 0; i < rows; i += TILE_ROWS_SVE) {
         pack_rows_sve(to + i / TILE_ROWS_SVE * next, from + i * row, row, at_most(rows - i, TILE_ROWS_SVE), D);
     }
@@ -890,12 +900,12 @@ typedef struct {
 
 // Lays the scratch out over `base`; with base NULL only counts. Returns the floats that it takes.
 static inline size_t attention_scratch_sve(AttentionScratch *s, size_t T, size_t D, bool backward, float *base) {
-    const size_t width = 2 * svcntw(), depth = round_up(D, K_GROUP), rows = round_up(QUERY_BLOCK, TILE_ROWS_SVE);
+    const size_t width = 2 * svcntw(), depth = packed_depth(D), rows = round_up(QUERY_BLOCK, TILE_ROWS_SVE);
     const size_t block = rows * KEY_BLOCK + TILE_ROWS_SVE; // the last strip may read beyond
     size_t used = 0;
     *s = (AttentionScratch){.D = D, .key_blocks = (T + KEY_BLOCK - 1) / KEY_BLOCK};
     s->across = depth * round_up(KEY_BLOCK, width);
-    s->along = KEY_BLOCK * round_up(D, width);
+    s->along = packed_depth(KEY_BLOCK) * round_up(D, width);
     struct {
         float **field;
         size_t floats;
@@ -906,8 +916,8 @@ static inline size_t attention_scratch_sve(AttentionScratch *s, size_t T, size_t
         {&s->key, backward ? s->key_blocks * s->along : 0},
         {&s->strips[0], rows * depth},
         {&s->strips[1], backward ? rows * depth : 0},
-        {&s->panels[0], backward ? QUERY_BLOCK * round_up(D, width) : 0},
-        {&s->panels[1], backward ? QUERY_BLOCK * round_up(D, width) : 0},
+        {&s->panels[0], backward ? packed_depth(QUERY_BLOCK) * round_up(D, width) : 0},
+        {&s->panels[1], backward ? packed_depth(QUERY_BLOCK) * round_up(D, width) : 0},
         {&s->score, block},
         {&s->dscore, backward ? block : 0},
         {&s->out, QUERY_BLOCK * D},
@@ -941,7 +951,7 @@ static inline size_t keys_seen_(size_t t, size_t u, size_t keys) {
 
 // Block `block` of packed keys or values: `size` floats each, `depth` deep.
 static inline Panels key_panels_sve(const float *blocks, size_t block, size_t size, size_t depth) {
-    return (Panels){blocks + block * size, 2 * svcntw() * round_up(depth, K_GROUP)};
+    return (Panels){blocks + block * size, 2 * svcntw() * packed_depth(depth)};
 }
 
 // Turns the scores of row i with `seen` keys into exp(score - max), and takes what was summed so far to the new
@@ -1033,7 +1043,7 @@ static inline void attention_backward_queries_sve(const AttentionScratch *s, flo
                                                   const float *q, size_t row, const float *dy, const float *y,
                                                   size_t y_row, const float *lse, size_t t0, size_t rows, size_t T) {
     float dy_y[QUERY_BLOCK], scale = 1 / sqrtf((float)s->D);
-    const size_t D = s->D, padded_rows = round_up(rows, K_GROUP), panel = 2 * svcntw() * padded_rows;
+    const size_t D = s->D, padded_rows = round_up(rows, K_GROUP), panel = 2 * svcntw() * packed_depth(rows);
     const Strips q_strips = pack_strips_sve(s->strips[0], q, row, rows, D);
     const Strips dy_strips = pack_strips_sve(s->strips[1], dy, y_row, rows, D);
     const Strips ds = scores_as_rows_sve(s->dscore), p_t = scores_as_columns_sve(s->score);
