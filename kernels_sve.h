@@ -15,6 +15,7 @@
 #include <float.h>
 #include <math.h>
 #include <omp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
@@ -28,9 +29,9 @@
 // and up to 10 broadcasts fill the 32 registers, and 20 chains cover two pipes of 9 cycles. AVX-512 needs fewer chains,
 // and batches divide by 8. AVX2 has 16 registers: 12 sums.
 //
-// A strip of a, TILE_ROWS_SVE x GEMM_DEPTH (15 KiB), stays in L1, while the panels of b pass by from L2: 2 vectors for
-// 20 multiply-adds, a third of what A64FX's L2 gives each core. The panels of a thread, GEMM_DEPTH x GEMM_COLUMNS, stay
-// in L2: 0.6 MiB where a core has its own, 0.2 MiB on A64FX, whose 12 cores share 7 MiB.
+// A strip of a, TILE_ROWS_SVE x GEMM_DEPTH (12 or 15 KiB), stays in L1, while the panels of b pass by from L2: 2
+// vectors for 20 multiply-adds, a third of what A64FX's L2 gives each core. The panels of a thread, GEMM_DEPTH x
+// GEMM_COLUMNS, stay in L2: 0.6 MiB where a core has its own, 0.2 MiB on A64FX, whose 12 cores share 7 MiB.
 
 #if defined __AVX512F__
 #define TILE_EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
@@ -49,7 +50,7 @@ enum { GEMM_COLUMNS = 384 };
 #endif
 enum {
     GEMM_DEPTH = 384,            // a multiple of K_GROUP
-    K_GROUP = 4,                 // steps of k in one turn of the tile's loop
+    K_GROUP = 4,                 // steps of k that are packed together: 16 bytes of a row
     GEMM_ROWS = 1080,            // rows of a that are packed at a time, a multiple of 6, 8 and 10,
     GEMM_STEPS = 8 * GEMM_DEPTH, // and steps of k
     PACK_AHEAD = 8,   // rows of b that are asked for ahead of packing: each is a new line, and often a new page
@@ -334,7 +335,7 @@ typedef void Tile(float *out, size_t out_row, const float *start, size_t start_r
                   size_t depth);
 
 // Element (row i, step k) of a group is a[i * row_step + k * k_step]; the next group is group_step further. The loop
-// takes half a group a turn: A64FX keeps short loops in a buffer, and the emulator's model of it counts them whole.
+// takes half a group a turn: enough for the counters and the branch to hide behind the multiply-adds.
 SVE_INLINE void gemm_tile_sve(float *out, size_t out_row, const float *start, size_t start_row, const float *a,
                               const size_t row_step, const size_t k_step, const size_t group_step, const float *b,
                               size_t depth) {
@@ -425,7 +426,7 @@ static inline void gemm_strip_sve(float *out, size_t out_row, const float *start
     const float *panel = panels.data;
     float whole[TILE_ROWS_SVE * 2 * MAX_LANES];
     for (size_t j = 0; j < columns; j += width, panel += panels.next) {
-        size_t n = columns - j < width ? columns - j : width;
+        size_t n = at_most(columns - j, width);
         if (rows == TILE_ROWS_SVE && n == width) {
             tile(out + j, out_row, start + j, start_row, strip, panel, depth);
             continue;
@@ -666,7 +667,9 @@ static inline float *pack_scratch_sve(size_t floats) {
         size = floats;
         scratch = allocate_floats(floats);
         if (!scratch) {
-            abort(); // a few MiB beside a model of many: nothing could go on
+            fprintf(stderr, "train_gpt: no memory for %zu MiB of scratch: choose a smaller --micro-batch\n",
+                    floats >> 18);
+            exit(EXIT_FAILURE);
         }
     }
     return scratch;
@@ -1256,5 +1259,17 @@ static const Kernels kernels_sve = {
     .sum_of_squares = sum_of_squares_sve,
     .adamw = adamw_sve,
 };
+
+#undef FOUR
+#undef LOAD_X
+#undef EXP_SCALED
+#undef EXP_REDUCE
+#undef EXP_FINISH
+#undef GELU_GATES
+#undef GELU_REDUCE
+#undef GELU_EXP
+#undef GELU_RECIPROCAL
+#undef SVE_INLINE
+#undef TILE_EACH_ROW
 
 #endif

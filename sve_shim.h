@@ -57,6 +57,10 @@ SHIM svbool_t svwhilelt_b32_u64(uint64_t from, uint64_t end) {
 SHIM __mmask16 shim_mask(svbool_t p) {
     return (__mmask16)((1U << p) - 1);
 }
+#elif SHIM_BYTES == 32 && defined __AVX2__
+SHIM __m256i shim_mask(svbool_t p) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)p), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
 #endif
 
 // Lanes by masks in one instruction where the machine has it. Not under AddressSanitizer, which sees only plain
@@ -68,6 +72,18 @@ SHIM svfloat32_t svld1_f32(svbool_t p, const float *from) {
 
 SHIM void svst1_f32(svbool_t p, float *to, svfloat32_t v) {
     _mm512_mask_storeu_ps(to, shim_mask(p), (__m512)v);
+}
+#elif SHIM_BYTES == 32 && defined __AVX2__ && !defined __SANITIZE_ADDRESS__
+SHIM svfloat32_t svld1_f32(svbool_t p, const float *from) {
+    return (svfloat32_t)_mm256_maskload_ps(from, shim_mask(p));
+}
+
+SHIM void svst1_f32(svbool_t p, float *to, svfloat32_t v) {
+    if (p == SHIM_LANES) { // masked stores are slow on some
+        memcpy(to, &v, sizeof v);
+    } else {
+        _mm256_maskstore_ps(to, shim_mask(p), (__m256)v);
+    }
 }
 #else
 SHIM svfloat32_t svld1_f32(svbool_t p, const float *from) {
@@ -189,6 +205,8 @@ SHIM svfloat32_t svsqrt_f32_x(svbool_t p, svfloat32_t a) {
 SHIM svfloat32_t shim_merge(svbool_t p, svfloat32_t a, svfloat32_t result) {
 #if SHIM_BYTES == 64 && defined __AVX512F__
     return (svfloat32_t)_mm512_mask_mov_ps((__m512)a, shim_mask(p), (__m512)result);
+#elif SHIM_BYTES == 32 && defined __AVX2__
+    return (svfloat32_t)_mm256_blendv_ps((__m256)a, (__m256)result, (__m256)shim_mask(p));
 #else
     if (p == SHIM_LANES) {
         return result;
