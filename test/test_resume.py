@@ -77,7 +77,7 @@ def slow(tiny, tmp_path_factory):
     """A run with steps of some milliseconds, so that a kill can be aimed: slow(out) gives its arguments, and
     slow.end(ranks) the uninterrupted run."""
     def make(out):
-        return tiny(out, channels=96, seq_len=32, micro_batch=4, global_batch=8, steps=STEPS, save_every=3, shuffle=1,
+        return tiny(out, channels=192, seq_len=64, micro_batch=4, global_batch=8, steps=STEPS, save_every=3, shuffle=1,
                     eval_every=6, val_data=tiny.data)
     ends = {}
 
@@ -137,7 +137,7 @@ def test_killed_while_saving(slow, ranks, file, tmp_path):
 def test_killed_again_and_again(slow, tmp_path):
     """Kills after a random number of changes in the run's folder, until the run comes to its end."""
     out, kills, source = tmp_path / "run", 0, random.Random(1)
-    while kill_when(changes(out, source.randint(5, 30)), slow(out)):
+    while kill_when(changes(out, source.randint(5, 20)), slow(out)):
         kills += 1
         assert all(checksums_hold(checkpoint(out, step)) for step in checkpoints(out))
     assert kills >= 3
