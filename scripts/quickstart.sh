@@ -19,7 +19,7 @@ minutes=${QUICKSTART_MINUTES:-4} # of training in one call
 vocabulary=4096
 model=(--layers 4 --heads 4 --channels 192 --seq-len 128)
 batch=(--micro-batch 4 --global-batch 8)
-rates=(--lr 2e-3 --min-lr 2e-4 --warmup-steps 40 --schedule wsd --init-std 0.06)
+rates=(--lr 1e-3 --min-lr 1e-4 --warmup-steps 40 --schedule wsd --init-std 0.02)
 saving=(--eval-every 100 --eval-batches 10 --save-every 100 --keep 2)
 prompts=("ユーザーは、" "この関数は、" "このオプションを指定すると、")
 
