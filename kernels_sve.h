@@ -732,12 +732,12 @@ static inline void matmul_backward_input_sve(float *dinp, const float *dout, con
     gemm_sve(dinp, (MatrixRef){dout, OC, 1}, (MatrixRef){weight, 1, OC}, R, C, OC, &(Epilogue){.gelu_inp = gelu_inp});
 }
 
-// dbias (OC) += the rows of dout (R, OC), one after another: four vectors of columns from i on, below n.
-static inline void add_rows_sve(float *dbias, const float *dout, size_t R, size_t OC, size_t i, size_t n) {
+// dbias (OC) += the rows of dout (R, OC), one after another: four vectors of columns from i on.
+static inline void add_rows_sve(float *dbias, const float *dout, size_t R, size_t OC, size_t i) {
     const size_t vl = svcntw();
 #define BEGIN(j)                                                                                                       \
     const size_t at##j = i + j * vl;                                                                                   \
-    const svbool_t p##j = svwhilelt_b32_u64(at##j, n);                                                                 \
+    const svbool_t p##j = svwhilelt_b32_u64(at##j, OC);                                                                \
     svfloat32_t sum##j = svld1_f32(p##j, dbias + at##j);
 #define ADD(j) sum##j = svadd_f32_x(p##j, sum##j, svld1_f32(p##j, dout + r * OC + at##j));
 #define STORE(j) svst1_f32(p##j, dbias + at##j, sum##j);
@@ -757,7 +757,7 @@ static inline void matmul_backward_weight_sve(float *dweight, float *dbias, cons
     const size_t columns = 4 * svcntw();
 #pragma omp parallel for schedule(static)
     for (size_t o = 0; o < OC; o += columns) {
-        add_rows_sve(dbias, dout, R, OC, o, OC);
+        add_rows_sve(dbias, dout, R, OC, o);
     }
 }
 
@@ -877,8 +877,7 @@ static inline void block_gemm_sve(float *out, size_t out_row, const float *start
                                   Panels panels, size_t M, size_t N, size_t K) {
     for (size_t i = 0; i < M; i += TILE_ROWS_SVE) {
         gemm_strip_sve(out + i * out_row, out_row, start + i * start_row, start_row, strips.tile,
-                       strips.data + i / TILE_ROWS_SVE * strips.next, panels, K,
-                       M - i < TILE_ROWS_SVE ? M - i : TILE_ROWS_SVE, N);
+                       strips.data + i / TILE_ROWS_SVE * strips.next, panels, K, at_most(M - i, TILE_ROWS_SVE), N);
     }
 }
 

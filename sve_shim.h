@@ -157,11 +157,6 @@ SHIM svfloat32_t svmul_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b) {
     return a * b;
 }
 
-SHIM svfloat32_t svdiv_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b) {
-    (void)p;
-    return a / b;
-}
-
 // The larger; b if one of them is NaN (SVE: NaN). Callers put what may be NaN second.
 SHIM svfloat32_t svmax_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b) {
     (void)p;
@@ -184,20 +179,6 @@ SHIM svfloat32_t svmin_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b) {
 #else
     svint32_t first = a < b;
     return (svfloat32_t)(((svint32_t)a & first) | ((svint32_t)b & ~first));
-#endif
-}
-
-SHIM svfloat32_t svsqrt_f32_x(svbool_t p, svfloat32_t a) {
-    (void)p;
-#if SHIM_BYTES == 64 && defined __AVX512F__
-    return (svfloat32_t)_mm512_sqrt_ps((__m512)a);
-#elif SHIM_BYTES == 32 && defined __AVX__
-    return (svfloat32_t)_mm256_sqrt_ps((__m256)a);
-#else
-    for (int i = 0; i < SHIM_LANES; i++) {
-        a[i] = __builtin_sqrtf(a[i]);
-    }
-    return a;
 #endif
 }
 
