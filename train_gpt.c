@@ -14,11 +14,12 @@
 #include <time.h>
 
 #include "checkpoint.h"  // defines: TensorView, ModelConfig, config_*, weights_load, safetensors_*, checkpoint_*
-#include "dataloader.h"  // defines: Dataset, dataset_*, prepare_corpus, random_*, Sha256
+#include "dataloader.h"  // defines: Dataset, dataset_*, random_*, Sha256
 #include "json.h"        // defines: Error, fail, Json, JsonWriter, json_*
 #include "kernels_ref.h" // defines: Kernels, kernels_ref
 #include "kernels_sve.h" // defines: kernels_sve, allocate_floats, zero_floats, tile_flops_sve, flush_denormals
 #include "mpi_utils.h"   // defines: World, world_*, all_reduce_*, broadcast, Placement
+#include "prepare.h"     // defines: prepare_corpus, PrepareOptions, PrepareReport
 #include "tokenizer.h"   // defines: Tokenizer, TokenBuffer, tokenizer_*
 
 #ifndef GIT_REVISION

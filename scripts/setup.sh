@@ -60,6 +60,8 @@ look_for_test() {
     need_command qemu-user qemu-aarch64
     need_command shellcheck shellcheck
     need_command gzip gzip
+    need_command zstd zstd
+    need_command chromium chromium
     need python3-venv "Python modules venv and ensurepip" has_venv
 }
 

@@ -1,6 +1,6 @@
-// data_tool: the functions of dataloader.h for test_data.py, one command per part. Exit status 1 and one line on stderr
-// on failure.
-#include "../dataloader.h"
+// data_tool: the functions of dataloader.h and prepare.h for test_data.py, one command per part. Exit status 1 and one
+// line on stderr on failure.
+#include "../prepare.h"
 
 static bool hash_command(int argc, char **argv, Error *e) {
     char hex[65];

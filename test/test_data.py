@@ -337,9 +337,8 @@ def manifest_of(data):
 def records_of(path):
     raw = path.read_bytes()
     magic, version, size, count, zero = struct.unpack_from("<8sIIQQ", raw)
-    assert (magic, version, size, zero) == (b"TGPTDOCS", 1, 32, 0) and len(raw) == 32 + 32 * count
-    records = [struct.unpack_from("<QQQII", raw, 32 + 32 * i) for i in range(count)]
-    assert all(record[4] == 0 for record in records)
+    assert (magic, version, size, zero) == (b"TGPTDOCS", 2, 40, 0) and len(raw) == 32 + 40 * count
+    records = [struct.unpack_from("<QQQQII", raw, 32 + 40 * i) for i in range(count)]
     return records
 
 
@@ -368,7 +367,7 @@ def check_provenance(data, folder, key="text"):
             assert entry[kind] == {"file": f"{split}.{kind}", "bytes": len(content),
                                    "sha256": hashlib.sha256(content).hexdigest()}
         texts[split] = []
-        for document, (offset, length, tokens, number, _) in zip(documents, records):
+        for document, (offset, length, tokens, _, _, number) in zip(documents, records):
             text = raw[number][offset:offset + length].decode(errors="replace")
             if ".jsonl" in manifest["sources"][number]["path"]:
                 text = json.loads(text)[key].encode("utf-16", "surrogatepass").decode("utf-16", "replace")

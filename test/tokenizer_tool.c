@@ -8,7 +8,7 @@
 //     tokenizer_tool copy DIR OUT           load and save
 //     tokenizer_tool sanitize BLOCK         repairs UTF-8 fed in blocks; the count of replacements goes to stderr
 //     tokenizer_tool classes                the class of each code point, one byte each
-#include "../tokenizer.h"
+#include "../tokenizer_train.h"
 
 #include <time.h>
 
