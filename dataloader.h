@@ -870,6 +870,7 @@ static inline bool mixture_open_paths(Mixture *m, const char *const *paths, cons
         m->paths[i] = strdup(paths[i]);
         m->weights[i] = weights ? weights[i] : 0;
         ok = (m->paths[i] || fail(e, "no memory for %zu datasets", count)) &&
+             (!weights || weights[i] > 0 || fail(e, "%s: its weight is 0: weights must be positive", paths[i])) &&
              dataset_open(&m->items[i], paths[i], split, seq_len, e);
     }
     ok = ok && mixture_check_tokenizers_(m, e);
@@ -878,8 +879,8 @@ static inline bool mixture_open_paths(Mixture *m, const char *const *paths, cons
     }
     if (ok && m->period > MIXTURE_PERIOD_MAX) {
         ok = fail(
-            e, "%s and %zu others: the shares repeat only after more than %d samples: give weights with fewer digits",
-            paths[0], count - 1, MIXTURE_PERIOD_MAX);
+            e, "%s and the others: their shares repeat only after more than %d samples: give weights with fewer digits",
+            paths[0], MIXTURE_PERIOD_MAX);
     }
     ok = ok && mixture_schedule_(m, e);
     if (!ok) {
