@@ -2,8 +2,8 @@
 // traced to its source. prepare.h makes the shards.
 //
 // Samples:    dataset_open, dataset_read, dataset_order    training samples out of shards, in a reproducible order
-// Mixtures:   mixture_open, mixture_order, mixture_position  several datasets in one order, each with its share;
-// batch_hash Documents:  docs_load                                    where each document of a shard comes from
+// Mixtures:   mixture_open, mixture_order, batch_hash      several datasets in one order, each with its share
+// Documents:  docs_load                                    where each document of a shard comes from
 // Beneath:    sha256_*, random_*                           hashes of files, random numbers as pure functions
 //
 // What a prepared folder holds (SPLIT is train or val):
