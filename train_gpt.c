@@ -20,6 +20,7 @@
 #include "kernels_sve.h" // defines: kernels_sve, allocate_floats, zero_floats, tile_flops_sve, flush_denormals
 #include "mpi_utils.h"   // defines: World, world_*, all_reduce_*, broadcast, Placement
 #include "prepare.h"     // defines: prepare_corpus, PrepareOptions, PrepareReport
+#include "report.h"      // defines: EventWriter, events_*, report_page, model_card
 #include "tokenizer.h"   // defines: Tokenizer, TokenBuffer, tokenizer_*
 
 #ifndef GIT_REVISION
@@ -36,14 +37,15 @@ enum { EXIT_USAGE = 2 };
 // Options: every option of every command, once: the struct, its defaults, the parser, the help and the log come from
 // this list. TEXT and WHOLE and REAL_NUMBER say the type; then name, default, bounds, commands, value's name, help.
 
-enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16 };
+enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16, REPORT = 512 };
 
 // clang-format off
 #define OPTIONS(FLAG, LIST, TEXT, WHOLE, REAL_NUMBER)                                                                                 \
     LIST(input, PREPARE, "PATH...", "text to read: .txt, .md, .jsonl, each also .gz, or folders of them")                       \
     TEXT(data, NULL, TRAIN | EVAL, "PATH", "folder made by prepare, prefix of a Megatron .bin/.idx pair, or llm.c .bin")       \
     TEXT(val_data, NULL, TRAIN | EVAL, "PATH", "validation data, where --data holds none or instead of it")                     \
-    TEXT(out, NULL, PREPARE | TRAIN, "DIR", "where the result goes")                                                            \
+    LIST(run, REPORT, "DIR...", "folders of runs, drawn over one another")                                                      \
+    TEXT(out, NULL, PREPARE | TRAIN | REPORT, "DIR", "where the result goes; report: a file, default report.html")              \
     TEXT(checkpoint, NULL, EVAL | GENERATE, "DIR", "model: a step-NNNNNN folder of a run, or any GPT-2 from the hub")           \
     TEXT(tokenizer, NULL, PREPARE, "DIR", "use this tokenizer.json instead of training one")                                    \
     TEXT(text_key, "text", PREPARE, "KEY", "key of the text in JSON Lines")                                                     \
@@ -574,6 +576,7 @@ typedef struct {
     uint64_t step, samples;    // steps done, samples read by all ranks so far
     double peak_flops;         // of all ranks, measured at the start
     FILE *log;                 // rank 0
+    EventWriter events;        // rank 0: the log for TensorBoard
 } Trainer;
 
 typedef struct {
@@ -700,6 +703,7 @@ static bool log_line(Trainer *t, JsonWriter *json, Error *e) {
     json_append(json, "\n", 1);
     bool ok = !json->failed && fwrite(json->data, 1, json->length, t->log) == json->length && fflush(t->log) == 0;
     ok = ok || fail(e, "%s/log.jsonl: cannot be written: %s", t->options->out, strerror(errno));
+    ok = ok && (!t->events.file || events_add(&t->events, json->data, json->length, e));
     free(json->data);
     *json = (JsonWriter){0};
     return ok;
@@ -879,7 +883,7 @@ static bool log_open(Trainer *t, bool resumed, Error *e) {
     if (!t->log) {
         return fail(e, "%s: cannot be written: %s", path, strerror(errno));
     }
-    return exists || log_run(t, e);
+    return (exists || log_run(t, e)) && events_open(&t->events, t->options->out, e);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -1436,6 +1440,7 @@ static void training_free(Trainer *t) {
     if (t->log) {
         fclose(t->log);
     }
+    events_close(&t->events);
     dataset_close(&t->data);
     dataset_close(&t->val);
     model_free(&t->model);
@@ -2227,6 +2232,25 @@ static int command_kernels(World *w, const Options *o) {
 }
 
 // =====================================================================================================================
+// Command: report
+
+static int command_report(World *w, const Options *o) {
+    Error e = {0};
+    const char *out = o->out ? o->out : "report.html";
+    if (!world_check(w, o->run.count > 0 || fail(&e, "report needs --run DIR..."), &e)) {
+        return EXIT_USAGE;
+    }
+    bool ok = w->rank != 0 || report_page(o->run.items, o->run.count, out, &e);
+    if (!world_check_root(w, ok, &e)) {
+        return EXIT_FAILURE;
+    }
+    if (w->rank == 0) {
+        printf("wrote %s\n", out);
+    }
+    return EXIT_SUCCESS;
+}
+
+// =====================================================================================================================
 // The command line
 
 static const struct {
@@ -2244,6 +2268,8 @@ static const struct {
      "train_gpt generate --checkpoint run/step-001000 --prompt \"Once upon a time\"", GENERATE, command_generate},
     {"kernels", "compares the fast kernels with the reference, times them, certifies a machine",
      "train_gpt kernels --check", KERNELS, command_kernels},
+    {"report", "one HTML page with the charts of one or more runs", "train_gpt report --run run --out run.html", REPORT,
+     command_report},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
@@ -2369,13 +2395,14 @@ static bool parse_options(Options *o, int argc, char **argv, size_t command, Err
             return fail(e, "%s: takes no value", argument);
         }
         if (spec->type == OPTION_LIST && !equals) {
-            o->input.items = (const char **)argv + i;
+            TextList *list = option_field(o, spec);
+            list->items = (const char **)argv + i;
             while (i < argc && strncmp(argv[i], "--", 2)) {
-                i++, o->input.count++;
+                i++, list->count++;
             }
         } else if (spec->type == OPTION_LIST) {
             argv[i - 1] += equals + 1 - argument;
-            o->input = (TextList){(const char **)argv + i - 1, 1};
+            memcpy(option_field(o, spec), &(TextList){(const char **)argv + i - 1, 1}, sizeof(TextList));
         } else if (!equals && i == argc) {
             return fail(e, "%s: needs a value, %s", argument, spec->value);
         } else if (!set_option(o, spec, equals ? equals + 1 : argv[i++], e)) {
@@ -2401,7 +2428,7 @@ static int run_command_line(World *w, int argc, char **argv) {
     const char *name = help ? (argc > 2 ? argv[2] : NULL) : argc > 1 ? argv[1] : "";
     size_t command = name ? find_command(name) : COMMANDS;
     bool ok = !name || command < COMMANDS ||
-              fail(&e, "%s%s: the commands are prepare, train, eval, generate, kernels, and help",
+              fail(&e, "%s%s: the commands are prepare, train, eval, generate, kernels, report, and help",
                    *name ? "unknown command " : "no command", name);
     if (!help && ok) {
         ok = parse_options(&o, argc, argv, command, &e);
