@@ -512,22 +512,23 @@ static inline size_t curve_line_(const Curve *c, double *x, double *y) {
     return n;
 }
 
-// The curve smoothed: at each bucket the mean under a Gaussian window of 1/60 of the curve, cut off so that it reaches
-// equally far to both sides (a one-sided window would bend the ends). x, y: (CURVE_BUCKETS).
+// The curve smoothed: at each bucket a straight line fitted under a Gaussian window of 1/60 of the curve (local linear
+// regression, Cleveland 1979), which unlike a moving mean is not bent at the ends. x, y: (CURVE_BUCKETS).
 static inline size_t curve_smooth_(const Curve *c, double *x, double *y) {
-    double width = fmax((double)c->count / 60, 0.6);
+    double width = fmax((double)c->count / 60, 1);
+    size_t reach = (size_t)ceil(3 * width);
     for (size_t i = 0; i < c->count; i++) {
-        size_t reach = (size_t)ceil(3 * width);
-        reach = reach > i ? i : reach;
-        reach = reach > c->count - 1 - i ? c->count - 1 - i : reach;
-        double sum = 0, weight = 0;
-        for (size_t j = i - reach; j <= i + reach; j++) {
-            double z = ((double)j - (double)i) / width, w = exp(-0.5 * z * z) * (double)c->buckets[j].count;
-            sum += w * c->buckets[j].sum / (double)c->buckets[j].count;
-            weight += w;
+        size_t from = i > reach ? i - reach : 0, to = i + reach < c->count ? i + reach : c->count - 1;
+        double w0 = 0, w1 = 0, w2 = 0, y0 = 0, y1 = 0;
+        for (size_t j = from; j <= to; j++) {
+            const Bucket_ *b = &c->buckets[j];
+            double at = ((double)j - (double)i) / width, w = exp(-0.5 * at * at) * (double)b->count;
+            w0 += w, w1 += w * at, w2 += w * at * at;
+            y0 += w * b->sum / (double)b->count, y1 += w * at * b->sum / (double)b->count;
         }
+        double det = w0 * w2 - w1 * w1;
         x[i] = c->buckets[i].x_sum / (double)c->buckets[i].count;
-        y[i] = sum / weight;
+        y[i] = det > 1e-9 * w0 * w0 ? (w2 * y0 - w1 * y1) / det : y0 / w0;
     }
     return c->count;
 }
@@ -781,7 +782,7 @@ static inline bool run_read_(RunLog *r, const char *directory, bool by_tokens, u
 // ---------------------------------------------------------------------------------------------------------------------
 // Charts: inline SVG, 640 x 300 units
 
-enum { CHART_WIDTH = 640, CHART_HEIGHT = 300, CHART_LEFT = 74, CHART_RIGHT = 18, CHART_TOP = 14, CHART_BOTTOM = 52 };
+enum { CHART_WIDTH = 640, CHART_HEIGHT = 300, CHART_LEFT = 84, CHART_RIGHT = 30, CHART_TOP = 14, CHART_BOTTOM = 52 };
 enum { COLORS = 8, TICKS = 12 };
 
 typedef struct {
@@ -849,10 +850,11 @@ static inline const char *number_short_(double v, char text[32]) {
             return text;
         }
     }
-    snprintf(text, 32, fabs(v) < 1e-3 ? "%.3g" : "%.5g", v);
-    char *exponent = strstr(text, "e-0");
-    if (exponent) {
-        memmove(exponent + 2, exponent + 3, strlen(exponent + 2));
+    int exponent = v != 0 ? (int)floor(log10(fabs(v)) + 1e-9) : 0;
+    if (exponent < -3) {
+        snprintf(text, 32, "%.3ge%d", v / pow(10, exponent), exponent);
+    } else {
+        snprintf(text, 32, "%.5g", v);
     }
     return text;
 }
@@ -926,10 +928,9 @@ static inline void chart_axes_(JsonWriter *w, const Chart *c, const Axis *x, con
         double at = axis_at_(x, ticks[i]);
         text_format_(w,
                      "<line class=\"tick\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\"/><text x=\"%.1f\" y=\"%d\" "
-                     "text-anchor=\"%s\">%s</text>\n",
+                     "text-anchor=\"middle\">%s</text>\n",
                      at, at, CHART_HEIGHT - CHART_BOTTOM, CHART_HEIGHT - CHART_BOTTOM + 5, at,
-                     CHART_HEIGHT - CHART_BOTTOM + 22, at > CHART_WIDTH - CHART_RIGHT - 20 ? "end" : "middle",
-                     number_short_(ticks[i], text));
+                     CHART_HEIGHT - CHART_BOTTOM + 22, number_short_(ticks[i], text));
     }
     text_format_(
         w,
@@ -1340,6 +1341,16 @@ static inline const char *scalar_text_(const Json *node) {
                                             : node->text;
 }
 
+// How a value of the configuration is shown: fractions with six digits.
+static inline void scalar_show_(JsonWriter *w, const Json *node) {
+    double value;
+    if (json_double(node, &value) && strpbrk(node->text, ".eE")) {
+        text_format_(w, "%.6g", value);
+    } else {
+        text_html_(w, scalar_text_(node));
+    }
+}
+
 // A row for each key of `group` of the runs' first lines (NULL: of the line itself). Rows in which runs differ stand
 // out.
 static inline void page_config_rows_(JsonWriter *w, const RunLog *runs, size_t count, const char *group) {
@@ -1361,8 +1372,7 @@ static inline void page_config_rows_(JsonWriter *w, const RunLog *runs, size_t c
             text_format_(w, "</th>");
             for (size_t j = 0; j < count; j++) {
                 text_format_(w, "<td>");
-                text_html_(
-                    w, scalar_text_(json_get(group ? json_get(runs[j].head.root, group) : runs[j].head.root, m->key)));
+                scalar_show_(w, json_get(group ? json_get(runs[j].head.root, group) : runs[j].head.root, m->key));
                 text_format_(w, "</td>");
             }
             text_format_(w, "</tr>\n");
