@@ -438,7 +438,8 @@ static inline bool events_add(EventWriter *w, const char *text, size_t length, E
 
 typedef struct {
     double x_low, low, x_high, high; // the lowest and the highest point
-    double x_sum, sum;               // of `count` points
+    double x_from;                   // of the first of `count` points
+    double x_sum, sum;               // of all of them
     uint64_t count;
 } Bucket_;
 
@@ -481,6 +482,7 @@ static inline bool curve_add_(Curve *c, double x, double y) {
                                           b.low < a.low ? b.low : a.low,
                                           b.high > a.high ? b.x_high : a.x_high,
                                           b.high > a.high ? b.high : a.high,
+                                          a.x_from,
                                           a.x_sum + b.x_sum,
                                           a.sum + b.sum,
                                           a.count + b.count};
@@ -488,7 +490,7 @@ static inline bool curve_add_(Curve *c, double x, double y) {
         c->count = CURVE_BUCKETS / 2;
         c->per_bucket *= 2;
     }
-    c->buckets[c->count++] = (Bucket_){x, y, x, y, x, y, 1};
+    c->buckets[c->count++] = (Bucket_){x, y, x, y, x, x, y, 1};
     return true;
 }
 
@@ -1307,7 +1309,7 @@ static inline void page_data_(JsonWriter *w, const RunLog *runs, size_t count) {
         for (size_t s = 0; (entry = data_entry_(r->head.root, "data", s)); s++) {
             char number[32], text[64];
             const char *hash = json_string(json_get(entry, "sha256"));
-            double samples = number_or_(json_get(entry, "samples"), 0), weight;
+            double samples = number_or_(json_get(entry, "samples"), 0), weight = 0;
             bool several = s < r->samples_count, has_weight = json_double(json_get(entry, "weight"), &weight);
             last = several ? r->samples[s].last : per_sample > 0 ? (double)r->tokens / per_sample : 0;
             text_format_(w, "<tr><td>");
@@ -1316,7 +1318,7 @@ static inline void page_data_(JsonWriter *w, const RunLog *runs, size_t count) {
             text_html_(w, data_path_(r->head.root, s));
             text_format_(w, "</td>");
             table_number_(w, true, number_short_(number_or_(json_get(entry, "tokens"), 0), number));
-            table_number_(w, has_weight, number_short_(has_weight ? weight : 0, number));
+            table_number_(w, has_weight, number_short_(weight, number));
             snprintf(text, sizeof text, "%.2f %%", several && all > 0 ? 100 * last / all : 100);
             table_number_(w, several || r->samples_count == 0, text);
             table_number_(w, true, number_short_(last, number));
@@ -1487,9 +1489,12 @@ static inline bool page_shares_(JsonWriter *w, const RunLog *r, size_t run, cons
 
 static inline bool page_write_(JsonWriter *w, const RunLog *runs, size_t count, bool by_tokens) {
     const char *x_label = by_tokens ? "tokens" : "step";
-    text_format_(w, "<!DOCTYPE html>\n<html lang=\"en\" xmlns=\"http://www.w3.org/1999/xhtml\"><head>"
-                    "<meta charset=\"utf-8\"/><meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"/>"
-                    "<link rel=\"icon\" href=\"data:,\"/><title>Training report: ");
+    text_format_(
+        w,
+        "<!DOCTYPE html>\n<html lang=\"en\" xmlns=\"http://www.w3.org/1999/xhtml\"><head>"
+        "<meta charset=\"utf-8\"/><meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src "
+        "'unsafe-inline'; img-src data:\"/><meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"/>"
+        "<link rel=\"icon\" href=\"data:,\"/><title>Training report: ");
     for (size_t i = 0; i < count; i++) {
         text_html_(w, i ? ", " : "");
         text_html_(w, runs[i].label);
@@ -1623,6 +1628,563 @@ static inline bool report_page(const char *const *directories, size_t count, con
     free(runs);
     free_strings_(labels, count);
     free(page.data);
+    return ok;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Model card: README.md of a checkpoint, as the Hugging Face hub shows it: YAML between two ---, then Markdown. Only
+// the part "Hardware and time" differs between two runs that compute the same.
+
+// Escapes for the cell of a Markdown table.
+static inline void text_markdown_(JsonWriter *w, const char *text) {
+    for (size_t left = strlen(text), n; left > 0; text += n, left -= n) {
+        uint32_t c = 0;
+        n = utf8_decode(text, left, &c);
+        if (n == 0 || c < 0x20 || c == 0x7F) {
+            json_append(w, n ? " " : "\uFFFD", n ? 1 : 3);
+            n = 1;
+        } else if (n == 1 && strchr("\\`*_{}[]<>()#!|&~", *text)) {
+            text_format_(w, "\\%c", *text);
+        } else {
+            json_append(w, text, n);
+        }
+    }
+}
+
+// A whole number with a comma before each three digits.
+static inline const char *number_grouped_(uint64_t value, char text[32]) {
+    char digits[24];
+    int n = snprintf(digits, sizeof digits, "%llu", (unsigned long long)value), at = 0;
+    for (int i = 0; i < n; i++) {
+        text[at++] = digits[i];
+        if (i + 1 < n && (n - 1 - i) % 3 == 0) {
+            text[at++] = ',';
+        }
+    }
+    text[at] = 0;
+    return text;
+}
+
+// Documents by the value of a facet of their origin (source, license, language), added up over sources and data sets.
+typedef struct {
+    struct {
+        const char *value; // points into a manifest
+        uint64_t documents;
+    } * items;
+    size_t count;
+    uint64_t other, stated; // documents with other values than `items`; with any value
+} Facet_;
+
+enum { FACET_VALUES = 1000 };
+
+static inline bool facet_add_(Facet_ *f, const Json *origin, const char *name) {
+    const Json *list = json_get(origin, name);
+    for (const Json *m = list && list->kind == JSON_ARRAY ? list->child : NULL; m; m = m->next) {
+        const char *value = json_string(json_get(m, "value"));
+        uint64_t documents = uint_or_(json_get(m, "documents"), 0);
+        size_t at = 0;
+        f->stated += documents;
+        while (value && at < f->count && strcmp(f->items[at].value, value)) {
+            at++;
+        }
+        if (!value || at == FACET_VALUES) {
+            f->other += documents;
+            continue;
+        }
+        if (at == f->count) {
+            void *items = realloc(f->items, (f->count + 1) * sizeof *f->items);
+            if (!items) {
+                return false;
+            }
+            f->items = items;
+            f->items[f->count].value = value;
+            f->items[f->count++].documents = 0;
+        }
+        f->items[at].documents += documents;
+    }
+    return true;
+}
+
+// Index of the largest item smaller than the one before it in this order: documents down, then names up. Start with
+// SIZE_MAX; SIZE_MAX at the end.
+static inline size_t facet_next_(const Facet_ *f, size_t before) {
+    size_t best = SIZE_MAX;
+    for (size_t i = 0; i < f->count; i++) {
+        const size_t others[2] = {before, best};
+        int order[2]; // > 0: item i comes after the other
+        for (int k = 0; k < 2; k++) {
+            size_t j = others[k];
+            order[k] = j == SIZE_MAX ? 0
+                       : f->items[i].documents != f->items[j].documents
+                           ? (f->items[i].documents < f->items[j].documents ? 1 : -1)
+                           : strcmp(f->items[i].value, f->items[j].value);
+        }
+        if ((before == SIZE_MAX || order[0] > 0) && (best == SIZE_MAX || order[1] < 0)) {
+            best = i;
+        }
+    }
+    return best;
+}
+
+// A facet in one cell: the value if all `documents` have it, else the commonest with their counts.
+static inline void facet_cell_(JsonWriter *w, const Facet_ *f, uint64_t documents) {
+    char number[32];
+    size_t shown = 0;
+    uint64_t counted = 0;
+    for (size_t i = facet_next_(f, SIZE_MAX); i != SIZE_MAX && shown < 4; i = facet_next_(f, i), shown++) {
+        text_format_(w, "%s", shown ? ", " : "");
+        text_markdown_(w, f->items[i].value);
+        counted += f->items[i].documents;
+        if (f->items[i].documents != documents) {
+            text_format_(w, ": %s", number_grouped_(f->items[i].documents, number));
+        }
+    }
+    if (f->stated > counted) {
+        text_format_(w, "%sothers: %s", shown ? ", " : "", number_grouped_(f->stated - counted, number));
+    }
+    if (f->stated < documents) {
+        text_format_(w, f->stated ? ", not stated: %s" : "not stated", number_grouped_(documents - f->stated, number));
+    }
+}
+
+// A facet as a table of its own.
+static inline void facet_table_(JsonWriter *w, const Facet_ *f, const char *title, uint64_t documents) {
+    enum { ROWS = 20 };
+    char number[32];
+    size_t shown = 0;
+    uint64_t counted = 0;
+    text_format_(w, "| %s | documents | share |\n| --- | ---: | ---: |\n", title);
+    for (size_t i = facet_next_(f, SIZE_MAX); i != SIZE_MAX && shown < ROWS; i = facet_next_(f, i), shown++) {
+        text_format_(w, "| ");
+        text_markdown_(w, f->items[i].value);
+        text_format_(w, " | %s | %.2f %% |\n", number_grouped_(f->items[i].documents, number),
+                     100 * (double)f->items[i].documents / (double)documents);
+        counted += f->items[i].documents;
+    }
+    if (f->stated > counted) {
+        text_format_(w, "| %zu others | %s | %.2f %% |\n", f->count - shown + (f->other > 0),
+                     number_grouped_(f->stated - counted, number),
+                     100 * (double)(f->stated - counted) / (double)documents);
+    }
+    if (f->stated < documents) {
+        text_format_(w, "| not stated | %s | %.2f %% |\n", number_grouped_(documents - f->stated, number),
+                     100 * (double)(documents - f->stated) / (double)documents);
+    }
+    text_format_(w, "\n");
+}
+
+// The manifest of a training set: that of the folder, if `path` names a prepared folder or the shards in one.
+typedef struct {
+    JsonDocument document; // root is NULL if there is none
+    char hash[65];
+    Error reason; // why there is none, if there should be one
+} Manifest_;
+
+static inline void manifest_load_(Manifest_ *m, const Json *entry) {
+    char path[PATH_LIMIT], folder[PATH_LIMIT];
+    const char *name = json_string(json_get(entry, "path")), *ending = "/train.bin";
+    const char *hash = json_string(json_get(entry, "sha256"));
+    *m = (Manifest_){0};
+    if (!name || !path_format(folder, &m->reason, "%s", name)) {
+        return;
+    }
+    size_t length = strlen(folder), end = strlen(ending);
+    if (length > end && !strcmp(folder + length - end, ending)) {
+        folder[length - end] = 0;
+    }
+    if (!path_format(path, &m->reason, "%s/manifest.json", folder) || access(path, F_OK)) {
+        return;
+    }
+    if (!sha256_file(path, m->hash, &m->reason) || !json_parse_file(&m->document, path, (size_t)1 << 31, &m->reason)) {
+        return;
+    }
+    const Json *split = json_get(json_get(m->document.root, "splits"), "train");
+    const char *known = json_string(json_get(json_get(split, "bin"), "sha256"));
+    if (hash && (!known || strcmp(hash, known))) {
+        fail(&m->reason, "%s: belongs to other shards than those of this run", path);
+        json_free(&m->document);
+    }
+}
+
+static inline void card_source_row_(JsonWriter *w, const Json *source, double all_tokens) {
+    static const char *names[] = {"source", "license", "language"};
+    char number[32];
+    const char *path = json_string(json_get(source, "path")), *hash = json_string(json_get(source, "sha256"));
+    uint64_t documents = uint_or_(json_get(source, "documents"), 0), tokens = uint_or_(json_get(source, "tokens"), 0);
+    text_format_(w, "| ");
+    text_markdown_(w, path ? path : "?");
+    text_format_(w, " | %s", number_grouped_(documents, number));
+    text_format_(w, " | %s | %.2f %% |", number_grouped_(tokens, number),
+                 all_tokens > 0 ? 100 * (double)tokens / all_tokens : 0);
+    for (size_t f = 0; f < 3; f++) {
+        Facet_ facet = {0};
+        w->failed |= !facet_add_(&facet, json_get(source, "origin"), names[f]);
+        text_format_(w, " ");
+        facet_cell_(w, &facet, documents);
+        text_format_(w, " |");
+        free(facet.items);
+    }
+    text_format_(w, " `");
+    text_markdown_(w, hash ? hash : "not stated");
+    text_format_(w, "` |\n");
+}
+
+// The sources of one training set: a row each where they are few, else by what is known of them.
+static inline void card_sources_(JsonWriter *w, const Manifest_ *m, const char *path) {
+    enum { FEW = 20 };
+    static const char *names[] = {"source", "license", "language"}, *titles[] = {"origin", "licence", "language"};
+    const Json *sources = json_get(m->document.root, "sources");
+    char number[32];
+    uint64_t documents = 0, tokens = 0;
+    text_format_(w, "### ");
+    text_markdown_(w, path);
+    text_format_(w, "\n\n");
+    if (!m->document.root) {
+        text_markdown_(w, m->reason.text[0] ? m->reason.text : "Nothing is known of where these tokens come from.");
+        text_format_(w, "\n\n");
+        return;
+    }
+    const Json *first = sources && sources->kind == JSON_ARRAY ? sources->child : NULL;
+    Facet_ facets[3] = {0};
+    for (const Json *s = first; s; s = s->next) {
+        documents += uint_or_(json_get(s, "documents"), 0);
+        tokens += uint_or_(json_get(s, "tokens"), 0);
+        for (int f = 0; f < 3; f++) {
+            w->failed |= !facet_add_(&facets[f], json_get(s, "origin"), names[f]);
+        }
+    }
+    text_format_(w, "%zu source file%s, ", first ? sources->length : 0, first && sources->length == 1 ? "" : "s");
+    text_format_(w, "%s documents, ", number_grouped_(documents, number));
+    text_format_(w, "%s tokens, those kept for validation included. SHA-256 of manifest.json: `%s`.\n\n",
+                 number_grouped_(tokens, number), m->hash);
+    if (first && sources->length <= FEW) {
+        text_format_(w, "| source file | documents | tokens | share | origin | licence | language | SHA-256 |\n"
+                        "| --- | ---: | ---: | ---: | --- | --- | --- | --- |\n");
+        for (const Json *s = first; s; s = s->next) {
+            card_source_row_(w, s, (double)tokens);
+        }
+        text_format_(w, "\n");
+    } else if (first && documents > 0) {
+        for (int f = 0; f < 3; f++) {
+            facet_table_(w, &facets[f], titles[f], documents);
+        }
+    }
+    for (int f = 0; f < 3; f++) {
+        free(facets[f].items);
+    }
+}
+
+static inline bool is_hub_license_(const char *name) {
+    static const char *known[] = {"apache-2.0",      "mit",          "cc0-1.0",      "cc-by-3.0",
+                                  "cc-by-4.0",       "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
+                                  "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "odc-by",       "gpl-2.0",
+                                  "gpl-3.0",         "lgpl-2.1",     "lgpl-3.0",     "bsd-2-clause",
+                                  "bsd-3-clause",    "unlicense",    "pddl"};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (!strcmp(known[i], name)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// The head of the card. A licence stands there only if every document has one and the same, and the hub knows it; a
+// language if its name is a code of two or three letters.
+static inline void card_front_matter_(JsonWriter *w, const Manifest_ *manifests, size_t count) {
+    Facet_ license = {0}, language = {0};
+    uint64_t documents = 0;
+    bool all_known = count > 0, any = false;
+    for (size_t i = 0; i < count; i++) {
+        const Json *sources = json_get(manifests[i].document.root, "sources");
+        all_known &= sources && sources->kind == JSON_ARRAY;
+        for (const Json *s = sources && sources->kind == JSON_ARRAY ? sources->child : NULL; s; s = s->next) {
+            documents += uint_or_(json_get(s, "documents"), 0);
+            w->failed |= !facet_add_(&license, json_get(s, "origin"), "license") ||
+                         !facet_add_(&language, json_get(s, "origin"), "language");
+        }
+    }
+    text_format_(w, "---\nlibrary_name: transformers\npipeline_tag: text-generation\n");
+    for (size_t i = facet_next_(&language, SIZE_MAX), n = 0; i != SIZE_MAX && n < 100;
+         i = facet_next_(&language, i), n++) {
+        const char *code = language.items[i].value;
+        size_t length = strlen(code);
+        if ((length == 2 || length == 3) && strspn(code, "abcdefghijklmnopqrstuvwxyz") == length) {
+            text_format_(w, "%s- %s\n", any ? "" : "language:\n", code);
+            any = true;
+        }
+    }
+    if (all_known && license.count == 1 && license.items[0].documents == documents) {
+        char name[32];
+        snprintf(name, sizeof name, "%s", license.items[0].value);
+        for (char *c = name; *c; c++) {
+            *c = *c >= 'A' && *c <= 'Z' ? (char)(*c - 'A' + 'a') : *c;
+        }
+        if (is_hub_license_(name)) {
+            text_format_(w, "license: %s\n", name);
+        }
+    }
+    text_format_(w, "tags:\n- gpt2\n- train_gpt\n---\n");
+    free(license.items);
+    free(language.items);
+}
+
+static inline void card_row_(JsonWriter *w, const char *name, const Json *value) {
+    if (value && value->kind != JSON_NULL && is_scalar_(value)) {
+        text_format_(w, "| ");
+        text_markdown_(w, name);
+        text_format_(w, " | ");
+        text_markdown_(w, scalar_text_(value));
+        text_format_(w, " |\n");
+    }
+}
+
+// All options but those that say only where files are and when something is written.
+static inline void card_training_(JsonWriter *w, const RunLog *r, const Json *run) {
+    static const char *left_out[] = {"data",         "val_data",   "out",        "resume",  "model",
+                                     "layers",       "heads",      "channels",   "seq_len", "vocab_size",
+                                     "global_batch", "eval_every", "save_every", "keep",    "verify_data",
+                                     "kernels",      "steps",      "micro_batch"};
+    const Json *options = json_get(run, "options");
+    char number[32];
+    text_format_(w, "## Training\n\n| | |\n| --- | --- |\n| steps done | %s", number_grouped_(r->last_step, number));
+    text_format_(w, " of %s |\n", number_grouped_(uint_or_(json_get(options, "steps"), 0), number));
+    text_format_(w, "| tokens read | %s |\n", number_grouped_(r->tokens, number));
+    text_format_(w, "| tokens read per parameter | %.2f |\n",
+                 (double)r->tokens / number_or_(json_get(run, "parameters"), NAN));
+    card_row_(w, "sequences in a step (global batch)", json_get(run, "global_batch"));
+    card_row_(w, "tokens in a sequence", json_get(run, "seq_len"));
+    text_format_(w, "| skipped steps (loss or gradient not finite) | %s |\n",
+                 number_grouped_(r->skipped.count, number));
+    text_format_(w, "| optimizer | AdamW; matrices decay, vectors do not |\n| precision | float32 throughout |\n");
+    for (const Json *m = options && options->kind == JSON_OBJECT ? options->child : NULL; m; m = m->next) {
+        bool out = false;
+        for (size_t i = 0; i < sizeof left_out / sizeof *left_out; i++) {
+            out |= !strcmp(m->key, left_out[i]);
+        }
+        if (!out) {
+            card_row_(w, m->key, m);
+        }
+    }
+    text_format_(w, "\n");
+}
+
+// The training loss in characters, which shows wherever the text does: 60 columns of the mean over equally many steps
+// each, on a logarithmic scale.
+static inline void card_plot_(JsonWriter *w, const Curve *c) {
+    enum { COLUMNS = 60, ROWS = 12 };
+    double value[COLUMNS], low = INFINITY, high = 0;
+    size_t columns = c->count < COLUMNS ? c->count : COLUMNS;
+    for (size_t i = 0; i < columns; i++) {
+        double sum = 0, count = 0;
+        for (size_t b = c->count * i / columns; b < c->count * (i + 1) / columns; b++) {
+            sum += c->buckets[b].sum;
+            count += (double)c->buckets[b].count;
+        }
+        value[i] = sum / count;
+        low = fmin(low, value[i]);
+        high = fmax(high, value[i]);
+    }
+    if (columns < 2 || !(low > 0)) {
+        return;
+    }
+    high = high > low * 1.01 ? high : low * 1.01;
+    text_format_(w, "```text\n  loss\n");
+    for (int row = 0; row < ROWS; row++) {
+        text_format_(w, "%6.3f |", high * pow(low / high, (double)row / (ROWS - 1)));
+        for (size_t i = 0; i < columns; i++) {
+            int at = (int)(log(high / value[i]) / log(high / low) * (ROWS - 1) + 0.5);
+            text_format_(w, "%c", at == row ? '*' : ' ');
+        }
+        while (w->length > 0 && w->data && w->data[w->length - 1] == ' ') {
+            w->data[--w->length] = 0;
+        }
+        text_format_(w, "\n");
+    }
+    text_format_(w, "       +");
+    for (size_t i = 0; i < columns; i++) {
+        text_format_(w, "-");
+    }
+    char from[32];
+    int length = snprintf(from, sizeof from, "step %.0f", c->x_first);
+    int gap = (int)columns - length > 1 ? (int)columns - length : 1;
+    text_format_(w, "\n        %s%*.0f\n```\n\n", from, gap, c->x_last);
+}
+
+// Ten rows of training loss, and the last ten evals.
+static inline void card_losses_(JsonWriter *w, const RunLog *r) {
+    enum { ROWS = 10 };
+    const Curve *c = &r->loss;
+    size_t rows = c->count < ROWS ? c->count : ROWS, evals = r->val_loss.count, first = evals > ROWS ? evals - ROWS : 0;
+    text_format_(w, "## Loss\n\nIn nats per token.\n\n");
+    card_plot_(w, c);
+    if (rows > 0) {
+        text_format_(w, "| steps | mean training loss |\n| --- | ---: |\n");
+    }
+    for (size_t i = 0; i < rows; i++) {
+        size_t from = c->count * i / rows, to = c->count * (i + 1) / rows;
+        double sum = 0, count = 0;
+        for (size_t b = from; b < to; b++) {
+            sum += c->buckets[b].sum;
+            count += (double)c->buckets[b].count;
+        }
+        text_format_(w, "| %.0f to %.0f | %.4f |\n", c->buckets[from].x_from,
+                     to < c->count ? c->buckets[to].x_from - 1 : c->x_last, sum / count);
+    }
+    text_format_(w, "\n");
+    if (evals == 0) {
+        text_format_(w, "There was no validation.\n\n");
+        return;
+    }
+    size_t sources = r->val_count <= 8 ? r->val_count : 0;
+    text_format_(w, "| step | validation loss | perplexity |");
+    for (size_t s = 0; s < sources; s++) {
+        text_format_(w, " ");
+        text_markdown_(w, r->val[s].name);
+        text_format_(w, " |");
+    }
+    text_format_(w, "\n| ---: | ---: | ---: |");
+    for (size_t s = 0; s < sources; s++) {
+        text_format_(w, " ---: |");
+    }
+    text_format_(w, "\n");
+    for (size_t i = first; i < evals; i++) {
+        const Bucket_ *b = &r->val_loss.buckets[i];
+        double mean = b->sum / (double)b->count;
+        text_format_(w, "| %.0f | %.4f | %.2f |", b->x_sum / (double)b->count, mean, exp(mean));
+        for (size_t s = 0; s < sources; s++) {
+            const Curve *own = &r->val[s].curve;
+            if (own->count == evals) {
+                text_format_(w, " %.4f |", own->buckets[i].sum / (double)own->buckets[i].count);
+            } else {
+                text_format_(w, " |");
+            }
+        }
+        text_format_(w, "\n");
+    }
+    text_format_(w, "\n");
+    for (size_t s = 0; s < r->val_count && sources == 0; s++) {
+        text_format_(w, s ? "| " : "| validation data | loss |\n| --- | ---: |\n| ");
+        text_markdown_(w, r->val[s].name);
+        text_format_(w, " | %.4f |\n%s", r->val[s].curve.last, s + 1 == r->val_count ? "\n" : "");
+    }
+}
+
+static inline void card_data_(JsonWriter *w, const RunLog *r, const Json *run, const Manifest_ *manifests,
+                              size_t count) {
+    double all = 0, T = number_or_(json_get(run, "seq_len"), 0);
+    char number[32];
+    for (size_t s = 0; s < r->samples_count; s++) {
+        all += r->samples[s].last;
+    }
+    text_format_(w,
+                 "## Training data\n\n| data set | weight | share read | tokens read | tokens in it | SHA-256 of the "
+                 "tokens |\n| --- | ---: | ---: | ---: | ---: | --- |\n");
+    for (size_t s = 0; s < count; s++) {
+        const Json *entry = data_entry_(run, "data", s);
+        const char *hash = json_string(json_get(entry, "sha256"));
+        double read = r->samples_count == count ? r->samples[s].last * T : count == 1 ? (double)r->tokens : NAN;
+        text_format_(w, "| ");
+        text_markdown_(w, data_path_(run, s));
+        text_format_(w, " | %g |", number_or_(json_get(entry, "weight"), 1));
+        if (isfinite(read)) {
+            text_format_(w, " %.2f %% |", all > 0 ? 100 * read / (all * T) : 100);
+            text_format_(w, " %s |", number_grouped_((uint64_t)read, number));
+        } else {
+            text_format_(w, " | |");
+        }
+        text_format_(w, " %s |", number_grouped_(uint_or_(json_get(entry, "tokens"), 0), number));
+        text_format_(w, " `%s` |\n", hash ? hash : "not hashed");
+    }
+    text_format_(w, "\n");
+    for (size_t s = 0; s < count; s++) {
+        card_sources_(w, &manifests[s], data_path_(run, s));
+    }
+}
+
+static inline void card_hardware_(JsonWriter *w, const RunLog *r, const Json *run) {
+    char number[32], duration[48];
+    double mfu = 0, points = 0, read = (double)r->steps * tokens_per_step_(run);
+    for (size_t b = 0; b < r->mfu.count; b++) {
+        mfu += r->mfu.buckets[b].sum;
+        points += (double)r->mfu.buckets[b].count;
+    }
+    duration_text_(r->seconds, duration);
+    text_format_(w, "## Hardware and time\n\n| | |\n| --- | --- |\n| processes x threads | %llu x %llu |\n",
+                 (unsigned long long)uint_or_(json_get(run, "ranks"), 0),
+                 (unsigned long long)uint_or_(json_get(run, "threads"), 0));
+    card_row_(w, "kernels", json_get(run, "kernels"));
+    card_row_(w, "sequences in a micro-batch", json_get(json_get(run, "options"), "micro_batch"));
+    card_row_(w, "train_gpt revision", json_get(run, "git_revision"));
+    card_row_(w, "compiler", json_get(run, "compiler"));
+    card_row_(w, "compiler flags", json_get(run, "compiler_flags"));
+    if (r->seconds > 0) {
+        text_format_(w, "| tokens per second | %s |\n", number_grouped_((uint64_t)(read / r->seconds), number));
+    }
+    if (points > 0) {
+        text_format_(w, "| share of the measured peak FLOP/s (MFU) | %.1f %% |\n", mfu / points);
+    }
+    text_format_(w, "| time of all steps | %s |\n| restarts | %llu |", duration, (unsigned long long)r->restarts.count);
+}
+
+// Appends the card of the checkpoint at `step` of the run in OUT. `run` (length bytes) is the object that describes the
+// run as it goes on now, like the log's first line. Losses and times come from the log, sources from the manifests of
+// the data; a manifest that cannot be read is said to be so in the card.
+static inline bool model_card(JsonWriter *w, const char *out, const char *run, size_t length, uint64_t step, Error *e) {
+    JsonDocument document;
+    RunLog r;
+    char number[32];
+    size_t count = 0;
+    if (!json_parse(&document, run, length, "the description of the run", e)) {
+        return false;
+    }
+    if (!run_read_(&r, out, false, step, e)) {
+        json_free(&document);
+        return false;
+    }
+    const Json *head = document.root;
+    while (data_entry_(head, "data", count)) {
+        count++;
+    }
+    Manifest_ *manifests = calloc(count + 1, sizeof *manifests);
+    for (size_t i = 0; i < count && manifests; i++) {
+        manifest_load_(&manifests[i], data_entry_(head, "data", i));
+    }
+    if (manifests) {
+        const char *init = json_string(json_get(json_get(head, "options"), "init"));
+        card_front_matter_(w, manifests, count);
+        text_format_(w, "# GPT-2 language model, %s parameters\n\n",
+                     number_grouped_(uint_or_(json_get(head, "parameters"), 0), number));
+        text_format_(w, "Trained by train_gpt from ");
+        text_markdown_(w, init ? init : "random weights");
+        text_format_(w,
+                     ". It goes on from a text; it was not tuned to follow instructions.\n\n## Architecture\n\n"
+                     "Decoder-only transformer as GPT-2: learned positions, LayerNorm before attention and MLP, GELU "
+                     "(tanh form), output head tied to the embedding, no dropout.\n\n| | |\n| --- | --- |\n");
+        static const char *shape[][2] = {{"parameters", "parameters"}, {"layers", "layers"},
+                                         {"channels", "channels"},     {"attention heads", "heads"},
+                                         {"vocabulary", "vocab_size"}, {"tokens in a training sequence", "seq_len"}};
+        for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
+            text_format_(w, "| %s | %s |\n", shape[i][0],
+                         number_grouped_(uint_or_(json_get(head, shape[i][1]), 0), number));
+        }
+        text_format_(w, "\n");
+        card_training_(w, &r, head);
+        card_losses_(w, &r);
+        card_data_(w, &r, head, manifests, count);
+        text_format_(w,
+                     "## Limits and risks\n\n- It writes what is likely after the text before, true or not, and takes "
+                     "over errors and bias of its training data.\n- It can repeat passages of its training data word "
+                     "for word, with whatever rights and personal data are in them.\n- It was measured by the losses "
+                     "above alone: no test of knowledge, safety or bias was made.\n\n");
+        card_hardware_(w, &r, head);
+    }
+    bool ok = (manifests && !w->failed) || fail(e, "no memory for the model card");
+    for (size_t i = 0; i < count && manifests; i++) {
+        json_free(&manifests[i].document);
+    }
+    free(manifests);
+    run_free_(&r);
+    json_free(&document);
     return ok;
 }
 

@@ -889,26 +889,14 @@ static bool log_open(Trainer *t, bool resumed, Error *e) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Saving and resuming
 
-// README.md of a checkpoint: what the model is and how it came about.
-static void write_model_card(JsonWriter *w, const Trainer *t) {
-    char text[4 * PATH_LIMIT];
-    const ModelConfig *c = &t->model.config;
-    const Options *o = t->options;
-    snprintf(text, sizeof text,
-             "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n# GPT-2 language model, %zu "
-             "parameters\n\n"
-             "Trained from %s by train_gpt (revision %s).\n\n"
-             "| | |\n| --- | --- |\n| layers, channels, heads | %zu, %zu, %zu |\n| vocabulary | %zu |\n"
-             "| context | %zu tokens |\n| step | %llu of %llu |\n| tokens seen | %llu |\n"
-             "| global batch | %zu sequences of %zu tokens |\n"
-             "| AdamW | lr %g to %g (%s, %llu warm-up steps), betas %g %g, weight decay %g, clip %g |\n"
-             "| training data | %s, %llu tokens%s%s |\n| precision | FP32 |\n",
-             t->model.parameter_count, o->init ? o->init : "random weights", GIT_REVISION, c->layers, c->channels,
-             c->heads, c->vocab_size, c->seq_len, (unsigned long long)t->step, (unsigned long long)o->steps,
-             (unsigned long long)(t->samples * t->T), t->global_batch, t->T, o->lr, o->min_lr, o->schedule,
-             (unsigned long long)o->warmup_steps, o->beta1, o->beta2, o->weight_decay, o->clip, t->data.path,
-             (unsigned long long)t->data.tokens, t->data.bin_hash[0] ? ", SHA-256 " : "", t->data.bin_hash);
-    json_append(w, text, strlen(text));
+// README.md of a checkpoint.
+static bool write_model_card(JsonWriter *w, const Trainer *t, Error *e) {
+    JsonWriter run = {0};
+    write_run(&run, t);
+    bool ok = run.failed ? fail(e, "no memory for the model card")
+                         : model_card(w, t->options->out, run.data, run.length, t->step, e);
+    free(run.data);
+    return ok;
 }
 
 static void write_trainer_state(JsonWriter *json, const Trainer *t) {
@@ -951,8 +939,8 @@ static bool add_checkpoint_files(CheckpointWriter *w, const Trainer *t, Error *e
     config_write(&config, &t->model.config);
     generation_config_write(&generation, &t->model.config);
     write_trainer_state(&state, t);
-    write_model_card(&card, t);
-    bool ok = checkpoint_add_json(w, "config.json", &config, e);
+    bool ok = write_model_card(&card, t, e);
+    ok = checkpoint_add_json(w, "config.json", &config, ok ? e : &(Error){0}) && ok;
     ok = checkpoint_add_json(w, "generation_config.json", &generation, ok ? e : &(Error){0}) && ok;
     ok = checkpoint_add_json(w, "trainer_state.json", &state, ok ? e : &(Error){0}) && ok;
     ok = checkpoint_add_json(w, "README.md", &card, ok ? e : &(Error){0}) && ok;
