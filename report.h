@@ -1052,7 +1052,9 @@ static inline void chart_write_(JsonWriter *w, const Chart *c, bool keys) {
     text_format_(w, "</desc>\n");
     chart_axes_(w, c, &x, &y);
     for (size_t s = 0; s < c->count; s++) {
-        chart_series_(w, &c->series[s], &x, &y);
+        if (c->series[s].curve->points) {
+            chart_series_(w, &c->series[s], &x, &y);
+        }
     }
     chart_marks_(w, c, &x);
     text_format_(w, "</svg></figure>\n");
