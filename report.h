@@ -369,50 +369,94 @@ static inline void events_close(EventWriter *w) {
     w->file = NULL;
 }
 
-// Begins the event file of the run in OUT, which must have its log.jsonl: makes it from the log, in the place of any
-// that was there. The writer must be zero or closed. On failure it is closed.
-static inline bool events_open(EventWriter *w, const char *out, Error *e) {
-    char path[PATH_LIMIT], temporary[PATH_LIMIT], host[256] = "localhost";
+static inline bool same_content_(const char *path, const char *other) {
+    FILE *files[2] = {fopen(path, "rb"), fopen(other, "rb")};
+    bool same = files[0] && files[1];
+    for (int a = 0, b = 0; same && a != EOF;) {
+        a = getc_unlocked(files[0]), b = getc_unlocked(files[1]);
+        same = a == b;
+    }
+    for (int i = 0; i < 2; i++) {
+        if (files[i]) {
+            fclose(files[i]);
+        }
+    }
+    return same;
+}
+
+// Finds the event files of OUT that this program made. path: the newest by name, "" if there is none; *seconds becomes
+// later than what is in the names. Returns how many there are. With `remove` they are removed but for `keep`.
+static inline size_t events_find_(const char *out, char path[PATH_LIMIT], uint64_t *seconds, bool remove,
+                                  const char *keep) {
     struct dirent **names = NULL;
     struct stat status;
+    Error ignored;
+    int count = list_folder(out, &names);
+    size_t found = 0;
+    path[0] = 0;
+    for (int i = 0; i < count; i++) {
+        char candidate[PATH_LIMIT];
+        if (!is_own_events_(names[i]->d_name) || !path_format(candidate, &ignored, "%s/%s", out, names[i]->d_name) ||
+            lstat(candidate, &status) || !S_ISREG(status.st_mode)) {
+            continue;
+        }
+        uint64_t named = strtoull(names[i]->d_name + strlen("events.out.tfevents."), NULL, 10);
+        *seconds = named >= *seconds && named < 9999999999 ? named + 1 : *seconds;
+        memcpy(path, candidate, PATH_LIMIT);
+        found++;
+        if (remove && strcmp(candidate, keep)) {
+            unlink(candidate);
+        }
+    }
+    free_names(names, count);
+    return found;
+}
+
+// Begins the event file of the run in OUT, which must have its log.jsonl: makes it from the log, in the place of any
+// that was there; one that is right as it is stays. The writer must be zero or closed. On failure it is closed.
+static inline bool events_open(EventWriter *w, const char *out, Error *e) {
+    char path[PATH_LIMIT], temporary[PATH_LIMIT], previous[PATH_LIMIT], host[256] = "localhost";
+    unsigned char first[21];
+    struct stat status;
     LineReader_ log;
-    FILE *old = NULL;
-    uint64_t seconds = (uint64_t)time(NULL), old_seconds;
+    uint64_t seconds = (uint64_t)time(NULL), bits;
     *w = (EventWriter){0};
     crc32c_table_(w->crc);
     gethostname(host, sizeof host - 1);
-    if (!path_format(path, e, "%s/log.jsonl", out) || !lines_open_(&log, path, e)) {
+    size_t found = events_find_(out, previous, &seconds, false, "");
+    if (!path_format(path, e, "%s/log.jsonl", out) || !path_format(temporary, e, "%s/.events.new", out) ||
+        !path_format(w->path, e, "%s/events.out.tfevents.%010llu.%s.%ld.0.train_gpt", out, (unsigned long long)seconds,
+                     host, (long)getpid()) ||
+        !lines_open_(&log, path, e)) {
         return false;
     }
     double wall_time = fstat(fileno(log.file), &status) ? wall_time_now_() : (double)status.st_mtim.tv_sec;
-    int count = list_folder(out, &names);
-    for (int i = 0; i < count; i++) { // the last one by name is the newest
-        if (is_own_events_(names[i]->d_name) && path_format(path, e, "%s/%s", out, names[i]->d_name)) {
-            old = old ? freopen(path, "rb", old) : fopen(path, "rb");
-            old_seconds = strtoull(names[i]->d_name + strlen("events.out.tfevents."), NULL, 10);
-            seconds = old_seconds >= seconds && old_seconds < 9999999999 ? old_seconds + 1 : seconds;
-        }
+    FILE *old = previous[0] ? fopen(previous, "rb") : NULL;
+    if (old && fread(first, 1, sizeof first, old) == sizeof first && first[12] == 0x09) { // its first event's time
+        double old_time;
+        bits = load_le(first + 13, 8);
+        memcpy(&old_time, &bits, 8);
+        wall_time = isfinite(old_time) ? old_time : wall_time;
+        rewind(old);
     }
-    bool ok = path_format(temporary, e, "%s/.events.new", out) &&
-              path_format(w->path, e, "%s/events.out.tfevents.%010llu.%s.%ld.0.train_gpt", out,
-                          (unsigned long long)seconds, host, (long)getpid());
-    if (ok) {
-        w->file = fopen(temporary, "wb");
-        ok = w->file || fail(e, "%s: cannot be created: %s", temporary, strerror(errno));
-    }
+    w->file = fopen(temporary, "wb");
+    bool ok = w->file || fail(e, "%s: cannot be created: %s", temporary, strerror(errno));
     ok = ok && events_from_log_(w, &log, old, wall_time, e);
-    ok = ok && ((fflush(w->file) == 0 && rename(temporary, w->path) == 0) ||
-                fail(e, "%s: cannot be written: %s", w->path, strerror(errno)));
-    for (int i = 0; i < count && ok; i++) {
-        if (is_own_events_(names[i]->d_name) && path_format(path, e, "%s/%s", out, names[i]->d_name)) {
-            unlink(path);
-        }
+    ok = ok && (fflush(w->file) == 0 || fail(e, "%s: cannot be written: %s", w->path, strerror(errno)));
+    if (ok && found == 1 && same_content_(temporary, previous)) {
+        fclose(w->file);
+        unlink(temporary);
+        memcpy(w->path, previous, sizeof previous);
+        w->file = fopen(previous, "ab");
+        ok = w->file || fail(e, "%s: cannot be written: %s", previous, strerror(errno));
+    } else if (ok) {
+        ok = rename(temporary, w->path) == 0 || fail(e, "%s: cannot be written: %s", w->path, strerror(errno));
+        events_find_(out, path, &seconds, ok, w->path);
     }
     if (old) {
         fclose(old);
     }
     lines_close_(&log);
-    free_names(names, count);
     if (!ok) {
         events_close(w);
     }
