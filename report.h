@@ -884,24 +884,24 @@ static inline size_t axis_ticks_(const Axis *a, double gap, double ticks[TICKS])
     return n;
 }
 
-// A number in few characters: 0.25, 3e-5, 12k, 1.5M, 2B.
+// A number in few characters: 0.25, 3e-5, 12k, 1.5M, 2B, 1e20.
 static inline const char *number_short_(double v, char text[32]) {
     static const struct {
         double unit;
         const char *letter;
     } units[] = {{1e12, "T"}, {1e9, "B"}, {1e6, "M"}, {1e4, "k"}};
+    int exponent = v != 0 ? (int)floor(log10(fabs(v)) + 1e-9) : 0;
+    if (exponent < -3 || exponent > 14) {
+        snprintf(text, 32, "%.3ge%d", v / pow(10, exponent), exponent);
+        return text;
+    }
     for (size_t i = 0; i < 4; i++) {
         if (fabs(v) >= units[i].unit * 0.999999) {
             snprintf(text, 32, "%.4g%s", v / (units[i].unit == 1e4 ? 1e3 : units[i].unit), units[i].letter);
             return text;
         }
     }
-    int exponent = v != 0 ? (int)floor(log10(fabs(v)) + 1e-9) : 0;
-    if (exponent < -3) {
-        snprintf(text, 32, "%.3ge%d", v / pow(10, exponent), exponent);
-    } else {
-        snprintf(text, 32, "%.5g", v);
-    }
+    snprintf(text, 32, "%.5g", v);
     return text;
 }
 
