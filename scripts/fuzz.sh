@@ -48,7 +48,6 @@ fuzz() {
         -malloc_limit_mb=1024 -artifact_prefix="build/fuzz/findings/$1-" "build/fuzz/corpus/$1" "build/fuzz/seeds/$1" \
         >"build/fuzz/$1.log" 2>&1 || true
 }
-export -f fuzz
 
 # Names by content and tar without times: the same inputs make the same bytes.
 pack() {
@@ -69,7 +68,16 @@ done
 [[ -z "$pack" ]] || exit 0
 
 echo "fuzz: ${#targets[@]} targets, $seconds s each, $jobs at a time"
-printf '%s\n' "${targets[@]}" | xargs -P "$jobs" -I{} bash -c 'fuzz "$1" "$2"' _ {} "$seconds"
+running=0
+for target in "${targets[@]}"; do
+    if [[ "$running" -ge "$jobs" ]]; then
+        wait -n
+        running=$((running - 1))
+    fi
+    fuzz "$target" "$seconds" &
+    running=$((running + 1))
+done
+wait
 
 # What a log says at its end: runs, seconds, edges of the code reached, inputs kept, inputs accepted and rejected.
 status=0

@@ -269,6 +269,23 @@ static bool run_safetensors(Part *parts) {
     return true;
 }
 
+// Whether one of the files holds the view's tensor with these floats.
+static bool holds_tensor(const char *path, const Part *bytes, const TensorView *view) {
+    const char *bare = view->name + strlen("transformer.");
+    Safetensors s;
+    Error e = {0};
+    if (!bytes->size || !safetensors_open(&s, path, &e)) {
+        return false;
+    }
+    const SafetensorsEntry *entry = safetensors_find(&s, view->name);
+    entry = entry ? entry : safetensors_find(&s, bare);
+    if (entry) {
+        check_floats(view->data, bytes->data + s.data_start + entry->begin, tensor_elements(view), entry->dtype);
+    }
+    safetensors_close(&s);
+    return entry != NULL;
+}
+
 // A model of three tensors, in model.safetensors or in two files that an index names.
 static bool run_weights(Part *parts) {
     float wte[5 * 4], bias[4], matrix[4 * 12];
@@ -282,7 +299,15 @@ static bool run_weights(Part *parts) {
     memset(wte, 0xA5, sizeof wte);
     memset(bias, 0xA5, sizeof bias);
     memset(matrix, 0xA5, sizeof matrix);
-    return answer(weights_load(folder, views, 3, &e), &e);
+    if (!answer(weights_load(folder, views, 3, &e), &e)) {
+        return false;
+    }
+    for (size_t i = 0; i < 3; i++) {
+        promise(holds_tensor(path_of("model.safetensors"), &parts[1], &views[i]) ||
+                    (parts[0].size && holds_tensor(path_of("b.safetensors"), &parts[2], &views[i])),
+                "%s is in no file", views[i].name);
+    }
+    return true;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
