@@ -68,7 +68,7 @@ def json_seeds():
 def safetensors_seeds():
     random = np.random.default_rng(1)
     yield save_numpy({"a": random.normal(size=(2, 3)).astype(np.float32), "b": np.zeros((4,), np.float16)})
-    yield save_torch({"x": torch.randn(3, 2).to(torch.bfloat16), "y": torch.zeros(0), "z": torch.tensor(1.5)},
+    yield save_torch({"x": (torch.arange(6.0).reshape(3, 2) / 7).to(torch.bfloat16), "y": torch.zeros(0), "z": torch.tensor(1.5)},
                      {"format": "pt"})
     yield save_numpy({"i": np.arange(4), "b": np.array([True, False]), "d": np.ones((1, 2, 2))})
     yield save_numpy({})
