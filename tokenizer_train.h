@@ -1,12 +1,13 @@
 // tokenizer_train.h: makes a tokenizer from text.
 //
 // Byte-level BPE of GPT-2's kind (Sennrich et al. 2016, over bytes as in Radford et al. 2019): the pre-tokens of the
-// text are counted, then the commonest pair of symbols is merged, again and again.
+// text are counted, then the commonest pair of symbols is merged, again and again. Or a Unigram language model with
+// byte fallback (Kudo 2018), in the files of SentencePiece and of Hugging Face `tokenizers`.
 //
 //     TokenizerTrainer trainer;
-//     trainer_init(&trainer, &e);
+//     trainer_init(&trainer, &e);                      // trainer_init_unigram
 //     trainer_add(&trainer, text, n, &e);
-//     trainer_finish(&trainer, 32000, &tokenizer, &e);
+//     trainer_finish(&trainer, 32000, &tokenizer, &e); // trainer_finish_unigram(&trainer, 32000, 0.9995, folder, &e)
 //     trainer_free(&trainer);
 #ifndef TOKENIZER_TRAIN_H
 #define TOKENIZER_TRAIN_H
@@ -23,9 +24,10 @@ typedef struct {
     size_t start, length; // in TokenizerTrainer.text
 } Word_;
 
-// Different pre-tokens and how often each came. Memory grows with the different ones only: for
+// Different words, which no token crosses, and how often each came. Memory grows with the different ones only: for
 // text without end, train on a sample.
 typedef struct {
+    size_t (*word_length)(const uint8_t *classes, const char *text, size_t length); // of the word at the start
     uint8_t *classes;
     Word_ *words;
     size_t word_count, word_capacity;
@@ -35,10 +37,34 @@ typedef struct {
     size_t mask;
 } TokenizerTrainer;
 
+// The words of Unigram: as GPT-2's pre-tokens, but digits and punctuation go together, and there are no contractions.
+static inline size_t unigram_word_length_(const uint8_t *classes, const char *text, size_t length) {
+    const char *end = text + length, *at = text + (*text == ' ' && length > 1);
+    size_t n;
+    int class = class_at_(classes, at, end, &n);
+    const bool letters = class == CLASS_LETTER_;
+    if (class == CLASS_SPACE_) {
+        return pretoken_length_(classes, text, length);
+    }
+    while (class != CLASS_SPACE_ && letters == (class == CLASS_LETTER_)) {
+        at += n;
+        class = at < end ? class_at_(classes, at, end, &n) : CLASS_SPACE_;
+    }
+    return (size_t)(at - text);
+}
+
+// For trainer_finish: byte-level BPE.
 static inline bool trainer_init(TokenizerTrainer *trainer, Error *e) {
-    *trainer = (TokenizerTrainer){.mask = 65535, .classes = character_classes_(e)};
+    *trainer = (TokenizerTrainer){pretoken_length_, .mask = 65535, .classes = character_classes_(e)};
     trainer->slots = calloc(trainer->mask + 1, sizeof *trainer->slots);
     return trainer->classes && (trainer->slots || fail(e, "tokenizer: no memory for a trainer"));
+}
+
+// For trainer_finish_unigram.
+static inline bool trainer_init_unigram(TokenizerTrainer *trainer, Error *e) {
+    bool ok = trainer_init(trainer, e);
+    trainer->word_length = unigram_word_length_;
+    return ok;
 }
 
 static inline void trainer_free(TokenizerTrainer *trainer) {
@@ -93,7 +119,7 @@ static inline bool trainer_count_(TokenizerTrainer *trainer, const char *text, s
 // Adds one text (a document, or a part cut where tokenizer_safe_cut would).
 static inline bool trainer_add(TokenizerTrainer *trainer, const char *text, size_t length, Error *e) {
     while (length) {
-        size_t n = pretoken_length_(trainer->classes, text, length);
+        size_t n = trainer->word_length(trainer->classes, text, length);
         if (!trainer_count_(trainer, text, n, e)) {
             return false;
         }
@@ -500,7 +526,8 @@ static inline bool suffix_array_with_(const int32_t *text, int32_t *sa, int32_t 
 static inline bool suffix_array_(const int32_t *text, int32_t *sa, int32_t n, int32_t alphabet) {
     uint8_t *small = calloc((size_t)n / 8 + 1, 1); // a bit for each suffix that is smaller than its right neighbour
     int32_t *buckets = malloc((size_t)alphabet * sizeof *buckets);
-    bool ok = small && buckets && suffix_array_with_(text, sa, n, alphabet, small, buckets);
+    sa[0] = 0;
+    bool ok = small && buckets && (n == 1 || suffix_array_with_(text, sa, n, alphabet, small, buckets));
     free(small);
     free(buckets);
     return ok;
@@ -512,15 +539,15 @@ static inline bool suffix_array_(const int32_t *text, int32_t *sa, int32_t n, in
 // Unigram language model with byte fallback (Kudo 2018), as SentencePiece trains it: each piece has a probability, a
 // word's is summed over all its segmentations, and the text is cut into the likeliest one.
 //
-// Words are the same pre-tokens as those of the byte-level BPE, so no piece crosses a white space (a space may begin
-// one), and letters, digits and punctuation do not mix; kanji, kana and Latin letters are all letters. Runs of white
-// space are words too, so indentation and empty lines become pieces.
+// No piece crosses a white space (a space may begin one) or mixes letters with what are none; kanji, kana and Latin
+// letters are all letters. Runs of white space are words too, so indentation and empty lines become pieces.
 
 enum {
     UNIGRAM_SPECIALS_ = 2,      // unknown and end of document, then the 256 bytes, then what was trained
     UNIGRAM_PIECE_LENGTH_ = 16, // characters at most
     UNIGRAM_WORD_LENGTH_ = 48,  // longer ones are cut: see UNIGRAM_SCALE_
     UNIGRAM_SEEDS_ = 1000000,
+    UNIGRAM_SEED_COUNT_ = 3,  // times that a seed comes at least: rarer ones fit this text only
     UNIGRAM_ITERATIONS_ = 2,  // of expectation maximisation before each pruning
     UNIGRAM_COUNT_BITS_ = 24, // expected counts are integers, in units of 2^-24: their sum has no order
     SYMBOL_END_ = 0,
@@ -530,6 +557,9 @@ enum {
 };
 static const char UNIGRAM_UNKNOWN_TEXT_[] = "<|unknown|>";
 static const double UNIGRAM_SHRINK_ = 0.75;
+// A token more in the text counts as much as a loss of 8 in log likelihood, some token's worth: the vocabulary is for
+// models whose cost is the number of tokens.
+static const double UNIGRAM_TOKEN_COST_ = 8;
 static const double UNIGRAM_COVERAGE = 0.9995;
 // Probabilities are multiplied by e^8 for each character, so that those of whole words can be summed as they are: with
 // logarithms of at least -22 (5e-10) for a character, 48 characters stay within e^-672 and e^384, and doubles within
@@ -741,7 +771,7 @@ static inline void seeds_trim_(Seeds_ *s) {
 }
 
 static inline bool seeds_add_(Seeds_ *s, uint64_t count, uint32_t start, uint32_t length, Error *e) {
-    if (count < 2 || length < 2 || count * length < s->least) {
+    if (count < UNIGRAM_SEED_COUNT_ || length < 2 || count * length < s->least) {
         return true;
     }
     if (s->count == 4 * (size_t)UNIGRAM_SEEDS_) {
@@ -807,7 +837,7 @@ static inline bool suffixes_init_(Suffixes_ *s, const UnigramTrainer_ *u, Error 
 }
 
 // Walks the inner nodes of the suffix tree, which are the runs of the suffix array that share a prefix: the longest
-// strings among those that come at the same places. A string that comes in one word only is one if the word came twice.
+// strings among those that come at the same places. A string that comes in one word only is one if the word came often.
 static inline bool seeds_collect_(Seeds_ *seeds, const Suffixes_ *s, const UnigramTrainer_ *u, Error *e) {
     struct {
         uint64_t before; // count of the suffixes before the run
@@ -1101,7 +1131,8 @@ static inline int worth_order_(const void *a, const void *b) {
 }
 
 // How much the log likelihood of the likeliest segmentations would fall if a piece were cut into the next best ones
-// (Kudo 2018, section 3.2). counts are those in the likeliest segmentations, `total` their sum.
+// (Kudo 2018, section 3.2), and what the tokens would cost that come to it. counts are those in the likeliest
+// segmentations, `total` their sum.
 static inline Worth_ piece_worth_(const UnigramTrainer_ *u, Lattice_ *lattice, uint32_t p, double total) {
     const UnigramPiece_ *piece = &u->pieces[p];
     double count = (double)u->counts[p], without, value = 0;
@@ -1121,18 +1152,31 @@ static inline Worth_ piece_worth_(const UnigramTrainer_ *u, Lattice_ *lattice, u
     for (size_t k = 0; k < n; k++) {
         value -= log((double)u->counts[parts[k]] + count);
     }
-    return (Worth_){1, count * value, p};
+    return (Worth_){1, count * (value + UNIGRAM_TOKEN_COST_ * (double)(n - 1)), p};
 }
 
-// Drops the pieces of least worth, down to the share UNIGRAM_SHRINK_ of those in use, but not below `wanted`.
-static inline bool unigram_prune_(UnigramTrainer_ *u, size_t wanted, Error *e) {
+// Keeps the `kept` pieces of most worth, the single characters first.
+static inline bool unigram_keep_(UnigramTrainer_ *u, Worth_ *worth, size_t kept, Error *e) {
+    UnigramPiece_ *pieces = malloc(kept * sizeof *pieces);
+    if (!pieces) {
+        return unigram_no_memory_(e);
+    }
+    qsort(worth, u->piece_count, sizeof *worth, worth_order_);
+    for (size_t k = 0; k < kept; k++) {
+        pieces[k] = u->pieces[worth[k].piece];
+    }
+    free(u->pieces);
+    u->pieces = pieces;
+    u->piece_count = u->piece_capacity = kept;
+    return true;
+}
+
+// Drops the pieces of least worth, down to the share UNIGRAM_SHRINK_ of those in use, but not below `least`.
+static inline bool unigram_prune_(UnigramTrainer_ *u, size_t least, Error *e) {
     Worth_ *worth = malloc(u->piece_count * sizeof *worth);
-    UnigramPiece_ *kept = malloc(u->piece_count * sizeof *kept);
     size_t used = 0;
     double total = 0;
-    if (!worth || !kept) {
-        free(worth);
-        free(kept);
+    if (!worth) {
         return unigram_no_memory_(e);
     }
     unigram_count_(u, true);
@@ -1145,17 +1189,25 @@ static inline bool unigram_prune_(UnigramTrainer_ *u, size_t wanted, Error *e) {
         worth[p] = piece_worth_(u, &lattice, (uint32_t)p, total);
         used += worth[p].rank > 0;
     }
-    qsort(worth, u->piece_count, sizeof *worth, worth_order_);
-    size_t target = (size_t)(UNIGRAM_SHRINK_ * (double)used);
-    target = target < wanted ? wanted : target;
-    for (size_t k = 0; k < target; k++) {
-        kept[k] = u->pieces[worth[k].piece];
-    }
+    size_t kept = (size_t)(UNIGRAM_SHRINK_ * (double)used);
+    bool ok = unigram_keep_(u, worth, kept < least ? least : kept, e);
     free(worth);
-    free(u->pieces);
-    u->pieces = kept;
-    u->piece_count = u->piece_capacity = target;
-    return true;
+    return ok;
+}
+
+// Keeps the likeliest pieces, as pruning alone leaves long ones that are rare and come to nothing in other texts.
+static inline bool unigram_choose_(UnigramTrainer_ *u, size_t wanted, Error *e) {
+    Worth_ *worth = malloc(u->piece_count * sizeof *worth);
+    if (!worth) {
+        return unigram_no_memory_(e);
+    }
+    for (size_t p = 0; p < u->piece_count; p++) {
+        const UnigramPiece_ *piece = &u->pieces[p];
+        worth[p] = (Worth_){p < u->characters ? 2 : piece->scaled > 0, piece->score, (uint32_t)p};
+    }
+    bool ok = unigram_keep_(u, worth, wanted, e);
+    free(worth);
+    return ok;
 }
 
 // Prunes the seeds to `wanted` pieces and leaves their scores, rounded.
@@ -1174,10 +1226,13 @@ static inline bool unigram_train_(UnigramTrainer_ *u, size_t wanted, Error *e) {
         size_t largest = UNIGRAM_SPECIALS_ + 256 + used;
         return fail(e, "the text fills only %zu tokens: --vocab-size must be at most %zu", largest, largest);
     }
-    while (u->piece_count > wanted) {
-        if (!unigram_prune_(u, wanted, e) || !unigram_learn_(u, u->piece_count == wanted, e)) {
+    while (u->piece_count > wanted + wanted / 10) {
+        if (!unigram_prune_(u, wanted + wanted / 10, e) || !unigram_learn_(u, false, e)) {
             return false;
         }
+    }
+    if (!unigram_choose_(u, wanted, e) || !unigram_learn_(u, true, e)) {
+        return false;
     }
     for (size_t p = 0; p < u->piece_count; p++) {
         u->pieces[p].score = round(u->pieces[p].score * UNIGRAM_SCORE_UNITS_) / UNIGRAM_SCORE_UNITS_;

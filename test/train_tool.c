@@ -63,10 +63,11 @@ static int train(int argc, char **argv, const char *text, size_t length) {
     Error e = {""};
     const size_t vocab_size = strtoul(argv[2], NULL, 10);
     const double coverage = argc > 4 ? strtod(argv[4], NULL) : UNIGRAM_COVERAGE, start = seconds();
-    bool ok = trainer_init(&trainer, &e) && add_texts(&trainer, text, text + length, &e);
+    const bool bpe = !strcmp(argv[1], "bpe");
+    bool ok = (bpe ? trainer_init : trainer_init_unigram)(&trainer, &e) && add_texts(&trainer, text, text + length, &e);
     double counted = seconds();
-    ok = ok && (!strcmp(argv[1], "bpe") ? finish_bpe(&trainer, vocab_size, argv[3], &e)
-                                        : trainer_finish_unigram(&trainer, vocab_size, coverage, argv[3], &e));
+    ok = ok && (bpe ? finish_bpe(&trainer, vocab_size, argv[3], &e)
+                    : trainer_finish_unigram(&trainer, vocab_size, coverage, argv[3], &e));
     if (ok) {
         fprintf(stderr, "count %.3f train %.3f\n", counted - start, seconds() - counted);
     }
