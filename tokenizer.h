@@ -727,7 +727,8 @@ typedef struct {
 enum { PIECE_NORMAL_ = 1, PIECE_UNKNOWN_, PIECE_CONTROL_, PIECE_USER_, PIECE_UNUSED_, PIECE_BYTE_ };
 
 typedef struct {
-    size_t offset, length; // in Tokenizer.bytes
+    size_t offset, length;          // in Tokenizer.bytes
+    size_t decoded, decoded_length; // the same of what it is to the decoder, if that is another text
     bool added, special;
     bool verbatim; // byte-level BPE: the file's text, not the byte alphabet: a character of it stands for no byte
     uint8_t kind;  // PIECE_*
@@ -888,8 +889,13 @@ static inline bool tokenizer_add_token_(Tokenizer *t, const char *bytes, size_t 
         return false;
     }
     memcpy(t->bytes + t->byte_count, bytes, length);
-    t->tokens[t->vocab_size++] =
-        (Token){.offset = t->byte_count, .length = length, .verbatim = verbatim, .kind = PIECE_NORMAL_, .byte = -1};
+    t->tokens[t->vocab_size++] = (Token){.offset = t->byte_count,
+                                         .length = length,
+                                         .decoded = t->byte_count,
+                                         .decoded_length = length,
+                                         .verbatim = verbatim,
+                                         .kind = PIECE_NORMAL_,
+                                         .byte = -1};
     t->byte_count += length;
     return true;
 }
@@ -2432,11 +2438,11 @@ static inline bool decoder_add_piece_(Decoder *d, const Token *token, const char
 // Adds an id; one outside the vocabulary has no text.
 static inline bool decoder_add(Decoder *d, int32_t id, Error *e) {
     const Tokenizer *t = d->tokenizer;
-    size_t length;
-    const char *text = tokenizer_text(t, id, &length);
-    if (length == 0 || (t->tokens[id].special && !d->all)) {
+    if (id < 0 || (size_t)id >= t->vocab_size || (t->tokens[id].special && !d->all)) {
         return true;
     }
+    const char *text = t->bytes + t->tokens[id].decoded;
+    size_t length = t->tokens[id].decoded_length;
     if (t->sentencepiece) {
         bool ok = decoder_add_piece_(d, &t->tokens[id], text, e);
         d->begun |= d->text.length > 0;
@@ -3068,7 +3074,14 @@ static inline bool added_read_(Tokenizer *t, const ByteAlphabet_ *alphabet, Voca
     if (ok && known < 0) {
         vocabulary_add_(v, text, expected);
         ok = t->model == MODEL_BYTE_BPE ? tokenizer_add_text_(t, alphabet, text, e)
-                                        : tokenizer_add_token_(t, added.text, added.length, false, e);
+                                        : tokenizer_add_token_(t, text.text, text.length, false, e);
+    }
+    if (ok && normalized.length) {
+        ok = reserve_(&t->bytes, &t->byte_capacity, t->byte_count, normalized.length, 1, e);
+        memcpy(t->bytes + t->byte_count, normalized.data, ok ? normalized.length : 0);
+        t->tokens[expected].decoded = t->byte_count;
+        t->tokens[expected].decoded_length = normalized.length;
+        t->byte_count += normalized.length;
     }
     ok = ok && tokenizer_add_added_(t, added, e);
     free(normalized.data);
