@@ -498,19 +498,25 @@ def test_files_that_were_altered(name, copies, documents, build):
     text = documents.texts[6][50:250].decode(errors="ignore")
     questions = [["--doc", f"{copies.data}:{6}"], ["--step", 3], ["--text", text]]
     answers = [run(["trace", *copies.where, *question], build=build).out for question in questions]
-    noticed = 0
-    for i in range(8):
+    step = next(piece for piece in trace(*copies.where, "--step", 3) if piece["data"] == str(copies.data))
+    place = trace(*copies.where, "--text", text)[0]
+    sequences = len(documents.records)
+    needed = {"bin": [(1, 2 * step["shard_token"]), (2, 2 * place["shard_token"])],  # (question, byte)
+              "idx": [(q, 34 + 12 * sequences + 8 * 6) for q in range(3)],
+              "docs": [(0, 32 + 40 * 6), (1, 32 + 40 * step["document"] + 8), (2, 32 + 40 * place["document"] + 24)],
+              "meta": [(0, documents.records[6][3] + 9), (1, documents.records[step["document"]][3] + 9)],
+              "index": [(q, 64) for q in range(3)], "sums": [(q, 9) for q in range(3)]}[name]
+    anywhere = [(i % 3, rng.randrange(len(whole))) for i in range(6)]
+    for i, (question, at) in enumerate(needed + anywhere):
         path.write_bytes(whole)
-        flip_bit(path, rng.randrange(len(whole)), rng.randrange(8))
-        question = i % 3
+        flip_bit(path, at, rng.randrange(8))
         result = run(["trace", *copies.where, *questions[question]], check=False, build=build)
+        assert result.status or i >= len(needed), str(result)
         if result.status:
             assert result.status == 1 and len(result.errors) == 1, str(result)
-            assert str(path) in result.errors[0] or "train." in result.errors[0], str(result)
-            noticed += 1
+            assert f"{copies.data}/{SPLIT}." in result.errors[0], str(result)
         else:
             assert result.out == answers[question]
-    assert noticed > 0
     path.write_bytes(whole)
     truncate(path)
     for question in questions:
