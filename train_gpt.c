@@ -2006,7 +2006,7 @@ typedef struct {
     Mixture mixture; // the training data
     TraceData *data; // (mixture.count)
     bool has_tokenizer;
-    Tokenizer tokenizer;
+    TokenTexts texts;
 } Tracer;
 
 // What concerns a piece of a document: where it was read (NULL: nowhere), and which part of the data it is.
@@ -2051,7 +2051,12 @@ static bool tracer_open(Tracer *t, const Options *o, Error *e) {
         }
     }
     if (t->mixture.items[0].tokenizer[0]) {
-        t->has_tokenizer = tokenizer_load(&t->tokenizer, t->mixture.items[0].tokenizer, e);
+        Tokenizer tokenizer;
+        if (!tokenizer_load(&tokenizer, t->mixture.items[0].tokenizer, e)) {
+            return false;
+        }
+        t->has_tokenizer = token_texts_init(&t->texts, &tokenizer, e);
+        tokenizer_free(&tokenizer);
         return t->has_tokenizer;
     }
     return true;
@@ -2064,9 +2069,7 @@ static void tracer_close(Tracer *t) {
     free(t->data);
     mixture_close(&t->mixture);
     trace_run_close(&t->run);
-    if (t->has_tokenizer) {
-        tokenizer_free(&t->tokenizer);
-    }
+    token_texts_free(&t->texts);
 }
 
 // Adds the text of tokens of a split: well-formed UTF-8, in which U+FFFD stands for a character that the edges cut.
@@ -2077,7 +2080,7 @@ static bool append_text(Tracer *t, size_t dataset, uint64_t first, uint64_t toke
     uint64_t replaced = 0;
     bool ok = trace_prove_tokens_(data, first, tokens, e);
     for (uint64_t i = 0; ok && i < tokens; i++) {
-        const char *bytes = token_text_(&t->tokenizer, trace_token_(data, first + i), &length);
+        const char *bytes = token_text(&t->texts, trace_token_(data, first + i), &length);
         json_append(&raw, bytes, length);
     }
     char *whole = ok ? malloc(3 * raw.length + 1) : NULL;
@@ -2481,7 +2484,7 @@ static bool trace_text(Tracer *t, Error *e) {
         }
     }
     char *text = read_text(t->options, &length, e);
-    bool ok = text && text_search_open(&search, t->data, t->mixture.count, &t->tokenizer, text, length, e) &&
+    bool ok = text && text_search_open(&search, t->data, t->mixture.count, &t->texts, text, length, e) &&
               text_search_spans(&search, t->options->min_bytes, &spans, e);
     for (size_t i = 0; ok && i < spans.count; i++) {
         ok = print_span(t, &search, spans.items[i], e);

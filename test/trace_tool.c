@@ -50,12 +50,11 @@ static bool print_span(TextSearch *s, TextSpan span, Error *e) {
     return ok;
 }
 
-static bool answer(TraceData *data, const Tokenizer *tokenizer, const char *text, size_t length, size_t least,
-                   Error *e) {
+static bool answer(TraceData *data, const TokenTexts *texts, const char *text, size_t length, size_t least, Error *e) {
     TextSearch search;
     TextSpans spans = {0};
     bool ok =
-        text_search_open(&search, data, 1, tokenizer, text, length, e) && text_search_spans(&search, least, &spans, e);
+        text_search_open(&search, data, 1, texts, text, length, e) && text_search_spans(&search, least, &spans, e);
     printf("[");
     for (size_t i = 0; ok && i < spans.count; i++) {
         printf("%s", i ? ", " : "");
@@ -71,19 +70,21 @@ static bool spans(const char *folder, size_t least, Error *e) {
     Dataset dataset;
     TraceData data;
     Tokenizer tokenizer = {0};
+    TokenTexts texts = {0};
     size_t length;
     bool ok = dataset_open(&dataset, folder, "train", 1, e);
     ok = ok && trace_data_open(&data, &dataset, folder, "train", NULL, e) &&
-         tokenizer_load(&tokenizer, dataset.tokenizer, e);
+         tokenizer_load(&tokenizer, dataset.tokenizer, e) && token_texts_init(&texts, &tokenizer, e);
     while (ok && scanf("%zu", &length) == 1 && getchar() == '\n') {
         char *text = malloc(length + 1);
         ok = text && fread(text, 1, length, stdin) == length;
-        ok = ok && answer(&data, &tokenizer, text, length, least, e);
+        ok = ok && answer(&data, &texts, text, length, least, e);
         free(text);
     }
     trace_data_close(&data);
     dataset_close(&dataset);
     tokenizer_free(&tokenizer);
+    token_texts_free(&texts);
     return ok;
 }
 
