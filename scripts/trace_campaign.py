@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -59,13 +58,13 @@ def collect(out, limit):
 
 
 def timed(command, **options):
-    """Runs a command; returns its output, seconds, and largest resident megabytes."""
+    """Runs a command; returns its output, seconds, seconds of CPU, and largest resident megabytes."""
     began = time.monotonic()
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, **options)
     out = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     assert status == 0, command
-    return out.decode(), time.monotonic() - began, usage.ru_maxrss / 1024
+    return (out.decode(), time.monotonic() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def edge(text, at):
@@ -98,6 +97,20 @@ def forget(folder):
             os.close(file)
 
 
+def index(tool, data, size):
+    """Makes the index and enters it in the manifest."""
+    hashes, seconds, used, memory = timed([tool, "index", data, "train"], stderr=subprocess.DEVNULL)
+    print(f"index and hashes: {seconds:.1f} s, {used:.1f} s of CPU, {size / seconds / 1e6:.1f} MB/s, "
+          f"{size / used / 1e6:.1f} MB per CPU second, {memory:.0f} MB of memory, "
+          f"{(data / 'train.index').stat().st_size / 1e6:.0f} MB of index, "
+          f"{(data / 'train.sums').stat().st_size / 1e6:.1f} MB of hashes")
+    manifest = json.loads((data / "manifest.json").read_text())
+    for name, digest in zip(("index", "sums"), hashes.split(), strict=True):
+        manifest["splits"]["train"][name] = {"file": f"train.{name}", "bytes": (data / f"train.{name}").stat().st_size,
+                                             "sha256": digest}
+    (data / "manifest.json").write_text(json.dumps(manifest, indent=2))
+
+
 def main():
     work, megabytes = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 400
     count = int(sys.argv[3]) if len(sys.argv) > 3 else 1000
@@ -106,7 +119,7 @@ def main():
     if not source.exists():
         collect(source, megabytes * 1_000_000)
     if not data.exists():
-        _, seconds, _ = timed([ROOT / "train_gpt", "prepare", "--input", source, "--out", data, "--vocab-size", 32000,
+        _, seconds, _, _ = timed([ROOT / "train_gpt", "prepare", "--input", source, "--out", data, "--vocab-size", 32000,
                                "--tokenizer-sample", 16 << 20, "--val-fraction", 0])
         print(f"prepared in {seconds:.0f} s")
     tokens = (data / "train.bin").stat().st_size // 2
@@ -116,20 +129,8 @@ def main():
         everything = b"\xff".join(json.loads(line)["text"].encode() for line in file)
     print(f"{tokens / 1e6:.1f} million tokens, {len(everything) / 1e6:.1f} MB of text")
 
-    cpu = resource.getrusage(resource.RUSAGE_CHILDREN)
-    hashes, seconds, memory = timed([tool, "index", data, "train"], stderr=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    used = after.ru_utime + after.ru_stime - cpu.ru_utime - cpu.ru_stime
-    print(f"index and hashes: {seconds:.1f} s, {used:.1f} s of CPU, {len(everything) / seconds / 1e6:.1f} MB/s, "
-          f"{len(everything) / used / 1e6:.1f} MB per CPU second, {memory:.0f} MB of memory, "
-          f"{(data / 'train.index').stat().st_size / 1e6:.0f} MB of index, "
-          f"{(data / 'train.sums').stat().st_size / 1e6:.1f} MB of hashes")
-    manifest = json.loads((data / "manifest.json").read_text())
-    for name, digest in zip(("index", "sums"), hashes.split(), strict=True):
-        manifest["splits"]["train"][name] = {"file": f"train.{name}", "bytes": (data / f"train.{name}").stat().st_size,
-                                             "sha256": digest}
-    (data / "manifest.json").write_text(json.dumps(manifest, indent=2))
-
+    if not (data / "train.sums").exists():
+        index(tool, data, len(everything))
     rng = random.Random(1)
     present = [draw(everything, rng) for _ in range(count)]
     absent = []
@@ -162,15 +163,17 @@ def main():
 
     for name, queries in (("drawn", present[:20]), ("changed", absent[:20])):
         for cache in ("warm", "cold"):
-            times = []
+            times, used = [], []
             for query in queries:
                 if cache == "cold":
                     forget(data)
-                out, seconds, _ = timed([ROOT / "train_gpt", "trace", "--data", data, "--text", query.decode().strip("\0"),
+                _, seconds, cpu, _ = timed([ROOT / "train_gpt", "trace", "--data", data, "--text", query.decode().replace("\0", ""),
                                          "--json"], stderr=subprocess.DEVNULL)
                 times.append(seconds)
+                used.append(cpu)
             print(f"the command, {name} spans, {cache}: median {1000 * statistics.median(times):.0f} ms, "
-                  f"slowest {1000 * max(times):.0f} ms")
+                  f"slowest {1000 * max(times):.0f} ms; of CPU median {1000 * statistics.median(used):.0f} ms, "
+                  f"largest {1000 * max(used):.0f} ms")
 
 
 main()
