@@ -2,7 +2,7 @@
 // traced to its source. prepare.h makes the shards.
 //
 // Samples:    dataset_open, dataset_read, dataset_order    training samples out of shards, in a reproducible order
-// Mixtures:   mixture_open, mixture_order, mixture_position several datasets in one order, each with its share
+// Mixtures:   mixture_open, mixture_order, batch_hash      several datasets in one order, each with its share
 // Documents:  docs_load                                    where each document of a shard comes from
 // Beneath:    sha256_*, random_*                           hashes of files, random numbers as pure functions
 //
@@ -870,6 +870,7 @@ static inline bool mixture_open_paths(Mixture *m, const char *const *paths, cons
         m->paths[i] = strdup(paths[i]);
         m->weights[i] = weights ? weights[i] : 0;
         ok = (m->paths[i] || fail(e, "no memory for %zu datasets", count)) &&
+             (!weights || weights[i] > 0 || fail(e, "%s: its weight is 0: weights must be positive", paths[i])) &&
              dataset_open(&m->items[i], paths[i], split, seq_len, e);
     }
     ok = ok && mixture_check_tokenizers_(m, e);
@@ -878,8 +879,8 @@ static inline bool mixture_open_paths(Mixture *m, const char *const *paths, cons
     }
     if (ok && m->period > MIXTURE_PERIOD_MAX) {
         ok = fail(
-            e, "%s and %zu others: the shares repeat only after more than %d samples: give weights with fewer digits",
-            paths[0], count - 1, MIXTURE_PERIOD_MAX);
+            e, "%s and the others: their shares repeat only after more than %d samples: give weights with fewer digits",
+            paths[0], MIXTURE_PERIOD_MAX);
     }
     ok = ok && mixture_schedule_(m, e);
     if (!ok) {
@@ -1040,6 +1041,33 @@ static inline uint64_t mixture_count(const Mixture *m, size_t dataset, uint64_t 
 // Share of a dataset in the run, in (0, 1].
 static inline double mixture_share(const Mixture *m, size_t dataset) {
     return (double)m->weights[dataset] / (double)m->period;
+}
+
+// What a step of training read, in a few digits: SHA-256 over the digests of its samples in the order of the rows,
+// each the SHA-256 of the sample's seq_len + 1 ids as little-endian int32. A digest covers one sample, so that the
+// ranks of a run can share the work; the log has the first 64 bits of the whole as batch_sha256.
+enum { DIGEST_BYTES = 32, BATCH_HASH_DIGITS = 16 };
+
+// Adds ids to the hash of a sample; sha256_digest ends it.
+static inline void sha256_add_tokens(Sha256 *s, const int32_t *tokens, size_t count) {
+    unsigned char block[4 * 256];
+    for (size_t i = 0; i < count; i++) {
+        store_le(block + 4 * (i % 256), (uint32_t)tokens[i], 4);
+        if (i % 256 == 255 || i + 1 == count) {
+            sha256_add(s, block, 4 * (i % 256 + 1));
+        }
+    }
+}
+
+// digests: (samples, DIGEST_BYTES).
+static inline void batch_hash(const unsigned char *digests, size_t samples, char hex[BATCH_HASH_DIGITS + 1]) {
+    char whole[65];
+    Sha256 hash;
+    sha256_begin(&hash);
+    sha256_add(&hash, digests, samples * DIGEST_BYTES);
+    sha256_end(&hash, whole);
+    memcpy(hex, whole, BATCH_HASH_DIGITS);
+    hex[BATCH_HASH_DIGITS] = 0;
 }
 
 // dataset_verify of each.

@@ -585,11 +585,9 @@ typedef struct {
     FILE *log;                 // rank 0
 } Trainer;
 
-enum { BATCH_HASH_DIGITS = 16, DIGEST_BYTES = 32 };
-
 typedef struct {
     double loss, grad_norm, lr, seconds, comm_seconds;
-    char batch_hash[BATCH_HASH_DIGITS + 1]; // rank 0
+    char batch_hash[BATCH_HASH_DIGITS + 1]; // on rank 0
     bool skipped;
 } StepResult;
 
@@ -621,34 +619,18 @@ static bool read_batch(Trainer *t, size_t rows, Error *e) {
     return ok;
 }
 
-// SHA-256 of the T + 1 ids of a sample as little-endian int32. inputs, targets: (T).
-static void sample_digest(const int32_t *inputs, const int32_t *targets, size_t T, unsigned char *digest) {
-    unsigned char block[4 * 256];
-    Sha256 hash;
-    sha256_begin(&hash);
-    for (size_t i = 0; i <= T; i++) {
-        store_le(block + 4 * (i % 256), (uint32_t)(i < T ? inputs[i] : targets[T - 1]), 4);
-        if (i % 256 == 255 || i == T) {
-            sha256_add(&hash, block, 4 * (i % 256 + 1));
-        }
-    }
-    sha256_digest(&hash, digest);
-}
-
-// Collective: on rank 0, the first 64 bits of the SHA-256 over the digests of all samples of the step in the order of
-// the rows, as hexadecimal digits. Whoever knows the data and the order can tell whether they are what the step read.
+// Collective: batch_hash of the step, on rank 0, from the ids that the forward pass is about to see.
 static void hash_batch(Trainer *t, size_t rows, char hex[BATCH_HASH_DIGITS + 1]) {
-    char whole[65];
-    Sha256 hash;
     for (size_t i = 0; i < rows; i++) {
-        sample_digest(t->inputs + i * t->T, t->targets + i * t->T, t->T, t->digests + DIGEST_BYTES * i);
+        Sha256 hash;
+        sha256_begin(&hash);
+        sha256_add_tokens(&hash, t->inputs + i * t->T, t->T);
+        sha256_add_tokens(&hash, t->targets + (i + 1) * t->T - 1, 1);
+        sha256_digest(&hash, t->digests + DIGEST_BYTES * i);
     }
     gather_records(t->world, t->digests, rows, DIGEST_BYTES);
     if (t->world->rank == 0) {
-        sha256_begin(&hash);
-        sha256_add(&hash, t->digests, t->global_batch * DIGEST_BYTES);
-        sha256_end(&hash, whole);
-        snprintf(hex, BATCH_HASH_DIGITS + 1, "%.*s", BATCH_HASH_DIGITS, whole);
+        batch_hash(t->digests, t->global_batch, hex);
     }
 }
 
