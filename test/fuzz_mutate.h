@@ -6,6 +6,7 @@
 #define FUZZ_MUTATE_H
 
 #include "../checkpoint.h"
+#include "../trace.h"
 
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size); // libFuzzer's own mutations
 
@@ -289,6 +290,104 @@ static void mutate_lines(Scratch *s, Dice *d) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// Protocol Buffers
+
+typedef struct {
+    uint64_t tag;                // field << 3 | wire type
+    const uint8_t *bytes, *data; // the whole field; what is in it
+    size_t size, length;
+} ProtoField;
+
+enum { MAX_FIELDS = 1024 };
+
+static uint64_t read_varint(const uint8_t **at, const uint8_t *end) {
+    uint64_t value = 0;
+    for (int shift = 0; *at < end; shift += 7) {
+        uint8_t byte = *(*at)++;
+        value |= shift < 64 ? (uint64_t)(byte & 127) << shift : 0;
+        if (byte < 128) {
+            break;
+        }
+    }
+    return value;
+}
+
+static void scratch_varint(Scratch *s, uint64_t value) {
+    do {
+        uint8_t byte = (uint8_t)((value & 127) | (value > 127 ? 128 : 0));
+        scratch_put(s, &byte, 1);
+    } while (value >>= 7);
+}
+
+// Fields of a message as far as it makes sense; returns how many.
+static size_t proto_fields(const uint8_t *data, size_t size, ProtoField *fields) {
+    const uint8_t *at = data, *end = data + size;
+    size_t count = 0;
+    while (at < end && count < MAX_FIELDS) {
+        ProtoField f = {.bytes = at};
+        f.tag = read_varint(&at, end);
+        f.data = at;
+        if ((f.tag & 7) == 0) {
+            read_varint(&at, end);
+        } else if ((f.tag & 7) == 2) {
+            f.length = (size_t)read_varint(&at, end);
+            f.data = at;
+            f.length = f.length < (size_t)(end - at) ? f.length : (size_t)(end - at);
+            at += f.length;
+        } else {
+            size_t n = (f.tag & 7) == 1 ? 8 : 4;
+            at += n < (size_t)(end - at) ? n : (size_t)(end - at);
+        }
+        f.length = (size_t)(at - f.data);
+        f.size = (size_t)(at - f.bytes);
+        fields[count++] = f;
+    }
+    return count;
+}
+
+// Changes one field of a message, a message within it the same way: removes, repeats, moves or mutates it.
+static void mutate_proto(Scratch *s, Dice *d, int depth) {
+    ProtoField *fields = malloc(MAX_FIELDS * sizeof *fields);
+    Scratch out = {malloc(s->most + 1), 0, s->most};
+    size_t count = proto_fields(s->bytes, s->size, fields);
+    if (count == 0 || roll(d, 8) == 0) {
+        s->size = LLVMFuzzerMutate(s->bytes, s->size, s->most);
+        free(fields);
+        free(out.bytes);
+        return;
+    }
+    size_t chosen = (size_t)roll(d, count), other = (size_t)roll(d, count);
+    uint64_t action = roll(d, 8);
+    for (size_t i = 0; i < count; i++) {
+        const ProtoField *f = &fields[i];
+        if (i != chosen || action == 1) {
+            scratch_put(&out, f->bytes, f->size);
+        }
+        if (i == chosen && action == 1) { // another one behind it
+            scratch_put(&out, fields[other].bytes, fields[other].size);
+        } else if (i == chosen && action > 1) {
+            Scratch inner = {malloc(s->most + 1), 0, s->most / 2};
+            scratch_put(&inner, f->data, f->length);
+            if ((f->tag & 7) == 2 && depth == 0) {
+                mutate_proto(&inner, d, depth + 1);
+            } else {
+                inner.size = LLVMFuzzerMutate(inner.bytes, inner.size, inner.most);
+            }
+            scratch_varint(&out, f->tag);
+            if ((f->tag & 7) == 2) {
+                scratch_varint(&out, inner.size);
+            }
+            scratch_put(&out, inner.bytes, inner.size);
+            free(inner.bytes);
+        }
+    }
+    s->size = 0;
+    scratch_put(s, out.bytes, out.size);
+    free(fields);
+    free(out.bytes);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 // Repairs: what a file says about itself is made true
 
 // Gives the tensors of a safetensors header the data_offsets that follow from dtype and shape, one behind the other.
@@ -401,6 +500,51 @@ static void repair_pair(Scratch *idx, Scratch *bin, Dice *d) {
         scratch_put(bin, "\x07\x00\xff\x01\x00", 1 + bin->size % 5);
     }
     bin->size = total < bin->size ? total : bin->size;
+}
+
+// .docs: header and number of records are made right, and the tokens of each record; its metadata lie in `meta`, its
+// source is the first, most of the time.
+static void repair_records(Scratch *docs, const Scratch *meta, size_t count, const uint64_t *ends, Dice *d) {
+    uint8_t header[DOCS_HEADER] = "TGPTDOCS";
+    store_le(header + 8, DOCS_VERSION, 4);
+    store_le(header + 12, DOCS_RECORD, 4);
+    store_le(header + 16, count, 8);
+    while (docs->size < DOCS_HEADER + DOCS_RECORD * count && docs->size < docs->most) {
+        scratch_put(docs, "", 1);
+    }
+    if (docs->size < DOCS_HEADER + DOCS_RECORD * count) {
+        return;
+    }
+    memcpy(docs->bytes, header, sizeof header);
+    docs->size = DOCS_HEADER + DOCS_RECORD * count;
+    for (size_t i = 0; i < count; i++) {
+        DocumentRecord record = docs_load(docs->bytes + DOCS_HEADER + DOCS_RECORD * i);
+        record.tokens = ends[i] - (i ? ends[i - 1] : 0);
+        if (roll(d, 8)) {
+            record.source = 0;
+            record.metadata = meta->size ? record.metadata % (meta->size + 1) : 0;
+            record.metadata_length = record.metadata_length % (uint32_t)(meta->size - record.metadata + 1);
+        }
+        docs_store(docs->bytes + DOCS_HEADER + DOCS_RECORD * i, &record);
+    }
+}
+
+// .index: magic, version, tokens; entries and blocks as many as there are bytes for. Nothing of an empty one.
+static void repair_suffixes(Scratch *index, uint64_t tokens) {
+    if (index->size == 0 || index->most < INDEX_HEADER) {
+        return;
+    }
+    while (index->size < INDEX_HEADER) {
+        scratch_put(index, "", 1);
+    }
+    uint64_t blocks = min_u64_(load_le(index->bytes + 32, 8) % 4, (index->size - INDEX_HEADER) / 16);
+    memcpy(index->bytes, "TGPTINDX", 8);
+    store_le(index->bytes + 8, INDEX_VERSION, 4);
+    store_le(index->bytes + 12, INDEX_OVERLAP, 4);
+    store_le(index->bytes + 16, tokens, 8);
+    store_le(index->bytes + 24, (index->size - INDEX_HEADER - 16 * blocks) / 4, 8);
+    store_le(index->bytes + 32, blocks, 8);
+    index->size -= (index->size - INDEX_HEADER) % 4;
 }
 
 // llm.c shard: magic, version and count of the header follow from what is there.

@@ -5,6 +5,19 @@
 //     FUZZ_TARGET=safetensors build/fuzz_readers [libFuzzer's options] CORPUS_OR_FILES
 //
 // A finding is a report of a sanitizer, a time-out, or a promise that does not hold (see `promise`).
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+// A file that is mapped is a copy of its exact size here, so that AddressSanitizer sees the byte behind it.
+static void *map_copy(size_t bytes, int file) {
+    char *copy = malloc(bytes);
+    return copy && pread(file, copy, bytes, 0) == (ssize_t)bytes ? copy : MAP_FAILED;
+}
+#define mmap(address, bytes, protection, flags, file, offset) map_copy(bytes, file)
+#define munmap(address, bytes) free(address)
+
 #define main train_gpt_main
 #include "../train_gpt.c"
 #undef main
@@ -337,8 +350,11 @@ static bool run_state(Part *parts) {
     Options options;
     Error e = {0};
     set_defaults(&options);
-    Trainer trainer = {.options = &options, .T = 64};
-    trainer.data.tokens = 1000;
+    Dataset data = {.tokens = 1000};
+    char path[] = "x", *paths[] = {path};
+    uint64_t weights[] = {1};
+    Trainer trainer = {
+        .options = &options, .T = 64, .data = {.count = 1, .items = &data, .paths = paths, .weights = weights}};
     put_part("trainer_state.json", parts[0]);
     return answer(load_state(&trainer, folder, &e), &e);
 }
@@ -537,12 +553,27 @@ static bool same_ids(const TokenBuffer *a, const TokenBuffer *b) {
     return a->count == b->count && (a->count == 0 || !memcmp(a->ids, b->ids, a->count * sizeof *a->ids));
 }
 
+// Ids one by one give whole characters.
+static void check_decoding(const Tokenizer *t, const TokenBuffer *ids) {
+    Decoder decoder;
+    Error e = {0};
+    decoder_init(&decoder, t, true);
+    for (size_t i = 0; i <= ids->count; i++) {
+        promise(i < ids->count ? decoder_add(&decoder, ids->ids[i], &e) : decoder_end(&decoder, &e), "%s", e.text);
+        promise(utf8_is_valid_(decoder.text.data, decoder.text.length), "decoded text is no UTF-8");
+        decoder.text.length = 0;
+    }
+    decoder_free(&decoder);
+}
+
 static void check_encoding(const Tokenizer *t, const char *text, size_t length) {
     Error e = {0};
     TokenBuffer ids = {0}, other = {0};
     JsonWriter decoded = {0};
     Encoder encoder;
-    bool exact = true; // added tokens whose text is not their bytes ("Ġ" for a space) do not decode to the text
+    bool exact =
+        t->model == MODEL_BYTE_BPE &&
+        !t->prefix_space; // added tokens whose text is not their bytes ("Ġ" for a space) do not decode to the text
     for (size_t i = 0; i < t->added_count; i++) {
         size_t n;
         const char *bytes = tokenizer_text(t, t->added[i].id, &n);
@@ -553,7 +584,7 @@ static void check_encoding(const Tokenizer *t, const char *text, size_t length) 
     promise(!exact || same_text(decoded.data, decoded.length, text, length), "the ids decode to another text");
 
     // Pre-tokens one by one, without cache and heap.
-    if (t->added_count == 0 && t->merge_count < 400) {
+    if (exact && t->split == SPLIT_GPT2_ && !t->ignore_merges && t->added_count == 0 && t->merge_count < 400) {
         for (size_t i = 0, n; i < length; i += n) {
             n = pretoken_length_(t->classes, text + i, length - i);
             promise(n > 0 && n <= length - i, "a pre-token of %zu bytes", n);
@@ -565,11 +596,14 @@ static void check_encoding(const Tokenizer *t, const char *text, size_t length) 
     if (utf8_is_valid_(text, length)) {
         size_t cut = tokenizer_safe_cut(t, text, length);
         other.count = 0;
-        promise(cut <= length && encoder_encode(&encoder, text, cut, &other, &e) &&
-                    encoder_encode(&encoder, text + cut, length - cut, &other, &e),
-                "%s", e.text);
+        promise(cut <= length, "a cut behind the text");
+        promise(
+            (cut == 0 || encoder_encode_part(&encoder, text, cut, TEXT_GOES_ON, &other, &e)) &&
+                encoder_encode_part(&encoder, text + cut, length - cut, cut ? TEXT_CONTINUES : TEXT_WHOLE, &other, &e),
+            "%s", e.text);
         promise(same_ids(&ids, &other), "a cut at byte %zu changes the ids", cut);
     }
+    check_decoding(t, &ids);
     encoder_free(&encoder);
     free(decoded.data);
     free(ids.ids);
@@ -616,6 +650,12 @@ static bool run_tokenizer_json(Part *parts) {
     return check_tokenizer(parts[2]);
 }
 
+static bool run_model(Part *parts) {
+    put_part("tokenizer.model", parts[0]);
+    put_part_if_any("tokenizer_config.json", parts[1]);
+    return check_tokenizer(parts[2]);
+}
+
 static bool run_vocab_merges(Part *parts) {
     put_part("vocab.json", parts[0]);
     put_part("merges.txt", parts[1]);
@@ -626,7 +666,7 @@ static bool run_vocab_merges(Part *parts) {
 // ---------------------------------------------------------------------------------------------------------------------
 // prepare: JSON Lines and plain text become shards; each document of them is found again in its source
 
-static void begin_prepare(void) {
+static void make_tokenizer(void) {
     static const char text[] = "the cat sat on the mat and the dog on the log; these are the words of this tokenizer";
     TokenizerTrainer trainer;
     Tokenizer t;
@@ -718,12 +758,500 @@ static bool run_prepare(Part *parts) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// Mixtures: PATH:WEIGHT as the command line has it, one a line, over three small shards
+
+static void begin_mixture(void) {
+    uint8_t shard[LLMC_HEADER + 2 * 20] = {0};
+    store_le(shard, 20240520, 4);
+    store_le(shard + 4, 1, 4);
+    for (int i = 0; i < 3; i++) {
+        char name[] = {(char)('a' + i), 0};
+        uint64_t tokens = 5 + 7 * (uint64_t)i;
+        store_le(shard + 8, tokens, 4);
+        put_file(name, shard, LLMC_HEADER + 2 * tokens);
+    }
+}
+
+// The order and its inverse agree, and shares are met within one sample after every number of them.
+static void check_mixture(const Mixture *m) {
+    uint64_t read[3] = {0};
+    for (uint64_t k = 0; k < 200; k++) {
+        SampleId id = mixture_order(m, 3, true, k);
+        promise(id.dataset < m->count && id.sample < m->items[id.dataset].samples, "a sample outside its dataset");
+        uint64_t epoch = read[id.dataset]++ / m->items[id.dataset].samples;
+        promise(mixture_position(m, 3, true, id, epoch) == k, "position %llu is not found again",
+                (unsigned long long)k);
+        for (size_t i = 0; i < m->count; i++) {
+            double quota = (double)(k + 1) * mixture_share(m, i);
+            promise(fabs((double)read[i] - quota) < 1 && mixture_count(m, i, k + 1) == read[i],
+                    "dataset %zu has %llu of the first %llu samples, its share is %g", i, (unsigned long long)read[i],
+                    (unsigned long long)k + 1, quota);
+        }
+    }
+}
+
+static bool run_mixture(Part *parts) {
+    char *specs[3] = {NULL}, *text = (char *)parts[0].data;
+    size_t count = 0, left = parts[0].size;
+    Mixture m;
+    Error e = {0};
+    for (; count < 3 && left > 0; count++) {
+        char *newline = memchr(text, '\n', left);
+        size_t n = newline ? (size_t)(newline - text) : left;
+        specs[count] = malloc(strlen(folder) + n + 2);
+        sprintf(specs[count], "%s/%.*s", folder, (int)n, text);
+        text += n, left -= n;
+        text += newline != NULL, left -= newline != NULL;
+    }
+    bool ok = count > 0 && answer(mixture_open(&m, (const char *const *)specs, count, "train", 3, &e), &e);
+    if (ok) {
+        check_mixture(&m);
+        mixture_close(&m);
+    }
+    for (size_t i = 0; i < count; i++) {
+        free(specs[i]);
+    }
+    return ok;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The folder of a run: log.jsonl, restarts.jsonl, an event file, and the manifest of the data that the log calls
+// "data". The new event file has a record for each step, with the right checks; the page and the card are well formed.
+
+static uint32_t crc32c_masked_plainly(const uint8_t *data, size_t bytes) {
+    uint32_t crc = UINT32_MAX;
+    for (size_t i = 0; i < bytes; i++) {
+        crc ^= data[i];
+        for (int bit = 0; bit < 8; bit++) {
+            crc = crc & 1 ? crc >> 1 ^ 0x82F63B78 : crc >> 1;
+        }
+    }
+    crc = ~crc;
+    return (crc >> 15 | crc << 17) + 0xA282EAD8;
+}
+
+// Lines of the log that are steps or evals: objects behind the first one that have a whole number "step".
+static uint64_t count_log_steps(Part log) {
+    uint64_t count = 0, objects = 0, step;
+    char *line = (char *)log.data, *end = line + log.size;
+    for (char *stop; line < end && (stop = memchr(line, '\n', (size_t)(end - line))); line = stop + 1) {
+        JsonDocument document;
+        Error e;
+        if (json_parse(&document, line, (size_t)(stop - line), "", &e)) {
+            if (document.root->kind == JSON_OBJECT) {
+                count += objects++ > 0 && json_uint(json_get(document.root, "step"), &step);
+            }
+            json_free(&document);
+        }
+    }
+    return count;
+}
+
+static void check_events(const char *path, Part log) {
+    Error e = {0};
+    size_t size = 0, at = 0;
+    uint64_t records = 0;
+    uint8_t *data = (uint8_t *)read_file(path, SIZE_MAX - 1, &size, &e);
+    promise(data != NULL, "%s", e.text);
+    for (; at < size; records++) {
+        promise(size - at >= 16 && load_le(data + at + 8, 4) == crc32c_masked_plainly(data + at, 8),
+                "event record %llu has a broken length", (unsigned long long)records);
+        uint64_t length = load_le(data + at, 8);
+        promise(length <= size - at - 16 &&
+                    load_le(data + at + 12 + length, 4) == crc32c_masked_plainly(data + at + 12, (size_t)length),
+                "event record %llu is broken", (unsigned long long)records);
+        at += 16 + length;
+    }
+    promise(records == 2 + count_log_steps(log), "%llu event records for %llu lines of steps",
+            (unsigned long long)records, (unsigned long long)count_log_steps(log));
+    free(data);
+}
+
+// Every element that is opened is closed, in the right order, and nothing but the page's own elements is there.
+static void check_html(const char *page, size_t length) {
+    static const char *const single[] = {"meta", "link", "input", "br", "hr", "!DOCTYPE"};
+    static const char *const foreign[] = {"script", "img", "iframe", "object", "a"};
+    char open[64][16], name[16];
+    size_t depth = 0;
+    promise(utf8_is_valid_(page, length), "the page is no UTF-8");
+    for (const char *at = page, *stop; (at = strchr(at, '<')); at = stop + 1) {
+        bool closes = at[1] == '/', alone = false;
+        stop = strchr(at, '>');
+        promise(stop != NULL, "an element without an end: %.40s", at);
+        size_t n = strcspn(at + 1 + closes, " \n/>");
+        snprintf(name, sizeof name, "%.*s", (int)n, at + 1 + closes);
+        for (size_t i = 0; i < sizeof single / sizeof *single; i++) {
+            alone = alone || !strcmp(name, single[i]);
+        }
+        for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++) {
+            promise(strcmp(name, foreign[i]) != 0, "a foreign element: %.40s", at);
+        }
+        if (closes) {
+            promise(depth > 0 && !strcmp(open[depth - 1], name), "</%s> closes <%s>", name,
+                    depth ? open[depth - 1] : "");
+            depth--;
+        } else if (!alone && stop[-1] != '/') {
+            promise(depth < 64, "elements are nested too deeply");
+            memcpy(open[depth++], name, sizeof name);
+        }
+    }
+    promise(depth == 0, "<%s> is not closed", depth ? open[depth - 1] : "");
+}
+
+static void check_page(const char *path) {
+    Error e = {0};
+    size_t length = 0;
+    char *page = read_file(path, SIZE_MAX - 1, &length, &e);
+    promise(page && strlen(page) == length, "%s", e.text);
+    check_html(page, length);
+    free(page);
+}
+
+static void check_card(const JsonWriter *card) {
+    promise(utf8_is_valid_(card->data, card->length) && strlen(card->data) == card->length, "the card is no UTF-8");
+    promise(!strncmp(card->data, "---\n", 4) && strstr(card->data + 4, "\n---\n"), "the card has no front matter");
+}
+
+// In the folder itself, since the log names its data by a path.
+static bool run_report(Part *parts) {
+    Error e = {0};
+    EventWriter events;
+    JsonWriter card = {0};
+    JsonDocument head;
+    char run[PATH_LIMIT];
+    const char *runs[] = {run};
+    int back = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    snprintf(run, sizeof run, "%s", path_of("run"));
+    remove_directory(run);
+    promise(back >= 0 && chdir(folder) == 0 && mkdir(run, 0777) == 0, "%s", strerror(errno));
+    mkdir("data", 0777);
+    put_part("run/log.jsonl", parts[0]);
+    put_part_if_any("run/restarts.jsonl", parts[1]);
+    put_part_if_any("data/manifest.json", parts[2]);
+    put_part_if_any("run/events.out.tfevents.0000000001.x.1.0.train_gpt", parts[3]);
+    if (answer(events_open(&events, run, &e), &e)) {
+        check_events(events.path, parts[0]);
+        events_close(&events);
+    }
+    unlink(path_of("report.html"));
+    bool ok = answer(report_page(runs, 1, path_of("report.html"), &e), &e);
+    if (ok) {
+        check_page(path_of("report.html"));
+        size_t first = (size_t)((uint8_t *)memchr(parts[0].data, '\n', parts[0].size) - parts[0].data);
+        promise(json_parse(&head, (char *)parts[0].data, first, "", &e), "%s", e.text);
+        json_free(&head);
+        if (answer(model_card(&card, run, (char *)parts[0].data, first, 3, &e), &e)) {
+            check_card(&card);
+        }
+        free(card.data);
+    }
+    promise(fchdir(back) == 0 && close(back) == 0, "%s", strerror(errno));
+    return ok;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// trace: documents, metadata, chunk hashes and the suffix index of a prepared split, and the log of a run
+//
+// The split is always the same text, cut into documents by its end-of-document token. Its manifest is made here with
+// the hashes of what the input holds, as somebody with bad intent would make it.
+
+static const char traced_text[] = "the cat sat on the mat|the dog sat on the log|cats and dogs|the cat|mat mat mat|";
+enum { TRACED_DOCUMENTS = 5 };
+
+static struct {
+    Tokenizer tokenizer;
+    TokenTexts texts;
+    TokenBuffer ids; // of all documents, each with its end
+    uint64_t ends[TRACED_DOCUMENTS];
+} traced;
+
+static void begin_trace(void) {
+    Error e = {0};
+    uint8_t bytes[8];
+    Scratch idx = {malloc(1 << 12), 0, 1 << 12}, bin = {malloc(1 << 12), 0, 1 << 12};
+    omp_set_num_threads(1);
+    make_tokenizer();
+    promise(tokenizer_load(&traced.tokenizer, path_of("tokenizer"), &e) &&
+                token_texts_init(&traced.texts, &traced.tokenizer, &e),
+            "%s", e.text);
+    const char *at = traced_text;
+    for (size_t d = 0; d < TRACED_DOCUMENTS; d++) {
+        size_t n = strcspn(at, "|");
+        promise(tokenizer_encode(&traced.tokenizer, at, n, &traced.ids, &e) &&
+                    append_token(&traced.ids, traced.tokenizer.end_of_document, &e),
+                "%s", e.text);
+        traced.ends[d] = traced.ids.count;
+        at += n + 1;
+    }
+    for (size_t i = 0; i < traced.ids.count; i++) {
+        store_le(bytes, (uint64_t)traced.ids.ids[i], 2);
+        scratch_put(&bin, bytes, 2);
+    }
+    scratch_put(&idx, idx_magic_, sizeof idx_magic_);
+    const struct {
+        uint64_t value;
+        int bytes;
+    } header[] = {{1, 8}, {8, 1}, {TRACED_DOCUMENTS, 8}, {TRACED_DOCUMENTS + 1, 8}};
+    for (size_t i = 0; i < 4; i++) {
+        store_le(bytes, header[i].value, 8);
+        scratch_put(&idx, bytes, (size_t)header[i].bytes);
+    }
+    for (int array = 0; array < 3; array++) { // lengths, pointers, documents
+        for (uint64_t d = 0; d < TRACED_DOCUMENTS + (array == 2); d++) {
+            uint64_t start = d ? traced.ends[d - 1] : 0;
+            store_le(bytes, array == 0 ? traced.ends[d] - start : array == 1 ? 2 * start : d, 8);
+            scratch_put(&idx, bytes, array ? 8 : 4);
+        }
+    }
+    put_file("train.idx", idx.bytes, idx.size);
+    put_file("train.bin", bin.bytes, bin.size);
+    free(idx.bytes);
+    free(bin.bytes);
+}
+
+static void manifest_put_file(JsonWriter *w, const char *ending) {
+    char path[PATH_LIMIT], hex[65];
+    struct stat status;
+    Error e = {0};
+    snprintf(path, sizeof path, "%s/train.%s", folder, ending);
+    if (stat(path, &status) == 0) {
+        promise(sha256_file(path, hex, &e), "%s", e.text);
+        json_open(w, ending, '{');
+        json_put_uint(w, "bytes", (uint64_t)status.st_size);
+        json_put_string(w, "sha256", hex);
+        json_close(w, '}');
+    }
+}
+
+// With `index` the manifest has the hash of the index too.
+static void put_manifest(bool index) {
+    static const char *const endings[] = {"bin", "idx", "docs", "meta", "sums", "index"};
+    JsonWriter w = {0};
+    char hex[65];
+    Error e = {0};
+    promise(sha256_file(path_of("tokenizer/tokenizer.json"), hex, &e), "%s", e.text);
+    json_open(&w, NULL, '{');
+    json_put_uint(&w, "version", 1);
+    json_open(&w, "tokenizer", '{');
+    json_put_string(&w, "sha256", hex);
+    json_put_uint(&w, "vocab_size", traced.tokenizer.vocab_size);
+    json_close(&w, '}');
+    json_open(&w, "splits", '{');
+    json_open(&w, "train", '{');
+    json_put_uint(&w, "documents", TRACED_DOCUMENTS);
+    json_put_uint(&w, "tokens", traced.ids.count);
+    for (size_t i = 0; i < sizeof endings / sizeof *endings - !index; i++) {
+        manifest_put_file(&w, endings[i]);
+    }
+    json_close(&w, '}');
+    json_close(&w, '}');
+    json_open(&w, "sources", '[');
+    json_open(&w, NULL, '{');
+    json_put_string(&w, "path", "a.jsonl");
+    json_close(&w, '}');
+    json_close(&w, ']');
+    json_close(&w, '}');
+    put_file("manifest.json", w.data, w.length);
+    free(w.data);
+}
+
+// The right .sums with changes of 3 bytes each: {offset, 255, how to change the byte there} or {entry, 0 to 254, entry
+// that takes its place}. Nothing: no file.
+static void put_sums(Part changes) {
+    char hex[65];
+    size_t size;
+    Error e = {0};
+    unlink(path_of("train.sums"));
+    if (changes.size == 0) {
+        return;
+    }
+    promise(sums_build(folder, "train", hex, &e), "%s", e.text);
+    uint8_t *sums = (uint8_t *)read_file(path_of("train.sums"), SIZE_MAX - 1, &size, &e);
+    promise(sums != NULL, "%s", e.text);
+    for (size_t i = 0; i + 3 <= changes.size; i += 3) {
+        const uint8_t *c = changes.data + i;
+        if (c[1] == 255) {
+            sums[2 * c[0] % size] ^= c[2];
+        } else {
+            memmove(sums + SUMS_HEADER + SUMS_ENTRY * (c[0] % 2), sums + SUMS_HEADER + SUMS_ENTRY * (c[2] % 2),
+                    SUMS_ENTRY);
+        }
+    }
+    put_file("train.sums", sums, size);
+    free(sums);
+}
+
+static bool open_traced(Dataset *d, TraceData *t, Error *e) {
+    promise(dataset_open(d, folder, "train", 4, e), "%s", e->text);
+    bool ok = answer(trace_data_open(t, d, folder, "train", NULL, e), e);
+    if (!ok) {
+        trace_data_close(t);
+        dataset_close(d);
+    }
+    return ok;
+}
+
+// .docs, .meta and changes of .sums. What is told of a document is its tokens and a valid record.
+static bool run_docs(Part *parts) {
+    Dataset d;
+    TraceData t;
+    Error e = {0};
+    uint64_t number, all = 0;
+    char id[] = "1";
+    unlink(path_of("train.index"));
+    put_part_if_any("train.docs", parts[0]);
+    put_part_if_any("train.meta", parts[1]);
+    put_sums(parts[2]);
+    put_manifest(false);
+    if (!open_traced(&d, &t, &e)) {
+        return false;
+    }
+    for (uint64_t i = 0; i < TRACED_DOCUMENTS; i++) {
+        TraceDocument document;
+        if (answer(trace_document(&t, i, &document, &e), &e)) {
+            promise(document.first == (i ? traced.ends[i - 1] : 0) &&
+                        document.first + document.tokens == traced.ends[i],
+                    "document %llu has other tokens", (unsigned long long)i);
+            promise(!document.known || (document.record.tokens == document.tokens && document.source),
+                    "document %llu has an impossible record", (unsigned long long)i);
+            all++;
+        }
+        json_free(&document.metadata);
+    }
+    for (uint64_t token = 0; token < traced.ids.count; token++) {
+        promise(trace_document_of(&t, token, &number, &e), "%s", e.text);
+        promise(token < traced.ends[number] && (number == 0 || token >= traced.ends[number - 1]),
+                "token %llu is not in document %llu", (unsigned long long)token, (unsigned long long)number);
+    }
+    number = 0;
+    if (t.docs.path[0] && t.meta.path[0]) {
+        answer(trace_find_id(&t, id, &number, &e), &e);
+    }
+    trace_data_close(&t);
+    dataset_close(&d);
+    return all == TRACED_DOCUMENTS;
+}
+
+// Whether the text stands in the data at this place.
+static bool stands_at(uint64_t token, size_t offset, const char *text, size_t length) {
+    for (; token < traced.ids.count && traced.ids.ids[token] != traced.tokenizer.end_of_document; token++) {
+        size_t n;
+        const char *bytes = tokenizer_text(&traced.tokenizer, traced.ids.ids[token], &n);
+        if (offset > n) {
+            return false;
+        }
+        size_t common = min_u64_(n - offset, length);
+        if (memcmp(bytes + offset, text, common)) {
+            return false;
+        }
+        text += common, length -= common;
+        offset = 0;
+        if (length == 0) {
+            return true;
+        }
+    }
+    return length == 0;
+}
+
+// How often the text stands in the documents.
+static size_t count_plainly(const char *text, size_t length) {
+    size_t count = 0;
+    const char *at = traced_text;
+    for (size_t d = 0; d < TRACED_DOCUMENTS; d++) {
+        size_t n = strcspn(at, "|");
+        for (size_t i = 0; i + length <= n; i++) {
+            count += !memcmp(at + i, text, length);
+        }
+        at += n + 1;
+    }
+    return count;
+}
+
+// A .index, and a text to look for. Every place that a search tells is one; of an index as it should be, all of them.
+static bool run_index(Part *parts) {
+    Dataset d;
+    TraceData t;
+    TextSearch s;
+    TextSpans spans = {0};
+    Error e = {0};
+    char hex[65];
+    const char *text = (const char *)parts[1].data;
+    size_t length = parts[1].size < 200 ? parts[1].size : 200;
+    unlink(path_of("train.docs"));
+    unlink(path_of("train.meta"));
+    unlink(path_of("train.sums"));
+    bool sound = parts[0].size == 0; // an empty part: the index as it should be
+    if (sound) {
+        promise(index_build(folder, "train", &traced.tokenizer, NULL, hex, &e), "%s", e.text);
+    } else {
+        put_part("train.index", parts[0]);
+    }
+    put_manifest(parts[1].size % 2);
+    if (!utf8_is_valid_(text, length) || !open_traced(&d, &t, &e)) {
+        return false;
+    }
+    promise(text_search_open(&s, &t, 1, &traced.texts, text, length, &e), "%s", e.text);
+    bool ok = answer(text_search_spans(&s, 2, &spans, &e), &e);
+    promise(ok || !sound, "%s", e.text);
+    for (size_t i = 0; ok && i < spans.count; i++) {
+        TextSpan span = spans.items[i];
+        Occurrences places = {0};
+        promise(span.length <= length && span.first <= length - span.length, "a span outside the text");
+        bool found = answer(text_search_places(&s, span, &places, &e), &e);
+        promise(found || !sound, "%s", e.text);
+        for (size_t k = 0; found && k < places.count; k++) {
+            promise(stands_at(places.items[k].token, places.items[k].offset, text + span.first, span.length),
+                    "\"%.*s\" is not where it was found", (int)span.length, text + span.first);
+        }
+        promise(!sound || places.count == count_plainly(text + span.first, span.length),
+                "\"%.*s\" was found %zu times, it is there %zu times", (int)span.length, text + span.first,
+                places.count, count_plainly(text + span.first, span.length));
+        free(places.items);
+    }
+    free(spans.items);
+    text_search_close(&s);
+    trace_data_close(&t);
+    dataset_close(&d);
+    return ok;
+}
+
+// log.jsonl and restarts.jsonl. Each position of the run was read at one place, and that place is at this position.
+static bool run_run(Part *parts) {
+    TraceRun r;
+    Error e = {0};
+    put_part("log.jsonl", parts[0]);
+    put_part_if_any("restarts.jsonl", parts[1]);
+    bool ok = answer(trace_run_open(&r, folder, 2, &e), &e);
+    for (uint64_t i = 0; ok && i < 64; i++) {
+        uint64_t position = i < 32 ? i : r.samples - (i - 31);
+        RunPlace place;
+        if (trace_run_place(&r, position, &place)) {
+            promise(place.step >= 1 && place.step <= r.last_step, "step %llu of %llu", (unsigned long long)place.step,
+                    (unsigned long long)r.last_step);
+            promise(trace_run_position(&r, place.step) + place.row == position, "position %llu is not found again",
+                    (unsigned long long)position);
+        }
+    }
+    trace_run_close(&r);
+    return ok;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 // The targets
 
-typedef enum { PART_BYTES, PART_JSON, PART_LINES, PART_SAFETENSORS } PartKind;
+typedef enum { PART_BYTES, PART_JSON, PART_LINES, PART_SAFETENSORS, PART_PROTO } PartKind;
 
 static void repair_idx(Scratch *parts, Dice *d) {
     repair_pair(&parts[0], &parts[1], d);
+}
+
+static void repair_docs(Scratch *parts, Dice *d) {
+    repair_records(&parts[0], &parts[1], TRACED_DOCUMENTS, traced.ends, d);
+}
+
+static void repair_index(Scratch *parts, Dice *d) {
+    (void)d;
+    repair_suffixes(&parts[0], traced.ids.count);
 }
 
 static void repair_shard(Scratch *parts, Dice *d) {
@@ -768,7 +1296,13 @@ static const Target targets[] = {
      repair_vocab_merges,
      NULL,
      false},
-    {"prepare", run_prepare, 2, {PART_LINES, PART_BYTES}, NULL, begin_prepare, false},
+    {"model", run_model, 3, {PART_PROTO, PART_JSON, PART_BYTES}, NULL, NULL, false},
+    {"docs", run_docs, 3, {PART_BYTES, PART_JSON, PART_BYTES}, repair_docs, begin_trace, false},
+    {"index", run_index, 2, {PART_BYTES, PART_BYTES}, repair_index, begin_trace, false},
+    {"run", run_run, 2, {PART_LINES, PART_LINES}, NULL, NULL, false},
+    {"mixture", run_mixture, 1, {PART_BYTES}, NULL, begin_mixture, false},
+    {"report", run_report, 4, {PART_LINES, PART_LINES, PART_JSON, PART_BYTES}, NULL, NULL, false},
+    {"prepare", run_prepare, 2, {PART_LINES, PART_BYTES}, NULL, make_tokenizer, false},
 };
 static const Target *target;
 
@@ -838,6 +1372,8 @@ static void mutate_part(Scratch *s, PartKind kind, Dice *d) {
         mutate_lines(s, d);
     } else if (kind == PART_SAFETENSORS) {
         mutate_safetensors(s, d);
+    } else if (kind == PART_PROTO) {
+        mutate_proto(s, d, 0);
     } else {
         s->size = LLVMFuzzerMutate(s->bytes, s->size, s->most);
     }

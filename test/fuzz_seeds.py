@@ -1,6 +1,7 @@
 """First inputs for the fuzz targets, one folder each: python test/fuzz_seeds.py FOLDER. Every one is a valid file that
 its target must accept, made by the library that owns the format where there is one."""
 import hashlib
+import io
 import json
 import struct
 import sys
@@ -8,10 +9,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import sentencepiece
 import torch
 from safetensors.numpy import save as save_numpy
 from safetensors.torch import save as save_torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from support import write_llmc, write_pair
 
@@ -97,7 +99,7 @@ def config_seeds():
 
 def state_seeds():
     yield compact({"format": 1, "step": 4, "samples": 16, "seed": 42, "shuffle": 1, "seq_len": 64,
-                   "data": {"path": "x", "tokens": 1000, "samples": 15}})
+                   "data": [{"path": "x", "tokens": 1000, "samples": 15, "weight": 1}]})
 
 
 def sums_seeds():
@@ -109,7 +111,7 @@ def sums_seeds():
 def log_seeds():
     lines = [{"run": {"steps": 5}}, *({"step": n, "loss": 3.5 / n, "lr": 1e-3} for n in range(1, 6)),
              {"step": 5, "val_loss": 1.25}]
-    yield b"".join(compact(line) + b"\n" for line in lines)
+    yield json_lines(*lines)
 
 
 def idx_seeds():
@@ -146,7 +148,50 @@ def tokenizer_json_seeds():
     added = [("<|im_start|>", False), ("log", True), (" x ", False), ("<|im", False)]
     for text in texts():
         yield compact(bpe(300)) + END + END + text + b"<|endoftext|>"
+    yield from unigram_seeds_of_tokenizer_json()
     yield compact(bpe(270, added)) + END + config + END + b"<|im_start|>the <|im log x x <|endoftext|>"
+
+
+def sentencepiece_model(kind, vocab_size, **options):
+    """Trained on TEXT; a few rules of normalization of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        rules = Path(folder) / "rules.tsv"
+        rules.write_text("41\t61\nFF41\t61\n33A5\t6D 33\n20 20\t20\n")
+        out = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([TEXT, TEXT.upper(), TEXT[10:]] * 4), model_writer=out, model_type=kind,
+            vocab_size=vocab_size, hard_vocab_limit=False, normalization_rule_tsv=str(rules), minloglevel=2,
+            num_threads=1, **options)
+        return out.getvalue()
+
+
+def model_seeds():
+    config = compact({"eos_token": "</s>", "unk_token": "<unk>"})
+    for kind, options in [("unigram", {"byte_fallback": True, "vocab_size": 330}), ("unigram", {"vocab_size": 60}),
+                          ("bpe", {"byte_fallback": True, "vocab_size": 320}), ("char", {"vocab_size": 60}),
+                          ("bpe", {"vocab_size": 80, "user_defined_symbols": ["<sep>", "dog"],
+                                   "remove_extra_whitespaces": False}),
+                          ("unigram", {"vocab_size": 60, "treat_whitespace_as_suffix": True, "pad_id": 3})]:
+        yield sentencepiece_model(kind, **options) + END + END + (TEXT + "A　ａ㎥ <sep> </s> 🙂").encode()
+    yield sentencepiece_model("unigram", 60, add_dummy_prefix=False) + END + config + END + "日本 the\ufffd".encode()
+
+
+def unigram(steps, pre, decoder):
+    pieces = [("<unk>", 0.0), ("<|endoftext|>", 0.0), *((f"<0x{b:02X}>", -9.0) for b in range(256)), ("▁", -2.0),
+              ("▁the", -2.5), ("a", -3.0), ("t", -3.0), ("at", -3.5), ("▁c", -4.0), ("cat", -4.5), ("日本", -5.0)]
+    tokenizer = Tokenizer(models.Unigram(pieces, 0, True))
+    tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = steps, pre, decoder
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    return tokenizer.to_str().encode()
+
+
+def unigram_seeds_of_tokenizer_json():
+    text = TEXT.encode() + b"<|endoftext|> cat"
+    replace = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Replace("▁", " "), decoders.Fuse(),
+                                 decoders.Strip(" ", 1, 0)])
+    yield unigram(replace, None, decoder) + END + END + text
+    yield unigram(None, pre_tokenizers.Metaspace(), decoders.Metaspace()) + END + END + text
 
 
 def vocab_merges_seeds():
@@ -154,6 +199,73 @@ def vocab_merges_seeds():
         model = bpe(300)["model"]
         merges = "\n".join(["#version: 0.2", *(" ".join(merge) for merge in model["merges"])]).encode()
         yield compact(model["vocab"]) + END + merges + END + compact({"eos_token": "<|endoftext|>"}) + END + text
+
+
+def run_lines():
+    """The first line of a run and its steps, as train writes them."""
+    head = {"program": "train_gpt", "ranks": 2, "threads": 1, "from_step": 0, "parameters": 1000, "vocab_size": 264,
+            "layers": 2, "heads": 2, "channels": 8, "seq_len": 8, "global_batch": 4, "peak_flops": 1e9,
+            "data": [{"path": "data", "weight": 2, "share": 0.5, "tokens": 500}, {"path": "b", "weight": 2}],
+            "val_data": [], "options": {"seed": 42, "shuffle": 1, "lr": 3e-4}}
+    steps = [{"step": n, "loss": 5 / n, "grad_norm": 1.5, "lr": 1e-3, "tokens": 32 * n, "step_ms": 2.5,
+              "tokens_per_s": 1e4, "mfu": 0.25, "skipped": n == 3, "batch_sha256": "0123456789abcdef",
+              "source_samples": [2 * n, 2 * n]} for n in range(1, 7)]
+    evals = [{"step": 6, "val_loss": 1.25, "val_losses": {"data": 1.5, "b": 1}}]
+    return head, [*steps, *evals]
+
+
+def json_lines(*objects):
+    return b"".join(compact(line) + b"\n" for line in objects)
+
+
+def run_seeds():
+    head, lines = run_lines()
+    yield json_lines(head, *lines) + END
+    yield json_lines(head, *lines) + END + json_lines({**head, "from_step": 4})
+
+
+def report_seeds():
+    head, lines = run_lines()
+    manifest = {"version": 1, "splits": {"train": {"bin": {"sha256": "0" * 64}}}, "sources": [
+        {"path": "a.jsonl", "documents": 3, "tokens": 90, "sha256": "1" * 64, "origin": {
+            "license": [{"value": "MIT", "documents": 2, "tokens": 60}, {"value": None, "documents": 1, "tokens": 30}],
+            "language": [{"value": "ja", "documents": 3, "tokens": 90}]}}]}
+    yield json_lines(head, *lines) + END + END + compact(manifest)
+    yield json_lines(head, *lines, {"step": 7}) + b'{"step": 8, "lo' + END + json_lines({**head, "from_step": 4}) + END
+    with tempfile.TemporaryDirectory() as folder:
+        from torch.utils.tensorboard import SummaryWriter
+        with SummaryWriter(folder) as writer:
+            for step in 1, 2, 3:
+                writer.add_scalar("train/loss", 1.5, step, walltime=1.7e9 + step)
+        events, = Path(folder).glob("*tfevents*")
+        yield json_lines(head, *lines) + END + END + END + events.read_bytes()
+
+
+def mixture_seeds():
+    yield b"a:0.5\nb:0.3\nc:.2"
+    yield b"a\nb"
+    yield b"c"
+
+
+TRACED = [15, 15, 11, 6, 9]  # tokens of each document of traced_text in fuzz_readers.c
+
+
+def docs_seeds():
+    records = [struct.pack("<QQQQII", 40 * i, 40, tokens, 12 * i if i < 3 else 0, 11 if i < 3 else 0, 0)
+               for i, tokens in enumerate(TRACED)]
+    docs = struct.pack("<8sIIQQ", b"TGPTDOCS", 2, 40, len(records), 0) + b"".join(records)
+    meta = b"".join(b'{"id": "%d"}\n' % i for i in range(3))
+    yield docs + END + meta + END
+    yield docs + END + meta + END + b"\0"
+
+
+def index_seeds():
+    entries = np.arange(sum(TRACED), dtype=np.uint32)
+    index = (struct.pack("<8sIIQQQ24x", b"TGPTINDX", 1, 1 << 16, sum(TRACED), len(entries), 1) + bytes(16)
+             + entries.tobytes())
+    yield END + b"the cat sat on a mat and dogs"
+    yield END + "x cats の mat mat".encode()
+    yield index + END + b"the cat sat on"
 
 
 def prepare_seeds():
