@@ -183,6 +183,9 @@ static inline bool sums_attach_(const char *path, const unsigned char *sums, siz
                 return fail(e, "%s: has %llu bytes, but prepare wrote %llu", files[f]->path,
                             (unsigned long long)files[f]->bytes, (unsigned long long)size);
             }
+            if (files[f]->sums) {
+                return fail(e, "%s: is damaged: it lists %s twice", path, (const char *)entry);
+            }
             files[f]->sums = sums + at;
             files[f]->checked = calloc(chunks + 1, 1);
             if (!files[f]->checked) {
@@ -1498,8 +1501,7 @@ static inline bool search_aligned_(TextSearch *s, const char *span, size_t lengt
             }
             for (uint64_t entry = first; entry < end; entry++) {
                 uint64_t token = index_token_(t, b, entry);
-                if (s->proving && (!proof_check(&t->index, INDEX_HEADER + 16 * t->blocks + 4 * entry, 4, e) ||
-                                   !trace_prove_tokens_(t, token, 1, e))) {
+                if (s->proving && !index_prove_entry_(s, t, b, entry, span, length, 0, e)) {
                     return false;
                 }
                 if (only >= 0 && trace_token_(t, token) != (uint64_t)only) {
