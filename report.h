@@ -890,7 +890,7 @@ static inline const char *number_short_(double v, char text[32]) {
         double unit;
         const char *letter;
     } units[] = {{1e12, "T"}, {1e9, "B"}, {1e6, "M"}, {1e4, "k"}};
-    int exponent = v != 0 ? (int)floor(log10(fabs(v)) + 1e-9) : 0;
+    int exponent = v != 0 && isfinite(v) ? (int)floor(log10(fabs(v)) + 1e-9) : 0;
     if (exponent < -3 || exponent > 14) {
         snprintf(text, 32, "%.3ge%d", v / pow(10, exponent), exponent);
         return text;
