@@ -1058,7 +1058,8 @@ static inline bool run_add_part_(TraceRun *r, const Json *line, const char *path
     return true;
 }
 
-static inline const RunPart *run_part_of_step_(const TraceRun *r, uint64_t step) {
+// The part of the run that step `step` belongs to.
+static inline const RunPart *trace_run_part(const TraceRun *r, uint64_t step) {
     size_t i = r->count - 1;
     while (i > 0 && r->parts[i].from_step >= step) {
         i--;
@@ -1068,7 +1069,7 @@ static inline const RunPart *run_part_of_step_(const TraceRun *r, uint64_t step)
 
 // Samples read before step `step` (> from_step of the first part).
 static inline uint64_t trace_run_position(const TraceRun *r, uint64_t step) {
-    const RunPart *part = run_part_of_step_(r, step);
+    const RunPart *part = trace_run_part(r, step);
     return part->from_samples + (step - 1 - part->from_step) * part->global_batch;
 }
 
@@ -1185,7 +1186,7 @@ static inline bool trace_run_open(TraceRun *r, const char *folder, uint64_t step
         return false;
     }
     // What was read up to the last step follows from the batches; the log counted it too.
-    uint64_t expected = trace_run_position(r, r->last_step) + run_part_of_step_(r, r->last_step)->global_batch;
+    uint64_t expected = trace_run_position(r, r->last_step) + trace_run_part(r, r->last_step)->global_batch;
     return expected == r->samples ||
            fail(e, "%s: counts %llu samples up to step %llu, but its batches make %llu", r->path,
                 (unsigned long long)r->samples, (unsigned long long)r->last_step, (unsigned long long)expected);
@@ -1315,12 +1316,14 @@ typedef struct {
     size_t count, capacity; // zero-initialise; the caller frees items
 } Occurrences;
 
-static inline uint64_t trace_token_(const TraceData *t, uint64_t token) {
+// Id of a token, as the file has it.
+static inline uint64_t trace_token(const TraceData *t, uint64_t token) {
     const unsigned char *at = t->bin.data + t->data->first_byte + token * (uint64_t)t->data->token_bytes;
     return t->data->token_bytes == 2 ? load_le(at, 2) : load_le(at, t->data->token_bytes);
 }
 
-static inline bool trace_prove_tokens_(TraceData *t, uint64_t first, uint64_t count, Error *e) {
+// Proves the ids of `count` tokens from `first` on.
+static inline bool trace_prove_tokens(TraceData *t, uint64_t first, uint64_t count, Error *e) {
     return proof_check(&t->bin, t->data->first_byte + first * (uint64_t)t->data->token_bytes,
                        count * (uint64_t)t->data->token_bytes, e);
 }
@@ -1335,7 +1338,7 @@ static inline int text_compare_(const TextSearch *s, const TraceData *t, uint64_
         const char *text = "";
         if (token < t->data->tokens) {
             ++*walked;
-            text = token_text(s->texts, trace_token_(t, token++), &n);
+            text = token_text(s->texts, trace_token(t, token++), &n);
         }
         for (; i < n && *common < length; i++, ++*common) {
             if (text[i] != span[*common]) {
@@ -1386,7 +1389,7 @@ static inline bool index_prove_entry_(const TextSearch *s, TraceData *t, uint64_
     }
     uint64_t token = index_token_(t, block, entry);
     text_compare_(s, t, token, span, length, &common, &walked);
-    if (!trace_prove_tokens_(t, token, walked, e)) {
+    if (!trace_prove_tokens(t, token, walked, e)) {
         return false;
     }
     int now = text_compare_(s, t, token, span, length, &common, &walked);
@@ -1499,10 +1502,10 @@ static inline bool search_aligned_(TextSearch *s, const char *span, size_t lengt
             for (uint64_t entry = first; entry < end; entry++) {
                 uint64_t token = index_token_(t, b, entry);
                 if (s->proving && (!proof_check(&t->index, INDEX_HEADER + 16 * t->blocks + 4 * entry, 4, e) ||
-                                   !trace_prove_tokens_(t, token, 1, e))) {
+                                   !trace_prove_tokens(t, token, 1, e))) {
                     return false;
                 }
-                if (only >= 0 && trace_token_(t, token) != (uint64_t)only) {
+                if (only >= 0 && trace_token(t, token) != (uint64_t)only) {
                     continue;
                 }
                 if (!occurrence_add_(found, i, token, offset, e)) {
@@ -1530,8 +1533,8 @@ static inline bool search_before_rest_(TextSearch *s, const char *span, size_t l
         if (token == 0) {
             continue;
         }
-        ok = !s->proving || trace_prove_tokens_(t, token - 1, 1, e);
-        const char *text = token_text(s->texts, trace_token_(t, token - 1), &n);
+        ok = !s->proving || trace_prove_tokens(t, token - 1, 1, e);
+        const char *text = token_text(s->texts, trace_token(t, token - 1), &n);
         if (ok && n > r && !memcmp(text + n - r, span, r)) {
             ok = occurrence_add_(found, rests.items[k].data, token - 1, n - r, e);
         }
@@ -1686,7 +1689,7 @@ static inline size_t occurrence_reach_(const TextSearch *s, const Occurrence *o,
     const TraceData *t = &s->data[o->data];
     size_t n, common, most = s->length - at < INDEX_OVERLAP ? s->length - at : INDEX_OVERLAP;
     uint64_t walked;
-    const char *text = token_text(s->texts, trace_token_(t, o->token), &n);
+    const char *text = token_text(s->texts, trace_token(t, o->token), &n);
     for (size_t i = o->offset; i < n; i++) {
         if (i - o->offset == most || text[i] != s->text[at + i - o->offset]) {
             return i - o->offset;
@@ -1804,7 +1807,7 @@ static inline uint64_t occurrence_tokens(const TextSearch *s, const Occurrence *
     size_t covered = 0, n = 1;
     const TraceData *t = &s->data[o->data];
     for (; covered < o->offset + length && n > 0 && o->token + tokens < t->data->tokens; tokens++, covered += n) {
-        token_text(s->texts, trace_token_(t, o->token + tokens), &n);
+        token_text(s->texts, trace_token(t, o->token + tokens), &n);
     }
     return tokens;
 }
