@@ -432,6 +432,7 @@ static inline const char *token_text(const TokenTexts *t, uint64_t id, size_t *l
 typedef struct {
     Dataset data;
     TokenTexts texts;
+    size_t block_bytes; // text of a block
     char path[PATH_LIMIT];
     int file;
     uint64_t *first_token, *first_entry; // (blocks + 1): the last is behind all
@@ -472,7 +473,7 @@ static inline bool index_add_block_(IndexBuild_ *b, uint64_t token, uint64_t ent
 // Cuts the tokens into blocks and counts their entries.
 static inline bool index_plan_(IndexBuild_ *b, Error *e) {
     TokenReader_ *r = calloc(1, sizeof *r);
-    uint64_t id, entries = 0, bytes = INDEX_BLOCK;
+    uint64_t id, entries = 0, bytes = b->block_bytes;
     bool ok = r || fail(e, "%s: no memory to read it", b->data.path);
     if (ok) {
         *r = (TokenReader_){.data = &b->data, .end = b->data.tokens};
@@ -483,7 +484,7 @@ static inline bool index_plan_(IndexBuild_ *b, Error *e) {
         if (ok) {
             token_text(&b->texts, id, &length);
             bytes += length + (length == 0);
-            if (bytes > INDEX_BLOCK) {
+            if (bytes > b->block_bytes) {
                 ok = index_add_block_(b, r->at - 1, entries, e);
                 bytes = length + (length == 0);
             }
@@ -584,7 +585,7 @@ static inline bool index_block_write_(const IndexBuild_ *b, size_t n, IndexBlock
 }
 
 static inline bool index_block_build_(const IndexBuild_ *b, size_t n, Error *e) {
-    size_t capacity = INDEX_BLOCK + INDEX_OVERLAP + (1 << 20); // pages that are not used take no memory
+    size_t capacity = b->block_bytes + INDEX_OVERLAP + (1 << 20); // pages that are not used take no memory
     IndexBlock_ t = {.capacity = capacity};
     t.symbols = malloc(capacity);
     t.suffixes = malloc(capacity * sizeof *t.suffixes);
@@ -648,28 +649,33 @@ static inline bool index_write_(IndexBuild_ *b, FILE *progress, Error *e) {
     return ok;
 }
 
+// index_build with blocks of any size, so that tests see many.
+static inline bool index_build_(const char *folder, const char *split, const Tokenizer *tokenizer, size_t block_bytes,
+                                FILE *progress, char hex[65], Error *e) {
+    char prefix[PATH_LIMIT];
+    IndexBuild_ *b = calloc(1, sizeof *b);
+    if (!b) {
+        return fail(e, "%s: no memory to index it", folder);
+    }
+    b->data.file = b->file = -1;
+    b->block_bytes = block_bytes;
+    bool ok = token_texts_init(&b->texts, tokenizer, e) && path_format(prefix, e, "%s/%s", folder, split) &&
+              path_format(b->path, e, "%s.index", prefix) && dataset_open(&b->data, prefix, split, 1, e) &&
+              index_write_(b, progress, e) && sha256_file(b->path, hex, e);
+    dataset_close(&b->data);
+    token_texts_free(&b->texts);
+    free(b->first_token);
+    free(b->first_entry);
+    free(b);
+    return ok;
+}
+
 // Writes FOLDER/SPLIT.index from FOLDER/SPLIT.bin and .idx, whose tokens `tokenizer` made; a manifest need not be there
 // yet. Every thread of OpenMP takes a block at a time, with about 350 MB each; the file is the same for any number of
 // them. `progress` gets a line a block, NULL: none. `hex` gets the file's SHA-256.
 static inline bool index_build(const char *folder, const char *split, const Tokenizer *tokenizer, FILE *progress,
                                char hex[65], Error *e) {
-    char prefix[PATH_LIMIT];
-    IndexBuild_ *b = calloc(1, sizeof *b);
-    bool ok = b || fail(e, "%s: no memory to index it", folder);
-    if (ok) {
-        b->data.file = b->file = -1;
-    }
-    ok = ok && token_texts_init(&b->texts, tokenizer, e) && path_format(prefix, e, "%s/%s", folder, split) &&
-         path_format(b->path, e, "%s.index", prefix) && dataset_open(&b->data, prefix, split, 1, e) &&
-         index_write_(b, progress, e) && sha256_file(b->path, hex, e);
-    if (b) {
-        dataset_close(&b->data);
-        token_texts_free(&b->texts);
-        free(b->first_token);
-        free(b->first_entry);
-    }
-    free(b);
-    return ok;
+    return index_build_(folder, split, tokenizer, INDEX_BLOCK, progress, hex, e);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -90,8 +90,8 @@ def indexed(prepared, tools, tmp_path_factory):
     return with_index(folder, tools)
 
 
-def with_index(folder, tools):
-    index_hash, sums_hash = call(tools, "index", folder, SPLIT).split()
+def with_index(folder, tools, *command):
+    index_hash, sums_hash = call(tools, *(command or ("index", folder, SPLIT))).split()
     manifest = json.loads((folder / "manifest.json").read_text())
     for name in ("index", "sums"):
         path = folder / f"{SPLIT}.{name}"
@@ -287,6 +287,28 @@ def test_spans_under_sanitizers(documents, tools):
     queries = drawn(documents, rng, 20) + [altered(documents, rng) for _ in range(20)] + [b"\n", "。".encode(), b" the"]
     for query, spans in zip(queries, ask(tools, documents.folder, queries, 1), strict=True):
         assert [(span["first"], span["length"]) for span in spans] == longest_spans(documents, query, 1)
+
+
+@pytest.mark.parametrize("block_bytes", [2000, 40_000])
+def test_spans_across_blocks(block_bytes, indexed, documents, tools, tmp_path):
+    """With blocks so small that spans lie across their borders, the answers are the same."""
+    folder = tmp_path / "data"
+    shutil.copytree(indexed, folder)
+    with_index(folder, tools, "blocks", folder, block_bytes)
+    queries = drawn(documents, random.Random(15), 10 if block_bytes == 2000 else 40, 8, 3000)
+    assert ask(tools, folder, queries, 32, "native") == ask(tools, indexed, queries, 32, "native")
+    for query, spans in zip(queries, ask(tools, folder, queries, 1 << 30, "native"), strict=True):
+        check_places(documents, query, spans[0]["places"])
+
+
+def test_index_is_the_same_for_any_number_of_threads(indexed, tools, tmp_path):
+    folder, found = tmp_path / "data", []
+    shutil.copytree(indexed, folder)
+    for threads in (1, 5):
+        subprocess.run([tools / "asan", "blocks", folder, "50000"], check=True, capture_output=True,
+                       env={**os.environ, "OMP_NUM_THREADS": str(threads), "ASAN_OPTIONS": "detect_leaks=0"})
+        found.append((folder / f"{SPLIT}.index").read_bytes())
+    assert found[0] == found[1]
 
 
 def test_text_command(documents, mixed, indexed, second):
