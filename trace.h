@@ -435,6 +435,7 @@ static inline const char *token_text(const TokenTexts *t, uint64_t id, size_t *l
 typedef struct {
     Dataset data;
     TokenTexts texts;
+    size_t block_bytes; // text of a block
     char path[PATH_LIMIT];
     int file;
     uint64_t *first_token, *first_entry; // (blocks + 1): the last is behind all
@@ -475,7 +476,7 @@ static inline bool index_add_block_(IndexBuild_ *b, uint64_t token, uint64_t ent
 // Cuts the tokens into blocks and counts their entries.
 static inline bool index_plan_(IndexBuild_ *b, Error *e) {
     TokenReader_ *r = calloc(1, sizeof *r);
-    uint64_t id, entries = 0, bytes = INDEX_BLOCK;
+    uint64_t id, entries = 0, bytes = b->block_bytes;
     bool ok = r || fail(e, "%s: no memory to read it", b->data.path);
     if (ok) {
         *r = (TokenReader_){.data = &b->data, .end = b->data.tokens};
@@ -486,7 +487,7 @@ static inline bool index_plan_(IndexBuild_ *b, Error *e) {
         if (ok) {
             token_text(&b->texts, id, &length);
             bytes += length + (length == 0);
-            if (bytes > INDEX_BLOCK) {
+            if (bytes > b->block_bytes) {
                 ok = index_add_block_(b, r->at - 1, entries, e);
                 bytes = length + (length == 0);
             }
@@ -587,7 +588,7 @@ static inline bool index_block_write_(const IndexBuild_ *b, size_t n, IndexBlock
 }
 
 static inline bool index_block_build_(const IndexBuild_ *b, size_t n, Error *e) {
-    size_t capacity = INDEX_BLOCK + INDEX_OVERLAP + (1 << 20); // pages that are not used take no memory
+    size_t capacity = b->block_bytes + INDEX_OVERLAP + (1 << 20); // pages that are not used take no memory
     IndexBlock_ t = {.capacity = capacity};
     t.symbols = malloc(capacity);
     t.suffixes = malloc(capacity * sizeof *t.suffixes);
@@ -651,28 +652,33 @@ static inline bool index_write_(IndexBuild_ *b, FILE *progress, Error *e) {
     return ok;
 }
 
+// index_build with blocks of any size, so that tests see many.
+static inline bool index_build_(const char *folder, const char *split, const Tokenizer *tokenizer, size_t block_bytes,
+                                FILE *progress, char hex[65], Error *e) {
+    char prefix[PATH_LIMIT];
+    IndexBuild_ *b = calloc(1, sizeof *b);
+    if (!b) {
+        return fail(e, "%s: no memory to index it", folder);
+    }
+    b->data.file = b->file = -1;
+    b->block_bytes = block_bytes;
+    bool ok = token_texts_init(&b->texts, tokenizer, e) && path_format(prefix, e, "%s/%s", folder, split) &&
+              path_format(b->path, e, "%s.index", prefix) && dataset_open(&b->data, prefix, split, 1, e) &&
+              index_write_(b, progress, e) && sha256_file(b->path, hex, e);
+    dataset_close(&b->data);
+    token_texts_free(&b->texts);
+    free(b->first_token);
+    free(b->first_entry);
+    free(b);
+    return ok;
+}
+
 // Writes FOLDER/SPLIT.index from FOLDER/SPLIT.bin and .idx, whose tokens `tokenizer` made; a manifest need not be there
 // yet. Every thread of OpenMP takes a block at a time, with about 350 MB each; the file is the same for any number of
 // them. `progress` gets a line a block, NULL: none. `hex` gets the file's SHA-256.
 static inline bool index_build(const char *folder, const char *split, const Tokenizer *tokenizer, FILE *progress,
                                char hex[65], Error *e) {
-    char prefix[PATH_LIMIT];
-    IndexBuild_ *b = calloc(1, sizeof *b);
-    bool ok = b || fail(e, "%s: no memory to index it", folder);
-    if (ok) {
-        b->data.file = b->file = -1;
-    }
-    ok = ok && token_texts_init(&b->texts, tokenizer, e) && path_format(prefix, e, "%s/%s", folder, split) &&
-         path_format(b->path, e, "%s.index", prefix) && dataset_open(&b->data, prefix, split, 1, e) &&
-         index_write_(b, progress, e) && sha256_file(b->path, hex, e);
-    if (b) {
-        dataset_close(&b->data);
-        token_texts_free(&b->texts);
-        free(b->first_token);
-        free(b->first_entry);
-    }
-    free(b);
-    return ok;
+    return index_build_(folder, split, tokenizer, INDEX_BLOCK, progress, hex, e);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -1061,7 +1067,8 @@ static inline bool run_add_part_(TraceRun *r, const Json *line, const char *path
     return true;
 }
 
-static inline const RunPart *run_part_of_step_(const TraceRun *r, uint64_t step) {
+// The part of the run that step `step` belongs to.
+static inline const RunPart *trace_run_part(const TraceRun *r, uint64_t step) {
     size_t i = r->count - 1;
     while (i > 0 && r->parts[i].from_step >= step) {
         i--;
@@ -1071,7 +1078,7 @@ static inline const RunPart *run_part_of_step_(const TraceRun *r, uint64_t step)
 
 // Samples read before step `step` (> from_step of the first part).
 static inline uint64_t trace_run_position(const TraceRun *r, uint64_t step) {
-    const RunPart *part = run_part_of_step_(r, step);
+    const RunPart *part = trace_run_part(r, step);
     return part->from_samples + (step - 1 - part->from_step) * part->global_batch;
 }
 
@@ -1188,7 +1195,7 @@ static inline bool trace_run_open(TraceRun *r, const char *folder, uint64_t step
         return false;
     }
     // What was read up to the last step follows from the batches; the log counted it too.
-    uint64_t expected = trace_run_position(r, r->last_step) + run_part_of_step_(r, r->last_step)->global_batch;
+    uint64_t expected = trace_run_position(r, r->last_step) + trace_run_part(r, r->last_step)->global_batch;
     return expected == r->samples ||
            fail(e, "%s: counts %llu samples up to step %llu, but its batches make %llu", r->path,
                 (unsigned long long)r->samples, (unsigned long long)r->last_step, (unsigned long long)expected);
@@ -1318,12 +1325,14 @@ typedef struct {
     size_t count, capacity; // zero-initialise; the caller frees items
 } Occurrences;
 
-static inline uint64_t trace_token_(const TraceData *t, uint64_t token) {
+// Id of a token, as the file has it.
+static inline uint64_t trace_token(const TraceData *t, uint64_t token) {
     const unsigned char *at = t->bin.data + t->data->first_byte + token * (uint64_t)t->data->token_bytes;
     return t->data->token_bytes == 2 ? load_le(at, 2) : load_le(at, t->data->token_bytes);
 }
 
-static inline bool trace_prove_tokens_(TraceData *t, uint64_t first, uint64_t count, Error *e) {
+// Proves the ids of `count` tokens from `first` on.
+static inline bool trace_prove_tokens(TraceData *t, uint64_t first, uint64_t count, Error *e) {
     return proof_check(&t->bin, t->data->first_byte + first * (uint64_t)t->data->token_bytes,
                        count * (uint64_t)t->data->token_bytes, e);
 }
@@ -1338,7 +1347,7 @@ static inline int text_compare_(const TextSearch *s, const TraceData *t, uint64_
         const char *text = "";
         if (token < t->data->tokens) {
             ++*walked;
-            text = token_text(s->texts, trace_token_(t, token++), &n);
+            text = token_text(s->texts, trace_token(t, token++), &n);
         }
         for (; i < n && *common < length; i++, ++*common) {
             if (text[i] != span[*common]) {
@@ -1389,7 +1398,7 @@ static inline bool index_prove_entry_(const TextSearch *s, TraceData *t, uint64_
     }
     uint64_t token = index_token_(t, block, entry);
     text_compare_(s, t, token, span, length, &common, &walked);
-    if (!trace_prove_tokens_(t, token, walked, e)) {
+    if (!trace_prove_tokens(t, token, walked, e)) {
         return false;
     }
     int now = text_compare_(s, t, token, span, length, &common, &walked);
@@ -1504,7 +1513,7 @@ static inline bool search_aligned_(TextSearch *s, const char *span, size_t lengt
                 if (s->proving && !index_prove_entry_(s, t, b, entry, span, length, 0, e)) {
                     return false;
                 }
-                if (only >= 0 && trace_token_(t, token) != (uint64_t)only) {
+                if (only >= 0 && trace_token(t, token) != (uint64_t)only) {
                     continue;
                 }
                 if (!occurrence_add_(found, i, token, offset, e)) {
@@ -1532,8 +1541,8 @@ static inline bool search_before_rest_(TextSearch *s, const char *span, size_t l
         if (token == 0) {
             continue;
         }
-        ok = !s->proving || trace_prove_tokens_(t, token - 1, 1, e);
-        const char *text = token_text(s->texts, trace_token_(t, token - 1), &n);
+        ok = !s->proving || trace_prove_tokens(t, token - 1, 1, e);
+        const char *text = token_text(s->texts, trace_token(t, token - 1), &n);
         if (ok && n > r && !memcmp(text + n - r, span, r)) {
             ok = occurrence_add_(found, rests.items[k].data, token - 1, n - r, e);
         }
@@ -1688,7 +1697,7 @@ static inline size_t occurrence_reach_(const TextSearch *s, const Occurrence *o,
     const TraceData *t = &s->data[o->data];
     size_t n, common, most = s->length - at < INDEX_OVERLAP ? s->length - at : INDEX_OVERLAP;
     uint64_t walked;
-    const char *text = token_text(s->texts, trace_token_(t, o->token), &n);
+    const char *text = token_text(s->texts, trace_token(t, o->token), &n);
     for (size_t i = o->offset; i < n; i++) {
         if (i - o->offset == most || text[i] != s->text[at + i - o->offset]) {
             return i - o->offset;
@@ -1806,7 +1815,7 @@ static inline uint64_t occurrence_tokens(const TextSearch *s, const Occurrence *
     size_t covered = 0, n = 1;
     const TraceData *t = &s->data[o->data];
     for (; covered < o->offset + length && n > 0 && o->token + tokens < t->data->tokens; tokens++, covered += n) {
-        token_text(s->texts, trace_token_(t, o->token + tokens), &n);
+        token_text(s->texts, trace_token(t, o->token + tokens), &n);
     }
     return tokens;
 }

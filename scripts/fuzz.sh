@@ -45,7 +45,7 @@ unpack() {
 # One target for its share of the time; it ends at the first finding.
 fuzz() {
     FUZZ_TARGET=$1 build/fuzz_readers -max_total_time="$2" -max_len=16384 -timeout=20 -rss_limit_mb=2048 \
-        -malloc_limit_mb=1024 -artifact_prefix="build/fuzz/findings/$1-" "build/fuzz/corpus/$1" "build/fuzz/seeds/$1" \
+        -malloc_limit_mb=1024 -artifact_prefix="$PWD/build/fuzz/findings/$1-" "build/fuzz/corpus/$1" "build/fuzz/seeds/$1" \
         >"build/fuzz/$1.log" 2>&1 || true
 }
 

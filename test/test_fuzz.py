@@ -75,7 +75,8 @@ def test_seeds_are_accepted(seeds):
     """Files of the libraries that own the formats: a target that refuses them tests nothing."""
     for target in TARGETS:
         paths = sorted((seeds / target).iterdir())
-        assert replay(target, *paths)[0] == len(paths), target
+        accepted, rejected = replay(target, *paths)  # libFuzzer runs some of them twice, to look for leaks
+        assert accepted >= len(paths) and rejected == 0, target
 
 
 def python_accepts(data):
@@ -96,11 +97,12 @@ def test_json_accepts_what_python_does(corpora):
         data = path.read_bytes()
         if data.count(b"[") + data.count(b"{") <= 100:
             groups[python_accepts(data)].append(path)
-    assert replay("json", *groups[True])[0] == len(groups[True]) > 20
-    assert replay("json", *groups[False])[1] == len(groups[False]) > 20
+    for expected, paths in groups.items():
+        accepted, rejected = replay("json", *paths)
+        assert len(paths) > 20 and (rejected if expected else accepted) == 0
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_short_run(target, seeds, tmp_path):
     """New inputs, the same ones at each run of the tests; scripts/fuzz.sh is the long form."""
-    assert sum(replay(target, "-runs=200", "-seed=1", f"-artifact_prefix={tmp_path}/", seeds / target)) == 200
+    assert sum(replay(target, "-runs=200", "-seed=1", f"-artifact_prefix={tmp_path}/", seeds / target)) >= 200
