@@ -407,7 +407,7 @@ def compare(tool, folder, texts, seed=0, pieces=(), show=3):
             print(f"{folder.name}: in pieces of {block}, text {i} differs: {texts[i][:80]!r} (length {len(texts[i])})")
         differ += in_pieces
     source = random.Random(seed)
-    lists = theirs + [[source.randrange(reference.size) if source.random() < 0.8 else source.randrange(300)
+    lists = theirs + [[source.randrange(reference.size) if source.random() < 0.8 else source.randrange(min(300, reference.size))
                        for _ in range(source.randint(0, 12))] for _ in range(1000)]
     lists = [ids for ids in lists if len(ids) < 20_000]
     wrong = 0
