@@ -1,8 +1,9 @@
 // tokenizer.h: tokenizers of three families: load, save, encode, decode; tokenizer_train.h makes new ones.
 //
-// - Byte-level BPE of GPT-2's kind (tokenizer.json, vocab.json with merges.txt): text is cut into pre-tokens by the split
-//   expression of GPT-2, GPT-4 or Qwen 2; inside a pre-token, bytes are merged by rank (Sennrich et al. 2016, over bytes
-//   as in Radford et al. 2019).
+// - Byte-level BPE of GPT-2's kind (tokenizer.json, vocab.json with merges.txt): text is cut into pre-tokens by the
+// split
+//   expression of GPT-2, GPT-4 or Qwen 2; inside a pre-token, bytes are merged by rank (Sennrich et al. 2016, over
+//   bytes as in Radford et al. 2019).
 // - Unigram (Kudo 2018; tokenizer.json of llm-jp's, Llama's or Metaspace kind, and .model): the pieces whose scores add
 //   up highest (Viterbi), with byte fallback.
 // - BPE and characters of SentencePiece (.model): neighbours merge that spell a piece, highest score first.
