@@ -1,9 +1,14 @@
-// tokenizer.h: byte-level BPE of GPT-2's kind: load, save, encode, decode; tokenizer_train.h makes new ones.
+// tokenizer.h: tokenizers of three families: load, save, encode, decode; tokenizer_train.h makes new ones.
 //
-// Text is cut into pre-tokens by GPT-2's split expression; inside a pre-token, bytes are merged by rank (Sennrich et
-// al. 2016, over bytes as in Radford et al. 2019). The ids are those that Hugging Face `tokenizers` gives with the
-// tokenizer.json that tokenizer_save writes. No normalizer, no other split expression, no Unigram: tokenizer_load says
-// so in one line.
+// - Byte-level BPE of GPT-2's kind (tokenizer.json, vocab.json with merges.txt): text is cut into pre-tokens by the
+// split
+//   expression of GPT-2, GPT-4 or Qwen 2; inside a pre-token, bytes are merged by rank (Sennrich et al. 2016, over
+//   bytes as in Radford et al. 2019).
+// - Unigram (Kudo 2018; tokenizer.json of llm-jp's, Llama's or Metaspace kind, and .model): the pieces whose scores add
+//   up highest (Viterbi), with byte fallback.
+// - BPE and characters of SentencePiece (.model): neighbours merge that spell a piece, highest score first.
+// The ids are those of the library that owns the file: Hugging Face `tokenizers` for tokenizer.json, sentencepiece for
+// .model. They differ in how they sum scores, in normalization and in what control pieces match: see tokenizer_save.
 //
 //     Tokenizer t;                  Encoder encoder;   // one per thread
 //     tokenizer_load(&t, dir, &e);  encoder_init(&encoder, &t, &e);

@@ -110,14 +110,14 @@ def mixed_texts(megabytes, seed):
     yield from corpus_texts(third / 6)
     yield from file_texts(Path(os.__file__).parent, {".py"}, seed, third * 0.7)
     yield from file_texts("/usr/share/doc", {".txt", ".html", ".md", "", ".NEWS"}, seed, third * 0.5)
-    yield from hostile_texts(seed, third)
+    yield from hostile_texts(seed, third * 1.3)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Vocabularies: each is made in a folder of its own; a name of .model kind is compared with sentencepiece
 
-def training_lines():
-    return [line for text in corpus_texts(400_000) for line in text.split("\n") if 0 < len(line.encode()) < 4000]
+def training_lines(limit=400_000):
+    return [line for text in corpus_texts(limit) for line in text.split("\n") if 0 < len(line.encode()) < 4000]
 
 
 SENTENCEPIECE = {
@@ -152,7 +152,7 @@ def make_sentencepiece(folder, lines, **options):
     with open(os.devnull, "w") as null, contextlib.redirect_stderr(null):
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines), model_writer=out, minloglevel=2, num_threads=2,
-            **{"vocab_size": 4000, "byte_fallback": True, "hard_vocab_limit": False, "character_coverage": 0.999,
+            **{"byte_fallback": True, "hard_vocab_limit": False, "character_coverage": 0.999,
                **options})
     model = out.getvalue()
     if not escape:  # NormalizerSpec of its own, merged with what is there: escape_whitespaces = false
@@ -318,14 +318,14 @@ def make_own(tool):
     return make
 
 
-def make_all(work, tool, only=None):
-    """{name: folder} of all vocabularies."""
-    lines, folders = training_lines(), {}
+def make_all(work, tool, only=None, training_bytes=400_000, vocab_size=4000):
+    """{name: folder} of all vocabularies; those that are there already stay."""
+    lines, folders = training_lines(training_bytes), {}
     for name, options in SENTENCEPIECE.items():
         folders[name] = work / name
         if not folders[name].exists() and (only is None or only in (name, "bpe-unused") or only in HUGGING_FACE):
             folders[name].mkdir(parents=True)
-            make_sentencepiece(folders[name], lines, **options)
+            make_sentencepiece(folders[name], lines, **{"vocab_size": vocab_size, **options})
     for name, make in {"bpe-unused": lambda folder, _: make_unused(folder, folders["bpe"]), "own": make_own(tool),
                        **HUGGING_FACE}.items():
         folders[name] = work / name
@@ -407,7 +407,7 @@ def compare(tool, folder, texts, seed=0, pieces=(), show=3):
             print(f"{folder.name}: in pieces of {block}, text {i} differs: {texts[i][:80]!r} (length {len(texts[i])})")
         differ += in_pieces
     source = random.Random(seed)
-    lists = theirs + [[source.randrange(reference.size) if source.random() < 0.8 else source.randrange(300)
+    lists = theirs + [[source.randrange(reference.size) if source.random() < 0.8 else source.randrange(min(300, reference.size))
                        for _ in range(source.randint(0, 12))] for _ in range(1000)]
     lists = [ids for ids in lists if len(ids) < 20_000]
     wrong = 0
