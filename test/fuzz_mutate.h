@@ -204,6 +204,8 @@ static void random_value(JsonWriter *w, const Json *root, const Json *node, Dice
                                            "\"%s%n\"",
                                            "\"F32\"",
                                            "\"BF16\"",
+                                           "\"<script>\"",
+                                           "\"|`*_\"",
                                            "\"<|endoftext|>\""};
     uint64_t number;
     char text[96];

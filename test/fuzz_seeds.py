@@ -205,12 +205,12 @@ def run_lines():
     """The first line of a run and its steps, as train writes them."""
     head = {"program": "train_gpt", "ranks": 2, "threads": 1, "from_step": 0, "parameters": 1000, "vocab_size": 264,
             "layers": 2, "heads": 2, "channels": 8, "seq_len": 8, "global_batch": 4, "peak_flops": 1e9,
-            "data": [{"path": "data", "weight": 2, "share": 0.5, "tokens": 500}, {"path": "b", "weight": 2}],
+            "data": [{"path": "data", "weight": 2, "share": 0.5, "tokens": 500}, {"path": "<b>&|", "weight": 2}],
             "val_data": [], "options": {"seed": 42, "shuffle": 1, "lr": 3e-4}}
     steps = [{"step": n, "loss": 5 / n, "grad_norm": 1.5, "lr": 1e-3, "tokens": 32 * n, "step_ms": 2.5,
               "tokens_per_s": 1e4, "mfu": 0.25, "skipped": n == 3, "batch_sha256": "0123456789abcdef",
               "source_samples": [2 * n, 2 * n]} for n in range(1, 7)]
-    evals = [{"step": 6, "val_loss": 1.25, "val_losses": {"data": 1.5, "b": 1}}]
+    evals = [{"step": 6, "val_loss": 1.25, "val_losses": {"data": 1.5, "<b>&|": 1}}]
     return head, [*steps, *evals]
 
 
@@ -228,7 +228,7 @@ def report_seeds():
     head, lines = run_lines()
     manifest = {"version": 1, "splits": {"train": {"bin": {"sha256": "0" * 64}}}, "sources": [
         {"path": "a.jsonl", "documents": 3, "tokens": 90, "sha256": "1" * 64, "origin": {
-            "license": [{"value": "MIT", "documents": 2, "tokens": 60}, {"value": None, "documents": 1, "tokens": 30}],
+            "license": [{"value": "<i>|", "documents": 2, "tokens": 60}, {"value": None, "documents": 1, "tokens": 30}],
             "language": [{"value": "ja", "documents": 3, "tokens": 90}]}}]}
     yield json_lines(head, *lines) + END + END + compact(manifest)
     yield json_lines(head, *lines, {"step": 7}) + b'{"step": 8, "lo' + END + json_lines({**head, "from_step": 4}) + END
