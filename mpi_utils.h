@@ -13,18 +13,67 @@
 
 #include "json.h"
 
+// ---------------------------------------------------------------------------------------------------------------------
+// The grid: every rank is a slice (tensor parallel) of a stage (pipeline parallel) of a replica (data parallel).
+// Slices talk most, so they are neighbours; stages next; replicas are farthest apart:
+// rank = (replica * stages + stage) * slices + slice.
+
+typedef struct {
+    int tp, pp, dp;            // slices, stages, replicas
+    int slice, stage, replica; // of this rank
+    MPI_Comm slices;           // the ranks that differ in the slice only; the next ones likewise
+    MPI_Comm stages, replicas;
+    MPI_Comm tied; // first and last stage, which both hold the embedding; null on the others
+} Grid;
+
 typedef struct {
     int rank, size;           // in MPI_COMM_WORLD
     int node_rank, node_size; // among the ranks that share this host's memory
     MPI_Comm node;
-    double comm_seconds; // spent in all_reduce since it was last set to zero
+    Grid grid;
+    double comm_seconds; // spent waiting for messages since it was last set to zero
 } World;
+
+static inline void grid_free_(Grid *g) {
+    MPI_Comm *comms[] = {&g->slices, &g->stages, &g->replicas, &g->tied};
+    for (size_t i = 0; i < sizeof comms / sizeof *comms; i++) {
+        if (*comms[i] != MPI_COMM_NULL) {
+            MPI_Comm_free(comms[i]);
+        }
+    }
+}
+
+// A grid of one rank, without communicators.
+static inline Grid grid_alone(void) {
+    return (Grid){1, 1, 1, 0, 0, 0, MPI_COMM_NULL, MPI_COMM_NULL, MPI_COMM_NULL, MPI_COMM_NULL};
+}
+
+// Collective: arranges the ranks as tp slices x pp stages x as many replicas as that makes. An error if tp * pp does
+// not divide the number of ranks.
+static inline bool world_arrange(World *w, uint64_t tp, uint64_t pp, Error *e) {
+    if (tp > (uint64_t)w->size || pp > (uint64_t)w->size || (uint64_t)w->size % (tp * pp)) {
+        return fail(e, "--tp %llu x --pp %llu does not divide the %d rank%s: start a multiple of %llu",
+                    (unsigned long long)tp, (unsigned long long)pp, w->size, w->size == 1 ? "" : "s",
+                    (unsigned long long)(tp * pp));
+    }
+    Grid g = grid_alone();
+    g.tp = (int)tp, g.pp = (int)pp, g.dp = w->size / g.tp / g.pp;
+    g.slice = w->rank % g.tp, g.stage = w->rank / g.tp % g.pp, g.replica = w->rank / g.tp / g.pp;
+    bool ends = g.pp > 1 && (g.stage == 0 || g.stage + 1 == g.pp);
+    MPI_Comm_split(MPI_COMM_WORLD, w->rank / g.tp, w->rank, &g.slices);
+    MPI_Comm_split(MPI_COMM_WORLD, g.replica * g.tp + g.slice, w->rank, &g.stages);
+    MPI_Comm_split(MPI_COMM_WORLD, w->rank % (g.tp * g.pp), w->rank, &g.replicas);
+    MPI_Comm_split(MPI_COMM_WORLD, ends ? g.replica * g.tp + g.slice : MPI_UNDEFINED, w->rank, &g.tied);
+    grid_free_(&w->grid);
+    w->grid = g;
+    return true;
+}
 
 // Starts MPI; only the main thread will call it (MPI_THREAD_FUNNELED). MPI's own errors end the program with its
 // message.
 static inline void world_init(World *w, int *argc, char ***argv) {
     int provided;
-    *w = (World){0};
+    *w = (World){.grid = grid_alone()};
     MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided);
     MPI_Comm_rank(MPI_COMM_WORLD, &w->rank);
     MPI_Comm_size(MPI_COMM_WORLD, &w->size);
@@ -34,6 +83,7 @@ static inline void world_init(World *w, int *argc, char ***argv) {
 }
 
 static inline void world_finalize(World *w) {
+    grid_free_(&w->grid);
     MPI_Comm_free(&w->node);
     MPI_Finalize();
 }
@@ -59,14 +109,42 @@ static inline bool world_check_root(World *w, bool ok, const Error *e) {
 
 enum { MESSAGE_ELEMENTS = 1 << 28 };
 
-// x (n) = sum over ranks, in place, the same bits on every rank.
-static inline void all_reduce_floats(World *w, float *x, size_t n) {
+// x (n) = sum over the ranks of a communicator, in place, the same bits on every rank.
+static inline void all_reduce_floats_(World *w, MPI_Comm comm, float *x, size_t n) {
     double start = MPI_Wtime();
-    for (size_t i = 0; i < n && w->size > 1; i += MESSAGE_ELEMENTS) {
+    for (size_t i = 0; i < n; i += MESSAGE_ELEMENTS) {
         int count = (int)(n - i < MESSAGE_ELEMENTS ? n - i : MESSAGE_ELEMENTS);
-        MPI_Allreduce(MPI_IN_PLACE, x + i, count, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
+        MPI_Allreduce(MPI_IN_PLACE, x + i, count, MPI_FLOAT, MPI_SUM, comm);
     }
     w->comm_seconds += MPI_Wtime() - start;
+}
+
+// x (n) = sum over the slices of a stage.
+static inline void slices_sum(World *w, float *x, size_t n) {
+    if (w->grid.tp > 1) {
+        all_reduce_floats_(w, w->grid.slices, x, n);
+    }
+}
+
+// data (slices, bytes): each slice filled in its own row; afterwards all have all.
+static inline void slices_gather(World *w, void *data, size_t bytes) {
+    if (w->grid.tp > 1) {
+        double start = MPI_Wtime();
+        MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data, (int)bytes, MPI_BYTE, w->grid.slices);
+        w->comm_seconds += MPI_Wtime() - start;
+    }
+}
+
+// x (n) = sum over the first and the last stage, which call this.
+static inline void tied_sum(World *w, float *x, size_t n) {
+    all_reduce_floats_(w, w->grid.tied, x, n);
+}
+
+// x (n) = sum over the replicas.
+static inline void replicas_sum(World *w, float *x, size_t n) {
+    if (w->grid.dp > 1) {
+        all_reduce_floats_(w, w->grid.replicas, x, n);
+    }
 }
 
 static inline double all_reduce_double(World *w, double x) {
@@ -74,6 +152,48 @@ static inline double all_reduce_double(World *w, double x) {
     MPI_Allreduce(MPI_IN_PLACE, &x, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
     w->comm_seconds += MPI_Wtime() - start;
     return x;
+}
+
+// The sum over the slices and stages of this replica.
+static inline double parts_sum(World *w, double x) {
+    double sum = 0, start = MPI_Wtime();
+    if (w->grid.tp > 1) {
+        MPI_Allreduce(MPI_IN_PLACE, &x, 1, MPI_DOUBLE, MPI_SUM, w->grid.slices);
+    }
+    if (w->grid.pp > 1) {
+        MPI_Allreduce(&x, &sum, 1, MPI_DOUBLE, MPI_SUM, w->grid.stages);
+        x = sum;
+    }
+    w->comm_seconds += MPI_Wtime() - start;
+    return x;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The residual stream from stage to stage: x (n), n below 2^31; `step` is 1 to the next stage, -1 to the one before.
+
+// Begins to send; x must stay as it is until message_wait(request).
+static inline void stream_send(World *w, const float *x, size_t n, int step, MPI_Request *request) {
+    MPI_Isend(x, (int)n, MPI_FLOAT, w->grid.stage + step, 0, w->grid.stages, request);
+}
+
+// Waits for what that stage sends.
+static inline void stream_receive(World *w, float *x, size_t n, int step) {
+    double start = MPI_Wtime();
+    MPI_Recv(x, (int)n, MPI_FLOAT, w->grid.stage + step, 0, w->grid.stages, MPI_STATUS_IGNORE);
+    w->comm_seconds += MPI_Wtime() - start;
+}
+
+// The last stage's bytes go to the other stages of its replica and slice.
+static inline void last_stage_tells(World *w, void *data, size_t bytes) {
+    if (w->grid.pp > 1) {
+        MPI_Bcast(data, (int)bytes, MPI_BYTE, w->grid.pp - 1, w->grid.stages);
+    }
+}
+
+static inline void message_wait(World *w, MPI_Request *request) {
+    double start = MPI_Wtime();
+    MPI_Wait(request, MPI_STATUS_IGNORE);
+    w->comm_seconds += MPI_Wtime() - start;
 }
 
 // Rank 0's bytes go to all ranks.
