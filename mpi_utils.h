@@ -88,11 +88,26 @@ static inline void world_finalize(World *w) {
     MPI_Finalize();
 }
 
+// Waits for a message. A rank that waits gives its core away: where ranks outnumber cores (a test, a laptop), MPI's own
+// waiting would keep the rank that is waited for from running.
+static inline void message_wait(World *w, MPI_Request *request) {
+    double start = MPI_Wtime();
+    int done = 0;
+    for (int polls = 0; MPI_Test(request, &done, MPI_STATUS_IGNORE), !done; polls++) {
+        if (polls > 100) {
+            sched_yield();
+        }
+    }
+    w->comm_seconds += MPI_Wtime() - start;
+}
+
 // Collective: every rank says whether its part went well. If one failed, the lowest such rank prints its line and false
 // comes back on all ranks.
 static inline bool world_check(World *w, bool ok, const Error *e) {
-    int mine = ok ? w->size : w->rank, first;
-    MPI_Allreduce(&mine, &first, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
+    int first = ok ? w->size : w->rank;
+    MPI_Request request;
+    MPI_Iallreduce(MPI_IN_PLACE, &first, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD, &request);
+    message_wait(w, &request);
     if (first == w->rank) {
         fprintf(stderr, "train_gpt: %s\n", e->text);
     }
@@ -111,12 +126,12 @@ enum { MESSAGE_ELEMENTS = 1 << 28 };
 
 // x (n) = sum over the ranks of a communicator, in place, the same bits on every rank.
 static inline void all_reduce_floats_(World *w, MPI_Comm comm, float *x, size_t n) {
-    double start = MPI_Wtime();
     for (size_t i = 0; i < n; i += MESSAGE_ELEMENTS) {
         int count = (int)(n - i < MESSAGE_ELEMENTS ? n - i : MESSAGE_ELEMENTS);
-        MPI_Allreduce(MPI_IN_PLACE, x + i, count, MPI_FLOAT, MPI_SUM, comm);
+        MPI_Request request;
+        MPI_Iallreduce(MPI_IN_PLACE, x + i, count, MPI_FLOAT, MPI_SUM, comm, &request);
+        message_wait(w, &request);
     }
-    w->comm_seconds += MPI_Wtime() - start;
 }
 
 // x (n) = sum over the slices of a stage.
@@ -129,9 +144,9 @@ static inline void slices_sum(World *w, float *x, size_t n) {
 // data (slices, bytes): each slice filled in its own row; afterwards all have all.
 static inline void slices_gather(World *w, void *data, size_t bytes) {
     if (w->grid.tp > 1) {
-        double start = MPI_Wtime();
-        MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data, (int)bytes, MPI_BYTE, w->grid.slices);
-        w->comm_seconds += MPI_Wtime() - start;
+        MPI_Request request;
+        MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data, (int)bytes, MPI_BYTE, w->grid.slices, &request);
+        message_wait(w, &request);
     }
 }
 
@@ -147,25 +162,21 @@ static inline void replicas_sum(World *w, float *x, size_t n) {
     }
 }
 
-static inline double all_reduce_double(World *w, double x) {
-    double start = MPI_Wtime();
-    MPI_Allreduce(MPI_IN_PLACE, &x, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
-    w->comm_seconds += MPI_Wtime() - start;
+static inline double sum_double_(World *w, MPI_Comm comm, double x) {
+    MPI_Request request;
+    MPI_Iallreduce(MPI_IN_PLACE, &x, 1, MPI_DOUBLE, MPI_SUM, comm, &request);
+    message_wait(w, &request);
     return x;
+}
+
+static inline double all_reduce_double(World *w, double x) {
+    return sum_double_(w, MPI_COMM_WORLD, x);
 }
 
 // The sum over the slices and stages of this replica.
 static inline double parts_sum(World *w, double x) {
-    double sum = 0, start = MPI_Wtime();
-    if (w->grid.tp > 1) {
-        MPI_Allreduce(MPI_IN_PLACE, &x, 1, MPI_DOUBLE, MPI_SUM, w->grid.slices);
-    }
-    if (w->grid.pp > 1) {
-        MPI_Allreduce(&x, &sum, 1, MPI_DOUBLE, MPI_SUM, w->grid.stages);
-        x = sum;
-    }
-    w->comm_seconds += MPI_Wtime() - start;
-    return x;
+    x = w->grid.tp > 1 ? sum_double_(w, w->grid.slices, x) : x;
+    return w->grid.pp > 1 ? sum_double_(w, w->grid.stages, x) : x;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -178,9 +189,9 @@ static inline void stream_send(World *w, const float *x, size_t n, int step, MPI
 
 // Waits for what that stage sends.
 static inline void stream_receive(World *w, float *x, size_t n, int step) {
-    double start = MPI_Wtime();
-    MPI_Recv(x, (int)n, MPI_FLOAT, w->grid.stage + step, 0, w->grid.stages, MPI_STATUS_IGNORE);
-    w->comm_seconds += MPI_Wtime() - start;
+    MPI_Request request;
+    MPI_Irecv(x, (int)n, MPI_FLOAT, w->grid.stage + step, 0, w->grid.stages, &request);
+    message_wait(w, &request);
 }
 
 // The last stage's bytes go to the other stages of its replica and slice.
@@ -188,12 +199,6 @@ static inline void last_stage_tells(World *w, void *data, size_t bytes) {
     if (w->grid.pp > 1) {
         MPI_Bcast(data, (int)bytes, MPI_BYTE, w->grid.pp - 1, w->grid.stages);
     }
-}
-
-static inline void message_wait(World *w, MPI_Request *request) {
-    double start = MPI_Wtime();
-    MPI_Wait(request, MPI_STATUS_IGNORE);
-    w->comm_seconds += MPI_Wtime() - start;
 }
 
 // Rank 0's bytes go to all ranks.
