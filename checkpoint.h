@@ -267,10 +267,10 @@ static inline void convert_to_floats_(float *out, const unsigned char *bytes, si
     }
 }
 
-// Reads a tensor, or the part of it that the view is, into view->data, whatever its float format; its shape must be the
-// whole's.
-static inline bool safetensors_read(const Safetensors *s, const SafetensorsEntry *entry, const TensorView *view,
-                                    Error *e) {
+// Reads elements begin .. end - 1 of the part that the view is into out, whatever the tensor's float format; its shape
+// must be the whole's.
+static inline bool safetensors_read_range(const Safetensors *s, const SafetensorsEntry *entry, const TensorView *view,
+                                          size_t begin, size_t end, float *out, Error *e) {
     uint64_t dimension;
     const Json *d = entry->shape->child;
     bool fits = entry->shape->length == (size_t)view->dims;
@@ -286,19 +286,26 @@ static inline bool safetensors_read(const Safetensors *s, const SafetensorsEntry
                     entry->dtype);
     }
     enum { PIECE = 65536 };
-    size_t width = entry->dtype[1] == '3' ? 4 : 2, n = tensor_elements(view);
+    size_t width = entry->dtype[1] == '3' ? 4 : 2;
     unsigned char *bytes = malloc(PIECE * width);
     bool ok = bytes || fail(e, "%s: no memory to read tensor \"%.80s\"", s->path, entry->name);
-    for (size_t i = 0, piece; i < n && ok; i += piece) {
+    for (size_t i = begin, piece; i < end && ok; i += piece) {
         size_t at, run = tensor_run(view, i, &at);
-        piece = run < PIECE ? run : PIECE;
+        piece = run < end - i ? run : end - i;
+        piece = piece < PIECE ? piece : PIECE;
         ok = read_at(s->fd, s->path, bytes, piece * width, s->data_start + entry->begin + at * width, e);
         if (ok) {
-            convert_to_floats_(view->data + i, bytes, piece, entry->dtype);
+            convert_to_floats_(out + i - begin, bytes, piece, entry->dtype);
         }
     }
     free(bytes);
     return ok;
+}
+
+// Reads all of it into view->data.
+static inline bool safetensors_read(const Safetensors *s, const SafetensorsEntry *entry, const TensorView *view,
+                                    Error *e) {
+    return safetensors_read_range(s, entry, view, 0, tensor_elements(view), view->data, e);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -307,17 +314,17 @@ static inline bool safetensors_read(const Safetensors *s, const SafetensorsEntry
 typedef struct {
     Safetensors *files;
     size_t count;
-} WeightFiles;
+} TensorSet;
 
-static inline void weight_files_close(WeightFiles *w) {
+static inline void tensor_set_close(TensorSet *w) {
     for (size_t i = 0; i < w->count; i++) {
         safetensors_close(&w->files[i]);
     }
     free(w->files);
-    *w = (WeightFiles){0};
+    *w = (TensorSet){0};
 }
 
-static inline bool weight_files_add_(WeightFiles *w, const char *directory, const char *name, Error *e) {
+static inline bool weight_files_add_(TensorSet *w, const char *directory, const char *name, Error *e) {
     char path[PATH_LIMIT];
     Safetensors *files = realloc(w->files, (w->count + 1) * sizeof *files);
     if (!files) {
@@ -334,7 +341,7 @@ static inline bool weight_files_add_(WeightFiles *w, const char *directory, cons
     return true;
 }
 
-static inline bool weight_files_add_indexed_(WeightFiles *w, const char *directory, const char *index_path,
+static inline bool weight_files_add_indexed_(TensorSet *w, const char *directory, const char *index_path,
                                              const Json *index, Error *e) {
     const Json *map = json_get(index, "weight_map");
     if (!map || map->kind != JSON_OBJECT || !map->child) {
@@ -359,9 +366,9 @@ static inline bool weight_files_add_indexed_(WeightFiles *w, const char *directo
     return true;
 }
 
-static inline bool weight_files_open(WeightFiles *w, const char *directory, Error *e) {
+static inline bool weight_files_open(TensorSet *w, const char *directory, Error *e) {
     char path[PATH_LIMIT];
-    *w = (WeightFiles){0};
+    *w = (TensorSet){0};
     if (!path_format(path, e, "%s/model.safetensors.index.json", directory)) {
         return false;
     }
@@ -377,15 +384,15 @@ static inline bool weight_files_open(WeightFiles *w, const char *directory, Erro
         }
     }
     if (!ok) {
-        weight_files_close(w);
+        tensor_set_close(w);
     }
     return ok;
 }
 
 // Finds a tensor by its full name or, as files of the bare model have it, without "transformer.". A tensor in two files
 // is refused. *file says which file; NULL with an empty error if there is none.
-static inline const SafetensorsEntry *weight_files_find_(const WeightFiles *w, const char *name,
-                                                         const Safetensors **file, Error *e) {
+static inline const SafetensorsEntry *weight_files_find_(const TensorSet *w, const char *name, const Safetensors **file,
+                                                         Error *e) {
     const char *prefix = "transformer.", *names[2] = {name, name};
     const SafetensorsEntry *found = NULL;
     if (!strncmp(name, prefix, strlen(prefix))) {
@@ -409,7 +416,7 @@ static inline const SafetensorsEntry *weight_files_find_(const WeightFiles *w, c
 }
 
 // lm_head.weight may be stored beside the embedding it is tied to, but then it must be the same matrix.
-static inline bool weights_check_tied_(const WeightFiles *w, const TensorView *wte, Error *e) {
+static inline bool weights_check_tied_(const TensorSet *w, const TensorView *wte, Error *e) {
     const Safetensors *file = NULL;
     const SafetensorsEntry *entry = weight_files_find_(w, "lm_head.weight", &file, e);
     if (!entry) {
@@ -430,7 +437,7 @@ static inline bool weights_check_tied_(const WeightFiles *w, const TensorView *w
 // Fills all views (the token embedding first, if it is among them) from the safetensors of a Hugging Face GPT-2
 // directory.
 static inline bool weights_load(const char *directory, const TensorView *views, size_t count, Error *e) {
-    WeightFiles w;
+    TensorSet w;
     if (!weight_files_open(&w, directory, e)) {
         return false;
     }
@@ -444,37 +451,40 @@ static inline bool weights_load(const char *directory, const TensorView *views, 
         ok = entry && safetensors_read(file, entry, &views[i], e);
     }
     ok = ok && (strcmp(views[0].name, "transformer.wte.weight") || weights_check_tied_(&w, &views[0], e));
-    weight_files_close(&w);
+    tensor_set_close(&w);
     return ok;
 }
 
-// Fills all views from the optimizer-NNNNN.safetensors of a checkpoint.
-static inline bool optimizer_load(const char *directory, const TensorView *views, size_t count, Error *e) {
-    size_t found = 0;
-    for (size_t f = 0; found < count; f++) {
+// Opens the optimizer-NNNNN.safetensors of a checkpoint.
+static inline bool optimizer_open(TensorSet *set, const char *directory, Error *e) {
+    *set = (TensorSet){0};
+    for (;;) {
         char path[PATH_LIMIT];
-        Safetensors file;
-        if (!path_format(path, e, "%s/optimizer-%05zu.safetensors", directory, f)) {
+        bool ok = path_format(path, e, "%s/optimizer-%05zu.safetensors", directory, set->count);
+        if (ok && set->count > 0 && access(path, F_OK)) {
+            return true;
+        }
+        Safetensors *longer = ok ? realloc(set->files, (set->count + 1) * sizeof *longer) : NULL;
+        if (longer) {
+            set->files = longer;
+        }
+        if (!ok || !(longer || fail(e, "%s: no memory", path)) || !safetensors_open(&set->files[set->count], path, e)) {
+            tensor_set_close(set);
             return false;
         }
-        if (f > 0 && access(path, F_OK)) {
-            return fail(e, "%s/optimizer-*.safetensors: hold %zu of this model's %zu tensors", directory, found, count);
-        }
-        if (!safetensors_open(&file, path, e)) {
-            return false;
-        }
-        bool ok = true;
-        for (size_t i = 0; ok && i < count; i++) {
-            const SafetensorsEntry *entry = safetensors_find(&file, views[i].name);
-            found += entry != NULL;
-            ok = !entry || safetensors_read(&file, entry, &views[i], e);
-        }
-        safetensors_close(&file);
-        if (!ok) {
-            return false;
-        }
+        set->count++;
     }
-    return true;
+}
+
+// A tensor of any of the files and the file it is in; NULL if there is none.
+static inline const SafetensorsEntry *tensor_set_find(const TensorSet *set, const char *name,
+                                                      const Safetensors **file) {
+    const SafetensorsEntry *found = NULL;
+    for (size_t i = 0; i < set->count && !found; i++) {
+        *file = &set->files[i];
+        found = safetensors_find(*file, name);
+    }
+    return found;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -850,14 +860,14 @@ static inline bool tensor_writer_open(TensorWriter *t, const CheckpointWriter *w
     return true;
 }
 
-// Writes elements begin .. end - 1 of the part `view` to where they are in the whole tensor.
+// Writes elements begin .. end - 1 of the part that the view is, which are at `data`, to where they are in the whole.
 static inline bool tensor_writer_write(const TensorWriter *t, const TensorView *view, size_t begin, size_t end,
-                                       Error *e) {
+                                       const float *data, Error *e) {
     const SafetensorsEntry *entry = safetensors_find(&t->file, view->name);
     for (size_t i = begin, n; i < end; i += n) {
         size_t at, run = tensor_run(view, i, &at);
         n = run < end - i ? run : end - i;
-        if (!write_at(t->descriptor, t->file.path, view->data + i, n * sizeof(float),
+        if (!write_at(t->descriptor, t->file.path, data + i - begin, n * sizeof(float),
                       t->file.data_start + entry->begin + at * sizeof(float), e)) {
             return false;
         }

@@ -6,6 +6,7 @@
 #define MPI_UTILS_H
 
 #include <dirent.h>
+#include <limits.h>
 #include <mpi.h>
 #include <omp.h>
 #include <sched.h>
@@ -155,13 +156,6 @@ static inline void tied_sum(World *w, float *x, size_t n) {
     all_reduce_floats_(w, w->grid.tied, x, n);
 }
 
-// x (n) = sum over the replicas.
-static inline void replicas_sum(World *w, float *x, size_t n) {
-    if (w->grid.dp > 1) {
-        all_reduce_floats_(w, w->grid.replicas, x, n);
-    }
-}
-
 static inline double sum_double_(World *w, MPI_Comm comm, double x) {
     MPI_Request request;
     MPI_Iallreduce(MPI_IN_PLACE, &x, 1, MPI_DOUBLE, MPI_SUM, comm, &request);
@@ -171,6 +165,10 @@ static inline double sum_double_(World *w, MPI_Comm comm, double x) {
 
 static inline double all_reduce_double(World *w, double x) {
     return sum_double_(w, MPI_COMM_WORLD, x);
+}
+
+static inline double replicas_sum_double(World *w, double x) {
+    return w->grid.dp > 1 ? sum_double_(w, w->grid.replicas, x) : x;
 }
 
 // The sum over the slices and stages of this replica.
@@ -198,6 +196,133 @@ static inline void stream_receive(World *w, float *x, size_t n, int step) {
 static inline void last_stage_tells(World *w, void *data, size_t bytes) {
     if (w->grid.pp > 1) {
         MPI_Bcast(data, (int)bytes, MPI_BYTE, w->grid.pp - 1, w->grid.stages);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Gradients from replica to replica by buckets: ranges of the gradient array, in the order in which backward completes
+// them, that is from its end. A bucket leaves as soon as it is complete, while backward goes on. Kernels call nothing
+// of this; world_poke between them keeps the messages going. ZeRO-1 (Rajbhandari et al. 2020): of each bucket a replica
+// gets the sum of its own piece only, updates these parameters, and all pieces are gathered while the next forward
+// runs.
+
+typedef struct {
+    size_t begin, end;         // of the array
+    size_t own_begin, own_end; // what this replica updates of it: all, or with ZeRO its piece
+    size_t state;              // where own_begin is in arrays that hold what the replica owns only
+    int *counts, *offsets;     // (replicas): the pieces
+    MPI_Request request;
+} Bucket;
+
+typedef struct {
+    Bucket *items;
+    size_t count;
+    size_t owned;   // elements that this replica updates, over all buckets
+    size_t started; // buckets whose sums are on their way or done
+    bool zero;
+} Buckets;
+
+enum { BUCKET_ELEMENTS = 1 << 20 }; // at least: 4 MiB, where a network's bandwidth counts and not its latency
+
+static inline void buckets_free(Buckets *b) {
+    for (size_t i = 0; i < b->count; i++) {
+        free(b->items[i].counts);
+        free(b->items[i].offsets);
+    }
+    free(b->items);
+    *b = (Buckets){0};
+}
+
+static inline bool bucket_set_pieces_(Bucket *bucket, const Grid *g, bool zero) {
+    size_t n = bucket->end - bucket->begin, replicas = (size_t)g->dp;
+    size_t piece = ((n + replicas - 1) / replicas + 15) / 16 * 16;
+    bucket->counts = malloc(replicas * sizeof *bucket->counts);
+    bucket->offsets = malloc(replicas * sizeof *bucket->offsets);
+    for (size_t r = 0; bucket->counts && bucket->offsets && r < replicas; r++) {
+        size_t at = r * piece < n ? r * piece : n;
+        bucket->offsets[r] = (int)at;
+        bucket->counts[r] = (int)(n - at < piece ? n - at : piece);
+    }
+    if (!bucket->counts || !bucket->offsets) {
+        return false;
+    }
+    bucket->own_begin = bucket->begin + (zero ? (size_t)bucket->offsets[g->replica] : 0);
+    bucket->own_end = zero ? bucket->own_begin + (size_t)bucket->counts[g->replica] : bucket->end;
+    return true;
+}
+
+// Buckets over an array of n elements; backward completes it from the end in steps that begin at cuts[count - 1], ...,
+// cuts[0] = 0.
+static inline bool buckets_create(Buckets *b, const World *w, const size_t *cuts, size_t count, size_t n, bool zero,
+                                  Error *e) {
+    *b = (Buckets){.items = calloc(count, sizeof *b->items), .zero = zero};
+    if (!b->items) {
+        return fail(e, "no memory for %zu buckets of gradients", count);
+    }
+    for (size_t end = n; count-- > 0;) {
+        if (end - cuts[count] < BUCKET_ELEMENTS && count > 0) {
+            continue;
+        }
+        Bucket *bucket = &b->items[b->count++];
+        *bucket = (Bucket){.begin = cuts[count], .end = end, .request = MPI_REQUEST_NULL};
+        if (end - cuts[count] > INT_MAX) {
+            return fail(e, "a layer of %zu parameters is more than one message holds: use --tp", end - cuts[count]);
+        }
+        if (!bucket_set_pieces_(bucket, &w->grid, zero)) {
+            return fail(e, "no memory for the pieces of %d replicas", w->grid.dp);
+        }
+        bucket->state = zero ? b->owned : bucket->begin;
+        b->owned += bucket->own_end - bucket->own_begin;
+        end = cuts[count];
+    }
+    return true;
+}
+
+// Begins to sum what is complete: x[from ..]. With ZeRO the sums of this replica's pieces go to own (owned).
+static inline void buckets_sum_from(World *w, Buckets *b, float *x, float *own, size_t from) {
+    for (; w->grid.dp > 1 && b->started < b->count && b->items[b->started].begin >= from; b->started++) {
+        Bucket *bucket = &b->items[b->started];
+        if (b->zero) {
+            MPI_Ireduce_scatter(x + bucket->begin, own + bucket->state, bucket->counts, MPI_FLOAT, MPI_SUM,
+                                w->grid.replicas, &bucket->request);
+        } else {
+            MPI_Iallreduce(MPI_IN_PLACE, x + bucket->begin, (int)(bucket->end - bucket->begin), MPI_FLOAT, MPI_SUM,
+                           w->grid.replicas, &bucket->request);
+        }
+    }
+}
+
+// Waits for all sums.
+static inline void buckets_wait(World *w, Buckets *b) {
+    for (size_t i = 0; i < b->count; i++) {
+        message_wait(w, &b->items[i].request);
+    }
+    b->started = 0;
+}
+
+// Begins to gather the pieces that the replicas have updated, in the order of forward.
+static inline void buckets_gather(World *w, Buckets *b, float *x) {
+    for (size_t i = b->count; w->grid.dp > 1 && b->zero && i-- > 0;) {
+        Bucket *bucket = &b->items[i];
+        MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, x + bucket->begin, bucket->counts, bucket->offsets,
+                        MPI_FLOAT, w->grid.replicas, &bucket->request);
+    }
+}
+
+// Waits until x[.. end) is gathered.
+static inline void buckets_await(World *w, Buckets *b, size_t end) {
+    for (size_t i = b->count; i-- > 0 && b->items[i].begin < end;) {
+        if (b->items[i].request != MPI_REQUEST_NULL) {
+            message_wait(w, &b->items[i].request);
+        }
+    }
+}
+
+// Lets messages move on: MPI without a thread of its own moves them only inside its calls.
+static inline void world_poke(World *w) {
+    int flag;
+    if (w->size > 1) {
+        MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_WORLD, &flag, MPI_STATUS_IGNORE);
     }
 }
 

@@ -82,6 +82,8 @@ enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16 };
     REAL_NUMBER(temperature, 0.8, 0, 1000, GENERATE, "X", "0: always the most likely token")                                    \
     WHOLE(top_k, 50, 0, 100000000, GENERATE, "K", "sample among the K most likely tokens; 0: all")                              \
     REAL_NUMBER(top_p, 1, 1e-9, 1, GENERATE, "P", "sample among the most likely tokens that make up this share")                \
+    WHOLE(zero, 0, 0, 1, TRAIN, "0|1", "1: replicas share the optimizer's state, each updates a part (ZeRO-1)")                  \
+    WHOLE(overlap, 1, 0, 1, TRAIN, "0|1", "1: gradients travel while backward runs; 0: after it, to measure the difference")    \
     WHOLE(tp, 1, 1, 100000, TRAIN | EVAL | GENERATE, "N", "tensor parallel: ranks that share each matrix; must divide the heads")  \
     WHOLE(pp, 1, 1, 100000, TRAIN | EVAL | GENERATE, "N", "pipeline parallel: ranks that share the layers")                    \
     TEXT(kernels, "sve", TRAIN | EVAL | GENERATE, "sve|ref", "sve: the fast kernels, on any CPU; ref: the reference") \
@@ -254,7 +256,16 @@ typedef struct {
     size_t all_parameters;  // of the whole model
     float *parameters;      // (parameter_count): all tensors, one after another in the order of the table
     Weights weights;        // pointers into parameters
+    Buckets *arriving;      // of parameters that other replicas update; NULL where none do
 } Model;
+
+// Waits until the parameters before `end` are those of this step.
+static void parameters_await(const Model *m, World *world, const float *end) {
+    if (m->arriving) {
+        buckets_await(world, m->arriving, (size_t)(end - m->parameters));
+    }
+    world_poke(world);
+}
 
 static size_t tensors_in_model(const ModelConfig *c) {
     return BEFORE + PER_LAYER * c->layers + AFTER;
@@ -532,15 +543,18 @@ static void forward(const Model *m, World *world, Activations *a, const int32_t 
     const Weights *w = &m->weights;
     const float *x = a->stream;
     size_t C = m->config.channels, R = B * (T - first), from = first * C;
+    parameters_await(m, world, w->layers[0].ln1_w);
     if (m->part.first_stage) {
         m->kernels->embedding_forward(a->stream + from, tokens + first, w->wte, m->part.slice == 0 ? w->wpe : NULL,
                                       m->part.words, first, B, T - first, C);
         slices_sum(world, a->stream + from, R * C);
     }
     for (size_t l = 0; l < m->part.layers; l++) {
+        parameters_await(m, world, w->layers[l].fcproj_b + C);
         layer_forward(m, world, &w->layers[l], &a->layers[l], x, first, B, T);
         x = a->layers[l].residual3;
     }
+    parameters_await(m, world, m->parameters + m->parameter_count);
     if (m->part.last_stage) {
         m->kernels->layernorm_forward(a->lnf + from, a->lnf_mean + first, a->lnf_rstd + first, x + from, w->lnf_w,
                                       w->lnf_b, R, C);
@@ -632,17 +646,24 @@ static void layer_backward(const Model *m, World *world, const LayerWeights *w, 
     size_t C = m->config.channels, S = m->part.channels, R = B * T;
     // residual3 = residual2 + gelu(ln2 fc) fcproj
     k->matmul_backward_weight(dw->fcproj_w, dw->fcproj_b, y->gelu, d->stream, R, 4 * S, C);
+    world_poke(world);
     k->matmul_backward_input(d->fc, d->stream, w->fcproj_w, y->fc, R, 4 * S, C);
+    world_poke(world);
     k->matmul_backward_weight(dw->fc_w, dw->fc_b, y->ln2, d->fc, R, C, 4 * S);
+    world_poke(world);
     k->matmul_backward_input(d->branch, d->fc, w->fc_w, NULL, R, C, 4 * S);
     slices_sum(world, d->branch, R * C);
     k->layernorm_backward(d->stream, dw->ln2_w, dw->ln2_b, d->branch, y->residual2, w->ln2_w, y->ln2_mean, y->ln2_rstd,
                           R, C);
     // residual2 = x + attention(ln1 qkv) proj
+    world_poke(world);
     k->matmul_backward_weight(dw->proj_w, dw->proj_b, y->attn, d->stream, R, S, C);
     k->matmul_backward_input(d->branch, d->stream, w->proj_w, NULL, R, S, C);
+    world_poke(world);
     k->attention_backward(d->qkv, d->branch, y->attn, y->qkv, y->lse, B, T, S, m->part.heads);
+    world_poke(world);
     k->matmul_backward_weight(dw->qkv_w, dw->qkv_b, y->ln1, d->qkv, R, C, 3 * S);
+    world_poke(world);
     k->matmul_backward_input(d->branch, d->qkv, w->qkv_w, NULL, R, C, 3 * S);
     slices_sum(world, d->branch, R * C);
     k->layernorm_backward(d->stream, dw->ln1_w, dw->ln1_b, d->branch, x, w->ln1_w, y->ln1_mean, y->ln1_rstd, R, C);
@@ -662,6 +683,22 @@ typedef struct {
     ClassifierScratch classifier;
     BackwardScratch backward;
 } Workspace;
+
+// What becomes of the gradients of a step: they are summed over its micro-batches, then over the replicas.
+typedef struct {
+    Weights dweights; // pointers into gradients
+    float *gradients; // (parameter_count), laid out like the parameters
+    float *own;       // with ZeRO (owned): the sums that this replica updates with; else gradients
+    Buckets buckets;
+    bool overlap; // buckets leave while backward runs
+} GradientFlow;
+
+// The gradients from `from` on are complete.
+static void gradients_complete(GradientFlow *flow, World *world, const float *from) {
+    if (flow->overlap) {
+        buckets_sum_from(world, &flow->buckets, flow->gradients, flow->own, (size_t)(from - flow->gradients));
+    }
+}
 
 // Sets of activations that a stage needs for `count` micro-batches a step.
 static size_t sets_needed(const World *w, size_t count) {
@@ -722,10 +759,12 @@ static double sum_of_losses(const Activations *a, size_t R) {
     return sum;
 }
 
-// Micro-batch `i` backward through this stage, after its forward: adds to `dweights` the gradient of dloss * (sum of
-// all token losses). Returns that sum on the last stage, else 0. tokens, targets: (B, T).
-static double micro_batch_backward(const Model *m, World *world, Workspace *s, Weights *dweights, size_t i,
+// Micro-batch `i` backward through this stage, after its forward: adds to the flow's gradients those of dloss * (sum of
+// all token losses). `last`: it is the step's last. Returns that sum on the last stage, else 0. tokens, targets: (B,
+// T).
+static double micro_batch_backward(const Model *m, World *world, Workspace *s, GradientFlow *flow, size_t i, bool last,
                                    const int32_t *tokens, const int32_t *targets, float dloss) {
+    Weights *dweights = &flow->dweights;
     const Kernels *k = m->kernels;
     Activations *a = &s->sets[i % s->set_count];
     BackwardScratch *d = &s->backward;
@@ -744,6 +783,9 @@ static double micro_batch_backward(const Model *m, World *world, Workspace *s, W
     for (size_t l = m->part.layers; l-- > 0;) {
         const float *x = l > 0 ? a->layers[l - 1].residual3 : a->stream;
         layer_backward(m, world, &m->weights.layers[l], &dweights->layers[l], &a->layers[l], d, x, B, T);
+        if (last) {
+            gradients_complete(flow, world, dweights->layers[l].ln1_w);
+        }
     }
     if (m->part.first_stage) {
         k->embedding_backward(dweights->wte, dweights->wpe, d->stream, tokens, m->part.words, B, T, C);
@@ -753,20 +795,21 @@ static double micro_batch_backward(const Model *m, World *world, Workspace *s, W
     return loss;
 }
 
-// `count` micro-batches forward and backward; inputs, targets: (count, B, T). Adds to `dweights`. Returns the sum of
-// the token losses on the last stage, else 0.
-static double forward_backward(const Model *m, World *world, Workspace *s, Weights *dweights, const int32_t *inputs,
+// `count` micro-batches forward and backward; inputs, targets: (count, B, T). Sets the flow's gradients, summed over
+// the replicas too. Returns the sum of this replica's token losses on the last stage, else 0.
+static double forward_backward(const Model *m, World *world, Workspace *s, GradientFlow *flow, const int32_t *inputs,
                                const int32_t *targets, float dloss, size_t count) {
     size_t ahead = (size_t)(world->grid.pp - 1 - world->grid.stage), R = s->B * s->T;
     double loss = 0;
     ahead = ahead < count ? ahead : count;
+    zero_floats(flow->gradients, m->parameter_count);
     for (size_t i = 0; i < count + ahead; i++) {
         if (i < count) {
             micro_batch_forward(m, world, s, i, inputs + i * R, s->B);
         }
         if (i >= ahead) {
             size_t j = i - ahead;
-            loss += micro_batch_backward(m, world, s, dweights, j, inputs + j * R, targets + j * R, dloss);
+            loss += micro_batch_backward(m, world, s, flow, j, j + 1 == count, inputs + j * R, targets + j * R, dloss);
         }
     }
     message_wait(world, &s->returned);
@@ -774,8 +817,10 @@ static double forward_backward(const Model *m, World *world, Workspace *s, Weigh
         message_wait(world, &s->passed[i]);
     }
     if (m->part.first_stage != m->part.last_stage) { // the embedding is on two stages
-        tied_sum(world, dweights->wte, m->part.words.count * m->config.channels);
+        tied_sum(world, flow->dweights.wte, m->part.words.count * m->config.channels);
     }
+    buckets_sum_from(world, &flow->buckets, flow->gradients, flow->own, 0);
+    buckets_wait(world, &flow->buckets);
     return loss;
 }
 
@@ -810,14 +855,36 @@ static double learning_rate(const Options *o, uint64_t step) {
     return min_lr + (lr - min_lr) * 0.5 * (1 + cos(3.14159265358979323846 * (at - warmup) / (steps - warmup)));
 }
 
-// AdamW on every tensor; matrices decay, vectors do not. grad_scale clips.
-static void update(Model *m, const TensorView *views, const float *gradients, float *exp_avg, float *exp_avg_sq,
+// A range of a tensor's elements that this replica updates.
+typedef struct {
+    size_t begin, end; // of the tensor
+    size_t state;      // where `begin` is in the optimizer's arrays and among the flow's own gradients
+} OwnedRange;
+
+// What this replica owns in a bucket of the tensor that begins at parameter `at`; false if nothing.
+static bool owned_range(const Bucket *bucket, size_t at, size_t elements, OwnedRange *range) {
+    size_t begin = bucket->own_begin > at ? bucket->own_begin : at;
+    size_t end = bucket->own_end < at + elements ? bucket->own_end : at + elements;
+    if (begin >= end) {
+        return false;
+    }
+    *range = (OwnedRange){begin - at, end - at, bucket->state + begin - bucket->own_begin};
+    return true;
+}
+
+// AdamW on all that this replica owns; matrices decay, vectors do not. grad_scale clips.
+static void update(Model *m, const TensorView *views, const GradientFlow *flow, float *exp_avg, float *exp_avg_sq,
                    const Options *o, double lr, double grad_scale, uint64_t step) {
-    for (size_t i = 0; i < m->tensor_count; i++) {
-        size_t at = (size_t)(views[i].data - m->parameters);
-        m->kernels->adamw(m->parameters + at, exp_avg + at, exp_avg_sq + at, gradients + at, tensor_elements(&views[i]),
-                          (float)grad_scale, (float)lr, (float)o->beta1, (float)o->beta2, (float)o->eps,
-                          views[i].dims == 2 ? (float)o->weight_decay : 0, step);
+    for (size_t b = 0; b < flow->buckets.count; b++) {
+        for (size_t i = 0; i < m->tensor_count; i++) {
+            OwnedRange r;
+            if (owned_range(&flow->buckets.items[b], (size_t)(views[i].data - m->parameters),
+                            tensor_elements(&views[i]), &r)) {
+                m->kernels->adamw(views[i].data + r.begin, exp_avg + r.state, exp_avg_sq + r.state, flow->own + r.state,
+                                  r.end - r.begin, (float)grad_scale, (float)lr, (float)o->beta1, (float)o->beta2,
+                                  (float)o->eps, views[i].dims == 2 ? (float)o->weight_decay : 0, step);
+            }
+        }
     }
 }
 
@@ -828,10 +895,9 @@ typedef struct {
     const Options *options;
     World *world;
     Model model;
-    TensorView *views;           // of model.parameters
-    float *gradients;            // (parameter_count), laid out like model.parameters
-    Weights dweights;            // pointers into gradients
-    float *exp_avg, *exp_avg_sq; // AdamW's m and v, likewise
+    TensorView *views; // of model.parameters
+    GradientFlow flow;
+    float *exp_avg, *exp_avg_sq; // (owned): AdamW's m and v
     Workspace workspace;
     Dataset data, val;
     bool has_val;
@@ -882,17 +948,22 @@ static bool part_counts(const Model *m, const TensorView *view) {
     return (cut || m->part.slice == 0) && (!embedding || m->part.first_stage);
 }
 
-// The norm of the whole model's gradient.
+// The norm of the whole model's gradient: of each tensor the sum of squares over what this replica owns; with ZeRO all
+// replicas', and over slices and stages.
 static double gradient_norm(const Trainer *t) {
+    const GradientFlow *flow = &t->flow;
     double sum = 0;
     for (size_t i = 0; i < t->model.tensor_count; i++) {
         const TensorView *view = &t->views[i];
-        if (part_counts(&t->model, view)) {
-            size_t at = (size_t)(view->data - t->model.parameters);
-            sum += t->model.kernels->sum_of_squares(t->gradients + at, tensor_elements(view));
+        for (size_t b = 0; part_counts(&t->model, view) && b < flow->buckets.count; b++) {
+            OwnedRange r;
+            if (owned_range(&flow->buckets.items[b], (size_t)(view->data - t->model.parameters), tensor_elements(view),
+                            &r)) {
+                sum += t->model.kernels->sum_of_squares(flow->own + r.state, r.end - r.begin);
+            }
         }
     }
-    return sqrt(parts_sum(t->world, sum));
+    return sqrt(parts_sum(t->world, flow->buckets.zero ? replicas_sum_double(t->world, sum) : sum));
 }
 
 // One step: gradients of the global batch, clipped, applied. A step whose loss or gradients are not finite changes
@@ -909,10 +980,8 @@ static bool train_step(Trainer *t, StepResult *s) {
     if (!world_check(w, ok, &e)) {
         return false;
     }
-    zero_floats(t->gradients, t->model.parameter_count);
     float dloss = 1 / (float)(t->global_batch * t->T);
-    loss = forward_backward(&t->model, w, &t->workspace, &t->dweights, t->inputs, t->targets, dloss, local / t->B);
-    replicas_sum(w, t->gradients, t->model.parameter_count);
+    loss = forward_backward(&t->model, w, &t->workspace, &t->flow, t->inputs, t->targets, dloss, local / t->B);
     loss = w->grid.slice == 0 ? loss : 0; // all slices of the last stage have it
     s->loss = all_reduce_double(w, loss) / ((double)t->global_batch * (double)t->T);
     s->grad_norm = gradient_norm(t);
@@ -920,7 +989,11 @@ static bool train_step(Trainer *t, StepResult *s) {
     s->skipped = !isfinite(s->loss) || !isfinite(s->grad_norm);
     if (!s->skipped) {
         double grad_scale = o->clip > 0 && s->grad_norm > o->clip ? o->clip / s->grad_norm : 1;
-        update(&t->model, t->views, t->gradients, t->exp_avg, t->exp_avg_sq, o, s->lr, grad_scale, t->step + 1);
+        update(&t->model, t->views, &t->flow, t->exp_avg, t->exp_avg_sq, o, s->lr, grad_scale, t->step + 1);
+        buckets_gather(w, &t->flow.buckets, t->model.parameters);
+        if (!o->overlap) {
+            parameters_await(&t->model, w, t->model.parameters + t->model.parameter_count);
+        }
     }
     t->step++;
     t->samples += t->global_batch;
@@ -1212,15 +1285,14 @@ static void write_trainer_state(JsonWriter *json, const Trainer *t) {
 }
 
 // The tensors of a part of the model, then AdamW's two arrays under the names they have in the optimizer's files:
-// 3 * count of them. NULL if there is no memory.
-static TensorView *all_views(const ModelConfig *c, const Part *p, float *parameters, float *exp_avg, float *exp_avg_sq,
-                             size_t *count) {
+// 3 * count of them, without data. NULL if there is no memory.
+static TensorView *all_views(const ModelConfig *c, const Part *p, size_t *count) {
     tensor_views(c, p, NULL, "", NULL, count);
     TensorView *views = malloc(3 * *count * sizeof *views);
     if (views) {
-        tensor_views(c, p, parameters, "", views, count);
-        tensor_views(c, p, exp_avg, "exp_avg.", views + *count, count);
-        tensor_views(c, p, exp_avg_sq, "exp_avg_sq.", views + 2 * *count, count);
+        tensor_views(c, p, NULL, "", views, count);
+        tensor_views(c, p, NULL, "exp_avg.", views + *count, count);
+        tensor_views(c, p, NULL, "exp_avg_sq.", views + 2 * *count, count);
     }
     return views;
 }
@@ -1251,14 +1323,43 @@ static bool add_checkpoint_files(CheckpointWriter *w, const Trainer *t, Error *e
     return ok && add_tokenizer_files(w, t->tokenizer, e);
 }
 
-// Collective: the tensors' files. Rank 0 makes them, all ranks write their parts, of what replicas share each its
-// share; then each hashes some of the files. `whole`, `mine`: all_views of the model and of this rank's part.
+// Writes this rank's part of what the file holds; of what all replicas have, each its share.
+static bool write_parts(const Trainer *t, const TensorWriter *writer, const TensorView *mine, Error *e) {
+    const float *states[2] = {t->exp_avg, t->exp_avg_sq};
+    size_t count = t->model.tensor_count, replica = (size_t)t->world->grid.replica,
+           replicas = (size_t)t->world->grid.dp;
+    bool ok = true;
+    for (size_t i = 0; ok && i < 3 * count; i++) {
+        size_t n = tensor_elements(&mine[i]), begin = n * replica / replicas, end = n * (replica + 1) / replicas;
+        const TensorView *weights = &t->views[i % count];
+        size_t at = (size_t)(weights->data - t->model.parameters);
+        if (!part_counts(&t->model, weights) || !safetensors_find(&writer->file, mine[i].name)) {
+            continue;
+        }
+        if (i < count) {
+            ok = tensor_writer_write(writer, &mine[i], begin, end, weights->data + begin, e);
+            continue;
+        }
+        for (size_t b = 0; ok && b < t->flow.buckets.count; b++) {
+            OwnedRange r;
+            if (owned_range(&t->flow.buckets.items[b], at, n, &r)) {
+                size_t skip = t->flow.buckets.zero || begin <= r.begin ? 0 : begin - r.begin;
+                size_t until = t->flow.buckets.zero || end >= r.end ? r.end : end;
+                ok = r.begin + skip >= until || tensor_writer_write(writer, &mine[i], r.begin + skip, until,
+                                                                    states[i / count - 1] + r.state + skip, e);
+            }
+        }
+    }
+    return ok;
+}
+
+// Collective: the tensors' files. Rank 0 makes them, all ranks write their parts, then each hashes some of the files.
+// `whole`, `mine`: all_views of the model and of this rank's part.
 static bool write_tensor_files(Trainer *t, CheckpointWriter *w, const TensorFiles *files, const TensorView *whole,
                                const TensorView *mine) {
     Error e = {0};
     World *world = t->world;
     char(*sums)[65] = calloc(files->count, sizeof *sums);
-    size_t replica = (size_t)world->grid.replica, replicas = (size_t)world->grid.dp;
     bool ok = sums || fail(&e, "no memory to save a checkpoint");
     for (size_t f = 0; ok && world->rank == 0 && f < files->count; f++) {
         const TensorFile *file = &files->items[f];
@@ -1267,15 +1368,8 @@ static bool write_tensor_files(Trainer *t, CheckpointWriter *w, const TensorFile
     ok = world_check(world, ok, &e);
     for (size_t f = 0; ok && f < files->count; f++) {
         TensorWriter writer;
-        bool opened = tensor_writer_open(&writer, w, files->items[f].name, &e);
-        ok = opened;
-        for (size_t i = 0; ok && i < 3 * t->model.tensor_count; i++) {
-            size_t n = tensor_elements(&mine[i]);
-            if (part_counts(&t->model, &mine[i]) && safetensors_find(&writer.file, mine[i].name)) {
-                ok = tensor_writer_write(&writer, &mine[i], n * replica / replicas, n * (replica + 1) / replicas, &e);
-            }
-        }
-        ok = opened && tensor_writer_close(&writer, ok, &e);
+        ok = tensor_writer_open(&writer, w, files->items[f].name, &e) &&
+             tensor_writer_close(&writer, write_parts(t, &writer, mine, &e), &e);
     }
     ok = world_check(world, ok, &e);
     for (size_t f = (size_t)world->rank; ok && f < files->count; f += (size_t)world->size) {
@@ -1314,9 +1408,8 @@ static bool write_checkpoint(Trainer *t) {
     const Part all = part_of(&t->model.config, 1, 0, 1, 0);
     size_t count, mine_count;
     bool root = t->world->rank == 0;
-    TensorView *whole = all_views(&t->model.config, &all, NULL, NULL, NULL, &count);
-    TensorView *mine =
-        all_views(&t->model.config, &t->model.part, t->model.parameters, t->exp_avg, t->exp_avg_sq, &mine_count);
+    TensorView *whole = all_views(&t->model.config, &all, &count);
+    TensorView *mine = all_views(&t->model.config, &t->model.part, &mine_count);
     bool ok = ((whole && mine) || fail(&e, "no memory to save a checkpoint")) &&
               tensor_files(&files, whole, count, &e) &&
               (!root || !fsync(fileno(t->log)) ||
@@ -1341,6 +1434,7 @@ static bool write_checkpoint(Trainer *t) {
 // nothing is saved.
 static bool save_checkpoint(Trainer *t) {
     Error e = {0};
+    parameters_await(&t->model, t->world, t->model.parameters + t->model.parameter_count);
     double mine = t->model.kernels->sum_of_squares(t->model.parameters, t->model.parameter_count), low, high;
     MPI_Allreduce(&mine, &low, 1, MPI_DOUBLE, MPI_MIN, t->world->grid.replicas);
     MPI_Allreduce(&mine, &high, 1, MPI_DOUBLE, MPI_MAX, t->world->grid.replicas);
@@ -1403,6 +1497,33 @@ static bool load_state(Trainer *t, const char *directory, Error *e) {
     return ok;
 }
 
+// What this replica owns of the optimizer's state.
+static bool load_optimizer(Trainer *t, const char *directory, Error *e) {
+    TensorSet files = {0};
+    float *states[2] = {t->exp_avg, t->exp_avg_sq};
+    size_t count;
+    TensorView *views = all_views(&t->model.config, &t->model.part, &count);
+    bool opened = views ? optimizer_open(&files, directory, e) : fail(e, "no memory to load the optimizer"),
+         ok = opened;
+    for (size_t i = count; ok && i < 3 * count; i++) {
+        const Safetensors *file = NULL;
+        const SafetensorsEntry *entry = tensor_set_find(&files, views[i].name, &file);
+        ok = entry || fail(e, "%s/optimizer-*.safetensors: have no tensor \"%s\"", directory, views[i].name);
+        for (size_t b = 0; ok && b < t->flow.buckets.count; b++) {
+            OwnedRange r;
+            if (owned_range(&t->flow.buckets.items[b], (size_t)(t->views[i % count].data - t->model.parameters),
+                            tensor_elements(&views[i]), &r)) {
+                ok = safetensors_read_range(file, entry, &views[i], r.begin, r.end, states[i / count - 1] + r.state, e);
+            }
+        }
+    }
+    if (opened) {
+        tensor_set_close(&files);
+    }
+    free(views);
+    return ok;
+}
+
 static bool same_shape(const ModelConfig *a, const ModelConfig *b) {
     return a->vocab_size == b->vocab_size && a->seq_len == b->seq_len && a->channels == b->channels &&
            a->layers == b->layers && a->heads == b->heads;
@@ -1420,13 +1541,8 @@ static bool load_checkpoint(Trainer *t, const char *directory, Error *e) {
                     "options, or another --out for a new run",
                     directory, config.layers, config.channels, config.heads, config.seq_len, config.vocab_size);
     }
-    size_t count;
-    TensorView *views =
-        all_views(&t->model.config, &t->model.part, t->model.parameters, t->exp_avg, t->exp_avg_sq, &count);
-    bool ok = (views || fail(e, "no memory to load %s", directory)) && load_state(t, directory, e) &&
-              weights_load(directory, views, count, e) && optimizer_load(directory, views + count, 2 * count, e);
-    free(views);
-    return ok;
+    return load_state(t, directory, e) && weights_load(directory, t->views, t->model.tensor_count, e) &&
+           load_optimizer(t, directory, e);
 }
 
 // Collective: compares a model's files with their sums, each rank some of them. On failure all ranks get the line of
@@ -1769,6 +1885,36 @@ static bool training_open(Trainer *t, ModelConfig *config, Error *e) {
            check_grid(config, t->world, e);
 }
 
+// Gradients, and the buckets in which they leave: one a layer, or several small layers together.
+static bool flow_create(GradientFlow *flow, Model *m, const World *world, bool zero, bool overlap, Error *e) {
+    size_t cuts[1 + m->part.layers];
+    zero = zero && world->grid.dp > 1;
+    flow->overlap = overlap;
+    flow->gradients = allocate_floats(m->parameter_count);
+    if (!flow->gradients || !weights_over(&m->config, &m->part, flow->gradients, &flow->dweights)) {
+        return fail(e, "no memory for the gradients of %zu parameters: choose a smaller model", m->parameter_count);
+    }
+    cuts[0] = 0;
+    for (size_t l = 0; l < m->part.layers; l++) {
+        cuts[1 + l] = (size_t)(m->weights.layers[l].ln1_w - m->parameters);
+    }
+    bool embedding = cuts[1] > 0; // not on the middle stages
+    if (!buckets_create(&flow->buckets, world, cuts + !embedding, m->part.layers + embedding, m->parameter_count, zero,
+                        e)) {
+        return false;
+    }
+    m->arriving = zero ? &flow->buckets : NULL;
+    flow->own = zero ? allocate_floats(flow->buckets.owned) : flow->gradients;
+    return flow->own || fail(e, "no memory for the gradients of %zu parameters", flow->buckets.owned);
+}
+
+static bool optimizer_create(Trainer *t, Error *e) {
+    t->exp_avg = allocate_floats(t->flow.buckets.owned);
+    t->exp_avg_sq = allocate_floats(t->flow.buckets.owned);
+    return (t->exp_avg && t->exp_avg_sq) ||
+           fail(e, "no memory for the optimizer of %zu parameters: choose a smaller model", t->flow.buckets.owned);
+}
+
 // Model, gradients, optimizer and activations, all zero.
 static bool training_allocate(Trainer *t, const ModelConfig *config, const Kernels *kernels, Error *e) {
     size_t local = samples_of_replica(t), count;
@@ -1778,18 +1924,14 @@ static bool training_allocate(Trainer *t, const ModelConfig *config, const Kerne
         return false;
     }
     t->views = malloc(t->model.tensor_count * sizeof *t->views);
-    t->gradients = allocate_floats(t->model.parameter_count);
-    t->exp_avg = allocate_floats(t->model.parameter_count);
-    t->exp_avg_sq = allocate_floats(t->model.parameter_count);
     t->inputs = calloc(local * t->T, sizeof *t->inputs);
     t->targets = calloc(local * t->T, sizeof *t->targets);
-    if (!t->views || !t->gradients || !t->exp_avg || !t->exp_avg_sq || !t->inputs || !t->targets ||
-        !weights_over(config, &part, t->gradients, &t->dweights)) {
-        return fail(e, "no memory for the gradients and the optimizer of %zu parameters: choose a smaller model",
-                    t->model.parameter_count);
+    if (!t->views || !t->inputs || !t->targets) {
+        return fail(e, "no memory for a step of %zu sequences", local);
     }
     tensor_views(config, &part, t->model.parameters, "", t->views, &count);
-    return true;
+    return flow_create(&t->flow, &t->model, t->world, t->options->zero, t->options->overlap, e) &&
+           optimizer_create(t, e);
 }
 
 static void training_free(Trainer *t) {
@@ -1800,9 +1942,11 @@ static void training_free(Trainer *t) {
     dataset_close(&t->val);
     model_free(&t->model);
     workspace_free(&t->workspace);
-    free(t->dweights.layers);
+    free(t->flow.own == t->flow.gradients ? NULL : t->flow.own);
+    free(t->flow.gradients);
+    free(t->flow.dweights.layers);
+    buckets_free(&t->flow.buckets);
     free(t->views);
-    free(t->gradients);
     free(t->exp_avg);
     free(t->exp_avg_sq);
     free(t->inputs);
@@ -2622,11 +2766,9 @@ static bool golden_run(Error *e) {
             tokens[r] = (int32_t)(random_bits(1, step, r) % VOCAB);
             targets[r] = (tokens[r] * 7 + 3) % VOCAB; // a rule that can be learned
         }
-        zero_floats(t.gradients, t.model.parameter_count);
-        forward_backward(&t.model, &alone, &t.workspace, &t.dweights, tokens, targets, 1 / (float)(GOLDEN_B * GOLDEN_T),
-                         1);
+        forward_backward(&t.model, &alone, &t.workspace, &t.flow, tokens, targets, 1 / (float)(GOLDEN_B * GOLDEN_T), 1);
         double norm = gradient_norm(&t);
-        update(&t.model, t.views, t.gradients, t.exp_avg, t.exp_avg_sq, &o, 3e-3, norm > 1 ? 1 / norm : 1, step);
+        update(&t.model, t.views, &t.flow, t.exp_avg, t.exp_avg_sq, &o, 3e-3, norm > 1 ? 1 / norm : 1, step);
         sha256_add(&hash, t.workspace.sets[0].losses, GOLDEN_B * GOLDEN_T * sizeof(float));
     }
     sha256_add(&hash, t.model.parameters, t.model.parameter_count * sizeof(float));
