@@ -334,6 +334,23 @@ static inline void broadcast(void *data, size_t bytes) {
     }
 }
 
+// Rank 0 gets the records of all replicas, of `bytes` each, `count` (< 2^31) from every one, in their order. On entry
+// each replica's own stand at `records`, which on rank 0 has room for all. Slices and stages but the first keep silent:
+// they have the same.
+static inline void gather_from_replicas(World *w, void *records, size_t count, int bytes) {
+    if (w->grid.dp == 1 || w->grid.slice > 0 || w->grid.stage > 0) {
+        return;
+    }
+    MPI_Datatype record; // counted in records, as MPI counts in int
+    MPI_Request request;
+    MPI_Type_contiguous(bytes, MPI_BYTE, &record);
+    MPI_Type_commit(&record);
+    MPI_Igather(w->rank == 0 ? MPI_IN_PLACE : records, (int)count, record, records, (int)count, record, 0,
+                w->grid.replicas, &request);
+    message_wait(w, &request);
+    MPI_Type_free(&record);
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Placement: which cores and NUMA domains (on A64FX: CMGs) the ranks may run on. CPU numbers are never assumed: on
 // Fugaku compute cores begin at 12 and NUMA nodes at 4, so everything comes from the affinity mask and from sysfs.

@@ -14,7 +14,7 @@
 #include <time.h>
 
 #include "checkpoint.h"  // defines: TensorView, ModelConfig, config_*, weights_load, safetensors_*, checkpoint_*
-#include "dataloader.h"  // defines: Dataset, dataset_*, random_*, Sha256
+#include "dataloader.h"  // defines: Dataset, dataset_*, Mixture, mixture_*, random_*, Sha256
 #include "json.h"        // defines: Error, fail, Json, JsonWriter, json_*
 #include "kernels_ref.h" // defines: Kernels, kernels_ref
 #include "kernels_sve.h" // defines: kernels_sve, allocate_floats, zero_floats, tile_flops_sve, flush_denormals
@@ -41,8 +41,8 @@ enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16 };
 // clang-format off
 #define OPTIONS(FLAG, LIST, TEXT, WHOLE, REAL_NUMBER)                                                                                 \
     LIST(input, PREPARE, "PATH...", "text to read: .txt, .md, .jsonl, each also .gz, or folders of them")                       \
-    TEXT(data, NULL, TRAIN | EVAL, "PATH", "folder made by prepare, prefix of a Megatron .bin/.idx pair, or llm.c .bin")       \
-    TEXT(val_data, NULL, TRAIN | EVAL, "PATH", "validation data, where --data holds none or instead of it")                     \
+    LIST(data, TRAIN | EVAL, "PATH[:WEIGHT]...", "folders made by prepare, Megatron .bin/.idx prefixes, llm.c .bin; weights: shares")   \
+    LIST(val_data, TRAIN | EVAL, "PATH[:WEIGHT]...", "validation data, where --data holds none or instead of it")               \
     TEXT(out, NULL, PREPARE | TRAIN, "DIR", "where the result goes")                                                            \
     TEXT(checkpoint, NULL, EVAL | GENERATE, "DIR", "model: a step-NNNNNN folder of a run, or any GPT-2 from the hub")           \
     TEXT(tokenizer, NULL, PREPARE, "DIR", "use this tokenizer.json instead of training one")                                    \
@@ -73,7 +73,7 @@ enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16 };
     WHOLE(seed, 42, 0, UINT64_MAX, PREPARE | TRAIN | GENERATE, "S", "of weights, data order, splits and sampling")              \
     WHOLE(shuffle, 1, 0, 1, TRAIN, "0|1", "0: samples in the order of the data")                                                \
     WHOLE(eval_every, 100, 0, 1000000000, TRAIN, "N", "steps between evals; 0: none")                                           \
-    WHOLE(eval_batches, 10, 0, 1000000000, TRAIN | EVAL, "N", "global batches in an eval; 0: all of the validation data")       \
+    WHOLE(eval_batches, 10, 0, 1000000000, TRAIN, "N", "global batches of each source in an eval; 0: all of its data")          \
     WHOLE(save_every, 250, 0, 1000000000, TRAIN, "N", "steps between checkpoints, one at the end too; 0: none at all")          \
     WHOLE(keep, 3, 0, 1000000000, TRAIN, "N", "newest checkpoints to keep; 0: all")                                             \
     WHOLE(verify_data, 1, 0, 1, TRAIN | EVAL, "0|1", "1: compare the shards with the hashes in their manifest first")           \
@@ -899,18 +899,20 @@ typedef struct {
     GradientFlow flow;
     float *exp_avg, *exp_avg_sq; // (owned): AdamW's m and v
     Workspace workspace;
-    Dataset data, val;
-    bool has_val;
+    Mixture data, val;         // val.count is 0 without validation data
     const char *tokenizer;     // folder whose tokenizer goes into checkpoints; "" if there is none
     size_t T, B, global_batch; // tokens in a sequence, sequences in a micro-batch, in a step
-    int32_t *inputs, *targets; // (global_batch / replicas, T): this replica's part of a step
-    uint64_t step, samples;    // steps done, samples read by all ranks so far
-    double peak_flops;         // of all ranks, measured at the start
-    FILE *log;                 // rank 0
+    int32_t *inputs,
+        *targets;           // (global_batch / replicas, T): this replica's part of a step; inputs has room for one more
+    unsigned char *digests; // (global_batch / replicas, 32) SHA-256 of its samples; on rank 0 room for all
+    uint64_t step, samples; // steps done, samples read by all ranks so far
+    double peak_flops;      // of all ranks, measured at the start
+    FILE *log;              // rank 0
 } Trainer;
 
 typedef struct {
     double loss, grad_norm, lr, seconds, comm_seconds;
+    char batch_hash[BATCH_HASH_DIGITS + 1]; // on rank 0
     bool skipped;
 } StepResult;
 
@@ -920,19 +922,26 @@ static double seconds_now(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-// Reads `count` samples that stand at `position` in the order of the data; inputs, targets: (count, T).
-static bool read_samples(const Dataset *data, uint64_t seed, bool shuffle, uint64_t position, size_t count, size_t T,
-                         size_t vocab_size, int32_t *inputs, int32_t *targets, Error *e) {
-    int32_t *sample = malloc((T + 1) * sizeof *sample);
-    bool ok = sample || fail(e, "no memory for a sequence of %zu tokens", T);
-    for (size_t i = 0; i < count && ok; i++) {
-        ok = dataset_read(data, dataset_order(data, seed, shuffle, position + i), vocab_size, sample, e);
-        if (ok) {
-            memcpy(inputs + i * T, sample, T * sizeof *sample);
-            memcpy(targets + i * T, sample + 1, T * sizeof *sample);
-        }
+// Reads one sample. inputs: (T + 1), of which the last belongs to what comes behind the row; targets: (T).
+static bool read_sample(const Dataset *data, uint64_t sample, size_t T, size_t vocab_size, int32_t *inputs,
+                        int32_t *targets, Error *e) {
+    if (!dataset_read(data, sample, vocab_size, inputs, e)) {
+        return false;
     }
-    free(sample);
+    memcpy(targets, inputs + 1, T * sizeof *targets);
+    return true;
+}
+
+// Reads this rank's rows of the next step.
+static bool read_batch(Trainer *t, size_t rows, Error *e) {
+    const Options *o = t->options;
+    bool ok = true;
+    for (size_t i = 0; i < rows && ok; i++) {
+        SampleId id =
+            mixture_order(&t->data, o->seed, o->shuffle, t->samples + (size_t)t->world->grid.replica * rows + i);
+        ok = read_sample(&t->data.items[id.dataset], id.sample, t->T, t->model.config.vocab_size, t->inputs + i * t->T,
+                         t->targets + i * t->T, e);
+    }
     return ok;
 }
 
@@ -966,6 +975,21 @@ static double gradient_norm(const Trainer *t) {
     return sqrt(parts_sum(t->world, flow->buckets.zero ? replicas_sum_double(t->world, sum) : sum));
 }
 
+// Collective: batch_hash of the step, on rank 0, from the ids that the forward pass is about to see.
+static void hash_batch(Trainer *t, size_t rows, char hex[BATCH_HASH_DIGITS + 1]) {
+    for (size_t i = 0; i < rows; i++) {
+        Sha256 hash;
+        sha256_begin(&hash);
+        sha256_add_tokens(&hash, t->inputs + i * t->T, t->T);
+        sha256_add_tokens(&hash, t->targets + (i + 1) * t->T - 1, 1);
+        sha256_digest(&hash, t->digests + DIGEST_BYTES * i);
+    }
+    gather_from_replicas(t->world, t->digests, rows, DIGEST_BYTES);
+    if (t->world->rank == 0) {
+        batch_hash(t->digests, t->global_batch, hex);
+    }
+}
+
 // One step: gradients of the global batch, clipped, applied. A step whose loss or gradients are not finite changes
 // nothing. False on all ranks, with the reason printed, if the data could not be read.
 static bool train_step(Trainer *t, StepResult *s) {
@@ -975,11 +999,10 @@ static bool train_step(Trainer *t, StepResult *s) {
     double start = seconds_now(), loss = 0;
     size_t local = samples_of_replica(t);
     w->comm_seconds = 0;
-    bool ok = read_samples(&t->data, o->seed, o->shuffle, t->samples + (size_t)w->grid.replica * local, local, t->T,
-                           t->model.config.vocab_size, t->inputs, t->targets, &e);
-    if (!world_check(w, ok, &e)) {
+    if (!world_check(w, read_batch(t, local, &e), &e)) {
         return false;
     }
+    hash_batch(t, local, s->batch_hash);
     float dloss = 1 / (float)(t->global_batch * t->T);
     loss = forward_backward(&t->model, w, &t->workspace, &t->flow, t->inputs, t->targets, dloss, local / t->B);
     loss = w->grid.slice == 0 ? loss : 0; // all slices of the last stage have it
@@ -1003,7 +1026,7 @@ static bool train_step(Trainer *t, StepResult *s) {
 }
 
 // Mean token loss of the first `count` samples of `data`, shared out over the replicas. False on all ranks, with the
-// reason printed, on failure. inputs, targets: (B, T) scratch.
+// reason printed, on failure. inputs, targets: (B, T) scratch, inputs with room for one more.
 static bool evaluate(World *w, const Model *m, Workspace *s, const Dataset *data, uint64_t count, int32_t *inputs,
                      int32_t *targets, double *loss) {
     Error e;
@@ -1014,7 +1037,9 @@ static bool evaluate(World *w, const Model *m, Workspace *s, const Dataset *data
     for (uint64_t i = count * replica / replicas; i < end;) {
         size_t now = end - i < s->B ? (size_t)(end - i) : s->B;
         // a rank that cannot read goes on with what it has, so that the others do not wait for it
-        ok = ok && read_samples(data, 0, false, i, now, s->T, m->config.vocab_size, inputs, targets, &e);
+        for (size_t row = 0; row < now && ok; row++) {
+            ok = read_sample(data, i + row, s->T, m->config.vocab_size, inputs + row * s->T, targets + row * s->T, &e);
+        }
         sum += forward_loss(m, w, s, inputs, targets, now);
         i += now;
     }
@@ -1027,6 +1052,21 @@ static bool evaluate(World *w, const Model *m, Workspace *s, const Dataset *data
 static uint64_t eval_samples(const Dataset *data, uint64_t batches, uint64_t global_batch) {
     uint64_t wanted = batches * global_batch;
     return wanted == 0 || wanted > data->samples ? data->samples : wanted;
+}
+
+// Collective: evaluate of each dataset by itself; *mean is the mean of their losses by weight. losses: (data->count).
+static bool evaluate_mixture(World *w, const Model *m, Workspace *s, const Mixture *data, uint64_t batches,
+                             uint64_t global_batch, int32_t *inputs, int32_t *targets, double *losses, double *mean) {
+    double sum = 0;
+    for (size_t i = 0; i < data->count; i++) {
+        uint64_t count = eval_samples(&data->items[i], batches, global_batch);
+        if (!evaluate(w, m, s, &data->items[i], count, inputs, targets, &losses[i])) {
+            return false;
+        }
+        sum += (double)data->weights[i] * losses[i];
+    }
+    *mean = sum / (double)data->period;
+    return true;
 }
 
 // Floating-point operations of training on one token: 6 per weight of a matrix product (forward 2, backward 4; the
@@ -1055,7 +1095,7 @@ static double measure_peak_flops(void) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Log: OUT/log.jsonl, one object a line, on disk before the next step begins
+// Log: OUT/log.jsonl, one object a line, on disk before the next step begins. README.md lists the fields.
 
 static bool log_line(Trainer *t, JsonWriter *json, Error *e) {
     json_append(json, "\n", 1);
@@ -1079,6 +1119,13 @@ static void write_options(JsonWriter *json, const Options *o) {
             json_put_uint(json, spec->name, *(const uint64_t *)(const void *)field);
         } else if (spec->type == OPTION_REAL) {
             json_put_double(json, spec->name, *(const double *)(const void *)field);
+        } else if (spec->type == OPTION_LIST) {
+            const TextList *list = (const void *)field;
+            json_open(json, spec->name, '[');
+            for (size_t j = 0; j < list->count; j++) {
+                json_put_string(json, NULL, list->items[j]);
+            }
+            json_close(json, ']');
         } else if (*(const char *const *)(const void *)field) {
             json_put_string(json, spec->name, *(const char *const *)(const void *)field);
         } else {
@@ -1088,18 +1135,36 @@ static void write_options(JsonWriter *json, const Options *o) {
     json_close(json, '}');
 }
 
-static void write_dataset(JsonWriter *json, const char *key, const Dataset *d) {
-    json_open(json, key, '{');
-    json_put_string(json, "path", d->path);
-    json_put_uint(json, "tokens", d->tokens);
-    json_put_uint(json, "samples", d->samples);
-    if (d->bin_hash[0]) {
-        json_put_string(json, "sha256", d->bin_hash);
+static void write_hash(JsonWriter *json, const char *key, const char *hash) {
+    if (hash[0]) {
+        json_put_string(json, key, hash);
     }
-    if (d->tokenizer_hash[0]) {
-        json_put_string(json, "tokenizer_sha256", d->tokenizer_hash);
+}
+
+// The datasets of a mixture as an array: where they are, their weights, what is in them and the hashes that prove it.
+static void write_mixture(JsonWriter *json, const char *key, const Mixture *m) {
+    json_open(json, key, '[');
+    for (size_t i = 0; i < m->count; i++) {
+        const Dataset *d = &m->items[i];
+        char *absolute = realpath(d->path, NULL);
+        json_open(json, NULL, '{');
+        json_put_string(json, "path", m->paths[i]);
+        json_put_string(json, "file", absolute ? absolute : d->path);
+        json_put_uint(json, "weight", m->weights[i]);
+        json_put_double(json, "share", mixture_share(m, i));
+        json_put_uint(json, "tokens", d->tokens);
+        json_put_uint(json, "samples", d->samples);
+        if (d->idx_path[0]) {
+            json_put_uint(json, "documents", d->documents);
+        }
+        write_hash(json, "sha256", d->bin_hash);
+        write_hash(json, "idx_sha256", d->idx_hash);
+        write_hash(json, "tokenizer_sha256", d->tokenizer_hash);
+        write_hash(json, "manifest_sha256", d->manifest_hash);
+        json_close(json, '}');
+        free(absolute);
     }
-    json_close(json, '}');
+    json_close(json, ']');
 }
 
 // What is running: the log's first line, and a line of restarts.jsonl for each time the run was taken up again.
@@ -1124,10 +1189,8 @@ static void write_run(JsonWriter *json, const Trainer *t) {
     json_put_uint(json, "seq_len", t->T);
     json_put_uint(json, "global_batch", t->global_batch);
     json_put_double(json, "peak_flops", t->peak_flops);
-    write_dataset(json, "data", &t->data);
-    if (t->has_val) {
-        write_dataset(json, "val_data", &t->val);
-    }
+    write_mixture(json, "data", &t->data);
+    write_mixture(json, "val_data", &t->val);
     write_options(json, t->options);
     json_close(json, '}');
 }
@@ -1151,6 +1214,14 @@ static bool log_step(Trainer *t, const StepResult *s, Error *e) {
     json_put_double(&json, "tokens_per_s", tokens / s->seconds);
     json_put_double(&json, "mfu", tokens * flops_per_token(&t->model.config, t->T) / s->seconds / t->peak_flops);
     json_put_bool(&json, "skipped", s->skipped);
+    json_put_string(&json, "batch_sha256", s->batch_hash);
+    if (t->data.count > 1) {
+        json_open(&json, "source_samples", '[');
+        for (size_t i = 0; i < t->data.count; i++) {
+            json_put_uint(&json, NULL, mixture_count(&t->data, i, t->samples));
+        }
+        json_close(&json, ']');
+    }
     if (t->world->size > 1) {
         json_put_double(&json, "comm_ms", 1e3 * s->comm_seconds);
     }
@@ -1158,11 +1229,19 @@ static bool log_step(Trainer *t, const StepResult *s, Error *e) {
     return log_line(t, &json, e);
 }
 
-static bool log_eval(Trainer *t, double val_loss, Error *e) {
+// losses: (val.count).
+static bool log_eval(Trainer *t, double val_loss, const double *losses, Error *e) {
     JsonWriter json = {0};
     json_open(&json, NULL, '{');
     json_put_uint(&json, "step", t->step);
     json_put_double(&json, "val_loss", val_loss);
+    if (t->val.count > 1) {
+        json_open(&json, "val_losses", '{');
+        for (size_t i = 0; i < t->val.count; i++) {
+            json_put_double(&json, t->val.paths[i], losses[i]);
+        }
+        json_close(&json, '}');
+    }
     json_close(&json, '}');
     return log_line(t, &json, e);
 }
@@ -1262,13 +1341,19 @@ static void write_model_card(JsonWriter *w, const Trainer *t) {
              "| context | %zu tokens |\n| step | %llu of %llu |\n| tokens seen | %llu |\n"
              "| global batch | %zu sequences of %zu tokens |\n"
              "| AdamW | lr %g to %g (%s, %llu warm-up steps), betas %g %g, weight decay %g, clip %g |\n"
-             "| training data | %s, %llu tokens%s%s |\n| precision | FP32 |\n",
+             "| precision | FP32 |\n",
              t->model.all_parameters, o->init ? o->init : "random weights", GIT_REVISION, c->layers, c->channels,
              c->heads, c->vocab_size, c->seq_len, (unsigned long long)t->step, (unsigned long long)o->steps,
              (unsigned long long)(t->samples * t->T), t->global_batch, t->T, o->lr, o->min_lr, o->schedule,
-             (unsigned long long)o->warmup_steps, o->beta1, o->beta2, o->weight_decay, o->clip, t->data.path,
-             (unsigned long long)t->data.tokens, t->data.bin_hash[0] ? ", SHA-256 " : "", t->data.bin_hash);
+             (unsigned long long)o->warmup_steps, o->beta1, o->beta2, o->weight_decay, o->clip);
     json_append(w, text, strlen(text));
+    for (size_t i = 0; i < t->data.count; i++) {
+        const Dataset *d = &t->data.items[i];
+        snprintf(text, sizeof text, "| training data, %.2f %% | %s, %llu tokens%s%s |\n",
+                 100 * mixture_share(&t->data, i), t->data.paths[i], (unsigned long long)d->tokens,
+                 d->bin_hash[0] ? ", SHA-256 " : "", d->bin_hash);
+        json_append(w, text, strlen(text));
+    }
 }
 
 static void write_trainer_state(JsonWriter *json, const Trainer *t) {
@@ -1279,7 +1364,7 @@ static void write_trainer_state(JsonWriter *json, const Trainer *t) {
     json_put_uint(json, "seed", t->options->seed);
     json_put_uint(json, "shuffle", t->options->shuffle);
     json_put_uint(json, "seq_len", t->T);
-    write_dataset(json, "data", &t->data);
+    write_mixture(json, "data", &t->data);
     write_options(json, t->options);
     json_close(json, '}');
 }
@@ -1452,6 +1537,36 @@ static bool save_checkpoint(Trainer *t) {
     return true;
 }
 
+// The datasets in `saved` must be those of the run, in the same order and with the same weights, wherever they lie now.
+static bool data_matches(const Json *saved, const char *path, const Mixture *m, Error *e) {
+    if (!saved || saved->kind != JSON_ARRAY) {
+        return fail(e, "%s: has no list \"data\"", path);
+    }
+    if (saved->length != m->count) {
+        return fail(e,
+                    "%s: the run was started with %zu datasets in --data, not %zu; give those, or another --out for a "
+                    "new run",
+                    path, saved->length, m->count);
+    }
+    const Json *entry = saved->child;
+    for (size_t i = 0; i < m->count; i++, entry = entry->next) {
+        const char *hash = json_string(json_get(entry, "sha256")), *now = m->items[i].bin_hash;
+        uint64_t tokens, weight;
+        if (!json_uint(json_get(entry, "tokens"), &tokens) || tokens != m->items[i].tokens ||
+            (hash && *now && strcmp(hash, now))) {
+            return fail(e, "%s: the run was started on other data than %s; give that, or another --out for a new run",
+                        path, m->paths[i]);
+        }
+        if (!json_uint(json_get(entry, "weight"), &weight) || weight != m->weights[i]) {
+            return fail(e,
+                        "%s: the run was started with other weights, %s has another share now; give those, or another "
+                        "--out for a new run",
+                        path, m->paths[i]);
+        }
+    }
+    return true;
+}
+
 // What must be the same when a run is taken up again, or it would be another run.
 static bool state_matches(const Json *state, const char *path, const Trainer *t, Error *e) {
     const struct {
@@ -1460,8 +1575,6 @@ static bool state_matches(const Json *state, const char *path, const Trainer *t,
     } same[] = {{"seed", "--seed", t->options->seed},
                 {"shuffle", "--shuffle", t->options->shuffle},
                 {"seq_len", "--seq-len", t->T}};
-    const Json *data = json_get(state, "data");
-    const char *hash = json_string(json_get(data, "sha256"));
     uint64_t value;
     for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
         if (!json_uint(json_get(state, same[i].key), &value)) {
@@ -1472,12 +1585,7 @@ static bool state_matches(const Json *state, const char *path, const Trainer *t,
                         path, same[i].option, (unsigned long long)value, (unsigned long long)same[i].now);
         }
     }
-    if (!json_uint(json_get(data, "tokens"), &value) || value != t->data.tokens ||
-        (hash && t->data.bin_hash[0] && strcmp(hash, t->data.bin_hash))) {
-        return fail(e, "%s: the run was started on other data than %s; give that, or another --out for a new run", path,
-                    t->data.path);
-    }
-    return true;
+    return data_matches(json_get(state, "data"), path, &t->data, e);
 }
 
 static bool load_state(Trainer *t, const char *directory, Error *e) {
@@ -1486,7 +1594,7 @@ static bool load_state(Trainer *t, const char *directory, Error *e) {
     if (!path_format(path, e, "%s/trainer_state.json", directory)) {
         return false;
     }
-    if (!json_parse_file(&state, path, 1 << 20, e)) {
+    if (!json_parse_file(&state, path, 1 << 25, e)) {
         return false;
     }
     bool ok =
@@ -1671,13 +1779,16 @@ static void print_step(const Trainer *t, const StepResult *s, double seconds_lef
 // Collective: validation loss at t->step, printed and logged.
 static bool run_eval(Trainer *t) {
     Error e = {0};
-    double loss;
-    uint64_t count = eval_samples(&t->val, t->options->eval_batches, t->global_batch);
-    if (!evaluate(t->world, &t->model, &t->workspace, &t->val, count, t->inputs, t->targets, &loss)) {
+    double loss, losses[MIXTURE_DATASETS_MAX];
+    if (!evaluate_mixture(t->world, &t->model, &t->workspace, &t->val, t->options->eval_batches, t->global_batch,
+                          t->inputs, t->targets, losses, &loss)) {
         return false;
     }
-    bool ok = t->world->rank != 0 || log_eval(t, loss, &e);
+    bool ok = t->world->rank != 0 || log_eval(t, loss, losses, &e);
     if (t->world->rank == 0) {
+        for (size_t i = 0; i < t->val.count && t->val.count > 1; i++) {
+            printf("step %llu | %s: validation loss %.4f\n", (unsigned long long)t->step, t->val.paths[i], losses[i]);
+        }
         printf("step %llu | validation loss %.4f | perplexity %.2f\n", (unsigned long long)t->step, loss, exp(loss));
     }
     return world_check(t->world, ok, &e);
@@ -1688,7 +1799,7 @@ static bool train_loop(Trainer *t) {
     Error e = {0};
     double start = seconds_now();
     uint64_t first = t->step;
-    bool evals = t->has_val && o->eval_every > 0;
+    bool evals = t->val.count > 0 && o->eval_every > 0;
     if (evals && t->step == 0 && !run_eval(t)) {
         return false;
     }
@@ -1765,8 +1876,8 @@ static bool shape_from_options(const Options *o, ModelConfig *config, Error *e) 
 static bool check_train_options(const Options *o, int ranks, Error *e) {
     ModelConfig c;
     uint64_t replicas = (uint64_t)ranks / (o->tp * o->pp), multiple = o->micro_batch * replicas;
-    if (!o->data || !o->out) {
-        return fail(e, "train needs %s", o->data ? "--out DIR" : "--data PATH");
+    if (!o->data.count || !o->out) {
+        return fail(e, "train needs %s", o->data.count ? "--out DIR" : "--data PATH");
     }
     if (!shape_from_options(o, &c, e)) {
         return false;
@@ -1801,33 +1912,35 @@ static bool check_train_options(const Options *o, int ranks, Error *e) {
 
 // The vocabulary is the tokenizer's of the data; bare shards do not know theirs. A model from --init brings its own,
 // which may be larger.
-static bool choose_vocab_size(const Options *o, const Dataset *data, ModelConfig *config, Error *e) {
-    if (data->vocab_size && o->vocab_size && o->vocab_size != data->vocab_size) {
+static bool choose_vocab_size(const Options *o, const Mixture *data, ModelConfig *config, Error *e) {
+    const char *path = data->paths[0];
+    size_t words = data->items[0].vocab_size; // of every dataset
+    if (words && o->vocab_size && o->vocab_size != words) {
         return fail(e, "--vocab-size %llu: the tokenizer of %s has %zu words; leave the option out",
-                    (unsigned long long)o->vocab_size, o->data, data->vocab_size);
+                    (unsigned long long)o->vocab_size, path, words);
     }
-    size_t words = data->vocab_size ? data->vocab_size : o->vocab_size;
+    words = words ? words : o->vocab_size;
     if (o->init) {
         return words <= config->vocab_size || fail(e, "%s: has a vocabulary of %zu, too small for the %zu words of %s",
-                                                   o->init, config->vocab_size, words, o->data);
+                                                   o->init, config->vocab_size, words, path);
     }
     config->vocab_size = words ? words : o->model ? GPT2_VOCAB_SIZE : 0;
     return config->vocab_size > 0 ||
-           fail(e, "%s: does not say how many words its vocabulary has: give --vocab-size N", o->data);
+           fail(e, "%s: does not say how many words its vocabulary has: give --vocab-size N", path);
 }
 
 // The tokenizer that goes into checkpoints, and with it the token that ends a document.
 static bool choose_tokenizer(Trainer *t, ModelConfig *config, Error *e) {
     const Options *o = t->options;
     char path[PATH_LIMIT];
-    t->tokenizer = t->data.tokenizer;
+    t->tokenizer = t->data.items[0].tokenizer;
     if (!t->tokenizer[0] && o->init) {
         if (!path_format(path, e, "%s/tokenizer.json", o->init)) {
             return false;
         }
         t->tokenizer = access(path, F_OK) ? "" : o->init;
     }
-    if (t->data.tokenizer[0]) {
+    if (t->data.items[0].tokenizer[0]) {
         Tokenizer tokenizer;
         if (!tokenizer_load(&tokenizer, t->tokenizer, e)) {
             return false;
@@ -1840,17 +1953,39 @@ static bool choose_tokenizer(Trainer *t, ModelConfig *config, Error *e) {
     return true;
 }
 
+// The validation splits of those training sources that have one, with the weights of training.
+static bool open_own_validation(Trainer *t, size_t T, Error *e) {
+    const char *paths[MIXTURE_DATASETS_MAX];
+    uint64_t weights[MIXTURE_DATASETS_MAX];
+    size_t count = 0;
+    for (size_t i = 0; i < t->data.count; i++) {
+        if (dataset_has_split(t->data.paths[i], "val")) {
+            paths[count] = t->data.paths[i];
+            weights[count++] = t->data.weights[i];
+        }
+    }
+    return count == 0 || mixture_open_paths(&t->val, paths, weights, count, "val", T, e);
+}
+
 static bool open_datasets(Trainer *t, size_t T, Error *e) {
     const Options *o = t->options;
-    const char *val = o->val_data ? o->val_data : o->data;
-    if (!dataset_open(&t->data, o->data, "train", T, e)) {
+    if (!mixture_open(&t->data, o->data.items, o->data.count, "train", T, e)) {
         return false;
     }
-    if (o->val_data || (o->eval_every > 0 && dataset_has_split(val, "val"))) {
-        t->has_val = dataset_open(&t->val, val, "val", T, e);
-        return t->has_val;
+    if (o->val_data.count > 0) {
+        if (!mixture_open(&t->val, o->val_data.items, o->val_data.count, "val", T, e)) {
+            return false;
+        }
+    } else if (o->eval_every > 0 && !open_own_validation(t, T, e)) {
+        return false;
     }
-    return true;
+    const char *hash = t->data.items[0].tokenizer_hash;
+    const char *val_hash = t->val.count > 0 ? t->val.items[0].tokenizer_hash : "";
+    return !*hash || !*val_hash || !strcmp(hash, val_hash) ||
+           fail(e,
+                "%s and %s: were made with different tokenizers: validation data must be prepared with the tokenizer "
+                "of the training data",
+                t->data.paths[0], t->val.paths[0]);
 }
 
 // Whether tp slices and pp stages can share the model.
@@ -1924,9 +2059,10 @@ static bool training_allocate(Trainer *t, const ModelConfig *config, const Kerne
         return false;
     }
     t->views = malloc(t->model.tensor_count * sizeof *t->views);
-    t->inputs = calloc(local * t->T, sizeof *t->inputs);
+    t->inputs = calloc(local * t->T + 1, sizeof *t->inputs);
     t->targets = calloc(local * t->T, sizeof *t->targets);
-    if (!t->views || !t->inputs || !t->targets) {
+    t->digests = malloc(DIGEST_BYTES * (t->world->rank == 0 ? t->global_batch : local));
+    if (!t->views || !t->inputs || !t->targets || !t->digests) {
         return fail(e, "no memory for a step of %zu sequences", local);
     }
     tensor_views(config, &part, t->model.parameters, "", t->views, &count);
@@ -1938,8 +2074,8 @@ static void training_free(Trainer *t) {
     if (t->log) {
         fclose(t->log);
     }
-    dataset_close(&t->data);
-    dataset_close(&t->val);
+    mixture_close(&t->data);
+    mixture_close(&t->val);
     model_free(&t->model);
     workspace_free(&t->workspace);
     free(t->flow.own == t->flow.gradients ? NULL : t->flow.own);
@@ -1951,17 +2087,25 @@ static void training_free(Trainer *t) {
     free(t->exp_avg_sq);
     free(t->inputs);
     free(t->targets);
+    free(t->digests);
 }
 
 static void print_run(const Trainer *t) {
     const ModelConfig *c = &t->model.config;
     printf("model: %zu layers, %zu channels, %zu heads, vocabulary %zu, %zu parameters\n", c->layers, c->channels,
            c->heads, c->vocab_size, t->model.all_parameters);
-    printf("data: %s, %llu tokens, %llu samples of %zu tokens\n", t->data.path, (unsigned long long)t->data.tokens,
-           (unsigned long long)t->data.samples, t->T);
-    if (t->has_val) {
-        printf("validation: %s, %llu tokens\n", t->val.path, (unsigned long long)t->val.tokens);
-    } else {
+    double samples = (double)t->global_batch * (double)t->options->steps;
+    for (size_t i = 0; i < t->data.count; i++) {
+        const Dataset *d = &t->data.items[i];
+        double share = mixture_share(&t->data, i);
+        printf("data: %s, %llu tokens, %llu samples of %zu tokens, share %.3f %%, %.2f epochs\n", t->data.paths[i],
+               (unsigned long long)d->tokens, (unsigned long long)d->samples, t->T, 100 * share,
+               share * samples / (double)d->samples);
+    }
+    for (size_t i = 0; i < t->val.count; i++) {
+        printf("validation: %s, %llu tokens\n", t->val.paths[i], (unsigned long long)t->val.items[i].tokens);
+    }
+    if (t->val.count == 0) {
         printf("validation: none\n");
     }
     const Grid *g = &t->world->grid;
@@ -1970,9 +2114,8 @@ static void print_run(const Trainer *t) {
         printf("grid: %d ranks = %d slices (tp) x %d stages (pp) x %d replicas (dp); %zu layers in the first stage\n",
                t->world->size, g->tp, g->pp, g->dp, t->model.part.layers);
     }
-    printf("step: %zu sequences = %d replica%s x %zu micro-batch%s of %zu, %zu tokens; %.2f epochs in %llu steps\n",
-           t->global_batch, g->dp, g->dp == 1 ? "" : "s", micro_batches, micro_batches == 1 ? "" : "es", t->B,
-           t->global_batch * t->T, (double)t->global_batch * (double)t->options->steps / (double)t->data.samples,
+    printf("step: %zu sequences = %d replica%s x %zu micro-batch%s of %zu, %zu tokens; %llu steps\n", t->global_batch,
+           g->dp, g->dp == 1 ? "" : "s", micro_batches, micro_batches == 1 ? "" : "es", t->B, t->global_batch * t->T,
            (unsigned long long)t->options->steps);
     printf("kernels: %s, measured peak %.1f GFLOP/s\n", t->model.kernels->name, 1e-9 * t->peak_flops);
 }
@@ -1980,16 +2123,14 @@ static void print_run(const Trainer *t) {
 static int command_train(World *w, const Options *o) {
     Error e = {0};
     ModelConfig config;
-    Trainer t = {.options = o, .world = w, .data.file = -1, .val.file = -1};
+    Trainer t = {.options = o, .world = w};
     if (!world_check(w, world_arrange(w, o->tp, o->pp, &e) && check_train_options(o, w->size, &e), &e)) {
         return EXIT_USAGE;
     }
     Placement placement = world_place(w);
     bool ok = world_check(w, training_open(&t, &config, &e), &e);
-    ok = ok && world_check_root(w,
-                                w->rank != 0 || !o->verify_data ||
-                                    (dataset_verify(&t.data, &e) && (!t.has_val || dataset_verify(&t.val, &e))),
-                                &e);
+    bool verify = w->rank == 0 && o->verify_data;
+    ok = ok && world_check(w, !verify || (mixture_verify(&t.data, &e) && mixture_verify(&t.val, &e)), &e);
     ok = ok && world_check(w, training_allocate(&t, &config, choose_kernels(o->kernels), &e), &e);
     if (ok) {
         world_print_placement(w, placement, stdout);
@@ -2047,14 +2188,30 @@ static bool load_model(World *w, const char *directory, const char *kernels, Mod
     return world_check(w, ok, &e);
 }
 
+// With more than one source a line for each first; then all of them, losses weighted by their shares.
+static void print_eval(const Mixture *data, size_t T, const double *losses, double loss) {
+    uint64_t tokens = 0;
+    for (size_t i = 0; i < data->count; i++) {
+        uint64_t own = data->items[i].samples * T;
+        tokens += own;
+        if (data->count > 1) {
+            printf("%s: loss %.6f, perplexity %.4f, tokens %llu, share %.3f %%\n", data->paths[i], losses[i],
+                   exp(losses[i]), (unsigned long long)own, 100 * mixture_share(data, i));
+        }
+    }
+    printf("loss %.6f\nperplexity %.4f\ntokens %llu of ", loss, exp(loss), (unsigned long long)tokens);
+    data->count > 1 ? printf("%zu sources\n", data->count) : printf("%s\n", data->items[0].path);
+}
+
 static int command_eval(World *w, const Options *o) {
     Error e = {0};
     Model m = {0};
     Workspace workspace = {0};
-    Dataset data = {.file = -1};
-    double loss;
-    const char *path = o->val_data ? o->val_data : o->data;
-    bool ok = (o->checkpoint && path) || fail(&e, "eval needs %s", path ? "--checkpoint DIR" : "--data PATH");
+    Mixture data = {0};
+    double loss, losses[MIXTURE_DATASETS_MAX];
+    const TextList *paths = o->val_data.count > 0 ? &o->val_data : &o->data;
+    bool ok =
+        (o->checkpoint && paths->count) || fail(&e, "eval needs %s", paths->count ? "--checkpoint DIR" : "--data PATH");
     ok = ok && world_arrange(w, o->tp, o->pp, &e);
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
@@ -2065,23 +2222,21 @@ static int command_eval(World *w, const Options *o) {
         return EXIT_FAILURE;
     }
     size_t T = o->seq_len ? o->seq_len : m.config.seq_len, B = o->micro_batch;
-    int32_t *inputs = calloc(B * T, sizeof *inputs), *targets = calloc(B * T, sizeof *targets);
+    int32_t *inputs = calloc(B * T + 1, sizeof *inputs), *targets = calloc(B * T, sizeof *targets);
     ok = (inputs && targets) || fail(&e, "no memory for %zu sequences of %zu tokens", B, T);
     ok = ok && (T <= m.config.seq_len ||
                 fail(&e, "--seq-len %zu is more than the %zu positions of %s", T, m.config.seq_len, o->checkpoint));
-    ok = ok && dataset_open(&data, path, "val", T, &e) &&
+    ok = ok && mixture_open(&data, paths->items, paths->count, "val", T, &e) &&
          workspace_create(&workspace, &m.config, &m.part, 1, B, T, false, &e);
-    ok = ok && (w->rank != 0 || !o->verify_data || dataset_verify(&data, &e));
+    ok = ok && (w->rank != 0 || !o->verify_data || mixture_verify(&data, &e));
     ok = world_check(w, ok, &e);
-    uint64_t count = ok ? eval_samples(&data, 0, 1) : 0;
-    ok = ok && evaluate(w, &m, &workspace, &data, count, inputs, targets, &loss);
+    ok = ok && evaluate_mixture(w, &m, &workspace, &data, 0, 1, inputs, targets, losses, &loss);
     if (ok && w->rank == 0) {
-        printf("loss %.6f\nperplexity %.4f\ntokens %llu of %s\n", loss, exp(loss), (unsigned long long)(count * T),
-               data.path);
+        print_eval(&data, T, losses, loss);
     }
     free(inputs);
     free(targets);
-    dataset_close(&data);
+    mixture_close(&data);
     workspace_free(&workspace);
     model_free(&m);
     return ok ? EXIT_SUCCESS : EXIT_FAILURE;
@@ -2101,8 +2256,8 @@ static int by_logit(const void *x, const void *y) {
     return a->logit != b->logit ? (a->logit < b->logit ? 1 : -1) : (a->token > b->token) - (a->token < b->token);
 }
 
-// Draws the next token from logits (V): softmax at a temperature over the top_k most likely, of these the fewest that
-// make up top_p. `draw` is uniform in [0, 1). candidates: (V) scratch.
+// Draws the next token from logits (V): softmax at a temperature over the top_k most likely, of these the fewest
+// that make up top_p. `draw` is uniform in [0, 1). candidates: (V) scratch.
 static int32_t sample_token(const float *logits, size_t V, const Options *o, double draw, Candidate *candidates) {
     for (size_t v = 0; v < V; v++) {
         candidates[v] = (Candidate){logits[v], (int32_t)v};
@@ -2207,8 +2362,8 @@ static int32_t next_token(Generator *g, const Options *o, uint64_t i) {
     return token;
 }
 
-// Generates and prints up to --tokens tokens. Rows that are in the cache are not computed again. When the context is
-// full, its older half is dropped and the newer half, which now stands at other positions, is computed once.
+// Generates and prints up to --tokens tokens. Rows that are in the cache are not computed again. When the context
+// is full, its older half is dropped and the newer half, which now stands at other positions, is computed once.
 static bool generate_tokens(Generator *g, const Options *o, Error *e) {
     size_t T = g->model.config.seq_len;
     size_t start = g->ids.count > T ? g->ids.count - (T + 1) / 2 : 0, cached = 0;
@@ -2541,8 +2696,8 @@ static const KernelProbe probes[] = {
 };
 enum { PROBES = sizeof probes / sizeof *probes };
 
-// How the arrays are filled: values in [-1, 1), in [-40, 40), where exponentials saturate, or with extreme ones among
-// them.
+// How the arrays are filled: values in [-1, 1), in [-40, 40), where exponentials saturate, or with extreme ones
+// among them.
 typedef enum { FILL_PLAIN, FILL_LARGE, FILL_DENORMAL, FILL_HUGE, FILLS } Fill;
 static const char *fill_names[FILLS] = {"plain", "large", "denormal", "1e30"};
 
@@ -2598,8 +2753,8 @@ static bool probe_create(ProbeArrays *p, const KernelProbe *probe, const Shape *
     return true;
 }
 
-// Largest difference between two arrays, absolute and relative to the largest finite value of the reference. Where the
-// reference is not finite the other must not be either; else the difference is NaN or infinite.
+// Largest difference between two arrays, absolute and relative to the largest finite value of the reference. Where
+// the reference is not finite the other must not be either; else the difference is NaN or infinite.
 static void compare_arrays(const float *want, const float *got, size_t n, double *absolute, double *relative) {
     double scale = 0, worst = 0;
     for (size_t i = 0; i < n; i++) {
@@ -2614,8 +2769,8 @@ static void compare_arrays(const float *want, const float *got, size_t n, double
 
 // The bound on the relative difference: both tables round each of the n terms of a sum, in different orders, which
 // walks about sqrt(n) half units at random; 8 units are for what else is rounded, exp and the reciprocal among it.
-// Attention turns an error of a score, epsilon times its size, into a relative error of exp(score): q and k of size s
-// make scores of size s^2 sqrt(D).
+// Attention turns an error of a score, epsilon times its size, into a relative error of exp(score): q and k of size
+// s make scores of size s^2 sqrt(D).
 static double probe_bound(const KernelProbe *probe, const Shape *s, Fill fill) {
     double bound = FLT_EPSILON * (8 + 2 * sqrt((double)product_of(probe->sum, s)));
     bool attention = strstr(probe->name, "attention") != NULL;
@@ -2739,16 +2894,16 @@ static bool bench_kernels(const char *only, Error *e) {
     return true;
 }
 
-// Hash of the losses and weights of 20 steps of a small model on made-up tokens: small, but with two blocks of keys in
-// attention and two blocks of k in the widest matrix product. Any machine, vector length and number
-// of threads must give it; a change of the kernels' arithmetic changes it.
+// Hash of the losses and weights of 20 steps of a small model on made-up tokens: small, but with two blocks of keys
+// in attention and two blocks of k in the widest matrix product. Any machine, vector length and number of threads
+// must give it; a change of the kernels' arithmetic changes it.
 static const char golden_hash[] = "d80661553c94e7edec40cb60c269cfb143fe85c9c15298e94025271a9d04a010";
 
 static bool golden_run(Error *e) {
     enum { LAYERS = 2, CHANNELS = 98, HEADS = 7, VOCAB = 211, GOLDEN_T = 167, GOLDEN_B = 1, STEPS = 20 };
     const ModelConfig config = {VOCAB, GOLDEN_T, CHANNELS, LAYERS, HEADS, -1};
     const Options o = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
-    Trainer t = {.options = &o, .data.file = -1, .val.file = -1, .T = GOLDEN_T, .B = GOLDEN_B};
+    Trainer t = {.options = &o, .T = GOLDEN_T, .B = GOLDEN_B};
     int32_t tokens[GOLDEN_B * GOLDEN_T], targets[GOLDEN_B * GOLDEN_T];
     World alone = {.size = 1, .grid = grid_alone()};
     char hex[65];
@@ -2936,14 +3091,16 @@ static bool parse_options(Options *o, int argc, char **argv, size_t command, Err
         } else if (spec->type == OPTION_FLAG) {
             return fail(e, "%s: takes no value", argument);
         }
-        if (spec->type == OPTION_LIST && !equals) {
-            o->input.items = (const char **)argv + i;
-            while (i < argc && strncmp(argv[i], "--", 2)) {
-                i++, o->input.count++;
+        if (spec->type == OPTION_LIST) {
+            TextList list = {(const char **)argv + i, 0};
+            for (; !equals && i < argc && strncmp(argv[i], "--", 2); i++) {
+                list.count++;
             }
-        } else if (spec->type == OPTION_LIST) {
-            argv[i - 1] += equals + 1 - argument;
-            o->input = (TextList){(const char **)argv + i - 1, 1};
+            if (equals) {
+                argv[i - 1] += equals + 1 - argument;
+                list = (TextList){(const char **)argv + i - 1, 1};
+            }
+            memcpy(option_field(o, spec), &list, sizeof list);
         } else if (!equals && i == argc) {
             return fail(e, "%s: needs a value, %s", argument, spec->value);
         } else if (!set_option(o, spec, equals ? equals + 1 : argv[i++], e)) {
