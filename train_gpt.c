@@ -82,6 +82,8 @@ enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16 };
     REAL_NUMBER(temperature, 0.8, 0, 1000, GENERATE, "X", "0: always the most likely token")                                    \
     WHOLE(top_k, 50, 0, 100000000, GENERATE, "K", "sample among the K most likely tokens; 0: all")                              \
     REAL_NUMBER(top_p, 1, 1e-9, 1, GENERATE, "P", "sample among the most likely tokens that make up this share")                \
+    TEXT(recompute, "none", TRAIN, "none|layer", "layer: keep only what enters each block, compute the rest again in backward")  \
+    WHOLE(recompute_stages, 0, 0, 100000, TRAIN, "N", "recompute on the first N pipeline stages only; 0: on all")               \
     WHOLE(zero, 0, 0, 1, TRAIN, "0|1", "1: replicas share the optimizer's state, each updates a part (ZeRO-1)")                  \
     WHOLE(overlap, 1, 0, 1, TRAIN, "0|1", "1: gradients travel while backward runs; 0: after it, to measure the difference")    \
     WHOLE(tp, 1, 1, 100000, TRAIN | EVAL | GENERATE, "N", "tensor parallel: ranks that share each matrix; must divide the heads")  \
@@ -453,17 +455,25 @@ static float *take(float *base, size_t *used, size_t n) {
     return base ? base + *used - n : NULL;
 }
 
-// Lays the activations of R rows out over `base`, returns how many floats they take. Without `keep`, for inference,
-// the layers share all buffers but qkv, whose keys and values later rows will read.
-static size_t activations_layout(Activations *a, const ModelConfig *c, const Part *p, size_t R, bool keep,
-                                 float *base) {
+// What a layer keeps of its own; all else it shares with the other layers.
+typedef enum {
+    KEEP_ALL,    // for backward
+    KEEP_STREAM, // for backward that computes the rest again (Chen et al. 2016); shared with other micro-batches too
+    KEEP_CACHE   // qkv, for inference: its keys and values are read by later rows
+} Keep;
+
+// Lays the activations of R rows out over `base`, returns how many floats they take. `shared`: a layer of another
+// micro-batch to share with, NULL for the first one.
+static size_t activations_layout(Activations *a, const ModelConfig *c, const Part *p, size_t R, Keep keep,
+                                 const LayerActivations *shared, float *base) {
     size_t C = c->channels, used = 0;
     a->stream = take(base, &used, R * C);
     for (size_t l = 0; l < p->layers; l++) {
         LayerActivations *y = &a->layers[l];
-        if (l > 0 && !keep) {
-            *y = a->layers[0];
-            y->qkv = take(base, &used, R * 3 * p->channels);
+        if (keep != KEEP_ALL && (l > 0 || shared)) {
+            *y = l > 0 ? a->layers[0] : *shared;
+            *(keep == KEEP_CACHE ? &y->qkv : &y->residual3) =
+                take(base, &used, keep == KEEP_CACHE ? R * 3 * p->channels : R * C);
             continue;
         }
         y->ln1 = take(base, &used, R * C);
@@ -489,17 +499,18 @@ static size_t activations_layout(Activations *a, const ModelConfig *c, const Par
     return used;
 }
 
-static bool activations_create(Activations *a, const ModelConfig *c, const Part *p, size_t R, bool keep, Error *e) {
+static bool activations_create(Activations *a, const ModelConfig *c, const Part *p, size_t R, Keep keep,
+                               const LayerActivations *shared, Error *e) {
     double per_token = 20 * (double)(p->layers + 1) * (double)c->channels; // at most; for sizes that would overflow
     *a = (Activations){.layers = malloc(p->layers * sizeof *a->layers)};
     bool possible = a->layers && per_token * (double)R < 0x1p50;
-    size_t n = possible ? activations_layout(a, c, p, R, keep, NULL) : 0;
+    size_t n = possible ? activations_layout(a, c, p, R, keep, shared, NULL) : 0;
     a->data = possible ? allocate_floats(n) : NULL;
     if (!a->data) {
         return fail(e, "no memory for the activations of %zu tokens (about %.3g GiB): choose a smaller --micro-batch",
                     R, per_token * (double)R * sizeof(float) / 0x1p30);
     }
-    activations_layout(a, c, p, R, keep, a->data);
+    activations_layout(a, c, p, R, keep, shared, a->data);
     return true;
 }
 
@@ -516,9 +527,10 @@ static float *stage_output(const Model *m, const Activations *a) {
 
 // One block: x += attention(ln_1(x)), then x += mlp(ln_2(x)); x: (R, C) is the stream before it. Rows before `first`
 // (of a single sequence) were computed by an earlier call and only serve as keys and values. The slices' products add
-// up to the new stream: slice 0 starts from the old one and the bias, the others from zero.
+// up to the new stream: slice 0 starts from the old one and the bias, the others from zero. `again`: for backward,
+// which does not need what leaves the block.
 static void layer_forward(const Model *m, World *world, const LayerWeights *w, LayerActivations *y, const float *x,
-                          size_t first, size_t B, size_t T) {
+                          size_t first, size_t B, size_t T, bool again) {
     const Kernels *k = m->kernels;
     size_t C = m->config.channels, S = m->part.channels, R = B * (T - first), from = first * C, from_s = first * S;
     bool root = m->part.slice == 0;
@@ -531,6 +543,9 @@ static void layer_forward(const Model *m, World *world, const LayerWeights *w, L
     k->layernorm_forward(y->ln2 + from, y->ln2_mean + first, y->ln2_rstd + first, y->residual2 + from, w->ln2_w,
                          w->ln2_b, R, C);
     k->matmul_gelu_forward(y->fc + 4 * from_s, y->gelu + 4 * from_s, y->ln2 + from, w->fc_w, w->fc_b, R, C, 4 * S);
+    if (again) {
+        return;
+    }
     k->matmul_forward(y->residual3 + from, y->gelu + 4 * from_s, w->fcproj_w, root ? w->fcproj_b : NULL,
                       root ? y->residual2 + from : NULL, R, 4 * S, C);
     slices_sum(world, y->residual3 + from, R * C);
@@ -551,7 +566,7 @@ static void forward(const Model *m, World *world, Activations *a, const int32_t 
     }
     for (size_t l = 0; l < m->part.layers; l++) {
         parameters_await(m, world, w->layers[l].fcproj_b + C);
-        layer_forward(m, world, &w->layers[l], &a->layers[l], x, first, B, T);
+        layer_forward(m, world, &w->layers[l], &a->layers[l], x, first, B, T, false);
         x = a->layers[l].residual3;
     }
     parameters_await(m, world, m->parameters + m->parameter_count);
@@ -676,6 +691,7 @@ static void layer_backward(const Model *m, World *world, const LayerWeights *w, 
 
 typedef struct {
     size_t B, T;
+    Keep keep;
     Activations *sets;    // (set_count): micro-batch i is in set i % set_count
     MPI_Request *passed;  // (set_count): the sending of what leaves the stage forward
     MPI_Request returned; // the sending of the stream's gradient backward
@@ -706,10 +722,9 @@ static size_t sets_needed(const World *w, size_t count) {
     return behind < count ? behind : count;
 }
 
-// With `train` room for all that backward needs, else for forward alone.
 static bool workspace_create(Workspace *s, const ModelConfig *c, const Part *p, size_t sets, size_t B, size_t T,
-                             bool train, Error *e) {
-    *s = (Workspace){.B = B, .T = T, .returned = MPI_REQUEST_NULL};
+                             Keep keep, Error *e) {
+    *s = (Workspace){.B = B, .T = T, .keep = keep, .returned = MPI_REQUEST_NULL};
     s->sets = calloc(sets, sizeof *s->sets);
     s->passed = malloc(sets * sizeof *s->passed);
     if (!s->sets || !s->passed) {
@@ -717,11 +732,13 @@ static bool workspace_create(Workspace *s, const ModelConfig *c, const Part *p, 
     }
     for (; s->set_count < sets; s->set_count++) {
         s->passed[s->set_count] = MPI_REQUEST_NULL;
-        if (!activations_create(&s->sets[s->set_count], c, p, B * T, train, e)) {
+        if (!activations_create(&s->sets[s->set_count], c, p, B * T, keep, s->set_count > 0 ? s->sets[0].layers : NULL,
+                                e)) {
             return false;
         }
     }
-    return classifier_create(&s->classifier, p, e) && (!train || backward_scratch_create(&s->backward, c, p, B * T, e));
+    return classifier_create(&s->classifier, p, e) &&
+           (keep == KEEP_CACHE || backward_scratch_create(&s->backward, c, p, B * T, e));
 }
 
 static void workspace_free(Workspace *s) {
@@ -782,6 +799,9 @@ static double micro_batch_backward(const Model *m, World *world, Workspace *s, G
     }
     for (size_t l = m->part.layers; l-- > 0;) {
         const float *x = l > 0 ? a->layers[l - 1].residual3 : a->stream;
+        if (s->keep == KEEP_STREAM) {
+            layer_forward(m, world, &m->weights.layers[l], &a->layers[l], x, 0, B, T, true);
+        }
         layer_backward(m, world, &m->weights.layers[l], &dweights->layers[l], &a->layers[l], d, x, B, T);
         if (last) {
             gradients_complete(flow, world, dweights->layers[l].ln1_w);
@@ -2020,6 +2040,12 @@ static bool training_open(Trainer *t, ModelConfig *config, Error *e) {
            check_grid(config, t->world, e);
 }
 
+static Keep keep_of_stage(const Options *o, const World *w) {
+    bool recompute = o->recompute && !strcmp(o->recompute, "layer") &&
+                     (o->recompute_stages == 0 || (uint64_t)w->grid.stage < o->recompute_stages);
+    return recompute ? KEEP_STREAM : KEEP_ALL;
+}
+
 // Gradients, and the buckets in which they leave: one a layer, or several small layers together.
 static bool flow_create(GradientFlow *flow, Model *m, const World *world, bool zero, bool overlap, Error *e) {
     size_t cuts[1 + m->part.layers];
@@ -2055,7 +2081,8 @@ static bool training_allocate(Trainer *t, const ModelConfig *config, const Kerne
     size_t local = samples_of_replica(t), count;
     Part part = part_of_rank(config, t->world);
     if (!model_create(&t->model, config, &part, kernels, e) ||
-        !workspace_create(&t->workspace, config, &part, sets_needed(t->world, local / t->B), t->B, t->T, true, e)) {
+        !workspace_create(&t->workspace, config, &part, sets_needed(t->world, local / t->B), t->B, t->T,
+                          keep_of_stage(t->options, t->world), e)) {
         return false;
     }
     t->views = malloc(t->model.tensor_count * sizeof *t->views);
@@ -2227,7 +2254,7 @@ static int command_eval(World *w, const Options *o) {
     ok = ok && (T <= m.config.seq_len ||
                 fail(&e, "--seq-len %zu is more than the %zu positions of %s", T, m.config.seq_len, o->checkpoint));
     ok = ok && mixture_open(&data, paths->items, paths->count, "val", T, &e) &&
-         workspace_create(&workspace, &m.config, &m.part, 1, B, T, false, &e);
+         workspace_create(&workspace, &m.config, &m.part, 1, B, T, KEEP_CACHE, &e);
     ok = ok && (w->rank != 0 || !o->verify_data || mixture_verify(&data, &e));
     ok = world_check(w, ok, &e);
     ok = ok && evaluate_mixture(w, &m, &workspace, &data, 0, 1, inputs, targets, losses, &loss);
@@ -2436,8 +2463,8 @@ static int command_generate(World *w, const Options *o) {
     ok = load_model(w, o->checkpoint, o->kernels, &g.model);
     if (ok) {
         bool loaded = tokenizer_load(&g.tokenizer, o->checkpoint, &e);
-        ok = loaded &&
-             workspace_create(&g.workspace, &g.model.config, &g.model.part, 1, 1, g.model.config.seq_len, false, &e);
+        ok = loaded && workspace_create(&g.workspace, &g.model.config, &g.model.part, 1, 1, g.model.config.seq_len,
+                                        KEEP_CACHE, &e);
         g.logits = ok ? malloc(g.model.config.vocab_size * sizeof *g.logits) : NULL;
         g.candidates = ok ? malloc(g.model.config.vocab_size * sizeof *g.candidates) : NULL;
         ok = ok && ((g.candidates && g.logits) || fail(&e, "no memory for the candidates of a token"));
