@@ -163,8 +163,33 @@ static inline double sum_double_(World *w, MPI_Comm comm, double x) {
     return x;
 }
 
-static inline double all_reduce_double(World *w, double x) {
-    return sum_double_(w, MPI_COMM_WORLD, x);
+// Collective: x (n) = sum over all ranks; integers, so exact.
+static inline void world_sum_integers(World *w, int64_t *x, int n) {
+    MPI_Request request;
+    if (w->size > 1) {
+        MPI_Iallreduce(MPI_IN_PLACE, x, n, MPI_INT64_T, MPI_SUM, MPI_COMM_WORLD, &request);
+        message_wait(w, &request);
+    }
+}
+
+// x (n) = sum over the replicas in a binary tree of their numbers: first 0 + 1 and 2 + 3, then these, and so on. The
+// replicas must be a power of two. scratch: (n).
+static inline void replicas_sum_tree(World *w, float *x, float *scratch, size_t n) {
+    for (int distance = 1; distance < w->grid.dp; distance *= 2) {
+        int partner = w->grid.replica ^ distance;
+        for (size_t i = 0; i < n; i += MESSAGE_ELEMENTS) {
+            int count = (int)(n - i < MESSAGE_ELEMENTS ? n - i : MESSAGE_ELEMENTS);
+            MPI_Request requests[2];
+            MPI_Irecv(scratch + i, count, MPI_FLOAT, partner, 0, w->grid.replicas, &requests[0]);
+            MPI_Isend(x + i, count, MPI_FLOAT, partner, 0, w->grid.replicas, &requests[1]);
+            message_wait(w, &requests[0]);
+            message_wait(w, &requests[1]);
+        }
+#pragma omp parallel for schedule(static)
+        for (size_t i = 0; i < n; i++) {
+            x[i] += scratch[i]; // a + b = b + a, so both partners have the same
+        }
+    }
 }
 
 static inline double replicas_sum_double(World *w, double x) {

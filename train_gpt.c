@@ -84,6 +84,7 @@ enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16 };
     REAL_NUMBER(top_p, 1, 1e-9, 1, GENERATE, "P", "sample among the most likely tokens that make up this share")                \
     TEXT(recompute, "none", TRAIN, "none|layer", "layer: keep only what enters each block, compute the rest again in backward")  \
     WHOLE(recompute_stages, 0, 0, 100000, TRAIN, "N", "recompute on the first N pipeline stages only; 0: on all")               \
+    FLAG(reproducible, TRAIN, "sum gradients in one fixed tree: the same bits for 1, 2, 4 ... replicas")                         \
     WHOLE(zero, 0, 0, 1, TRAIN, "0|1", "1: replicas share the optimizer's state, each updates a part (ZeRO-1)")                  \
     WHOLE(overlap, 1, 0, 1, TRAIN, "0|1", "1: gradients travel while backward runs; 0: after it, to measure the difference")    \
     WHOLE(tp, 1, 1, 100000, TRAIN | EVAL | GENERATE, "N", "tensor parallel: ranks that share each matrix; must divide the heads")  \
@@ -707,11 +708,48 @@ typedef struct {
     float *own;       // with ZeRO (owned): the sums that this replica updates with; else gradients
     Buckets buckets;
     bool overlap; // buckets leave while backward runs
+    // --reproducible: blocks of micro-batches are the leaves of one binary tree over all replicas. A binary counter:
+    // tree[l] holds the sum of 2^l blocks while bit l of blocks_done is set.
+    size_t block; // micro-batches in a leaf; 0: not reproducible
+    size_t blocks_done;
+    float *tree[64];
 } GradientFlow;
+
+// x (n) += y
+static void add_floats(float *x, const float *y, size_t n) {
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < n; i++) {
+        x[i] += y[i];
+    }
+}
+
+// The gradients of one more block join the tree: sums of equal size are added to each other. `last`: they make the
+// whole sum of this replica, which stays in flow->gradients.
+static void tree_add(GradientFlow *flow, size_t n, bool last) {
+    size_t level = 0;
+    for (; flow->blocks_done >> level & 1; level++) {
+        add_floats(flow->gradients, flow->tree[level], n);
+    }
+    flow->blocks_done++;
+    if (!last) {
+        float *sum = flow->gradients;
+        memcpy(flow->tree[level], sum, n * sizeof *sum);
+        zero_floats(sum, n);
+    }
+}
+
+// With ZeRO: this replica's pieces of gradients that are summed already.
+static void owned_from_all(GradientFlow *flow) {
+    for (size_t b = 0; flow->buckets.zero && b < flow->buckets.count; b++) {
+        const Bucket *bucket = &flow->buckets.items[b];
+        memcpy(flow->own + bucket->state, flow->gradients + bucket->own_begin,
+               (bucket->own_end - bucket->own_begin) * sizeof *flow->own);
+    }
+}
 
 // The gradients from `from` on are complete.
 static void gradients_complete(GradientFlow *flow, World *world, const float *from) {
-    if (flow->overlap) {
+    if (flow->overlap && flow->block == 0) {
         buckets_sum_from(world, &flow->buckets, flow->gradients, flow->own, (size_t)(from - flow->gradients));
     }
 }
@@ -768,32 +806,51 @@ static Activations *micro_batch_forward(const Model *m, World *world, Workspace 
     return a;
 }
 
-static double sum_of_losses(const Activations *a, size_t R) {
-    double sum = 0;
+// A sum of token losses in whole 2^-24 nats: integers add up to the same in any order, so that a loss does not depend
+// on how samples are dealt to replicas. Losses that are not finite are counted.
+typedef struct {
+    int64_t ticks, not_finite;
+} LossSum;
+
+static LossSum loss_plus(LossSum a, LossSum b) {
+    return (LossSum){a.ticks + b.ticks, a.not_finite + b.not_finite};
+}
+
+static LossSum loss_of_micro_batch(const Activations *a, size_t R) {
+    LossSum sum = {0, 0};
     for (size_t r = 0; r < R; r++) {
-        sum += (double)a->losses[r];
+        bool finite = isfinite(a->losses[r]);
+        sum.not_finite += !finite;
+        sum.ticks += finite ? llrint((double)fminf(a->losses[r], 0x1p15f) * 0x1p24) : 0;
     }
     return sum;
 }
 
+// Collective: mean over `tokens`, from what the last stage of each replica has.
+static double loss_mean(World *w, LossSum sum, double tokens) {
+    int64_t parts[2] = {w->grid.slice == 0 ? sum.ticks : 0, w->grid.slice == 0 ? sum.not_finite : 0};
+    world_sum_integers(w, parts, 2); // all slices of the last stage have the same
+    return parts[1] ? NAN : (double)parts[0] * 0x1p-24 / tokens;
+}
+
 // Micro-batch `i` backward through this stage, after its forward: adds to the flow's gradients those of dloss * (sum of
-// all token losses). `last`: it is the step's last. Returns that sum on the last stage, else 0. tokens, targets: (B,
-// T).
-static double micro_batch_backward(const Model *m, World *world, Workspace *s, GradientFlow *flow, size_t i, bool last,
-                                   const int32_t *tokens, const int32_t *targets, float dloss) {
+// all token losses). `last`: it is the step's last. Returns that sum on the last stage, else nothing. tokens, targets:
+// (B, T).
+static LossSum micro_batch_backward(const Model *m, World *world, Workspace *s, GradientFlow *flow, size_t i, bool last,
+                                    const int32_t *tokens, const int32_t *targets, float dloss) {
     Weights *dweights = &flow->dweights;
     const Kernels *k = m->kernels;
     Activations *a = &s->sets[i % s->set_count];
     BackwardScratch *d = &s->backward;
     size_t C = m->config.channels, B = s->B, T = s->T, R = B * T;
-    double loss = 0;
+    LossSum loss = {0, 0};
     message_wait(world, &s->returned);
     if (m->part.last_stage) {
         classify(m, world, a, &s->classifier, d->branch, dweights->wte, targets, dloss, R);
         memset(d->stream, 0, R * C * sizeof(float));
         k->layernorm_backward(d->stream, dweights->lnf_w, dweights->lnf_b, d->branch, stage_output(m, a),
                               m->weights.lnf_w, a->lnf_mean, a->lnf_rstd, R, C);
-        loss = sum_of_losses(a, R);
+        loss = loss_of_micro_batch(a, R);
     } else {
         stream_receive(world, d->stream, R * C, 1);
     }
@@ -816,43 +873,58 @@ static double micro_batch_backward(const Model *m, World *world, Workspace *s, G
 }
 
 // `count` micro-batches forward and backward; inputs, targets: (count, B, T). Sets the flow's gradients, summed over
-// the replicas too. Returns the sum of this replica's token losses on the last stage, else 0.
-static double forward_backward(const Model *m, World *world, Workspace *s, GradientFlow *flow, const int32_t *inputs,
-                               const int32_t *targets, float dloss, size_t count) {
+// the replicas too. Returns the sum of this replica's token losses on the last stage, else nothing.
+static LossSum forward_backward(const Model *m, World *world, Workspace *s, GradientFlow *flow, const int32_t *inputs,
+                                const int32_t *targets, float dloss, size_t count) {
     size_t ahead = (size_t)(world->grid.pp - 1 - world->grid.stage), R = s->B * s->T;
-    double loss = 0;
+    LossSum loss = {0, 0};
     ahead = ahead < count ? ahead : count;
     zero_floats(flow->gradients, m->parameter_count);
+    flow->blocks_done = 0;
     for (size_t i = 0; i < count + ahead; i++) {
         if (i < count) {
             micro_batch_forward(m, world, s, i, inputs + i * R, s->B);
         }
         if (i >= ahead) {
             size_t j = i - ahead;
-            loss += micro_batch_backward(m, world, s, flow, j, j + 1 == count, inputs + j * R, targets + j * R, dloss);
+            loss = loss_plus(loss, micro_batch_backward(m, world, s, flow, j, j + 1 == count, inputs + j * R,
+                                                        targets + j * R, dloss));
+            if (flow->block > 0 && (j + 1) % flow->block == 0) {
+                tree_add(flow, m->parameter_count, j + 1 == count);
+            }
         }
     }
     message_wait(world, &s->returned);
     for (size_t i = 0; i < s->set_count; i++) {
         message_wait(world, &s->passed[i]);
     }
-    if (m->part.first_stage != m->part.last_stage) { // the embedding is on two stages
-        tied_sum(world, flow->dweights.wte, m->part.words.count * m->config.channels);
+    bool tied = m->part.first_stage != m->part.last_stage; // the embedding is on two stages
+    size_t embedding = m->part.words.count * m->config.channels;
+    if (tied && flow->block == 0) {
+        tied_sum(world, flow->dweights.wte, embedding);
     }
-    buckets_sum_from(world, &flow->buckets, flow->gradients, flow->own, 0);
-    buckets_wait(world, &flow->buckets);
+    if (flow->block == 0) {
+        buckets_sum_from(world, &flow->buckets, flow->gradients, flow->own, 0);
+        buckets_wait(world, &flow->buckets);
+        return loss;
+    }
+    replicas_sum_tree(world, flow->gradients, flow->tree[0], m->parameter_count);
+    if (tied) {
+        tied_sum(world, flow->dweights.wte, embedding);
+    }
+    owned_from_all(flow);
     return loss;
 }
 
 // Sum of the token losses of one micro-batch of B sequences, without gradients; 0 on all stages but the last.
-static double forward_loss(const Model *m, World *world, Workspace *s, const int32_t *tokens, const int32_t *targets,
-                           size_t B) {
+static LossSum forward_loss(const Model *m, World *world, Workspace *s, const int32_t *tokens, const int32_t *targets,
+                            size_t B) {
     Activations *a = micro_batch_forward(m, world, s, 0, tokens, B);
     if (!m->part.last_stage) {
-        return 0;
+        return (LossSum){0, 0};
     }
     classify(m, world, a, &s->classifier, NULL, NULL, targets, 0, B * s->T);
-    return sum_of_losses(a, B * s->T);
+    return loss_of_micro_batch(a, B * s->T);
 }
 
 // =====================================================================================================================
@@ -981,18 +1053,22 @@ static bool part_counts(const Model *m, const TensorView *view) {
 // replicas', and over slices and stages.
 static double gradient_norm(const Trainer *t) {
     const GradientFlow *flow = &t->flow;
+    bool whole = !flow->buckets.zero || flow->block > 0; // so that the order of the sum does not depend on the replicas
     double sum = 0;
     for (size_t i = 0; i < t->model.tensor_count; i++) {
         const TensorView *view = &t->views[i];
-        for (size_t b = 0; part_counts(&t->model, view) && b < flow->buckets.count; b++) {
+        size_t at = (size_t)(view->data - t->model.parameters), n = tensor_elements(view);
+        if (part_counts(&t->model, view) && whole) {
+            sum += t->model.kernels->sum_of_squares(flow->gradients + at, n);
+        }
+        for (size_t b = 0; part_counts(&t->model, view) && !whole && b < flow->buckets.count; b++) {
             OwnedRange r;
-            if (owned_range(&flow->buckets.items[b], (size_t)(view->data - t->model.parameters), tensor_elements(view),
-                            &r)) {
+            if (owned_range(&flow->buckets.items[b], at, n, &r)) {
                 sum += t->model.kernels->sum_of_squares(flow->own + r.state, r.end - r.begin);
             }
         }
     }
-    return sqrt(parts_sum(t->world, flow->buckets.zero ? replicas_sum_double(t->world, sum) : sum));
+    return sqrt(parts_sum(t->world, whole ? sum : replicas_sum_double(t->world, sum)));
 }
 
 // Collective: batch_hash of the step, on rank 0, from the ids that the forward pass is about to see.
@@ -1016,7 +1092,7 @@ static bool train_step(Trainer *t, StepResult *s) {
     const Options *o = t->options;
     World *w = t->world;
     Error e;
-    double start = seconds_now(), loss = 0;
+    double start = seconds_now();
     size_t local = samples_of_replica(t);
     w->comm_seconds = 0;
     if (!world_check(w, read_batch(t, local, &e), &e)) {
@@ -1024,9 +1100,8 @@ static bool train_step(Trainer *t, StepResult *s) {
     }
     hash_batch(t, local, s->batch_hash);
     float dloss = 1 / (float)(t->global_batch * t->T);
-    loss = forward_backward(&t->model, w, &t->workspace, &t->flow, t->inputs, t->targets, dloss, local / t->B);
-    loss = w->grid.slice == 0 ? loss : 0; // all slices of the last stage have it
-    s->loss = all_reduce_double(w, loss) / ((double)t->global_batch * (double)t->T);
+    LossSum loss = forward_backward(&t->model, w, &t->workspace, &t->flow, t->inputs, t->targets, dloss, local / t->B);
+    s->loss = loss_mean(w, loss, (double)t->global_batch * (double)t->T);
     s->grad_norm = gradient_norm(t);
     s->lr = learning_rate(o, t->step + 1);
     s->skipped = !isfinite(s->loss) || !isfinite(s->grad_norm);
@@ -1051,7 +1126,7 @@ static bool evaluate(World *w, const Model *m, Workspace *s, const Dataset *data
                      int32_t *targets, double *loss) {
     Error e;
     bool ok = true;
-    double sum = 0;
+    LossSum sum = {0, 0};
     uint64_t replica = (uint64_t)w->grid.replica, replicas = (uint64_t)w->grid.dp,
              end = count * (replica + 1) / replicas;
     for (uint64_t i = count * replica / replicas; i < end;) {
@@ -1060,11 +1135,11 @@ static bool evaluate(World *w, const Model *m, Workspace *s, const Dataset *data
         for (size_t row = 0; row < now && ok; row++) {
             ok = read_sample(data, i + row, s->T, m->config.vocab_size, inputs + row * s->T, targets + row * s->T, &e);
         }
-        sum += forward_loss(m, w, s, inputs, targets, now);
+        sum = loss_plus(sum, forward_loss(m, w, s, inputs, targets, now));
         i += now;
     }
     message_wait(w, &s->passed[0]);
-    *loss = all_reduce_double(w, w->grid.slice == 0 ? sum : 0) / ((double)count * (double)s->T);
+    *loss = loss_mean(w, sum, (double)count * (double)s->T);
     return world_check(w, ok, &e);
 }
 
@@ -1135,7 +1210,9 @@ static void write_options(JsonWriter *json, const Options *o) {
         if (!(spec->commands & TRAIN)) {
             continue;
         }
-        if (spec->type == OPTION_WHOLE) {
+        if (spec->type == OPTION_FLAG) {
+            json_put_bool(json, spec->name, *(const bool *)(const void *)field);
+        } else if (spec->type == OPTION_WHOLE) {
             json_put_uint(json, spec->name, *(const uint64_t *)(const void *)field);
         } else if (spec->type == OPTION_REAL) {
             json_put_double(json, spec->name, *(const double *)(const void *)field);
@@ -2047,10 +2124,13 @@ static Keep keep_of_stage(const Options *o, const World *w) {
 }
 
 // Gradients, and the buckets in which they leave: one a layer, or several small layers together.
-static bool flow_create(GradientFlow *flow, Model *m, const World *world, bool zero, bool overlap, Error *e) {
+// `block`, `blocks`: micro-batches in a leaf of the sum, and such leaves of this replica; 0: not reproducible.
+static bool flow_create(GradientFlow *flow, Model *m, const World *world, bool zero, bool overlap, size_t block,
+                        size_t blocks, Error *e) {
     size_t cuts[1 + m->part.layers];
     zero = zero && world->grid.dp > 1;
     flow->overlap = overlap;
+    flow->block = block;
     flow->gradients = allocate_floats(m->parameter_count);
     if (!flow->gradients || !weights_over(&m->config, &m->part, flow->gradients, &flow->dweights)) {
         return fail(e, "no memory for the gradients of %zu parameters: choose a smaller model", m->parameter_count);
@@ -2064,9 +2144,34 @@ static bool flow_create(GradientFlow *flow, Model *m, const World *world, bool z
                         e)) {
         return false;
     }
+    for (size_t level = 0; flow->block > 0 && (level == 0 || (size_t)1 << level < blocks); level++) {
+        flow->tree[level] = allocate_floats(m->parameter_count);
+        if (!flow->tree[level]) {
+            return fail(e, "no memory for level %zu of the sum of gradients: leave out --reproducible", level);
+        }
+    }
     m->arriving = zero ? &flow->buckets : NULL;
     flow->own = zero ? allocate_floats(flow->buckets.owned) : flow->gradients;
     return flow->own || fail(e, "no memory for the gradients of %zu parameters", flow->buckets.owned);
+}
+
+// The leaves of --reproducible: the micro-batches of a step are cut into as many equal blocks as the largest power of
+// two in their number says; so one tree serves every power of two of replicas up to that. 0 without the option.
+static bool leaves_of_replica(const Trainer *t, size_t *block, size_t *blocks, Error *e) {
+    size_t micro_batches = t->global_batch / t->B, leaves = micro_batches & -micro_batches,
+           dp = (size_t)t->world->grid.dp;
+    if (!t->options->reproducible) {
+        return true;
+    }
+    if (leaves % dp) {
+        return fail(e,
+                    "--reproducible: %zu micro-batches a step can be shared by 1, 2, 4 ... %zu replicas, not by %zu: "
+                    "change --global-batch, --micro-batch or the ranks",
+                    micro_batches, leaves, dp);
+    }
+    *block = micro_batches / leaves;
+    *blocks = leaves / dp;
+    return true;
 }
 
 static bool optimizer_create(Trainer *t, Error *e) {
@@ -2093,7 +2198,9 @@ static bool training_allocate(Trainer *t, const ModelConfig *config, const Kerne
         return fail(e, "no memory for a step of %zu sequences", local);
     }
     tensor_views(config, &part, t->model.parameters, "", t->views, &count);
-    return flow_create(&t->flow, &t->model, t->world, t->options->zero, t->options->overlap, e) &&
+    size_t block = 0, blocks = 0;
+    return leaves_of_replica(t, &block, &blocks, e) &&
+           flow_create(&t->flow, &t->model, t->world, t->options->zero, t->options->overlap, block, blocks, e) &&
            optimizer_create(t, e);
 }
 
@@ -2106,6 +2213,9 @@ static void training_free(Trainer *t) {
     model_free(&t->model);
     workspace_free(&t->workspace);
     free(t->flow.own == t->flow.gradients ? NULL : t->flow.own);
+    for (size_t level = 0; level < sizeof t->flow.tree / sizeof *t->flow.tree; level++) {
+        free(t->flow.tree[level]);
+    }
     free(t->flow.gradients);
     free(t->flow.dweights.layers);
     buckets_free(&t->flow.buckets);
