@@ -86,6 +86,7 @@ enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16 };
     WHOLE(recompute_stages, 0, 0, 100000, TRAIN, "N", "recompute on the first N pipeline stages only; 0: on all")               \
     FLAG(reproducible, TRAIN, "sum gradients in one fixed tree: the same bits for 1, 2, 4 ... replicas")                         \
     WHOLE(zero, 0, 0, 1, TRAIN, "0|1", "1: replicas share the optimizer's state, each updates a part (ZeRO-1)")                  \
+    WHOLE(share_memory, 1, 0, 1, TRAIN, "0|1", "1: replicas on one host sum gradients in memory that they share; 0: by messages")\
     WHOLE(overlap, 1, 0, 1, TRAIN, "0|1", "1: gradients travel while backward runs; 0: after it, to measure the difference")    \
     WHOLE(tp, 1, 1, 100000, TRAIN | EVAL | GENERATE, "N", "tensor parallel: ranks that share each matrix; must divide the heads")  \
     WHOLE(pp, 1, 1, 100000, TRAIN | EVAL | GENERATE, "N", "pipeline parallel: ranks that share the layers")                    \
@@ -259,6 +260,7 @@ typedef struct {
     size_t all_parameters;  // of the whole model
     float *parameters;      // (parameter_count): all tensors, one after another in the order of the table
     Weights weights;        // pointers into parameters
+    bool borrowed;          // the parameters are in memory of somebody else
     Buckets *arriving;      // of parameters that other replicas update; NULL where none do
 } Model;
 
@@ -368,7 +370,9 @@ static bool weights_over(const ModelConfig *c, const Part *p, float *data, Weigh
     return true;
 }
 
-static bool model_create(Model *m, const ModelConfig *config, const Part *part, const Kernels *kernels, Error *e) {
+// `memory`: room for the parameters, zero; NULL: the model allocates its own.
+static bool model_create(Model *m, const ModelConfig *config, const Part *part, const Kernels *kernels, float *memory,
+                         Error *e) {
     double C = (double)config->channels,
            estimate = 12 * (double)config->layers * C * C + (double)config->vocab_size * C;
     *m = (Model){.config = *config, .part = *part, .kernels = kernels};
@@ -378,7 +382,8 @@ static bool model_create(Model *m, const ModelConfig *config, const Part *part, 
     const Part all = part_of(config, 1, 0, 1, 0);
     m->all_parameters = tensor_views(config, &all, NULL, "", NULL, &m->tensor_count);
     m->parameter_count = tensor_views(config, part, NULL, "", NULL, &m->tensor_count);
-    m->parameters = allocate_floats(m->parameter_count);
+    m->borrowed = memory != NULL;
+    m->parameters = memory ? memory : allocate_floats(m->parameter_count);
     if (!m->parameters || !weights_over(config, part, m->parameters, &m->weights)) {
         return fail(e, "no memory for %zu parameters (%.2f GiB): choose a smaller model", m->parameter_count,
                     (double)m->parameter_count * sizeof(float) / 0x1p30);
@@ -387,7 +392,9 @@ static bool model_create(Model *m, const ModelConfig *config, const Part *part, 
 }
 
 static void model_free(Model *m) {
-    free(m->parameters);
+    if (!m->borrowed) {
+        free(m->parameters);
+    }
     free(m->weights.layers);
     *m = (Model){0};
 }
@@ -706,6 +713,8 @@ typedef struct {
     Weights dweights; // pointers into gradients
     float *gradients; // (parameter_count), laid out like the parameters
     float *own;       // with ZeRO (owned): the sums that this replica updates with; else gradients
+    Neighbours neighbours;
+    SharedArray shared_gradients, shared_parameters; // with neighbours: where gradients, and with ZeRO parameters, are
     Buckets buckets;
     bool overlap; // buckets leave while backward runs
     // --reproducible: blocks of micro-batches are the leaves of one binary tree over all replicas. A binary counter:
@@ -742,7 +751,7 @@ static void tree_add(GradientFlow *flow, size_t n, bool last) {
 static void owned_from_all(GradientFlow *flow) {
     for (size_t b = 0; flow->buckets.zero && b < flow->buckets.count; b++) {
         const Bucket *bucket = &flow->buckets.items[b];
-        memcpy(flow->own + bucket->state, flow->gradients + bucket->own_begin,
+        memcpy(flow->own + bucket->own, flow->gradients + bucket->own_begin,
                (bucket->own_end - bucket->own_begin) * sizeof *flow->own);
     }
 }
@@ -750,7 +759,7 @@ static void owned_from_all(GradientFlow *flow) {
 // The gradients from `from` on are complete.
 static void gradients_complete(GradientFlow *flow, World *world, const float *from) {
     if (flow->overlap && flow->block == 0) {
-        buckets_sum_from(world, &flow->buckets, flow->gradients, flow->own, (size_t)(from - flow->gradients));
+        buckets_sum_from(world, &flow->buckets, (size_t)(from - flow->gradients));
     }
 }
 
@@ -904,7 +913,7 @@ static LossSum forward_backward(const Model *m, World *world, Workspace *s, Grad
         tied_sum(world, flow->dweights.wte, embedding);
     }
     if (flow->block == 0) {
-        buckets_sum_from(world, &flow->buckets, flow->gradients, flow->own, 0);
+        buckets_sum_from(world, &flow->buckets, 0);
         buckets_wait(world, &flow->buckets);
         return loss;
     }
@@ -960,7 +969,7 @@ static bool owned_range(const Bucket *bucket, size_t at, size_t elements, OwnedR
     if (begin >= end) {
         return false;
     }
-    *range = (OwnedRange){begin - at, end - at, bucket->state + begin - bucket->own_begin};
+    *range = (OwnedRange){begin - at, end - at, bucket->own + begin - bucket->own_begin};
     return true;
 }
 
@@ -1108,7 +1117,7 @@ static bool train_step(Trainer *t, StepResult *s) {
     if (!s->skipped) {
         double grad_scale = o->clip > 0 && s->grad_norm > o->clip ? o->clip / s->grad_norm : 1;
         update(&t->model, t->views, &t->flow, t->exp_avg, t->exp_avg_sq, o, s->lr, grad_scale, t->step + 1);
-        buckets_gather(w, &t->flow.buckets, t->model.parameters);
+        buckets_gather(w, &t->flow.buckets);
         if (!o->overlap) {
             parameters_await(&t->model, w, t->model.parameters + t->model.parameter_count);
         }
@@ -2123,15 +2132,21 @@ static Keep keep_of_stage(const Options *o, const World *w) {
     return recompute ? KEEP_STREAM : KEEP_ALL;
 }
 
+// The memory that neighbours share: gradients, and with ZeRO parameters (n floats each). Without neighbours none.
+static bool flow_share(GradientFlow *flow, const World *world, size_t n, bool zero, bool share, Error *e) {
+    neighbours_find(&flow->neighbours, world, share);
+    return flow->neighbours.peers == 1 ||
+           (shared_array_create(&flow->shared_gradients, &flow->neighbours, n * sizeof(float), e) &&
+            (!zero || shared_array_create(&flow->shared_parameters, &flow->neighbours, n * sizeof(float), e)));
+}
+
 // Gradients, and the buckets in which they leave: one a layer, or several small layers together.
 // `block`, `blocks`: micro-batches in a leaf of the sum, and such leaves of this replica; 0: not reproducible.
-static bool flow_create(GradientFlow *flow, Model *m, const World *world, bool zero, bool overlap, size_t block,
-                        size_t blocks, Error *e) {
+static bool flow_create(GradientFlow *flow, Model *m, bool zero, bool overlap, size_t block, size_t blocks, Error *e) {
     size_t cuts[1 + m->part.layers];
-    zero = zero && world->grid.dp > 1;
     flow->overlap = overlap;
     flow->block = block;
-    flow->gradients = allocate_floats(m->parameter_count);
+    flow->gradients = flow->shared_gradients.mine ? flow->shared_gradients.mine : allocate_floats(m->parameter_count);
     if (!flow->gradients || !weights_over(&m->config, &m->part, flow->gradients, &flow->dweights)) {
         return fail(e, "no memory for the gradients of %zu parameters: choose a smaller model", m->parameter_count);
     }
@@ -2140,19 +2155,43 @@ static bool flow_create(GradientFlow *flow, Model *m, const World *world, bool z
         cuts[1 + l] = (size_t)(m->weights.layers[l].ln1_w - m->parameters);
     }
     bool embedding = cuts[1] > 0; // not on the middle stages
-    if (!buckets_create(&flow->buckets, world, cuts + !embedding, m->part.layers + embedding, m->parameter_count, zero,
+    Buckets *b = &flow->buckets;
+    if (!buckets_create(b, &flow->neighbours, cuts + !embedding, m->part.layers + embedding, m->parameter_count, zero,
                         e)) {
         return false;
     }
-    for (size_t level = 0; flow->block > 0 && (level == 0 || (size_t)1 << level < blocks); level++) {
+    for (size_t level = 0; block > 0 && (level == 0 || (size_t)1 << level < blocks); level++) {
         flow->tree[level] = allocate_floats(m->parameter_count);
         if (!flow->tree[level]) {
             return fail(e, "no memory for level %zu of the sum of gradients: leave out --reproducible", level);
         }
     }
-    m->arriving = zero ? &flow->buckets : NULL;
-    flow->own = zero ? allocate_floats(flow->buckets.owned) : flow->gradients;
-    return flow->own || fail(e, "no memory for the gradients of %zu parameters", flow->buckets.owned);
+    m->arriving = zero ? b : NULL;
+    flow->own = zero ? allocate_floats(b->owned) : flow->gradients;
+    b->gradients = flow->gradients;
+    b->gradients_of = flow->shared_gradients.of;
+    b->sums = flow->own;
+    b->parameters = m->parameters;
+    b->parameters_of = flow->shared_parameters.of;
+    return flow->own || fail(e, "no memory for the gradients of %zu parameters", b->owned);
+}
+
+// Collective over the replicas.
+static void flow_free(GradientFlow *flow) {
+    if (flow->own != flow->gradients) {
+        free(flow->own);
+    }
+    if (!flow->shared_gradients.mine) {
+        free(flow->gradients);
+    }
+    for (size_t level = 0; level < sizeof flow->tree / sizeof *flow->tree; level++) {
+        free(flow->tree[level]);
+    }
+    free(flow->dweights.layers);
+    buckets_free(&flow->buckets);
+    shared_array_free(&flow->shared_gradients);
+    shared_array_free(&flow->shared_parameters);
+    neighbours_free(&flow->neighbours);
 }
 
 // The leaves of --reproducible: the micro-batches of a step are cut into as many equal blocks as the largest power of
@@ -2185,7 +2224,10 @@ static bool optimizer_create(Trainer *t, Error *e) {
 static bool training_allocate(Trainer *t, const ModelConfig *config, const Kernels *kernels, Error *e) {
     size_t local = samples_of_replica(t), count;
     Part part = part_of_rank(config, t->world);
-    if (!model_create(&t->model, config, &part, kernels, e) ||
+    bool zero = t->options->zero && t->world->grid.dp > 1;
+    size_t parameters = tensor_views(config, &part, NULL, "", NULL, &count);
+    if (!flow_share(&t->flow, t->world, parameters, zero, t->options->share_memory, e) ||
+        !model_create(&t->model, config, &part, kernels, t->flow.shared_parameters.mine, e) ||
         !workspace_create(&t->workspace, config, &part, sets_needed(t->world, local / t->B), t->B, t->T,
                           keep_of_stage(t->options, t->world), e)) {
         return false;
@@ -2200,8 +2242,7 @@ static bool training_allocate(Trainer *t, const ModelConfig *config, const Kerne
     tensor_views(config, &part, t->model.parameters, "", t->views, &count);
     size_t block = 0, blocks = 0;
     return leaves_of_replica(t, &block, &blocks, e) &&
-           flow_create(&t->flow, &t->model, t->world, t->options->zero, t->options->overlap, block, blocks, e) &&
-           optimizer_create(t, e);
+           flow_create(&t->flow, &t->model, zero, t->options->overlap, block, blocks, e) && optimizer_create(t, e);
 }
 
 static void training_free(Trainer *t) {
@@ -2212,13 +2253,8 @@ static void training_free(Trainer *t) {
     mixture_close(&t->val);
     model_free(&t->model);
     workspace_free(&t->workspace);
-    free(t->flow.own == t->flow.gradients ? NULL : t->flow.own);
-    for (size_t level = 0; level < sizeof t->flow.tree / sizeof *t->flow.tree; level++) {
-        free(t->flow.tree[level]);
-    }
-    free(t->flow.gradients);
-    free(t->flow.dweights.layers);
-    buckets_free(&t->flow.buckets);
+    t->world->flowing = NULL;
+    flow_free(&t->flow);
     free(t->views);
     free(t->exp_avg);
     free(t->exp_avg_sq);
@@ -2309,7 +2345,7 @@ static bool load_model(World *w, const char *directory, const char *kernels, Mod
     ModelConfig config;
     bool ok = load_config_of(directory, &config, &e) && check_grid(&config, w, &e);
     Part part = ok ? part_of_rank(&config, w) : (Part){0};
-    ok = ok && model_create(m, &config, &part, choose_kernels(kernels), &e);
+    ok = ok && model_create(m, &config, &part, choose_kernels(kernels), NULL, &e);
     if (!world_check(w, ok, &e)) {
         return false;
     }
