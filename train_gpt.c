@@ -47,7 +47,7 @@ enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16, REPORT = 51
     LIST(run, REPORT, "DIR...", "folders of runs, drawn over one another")                                                      \
     TEXT(out, NULL, PREPARE | TRAIN | REPORT, "DIR", "where the result goes; report: a file, default report.html")              \
     TEXT(checkpoint, NULL, EVAL | GENERATE, "DIR", "model: a step-NNNNNN folder of a run, or any GPT-2 from the hub")           \
-    TEXT(tokenizer, NULL, PREPARE, "DIR", "use this tokenizer.json instead of training one")                                    \
+    TEXT(tokenizer, NULL, PREPARE, "DIR", "use this tokenizer.json or .model instead of training one")                                    \
     TEXT(text_key, "text", PREPARE, "KEY", "key of the text in JSON Lines")                                                     \
     WHOLE(vocab_size, 0, 0, 100000000, PREPARE | TRAIN, "V", "prepare: tokens to train; train: for data without a tokenizer")  \
     WHOLE(tokenizer_sample, 64 << 20, 1, UINT64_MAX, PREPARE, "BYTES", "text to train the tokenizer on, at most")               \
@@ -1001,11 +1001,10 @@ static TensorView *optimizer_views(const Trainer *t) {
 }
 
 static bool add_tokenizer_files(CheckpointWriter *w, const char *directory, Error *e) {
-    static const char *names[] = {"tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"};
     char path[PATH_LIMIT];
-    for (size_t i = 0; i < sizeof names / sizeof *names && directory[0]; i++) {
-        if (!path_format(path, e, "%s/%s", directory, names[i]) ||
-            (!access(path, F_OK) && !checkpoint_add_copy(w, directory, names[i], e))) {
+    for (size_t i = 0; TOKENIZER_FILES[i] && directory[0]; i++) {
+        if (!path_format(path, e, "%s/%s", directory, TOKENIZER_FILES[i]) ||
+            (!access(path, F_OK) && !checkpoint_add_copy(w, directory, TOKENIZER_FILES[i], e))) {
             return false;
         }
     }
@@ -1763,34 +1762,33 @@ static int32_t sample_token(const float *logits, size_t V, const Options *o, dou
     return candidates[nucleus - 1].token;
 }
 
-// Text that leaves token by token: a character may be cut between two tokens, and is held back until it is whole.
-typedef struct {
-    char bytes[4];
-    size_t count;
-} PartialCharacter;
-
-static void print_bytes(PartialCharacter *partial, const char *bytes, size_t length, bool final) {
-    size_t size = partial->count + length, consumed, replaced = 0;
-    char *text = malloc(size + 1), *out = malloc(3 * size + 1);
-    if (text && out) {
-        memcpy(text, partial->bytes, partial->count);
-        memcpy(text + partial->count, bytes, length);
-        size_t n = utf8_sanitize(out, text, size, final, &consumed, &replaced);
-        fwrite(out, 1, n, stdout);
-        partial->count = size - consumed; // an incomplete character has at most three bytes
-        memcpy(partial->bytes, text + consumed, partial->count);
-    }
-    free(text);
-    free(out);
-}
-
 typedef struct {
     Model model;
     Activations activations; // of one sequence; the qkv of its rows are the key-value cache
     Tokenizer tokenizer;
+    Decoder decoder;
     Candidate *candidates; // (V)
     TokenBuffer ids;       // prompt, then what was generated
 } Generator;
+
+// Prints the text that the decoder has ready.
+static void print_decoded(Decoder *decoder) {
+    fwrite(decoder->text.data, 1, decoder->text.length, stdout);
+    fflush(stdout);
+    decoder->text.length = 0;
+}
+
+// Tells the decoder what the printed prompt was, so that what follows is decoded as its continuation.
+static bool decode_prompt(Generator *g, Error *e) {
+    decoder_init(&g->decoder, &g->tokenizer, false);
+    for (size_t i = 0; i < g->ids.count; i++) {
+        if (!decoder_add(&g->decoder, g->ids.ids[i], e)) {
+            return false;
+        }
+    }
+    g->decoder.text.length = 0;
+    return true;
+}
 
 static bool append_token(TokenBuffer *buffer, int32_t token, Error *e) {
     if (buffer->count == buffer->capacity) {
@@ -1811,7 +1809,6 @@ static bool append_token(TokenBuffer *buffer, int32_t token, Error *e) {
 static bool generate_tokens(Generator *g, const Options *o, Error *e) {
     size_t T = g->model.config.seq_len, C = g->model.config.channels, V = g->model.config.vocab_size;
     size_t start = g->ids.count > T ? g->ids.count - (T + 1) / 2 : 0, cached = 0;
-    PartialCharacter partial = {.count = 0};
     for (uint64_t i = 0; i < o->tokens; i++) {
         size_t count = g->ids.count - start;
         if (count > T) {
@@ -1831,16 +1828,15 @@ static bool generate_tokens(Generator *g, const Options *o, Error *e) {
         if (token == g->tokenizer.end_of_document) {
             break;
         }
-        size_t length = 0;
-        const char *bytes =
-            (size_t)token < g->tokenizer.vocab_size ? tokenizer_bytes(&g->tokenizer, token, &length) : "";
-        print_bytes(&partial, bytes, length, false);
-        fflush(stdout);
-        if (!append_token(&g->ids, token, e)) {
+        if (!append_token(&g->ids, token, e) || !decoder_add(&g->decoder, token, e)) {
             return false;
         }
+        print_decoded(&g->decoder);
     }
-    print_bytes(&partial, "", 0, true);
+    if (!decoder_end(&g->decoder, e)) {
+        return false;
+    }
+    print_decoded(&g->decoder);
     printf("\n");
     return true;
 }
@@ -1884,9 +1880,10 @@ static int command_generate(World *w, const Options *o) {
         ok = ok && encode_prompt(&g, o, &e);
         if (ok && w->rank == 0) { // one sequence is one rank's work
             printf("%s", o->prompt);
-            ok = generate_tokens(&g, o, &e);
+            ok = decode_prompt(&g, &e) && generate_tokens(&g, o, &e);
         }
         ok = world_check(w, ok, &e);
+        decoder_free(&g.decoder);
         if (loaded) {
             tokenizer_free(&g.tokenizer);
         }
