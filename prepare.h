@@ -619,10 +619,11 @@ static inline size_t sample_safe_cut_(const char *text, size_t length) {
     return length;
 }
 
-// Adds the tokens of a piece to the shard of the document.
-static inline bool encode_piece_(Preparation *p, const char *text, size_t length, Error *e) {
+// Adds the tokens of a piece to the shard of the document; `last`: no other follows.
+static inline bool encode_piece_(Preparation *p, const char *text, size_t length, bool last, Error *e) {
+    int part = (p->pieces > 0 ? TEXT_CONTINUES : 0) | (last ? 0 : TEXT_GOES_ON);
     p->tokens.count = 0;
-    if (!encoder_encode(&p->encoder, text, length, &p->tokens, e)) {
+    if (!encoder_encode_part(&p->encoder, text, length, part, &p->tokens, e)) {
         return false;
     }
     p->document.tokens += p->tokens.count;
@@ -643,7 +644,7 @@ static inline bool document_flush_(Preparation *p, bool all, Error *e) {
     }
     p->next_cut = READ_BLOCK;
     p->text_bytes += cut;
-    if (!(p->writing ? encode_piece_(p, p->pending, cut, e) : sample_piece_(p, p->pending, cut, e))) {
+    if (!(p->writing ? encode_piece_(p, p->pending, cut, all, e) : sample_piece_(p, p->pending, cut, e))) {
         return false;
     }
     p->pieces++;

@@ -20,6 +20,7 @@
 #include "kernels_sve.h" // defines: kernels_sve, allocate_floats, zero_floats, tile_flops_sve, flush_denormals
 #include "mpi_utils.h"   // defines: World, world_*, all_reduce_*, broadcast, Placement
 #include "prepare.h"     // defines: prepare_corpus, PrepareOptions, PrepareReport
+#include "report.h"      // defines: EventWriter, events_*, report_page, model_card
 #include "tokenizer.h"   // defines: Tokenizer, TokenBuffer, tokenizer_*
 
 #ifndef GIT_REVISION
@@ -36,16 +37,17 @@ enum { EXIT_USAGE = 2 };
 // Options: every option of every command, once: the struct, its defaults, the parser, the help and the log come from
 // this list. TEXT and WHOLE and REAL_NUMBER say the type; then name, default, bounds, commands, value's name, help.
 
-enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16 };
+enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16, REPORT = 512 };
 
 // clang-format off
 #define OPTIONS(FLAG, LIST, TEXT, WHOLE, REAL_NUMBER)                                                                                 \
     LIST(input, PREPARE, "PATH...", "text to read: .txt, .md, .jsonl, each also .gz, or folders of them")                       \
     LIST(data, TRAIN | EVAL, "PATH[:WEIGHT]...", "folders made by prepare, Megatron .bin/.idx prefixes, llm.c .bin; weights: shares")   \
     LIST(val_data, TRAIN | EVAL, "PATH[:WEIGHT]...", "validation data, where --data holds none or instead of it")               \
-    TEXT(out, NULL, PREPARE | TRAIN, "DIR", "where the result goes")                                                            \
+    LIST(run, REPORT, "DIR...", "folders of runs, drawn over one another")                                                      \
+    TEXT(out, NULL, PREPARE | TRAIN | REPORT, "DIR", "where the result goes; report: a file, default report.html")              \
     TEXT(checkpoint, NULL, EVAL | GENERATE, "DIR", "model: a step-NNNNNN folder of a run, or any GPT-2 from the hub")           \
-    TEXT(tokenizer, NULL, PREPARE, "DIR", "use this tokenizer.json instead of training one")                                    \
+    TEXT(tokenizer, NULL, PREPARE, "DIR", "use this tokenizer.json or .model instead of training one")                                    \
     TEXT(text_key, "text", PREPARE, "KEY", "key of the text in JSON Lines")                                                     \
     WHOLE(vocab_size, 0, 0, 100000000, PREPARE | TRAIN, "V", "prepare: tokens to train; train: for data without a tokenizer")  \
     WHOLE(tokenizer_sample, 64 << 20, 1, UINT64_MAX, PREPARE, "BYTES", "text to train the tokenizer on, at most")               \
@@ -1003,12 +1005,13 @@ typedef struct {
     Mixture data, val;         // val.count is 0 without validation data
     const char *tokenizer;     // folder whose tokenizer goes into checkpoints; "" if there is none
     size_t T, B, global_batch; // tokens in a sequence, sequences in a micro-batch, in a step
-    int32_t *inputs,
-        *targets;           // (global_batch / replicas, T): this replica's part of a step; inputs has room for one more
+    int32_t *inputs;        // (global_batch / replicas, T): this replica's part of a step, and room for one token more
+    int32_t *targets;       // (global_batch / replicas, T)
     unsigned char *digests; // (global_batch / replicas, 32) SHA-256 of its samples; on rank 0 room for all
     uint64_t step, samples; // steps done, samples read by all ranks so far
     double peak_flops;      // of all ranks, measured at the start
     FILE *log;              // rank 0
+    EventWriter events;     // rank 0: the log for TensorBoard
 } Trainer;
 
 typedef struct {
@@ -1205,6 +1208,7 @@ static bool log_line(Trainer *t, JsonWriter *json, Error *e) {
     json_append(json, "\n", 1);
     bool ok = !json->failed && fwrite(json->data, 1, json->length, t->log) == json->length && fflush(t->log) == 0;
     ok = ok || fail(e, "%s/log.jsonl: cannot be written: %s", t->options->out, strerror(errno));
+    ok = ok && (!t->events.file || events_add(&t->events, json->data, json->length, e));
     free(json->data);
     *json = (JsonWriter){0};
     return ok;
@@ -1428,38 +1432,20 @@ static bool log_open(Trainer *t, bool resumed, Error *e) {
     if (!t->log) {
         return fail(e, "%s: cannot be written: %s", path, strerror(errno));
     }
-    return exists || log_run(t, e);
+    return (exists || log_run(t, e)) && events_open(&t->events, t->options->out, e);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Saving and resuming
 
-// README.md of a checkpoint: what the model is and how it came about.
-static void write_model_card(JsonWriter *w, const Trainer *t) {
-    char text[4 * PATH_LIMIT];
-    const ModelConfig *c = &t->model.config;
-    const Options *o = t->options;
-    snprintf(text, sizeof text,
-             "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n# GPT-2 language model, %zu "
-             "parameters\n\n"
-             "Trained from %s by train_gpt (revision %s).\n\n"
-             "| | |\n| --- | --- |\n| layers, channels, heads | %zu, %zu, %zu |\n| vocabulary | %zu |\n"
-             "| context | %zu tokens |\n| step | %llu of %llu |\n| tokens seen | %llu |\n"
-             "| global batch | %zu sequences of %zu tokens |\n"
-             "| AdamW | lr %g to %g (%s, %llu warm-up steps), betas %g %g, weight decay %g, clip %g |\n"
-             "| precision | FP32 |\n",
-             t->model.all_parameters, o->init ? o->init : "random weights", GIT_REVISION, c->layers, c->channels,
-             c->heads, c->vocab_size, c->seq_len, (unsigned long long)t->step, (unsigned long long)o->steps,
-             (unsigned long long)(t->samples * t->T), t->global_batch, t->T, o->lr, o->min_lr, o->schedule,
-             (unsigned long long)o->warmup_steps, o->beta1, o->beta2, o->weight_decay, o->clip);
-    json_append(w, text, strlen(text));
-    for (size_t i = 0; i < t->data.count; i++) {
-        const Dataset *d = &t->data.items[i];
-        snprintf(text, sizeof text, "| training data, %.2f %% | %s, %llu tokens%s%s |\n",
-                 100 * mixture_share(&t->data, i), t->data.paths[i], (unsigned long long)d->tokens,
-                 d->bin_hash[0] ? ", SHA-256 " : "", d->bin_hash);
-        json_append(w, text, strlen(text));
-    }
+// README.md of a checkpoint.
+static bool write_model_card(JsonWriter *w, const Trainer *t, Error *e) {
+    JsonWriter run = {0};
+    write_run(&run, t);
+    bool ok = run.failed ? fail(e, "no memory for the model card")
+                         : model_card(w, t->options->out, run.data, run.length, t->step, e);
+    free(run.data);
+    return ok;
 }
 
 static void write_trainer_state(JsonWriter *json, const Trainer *t) {
@@ -1489,11 +1475,10 @@ static TensorView *all_views(const ModelConfig *c, const Part *p, size_t *count)
 }
 
 static bool add_tokenizer_files(CheckpointWriter *w, const char *directory, Error *e) {
-    static const char *names[] = {"tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"};
     char path[PATH_LIMIT];
-    for (size_t i = 0; i < sizeof names / sizeof *names && directory[0]; i++) {
-        if (!path_format(path, e, "%s/%s", directory, names[i]) ||
-            (!access(path, F_OK) && !checkpoint_add_copy(w, directory, names[i], e))) {
+    for (size_t i = 0; TOKENIZER_FILES[i] && directory[0]; i++) {
+        if (!path_format(path, e, "%s/%s", directory, TOKENIZER_FILES[i]) ||
+            (!access(path, F_OK) && !checkpoint_add_copy(w, directory, TOKENIZER_FILES[i], e))) {
             return false;
         }
     }
@@ -1506,8 +1491,8 @@ static bool add_checkpoint_files(CheckpointWriter *w, const Trainer *t, Error *e
     config_write(&config, &t->model.config);
     generation_config_write(&generation, &t->model.config);
     write_trainer_state(&state, t);
-    write_model_card(&card, t);
-    bool ok = checkpoint_add_json(w, "config.json", &config, e);
+    bool ok = write_model_card(&card, t, e);
+    ok = checkpoint_add_json(w, "config.json", &config, ok ? e : &(Error){0}) && ok;
     ok = checkpoint_add_json(w, "generation_config.json", &generation, ok ? e : &(Error){0}) && ok;
     ok = checkpoint_add_json(w, "trainer_state.json", &state, ok ? e : &(Error){0}) && ok;
     ok = checkpoint_add_json(w, "README.md", &card, ok ? e : &(Error){0}) && ok;
@@ -2249,6 +2234,7 @@ static void training_free(Trainer *t) {
     if (t->log) {
         fclose(t->log);
     }
+    events_close(&t->events);
     mixture_close(&t->data);
     mixture_close(&t->val);
     model_free(&t->model);
@@ -2457,36 +2443,37 @@ static int32_t sample_token(const float *logits, size_t V, const Options *o, dou
     return candidates[nucleus - 1].token;
 }
 
-// Text that leaves token by token: a character may be cut between two tokens, and is held back until it is whole.
-typedef struct {
-    char bytes[4];
-    size_t count;
-} PartialCharacter;
-
-static void print_bytes(PartialCharacter *partial, const char *bytes, size_t length, bool final) {
-    size_t size = partial->count + length, consumed, replaced = 0;
-    char *text = malloc(size + 1), *out = malloc(3 * size + 1);
-    if (text && out) {
-        memcpy(text, partial->bytes, partial->count);
-        memcpy(text + partial->count, bytes, length);
-        size_t n = utf8_sanitize(out, text, size, final, &consumed, &replaced);
-        fwrite(out, 1, n, stdout);
-        partial->count = size - consumed; // an incomplete character has at most three bytes
-        memcpy(partial->bytes, text + consumed, partial->count);
-    }
-    free(text);
-    free(out);
-}
-
 typedef struct {
     Model model;
     World *world;
     Workspace workspace; // of one sequence; the qkv of its rows are the key-value cache
     float *logits;       // (V)
     Tokenizer tokenizer;
+    Decoder decoder;
     Candidate *candidates; // (V)
     TokenBuffer ids;       // prompt, then what was generated
 } Generator;
+
+// Prints the text that the decoder has ready.
+static void print_decoded(Generator *g) {
+    if (g->world->rank == 0) {
+        fwrite(g->decoder.text.data, 1, g->decoder.text.length, stdout);
+        fflush(stdout);
+    }
+    g->decoder.text.length = 0;
+}
+
+// Tells the decoder what the printed prompt was, so that what follows is decoded as its continuation.
+static bool decode_prompt(Generator *g, Error *e) {
+    decoder_init(&g->decoder, &g->tokenizer, false);
+    for (size_t i = 0; i < g->ids.count; i++) {
+        if (!decoder_add(&g->decoder, g->ids.ids[i], e)) {
+            return false;
+        }
+    }
+    g->decoder.text.length = 0;
+    return true;
+}
 
 static bool append_token(TokenBuffer *buffer, int32_t token, Error *e) {
     if (buffer->count == buffer->capacity) {
@@ -2540,7 +2527,6 @@ static int32_t next_token(Generator *g, const Options *o, uint64_t i) {
 static bool generate_tokens(Generator *g, const Options *o, Error *e) {
     size_t T = g->model.config.seq_len;
     size_t start = g->ids.count > T ? g->ids.count - (T + 1) / 2 : 0, cached = 0;
-    PartialCharacter partial = {.count = 0};
     for (uint64_t i = 0; i < o->tokens; i++) {
         size_t count = g->ids.count - start;
         if (count > T) {
@@ -2557,20 +2543,17 @@ static bool generate_tokens(Generator *g, const Options *o, Error *e) {
         if (token == g->tokenizer.end_of_document) {
             break;
         }
-        size_t length = 0;
-        const char *bytes =
-            (size_t)token < g->tokenizer.vocab_size ? tokenizer_bytes(&g->tokenizer, token, &length) : "";
-        if (g->world->rank == 0) {
-            print_bytes(&partial, bytes, length, false);
-            fflush(stdout);
-        }
-        if (!append_token(&g->ids, token, e)) {
+        if (!append_token(&g->ids, token, e) || !decoder_add(&g->decoder, token, e)) {
             return false;
         }
+        print_decoded(g);
     }
     message_wait(g->world, &g->workspace.passed[0]);
+    if (!decoder_end(&g->decoder, e)) {
+        return false;
+    }
+    print_decoded(g);
     if (g->world->rank == 0) {
-        print_bytes(&partial, "", 0, true);
         printf("\n");
     }
     return true;
@@ -2620,9 +2603,10 @@ static int command_generate(World *w, const Options *o) {
             printf("%s", o->prompt);
         }
         if (ok && w->grid.replica == 0) { // one sequence is one replica's work
-            ok = generate_tokens(&g, o, &e);
+            ok = decode_prompt(&g, &e) && generate_tokens(&g, o, &e);
         }
         ok = world_check(w, ok, &e);
+        decoder_free(&g.decoder);
         if (loaded) {
             tokenizer_free(&g.tokenizer);
         }
@@ -3123,6 +3107,25 @@ static int command_kernels(World *w, const Options *o) {
 }
 
 // =====================================================================================================================
+// Command: report
+
+static int command_report(World *w, const Options *o) {
+    Error e = {0};
+    const char *out = o->out ? o->out : "report.html";
+    if (!world_check(w, o->run.count > 0 || fail(&e, "report needs --run DIR..."), &e)) {
+        return EXIT_USAGE;
+    }
+    bool ok = w->rank != 0 || report_page(o->run.items, o->run.count, out, &e);
+    if (!world_check_root(w, ok, &e)) {
+        return EXIT_FAILURE;
+    }
+    if (w->rank == 0) {
+        printf("wrote %s\n", out);
+    }
+    return EXIT_SUCCESS;
+}
+
+// =====================================================================================================================
 // The command line
 
 static const struct {
@@ -3140,6 +3143,8 @@ static const struct {
      "train_gpt generate --checkpoint run/step-001000 --prompt \"Once upon a time\"", GENERATE, command_generate},
     {"kernels", "compares the fast kernels with the reference, times them, certifies a machine",
      "train_gpt kernels --check", KERNELS, command_kernels},
+    {"report", "one HTML page with the charts of one or more runs", "train_gpt report --run run --out run.html", REPORT,
+     command_report},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
@@ -3299,7 +3304,7 @@ static int run_command_line(World *w, int argc, char **argv) {
     const char *name = help ? (argc > 2 ? argv[2] : NULL) : argc > 1 ? argv[1] : "";
     size_t command = name ? find_command(name) : COMMANDS;
     bool ok = !name || command < COMMANDS ||
-              fail(&e, "%s%s: the commands are prepare, train, eval, generate, kernels, and help",
+              fail(&e, "%s%s: the commands are prepare, train, eval, generate, kernels, report, and help",
                    *name ? "unknown command " : "no command", name);
     if (!help && ok) {
         ok = parse_options(&o, argc, argv, command, &e);
