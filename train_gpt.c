@@ -40,7 +40,7 @@ enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16 };
 
 // clang-format off
 #define OPTIONS(FLAG, LIST, TEXT, WHOLE, REAL_NUMBER)                                                                                 \
-    LIST(input, PREPARE, "PATH...", "text to read: .txt, .md, .jsonl, each also .gz, or folders of them")                       \
+    LIST(input, PREPARE, "PATH...", "text to read: .txt, .md, .jsonl, each also .gz or .zst, or folders")                       \
     TEXT(data, NULL, TRAIN | EVAL, "PATH", "folder made by prepare, prefix of a Megatron .bin/.idx pair, or llm.c .bin")       \
     TEXT(val_data, NULL, TRAIN | EVAL, "PATH", "validation data, where --data holds none or instead of it")                     \
     TEXT(out, NULL, PREPARE | TRAIN, "DIR", "where the result goes")                                                            \
@@ -1761,17 +1761,18 @@ static int command_generate(World *w, const Options *o) {
 // Command: prepare
 
 static void print_prepared(const PrepareReport *r, const char *out) {
+    const Counts *c = &r->counts;
     printf("%s: %llu documents from %llu sources, %llu tokens, vocabulary %zu, %.2f bytes a token\n", out,
-           (unsigned long long)r->documents, (unsigned long long)r->sources, (unsigned long long)r->tokens,
-           r->vocab_size, (double)r->text_bytes / (double)r->tokens);
+           (unsigned long long)c->documents, (unsigned long long)r->sources, (unsigned long long)c->tokens,
+           r->vocab_size, (double)c->text_bytes / (double)c->tokens);
     printf("train: %llu documents, %llu tokens; val: %llu documents, %llu tokens\n",
-           (unsigned long long)r->train_documents, (unsigned long long)r->train_tokens,
-           (unsigned long long)r->val_documents, (unsigned long long)r->val_tokens);
+           (unsigned long long)c->train_documents, (unsigned long long)c->train_tokens,
+           (unsigned long long)c->val_documents, (unsigned long long)c->val_tokens);
     printf("left out: %llu empty documents, %llu blank lines, %llu lines that are no document, %llu files of other "
            "kinds\n",
-           (unsigned long long)r->empty, (unsigned long long)r->blank_lines, (unsigned long long)r->rejected_lines,
+           (unsigned long long)c->empty, (unsigned long long)c->blank_lines, (unsigned long long)c->rejected_lines,
            (unsigned long long)r->skipped_files);
-    printf("invalid UTF-8 replaced: %llu times\n", (unsigned long long)r->replaced);
+    printf("invalid UTF-8 replaced: %llu times\n", (unsigned long long)c->replaced);
     for (size_t i = 0; i < r->note_count; i++) {
         printf("left out: %s\n", r->notes[i]);
     }
@@ -1790,6 +1791,7 @@ static int command_prepare(World *w, const Options *o) {
         .val_fraction = o->val_fraction,
         .text_key = o->text_key,
         .seed = o->seed,
+        .revision = GIT_REVISION,
         .command = (const char *const *)o->argv,
         .command_count = (size_t)o->argc,
         .progress = stdout,
@@ -1803,10 +1805,8 @@ static int command_prepare(World *w, const Options *o) {
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }
-    if (w->rank == 0) {
-        ok = prepare_corpus(&p, &report, &e);
-    }
-    if (!world_check_root(w, ok, &e)) {
+    world_place(w);
+    if (!prepare_corpus(w, &p, &report)) {
         return EXIT_FAILURE;
     }
     if (w->rank == 0) {

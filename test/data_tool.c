@@ -108,7 +108,7 @@ static bool read_twice_command(const char *path, size_t seq_len, Error *e) {
 }
 
 // Options as in train_gpt prepare; --option value only, several --input.
-static bool prepare_command(int argc, char **argv, Error *e) {
+static bool prepare_command(int argc, char **argv) {
     const char **inputs = malloc((size_t)argc * sizeof *inputs + 1);
     PrepareOptions o = {.inputs = inputs,
                         .vocab_size = 300,
@@ -135,14 +135,19 @@ static bool prepare_command(int argc, char **argv, Error *e) {
             o.val_fraction = strtod(value, NULL);
         } else if (!strcmp(name, "seed")) {
             o.seed = strtoull(value, NULL, 10);
+        } else if (!strcmp(name, "unit-bytes")) {
+            o.unit_bytes = strtoull(value, NULL, 10);
         } else if (!strcmp(name, "progress")) {
             o.progress = stdout;
         }
     }
-    bool ok = prepare_corpus(&o, &r, e);
+    World world;
+    world_init(&world, NULL, NULL);
+    bool ok = prepare_corpus(&world, &o, &r); // prints its error itself
     for (size_t i = 0; ok && i < r.note_count; i++) {
         puts(r.notes[i]);
     }
+    world_finalize(&world);
     free(inputs);
     return ok;
 }
@@ -174,11 +179,11 @@ int main(int argc, char **argv) {
     } else if (!strcmp(command, "index") && argc == 4) {
         ok = idx_write_(argv[0], argv[1], (int)number(argv[2]), number(argv[3]), hex, &e);
     } else if (!strcmp(command, "prepare")) {
-        ok = prepare_command(argc, argv, &e);
+        ok = prepare_command(argc, argv);
     } else {
         ok = fail(&e, "data_tool: no such command");
     }
-    if (!ok) {
+    if (!ok && e.text[0]) {
         fprintf(stderr, "%s\n", e.text);
     }
     return !ok;
