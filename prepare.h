@@ -14,6 +14,7 @@
 #include <sys/file.h> // flock
 #include <sys/wait.h>
 
+#include "collect.h"
 #include "dataloader.h"
 #include "mpi_utils.h"
 #include "tokenizer_train.h"
@@ -33,22 +34,29 @@ typedef struct {
     double val_fraction;       // share of the documents that make the validation split, 0 <= F < 1
     const char *text_key;      // of JSON Lines: the key that holds the text
     uint64_t seed;             // of the split and of the tokenizer's sample
-    uint64_t unit_bytes;  // of a stretch of JSON Lines; 0: by the size of the corpus. Changes nothing in the result
-    const char *revision; // of the program: what another one left unfinished is not gone on with
+    uint64_t unit_bytes;    // of a stretch of JSON Lines; 0: by the size of the corpus. Changes nothing in the result
+    CollectOptions collect; // which documents stay out
+    const char *revision;   // of the program: what another one left unfinished is not gone on with
     const char *const *command; // the command line, for the manifest
     size_t command_count;
     FILE *progress; // for people; NULL: silent
 } PrepareOptions;
 
-// Everything that is counted: for a unit, a source and the corpus alike.
+// Everything that is counted, for a unit, a source and the corpus alike.
+//   lines                                of JSON Lines
+//   documents, tokens, text_bytes        that are written; tokens with the ends of documents
+//   empty, blank_lines, rejected_lines   left out: without text; without JSON; no JSON object with a text
+//   dropped_*                            left out by the CollectReason of that name, in its order
+//   replaced                             ill-formed UTF-8 sequences that became U+FFFD
+//   train_*, val_*                       by split; the third is bytes of SPLIT.meta
+//   dropped_bytes                        of dropped.jsonl
+// clang-format off
 #define COUNTS_LIST_(X)                                                                                                \
-    X(lines) /* of JSON Lines */                                                                                       \
-    X(documents)                                                                                                       \
-    X(tokens) X(text_bytes)                       /* written; tokens with the ends of documents */                     \
-        X(empty) X(blank_lines) X(rejected_lines) /* left out: no text; no JSON; no JSON object with a text */         \
-        X(replaced)                               /* ill-formed UTF-8 sequences that became U+FFFD */                  \
-        X(train_documents) X(train_tokens) X(train_meta_bytes)            /* by split; bytes of SPLIT.meta */          \
-        X(val_documents) X(val_tokens) X(val_meta_bytes) X(dropped_bytes) /* of dropped.jsonl */
+    X(lines) X(documents) X(tokens) X(text_bytes) X(empty) X(blank_lines) X(rejected_lines)                            \
+    X(dropped_short) X(dropped_long) X(dropped_japanese) X(dropped_repeated_lines) X(dropped_exact_duplicate)          \
+    X(dropped_near_duplicate) X(replaced) X(train_documents) X(train_tokens) X(train_meta_bytes) X(val_documents)      \
+    X(val_tokens) X(val_meta_bytes) X(dropped_bytes)
+// clang-format on
 
 #define COUNT_FIELD_(name) uint64_t name;
 #define COUNT_NAME_(name) #name,
@@ -63,6 +71,11 @@ enum { COUNTS = sizeof count_names_ / sizeof *count_names_ };
 
 static inline uint64_t *count_at_(Counts *c, size_t i) {
     return (uint64_t *)(void *)c + i;
+}
+
+// How many documents this reason left out.
+static inline uint64_t *count_dropped(Counts *c, CollectReason reason) {
+    return &c->dropped_short + (reason - COLLECT_SHORT);
 }
 
 static inline void counts_add_(Counts *sum, const Counts *more) {
@@ -609,7 +622,10 @@ typedef struct {
 
 typedef struct {
     PartFile files[SPLITS][PART_KINDS], dropped;
+    PartFile records, places; // PASS_SCAN: for each document with text, its record for collect.h and its offset
 } Parts;
+
+enum { PART_FILES = sizeof(Parts) / sizeof(PartFile) };
 
 static inline bool part_write_(PartFile *f, const void *data, size_t bytes, Error *e) {
     if (!f->file && bytes) {
@@ -623,9 +639,8 @@ static inline bool part_write_(PartFile *f, const void *data, size_t bytes, Erro
 
 // Closes all of them, on disk when this returns true; `ok` says whether all went well so far.
 static inline bool parts_close_(Parts *parts, bool ok, Error *e) {
-    PartFile *files = &parts->files[0][0];
-    for (int i = 0; i <= SPLITS * PART_KINDS; i++) {
-        PartFile *f = i < SPLITS * PART_KINDS ? &files[i] : &parts->dropped;
+    for (int i = 0; i < PART_FILES; i++) {
+        PartFile *f = (PartFile *)(void *)parts + i;
         if (f->file) {
             ok = close_written_(f->file, f->path, ok ? e : &(Error){0}) && ok;
         }
@@ -638,9 +653,25 @@ static inline bool parts_close_(Parts *parts, bool ok, Error *e) {
 // Batches: some documents of a unit, which the threads work on together
 
 // Why a document is left out.
-typedef enum { DOCUMENT_TAKEN, DOCUMENT_EMPTY, DOCUMENT_BLANK_LINE, DOCUMENT_REJECTED } DocumentState;
+typedef enum {
+    DOCUMENT_TAKEN,
+    DOCUMENT_EMPTY,
+    DOCUMENT_BLANK_LINE,
+    DOCUMENT_REJECTED,
+    DOCUMENT_COLLECTED // collect.h says why
+} DocumentState;
 
 static const char *const dropped_reasons_[] = {"kept", "empty", "blank_line", "rejected_line"};
+
+// What was decided about a document that collect.h leaves out, as it lies in WORK/verdicts: one after the other in the
+// order of the corpus. The file is read by the run that wrote it, or the one that goes on with its job.
+typedef struct {
+    uint64_t document;  // its number among the documents of the corpus that have text
+    uint32_t reason;    // CollectReason
+    uint32_t of_source; // of a duplicate: the document it repeats
+    uint64_t of_offset;
+    double value; // what was measured: characters, a share, or the similarity
+} Verdict;
 
 // A stretch of a worker's store.
 typedef struct {
@@ -656,6 +687,8 @@ typedef struct {
     const char *line_text;   // JSON Lines: the line, in the reader's buffer
     const char *text;        // well-formed UTF-8
     size_t text_length;
+    Verdict verdict;                     // if it is DOCUMENT_COLLECTED
+    Span record;                         // PASS_SCAN: for collect_duplicates
     Span stored_text, metadata, id, why; // JSON Lines; metadata: an object, id: a value, as JSON
     Span facets[ORIGIN_FACETS];          // at 0, length 0: unknown
     bool has_facet[ORIGIN_FACETS];
@@ -675,8 +708,9 @@ typedef struct {
 // What one thread needs.
 typedef struct {
     Encoder encoder;
-    TokenBuffer tokens; // of the batch
-    char *store;        // texts and metadata of the batch
+    CollectState *collect; // NULL: nothing is to be left out
+    TokenBuffer tokens;    // of the batch
+    char *store;           // texts and metadata of the batch
     size_t stored, store_capacity;
     char *line; // the line at hand with ill-formed UTF-8 replaced
     size_t line_capacity;
@@ -701,10 +735,10 @@ typedef struct {
     size_t length;
 } SamplePiece;
 
-typedef enum { PASS_SAMPLE, PASS_ENCODE } PassKind;
+typedef enum { PASS_SCAN, PASS_SAMPLE, PASS_ENCODE } PassKind;
 
-static const char *const pass_names_[] = {"sample", "encode"};
-static const char *const pass_titles_[] = {"sampling for the tokenizer", "tokenizing"};
+static const char *const pass_names_[] = {"scan", "sample", "encode"};
+static const char *const pass_titles_[] = {"looking at the documents", "sampling for the tokenizer", "tokenizing"};
 
 // What the ranks tell each other about once a second: sums over them.
 typedef struct {
@@ -737,6 +771,14 @@ typedef struct {
     bool pulse_under_way, pulse_over;
     struct timespec began, pulsed, shown;
     uint64_t resumed_bytes; // of sources, in units that were whole at the beginning
+
+    // What collect.h leaves out.
+    uint64_t *first_documents; // [unit_count + 1] number of the unit's first document with text
+    FILE *verdicts;            // WORK/verdicts, in front of the one after `verdict`; NULL: nothing is left out
+    Verdict verdict;           // the next one
+    uint64_t candidate;        // number of the next document with text
+    bool dropping;             // the document at hand is left out: plain text may go on over batches
+    Verdict dropped;           // why
 
     // The unit.
     size_t unit;
@@ -912,6 +954,28 @@ static inline bool metadata_store_(Worker *w, BatchDocument *d, const Json *obje
     return !any || worker_store_(w, &d->metadata, writer->data, writer->length, e);
 }
 
+// Takes the document's next text into what collect.h knows of it; at its end, stores its record.
+static inline bool document_scan_(const Preparation *p, Worker *w, BatchDocument *d, const char *text, size_t length,
+                                  Error *e) {
+    unsigned char record[COLLECT_RECORD_LIMIT];
+    CollectVerdict verdict;
+    CollectFingerprint fingerprint;
+    if (d->begins) {
+        collect_begin(w->collect);
+    }
+    if (!collect_add(w->collect, text, length, e)) {
+        return false;
+    }
+    if (!d->ends) {
+        return true;
+    }
+    if (!collect_end(w->collect, &verdict, &fingerprint, e)) {
+        return false;
+    }
+    collect_store(record, &p->options->collect, &verdict, &fingerprint, d->length);
+    return worker_store_(w, &d->record, (const char *)record, collect_record_size(&p->options->collect), e);
+}
+
 // From a line to the document's text and metadata. False only if the whole run must stop.
 static inline bool line_parse_(const Preparation *p, Worker *w, BatchDocument *d, Error *e) {
     const char *text = d->line_text;
@@ -943,8 +1007,8 @@ static inline bool line_parse_(const Preparation *p, Worker *w, BatchDocument *d
     } else if (ok) {
         d->replaced += json.replaced;
         d->text_length = value->length;
-        d->state = value->length ? DOCUMENT_TAKEN : DOCUMENT_EMPTY;
-        ok = worker_store_(w, &d->stored_text, value->text, value->length, e);
+        ok = p->pass == PASS_SCAN ? document_scan_(p, w, d, value->text, value->length, e)
+                                  : worker_store_(w, &d->stored_text, value->text, value->length, e);
     }
     json_free(&json);
     return ok;
@@ -997,7 +1061,7 @@ static inline size_t sample_safe_cut_(const char *text, size_t length) {
 static inline bool document_cut_(Preparation *p, BatchDocument *d, size_t *used, Error *e) {
     Batch *b = &p->batch;
     d->first_piece = b->piece_count;
-    *used = 0;
+    *used = p->pass == PASS_SCAN || d->state == DOCUMENT_COLLECTED ? d->text_length : 0;
     if (d->begins) {
         p->next_cut = READ_BLOCK;
     }
@@ -1032,6 +1096,59 @@ static inline bool document_cut_(Preparation *p, BatchDocument *d, size_t *used,
         p->next_cut = READ_BLOCK;
     }
     d->piece_count = b->piece_count - d->first_piece;
+    return true;
+}
+
+// Reads the next verdict; behind the last one stands a document that does not exist.
+static inline bool verdict_next_(Preparation *p, Error *e) {
+    if (p->verdicts && fread(&p->verdict, sizeof p->verdict, 1, p->verdicts) == 1) {
+        return true;
+    }
+    p->verdict = (Verdict){.document = UINT64_MAX};
+    return !p->verdicts || !ferror(p->verdicts) || fail(e, "%s/verdicts: cannot be read: %s", p->work, strerror(errno));
+}
+
+// Goes to the first verdict on this unit or a later one.
+static inline bool verdict_seek_(Preparation *p, size_t unit, Error *e) {
+    struct stat status;
+    uint64_t low = 0, high = 0;
+    p->dropping = false;
+    if (p->verdicts) {
+        p->candidate = p->first_documents[unit];
+        if (fstat(fileno(p->verdicts), &status)) {
+            return fail(e, "%s/verdicts: cannot be read: %s", p->work, strerror(errno));
+        }
+        high = (uint64_t)status.st_size / sizeof(Verdict);
+    }
+    while (low < high) {
+        uint64_t middle = (low + high) / 2;
+        if (fseeko(p->verdicts, (off_t)(middle * sizeof(Verdict)), SEEK_SET) || !verdict_next_(p, e)) {
+            return fail(e, "%s/verdicts: cannot be read: %s", p->work, strerror(errno));
+        }
+        *(p->verdict.document < p->candidate ? &low : &high) = middle + (p->verdict.document < p->candidate);
+    }
+    return (!p->verdicts || fseeko(p->verdicts, (off_t)(low * sizeof(Verdict)), SEEK_SET) == 0 ||
+            fail(e, "%s/verdicts: cannot be read: %s", p->work, strerror(errno))) &&
+           verdict_next_(p, e);
+}
+
+// Looks up which documents of the batch are left out.
+static inline bool batch_decide_(Preparation *p, Error *e) {
+    for (size_t i = 0; i < p->batch.document_count; i++) {
+        BatchDocument *d = &p->batch.documents[i];
+        if (d->begins) {
+            p->dropping = false;
+        }
+        if (d->begins && d->state == DOCUMENT_TAKEN && d->text_length > 0) {
+            p->dropping = p->verdict.document == p->candidate++;
+            p->dropped = p->verdict;
+            if (p->dropping && !verdict_next_(p, e)) {
+                return false;
+            }
+        }
+        d->verdict = p->dropped;
+        d->state = p->dropping ? DOCUMENT_COLLECTED : d->state;
+    }
     return true;
 }
 
@@ -1226,9 +1343,12 @@ static inline uint64_t *split_counts_(Counts *c, int split) {
     return split == SPLIT_TRAIN ? &c->train_documents : &c->val_documents;
 }
 
-// One line of dropped.jsonl: where the document is, and why it is not in the data.
-static inline bool document_drop_(Preparation *p, const BatchDocument *d, DocumentState reason, Error *e) {
+// One line of dropped.jsonl: where the document is, and why it is not in the data. The passes before leave none.
+static inline bool document_drop_(Preparation *p, const BatchDocument *d, DocumentState state, Error *e) {
     JsonWriter w = {0};
+    if (p->pass != PASS_ENCODE) {
+        return true;
+    }
     json_open(&w, NULL, '{');
     json_put_string(&w, "source", prepare_source_(p)->path);
     json_put_uint(&w, "offset", d->offset);
@@ -1237,10 +1357,20 @@ static inline bool document_drop_(Preparation *p, const BatchDocument *d, Docume
         json_begin_member_(&w, "id");
         json_append(&w, stored_(p, d, d->id), d->id.length);
     }
-    json_put_string(&w, "reason", dropped_reasons_[reason]);
-    if (reason == DOCUMENT_REJECTED) {
+    json_put_string(&w, "reason",
+                    state == DOCUMENT_COLLECTED ? collect_reason_name((CollectReason)d->verdict.reason)
+                                                : dropped_reasons_[state]);
+    if (state == DOCUMENT_REJECTED) {
         size_t colon = d->why.length > 2 ? 2 : 0; // the text begins with ": "
         json_put_text(&w, "detail", stored_(p, d, d->why) + colon, d->why.length - colon);
+    } else if (state == DOCUMENT_COLLECTED) {
+        json_put_double(&w, "value", d->verdict.value);
+    }
+    if (state == DOCUMENT_COLLECTED && d->verdict.reason >= COLLECT_EXACT) {
+        json_open(&w, "duplicate_of", '{');
+        json_put_string(&w, "source", p->sources.items[d->verdict.of_source].path);
+        json_put_uint(&w, "offset", d->verdict.of_offset);
+        json_close(&w, '}');
     }
     json_close(&w, '}');
     json_append(&w, "\n", 1);
@@ -1261,7 +1391,7 @@ static inline bool document_reject_(Preparation *p, const BatchDocument *d, Erro
         r->notes[r->note_count++] = (Note){d->line, why};
     }
     r->counts.rejected_lines++;
-    return p->pass == PASS_SAMPLE || document_drop_(p, d, DOCUMENT_REJECTED, e);
+    return document_drop_(p, d, DOCUMENT_REJECTED, e);
 }
 
 // Which split a document goes to depends on the seed, its source and its offset alone.
@@ -1292,11 +1422,17 @@ static inline bool document_end_(Preparation *p, const BatchDocument *d, Error *
     unsigned char record[DOCS_RECORD];
     if (p->text_bytes == 0) {
         c->empty++;
-        return p->pass == PASS_SAMPLE || document_drop_(p, d, DOCUMENT_EMPTY, e);
+        return document_drop_(p, d, DOCUMENT_EMPTY, e);
     }
     c->documents++;
     c->text_bytes += p->text_bytes;
     p->mine.documents++;
+    if (p->pass == PASS_SCAN) {
+        unsigned char place[8];
+        store_le(place, d->offset, 8);
+        return part_write_(&p->parts.records, stored_(p, d, d->record), d->record.length, e) &&
+               part_write_(&p->parts.places, place, sizeof place, e);
+    }
     if (p->pass == PASS_SAMPLE) {
         return true;
     }
@@ -1325,15 +1461,20 @@ static inline bool document_end_(Preparation *p, const BatchDocument *d, Error *
 static inline bool document_write_(Preparation *p, const BatchDocument *d, Error *e) {
     if (d->state == DOCUMENT_BLANK_LINE) {
         p->result.counts.blank_lines++;
-        return p->pass == PASS_SAMPLE || document_drop_(p, d, DOCUMENT_BLANK_LINE, e);
+        return document_drop_(p, d, DOCUMENT_BLANK_LINE, e);
     }
     if (d->state == DOCUMENT_REJECTED) {
         return document_reject_(p, d, e);
+    }
+    if (d->state == DOCUMENT_COLLECTED) {
+        *count_dropped(&p->result.counts, (CollectReason)d->verdict.reason) += d->ends;
+        return !d->ends || document_drop_(p, d, DOCUMENT_COLLECTED, e);
     }
     p->result.counts.replaced += d->replaced;
     if (d->begins) {
         document_begin_(p, d);
     }
+    p->text_bytes += p->pass == PASS_SCAN ? d->text_length : 0;
     for (size_t i = 0; i < d->piece_count; i++) {
         if (!document_piece_(p, &p->batch.pieces[d->first_piece + i], e)) {
             return false;
@@ -1349,7 +1490,12 @@ static inline bool batch_run_(Preparation *p, Reader *r, Error *e) {
     size_t used = 0;
     b->document_count = b->piece_count = 0;
     workers_reset_(p);
-    if (!(lines ? batch_read_lines_(p, r, e) && batch_parse_(p, e) : batch_read_text_(p, r, e))) {
+    if (!(lines ? batch_read_lines_(p, r, e) && batch_parse_(p, e) : batch_read_text_(p, r, e)) ||
+        (p->pass != PASS_SCAN && !batch_decide_(p, e))) {
+        return false;
+    }
+    if (!lines && p->pass == PASS_SCAN &&
+        !document_scan_(p, p->workers, b->documents, b->documents->text, b->documents->text_length, e)) {
         return false;
     }
     for (size_t i = 0; i < b->document_count; i++) {
@@ -1463,8 +1609,11 @@ static inline bool unit_begin_(Preparation *p, size_t unit, Error *e) {
             ok = ok && part_path_(p->parts.files[s][k].path, p, unit, name, e);
         }
     }
-    p->parts.dropped.file = NULL;
-    return ok && part_path_(p->parts.dropped.path, p, unit, "dropped", e);
+    p->parts.dropped.file = p->parts.records.file = p->parts.places.file = NULL;
+    return ok && part_path_(p->parts.dropped.path, p, unit, "dropped", e) &&
+           part_path_(p->parts.records.path, p, unit, "records", e) &&
+           part_path_(p->parts.places.path, p, unit, "places", e) &&
+           (p->pass == PASS_SCAN || verdict_seek_(p, unit, e));
 }
 
 // Bytes of the unit's source that the reader has taken.
@@ -1540,7 +1689,15 @@ static inline bool share_out_(const World *w, const uint64_t *bytes, size_t coun
     return ok;
 }
 
-// Rank 0: reads what the pass found in a unit, and whether its part files are as long as they should be.
+static inline bool part_check_(const Preparation *p, size_t unit, const char *name, uint64_t bytes, Error *e) {
+    char path[PATH_LIMIT];
+    struct stat status;
+    return bytes == 0 || (part_path_(path, p, unit, name, e) &&
+                          ((stat(path, &status) == 0 && (uint64_t)status.st_size == bytes) ||
+                           fail(e, "%s: should have %llu bytes", path, (unsigned long long)bytes)));
+}
+
+// Rank 0: reads what the pass found in a unit; its part files must be as long as they should be.
 static inline bool unit_load_(const Preparation *p, size_t unit, UnitResult *r, Error *e) {
     char path[PATH_LIMIT], name[32];
     snprintf(name, sizeof name, "%s.json", pass_names_[p->pass]);
@@ -1548,21 +1705,21 @@ static inline bool unit_load_(const Preparation *p, size_t unit, UnitResult *r, 
     if (!part_path_(path, p, unit, name, e) || !unit_result_load_(r, path, e)) {
         return false;
     }
-    for (int i = 0; i <= SPLITS * PART_KINDS && p->pass == PASS_ENCODE; i++) {
-        int s = i / PART_KINDS, k = i % PART_KINDS;
-        struct stat status;
-        uint64_t *split = split_counts_(&r->counts, s ? SPLIT_VAL : SPLIT_TRAIN);
-        uint64_t bytes = i == SPLITS * PART_KINDS ? r->counts.dropped_bytes
-                         : k == PART_BIN          ? split[1] * (uint64_t)token_bytes_(p)
-                         : k == PART_DOCS         ? split[0] * DOCS_RECORD
-                                                  : split[2];
-        snprintf(name, sizeof name, "%s.%s", i == SPLITS * PART_KINDS ? "" : split_names_[s], part_names_[k]);
-        if (bytes && (!part_path_(path, p, unit, i == SPLITS * PART_KINDS ? "dropped" : name, e) ||
-                      stat(path, &status) || (uint64_t)status.st_size != bytes)) {
-            return fail(e, "%s: should have %llu bytes", path, (unsigned long long)bytes);
+    if (p->pass == PASS_SCAN) {
+        return part_check_(p, unit, "records", r->counts.documents * collect_record_size(&p->options->collect), e) &&
+               part_check_(p, unit, "places", 8 * r->counts.documents, e);
+    }
+    for (int s = 0; s < SPLITS && p->pass == PASS_ENCODE; s++) {
+        const uint64_t *split = split_counts_(&r->counts, s);
+        const uint64_t bytes[PART_KINDS] = {split[1] * (uint64_t)token_bytes_(p), split[0] * DOCS_RECORD, split[2]};
+        for (int k = 0; k < PART_KINDS; k++) {
+            snprintf(name, sizeof name, "%s.%s", split_names_[s], part_names_[k]);
+            if (!part_check_(p, unit, name, bytes[k], e)) {
+                return false;
+            }
         }
     }
-    return true;
+    return part_check_(p, unit, "dropped", r->counts.dropped_bytes, e);
 }
 
 // Collective: finds the units that an earlier run has left whole. A sampling pass leaves no parts to go on with.
@@ -1637,7 +1794,14 @@ static inline bool pass_collect_(Preparation *p, Error *e) {
                       (unsigned long long)rejected, (unsigned long long)filled, first);
         }
     }
-    if (ok && report->counts.documents == 0) {
+    uint64_t collected = 0;
+    for (int reason = COLLECT_SHORT; reason < COLLECT_REASONS; reason++) {
+        collected += *count_dropped(&report->counts, (CollectReason)reason);
+    }
+    if (ok && report->counts.documents == 0 && collected > 0) {
+        ok = fail(e, "%s: the filters leave none of its %llu documents", p->options->inputs[0],
+                  (unsigned long long)collected);
+    } else if (ok && report->counts.documents == 0) {
         ok = fail(e, "%s: there is no document with any text in the input", p->options->inputs[0]);
     } else if (ok && report->counts.documents == 1 && p->options->val_fraction > 0) {
         ok = fail(e, "%s: holds a single document, which cannot be split: use --val-fraction 0 or more documents",
@@ -1947,15 +2111,6 @@ static inline bool copy_range_(const char *from_path, uint64_t at, uint64_t byte
     return ok;
 }
 
-// Opens a file that rank 0 has created, or creates it.
-static inline int open_to_write_(const World *w, const char *path, Error *e) {
-    int file = open(path, O_WRONLY | O_CLOEXEC | (w->rank == 0 ? O_CREAT | O_TRUNC : 0), 0666);
-    if (file < 0) {
-        fail(e, "%s: cannot be created: %s", path, strerror(errno));
-    }
-    return file;
-}
-
 // Closes a file that was written by descriptor, on disk when this returns true.
 static inline bool close_synced_(int file, const char *path, bool ok, Error *e) {
     if (file < 0) {
@@ -1994,18 +2149,21 @@ static inline bool shard_write_(const Preparation *p, const Shard *s, int kind, 
     return close_synced_(file, s->paths[kind], ok, e);
 }
 
-// Writes this rank's part of dropped.jsonl.
-static inline bool dropped_write_(const Preparation *p, const char *path, Error *e) {
+// Bytes of a unit's part file, from its counts.
+typedef uint64_t (*PartBytes)(const Preparation *p, const Counts *counts);
+
+// Writes this rank's share of a file that joins a part of each unit.
+static inline bool parts_join_(const Preparation *p, const char *name, PartBytes bytes_of, const char *path, Error *e) {
     uint64_t to_at = 0;
     int file = open(path, O_WRONLY | O_CLOEXEC);
     bool ok = file >= 0 || fail(e, "%s: cannot be written: %s", path, strerror(errno));
     for (size_t u = 0; ok && u < p->unit_count; u++) {
         char from[PATH_LIMIT];
+        uint64_t bytes = bytes_of(p, &p->counts[u]);
         if (u % (size_t)p->world->size == (size_t)p->world->rank) {
-            ok = part_path_(from, p, u, "dropped", e) &&
-                 copy_range_(from, 0, p->counts[u].dropped_bytes, file, path, to_at, false, 0, e);
+            ok = part_path_(from, p, u, name, e) && copy_range_(from, 0, bytes, file, path, to_at, false, 0, e);
         }
-        to_at += p->counts[u].dropped_bytes;
+        to_at += bytes;
     }
     return close_synced_(file, path, ok, e);
 }
@@ -2018,37 +2176,39 @@ static inline bool create_empty_(const char *path, Error *e) {
     return file >= 0 || fail(e, "%s: cannot be created: %s", path, strerror(errno));
 }
 
+// Collective: joins one part of each unit, to a file. On failure the line is printed.
+static inline bool parts_join_all_(const Preparation *p, const char *name, PartBytes bytes_of, const char *path) {
+    Error e = {{0}};
+    bool ok = p->world->rank != 0 || create_empty_(path, &e);
+    return world_check(p->world, ok, &e) && world_check(p->world, parts_join_(p, name, bytes_of, path, &e), &e);
+}
+
+static inline uint64_t dropped_bytes_of_(const Preparation *p, const Counts *c) {
+    (void)p;
+    return c->dropped_bytes;
+}
+
 // Collective: joins the parts to train.*, val.* and dropped.jsonl. On failure the line is printed.
 static inline bool prepare_join_(Preparation *p, Shard shards[SPLITS], const char *dropped,
                                  char dropped_hash[HEX_HASH]) {
+    enum { SHARD_FILES = SPLITS * PART_KINDS };
     Error e = {{0}};
-    const int splits = p->options->val_fraction > 0 ? SPLITS : 1, files = splits * PART_KINDS + 1;
-    const char *paths[SPLITS * PART_KINDS + 1];
-    uint64_t bytes[SPLITS * PART_KINDS + 1];
-    char hashes[SPLITS * PART_KINDS + 1][HEX_HASH];
-    if (!world_check(p->world, shards_plan_(p, shards, &e), &e)) {
+    const int splits = p->options->val_fraction > 0 ? SPLITS : 1, files = splits * PART_KINDS;
+    const char *paths[SHARD_FILES + 1] = {dropped};
+    uint64_t bytes[SHARD_FILES + 1] = {0};
+    char hashes[SHARD_FILES + 1][HEX_HASH];
+    bool ok = shards_plan_(p, shards, &e);
+    for (int i = 0; ok && i < files; i++) {
+        paths[i + 1] = shards[i / PART_KINDS].paths[i % PART_KINDS];
+        bytes[i + 1] = shard_bytes_(p, &shards[i / PART_KINDS], i % PART_KINDS);
+        ok = p->world->rank != 0 || create_empty_(paths[i + 1], &e);
+    }
+    if (!world_check(p->world, ok, &e) || !parts_join_all_(p, "dropped", dropped_bytes_of_, dropped)) {
         return false;
     }
-    for (int i = 0; i < files - 1; i++) {
-        paths[i] = shards[i / PART_KINDS].paths[i % PART_KINDS];
-        bytes[i] = shard_bytes_(p, &shards[i / PART_KINDS], i % PART_KINDS);
-    }
-    paths[files - 1] = dropped;
-    bytes[files - 1] = 0;
-    for (size_t u = 0; u < p->unit_count; u++) {
-        bytes[files - 1] += p->counts[u].dropped_bytes;
-    }
-    bool ok = true;
-    for (int i = 0; ok && i < files && p->world->rank == 0; i++) {
-        ok = create_empty_(paths[i], &e);
-    }
-    if (!world_check(p->world, ok, &e)) {
-        return false;
-    }
-    for (int i = 0; ok && i < files - 1; i++) {
+    for (int i = 0; ok && i < files; i++) {
         ok = shard_write_(p, &shards[i / PART_KINDS], i % PART_KINDS, &e);
     }
-    ok = ok && dropped_write_(p, dropped, &e);
     if (!world_check(p->world, ok, &e)) {
         return false;
     }
@@ -2056,14 +2216,135 @@ static inline bool prepare_join_(Preparation *p, Shard shards[SPLITS], const cha
         ok = idx_write_(shards[s].idx_path, shards[s].paths[PART_DOCS], token_bytes_(p), SEQUENCE_LIMIT,
                         shards[s].idx_hash, &e);
     }
-    if (!world_check(p->world, ok, &e) || !hash_files_(p->world, paths, bytes, (size_t)files, hashes)) {
+    if (!world_check(p->world, ok, &e) || !hash_files_(p->world, paths, bytes, (size_t)files + 1, hashes)) {
         return false;
     }
-    for (int i = 0; i < files - 1; i++) {
-        memcpy(shards[i / PART_KINDS].hashes[i % PART_KINDS], hashes[i], HEX_HASH);
+    memcpy(dropped_hash, hashes[0], HEX_HASH);
+    for (int i = 0; i < files; i++) {
+        memcpy(shards[i / PART_KINDS].hashes[i % PART_KINDS], hashes[i + 1], HEX_HASH);
     }
-    memcpy(dropped_hash, hashes[files - 1], HEX_HASH);
     return true;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Collection: what collect.h makes of all documents becomes WORK/verdicts
+
+static inline bool collect_is_on_(const CollectOptions *o) {
+    return o->exact || o->near_duplicates > 0 || o->min_characters > 0 || o->max_characters < UINT64_MAX ||
+           o->min_japanese > 0 || o->max_repeated_lines < 1;
+}
+
+static inline uint64_t records_bytes_of_(const Preparation *p, const Counts *c) {
+    return c->documents * collect_record_size(&p->options->collect);
+}
+
+static inline uint64_t places_bytes_of_(const Preparation *p, const Counts *c) {
+    (void)p;
+    return 8 * c->documents;
+}
+
+// The unit of a document with text.
+static inline size_t unit_of_document_(const Preparation *p, uint64_t document) {
+    size_t low = 0, high = p->unit_count; // it is in [low, high)
+    while (high - low > 1) {
+        size_t middle = (low + high) / 2;
+        *(p->first_documents[middle] <= document ? &low : &high) = middle;
+    }
+    return low;
+}
+
+// The verdict on a document that is left out; `records` and `places` are the joined files.
+static inline bool verdict_make_(const Preparation *p, const CollectResult *r, uint64_t document, int records,
+                                 int places, Verdict *v, Error *e) {
+    const size_t size = collect_record_size(&p->options->collect);
+    unsigned char record[COLLECT_RECORD_LIMIT], place[8];
+    CollectRecord measured;
+    *v = (Verdict){.document = document, .reason = r->reason[document], .value = (double)r->similarity[document]};
+    if (v->reason < COLLECT_EXACT) {
+        if (!read_at(records, "records", record, size, document * size, e) ||
+            !collect_load(&measured, record, "records", e)) {
+            return false;
+        }
+        v->value = measured.value;
+        return true;
+    }
+    v->of_source = p->units[unit_of_document_(p, r->of[document])].source;
+    if (!read_at(places, "places", place, sizeof place, 8 * (uint64_t)r->of[document], e)) {
+        return false;
+    }
+    v->of_offset = load_le(place, 8);
+    return true;
+}
+
+// Rank 0: decides about all documents and writes `path`, whole or not at all.
+static inline bool verdicts_write_(const Preparation *p, const char *records_path, const char *places_path,
+                                   const char *path, Error *e) {
+    char temporary[PATH_LIMIT], scratch[PATH_LIMIT];
+    CollectResult r = {0};
+    if (!path_format(temporary, e, "%s.tmp", path) || !path_format(scratch, e, "%s.scratch", path) ||
+        !collect_duplicates(&r, &records_path, 1, scratch, &p->options->collect, e)) {
+        return false;
+    }
+    int records = open(records_path, O_RDONLY | O_CLOEXEC), places = open(places_path, O_RDONLY | O_CLOEXEC);
+    FILE *file = fopen(temporary, "wb");
+    bool ok = (records >= 0 && places >= 0 && file) || fail(e, "%s: cannot be made: %s", path, strerror(errno));
+    for (size_t d = 0; ok && d < r.documents; d++) {
+        Verdict v;
+        ok = r.reason[d] == COLLECT_KEPT ||
+             (verdict_make_(p, &r, d, records, places, &v, e) && write_(file, temporary, &v, sizeof v, e));
+    }
+    ok = (!file || close_written_(file, temporary, ok ? e : &(Error){{0}})) && ok;
+    ok = ok && (rename(temporary, path) == 0 || fail(e, "%s: cannot be made: %s", path, strerror(errno)));
+    if (records >= 0) {
+        close(records);
+    }
+    if (places >= 0) {
+        close(places);
+    }
+    collect_result_free(&r);
+    return ok;
+}
+
+// Collective: looks at all documents and decides which stay out. On failure the line is printed.
+static inline bool prepare_collect_(Preparation *p) {
+    Error e = {{0}};
+    World *w = p->world;
+    char records[PATH_LIMIT], places[PATH_LIMIT], verdicts[PATH_LIMIT];
+    p->verdict.document = UINT64_MAX;
+    if (!collect_is_on_(&p->options->collect)) {
+        return true;
+    }
+    bool there = false, ok = path_format(records, &e, "%s/records", p->work) &&
+                             path_format(places, &e, "%s/places", p->work) &&
+                             path_format(verdicts, &e, "%s/verdicts", p->work);
+    p->first_documents = calloc(p->unit_count + 1, sizeof *p->first_documents);
+    ok = ok && (p->first_documents || fail(&e, "prepare: no memory for %zu units", p->unit_count));
+    for (int i = 0; ok && i < p->worker_count; i++) {
+        ok = (p->workers[i].collect = collect_new(&p->options->collect, &e)) != NULL;
+    }
+    if (!world_check(w, ok, &e) || !pass_run_(p, PASS_SCAN)) {
+        return false;
+    }
+    for (size_t u = 0; u < p->unit_count; u++) {
+        p->first_documents[u + 1] = p->first_documents[u] + p->counts[u].documents;
+    }
+    there = w->rank == 0 && access(verdicts, F_OK) == 0;
+    broadcast(&there, sizeof there);
+    if (!there) {
+        ok = parts_join_all_(p, "records", records_bytes_of_, records) &&
+             parts_join_all_(p, "places", places_bytes_of_, places) &&
+             world_check_root(w, w->rank != 0 || verdicts_write_(p, records, places, verdicts, &e), &e);
+        if (w->rank == 0) {
+            unlink(records);
+            unlink(places);
+        }
+    }
+    if (!ok) {
+        return false;
+    }
+    p->verdicts = fopen(verdicts, "rb");
+    ok = p->verdicts || fail(&e, "%s: cannot be read: %s", verdicts, strerror(errno));
+    return world_check(w, ok, &e);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -2102,6 +2383,10 @@ static inline void manifest_counts_(JsonWriter *w, const Counts *c) {
     json_put_uint(w, "empty", c->empty);
     json_put_uint(w, "blank_lines", c->blank_lines);
     json_put_uint(w, "rejected_lines", c->rejected_lines);
+    for (int reason = COLLECT_SHORT; reason < COLLECT_REASONS; reason++) {
+        json_put_uint(w, collect_reason_name((CollectReason)reason),
+                      *count_dropped((Counts *)c, (CollectReason)reason));
+    }
     json_put_uint(w, "replaced", c->replaced);
 }
 
@@ -2203,6 +2488,12 @@ static inline bool job_text_(const Preparation *p, JsonWriter *w, Error *e) {
     json_put_string(w, "text_key", o->text_key);
     json_put_uint(w, "seed", o->seed);
     json_put_uint(w, "unit_bytes", o->unit_bytes);
+    json_put_uint(w, "min_characters", o->collect.min_characters);
+    json_put_uint(w, "max_characters", o->collect.max_characters);
+    json_put_double(w, "min_japanese", o->collect.min_japanese);
+    json_put_double(w, "max_repeated_lines", o->collect.max_repeated_lines);
+    json_put_bool(w, "exact", o->collect.exact);
+    json_put_double(w, "near_duplicates", o->collect.near_duplicates);
     json_open(w, "files", '[');
     for (size_t i = 0; i < p->sources.count; i++) {
         const Source *s = &p->sources.items[i];
@@ -2343,6 +2634,7 @@ static inline bool prepare_check_options_(const PrepareOptions *o, Error *e) {
            (o->input_count > 0 || fail(e, "--input: name at least one file or folder")) &&
            ((o->val_fraction >= 0 && o->val_fraction < 1) ||
             fail(e, "--val-fraction %g: must be at least 0 and less than 1", o->val_fraction)) &&
+           collect_check(&o->collect, e) &&
            (o->tokenizer || o->tokenizer_sample >= 1024 ||
             fail(e, "--tokenizer-sample %llu: must be at least 1024 bytes", (unsigned long long)o->tokenizer_sample));
 }
@@ -2427,6 +2719,7 @@ static inline void workers_free_(Preparation *p) {
     for (int i = 0; i < p->worker_count; i++) {
         Worker *w = &p->workers[i];
         encoder_free(&w->encoder);
+        collect_free(w->collect);
         free(w->tokens.ids);
         free(w->store);
         free(w->line);
@@ -2526,8 +2819,8 @@ static inline bool prepare_run_(Preparation *p, Shard shards[SPLITS]) {
         return false;
     }
     ok = units_make_(p, &e) && workers_make_(p, &e) && (!root || prepare_begin_folder_(p, &e));
-    return world_check(w, ok, &e) && prepare_tokenizer_(p) && pass_run_(p, PASS_ENCODE) && hash_sources_(p) &&
-           prepare_join_(p, shards, dropped, dropped_hash) &&
+    return world_check(w, ok, &e) && prepare_collect_(p) && prepare_tokenizer_(p) && pass_run_(p, PASS_ENCODE) &&
+           hash_sources_(p) && prepare_join_(p, shards, dropped, dropped_hash) &&
            world_check_root(w, !root || prepare_finish_(p, shards, dropped, dropped_hash, &e), &e);
 }
 
@@ -2562,6 +2855,10 @@ static inline bool prepare_corpus(World *world, const PrepareOptions *o, Prepare
         free(p->batch.documents);
         free(p->batch.pieces);
         free(p->pending);
+        if (p->verdicts) {
+            fclose(p->verdicts);
+        }
+        free(p->first_documents);
         free(p->units);
         free(p->whole);
         free(p->counts);

@@ -50,6 +50,12 @@ enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16 };
     WHOLE(vocab_size, 0, 0, 100000000, PREPARE | TRAIN, "V", "prepare: tokens to train; train: for data without a tokenizer")  \
     WHOLE(tokenizer_sample, 64 << 20, 1, UINT64_MAX, PREPARE, "BYTES", "text to train the tokenizer on, at most")               \
     REAL_NUMBER(val_fraction, 0.01, 0, 0.5, PREPARE, "F", "share of the documents kept for validation")                         \
+    WHOLE(min_characters, 0, 0, UINT64_MAX, PREPARE, "N", "leave out documents of fewer characters")                            \
+    WHOLE(max_characters, 0, 0, UINT64_MAX, PREPARE, "N", "leave out documents of more characters; 0: none")                    \
+    REAL_NUMBER(min_japanese, 0, 0, 1, PREPARE, "F", "leave out documents with a smaller share of Japanese characters")         \
+    REAL_NUMBER(max_repeated_lines, 1, 0, 1, PREPARE, "F", "leave out documents with a larger share in repeated lines")         \
+    TEXT(dedup, "off", PREPARE, "off|exact", "exact: leave out documents whose text came before")                               \
+    REAL_NUMBER(near_duplicates, 0, 0, 1, PREPARE, "T", "leave out documents this similar to one before: 0.5 to 1; 0: off")     \
     TEXT(model, NULL, TRAIN, "NAME", "124m 350m 774m 1.3b 1.5b 13b 30b; the next four options override it")                     \
     WHOLE(layers, 0, 0, 10000, TRAIN, "L", "transformer blocks")                                                                \
     WHOLE(heads, 0, 0, 10000, TRAIN, "H", "attention heads; must divide the channels")                                          \
@@ -1772,6 +1778,12 @@ static void print_prepared(const PrepareReport *r, const char *out) {
            "kinds\n",
            (unsigned long long)c->empty, (unsigned long long)c->blank_lines, (unsigned long long)c->rejected_lines,
            (unsigned long long)r->skipped_files);
+    printf(
+        "left out by filters: %llu short, %llu long, %llu for their share of Japanese, %llu for repeated lines, %llu "
+        "duplicates, %llu near-duplicates\n",
+        (unsigned long long)c->dropped_short, (unsigned long long)c->dropped_long,
+        (unsigned long long)c->dropped_japanese, (unsigned long long)c->dropped_repeated_lines,
+        (unsigned long long)c->dropped_exact_duplicate, (unsigned long long)c->dropped_near_duplicate);
     printf("invalid UTF-8 replaced: %llu times\n", (unsigned long long)c->replaced);
     for (size_t i = 0; i < r->note_count; i++) {
         printf("left out: %s\n", r->notes[i]);
@@ -1791,6 +1803,12 @@ static int command_prepare(World *w, const Options *o) {
         .val_fraction = o->val_fraction,
         .text_key = o->text_key,
         .seed = o->seed,
+        .collect = {.min_characters = o->min_characters,
+                    .max_characters = o->max_characters ? o->max_characters : UINT64_MAX,
+                    .min_japanese = o->min_japanese,
+                    .max_repeated_lines = o->max_repeated_lines,
+                    .exact = !strcmp(o->dedup, "exact"),
+                    .near_duplicates = o->near_duplicates},
         .revision = GIT_REVISION,
         .command = (const char *const *)o->argv,
         .command_count = (size_t)o->argc,
@@ -1802,6 +1820,7 @@ static int command_prepare(World *w, const Options *o) {
     ok = ok && (o->tokenizer || o->vocab_size >= 257 ||
                 fail(&e, "--vocab-size %llu is too small: 256 bytes and the end of a document make 257",
                      (unsigned long long)o->vocab_size));
+    ok = ok && collect_check(&p.collect, &e);
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }

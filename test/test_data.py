@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings, strategies
 from tokenizers import Tokenizer
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror"]
+FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-fopenmp"]
 BUILDS = {"native": ["-O2"], "asan": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]}
 
 
@@ -29,7 +29,7 @@ BUILDS = {"native": ["-O2"], "asan": ["-O1", "-g", "-fsanitize=address,undefined
 def tools(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tools")
     for name, flags in BUILDS.items():
-        subprocess.run(["gcc", *FLAGS, *flags, f"{ROOT}/test/data_tool.c", "-o", folder / name, "-lm"], check=True)
+        subprocess.run(["mpicc", *FLAGS, *flags, f"{ROOT}/test/data_tool.c", "-o", folder / name, "-lm"], check=True)
     return folder
 
 
