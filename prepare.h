@@ -219,8 +219,10 @@ static inline bool origins_take_(OriginFacet origin[ORIGIN_FACETS], size_t limit
             uint64_t documents = 0, tokens = 0;
             json_uint(json_get(entry, "documents"), &documents);
             json_uint(json_get(entry, "tokens"), &tokens);
-            if (!origin_add_(&origin[f], value ? limit : 0, value ? value : "", value ? strlen(value) : 0, documents,
-                             tokens, e)) {
+            if (!value) {
+                origin[f].other_documents += documents;
+                origin[f].other_tokens += tokens;
+            } else if (!origin_add_(&origin[f], limit, value, strlen(value), documents, tokens, e)) {
                 return false;
             }
         }
@@ -880,14 +882,19 @@ static inline bool batch_read_text_(Preparation *p, Reader *r, Error *e) {
         p->document.offset = start;
         p->lines = 1;
     }
-    if (!reader_fill_(r, limit, e) || !reserve_(&p->batch.documents, &p->batch.document_capacity, 0, 1, sizeof d, e) ||
-        !reserve_(&p->pending, &p->pending_capacity, p->pending_length, 3 * (r->end - r->start), 1, e)) {
+    if (!reader_fill_(r, limit, e) || !reserve_(&p->batch.documents, &p->batch.document_capacity, 0, 1, sizeof d, e)) {
         return false;
     }
-    p->pending_length += utf8_sanitize(p->pending + p->pending_length, r->data + r->start, r->end - r->start, r->ended,
-                                       &consumed, &d.replaced);
-    reader_use_(r, consumed);
-    p->mine.text_bytes += consumed;
+    do {
+        size_t left = r->end - r->start, block = min_u64_(left, READ_BLOCK);
+        if (!reserve_(&p->pending, &p->pending_capacity, p->pending_length, 3 * block, 1, e)) {
+            return false;
+        }
+        p->pending_length += utf8_sanitize(p->pending + p->pending_length, r->data + r->start, block,
+                                           r->ended && block == left, &consumed, &d.replaced);
+        reader_use_(r, consumed);
+    } while (consumed > 0 && r->start < r->end);
+    p->mine.text_bytes += r->offset - start;
     d.ends = r->ended && r->start == r->end;
     d.offset = p->document.offset;
     d.length = r->offset - d.offset;
@@ -1364,7 +1371,8 @@ static inline bool document_drop_(Preparation *p, const BatchDocument *d, Docume
         size_t colon = d->why.length > 2 ? 2 : 0; // the text begins with ": "
         json_put_text(&w, "detail", stored_(p, d, d->why) + colon, d->why.length - colon);
     } else if (state == DOCUMENT_COLLECTED) {
-        json_put_double(&w, "value", d->verdict.value);
+        bool whole = d->verdict.reason == COLLECT_SHORT || d->verdict.reason == COLLECT_LONG;
+        whole ? json_put_uint(&w, "value", (uint64_t)d->verdict.value) : json_put_double(&w, "value", d->verdict.value);
     }
     if (state == DOCUMENT_COLLECTED && d->verdict.reason >= COLLECT_EXACT) {
         json_open(&w, "duplicate_of", '{');

@@ -1,5 +1,8 @@
 // data_tool: the functions of dataloader.h and prepare.h for test_data.py, one command per part. Exit status 1 and one
 // line on stderr on failure.
+#include <signal.h>
+#include <sys/resource.h>
+
 #include "../prepare.h"
 
 static bool hash_command(int argc, char **argv, Error *e) {
@@ -107,6 +110,25 @@ static bool read_twice_command(const char *path, size_t seq_len, Error *e) {
     return ok;
 }
 
+// From here on files may not become longer (as on a full disk), or memory not larger, than this; 0: no limit. MPI has
+// started, whose own needs are not the matter.
+static void set_limits(uint64_t file_bytes, uint64_t memory_bytes) {
+    if (file_bytes) {
+        signal(SIGXFSZ, SIG_IGN);
+        setrlimit(RLIMIT_FSIZE, &(struct rlimit){file_bytes, file_bytes});
+    }
+    if (memory_bytes) {
+        unsigned long pages = 0;
+        FILE *file = fopen("/proc/self/statm", "r");
+        if (!file || fscanf(file, "%*u %*u %*u %*u %*u %lu", &pages) != 1) {
+            abort();
+        }
+        fclose(file);
+        memory_bytes += pages * (uint64_t)sysconf(_SC_PAGESIZE);
+        setrlimit(RLIMIT_DATA, &(struct rlimit){memory_bytes, memory_bytes});
+    }
+}
+
 // Options as in train_gpt prepare; --option value only, several --input.
 static bool prepare_command(int argc, char **argv) {
     const char **inputs = malloc((size_t)argc * sizeof *inputs + 1);
@@ -118,6 +140,7 @@ static bool prepare_command(int argc, char **argv) {
                         .command = (const char *const *)argv,
                         .command_count = (size_t)argc};
     PrepareReport r;
+    uint64_t file_limit = 0, memory_limit = 0;
     for (int i = 0; i + 1 < argc; i += 2) {
         const char *name = argv[i] + 2, *value = argv[i + 1];
         if (!strcmp(name, "input")) {
@@ -136,6 +159,10 @@ static bool prepare_command(int argc, char **argv) {
             o.val_fraction = strtod(value, NULL);
         } else if (!strcmp(name, "seed")) {
             o.seed = strtoull(value, NULL, 10);
+        } else if (!strcmp(name, "file-limit")) {
+            file_limit = strtoull(value, NULL, 10);
+        } else if (!strcmp(name, "memory-limit")) {
+            memory_limit = strtoull(value, NULL, 10);
         } else if (!strcmp(name, "unit-bytes")) {
             o.unit_bytes = strtoull(value, NULL, 10);
         } else if (!strcmp(name, "progress")) {
@@ -144,6 +171,7 @@ static bool prepare_command(int argc, char **argv) {
     }
     World world;
     world_init(&world, NULL, NULL);
+    set_limits(file_limit, memory_limit);
     bool ok = prepare_corpus(&world, &o, &r); // prints its error itself
     for (size_t i = 0; ok && i < r.note_count; i++) {
         puts(r.notes[i]);

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import random
-import resource
+import re
 import shutil
 import struct
 import subprocess
@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 from tokenizers import Tokenizer
+
+from support import SANITIZERS, kill_all, start, arguments, run
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-fopenmp"]
@@ -33,11 +35,16 @@ def tools(tmp_path_factory):
     return folder
 
 
+def environment(env=None):
+    return {**os.environ, **SANITIZERS, "OMP_NUM_THREADS": "2", **(env or {})}
+
+
 @pytest.fixture
 def tool(tools):
     """tool("dump", path, ...) runs data_tool under the sanitizers and returns its output."""
-    def call(*args, build="asan", **options):
-        result = subprocess.run([tools / build, *map(str, args)], capture_output=True, timeout=300, **options)
+    def call(*args, build="asan", env=None, **options):
+        result = subprocess.run([tools / build, *map(str, args)], capture_output=True, timeout=300,
+                                env=environment(env), **options)
         assert result.returncode == 0, result.stderr.decode(errors="replace")
         return result.stdout.decode()
     return call
@@ -46,8 +53,9 @@ def tool(tools):
 @pytest.fixture
 def fails(tools):
     """Runs data_tool, which must fail with one line on stderr that holds each of `mentions`."""
-    def call(args, *mentions, build="asan", prefix=(), **options):
-        result = subprocess.run([*prefix, tools / build, *map(str, args)], capture_output=True, timeout=300, **options)
+    def call(args, *mentions, build="asan", prefix=(), env=None, **options):
+        result = subprocess.run([*prefix, tools / build, *map(str, args)], capture_output=True, timeout=300,
+                                env=environment(env), **options)
         text = result.stderr.decode(errors="replace")
         assert result.returncode == 1 and len(text.splitlines()) == 1, (result.returncode, text)
         for word in mentions:
@@ -356,21 +364,30 @@ def check_provenance(data, folder, key="text"):
     raw = [(folder / source["path"]).read_bytes() for source in manifest["sources"]]
     for source, content in zip(manifest["sources"], raw):
         assert (source["bytes"], source["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
-    raw = [gzip.decompress(content) if source["path"].endswith(".gz") else content
-           for source, content in zip(manifest["sources"], raw)]
+    raw = [decompress(source["path"], content) for source, content in zip(manifest["sources"], raw)]
+    ranges = {source["path"]: [] for source in manifest["sources"]}  # of each source: (offset, length) of all documents
     for split, entry in manifest["splits"].items():
         documents, records = read_pair(data / split), records_of(data / f"{split}.docs")
         assert len(documents) == len(records) == entry["documents"]
         assert sum(map(len, documents)) == entry["tokens"]
-        for kind in "bin", "idx", "docs":
+        for kind in "bin", "idx", "docs", "meta":
             content = (data / f"{split}.{kind}").read_bytes()
             assert entry[kind] == {"file": f"{split}.{kind}", "bytes": len(content),
                                    "sha256": hashlib.sha256(content).hexdigest()}
         texts[split] = []
-        for document, (offset, length, tokens, _, _, number) in zip(documents, records):
-            text = raw[number][offset:offset + length].decode(errors="replace")
-            if ".jsonl" in manifest["sources"][number]["path"]:
-                text = json.loads(text)[key].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        metadata, at = (data / f"{split}.meta").read_bytes(), 0
+        for document, (offset, length, tokens, begin, meta_length, number) in zip(documents, records):
+            text, path = raw[number][offset:offset + length].decode(errors="replace"), manifest["sources"][number]["path"]
+            ranges[path].append((offset, length))
+            assert begin == at
+            at += meta_length + (meta_length > 0)
+            known = json.loads(metadata[begin:begin + meta_length] or "{}")
+            if ".json" in path:
+                object = json.loads(text)
+                assert known == metadata_of(object)
+                text = object[key].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            else:
+                assert known == {}
             ids = tokenizer.encode(text, add_special_tokens=False).ids
             assert document == ids + [end] and len(document) == tokens
             texts[split].append(text)
@@ -380,7 +397,56 @@ def check_provenance(data, folder, key="text"):
     counts = manifest["counts"]
     for name in set(counts) - {"skipped_files"}:
         assert counts[name] == sum(source[name] for source in manifest["sources"]), name
+    content = (data / "dropped.jsonl").read_bytes()
+    assert manifest["dropped"] == {"file": "dropped.jsonl", "bytes": len(content),
+                                   "sha256": hashlib.sha256(content).hexdigest()}
+    reasons = collections.Counter()
+    for dropped in map(json.loads, content.splitlines()):
+        ranges[dropped["source"]].append((dropped["offset"], dropped["bytes"]))
+        reasons[dropped["reason"]] += 1
+    plural = {"blank_lines": "blank_line", "rejected_lines": "rejected_line"}
+    for name in set(counts) - {"documents", "tokens", "text_bytes", "replaced", "skipped_files"}:
+        assert counts[name] == reasons.pop(plural.get(name, name), 0), name
+    assert not reasons
+    for source, content in zip(manifest["sources"], raw):  # every line, or all of the file, is in one of the two
+        start = 3 * content.startswith(b"\xef\xbb\xbf")
+        if ".json" not in source["path"]:
+            assert ranges[source["path"]] == [(start, len(content) - start)]
+            continue
+        expected = []
+        for line in content[start:].split(b"\n"):
+            expected.append((start, len(line) - line.endswith(b"\r")))
+            start += len(line) + 1
+        assert sorted(ranges[source["path"]]) == expected[:-1 if content.endswith(b"\n") or not content else None]
     return texts
+
+
+def decompress(path, content):
+    if path.endswith(".gz"):
+        return gzip.decompress(content)
+    if path.endswith(".zst"):
+        return subprocess.run(["zstd", "-dc"], input=content, capture_output=True, check=True).stdout
+    return content
+
+
+METADATA = {"id": ["id", "hexsha"], "source": ["source", "package", "pile_set_name"], "url": ["url"],
+            "license": ["license", "licence"], "created": ["created"], "added": ["added"], "date": ["date"],
+            "timestamp": ["timestamp"], "language": ["language", "lang"], "title": ["title"], "dump": ["dump"],
+            "file_path": ["file_path"]}
+
+
+def metadata_of(object):
+    """What prepare keeps of a JSON Lines object: the first string, else the first number, looked for at the top, then
+    in "meta", then in "metadata"."""
+    places = [object, *(object[name] for name in ("meta", "metadata") if isinstance(object.get(name), dict))]
+    found = {}
+    for name, keys in METADATA.items():
+        values = [place[key] for place in places for key in keys if key in place]
+        values = ([value for value in values if isinstance(value, str)]
+                  or [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)])
+        if values:
+            found[name] = values[0]
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -405,6 +471,16 @@ def mixed(tmp_path_factory):
     return folder
 
 
+def tokens_of(data, number, holds):
+    """Tokens of the documents of a source whose metadata meets a condition."""
+    total = 0
+    for split in manifest_of(data)["splits"]:
+        metadata = (data / f"{split}.meta").read_bytes()
+        for _, _, tokens, begin, length, source in records_of(data / f"{split}.docs"):
+            total += tokens if source == number and holds(json.loads(metadata[begin:begin + length])) else 0
+    return total
+
+
 @pytest.mark.parametrize("fraction", [0, 0.2])
 def test_prepare_mixed(fraction, mixed, tool, tmp_path):
     out = tmp_path / "data"
@@ -422,8 +498,9 @@ def test_prepare_mixed(fraction, mixed, tool, tmp_path):
     counts = manifest["counts"]
     assert (counts["skipped_files"], counts["empty"], counts["replaced"]) == (3, 2, bad.count("\ufffd"))
     assert manifest["sources"][3]["origin"] == {
-        "source": [{"value": f"s{i}", "documents": n} for i, n in enumerate((14, 13, 13))],
-        "license": [{"value": "MIT", "documents": 40}]}
+        "source": [{"value": f"s{i}", "documents": n, "tokens": tokens_of(out, 3, lambda o: o["source"] == f"s{i}")}
+                   for i, n in enumerate((14, 13, 13))],
+        "license": [{"value": "MIT", "documents": 40, "tokens": manifest["sources"][3]["tokens"]}]}
     assert manifest["command"][:2] == ["--input", "in"]
     for split in manifest["splits"]:
         head, samples = dump(tool, out, 16, manifest["tokenizer"]["vocab_size"], split, "verify")
@@ -441,7 +518,7 @@ def test_same_bytes(mixed, tool, tmp_path):
         tool(*prepare(input="in", out="data", vocab_size=400, val_fraction=0.2), cwd=tmp_path / build, build=build)
         files.append({path.relative_to(tmp_path / build): path.read_bytes()
                       for path in (tmp_path / build / "data").rglob("*") if path.is_file()})
-    assert files[0] == files[1] and len(files[0]) == 11
+    assert files[0] == files[1] and len(files[0]) == 14
 
 
 def test_given_tokenizer(mixed, tool, tmp_path):
@@ -553,10 +630,12 @@ def test_origins(tool, tmp_path):
     (tmp_path / "x.jsonl").write_text("\n".join(map(line, range(80))))
     tool(*prepare(input=tmp_path / "x.jsonl", out=tmp_path / "data", vocab_size=260 - 3))
     origin = manifest_of(tmp_path / "data")["sources"][0]["origin"]
-    assert origin["source"] == [*({"value": f"p{i}", "documents": 2} for i in range(32)),
-                                {"value": None, "documents": 16}]
-    assert origin["license"] == [{"value": "LLL", "documents": 79}, {"value": None, "documents": 1}]
-    assert origin["language"] == [{"value": "en", "documents": 40}, {"value": "ja", "documents": 40}]
+    assert origin["source"] == [*({"value": f"p{i}", "documents": 2, "tokens": 4} for i in range(32)),
+                                {"value": None, "documents": 16, "tokens": 32}]
+    assert origin["license"] == [{"value": "LLL", "documents": 79, "tokens": 158},
+                                 {"value": None, "documents": 1, "tokens": 2}]
+    assert origin["language"] == [{"value": "en", "documents": 40, "tokens": 80},
+                                  {"value": "ja", "documents": 40, "tokens": 80}]
 
 
 def test_split(tool, fails, tmp_path):
@@ -598,10 +677,6 @@ def test_sample_is_even(tool, tmp_path):
         assert {"Ġ" + part.strip() for part in parts} <= set(vocabulary)
 
 
-def limited(memory):
-    return lambda: resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-
-
 def test_bounded_memory(tool, tools, tmp_path):
     """Files several times larger than all the memory that the process may have: one document, and many."""
     text = ("The quick brown fox jumps over the lazy dog. 日本語の文書を英語と混ぜる。\n" * 20).encode()
@@ -610,8 +685,8 @@ def test_bounded_memory(tool, tools, tmp_path):
         for _ in range(60_000_000 // len(text)):
             x.write(text)
             y.write(line)
-    tool(*prepare(input=["x.txt", "y.jsonl"], out="data", vocab_size=320, tokenizer_sample=1_000_000), cwd=tmp_path,
-         build="native", preexec_fn=limited(32 << 20))
+    tool(*prepare(input=["x.txt", "y.jsonl"], out="data", vocab_size=320, tokenizer_sample=1_000_000,
+                  memory_limit=32 << 20), cwd=tmp_path, build="native")
     counts = manifest_of(tmp_path / "data")["counts"]
     assert counts["text_bytes"] == 2 * (60_000_000 // len(text)) * len(text)
     first, *rest = read_pair(tmp_path / "data" / "train")
@@ -705,8 +780,7 @@ def test_full_disk(limit, fails, tool, tmp_path):
         tool(*prepare(input="x.jsonl", out="whole", vocab_size=260), cwd=tmp_path)
         limit = max(path.stat().st_size for path in (tmp_path / "whole").iterdir()) - 1
         shutil.rmtree(tmp_path / "whole")
-    fails(prepare(input="x.jsonl", out="data", vocab_size=260), "cannot be written", cwd=tmp_path,
-          restore_signals=False, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    fails(prepare(input="x.jsonl", out="data", vocab_size=260, file_limit=limit), "cannot be written", cwd=tmp_path)
     assert os.listdir(tmp_path) == ["x.jsonl"]
 
 
@@ -724,8 +798,8 @@ def test_leftovers_and_rivals(fails, tool, tmp_path):
     os.close(descriptor)
     tool(*prepare(input="text.txt", out="data", vocab_size=260), cwd=tmp_path)
     assert not left.exists()
-    assert sorted(os.listdir(tmp_path / "data")) == ["manifest.json", "tokenizer", "train.bin", "train.docs",
-                                                     "train.idx"]
+    assert sorted(os.listdir(tmp_path / "data")) == ["dropped.jsonl", "manifest.json", "tokenizer", "train.bin",
+                                                     "train.docs", "train.idx", "train.meta"]
 
 
 @pytest.fixture
@@ -772,4 +846,6 @@ def test_progress(tool, tmp_path):
     (tmp_path / "x.txt").write_bytes(random.Random(1).randbytes(6_000_000).hex().encode())
     shown = tool(*prepare(input="x.txt", out="data", vocab_size=2000, progress=1), cwd=tmp_path).splitlines()
     assert "sampling" in shown[0] and "training a tokenizer" in "".join(shown)
-    assert "file 1 of 1, 12.0 MB of text, " in shown[-1] and shown[-1].endswith(" 1 documents")
+    assert re.fullmatch(r"tokenizing: 100 % of 12.0 MB, 12.0 MB of text, [\d.]+ MB/s, 1 documents", shown[-1])
+    assert all(re.fullmatch(r"[a-z ]+: \d+ % of 12.0 MB, [\d.]+ MB of text, [\d.]+ MB/s, [01] documents(, \d+ s left)?",
+                            line) for line in shown if not line.startswith("training"))
