@@ -159,6 +159,16 @@ static bool prepare_command(int argc, char **argv) {
             o.val_fraction = strtod(value, NULL);
         } else if (!strcmp(name, "seed")) {
             o.seed = strtoull(value, NULL, 10);
+        } else if (!strcmp(name, "min-characters")) {
+            o.collect.min_characters = strtoull(value, NULL, 10);
+        } else if (!strcmp(name, "max-characters")) {
+            o.collect.max_characters = strtoull(value, NULL, 10);
+        } else if (!strcmp(name, "max-repeated-lines")) {
+            o.collect.max_repeated_lines = strtod(value, NULL);
+        } else if (!strcmp(name, "dedup")) {
+            o.collect.exact = !strcmp(value, "exact");
+        } else if (!strcmp(name, "near-duplicates")) {
+            o.collect.near_duplicates = strtod(value, NULL);
         } else if (!strcmp(name, "file-limit")) {
             file_limit = strtoull(value, NULL, 10);
         } else if (!strcmp(name, "memory-limit")) {
@@ -167,6 +177,7 @@ static bool prepare_command(int argc, char **argv) {
             o.unit_bytes = strtoull(value, NULL, 10);
         } else if (!strcmp(name, "progress")) {
             o.progress = stdout;
+            setvbuf(stdout, NULL, _IOLBF, 0);
         }
     }
     World world;
