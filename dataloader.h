@@ -2,6 +2,7 @@
 // traced to its source. prepare.h makes the shards.
 //
 // Samples:    dataset_open, dataset_read, dataset_order    training samples out of shards, in a reproducible order
+// Mixtures:   mixture_open, mixture_order, mixture_position several datasets in one order, each with its share
 // Documents:  docs_load                                    where each document of a shard comes from
 // Beneath:    sha256_*, random_*                           hashes of files, random numbers as pure functions
 //
@@ -147,8 +148,7 @@ static inline void sha256_add(Sha256 *s, const void *data, size_t bytes) {
     }
 }
 
-// Writes the digest as 64 lower-case hexadecimal digits and a NUL.
-static inline void sha256_end(Sha256 *s, char hex[65]) {
+static inline void sha256_digest(Sha256 *s, unsigned char digest[32]) {
     static const unsigned char padding[64] = {0x80};
     unsigned char bits[8];
     for (int i = 0; i < 8; i++) {
@@ -156,8 +156,17 @@ static inline void sha256_end(Sha256 *s, char hex[65]) {
     }
     sha256_add(s, padding, 64 - (s->length + 8) % 64);
     sha256_add(s, bits, 8);
-    for (int i = 0; i < 8; i++) {
-        snprintf(hex + 8 * i, 9, "%08x", s->state[i]);
+    for (int i = 0; i < 32; i++) {
+        digest[i] = (unsigned char)(s->state[i / 4] >> (24 - 8 * (i % 4)));
+    }
+}
+
+// Writes the digest as 64 lower-case hexadecimal digits and a NUL.
+static inline void sha256_end(Sha256 *s, char hex[65]) {
+    unsigned char digest[32];
+    sha256_digest(s, digest);
+    for (int i = 0; i < 32; i++) {
+        snprintf(hex + 2 * i, 3, "%02x", digest[i]);
     }
 }
 
@@ -271,7 +280,7 @@ static inline bool sync_directory(const char *path, Error *e) {
 // Random numbers as pure functions: no state, so any rank, thread or resumed run computes the same ones again
 
 // Streams keep uses of one seed apart. Those below RANDOM_FREE belong to this file.
-enum { RANDOM_ORDER, RANDOM_SPLIT, RANDOM_SAMPLE, RANDOM_FREE = 16 };
+enum { RANDOM_ORDER, RANDOM_SPLIT, RANDOM_SAMPLE, RANDOM_SOURCE, RANDOM_FREE = 16 };
 
 // 64 random bits for (seed, stream, counter): the finaliser of SplitMix64 (Steele, Lea, Flood 2014) once per word.
 static inline uint64_t random_bits(uint64_t seed, uint64_t stream, uint64_t counter) {
@@ -291,23 +300,52 @@ static inline double random_uniform(uint64_t seed, uint64_t stream, uint64_t cou
     return (double)(random_bits(seed, stream, counter) >> 11) * 0x1p-53;
 }
 
-// Where `position` (< n) goes in the permutation of 0..n-1 that (seed, epoch) names. A six-round Feistel network
-// permutes the 2*half-bit numbers, fewer than 4n; results of n or more are fed back in until one is below n (cycle
-// walking: Black and Rogaway 2002). Nothing is stored, however large n is.
-static inline uint64_t random_permutation(uint64_t seed, uint64_t epoch, uint64_t position, uint64_t n) {
+// The network beneath a permutation of 0..n-1: `half` is the smallest number of bits so that 2 * half hold n - 1.
+typedef struct {
+    int half;
+    uint64_t mask, key;
+} Feistel_;
+
+static inline Feistel_ feistel_(uint64_t seed, uint64_t epoch, uint64_t n) {
     int half = 1;
     while (half < 32 && (n - 1) >> (2 * half)) {
         half++;
     }
-    uint64_t mask = ((uint64_t)1 << half) - 1, key = random_bits(seed, RANDOM_ORDER, epoch), x = position;
+    return (Feistel_){half, ((uint64_t)1 << half) - 1, random_bits(seed, RANDOM_ORDER, epoch)};
+}
+
+enum { FEISTEL_ROUNDS = 6 };
+
+// Where `position` (< n) goes in the permutation of 0..n-1 that (seed, epoch) names. A six-round Feistel network
+// permutes the 2*half-bit numbers, fewer than 4n; results of n or more are fed back in until one is below n (cycle
+// walking: Black and Rogaway 2002). Nothing is stored, however large n is.
+static inline uint64_t random_permutation(uint64_t seed, uint64_t epoch, uint64_t position, uint64_t n) {
+    Feistel_ f = feistel_(seed, epoch, n);
+    uint64_t x = position;
     do {
-        uint64_t left = x >> half, right = x & mask;
-        for (uint64_t round = 0; round < 6; round++) {
-            uint64_t next = left ^ (random_bits(key, round, right) & mask);
+        uint64_t left = x >> f.half, right = x & f.mask;
+        for (uint64_t round = 0; round < FEISTEL_ROUNDS; round++) {
+            uint64_t next = left ^ (random_bits(f.key, round, right) & f.mask);
             left = right;
             right = next;
         }
-        x = left << half | right;
+        x = left << f.half | right;
+    } while (x >= n);
+    return x;
+}
+
+// The position (< n) that random_permutation sends to `value` (< n): the same rounds backwards.
+static inline uint64_t random_permutation_inverse(uint64_t seed, uint64_t epoch, uint64_t value, uint64_t n) {
+    Feistel_ f = feistel_(seed, epoch, n);
+    uint64_t x = value;
+    do {
+        uint64_t left = x >> f.half, right = x & f.mask;
+        for (uint64_t round = FEISTEL_ROUNDS; round-- > 0;) {
+            uint64_t previous = right ^ (random_bits(f.key, round, left) & f.mask);
+            right = left;
+            left = previous;
+        }
+        x = left << f.half | right;
     } while (x >= n);
     return x;
 }
@@ -338,7 +376,7 @@ typedef struct {
     uint64_t samples; // (tokens - 1) / seq_len, at least 1
 
     // From manifest.json; empty or 0 for data that prepare did not make. dataset_verify fills in the hashes.
-    char bin_hash[65], idx_hash[65], tokenizer_hash[65];
+    char bin_hash[65], idx_hash[65], tokenizer_hash[65], manifest_hash[65];
     char tokenizer[PATH_LIMIT]; // the tokenizer's folder
     size_t vocab_size;
 } Dataset;
@@ -503,7 +541,8 @@ static inline bool copy_string_(char *out, size_t limit, const Json *node) {
 static inline bool dataset_read_manifest_(Dataset *d, const char *folder, const char *split, Error *e) {
     char path[PATH_LIMIT];
     JsonDocument manifest;
-    if (!path_format(path, e, "%s/manifest.json", folder) || !json_parse_file(&manifest, path, (size_t)1 << 31, e)) {
+    if (!path_format(path, e, "%s/manifest.json", folder) || !sha256_file(path, d->manifest_hash, e) ||
+        !json_parse_file(&manifest, path, (size_t)1 << 31, e)) {
         return false;
     }
     const Json *tokenizer = json_get(manifest.root, "tokenizer");
@@ -662,6 +701,354 @@ static inline bool dataset_verify(Dataset *d, Error *e) {
         memcpy(known[i], hash, sizeof hash);
     }
     return true;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Mixtures: several datasets read in one order, each with its share
+//
+// The order has a period: W places, of which dataset i has w_i, its weight; the weights have no common factor and W is
+// their sum. So any W samples in a row hold exactly w_i of dataset i. The places are dealt out so that every prefix of
+// the run is within one sample of the shares too (mixture_schedule_). Within a dataset samples come in the order of
+// dataset_order, each dataset with a seed of its own. One dataset alone is a mixture of period 1: its own order.
+
+enum { MIXTURE_PERIOD_MAX = 1 << 20, MIXTURE_DATASETS_MAX = 1024 };
+
+typedef struct {
+    size_t count;
+    Dataset *items;    // (count)
+    char **paths;      // (count) as given, without the weight
+    uint64_t *weights; // (count) samples of each in a period
+    uint64_t period;   // sum of the weights
+    uint32_t *source;  // (period) the dataset that has this place
+    uint32_t *before;  // (period) how many places before this one it has
+    uint32_t *places;  // (period) the places of dataset 0, then those of dataset 1, ...; each in ascending order
+    uint64_t *first;   // (count) where those of a dataset begin in `places`
+} Mixture;
+
+// One sample: number `sample` of dataset `dataset`.
+typedef struct {
+    size_t dataset;
+    uint64_t sample;
+} SampleId;
+
+static inline void mixture_close(Mixture *m) {
+    for (size_t i = 0; i < m->count; i++) {
+        if (m->items) {
+            dataset_close(&m->items[i]);
+        }
+        if (m->paths) {
+            free(m->paths[i]);
+        }
+    }
+    free(m->items);
+    free(m->paths);
+    free(m->weights);
+    free(m->source);
+    free(m->before);
+    free(m->places);
+    free(m->first);
+    *m = (Mixture){0};
+}
+
+static inline uint64_t divide_up_(uint64_t a, uint64_t b) {
+    return a / b + (a % b != 0);
+}
+
+// Deals out the places of a period: Tijdeman's solution of the chairman assignment problem (R. Tijdeman, The chairman
+// assignment problem, Discrete Mathematics 32, 1980). Let x places have gone to a dataset. At place k = 1, 2, ... W it
+// may be served once its quota k w / W is at least x + d, where d = 1 / (2 n - 2) for n datasets; of those that may be
+// served, the one is whose quota reaches x + 1 - d first. Then no count is ever further than 1 - d from its quota.
+// Whole numbers: with D = 1 / d the conditions are k >= (x D + 1) W / (w D) and k >= (x D + D - 1) W / (w D), below
+// 2^62 before the division.
+static inline bool mixture_schedule_(Mixture *m, Error *e) {
+    const uint64_t n = m->count, W = m->period, D = n > 1 ? 2 * n - 2 : 1;
+    uint64_t *served = calloc(n, sizeof *served), *ready = calloc(n, sizeof *ready), *due = calloc(n, sizeof *due);
+    m->source = malloc(W * sizeof *m->source);
+    m->before = malloc(W * sizeof *m->before);
+    m->places = malloc(W * sizeof *m->places);
+    m->first = calloc(n, sizeof *m->first);
+    bool ok = served && ready && due && m->source && m->before && m->places && m->first;
+    ok = ok || fail(e, "no memory for a mixture with a period of %llu samples", (unsigned long long)W);
+    for (uint64_t i = 0; ok && i < n; i++) {
+        m->first[i] = i ? m->first[i - 1] + m->weights[i - 1] : 0;
+        ready[i] = divide_up_(W, m->weights[i] * D);
+        due[i] = divide_up_((D - 1) * W, m->weights[i] * D);
+    }
+    for (uint64_t k = 1; ok && k <= W; k++) {
+        uint64_t best = n;
+        for (uint64_t i = 0; i < n; i++) {
+            best = ready[i] <= k && (best == n || due[i] < due[best]) ? i : best;
+        }
+        assert(best < n); // k w - x W over all datasets sums to W, so one of them is at least W / n
+        m->source[k - 1] = (uint32_t)best;
+        m->before[k - 1] = (uint32_t)served[best];
+        m->places[m->first[best] + served[best]] = (uint32_t)(k - 1);
+        uint64_t x = ++served[best];
+        ready[best] = divide_up_((x * D + 1) * W, m->weights[best] * D);
+        due[best] = divide_up_((x * D + D - 1) * W, m->weights[best] * D);
+    }
+    free(served);
+    free(ready);
+    free(due);
+    return ok;
+}
+
+// Divides the weights by their greatest common divisor; the period is their sum, UINT64_MAX if that is larger.
+static inline void mixture_reduce_weights_(Mixture *m) {
+    uint64_t divisor = 0;
+    for (size_t i = 0; i < m->count; i++) {
+        for (uint64_t rest = m->weights[i]; rest;) { // Euclid
+            uint64_t next = divisor % rest;
+            divisor = rest;
+            rest = next;
+        }
+    }
+    m->period = 0;
+    for (size_t i = 0; i < m->count; i++) {
+        m->weights[i] /= divisor;
+        if (__builtin_add_overflow(m->period, m->weights[i], &m->period)) {
+            m->period = UINT64_MAX;
+            return;
+        }
+    }
+}
+
+// Weights in proportion to the samples of each dataset: exactly, if their period is short enough; else the shares are
+// rounded to multiples of about 1 / MIXTURE_PERIOD_MAX, none of them to 0.
+static inline void mixture_weigh_by_samples_(Mixture *m) {
+    double total = 0;
+    for (size_t i = 0; i < m->count; i++) {
+        m->weights[i] = m->items[i].samples;
+        total += (double)m->items[i].samples;
+    }
+    mixture_reduce_weights_(m);
+    for (size_t i = 0; m->period > MIXTURE_PERIOD_MAX && i < m->count; i++) {
+        double share = (double)m->items[i].samples / total;
+        uint64_t rounded = (uint64_t)(share * (double)(MIXTURE_PERIOD_MAX - m->count) + 0.5);
+        m->weights[i] = rounded ? rounded : 1;
+    }
+    mixture_reduce_weights_(m);
+}
+
+// All datasets must be of one tokenizer: an id must mean the same in each.
+static inline bool mixture_check_tokenizers_(const Mixture *m, Error *e) {
+    for (size_t i = 1; i < m->count; i++) {
+        const Dataset *a = &m->items[0], *b = &m->items[i];
+        if (strcmp(a->tokenizer_hash, b->tokenizer_hash) || a->vocab_size != b->vocab_size) {
+            return fail(e, "%s and %s: %s: all data of a run must be prepared with one tokenizer", m->paths[0],
+                        m->paths[i],
+                        a->vocab_size && b->vocab_size ? "were made with different tokenizers"
+                                                       : "one has a tokenizer, the other has none");
+        }
+        for (size_t j = 0; j < i; j++) {
+            if (!strcmp(m->paths[i], m->paths[j])) {
+                return fail(e, "%s: is given twice; give it once, with a larger weight", m->paths[i]);
+            }
+        }
+    }
+    return true;
+}
+
+// Opens `count` > 0 datasets (dataset_open) as one mixture. weights: positive whole numbers, whose sum without a common
+// factor is at most MIXTURE_PERIOD_MAX; NULL: in proportion to the datasets' samples. All must have the same tokenizer,
+// or none.
+static inline bool mixture_open_paths(Mixture *m, const char *const *paths, const uint64_t *weights, size_t count,
+                                      const char *split, size_t seq_len, Error *e) {
+    assert(count > 0);
+    *m = (Mixture){0};
+    if (count > MIXTURE_DATASETS_MAX) {
+        return fail(e, "%s and %zu others: at most %d datasets can be mixed", paths[0], count - 1,
+                    MIXTURE_DATASETS_MAX);
+    }
+    m->items = calloc(count, sizeof *m->items);
+    m->paths = calloc(count, sizeof *m->paths);
+    m->weights = calloc(count, sizeof *m->weights);
+    bool ok = (m->items && m->paths && m->weights) || fail(e, "no memory for %zu datasets", count);
+    for (size_t i = 0; ok && i < count; i++) {
+        m->items[i].file = -1;
+        m->count++;
+        m->paths[i] = strdup(paths[i]);
+        m->weights[i] = weights ? weights[i] : 0;
+        ok = (m->paths[i] || fail(e, "no memory for %zu datasets", count)) &&
+             dataset_open(&m->items[i], paths[i], split, seq_len, e);
+    }
+    ok = ok && mixture_check_tokenizers_(m, e);
+    if (ok) {
+        weights ? mixture_reduce_weights_(m) : mixture_weigh_by_samples_(m);
+    }
+    if (ok && m->period > MIXTURE_PERIOD_MAX) {
+        ok = fail(
+            e, "%s and %zu others: the shares repeat only after more than %d samples: give weights with fewer digits",
+            paths[0], count - 1, MIXTURE_PERIOD_MAX);
+    }
+    ok = ok && mixture_schedule_(m, e);
+    if (!ok) {
+        mixture_close(m);
+    }
+    return ok;
+}
+
+// A weight as written: digits * 10^-decimals.
+typedef struct {
+    uint64_t digits;
+    int decimals;
+} Weight_;
+
+enum { WEIGHT_DIGITS = 18 };
+
+// Reads "34", "0.3" or ".5": positive, at most WEIGHT_DIGITS digits.
+static inline bool weight_parse_(const char *text, Weight_ *weight) {
+    int count = 0;
+    bool point = false;
+    *weight = (Weight_){0};
+    for (; *text; text++) {
+        if (*text == '.' && !point) {
+            point = true;
+        } else if (*text < '0' || *text > '9' || ++count > WEIGHT_DIGITS) {
+            return false;
+        } else {
+            weight->digits = 10 * weight->digits + (uint64_t)(*text - '0');
+            weight->decimals += point;
+        }
+    }
+    return weight->digits > 0;
+}
+
+static inline bool data_exists_(const char *path) {
+    char idx[PATH_LIMIT];
+    Error ignored;
+    return access(path, F_OK) == 0 || (path_format(idx, &ignored, "%s.idx", path) && access(idx, F_OK) == 0);
+}
+
+// Takes "PATH" or "PATH:WEIGHT" apart. A path may hold a ':' itself: what is there under the whole name is a path.
+// weight->digits is 0 without a weight. *path is to be freed.
+static inline bool source_parse_(const char *spec, char **path, Weight_ *weight, Error *e) {
+    const char *colon = strrchr(spec, ':');
+    *weight = (Weight_){0};
+    *path = strdup(spec);
+    if (!*path) {
+        return fail(e, "no memory for %s", spec);
+    }
+    if (!colon || data_exists_(spec)) {
+        return true;
+    }
+    (*path)[colon - spec] = 0;
+    if (weight_parse_(colon + 1, weight)) {
+        return true;
+    }
+    if (data_exists_(*path) || strspn(colon + 1, "0123456789.") == strlen(colon + 1)) {
+        return fail(e,
+                    "%s: the weight after the last ':' must be a positive decimal number, as 34 or 0.3, of at most "
+                    "%d digits",
+                    spec, WEIGHT_DIGITS);
+    }
+    (*path)[colon - spec] = ':';
+    return true;
+}
+
+// Turns the weights as written into whole numbers in the same proportions.
+static inline bool weights_to_whole_(const Weight_ *weights, const char *const *specs, size_t count, uint64_t *whole,
+                                     Error *e) {
+    int decimals = 0;
+    for (size_t i = 0; i < count; i++) {
+        decimals = weights[i].decimals > decimals ? weights[i].decimals : decimals;
+    }
+    for (size_t i = 0; i < count; i++) {
+        whole[i] = weights[i].digits;
+        for (int d = weights[i].decimals; d < decimals; d++) {
+            if (whole[i] > UINT64_MAX / 10) {
+                return fail(e, "%s: this weight and the smallest one are too far apart: give weights with fewer digits",
+                            specs[i]);
+            }
+            whole[i] *= 10;
+        }
+    }
+    return true;
+}
+
+// mixture_open_paths of sources as the command line has them, each "PATH:WEIGHT" (a decimal number, taken exactly), or
+// each "PATH": shares in proportion to the samples.
+static inline bool mixture_open(Mixture *m, const char *const *specs, size_t count, const char *split, size_t seq_len,
+                                Error *e) {
+    char **paths = calloc(count, sizeof *paths);
+    Weight_ *weights = calloc(count, sizeof *weights);
+    uint64_t *whole = calloc(count, sizeof *whole);
+    *m = (Mixture){0};
+    bool ok = (paths && weights && whole) || fail(e, "no memory for %zu datasets", count);
+    for (size_t i = 0; ok && i < count; i++) {
+        ok = source_parse_(specs[i], &paths[i], &weights[i], e);
+        if (ok && !weights[i].digits != !weights[0].digits) {
+            ok = fail(e, "%s and %s: one has a weight, the other has none; give PATH:WEIGHT for all or for none",
+                      specs[0], specs[i]);
+        }
+    }
+    bool weighted = ok && weights[0].digits > 0;
+    ok = ok && (!weighted || weights_to_whole_(weights, specs, count, whole, e)) &&
+         mixture_open_paths(m, (const char *const *)paths, weighted ? whole : NULL, count, split, seq_len, e);
+    for (size_t i = 0; paths && i < count; i++) {
+        free(paths[i]);
+    }
+    free(paths);
+    free(weights);
+    free(whole);
+    return ok;
+}
+
+// Dataset 0 has the run's seed, so that a dataset alone keeps the order it has always had.
+static inline uint64_t mixture_seed_(uint64_t seed, size_t dataset) {
+    return dataset ? random_bits(seed, RANDOM_SOURCE, dataset) : seed;
+}
+
+// The sample at `position` of the endless run. A pure function, as dataset_order.
+static inline SampleId mixture_order(const Mixture *m, uint64_t seed, bool shuffle, uint64_t position) {
+    uint64_t place = position % m->period;
+    size_t i = m->source[place];
+    uint64_t number = position / m->period * m->weights[i] + m->before[place];
+    return (SampleId){i, dataset_order(&m->items[i], mixture_seed_(seed, i), shuffle, number)};
+}
+
+// The inverse: the position at which a sample is read for the epoch-th time (from 0) by its dataset. Positions grow
+// with the epoch; UINT64_MAX if this one would be larger.
+static inline uint64_t mixture_position(const Mixture *m, uint64_t seed, bool shuffle, SampleId id, uint64_t epoch) {
+    const uint64_t samples = m->items[id.dataset].samples, weight = m->weights[id.dataset];
+    uint64_t number, position;
+    uint64_t within =
+        shuffle ? random_permutation_inverse(mixture_seed_(seed, id.dataset), epoch, id.sample, samples) : id.sample;
+    if (__builtin_mul_overflow(epoch, samples, &number) || __builtin_add_overflow(number, within, &number) ||
+        __builtin_mul_overflow(number / weight, m->period, &position) ||
+        __builtin_add_overflow(position, m->places[m->first[id.dataset] + number % weight], &position)) {
+        return UINT64_MAX;
+    }
+    return position;
+}
+
+// How many of the first `position` samples of the run are of this dataset: within 1 of its share of them.
+static inline uint64_t mixture_count(const Mixture *m, size_t dataset, uint64_t position) {
+    const uint32_t *places = m->places + m->first[dataset];
+    uint64_t place = position % m->period, low = 0, high = m->weights[dataset];
+    while (low < high) { // the number of its places before `place`, by bisection
+        uint64_t middle = (low + high) / 2;
+        if (places[middle] < place) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return position / m->period * m->weights[dataset] + low;
+}
+
+// Share of a dataset in the run, in (0, 1].
+static inline double mixture_share(const Mixture *m, size_t dataset) {
+    return (double)m->weights[dataset] / (double)m->period;
+}
+
+// dataset_verify of each.
+static inline bool mixture_verify(Mixture *m, Error *e) {
+    bool ok = true;
+    for (size_t i = 0; ok && i < m->count; i++) {
+        ok = dataset_verify(&m->items[i], e);
+    }
+    return ok;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ typedef struct {
     int rank, size;           // in MPI_COMM_WORLD
     int node_rank, node_size; // among the ranks that share this host's memory
     MPI_Comm node;
-    double comm_seconds; // spent in all_reduce since it was last set to zero
+    double comm_seconds; // spent in all_reduce and gather_records since it was last set to zero
 } World;
 
 // Starts MPI; only the main thread will call it (MPI_THREAD_FUNNELED). MPI's own errors end the program with its
@@ -109,6 +109,19 @@ static inline void *receive_bytes(int from, size_t *bytes) {
     }
     *bytes = size;
     return data;
+}
+
+// Rank 0 gets all ranks' records of `bytes` each, `count` (< 2^31) from every rank, in the order of the ranks. On entry
+// each rank's own stand at `records`, which on rank 0 has room for all.
+static inline void gather_records(World *w, void *records, size_t count, int bytes) {
+    double start = MPI_Wtime();
+    MPI_Datatype record; // counted in records, as MPI counts in int
+    MPI_Type_contiguous(bytes, MPI_BYTE, &record);
+    MPI_Type_commit(&record);
+    MPI_Gather(w->rank == 0 ? MPI_IN_PLACE : records, (int)count, record, records, (int)count, record, 0,
+               MPI_COMM_WORLD);
+    MPI_Type_free(&record);
+    w->comm_seconds += MPI_Wtime() - start;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

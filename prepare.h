@@ -18,6 +18,7 @@
 #include "dataloader.h"
 #include "mpi_utils.h"
 #include "tokenizer_train.h"
+#include "trace.h" // index_build, sums_build
 
 // ---------------------------------------------------------------------------------------------------------------------
 // What prepare_corpus is asked to do, and what it tells
@@ -30,12 +31,14 @@ typedef struct {
     const char *out;           // folder to make
     const char *tokenizer;     // folder of the tokenizer to use; NULL: train one
     size_t vocab_size;         // of the one to train
+    bool unigram;              // which kind to train: Unigram with byte fallback, or byte-level BPE
     uint64_t tokenizer_sample; // bytes of text to train it on; a rank holds at most a quarter more in memory
     double val_fraction;       // share of the documents that make the validation split, 0 <= F < 1
     const char *text_key;      // of JSON Lines: the key that holds the text
     uint64_t seed;             // of the split and of the tokenizer's sample
     uint64_t unit_bytes;    // of a stretch of JSON Lines; 0: by the size of the corpus. Changes nothing in the result
     CollectOptions collect; // which documents stay out
+    bool index;             // make an index of the text, for trace
     const char *revision;   // of the program: what another one left unfinished is not gone on with
     const char *const *command; // the command line, for the manifest
     size_t command_count;
@@ -702,8 +705,8 @@ typedef struct {
 typedef struct {
     const char *text;
     size_t length;
-    bool continues; // not the first of its document
-    int worker;     // in whose tokens its ids lie
+    bool continues, goes_on; // not the first, not the last of its document
+    int worker;              // in whose tokens its ids lie
     size_t first_token, token_count;
 } BatchPiece;
 
@@ -1103,6 +1106,9 @@ static inline bool document_cut_(Preparation *p, BatchDocument *d, size_t *used,
         p->next_cut = READ_BLOCK;
     }
     d->piece_count = b->piece_count - d->first_piece;
+    for (size_t i = 0; i < d->piece_count; i++) {
+        b->pieces[d->first_piece + i].goes_on = !d->ends || i + 1 < d->piece_count;
+    }
     return true;
 }
 
@@ -1159,16 +1165,36 @@ static inline bool batch_decide_(Preparation *p, Error *e) {
     return true;
 }
 
+static inline void piece_encode_(Preparation *p, BatchPiece *piece, int worker) {
+    Worker *w = &p->workers[worker];
+    piece->worker = worker;
+    piece->first_token = w->tokens.count;
+    w->ok = w->ok && encoder_encode(&w->encoder, piece->text, piece->length, &w->tokens, &w->error);
+    piece->token_count = w->tokens.count - piece->first_token;
+}
+
+// Whether the pieces of a document must go through one encoder in their order.
+static inline bool pieces_in_order_(const Preparation *p) {
+    (void)p;
+    return false;
+}
+
 static inline bool batch_encode_(Preparation *p, Error *e) {
     Batch *b = &p->batch;
+    if (!pieces_in_order_(p)) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(p->worker_count)
-    for (size_t i = 0; i < b->piece_count; i++) {
-        Worker *w = &p->workers[omp_get_thread_num()];
-        BatchPiece *piece = &b->pieces[i];
-        piece->worker = omp_get_thread_num();
-        piece->first_token = w->tokens.count;
-        w->ok = w->ok && encoder_encode(&w->encoder, piece->text, piece->length, &w->tokens, &w->error);
-        piece->token_count = w->tokens.count - piece->first_token;
+        for (size_t i = 0; i < b->piece_count; i++) {
+            piece_encode_(p, &b->pieces[i], omp_get_thread_num());
+        }
+        return workers_check_(p, e);
+    }
+#pragma omp parallel for schedule(dynamic, 1) num_threads(p->worker_count)
+    for (size_t i = 0; i < b->document_count; i++) {
+        const BatchDocument *d = &b->documents[i];
+        int worker = b->document_count > 1 ? omp_get_thread_num() : 0; // a part of one: always the same
+        for (size_t k = 0; k < d->piece_count; k++) {
+            piece_encode_(p, &b->pieces[d->first_piece + k], worker);
+        }
     }
     return workers_check_(p, e);
 }
@@ -1993,7 +2019,7 @@ typedef struct {
 typedef struct {
     const char *name;
     char paths[PART_KINDS][PATH_LIMIT], idx_path[PATH_LIMIT];
-    char hashes[PART_KINDS][HEX_HASH], idx_hash[HEX_HASH];
+    char hashes[PART_KINDS][HEX_HASH], idx_hash[HEX_HASH], index_hash[HEX_HASH], sums_hash[HEX_HASH];
     uint64_t documents, tokens, meta_bytes;
     Segment *segments;
     size_t segment_count;
@@ -2080,17 +2106,6 @@ static inline bool shards_plan_(const Preparation *p, Shard shards[SPLITS], Erro
     Shard *train = &shards[SPLIT_TRAIN], *val = &shards[SPLIT_VAL];
     return !split || ((val->documents > 0 || shard_move_last_(p, val, train, e)) &&
                       (train->documents > 0 || shard_move_last_(p, train, val, e)));
-}
-
-static inline bool write_at_(int file, const char *path, const void *data, size_t bytes, uint64_t offset, Error *e) {
-    for (size_t done = 0; done < bytes;) {
-        ssize_t n = pwrite(file, (const char *)data + done, bytes - done, (off_t)(offset + done));
-        if (n < 0 && errno != EINTR) {
-            return fail(e, "%s: cannot be written: %s", path, strerror(errno));
-        }
-        done += n > 0 ? (size_t)n : 0;
-    }
-    return true;
 }
 
 // Copies `bytes` at `at` of the file `from_path` to `to_at` of an open file. In records of .docs, `add` is added to
@@ -2196,6 +2211,15 @@ static inline uint64_t dropped_bytes_of_(const Preparation *p, const Counts *c) 
     return c->dropped_bytes;
 }
 
+// Rank 0: what is made from the joined files of a split: .idx; for trace .index, if it is asked for, and .sums.
+static inline bool shard_finish_(const Preparation *p, Shard *s, Error *e) {
+    char data[PATH_LIMIT];
+    return path_format(data, e, "%s/data", p->work) &&
+           idx_write_(s->idx_path, s->paths[PART_DOCS], token_bytes_(p), SEQUENCE_LIMIT, s->idx_hash, e) &&
+           (!p->options->index || index_build(data, s->name, &p->tokenizer, p->options->progress, s->index_hash, e)) &&
+           sums_build(data, s->name, s->sums_hash, e);
+}
+
 // Collective: joins the parts to train.*, val.* and dropped.jsonl. On failure the line is printed.
 static inline bool prepare_join_(Preparation *p, Shard shards[SPLITS], const char *dropped,
                                  char dropped_hash[HEX_HASH]) {
@@ -2221,8 +2245,7 @@ static inline bool prepare_join_(Preparation *p, Shard shards[SPLITS], const cha
         return false;
     }
     for (int s = 0; ok && s < splits && p->world->rank == 0; s++) {
-        ok = idx_write_(shards[s].idx_path, shards[s].paths[PART_DOCS], token_bytes_(p), SEQUENCE_LIMIT,
-                        shards[s].idx_hash, &e);
+        ok = shard_finish_(p, &shards[s], &e);
     }
     if (!world_check(p->world, ok, &e) || !hash_files_(p->world, paths, bytes, (size_t)files + 1, hashes)) {
         return false;
@@ -2366,21 +2389,34 @@ static inline void manifest_file_(JsonWriter *w, const char *key, const char *pa
     json_close(w, '}');
 }
 
-static inline bool manifest_split_(const Preparation *p, JsonWriter *w, const Shard *s, Error *e) {
-    struct stat idx;
-    if (stat(s->idx_path, &idx)) {
-        return fail(e, "%s: cannot be read: %s", s->idx_path, strerror(errno));
+// An entry for a file of a split that lies in the folder.
+static inline bool manifest_split_file_(const Preparation *p, JsonWriter *w, const Shard *s, const char *kind,
+                                        const char *hash, Error *e) {
+    char path[PATH_LIMIT];
+    struct stat status;
+    if (!path_format(path, e, "%s/data/%s.%s", p->work, s->name, kind)) {
+        return false;
     }
+    if (stat(path, &status)) {
+        return fail(e, "%s: cannot be read: %s", path, strerror(errno));
+    }
+    manifest_file_(w, kind, path, (uint64_t)status.st_size, hash);
+    return true;
+}
+
+static inline bool manifest_split_(const Preparation *p, JsonWriter *w, const Shard *s, Error *e) {
     json_open(w, s->name, '{');
     json_put_uint(w, "documents", s->documents);
     json_put_uint(w, "tokens", s->tokens);
     json_put_string(w, "dtype", token_bytes_(p) == 2 ? "uint16" : "int32");
-    manifest_file_(w, "bin", s->paths[PART_BIN], shard_bytes_(p, s, PART_BIN), s->hashes[PART_BIN]);
-    manifest_file_(w, "idx", s->idx_path, (uint64_t)idx.st_size, s->idx_hash);
-    manifest_file_(w, "docs", s->paths[PART_DOCS], shard_bytes_(p, s, PART_DOCS), s->hashes[PART_DOCS]);
-    manifest_file_(w, "meta", s->paths[PART_META], shard_bytes_(p, s, PART_META), s->hashes[PART_META]);
+    bool ok = manifest_split_file_(p, w, s, "bin", s->hashes[PART_BIN], e) &&
+              manifest_split_file_(p, w, s, "idx", s->idx_hash, e) &&
+              manifest_split_file_(p, w, s, "docs", s->hashes[PART_DOCS], e) &&
+              manifest_split_file_(p, w, s, "meta", s->hashes[PART_META], e) &&
+              (!p->options->index || manifest_split_file_(p, w, s, "index", s->index_hash, e)) &&
+              manifest_split_file_(p, w, s, "sums", s->sums_hash, e);
     json_close(w, '}');
-    return true;
+    return ok;
 }
 
 // The counts that people look for, of a source or of the corpus.
@@ -2490,6 +2526,8 @@ static inline bool job_text_(const Preparation *p, JsonWriter *w, Error *e) {
     }
     json_close(w, ']');
     json_put_string(w, "tokenizer", o->tokenizer ? o->tokenizer : "");
+    json_put_bool(w, "unigram", o->unigram);
+    json_put_bool(w, "index", o->index);
     json_put_uint(w, "vocab_size", o->vocab_size);
     json_put_uint(w, "tokenizer_sample", o->tokenizer_sample);
     json_put_double(w, "val_fraction", o->val_fraction);
@@ -2736,12 +2774,12 @@ static inline void workers_free_(Preparation *p) {
     free(p->workers);
 }
 
-// Rank 0: trains the tokenizer on the sample.
-static inline bool tokenizer_train_(Preparation *p, Error *e) {
+// Rank 0: trains the tokenizer on the sample and writes it to `made`.
+static inline bool tokenizer_train_(Preparation *p, const char *made, Error *e) {
     const PrepareOptions *o = p->options;
     TokenizerTrainer trainer;
     uint64_t bytes = 0;
-    bool ok = trainer_init(&trainer, e);
+    bool ok = o->unigram ? trainer_init_unigram(&trainer, e) : trainer_init(&trainer, e);
     for (size_t i = 0; ok && i < p->sample_count; i++) {
         ok = trainer_add(&trainer, p->sample[i].text, p->sample[i].length, e);
         bytes += p->sample[i].length;
@@ -2751,19 +2789,26 @@ static inline bool tokenizer_train_(Preparation *p, Error *e) {
         fprintf(o->progress, "training a tokenizer of %zu tokens on %.1f MB\n", o->vocab_size, (double)bytes / 1e6);
         fflush(o->progress);
     }
-    ok = ok && trainer_finish(&trainer, o->vocab_size, &p->tokenizer, e);
+    if (o->unigram) {
+        ok = ok && trainer_finish_unigram(&trainer, o->vocab_size, UNIGRAM_COVERAGE, made, e);
+    } else {
+        ok = ok && trainer_finish(&trainer, o->vocab_size, &p->tokenizer, e) && tokenizer_save(&p->tokenizer, made, e);
+    }
     trainer_free(&trainer);
+    tokenizer_free(&p->tokenizer);
     return ok;
 }
 
-// Rank 0: writes the tokenizer into the folder, whole or not at all.
+// Rank 0: makes `folder`, whole or not at all: a trained tokenizer, or a copy of the one that was given.
 static inline bool tokenizer_write_(Preparation *p, const char *folder, Error *e) {
     char made[PATH_LIMIT];
     if (!path_format(made, e, "%s/tokenizer", p->work)) {
         return false;
     }
     remove_directory(made); // what a killed run began
-    return make_folder_(p->work, "tokenizer", e) && tokenizer_save(&p->tokenizer, made, e) && sync_directory(made, e) &&
+    return make_folder_(p->work, "tokenizer", e) &&
+           (p->options->tokenizer ? tokenizer_save(&p->tokenizer, made, e) : tokenizer_train_(p, made, e)) &&
+           sync_directory(made, e) &&
            (rename(made, folder) == 0 || fail(e, "%s: cannot be made: %s", folder, strerror(errno)));
 }
 
@@ -2786,10 +2831,8 @@ static inline bool prepare_tokenizer_(Preparation *p) {
         sample_agree_(p);
         ok = sample_gather_(p, &e);
         ok = world_check(p->world, ok, &e) &&
-             world_check_root(p->world,
-                              p->world->rank != 0 || (tokenizer_train_(p, &e) && tokenizer_write_(p, folder, &e)), &e);
+             world_check_root(p->world, p->world->rank != 0 || tokenizer_write_(p, folder, &e), &e);
         sample_free_(p);
-        tokenizer_free(&p->tokenizer);
         if (!ok) {
             return false;
         }

@@ -14,13 +14,14 @@
 #include <time.h>
 
 #include "checkpoint.h"  // defines: TensorView, ModelConfig, config_*, weights_load, safetensors_*, checkpoint_*
-#include "dataloader.h"  // defines: Dataset, dataset_*, random_*, Sha256
+#include "dataloader.h"  // defines: Dataset, dataset_*, Mixture, mixture_*, random_*, Sha256
 #include "json.h"        // defines: Error, fail, Json, JsonWriter, json_*
 #include "kernels_ref.h" // defines: Kernels, kernels_ref
 #include "kernels_sve.h" // defines: kernels_sve, allocate_floats, zero_floats, tile_flops_sve, flush_denormals
 #include "mpi_utils.h"   // defines: World, world_*, all_reduce_*, broadcast, Placement
 #include "prepare.h"     // defines: prepare_corpus, PrepareOptions, PrepareReport
 #include "tokenizer.h"   // defines: Tokenizer, TokenBuffer, tokenizer_*
+#include "trace.h"       // defines: TraceRun, TraceData, TraceDocument, TextSearch, trace_*, text_search_*
 
 #ifndef GIT_REVISION
 #define GIT_REVISION "unknown"
@@ -36,13 +37,13 @@ enum { EXIT_USAGE = 2 };
 // Options: every option of every command, once: the struct, its defaults, the parser, the help and the log come from
 // this list. TEXT and WHOLE and REAL_NUMBER say the type; then name, default, bounds, commands, value's name, help.
 
-enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16 };
+enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16, TRACE = 32 };
 
 // clang-format off
 #define OPTIONS(FLAG, LIST, TEXT, WHOLE, REAL_NUMBER)                                                                                 \
     LIST(input, PREPARE, "PATH...", "text to read: .txt, .md, .jsonl, each also .gz or .zst, or folders")                       \
-    TEXT(data, NULL, TRAIN | EVAL, "PATH", "folder made by prepare, prefix of a Megatron .bin/.idx pair, or llm.c .bin")       \
-    TEXT(val_data, NULL, TRAIN | EVAL, "PATH", "validation data, where --data holds none or instead of it")                     \
+    LIST(data, TRAIN | EVAL | TRACE, "PATH[:WEIGHT]...", "folders made by prepare, Megatron .bin/.idx prefixes, llm.c .bin; weights: shares")   \
+    LIST(val_data, TRAIN | EVAL, "PATH[:WEIGHT]...", "validation data, where --data holds none or instead of it")               \
     TEXT(out, NULL, PREPARE | TRAIN, "DIR", "where the result goes")                                                            \
     TEXT(checkpoint, NULL, EVAL | GENERATE, "DIR", "model: a step-NNNNNN folder of a run, or any GPT-2 from the hub")           \
     TEXT(tokenizer, NULL, PREPARE, "DIR", "use this tokenizer.json instead of training one")                                    \
@@ -50,6 +51,8 @@ enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16 };
     WHOLE(vocab_size, 0, 0, 100000000, PREPARE | TRAIN, "V", "prepare: tokens to train; train: for data without a tokenizer")  \
     WHOLE(tokenizer_sample, 64 << 20, 1, UINT64_MAX, PREPARE, "BYTES", "text to train the tokenizer on, at most")               \
     REAL_NUMBER(val_fraction, 0.01, 0, 0.5, PREPARE, "F", "share of the documents kept for validation")                         \
+    TEXT(tokenizer_kind, "bpe", PREPARE, "bpe|unigram", "kind to train: byte-level BPE, or Unigram with byte fallback")         \
+    WHOLE(index, 0, 0, 1, PREPARE, "0|1", "1: an index of the text too, with which trace --text finds spans")                   \
     WHOLE(min_characters, 0, 0, UINT64_MAX, PREPARE, "N", "leave out documents of fewer characters")                            \
     WHOLE(max_characters, 0, 0, UINT64_MAX, PREPARE, "N", "leave out documents of more characters; 0: none")                    \
     REAL_NUMBER(min_japanese, 0, 0, 1, PREPARE, "F", "leave out documents with a smaller share of Japanese characters")         \
@@ -79,7 +82,7 @@ enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16 };
     WHOLE(seed, 42, 0, UINT64_MAX, PREPARE | TRAIN | GENERATE, "S", "of weights, data order, splits and sampling")              \
     WHOLE(shuffle, 1, 0, 1, TRAIN, "0|1", "0: samples in the order of the data")                                                \
     WHOLE(eval_every, 100, 0, 1000000000, TRAIN, "N", "steps between evals; 0: none")                                           \
-    WHOLE(eval_batches, 10, 0, 1000000000, TRAIN | EVAL, "N", "global batches in an eval; 0: all of the validation data")       \
+    WHOLE(eval_batches, 10, 0, 1000000000, TRAIN, "N", "global batches of each source in an eval; 0: all of its data")          \
     WHOLE(save_every, 250, 0, 1000000000, TRAIN, "N", "steps between checkpoints, one at the end too; 0: none at all")          \
     WHOLE(keep, 3, 0, 1000000000, TRAIN, "N", "newest checkpoints to keep; 0: all")                                             \
     WHOLE(verify_data, 1, 0, 1, TRAIN | EVAL, "0|1", "1: compare the shards with the hashes in their manifest first")           \
@@ -89,6 +92,14 @@ enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16 };
     WHOLE(top_k, 50, 0, 100000000, GENERATE, "K", "sample among the K most likely tokens; 0: all")                              \
     REAL_NUMBER(top_p, 1, 1e-9, 1, GENERATE, "P", "sample among the most likely tokens that make up this share")                \
     TEXT(kernels, "sve", TRAIN | EVAL | GENERATE, "sve|ref", "sve: the fast kernels, on any CPU; ref: the reference") \
+    LIST(run, TRACE, "DIR", "folder of a run: --out of train")                                                                  \
+    WHOLE(step, 0, 1, 1000000000, TRACE, "N", "the documents that this step read")                                              \
+    WHOLE(row, UINT64_MAX, 0, 100000000, TRACE, "R", "only this row of the step's global batch, from 0")                        \
+    TEXT(doc, NULL, TRACE, "ID", "steps that read this document: its id, or its number in the data, as 7 or DIR:7")             \
+    TEXT(text, NULL, TRACE, "TEXT", "the longest spans of a text that stand in the data; -: of standard input")                 \
+    WHOLE(min_bytes, 32, 1, 1000000, TRACE, "N", "of a text: spans of at least so many bytes, or all of a shorter text")        \
+    WHOLE(limit, 10, 1, 1000000000, TRACE, "N", "of a text: documents listed for a span")                                       \
+    FLAG(json, TRACE, "one JSON object a line")                                                                                 \
     FLAG(check, KERNELS, "compare the fast kernels with the reference on many shapes and values")                               \
     FLAG(bench, KERNELS, "time them at the shapes of GPT-2 124M")                                                               \
     FLAG(golden, KERNELS, "train a small model and compare its bits with those of every other machine")                         \
@@ -572,18 +583,21 @@ typedef struct {
     float *exp_avg, *exp_avg_sq; // AdamW's m and v, likewise
     Activations activations;     // of one micro-batch
     BackwardScratch scratch;
-    Dataset data, val;
-    bool has_val;
+    Mixture data, val;         // val.count is 0 without validation data
     const char *tokenizer;     // folder whose tokenizer goes into checkpoints; "" if there is none
     size_t T, B, global_batch; // tokens in a sequence, sequences in a micro-batch, in a step
-    int32_t *inputs, *targets; // (global_batch / ranks, T): this rank's part of a step
+    int32_t *inputs, *targets; // (global_batch / ranks, T): this rank's part of a step; inputs has room for one more
+    unsigned char *digests;    // (global_batch / ranks, 32) SHA-256 of this rank's samples; on rank 0 room for all
     uint64_t step, samples;    // steps done, samples read by all ranks so far
     double peak_flops;         // of all ranks, measured at the start
     FILE *log;                 // rank 0
 } Trainer;
 
+enum { BATCH_HASH_DIGITS = 16, DIGEST_BYTES = 32 };
+
 typedef struct {
     double loss, grad_norm, lr, seconds, comm_seconds;
+    char batch_hash[BATCH_HASH_DIGITS + 1]; // rank 0
     bool skipped;
 } StepResult;
 
@@ -593,20 +607,57 @@ static double seconds_now(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-// Reads `count` samples that stand at `position` in the order of the data; inputs, targets: (count, T).
-static bool read_samples(const Dataset *data, uint64_t seed, bool shuffle, uint64_t position, size_t count, size_t T,
-                         size_t vocab_size, int32_t *inputs, int32_t *targets, Error *e) {
-    int32_t *sample = malloc((T + 1) * sizeof *sample);
-    bool ok = sample || fail(e, "no memory for a sequence of %zu tokens", T);
-    for (size_t i = 0; i < count && ok; i++) {
-        ok = dataset_read(data, dataset_order(data, seed, shuffle, position + i), vocab_size, sample, e);
-        if (ok) {
-            memcpy(inputs + i * T, sample, T * sizeof *sample);
-            memcpy(targets + i * T, sample + 1, T * sizeof *sample);
+// Reads one sample. inputs: (T + 1), of which the last belongs to what comes behind the row; targets: (T).
+static bool read_sample(const Dataset *data, uint64_t sample, size_t T, size_t vocab_size, int32_t *inputs,
+                        int32_t *targets, Error *e) {
+    if (!dataset_read(data, sample, vocab_size, inputs, e)) {
+        return false;
+    }
+    memcpy(targets, inputs + 1, T * sizeof *targets);
+    return true;
+}
+
+// Reads this rank's rows of the next step.
+static bool read_batch(Trainer *t, size_t rows, Error *e) {
+    const Options *o = t->options;
+    bool ok = true;
+    for (size_t i = 0; i < rows && ok; i++) {
+        SampleId id = mixture_order(&t->data, o->seed, o->shuffle, t->samples + (size_t)t->world->rank * rows + i);
+        ok = read_sample(&t->data.items[id.dataset], id.sample, t->T, t->model.config.vocab_size, t->inputs + i * t->T,
+                         t->targets + i * t->T, e);
+    }
+    return ok;
+}
+
+// SHA-256 of the T + 1 ids of a sample as little-endian int32. inputs, targets: (T).
+static void sample_digest(const int32_t *inputs, const int32_t *targets, size_t T, unsigned char *digest) {
+    unsigned char block[4 * 256];
+    Sha256 hash;
+    sha256_begin(&hash);
+    for (size_t i = 0; i <= T; i++) {
+        store_le(block + 4 * (i % 256), (uint32_t)(i < T ? inputs[i] : targets[T - 1]), 4);
+        if (i % 256 == 255 || i == T) {
+            sha256_add(&hash, block, 4 * (i % 256 + 1));
         }
     }
-    free(sample);
-    return ok;
+    sha256_digest(&hash, digest);
+}
+
+// Collective: on rank 0, the first 64 bits of the SHA-256 over the digests of all samples of the step in the order of
+// the rows, as hexadecimal digits. Whoever knows the data and the order can tell whether they are what the step read.
+static void hash_batch(Trainer *t, size_t rows, char hex[BATCH_HASH_DIGITS + 1]) {
+    char whole[65];
+    Sha256 hash;
+    for (size_t i = 0; i < rows; i++) {
+        sample_digest(t->inputs + i * t->T, t->targets + i * t->T, t->T, t->digests + DIGEST_BYTES * i);
+    }
+    gather_records(t->world, t->digests, rows, DIGEST_BYTES);
+    if (t->world->rank == 0) {
+        sha256_begin(&hash);
+        sha256_add(&hash, t->digests, t->global_batch * DIGEST_BYTES);
+        sha256_end(&hash, whole);
+        snprintf(hex, BATCH_HASH_DIGITS + 1, "%.*s", BATCH_HASH_DIGITS, whole);
+    }
 }
 
 // One step: gradients of the global batch, clipped, applied. A step whose loss or gradients are not finite changes
@@ -618,11 +669,10 @@ static bool train_step(Trainer *t, StepResult *s) {
     double start = seconds_now(), loss = 0;
     size_t local = t->global_batch / (size_t)w->size;
     w->comm_seconds = 0;
-    bool ok = read_samples(&t->data, o->seed, o->shuffle, t->samples + (size_t)w->rank * local, local, t->T,
-                           t->model.config.vocab_size, t->inputs, t->targets, &e);
-    if (!world_check(w, ok, &e)) {
+    if (!world_check(w, read_batch(t, local, &e), &e)) {
         return false;
     }
+    hash_batch(t, local, s->batch_hash);
     zero_floats(t->gradients, t->model.parameter_count);
     float dloss = 1 / (float)(t->global_batch * t->T);
     for (size_t i = 0; i < local; i += t->B) {
@@ -649,7 +699,7 @@ static bool train_step(Trainer *t, StepResult *s) {
 }
 
 // Mean token loss of the first `count` samples of `data`, shared out over the ranks. False on all ranks, with the
-// reason printed, on failure. inputs, targets: (B, T) scratch.
+// reason printed, on failure. inputs, targets: (B, T) scratch, inputs with room for one more.
 static bool evaluate(World *w, const Model *m, Activations *a, const Dataset *data, uint64_t count, size_t B, size_t T,
                      int32_t *inputs, int32_t *targets, double *loss) {
     Error e;
@@ -658,7 +708,9 @@ static bool evaluate(World *w, const Model *m, Activations *a, const Dataset *da
     uint64_t end = count * (uint64_t)(w->rank + 1) / (uint64_t)w->size;
     for (uint64_t i = count * (uint64_t)w->rank / (uint64_t)w->size; i < end && ok;) {
         size_t now = end - i < B ? (size_t)(end - i) : B;
-        ok = read_samples(data, 0, false, i, now, T, m->config.vocab_size, inputs, targets, &e);
+        for (size_t row = 0; row < now && ok; row++) {
+            ok = read_sample(data, i + row, T, m->config.vocab_size, inputs + row * T, targets + row * T, &e);
+        }
         if (ok) {
             sum += forward_loss(m, a, inputs, targets, now, T);
         }
@@ -672,6 +724,22 @@ static bool evaluate(World *w, const Model *m, Activations *a, const Dataset *da
 static uint64_t eval_samples(const Dataset *data, uint64_t batches, uint64_t global_batch) {
     uint64_t wanted = batches * global_batch;
     return wanted == 0 || wanted > data->samples ? data->samples : wanted;
+}
+
+// Collective: evaluate of each dataset by itself; *mean is the mean of their losses by weight. losses: (data->count).
+static bool evaluate_mixture(World *w, const Model *m, Activations *a, const Mixture *data, uint64_t batches,
+                             uint64_t global_batch, size_t B, size_t T, int32_t *inputs, int32_t *targets,
+                             double *losses, double *mean) {
+    double sum = 0;
+    for (size_t i = 0; i < data->count; i++) {
+        uint64_t count = eval_samples(&data->items[i], batches, global_batch);
+        if (!evaluate(w, m, a, &data->items[i], count, B, T, inputs, targets, &losses[i])) {
+            return false;
+        }
+        sum += (double)data->weights[i] * losses[i];
+    }
+    *mean = sum / (double)data->period;
+    return true;
 }
 
 // Floating-point operations of training on one token: 6 per weight of a matrix product (forward 2, backward 4; the
@@ -700,7 +768,7 @@ static double measure_peak_flops(void) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Log: OUT/log.jsonl, one object a line, on disk before the next step begins
+// Log: OUT/log.jsonl, one object a line, on disk before the next step begins. README.md lists the fields.
 
 static bool log_line(Trainer *t, JsonWriter *json, Error *e) {
     json_append(json, "\n", 1);
@@ -724,6 +792,13 @@ static void write_options(JsonWriter *json, const Options *o) {
             json_put_uint(json, spec->name, *(const uint64_t *)(const void *)field);
         } else if (spec->type == OPTION_REAL) {
             json_put_double(json, spec->name, *(const double *)(const void *)field);
+        } else if (spec->type == OPTION_LIST) {
+            const TextList *list = (const void *)field;
+            json_open(json, spec->name, '[');
+            for (size_t j = 0; j < list->count; j++) {
+                json_put_string(json, NULL, list->items[j]);
+            }
+            json_close(json, ']');
         } else if (*(const char *const *)(const void *)field) {
             json_put_string(json, spec->name, *(const char *const *)(const void *)field);
         } else {
@@ -733,18 +808,36 @@ static void write_options(JsonWriter *json, const Options *o) {
     json_close(json, '}');
 }
 
-static void write_dataset(JsonWriter *json, const char *key, const Dataset *d) {
-    json_open(json, key, '{');
-    json_put_string(json, "path", d->path);
-    json_put_uint(json, "tokens", d->tokens);
-    json_put_uint(json, "samples", d->samples);
-    if (d->bin_hash[0]) {
-        json_put_string(json, "sha256", d->bin_hash);
+static void write_hash(JsonWriter *json, const char *key, const char *hash) {
+    if (hash[0]) {
+        json_put_string(json, key, hash);
     }
-    if (d->tokenizer_hash[0]) {
-        json_put_string(json, "tokenizer_sha256", d->tokenizer_hash);
+}
+
+// The datasets of a mixture as an array: where they are, their weights, what is in them and the hashes that prove it.
+static void write_mixture(JsonWriter *json, const char *key, const Mixture *m) {
+    json_open(json, key, '[');
+    for (size_t i = 0; i < m->count; i++) {
+        const Dataset *d = &m->items[i];
+        char *absolute = realpath(d->path, NULL);
+        json_open(json, NULL, '{');
+        json_put_string(json, "path", m->paths[i]);
+        json_put_string(json, "file", absolute ? absolute : d->path);
+        json_put_uint(json, "weight", m->weights[i]);
+        json_put_double(json, "share", mixture_share(m, i));
+        json_put_uint(json, "tokens", d->tokens);
+        json_put_uint(json, "samples", d->samples);
+        if (d->idx_path[0]) {
+            json_put_uint(json, "documents", d->documents);
+        }
+        write_hash(json, "sha256", d->bin_hash);
+        write_hash(json, "idx_sha256", d->idx_hash);
+        write_hash(json, "tokenizer_sha256", d->tokenizer_hash);
+        write_hash(json, "manifest_sha256", d->manifest_hash);
+        json_close(json, '}');
+        free(absolute);
     }
-    json_close(json, '}');
+    json_close(json, ']');
 }
 
 // What is running: the log's first line, and a line of restarts.jsonl for each time the run was taken up again.
@@ -766,10 +859,8 @@ static void write_run(JsonWriter *json, const Trainer *t) {
     json_put_uint(json, "seq_len", t->T);
     json_put_uint(json, "global_batch", t->global_batch);
     json_put_double(json, "peak_flops", t->peak_flops);
-    write_dataset(json, "data", &t->data);
-    if (t->has_val) {
-        write_dataset(json, "val_data", &t->val);
-    }
+    write_mixture(json, "data", &t->data);
+    write_mixture(json, "val_data", &t->val);
     write_options(json, t->options);
     json_close(json, '}');
 }
@@ -793,6 +884,14 @@ static bool log_step(Trainer *t, const StepResult *s, Error *e) {
     json_put_double(&json, "tokens_per_s", tokens / s->seconds);
     json_put_double(&json, "mfu", tokens * flops_per_token(&t->model.config, t->T) / s->seconds / t->peak_flops);
     json_put_bool(&json, "skipped", s->skipped);
+    json_put_string(&json, "batch_sha256", s->batch_hash);
+    if (t->data.count > 1) {
+        json_open(&json, "source_samples", '[');
+        for (size_t i = 0; i < t->data.count; i++) {
+            json_put_uint(&json, NULL, mixture_count(&t->data, i, t->samples));
+        }
+        json_close(&json, ']');
+    }
     if (t->world->size > 1) {
         json_put_double(&json, "comm_ms", 1e3 * s->comm_seconds);
     }
@@ -800,11 +899,19 @@ static bool log_step(Trainer *t, const StepResult *s, Error *e) {
     return log_line(t, &json, e);
 }
 
-static bool log_eval(Trainer *t, double val_loss, Error *e) {
+// losses: (val.count).
+static bool log_eval(Trainer *t, double val_loss, const double *losses, Error *e) {
     JsonWriter json = {0};
     json_open(&json, NULL, '{');
     json_put_uint(&json, "step", t->step);
     json_put_double(&json, "val_loss", val_loss);
+    if (t->val.count > 1) {
+        json_open(&json, "val_losses", '{');
+        for (size_t i = 0; i < t->val.count; i++) {
+            json_put_double(&json, t->val.paths[i], losses[i]);
+        }
+        json_close(&json, '}');
+    }
     json_close(&json, '}');
     return log_line(t, &json, e);
 }
@@ -904,13 +1011,19 @@ static void write_model_card(JsonWriter *w, const Trainer *t) {
              "| context | %zu tokens |\n| step | %llu of %llu |\n| tokens seen | %llu |\n"
              "| global batch | %zu sequences of %zu tokens |\n"
              "| AdamW | lr %g to %g (%s, %llu warm-up steps), betas %g %g, weight decay %g, clip %g |\n"
-             "| training data | %s, %llu tokens%s%s |\n| precision | FP32 |\n",
+             "| precision | FP32 |\n",
              t->model.parameter_count, o->init ? o->init : "random weights", GIT_REVISION, c->layers, c->channels,
              c->heads, c->vocab_size, c->seq_len, (unsigned long long)t->step, (unsigned long long)o->steps,
              (unsigned long long)(t->samples * t->T), t->global_batch, t->T, o->lr, o->min_lr, o->schedule,
-             (unsigned long long)o->warmup_steps, o->beta1, o->beta2, o->weight_decay, o->clip, t->data.path,
-             (unsigned long long)t->data.tokens, t->data.bin_hash[0] ? ", SHA-256 " : "", t->data.bin_hash);
+             (unsigned long long)o->warmup_steps, o->beta1, o->beta2, o->weight_decay, o->clip);
     json_append(w, text, strlen(text));
+    for (size_t i = 0; i < t->data.count; i++) {
+        const Dataset *d = &t->data.items[i];
+        snprintf(text, sizeof text, "| training data, %.2f %% | %s, %llu tokens%s%s |\n",
+                 100 * mixture_share(&t->data, i), t->data.paths[i], (unsigned long long)d->tokens,
+                 d->bin_hash[0] ? ", SHA-256 " : "", d->bin_hash);
+        json_append(w, text, strlen(text));
+    }
 }
 
 static void write_trainer_state(JsonWriter *json, const Trainer *t) {
@@ -921,7 +1034,7 @@ static void write_trainer_state(JsonWriter *json, const Trainer *t) {
     json_put_uint(json, "seed", t->options->seed);
     json_put_uint(json, "shuffle", t->options->shuffle);
     json_put_uint(json, "seq_len", t->T);
-    write_dataset(json, "data", &t->data);
+    write_mixture(json, "data", &t->data);
     write_options(json, t->options);
     json_close(json, '}');
 }
@@ -1014,6 +1127,36 @@ static bool save_checkpoint(Trainer *t) {
     return true;
 }
 
+// The datasets in `saved` must be those of the run, in the same order and with the same weights, wherever they lie now.
+static bool data_matches(const Json *saved, const char *path, const Mixture *m, Error *e) {
+    if (!saved || saved->kind != JSON_ARRAY) {
+        return fail(e, "%s: has no list \"data\"", path);
+    }
+    if (saved->length != m->count) {
+        return fail(e,
+                    "%s: the run was started with %zu datasets in --data, not %zu; give those, or another --out for a "
+                    "new run",
+                    path, saved->length, m->count);
+    }
+    const Json *entry = saved->child;
+    for (size_t i = 0; i < m->count; i++, entry = entry->next) {
+        const char *hash = json_string(json_get(entry, "sha256")), *now = m->items[i].bin_hash;
+        uint64_t tokens, weight;
+        if (!json_uint(json_get(entry, "tokens"), &tokens) || tokens != m->items[i].tokens ||
+            (hash && *now && strcmp(hash, now))) {
+            return fail(e, "%s: the run was started on other data than %s; give that, or another --out for a new run",
+                        path, m->paths[i]);
+        }
+        if (!json_uint(json_get(entry, "weight"), &weight) || weight != m->weights[i]) {
+            return fail(e,
+                        "%s: the run was started with other weights, %s has another share now; give those, or another "
+                        "--out for a new run",
+                        path, m->paths[i]);
+        }
+    }
+    return true;
+}
+
 // What must be the same when a run is taken up again, or it would be another run.
 static bool state_matches(const Json *state, const char *path, const Trainer *t, Error *e) {
     const struct {
@@ -1022,8 +1165,6 @@ static bool state_matches(const Json *state, const char *path, const Trainer *t,
     } same[] = {{"seed", "--seed", t->options->seed},
                 {"shuffle", "--shuffle", t->options->shuffle},
                 {"seq_len", "--seq-len", t->T}};
-    const Json *data = json_get(state, "data");
-    const char *hash = json_string(json_get(data, "sha256"));
     uint64_t value;
     for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
         if (!json_uint(json_get(state, same[i].key), &value)) {
@@ -1034,12 +1175,7 @@ static bool state_matches(const Json *state, const char *path, const Trainer *t,
                         path, same[i].option, (unsigned long long)value, (unsigned long long)same[i].now);
         }
     }
-    if (!json_uint(json_get(data, "tokens"), &value) || value != t->data.tokens ||
-        (hash && t->data.bin_hash[0] && strcmp(hash, t->data.bin_hash))) {
-        return fail(e, "%s: the run was started on other data than %s; give that, or another --out for a new run", path,
-                    t->data.path);
-    }
-    return true;
+    return data_matches(json_get(state, "data"), path, &t->data, e);
 }
 
 static bool load_state(Trainer *t, const char *directory, Error *e) {
@@ -1048,7 +1184,7 @@ static bool load_state(Trainer *t, const char *directory, Error *e) {
     if (!path_format(path, e, "%s/trainer_state.json", directory)) {
         return false;
     }
-    if (!json_parse_file(&state, path, 1 << 20, e)) {
+    if (!json_parse_file(&state, path, 1 << 25, e)) {
         return false;
     }
     bool ok =
@@ -1218,13 +1354,16 @@ static void print_step(const Trainer *t, const StepResult *s, double seconds_lef
 // Collective: validation loss at t->step, printed and logged.
 static bool run_eval(Trainer *t) {
     Error e = {0};
-    double loss;
-    uint64_t count = eval_samples(&t->val, t->options->eval_batches, t->global_batch);
-    if (!evaluate(t->world, &t->model, &t->activations, &t->val, count, t->B, t->T, t->inputs, t->targets, &loss)) {
+    double loss, losses[MIXTURE_DATASETS_MAX];
+    if (!evaluate_mixture(t->world, &t->model, &t->activations, &t->val, t->options->eval_batches, t->global_batch,
+                          t->B, t->T, t->inputs, t->targets, losses, &loss)) {
         return false;
     }
-    bool ok = t->world->rank != 0 || log_eval(t, loss, &e);
+    bool ok = t->world->rank != 0 || log_eval(t, loss, losses, &e);
     if (t->world->rank == 0) {
+        for (size_t i = 0; i < t->val.count && t->val.count > 1; i++) {
+            printf("step %llu | %s: validation loss %.4f\n", (unsigned long long)t->step, t->val.paths[i], losses[i]);
+        }
         printf("step %llu | validation loss %.4f | perplexity %.2f\n", (unsigned long long)t->step, loss, exp(loss));
     }
     return world_check(t->world, ok, &e);
@@ -1235,7 +1374,7 @@ static bool train_loop(Trainer *t) {
     Error e = {0};
     double start = seconds_now();
     uint64_t first = t->step;
-    bool evals = t->has_val && o->eval_every > 0;
+    bool evals = t->val.count > 0 && o->eval_every > 0;
     if (evals && t->step == 0 && !run_eval(t)) {
         return false;
     }
@@ -1312,8 +1451,8 @@ static bool shape_from_options(const Options *o, ModelConfig *config, Error *e) 
 static bool check_train_options(const Options *o, int ranks, Error *e) {
     ModelConfig c;
     uint64_t multiple = o->micro_batch * (uint64_t)ranks;
-    if (!o->data || !o->out) {
-        return fail(e, "train needs %s", o->data ? "--out DIR" : "--data PATH");
+    if (!o->data.count || !o->out) {
+        return fail(e, "train needs %s", o->data.count ? "--out DIR" : "--data PATH");
     }
     if (!shape_from_options(o, &c, e)) {
         return false;
@@ -1348,33 +1487,35 @@ static bool check_train_options(const Options *o, int ranks, Error *e) {
 
 // The vocabulary is the tokenizer's of the data; bare shards do not know theirs. A model from --init brings its own,
 // which may be larger.
-static bool choose_vocab_size(const Options *o, const Dataset *data, ModelConfig *config, Error *e) {
-    if (data->vocab_size && o->vocab_size && o->vocab_size != data->vocab_size) {
+static bool choose_vocab_size(const Options *o, const Mixture *data, ModelConfig *config, Error *e) {
+    const char *path = data->paths[0];
+    size_t words = data->items[0].vocab_size; // of every dataset
+    if (words && o->vocab_size && o->vocab_size != words) {
         return fail(e, "--vocab-size %llu: the tokenizer of %s has %zu words; leave the option out",
-                    (unsigned long long)o->vocab_size, o->data, data->vocab_size);
+                    (unsigned long long)o->vocab_size, path, words);
     }
-    size_t words = data->vocab_size ? data->vocab_size : o->vocab_size;
+    words = words ? words : o->vocab_size;
     if (o->init) {
         return words <= config->vocab_size || fail(e, "%s: has a vocabulary of %zu, too small for the %zu words of %s",
-                                                   o->init, config->vocab_size, words, o->data);
+                                                   o->init, config->vocab_size, words, path);
     }
     config->vocab_size = words ? words : o->model ? GPT2_VOCAB_SIZE : 0;
     return config->vocab_size > 0 ||
-           fail(e, "%s: does not say how many words its vocabulary has: give --vocab-size N", o->data);
+           fail(e, "%s: does not say how many words its vocabulary has: give --vocab-size N", path);
 }
 
 // The tokenizer that goes into checkpoints, and with it the token that ends a document.
 static bool choose_tokenizer(Trainer *t, ModelConfig *config, Error *e) {
     const Options *o = t->options;
     char path[PATH_LIMIT];
-    t->tokenizer = t->data.tokenizer;
+    t->tokenizer = t->data.items[0].tokenizer;
     if (!t->tokenizer[0] && o->init) {
         if (!path_format(path, e, "%s/tokenizer.json", o->init)) {
             return false;
         }
         t->tokenizer = access(path, F_OK) ? "" : o->init;
     }
-    if (t->data.tokenizer[0]) {
+    if (t->data.items[0].tokenizer[0]) {
         Tokenizer tokenizer;
         if (!tokenizer_load(&tokenizer, t->tokenizer, e)) {
             return false;
@@ -1387,17 +1528,39 @@ static bool choose_tokenizer(Trainer *t, ModelConfig *config, Error *e) {
     return true;
 }
 
+// The validation splits of those training sources that have one, with the weights of training.
+static bool open_own_validation(Trainer *t, size_t T, Error *e) {
+    const char *paths[MIXTURE_DATASETS_MAX];
+    uint64_t weights[MIXTURE_DATASETS_MAX];
+    size_t count = 0;
+    for (size_t i = 0; i < t->data.count; i++) {
+        if (dataset_has_split(t->data.paths[i], "val")) {
+            paths[count] = t->data.paths[i];
+            weights[count++] = t->data.weights[i];
+        }
+    }
+    return count == 0 || mixture_open_paths(&t->val, paths, weights, count, "val", T, e);
+}
+
 static bool open_datasets(Trainer *t, size_t T, Error *e) {
     const Options *o = t->options;
-    const char *val = o->val_data ? o->val_data : o->data;
-    if (!dataset_open(&t->data, o->data, "train", T, e)) {
+    if (!mixture_open(&t->data, o->data.items, o->data.count, "train", T, e)) {
         return false;
     }
-    if (o->val_data || (o->eval_every > 0 && dataset_has_split(val, "val"))) {
-        t->has_val = dataset_open(&t->val, val, "val", T, e);
-        return t->has_val;
+    if (o->val_data.count > 0) {
+        if (!mixture_open(&t->val, o->val_data.items, o->val_data.count, "val", T, e)) {
+            return false;
+        }
+    } else if (o->eval_every > 0 && !open_own_validation(t, T, e)) {
+        return false;
     }
-    return true;
+    const char *hash = t->data.items[0].tokenizer_hash;
+    const char *val_hash = t->val.count > 0 ? t->val.items[0].tokenizer_hash : "";
+    return !*hash || !*val_hash || !strcmp(hash, val_hash) ||
+           fail(e,
+                "%s and %s: were made with different tokenizers: validation data must be prepared with the tokenizer "
+                "of the training data",
+                t->data.paths[0], t->val.paths[0]);
 }
 
 // Settles the model's shape and opens the data; every rank does.
@@ -1427,9 +1590,10 @@ static bool training_allocate(Trainer *t, const ModelConfig *config, const Kerne
     t->gradients = allocate_floats(t->model.parameter_count);
     t->exp_avg = allocate_floats(t->model.parameter_count);
     t->exp_avg_sq = allocate_floats(t->model.parameter_count);
-    t->inputs = malloc(local * t->T * sizeof *t->inputs);
+    t->inputs = malloc((local * t->T + 1) * sizeof *t->inputs);
     t->targets = malloc(local * t->T * sizeof *t->targets);
-    if (!t->views || !t->gradients || !t->exp_avg || !t->exp_avg_sq || !t->inputs || !t->targets ||
+    t->digests = malloc(DIGEST_BYTES * (t->world->rank == 0 ? t->global_batch : local));
+    if (!t->views || !t->gradients || !t->exp_avg || !t->exp_avg_sq || !t->inputs || !t->targets || !t->digests ||
         !weights_over(config, t->gradients, &t->dweights)) {
         return fail(e, "no memory for the gradients and the optimizer of %zu parameters: choose a smaller model",
                     t->model.parameter_count);
@@ -1442,8 +1606,8 @@ static void training_free(Trainer *t) {
     if (t->log) {
         fclose(t->log);
     }
-    dataset_close(&t->data);
-    dataset_close(&t->val);
+    mixture_close(&t->data);
+    mixture_close(&t->val);
     model_free(&t->model);
     activations_free(&t->activations);
     free(t->scratch.data);
@@ -1454,24 +1618,30 @@ static void training_free(Trainer *t) {
     free(t->exp_avg_sq);
     free(t->inputs);
     free(t->targets);
+    free(t->digests);
 }
 
 static void print_run(const Trainer *t) {
     const ModelConfig *c = &t->model.config;
     printf("model: %zu layers, %zu channels, %zu heads, vocabulary %zu, %zu parameters\n", c->layers, c->channels,
            c->heads, c->vocab_size, t->model.parameter_count);
-    printf("data: %s, %llu tokens, %llu samples of %zu tokens\n", t->data.path, (unsigned long long)t->data.tokens,
-           (unsigned long long)t->data.samples, t->T);
-    if (t->has_val) {
-        printf("validation: %s, %llu tokens\n", t->val.path, (unsigned long long)t->val.tokens);
-    } else {
+    double samples = (double)t->global_batch * (double)t->options->steps;
+    for (size_t i = 0; i < t->data.count; i++) {
+        const Dataset *d = &t->data.items[i];
+        double share = mixture_share(&t->data, i);
+        printf("data: %s, %llu tokens, %llu samples of %zu tokens, share %.3f %%, %.2f epochs\n", t->data.paths[i],
+               (unsigned long long)d->tokens, (unsigned long long)d->samples, t->T, 100 * share,
+               share * samples / (double)d->samples);
+    }
+    for (size_t i = 0; i < t->val.count; i++) {
+        printf("validation: %s, %llu tokens\n", t->val.paths[i], (unsigned long long)t->val.items[i].tokens);
+    }
+    if (t->val.count == 0) {
         printf("validation: none\n");
     }
-    printf("step: %zu sequences = %d rank%s x %zu micro-batch%s of %zu, %zu tokens; %.2f epochs in %llu steps\n",
-           t->global_batch, t->world->size, t->world->size == 1 ? "" : "s",
-           t->global_batch / (size_t)t->world->size / t->B,
+    printf("step: %zu sequences = %d rank%s x %zu micro-batch%s of %zu, %zu tokens; %llu steps\n", t->global_batch,
+           t->world->size, t->world->size == 1 ? "" : "s", t->global_batch / (size_t)t->world->size / t->B,
            t->global_batch / (size_t)t->world->size / t->B == 1 ? "" : "es", t->B, t->global_batch * t->T,
-           (double)t->global_batch * (double)t->options->steps / (double)t->data.samples,
            (unsigned long long)t->options->steps);
     printf("kernels: %s, measured peak %.1f GFLOP/s\n", t->model.kernels->name, 1e-9 * t->peak_flops);
 }
@@ -1479,16 +1649,14 @@ static void print_run(const Trainer *t) {
 static int command_train(World *w, const Options *o) {
     Error e = {0};
     ModelConfig config;
-    Trainer t = {.options = o, .world = w, .data.file = -1, .val.file = -1};
+    Trainer t = {.options = o, .world = w};
     if (!world_check(w, check_train_options(o, w->size, &e), &e)) {
         return EXIT_USAGE;
     }
     Placement placement = world_place(w);
     bool ok = world_check(w, training_open(&t, &config, &e), &e);
-    ok = ok && world_check_root(w,
-                                w->rank != 0 || !o->verify_data ||
-                                    (dataset_verify(&t.data, &e) && (!t.has_val || dataset_verify(&t.val, &e))),
-                                &e);
+    bool verify = w->rank == 0 && o->verify_data;
+    ok = ok && world_check(w, !verify || (mixture_verify(&t.data, &e) && mixture_verify(&t.val, &e)), &e);
     ok = ok && world_check(w, training_allocate(&t, &config, choose_kernels(o->kernels), &e), &e);
     if (ok) {
         world_print_placement(w, placement, stdout);
@@ -1548,14 +1716,30 @@ static bool load_model(World *w, const char *directory, const char *kernels, Mod
     return true;
 }
 
+// With more than one source a line for each first; then all of them, losses weighted by their shares.
+static void print_eval(const Mixture *data, size_t T, const double *losses, double loss) {
+    uint64_t tokens = 0;
+    for (size_t i = 0; i < data->count; i++) {
+        uint64_t own = data->items[i].samples * T;
+        tokens += own;
+        if (data->count > 1) {
+            printf("%s: loss %.6f, perplexity %.4f, tokens %llu, share %.3f %%\n", data->paths[i], losses[i],
+                   exp(losses[i]), (unsigned long long)own, 100 * mixture_share(data, i));
+        }
+    }
+    printf("loss %.6f\nperplexity %.4f\ntokens %llu of ", loss, exp(loss), (unsigned long long)tokens);
+    data->count > 1 ? printf("%zu sources\n", data->count) : printf("%s\n", data->items[0].path);
+}
+
 static int command_eval(World *w, const Options *o) {
     Error e = {0};
     Model m = {0};
     Activations a = {0};
-    Dataset data = {.file = -1};
-    double loss;
-    const char *path = o->val_data ? o->val_data : o->data;
-    bool ok = (o->checkpoint && path) || fail(&e, "eval needs %s", path ? "--checkpoint DIR" : "--data PATH");
+    Mixture data = {0};
+    double loss, losses[MIXTURE_DATASETS_MAX];
+    const TextList *paths = o->val_data.count > 0 ? &o->val_data : &o->data;
+    bool ok =
+        (o->checkpoint && paths->count) || fail(&e, "eval needs %s", paths->count ? "--checkpoint DIR" : "--data PATH");
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }
@@ -1565,22 +1749,21 @@ static int command_eval(World *w, const Options *o) {
         return EXIT_FAILURE;
     }
     size_t T = o->seq_len ? o->seq_len : m.config.seq_len, B = o->micro_batch;
-    int32_t *inputs = malloc(B * T * sizeof *inputs), *targets = malloc(B * T * sizeof *targets);
+    int32_t *inputs = malloc((B * T + 1) * sizeof *inputs), *targets = malloc(B * T * sizeof *targets);
     ok = (inputs && targets) || fail(&e, "no memory for %zu sequences of %zu tokens", B, T);
     ok = ok && (T <= m.config.seq_len ||
                 fail(&e, "--seq-len %zu is more than the %zu positions of %s", T, m.config.seq_len, o->checkpoint));
-    ok = ok && dataset_open(&data, path, "val", T, &e) && activations_create(&a, &m.config, B * T, false, &e);
-    ok = ok && (w->rank != 0 || !o->verify_data || dataset_verify(&data, &e));
+    ok = ok && mixture_open(&data, paths->items, paths->count, "val", T, &e) &&
+         activations_create(&a, &m.config, B * T, false, &e);
+    ok = ok && (w->rank != 0 || !o->verify_data || mixture_verify(&data, &e));
     ok = world_check(w, ok, &e);
-    uint64_t count = ok ? eval_samples(&data, 0, 1) : 0;
-    ok = ok && evaluate(w, &m, &a, &data, count, B, T, inputs, targets, &loss);
+    ok = ok && evaluate_mixture(w, &m, &a, &data, 0, 1, B, T, inputs, targets, losses, &loss);
     if (ok && w->rank == 0) {
-        printf("loss %.6f\nperplexity %.4f\ntokens %llu of %s\n", loss, exp(loss), (unsigned long long)(count * T),
-               data.path);
+        print_eval(&data, T, losses, loss);
     }
     free(inputs);
     free(targets);
-    dataset_close(&data);
+    mixture_close(&data);
     activations_free(&a);
     model_free(&m);
     return ok ? EXIT_SUCCESS : EXIT_FAILURE;
@@ -1803,6 +1986,8 @@ static int command_prepare(World *w, const Options *o) {
         .val_fraction = o->val_fraction,
         .text_key = o->text_key,
         .seed = o->seed,
+        .unigram = !strcmp(o->tokenizer_kind, "unigram"),
+        .index = o->index == 1,
         .collect = {.min_characters = o->min_characters,
                     .max_characters = o->max_characters ? o->max_characters : UINT64_MAX,
                     .min_japanese = o->min_japanese,
@@ -1832,6 +2017,520 @@ static int command_prepare(World *w, const Options *o) {
         print_prepared(&report, o->out);
     }
     return EXIT_SUCCESS;
+}
+
+// =====================================================================================================================
+// Command: trace
+
+typedef struct {
+    const Options *options;
+    bool has_run;
+    TraceRun run;
+    Mixture mixture; // the training data
+    TraceData *data; // (mixture.count)
+    bool has_tokenizer;
+    Tokenizer tokenizer;
+} Tracer;
+
+// What concerns a piece of a document: where it was read (NULL: nowhere), and which part of the data it is.
+typedef struct {
+    const RunPlace *place;
+    size_t dataset;
+    const TraceDocument *document; // NULL: the data does not know its documents
+    uint64_t first, tokens;        // in the dataset's split
+} TracePiece;
+
+static bool check_trace_options(const Options *o, Error *e) {
+    int questions = (o->step > 0) + (o->doc != NULL) + (o->text != NULL);
+    if (questions != 1) {
+        return fail(e, "trace needs one of --step N, --doc ID and --text TEXT");
+    }
+    if (o->run.count > 1 || (o->run.count == 0 && (!o->text || o->data.count == 0))) {
+        return fail(e, "trace needs --run DIR%s", o->text ? ", or --data DIR to look in data without a run" : "");
+    }
+    return o->row == UINT64_MAX || o->step || fail(e, "--row needs --step");
+}
+
+// Opens run and data, and proves that they belong together.
+static bool tracer_open(Tracer *t, const Options *o, Error *e) {
+    *t = (Tracer){.options = o, .has_run = o->run.count > 0};
+    if (t->has_run ? !trace_run_open(&t->run, o->run.items[0], o->step, e) ||
+                         !trace_run_mixture(&t->run, &t->mixture, o->data.items, o->data.count, e)
+                   : !mixture_open_paths(&t->mixture, o->data.items, NULL, o->data.count, "train", 1, e)) {
+        return false;
+    }
+    t->data = calloc(t->mixture.count, sizeof *t->data);
+    if (!t->data) {
+        return fail(e, "no memory for %zu datasets", t->mixture.count);
+    }
+    const Json *logged = t->has_run ? json_get(t->run.head.root, "data")->child : NULL;
+    for (size_t i = 0; i < t->mixture.count; i++, logged = logged ? logged->next : NULL) {
+        if (!trace_data_open(&t->data[i], &t->mixture.items[i], t->mixture.paths[i], "train", logged, e)) {
+            return false;
+        }
+        if (!t->data[i].proved) {
+            fprintf(stderr, "warning: %s: the run's log has no hash of it, so only batch_sha256 proves what was read\n",
+                    t->mixture.paths[i]);
+        }
+    }
+    if (t->mixture.items[0].tokenizer[0]) {
+        t->has_tokenizer = tokenizer_load(&t->tokenizer, t->mixture.items[0].tokenizer, e);
+        return t->has_tokenizer;
+    }
+    return true;
+}
+
+static void tracer_close(Tracer *t) {
+    for (size_t i = 0; t->data && i < t->mixture.count; i++) {
+        trace_data_close(&t->data[i]);
+    }
+    free(t->data);
+    mixture_close(&t->mixture);
+    trace_run_close(&t->run);
+    if (t->has_tokenizer) {
+        tokenizer_free(&t->tokenizer);
+    }
+}
+
+// Adds the text of tokens of a split: well-formed UTF-8, in which U+FFFD stands for a character that the edges cut.
+static bool append_text(Tracer *t, size_t dataset, uint64_t first, uint64_t tokens, JsonWriter *text, Error *e) {
+    TraceData *data = &t->data[dataset];
+    JsonWriter raw = {0};
+    size_t length, consumed;
+    uint64_t replaced = 0;
+    bool ok = trace_prove_tokens_(data, first, tokens, e);
+    for (uint64_t i = 0; ok && i < tokens; i++) {
+        const char *bytes = token_text_(&t->tokenizer, trace_token_(data, first + i), &length);
+        json_append(&raw, bytes, length);
+    }
+    char *whole = ok ? malloc(3 * raw.length + 1) : NULL;
+    if (ok && (!whole || raw.failed)) {
+        ok = fail(e, "no memory for a text of %zu bytes", raw.length);
+    }
+    if (ok) {
+        json_append(text, whole, utf8_sanitize(whole, raw.data, raw.length, true, &consumed, &replaced));
+    }
+    free(whole);
+    free(raw.data);
+    return ok;
+}
+
+// What is known of a document beside its id, url and license, under the names that the metadata has; its "source",
+// which is a name of a collection, is "origin" here, since "source" is the file.
+static void put_metadata(JsonWriter *w, const Json *metadata) {
+    static const char *const taken[] = {"step",   "row",         "rank",   "data",        "document", "bytes", "text",
+                                        "offset", "first_token", "tokens", "shard_token", "span",     "proved"};
+    for (const Json *m = metadata && metadata->kind == JSON_OBJECT ? metadata->child : NULL; m; m = m->next) {
+        const char *key = strcmp(m->key, "source") ? m->key : "origin";
+        bool is_taken = strlen(m->key) != m->key_length;
+        double number;
+        for (size_t i = 0; i < sizeof taken / sizeof *taken; i++) {
+            is_taken |= !strcmp(key, taken[i]);
+        }
+        if (m->kind == JSON_STRING && !is_taken) {
+            json_put_text(w, key, m->text, m->length);
+        } else if (m->kind == JSON_NUMBER && !is_taken && json_double(m, &number)) {
+            json_begin_member_(w, key);
+            json_append(w, m->text, m->length);
+        }
+    }
+}
+
+// The fields of a piece, without the braces.
+static void put_piece(JsonWriter *w, const Tracer *t, const TracePiece *p) {
+    const TraceDocument *d = p->document;
+    const struct {
+        const char *key;
+        uint64_t value;
+        bool known;
+    } numbers[] = {
+        {"step", p->place ? p->place->step : 0, p->place},
+        {"row", p->place ? p->place->row : 0, p->place},
+        {"rank", p->place ? p->place->rank : 0, p->place},
+        {"document", d ? d->number : 0, d},
+        {"offset", d ? d->record.offset : 0, d && d->known},
+        {"bytes", d ? d->record.length : 0, d && d->known},
+        {"first_token", d ? p->first - d->first : 0, d},
+        {"tokens", p->tokens, true},
+        {"shard_token", p->first, true},
+    };
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        numbers[i].known ? json_put_uint(w, numbers[i].key, numbers[i].value) : json_put_null(w, numbers[i].key);
+    }
+    json_put_string(w, "data", t->mixture.paths[p->dataset]);
+    d && d->known ? json_put_string(w, "source", d->source) : json_put_null(w, "source");
+    put_metadata(w, d ? d->metadata.root : NULL);
+}
+
+static bool print_line(JsonWriter *w, Error *e) {
+    bool ok = !w->failed || fail(e, "no memory for a line of output");
+    if (ok) {
+        fwrite(w->data, 1, w->length, stdout);
+        putchar('\n');
+    }
+    free(w->data);
+    *w = (JsonWriter){0};
+    return ok;
+}
+
+// For people: which document, and what is known of it.
+static void print_document(const Tracer *t, size_t dataset, const TraceDocument *d) {
+    static const char *const keys[] = {"id", "url", "license", "source"};
+    if (!d) {
+        printf("%s", t->mixture.paths[dataset]);
+        return;
+    }
+    printf("document %llu of %s, %llu tokens", (unsigned long long)d->number, t->mixture.paths[dataset],
+           (unsigned long long)d->tokens);
+    if (d->known) {
+        printf(", from %s, %llu bytes at %llu", d->source, (unsigned long long)d->record.length,
+               (unsigned long long)d->record.offset);
+    }
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        const Json *value = json_get(d->metadata.root, keys[i]);
+        if (value && (value->kind == JSON_STRING || value->kind == JSON_NUMBER)) {
+            printf(", %s %s", strcmp(keys[i], "source") ? keys[i] : "origin", value->text);
+        }
+    }
+}
+
+// Opens the document that holds a token; *out is NULL if the data knows no documents.
+static bool find_document(TraceData *data, uint64_t token, TraceDocument *document, const TraceDocument **out,
+                          Error *e) {
+    uint64_t number;
+    *out = NULL;
+    *document = (TraceDocument){0};
+    if (!data->idx.path[0]) {
+        return true;
+    }
+    *out = document;
+    return trace_document_of(data, token, &number, e) && trace_document(data, number, document, e);
+}
+
+// Prints the pieces of documents that make up a sample.
+static bool print_sample(Tracer *t, SampleId id, const RunPlace *place, Error *e) {
+    TraceData *data = &t->data[id.dataset];
+    const uint64_t T = t->run.seq_len, end = id.sample * T + T + 1;
+    for (uint64_t token = id.sample * T, next; token < end; token = next) {
+        TraceDocument document;
+        TracePiece piece = {.place = place, .dataset = id.dataset, .first = token};
+        JsonWriter line = {0}, text = {0};
+        bool ok = find_document(data, token, &document, &piece.document, e);
+        next = ok && piece.document ? document.first + document.tokens : end;
+        next = next < end ? next : end;
+        piece.tokens = next - token;
+        ok = ok && (!t->has_tokenizer || append_text(t, id.dataset, token, piece.tokens, &text, e));
+        if (ok && t->options->json) {
+            json_open(&line, NULL, '{');
+            put_piece(&line, t, &piece);
+            if (t->has_tokenizer) {
+                json_put_text(&line, "text", text.data ? text.data : "", text.length);
+            }
+            json_close(&line, '}');
+            ok = print_line(&line, e);
+        } else if (ok) {
+            printf("row %llu rank %llu | tokens %llu to %llu of ", (unsigned long long)place->row,
+                   (unsigned long long)place->rank, (unsigned long long)(token - (piece.document ? document.first : 0)),
+                   (unsigned long long)(next - 1 - (piece.document ? document.first : 0)));
+            print_document(t, id.dataset, piece.document);
+            printf("\n%.*s\n\n", (int)text.length, text.data ? text.data : "");
+        }
+        json_free(&document.metadata);
+        free(text.data);
+        if (!ok) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// Reads all rows of a step again and compares their hash with the one that the trainer logged.
+static bool prove_step(Tracer *t, uint64_t position, uint64_t rows, Error *e) {
+    const size_t T = t->run.seq_len;
+    int32_t *sample = malloc((T + 1) * sizeof *sample);
+    uint64_t vocab_size = 0;
+    unsigned char digest[DIGEST_BYTES];
+    char hex[65];
+    Sha256 hash;
+    bool ok = sample || fail(e, "no memory for a sequence of %zu tokens", T);
+    ok = ok && (json_uint(json_get(t->run.head.root, "vocab_size"), &vocab_size) ||
+                fail(e, "%s: has no vocab_size", t->run.path));
+    sha256_begin(&hash);
+    for (uint64_t row = 0; ok && row < rows; row++) {
+        SampleId id = mixture_order(&t->mixture, t->run.seed, t->run.shuffle, position + row);
+        ok = trace_prove_tokens_(&t->data[id.dataset], id.sample * T, T + 1, e) &&
+             dataset_read(&t->mixture.items[id.dataset], id.sample, vocab_size, sample, e);
+        if (ok) {
+            sample_digest(sample, sample + 1, T, digest);
+            sha256_add(&hash, digest, sizeof digest);
+        }
+    }
+    sha256_end(&hash, hex);
+    free(sample);
+    hex[BATCH_HASH_DIGITS] = 0;
+    return ok && (!t->run.batch_hash[0] || !strcmp(hex, t->run.batch_hash) ||
+                  fail(e, "%s: step %llu read other tokens than these: their hash is %s, the log has %s", t->run.path,
+                       (unsigned long long)t->options->step, hex, t->run.batch_hash));
+}
+
+static bool trace_step(Tracer *t, Error *e) {
+    const Options *o = t->options;
+    const RunPart *part = run_part_of_step_(&t->run, o->step);
+    if (o->step > t->run.last_step || o->step <= t->run.parts[0].from_step) {
+        return fail(e, "--step %llu: the run's log has the steps %llu to %llu", (unsigned long long)o->step,
+                    (unsigned long long)t->run.parts[0].from_step + 1, (unsigned long long)t->run.last_step);
+    }
+    if (o->row != UINT64_MAX && o->row >= part->global_batch) {
+        return fail(e, "--row %llu: step %llu has the rows 0 to %llu", (unsigned long long)o->row,
+                    (unsigned long long)o->step, (unsigned long long)part->global_batch - 1);
+    }
+    uint64_t position = trace_run_position(&t->run, o->step);
+    if (!prove_step(t, position, part->global_batch, e)) {
+        return false;
+    }
+    if (!o->json) {
+        printf("step %llu: %llu rows of %llu tokens on %llu rank%s; %s\n\n", (unsigned long long)o->step,
+               (unsigned long long)part->global_batch, (unsigned long long)t->run.seq_len + 1,
+               (unsigned long long)part->ranks, part->ranks == 1 ? "" : "s",
+               t->run.batch_hash[0] ? "proved: their hash is the one the trainer logged"
+                                    : "this log has no hash of what a step read");
+    }
+    bool ok = true;
+    for (uint64_t row = 0; ok && row < part->global_batch; row++) {
+        if (o->row == UINT64_MAX || o->row == row) {
+            RunPlace place = {0};
+            ok = trace_run_place(&t->run, position + row, &place) &&
+                 print_sample(t, mixture_order(&t->mixture, t->run.seed, t->run.shuffle, position + row), &place, e);
+        }
+    }
+    return ok;
+}
+
+// Prints every reading of the tokens first .. end - 1 of a document. `span` adds the fields of a text's span.
+static bool print_reads(Tracer *t, size_t dataset, const TraceDocument *document, uint64_t first, uint64_t end,
+                        const JsonWriter *span, Error *e) {
+    TraceReads reads = {0};
+    bool ok = !t->has_run || trace_reads(&t->run, &t->mixture, dataset, first, end, &reads, e);
+    for (size_t i = 0; ok && (i < reads.count || i == 0); i++) {
+        bool read = i < reads.count;
+        TracePiece piece = {read ? &reads.items[i].place : NULL, dataset, document, read ? reads.items[i].first : first,
+                            read ? reads.items[i].tokens : end - first};
+        if (t->options->json) {
+            JsonWriter line = {0};
+            json_open(&line, NULL, '{');
+            put_piece(&line, t, &piece);
+            if (span) {
+                json_append(&line, span->data, span->length);
+            }
+            json_close(&line, '}');
+            ok = print_line(&line, e);
+        } else if (read) {
+            printf("  step %llu, row %llu, rank %llu: tokens %llu to %llu\n", (unsigned long long)piece.place->step,
+                   (unsigned long long)piece.place->row, (unsigned long long)piece.place->rank,
+                   (unsigned long long)(piece.first - (document ? document->first : 0)),
+                   (unsigned long long)(piece.first + piece.tokens - 1 - (document ? document->first : 0)));
+        } else if (t->has_run) {
+            printf("  not read up to step %llu\n", (unsigned long long)t->run.last_step);
+        }
+    }
+    free(reads.items);
+    return ok;
+}
+
+static bool print_document_reads(Tracer *t, size_t dataset, uint64_t number, Error *e) {
+    TraceDocument document;
+    bool ok = trace_document(&t->data[dataset], number, &document, e);
+    if (ok && !t->options->json) {
+        print_document(t, dataset, &document);
+        printf("\n");
+    }
+    ok = ok && print_reads(t, dataset, &document, document.first, document.first + document.tokens, NULL, e);
+    json_free(&document.metadata);
+    return ok;
+}
+
+// The document that "NUMBER" or "DATA:NUMBER" names; false if it names none.
+static bool document_by_number(const Tracer *t, const char *name, size_t *dataset, uint64_t *number, Error *e) {
+    const char *colon = strrchr(name, ':'), *digits = colon ? colon + 1 : name;
+    size_t length = colon ? (size_t)(colon - name) : 0, i = 0;
+    char *end;
+    errno = 0;
+    *number = strtoull(digits, &end, 10);
+    bool is_number = *digits >= '0' && *digits <= '9' && !*end && !errno;
+    if (!colon && is_number && t->mixture.count > 1) {
+        return fail(e, "--doc %s: the run read %zu datasets: say which, as %s:%s", name, t->mixture.count,
+                    t->mixture.paths[0], name);
+    }
+    if (colon && !(t->mixture.count == 1 && length == 5 && !memcmp(name, "train", 5))) {
+        while (i < t->mixture.count &&
+               (strlen(t->mixture.paths[i]) != length || memcmp(t->mixture.paths[i], name, length))) {
+            i++;
+        }
+    }
+    *dataset = i;
+    if (!is_number || i == t->mixture.count) {
+        return fail(e, "--doc %s: no document of the run's data has this id", name);
+    }
+    if (*number >= t->mixture.items[i].documents) {
+        return fail(e, "--doc %s: no document has this id, and %s has the documents 0 to %llu", name,
+                    t->mixture.paths[i], (unsigned long long)t->mixture.items[i].documents - 1);
+    }
+    return true;
+}
+
+static bool trace_doc(Tracer *t, Error *e) {
+    bool found = false;
+    for (size_t i = 0; i < t->mixture.count; i++) {
+        for (uint64_t number = 0;; number++) { // an id need not be the only one of its name
+            if (!trace_find_id(&t->data[i], t->options->doc, &number, e)) {
+                return false;
+            }
+            if (number == t->mixture.items[i].documents) {
+                break;
+            }
+            found = true;
+            if (!print_document_reads(t, i, number, e)) {
+                return false;
+            }
+        }
+    }
+    size_t dataset = 0;
+    uint64_t number = 0;
+    return found || (document_by_number(t, t->options->doc, &dataset, &number, e) &&
+                     print_document_reads(t, dataset, number, e));
+}
+
+// --text, or all of standard input for "-", with ill-formed UTF-8 replaced. Returns NULL on failure; the caller frees.
+static char *read_text(const Options *o, size_t *length, Error *e) {
+    JsonWriter raw = {0};
+    char block[1 << 16];
+    size_t consumed;
+    uint64_t replaced = 0;
+    if (strcmp(o->text, "-")) {
+        json_append(&raw, o->text, strlen(o->text));
+    } else {
+        for (size_t n; (n = fread(block, 1, sizeof block, stdin)) > 0;) {
+            json_append(&raw, block, n);
+        }
+    }
+    char *text = raw.failed ? NULL : malloc(3 * raw.length + 1);
+    if (!text) {
+        fail(e, "no memory for the text");
+    } else if (raw.length == 0) {
+        fail(e, "--text %s: there is no text", o->text);
+        free(text);
+        text = NULL;
+    } else {
+        *length = utf8_sanitize(text, raw.data, raw.length, true, &consumed, &replaced);
+    }
+    free(raw.data);
+    return text;
+}
+
+// How many documents hold one of the places, which are in order.
+static bool count_documents(Tracer *t, const Occurrences *places, uint64_t *count, Error *e) {
+    size_t dataset = SIZE_MAX;
+    uint64_t number, last = 0;
+    *count = 0;
+    for (size_t i = 0; i < places->count; i++) {
+        const Occurrence *o = &places->items[i];
+        if (!trace_document_of(&t->data[o->data], o->token, &number, e)) {
+            return false;
+        }
+        *count += o->data != dataset || number != last;
+        dataset = o->data, last = number;
+    }
+    return true;
+}
+
+// Prints a span and the first place of each document that holds it, up to --limit of them.
+static bool print_span(Tracer *t, TextSearch *s, TextSpan span, Error *e) {
+    Occurrences places = {0};
+    uint64_t documents, listed = 0, last = 0, number;
+    size_t dataset = SIZE_MAX;
+    bool ok = text_search_places(s, span, &places, e) && count_documents(t, &places, &documents, e);
+    if (ok && !t->options->json) {
+        printf("%zu bytes at %zu, %zu time%s in %llu document%s: %.*s\n", span.length, span.first, places.count,
+               places.count == 1 ? "" : "s", (unsigned long long)documents, documents == 1 ? "" : "s", (int)span.length,
+               s->text + span.first);
+    }
+    for (size_t i = 0; ok && i < places.count && listed <= t->options->limit; i++) {
+        const Occurrence *o = &places.items[i];
+        TraceDocument document = {0};
+        ok = trace_document_of(&t->data[o->data], o->token, &number, e);
+        if (!ok || (o->data == dataset && number == last) || listed++ == t->options->limit) {
+            continue;
+        }
+        dataset = o->data, last = number;
+        uint64_t tokens = occurrence_tokens(s, o, span.length);
+        JsonWriter fields = {.depth = 1, .has_member = true};
+        json_put_text(&fields, "span", s->text + span.first, span.length);
+        json_put_uint(&fields, "span_offset", span.first);
+        json_put_uint(&fields, "span_bytes", span.length);
+        json_put_uint(&fields, "matched_tokens", tokens);
+        json_put_uint(&fields, "places", places.count);
+        json_put_uint(&fields, "documents", documents);
+        ok = trace_document(&t->data[o->data], number, &document, e) &&
+             (!fields.failed || fail(e, "no memory for a line of output"));
+        if (ok && !t->options->json) {
+            printf(" in ");
+            print_document(t, o->data, &document);
+            printf("\n");
+        }
+        ok = ok && print_reads(t, o->data, &document, o->token, o->token + tokens, &fields, e);
+        json_free(&document.metadata);
+        free(fields.data);
+    }
+    if (ok && !t->options->json && documents > t->options->limit) {
+        printf(" and in %llu documents more (--limit)\n", (unsigned long long)(documents - t->options->limit));
+    }
+    free(places.items);
+    return ok;
+}
+
+static bool trace_text(Tracer *t, Error *e) {
+    TextSearch search = {0};
+    TextSpans spans = {0};
+    size_t length;
+    if (!t->has_tokenizer) {
+        return fail(e,
+                    "%s: has no tokenizer, so its tokens cannot be read as text: only data of prepare can be searched",
+                    t->mixture.paths[0]);
+    }
+    for (size_t i = 0; i < t->mixture.count; i++) {
+        if (t->data[i].index.path[0] && !t->data[i].index_proved) {
+            fprintf(stderr, "warning: %s: is not in the manifest: what it finds is proved, but it may not find all\n",
+                    t->data[i].index.path);
+        }
+    }
+    char *text = read_text(t->options, &length, e);
+    bool ok = text && text_search_open(&search, t->data, t->mixture.count, &t->tokenizer, text, length, e) &&
+              text_search_spans(&search, t->options->min_bytes, &spans, e);
+    for (size_t i = 0; ok && i < spans.count; i++) {
+        ok = print_span(t, &search, spans.items[i], e);
+    }
+    if (ok && spans.count == 0 && !t->options->json) {
+        printf("no %llu bytes of this text stand in the data\n",
+               (unsigned long long)(length < t->options->min_bytes ? length : t->options->min_bytes));
+    }
+    free(spans.items);
+    text_search_close(&search);
+    free(text);
+    return ok;
+}
+
+static int command_trace(World *w, const Options *o) {
+    Error e = {0};
+    if (!world_check(w, check_trace_options(o, &e), &e)) {
+        return EXIT_USAGE;
+    }
+    bool ok = true;
+    if (w->rank == 0) {
+        Tracer t;
+        ok = tracer_open(&t, o, &e) && (o->step ? trace_step(&t, &e) : o->doc ? trace_doc(&t, &e) : trace_text(&t, &e));
+        tracer_close(&t);
+    }
+    return world_check_root(w, ok, &e) ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
 // =====================================================================================================================
@@ -2197,7 +2896,7 @@ static bool golden_run(Error *e) {
     enum { LAYERS = 2, CHANNELS = 98, HEADS = 7, VOCAB = 211, GOLDEN_T = 167, GOLDEN_B = 1, STEPS = 20 };
     const ModelConfig config = {VOCAB, GOLDEN_T, CHANNELS, LAYERS, HEADS, -1};
     const Options o = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
-    Trainer t = {.options = &o, .data.file = -1, .val.file = -1, .T = GOLDEN_T, .B = GOLDEN_B};
+    Trainer t = {.options = &o, .T = GOLDEN_T, .B = GOLDEN_B};
     int32_t tokens[GOLDEN_B * GOLDEN_T], targets[GOLDEN_B * GOLDEN_T];
     World alone = {.size = 1};
     char hex[65];
@@ -2261,6 +2960,8 @@ static const struct {
      "train_gpt eval --checkpoint run/step-001000 --data data", EVAL, command_eval},
     {"generate", "text that goes on from a prompt",
      "train_gpt generate --checkpoint run/step-001000 --prompt \"Once upon a time\"", GENERATE, command_generate},
+    {"trace", "from a step to its documents, from a document to its steps, from a text to the data that holds it",
+     "train_gpt trace --run run --step 1000 --row 0", TRACE, command_trace},
     {"kernels", "compares the fast kernels with the reference, times them, certifies a machine",
      "train_gpt kernels --check", KERNELS, command_kernels},
 };
@@ -2269,7 +2970,7 @@ enum { COMMANDS = sizeof commands / sizeof *commands };
 static void print_option(const OptionSpec *spec) {
     char name[48], left[96], preset[64] = "";
     snprintf(left, sizeof left, "%s %s", option_spelling(spec, name), spec->value);
-    if (spec->type == OPTION_WHOLE && spec->whole) {
+    if (spec->type == OPTION_WHOLE && spec->whole && spec->whole != UINT64_MAX) {
         snprintf(preset, sizeof preset, " (default %llu)", (unsigned long long)spec->whole);
     } else if (spec->type == OPTION_REAL) {
         snprintf(preset, sizeof preset, " (default %g)", spec->real);
@@ -2387,14 +3088,16 @@ static bool parse_options(Options *o, int argc, char **argv, size_t command, Err
         } else if (spec->type == OPTION_FLAG) {
             return fail(e, "%s: takes no value", argument);
         }
-        if (spec->type == OPTION_LIST && !equals) {
-            o->input.items = (const char **)argv + i;
-            while (i < argc && strncmp(argv[i], "--", 2)) {
-                i++, o->input.count++;
+        if (spec->type == OPTION_LIST) {
+            TextList list = {(const char **)argv + i, 0};
+            for (; !equals && i < argc && strncmp(argv[i], "--", 2); i++) {
+                list.count++;
             }
-        } else if (spec->type == OPTION_LIST) {
-            argv[i - 1] += equals + 1 - argument;
-            o->input = (TextList){(const char **)argv + i - 1, 1};
+            if (equals) {
+                argv[i - 1] += equals + 1 - argument;
+                list = (TextList){(const char **)argv + i - 1, 1};
+            }
+            memcpy(option_field(o, spec), &list, sizeof list);
         } else if (!equals && i == argc) {
             return fail(e, "%s: needs a value, %s", argument, spec->value);
         } else if (!set_option(o, spec, equals ? equals + 1 : argv[i++], e)) {
@@ -2420,7 +3123,7 @@ static int run_command_line(World *w, int argc, char **argv) {
     const char *name = help ? (argc > 2 ? argv[2] : NULL) : argc > 1 ? argv[1] : "";
     size_t command = name ? find_command(name) : COMMANDS;
     bool ok = !name || command < COMMANDS ||
-              fail(&e, "%s%s: the commands are prepare, train, eval, generate, kernels, and help",
+              fail(&e, "%s%s: the commands are prepare, train, eval, generate, trace, kernels, and help",
                    *name ? "unknown command " : "no command", name);
     if (!help && ok) {
         ok = parse_options(&o, argc, argv, command, &e);

@@ -371,7 +371,7 @@ def check_provenance(data, folder, key="text"):
         documents, records = read_pair(data / split), records_of(data / f"{split}.docs")
         assert len(documents) == len(records) == entry["documents"]
         assert sum(map(len, documents)) == entry["tokens"]
-        for kind in "bin", "idx", "docs", "meta":
+        for kind in "bin", "idx", "docs", "meta", "sums":
             content = (data / f"{split}.{kind}").read_bytes()
             assert entry[kind] == {"file": f"{split}.{kind}", "bytes": len(content),
                                    "sha256": hashlib.sha256(content).hexdigest()}
@@ -519,7 +519,7 @@ def test_same_bytes(mixed, tool, tmp_path):
         tool(*prepare(input="in", out="data", vocab_size=400, val_fraction=0.2), cwd=tmp_path / build, build=build)
         files.append({path.relative_to(tmp_path / build): path.read_bytes()
                       for path in (tmp_path / build / "data").rglob("*") if path.is_file()})
-    assert files[0] == files[1] and len(files[0]) == 14
+    assert files[0] == files[1] and len(files[0]) == 16
 
 
 def test_given_tokenizer(mixed, tool, tmp_path):
@@ -1012,7 +1012,7 @@ def test_leftovers_and_rivals(fails, tool, tmp_path):
     tool(*prepare(input="text.txt", out="data", vocab_size=260), cwd=tmp_path)
     assert not left.exists()
     assert sorted(os.listdir(tmp_path / "data")) == ["dropped.jsonl", "manifest.json", "tokenizer", "train.bin",
-                                                     "train.docs", "train.idx", "train.meta"]
+                                                     "train.docs", "train.idx", "train.meta", "train.sums"]
 
 
 @pytest.fixture
