@@ -244,15 +244,15 @@ static inline bool collect_line_end_(CollectState *s, Error *e) {
     return true;
 }
 
-// The hash of a gram in a round, below the UINT64_MAX of an empty bin.
-static inline uint64_t gram_hash_(uint64_t gram, uint64_t round) {
-    uint64_t hash = collect_mix_(gram + round * 0x9E3779B97F4A7C15u);
+// A hash in the bins, below the UINT64_MAX of an empty one.
+static inline uint64_t gram_hash_(uint64_t x) {
+    uint64_t hash = collect_mix_(x);
     return hash - (hash == UINT64_MAX);
 }
 
 // Puts a gram into the set that the further rounds take.
-static inline void gram_remember_(CollectState *s, uint64_t gram, uint64_t hash) {
-    size_t at = (hash >> 32) % (2 * COLLECT_GRAMS);
+static inline void gram_remember_(CollectState *s, uint64_t gram) {
+    size_t at = (gram >> 32) % (2 * COLLECT_GRAMS);
     while (s->gram_slots[at] && s->grams[s->gram_slots[at] - 1] != gram) {
         at = (at + 1) % (2 * COLLECT_GRAMS);
     }
@@ -262,13 +262,14 @@ static inline void gram_remember_(CollectState *s, uint64_t gram, uint64_t hash)
     }
 }
 
-static inline void gram_add_(CollectState *s, uint64_t gram) {
-    uint64_t hash = gram_hash_(gram, 0), *bin = &s->bins[hash % COLLECT_SIGNATURE];
+// From here on a gram is its hash.
+static inline void gram_add_(CollectState *s) {
+    uint64_t gram = gram_hash_(s->rolling), *bin = &s->bins[gram % COLLECT_SIGNATURE];
     if (s->empty_bins > 0) {
-        gram_remember_(s, gram, hash);
+        gram_remember_(s, gram);
         s->empty_bins -= *bin == UINT64_MAX;
     }
-    *bin = hash < *bin ? hash : *bin;
+    *bin = gram < *bin ? gram : *bin;
 }
 
 // Appends a character to the normalised text. The last COLLECT_NGRAM characters c are hashed as the polynomial with
@@ -278,7 +279,7 @@ static inline void normal_add_(CollectState *s, uint32_t c) {
     s->rolling = s->rolling * base + (c + 1) - s->recent[(s->normal - COLLECT_NGRAM) % 8] * last;
     s->recent[s->normal++ % 8] = c + 1;
     if (s->normal >= COLLECT_NGRAM) {
-        gram_add_(s, s->rolling);
+        gram_add_(s);
     }
 }
 
@@ -333,7 +334,7 @@ static inline void bins_fill_(CollectState *s) {
     }
     for (uint16_t round = 1; s->empty_bins > 0; round++) {
         for (size_t i = 0; i < s->gram_count; i++) {
-            uint64_t hash = gram_hash_(s->grams[i], round);
+            uint64_t hash = gram_hash_(s->grams[i] + round * 0x9E3779B97F4A7C15u);
             size_t bin = round < COLLECT_SIGNATURE ? hash % COLLECT_SIGNATURE : round - (size_t)COLLECT_SIGNATURE;
             if (filled[bin] >= round) {
                 s->empty_bins -= filled[bin] == UINT16_MAX;
@@ -378,7 +379,7 @@ static inline bool collect_end(CollectState *s, CollectVerdict *verdict, Collect
         }
     }
     if (s->normal > 0 && s->normal < COLLECT_NGRAM) {
-        gram_add_(s, s->rolling);
+        gram_add_(s);
     }
     if (s->gram_count > 0) {
         bins_fill_(s);
@@ -450,8 +451,10 @@ static inline bool collect_load(CollectRecord *out, const unsigned char *record,
 // at most COLLECT_BUCKET * n comparisons. A document that gave way in one column is absent from the next.
 //
 // In the end every near-duplicate names an earlier document that is kept: where the one that it matched has itself
-// given way to a third, it is compared with that, and kept if the two are not similar. An exact duplicate names the
-// first document with its text, whatever became of that one.
+// given way to a third, it is compared with that, and comes back if the two are not similar. Then the bands are gone
+// through again, for those that come back may meet each other. Each round makes at least the first document final that
+// was not, so this ends; two rounds are usual. An exact duplicate names the first document with its text, whatever
+// became of that one.
 //
 // N documents take 17 N bytes of memory, and 4 N (bands + 1) of the scratch file.
 
@@ -711,9 +714,11 @@ static inline bool column_compare_(CollectDuplicates_ *d, int column, Error *e) 
     return ok;
 }
 
-// Near-duplicates of documents that gave way themselves, see above. Earlier documents are settled first.
-static inline bool chains_settle_(CollectDuplicates_ *d, Error *e) {
+// Near-duplicates of documents that gave way themselves, see above. Earlier documents are settled first. *back counts
+// those that come back.
+static inline bool chains_settle_(CollectDuplicates_ *d, size_t *back, Error *e) {
     CollectResult *r = d->result;
+    *back = 0;
     for (size_t i = 0; i < r->documents; i++) {
         unsigned char compared[2][2 * COLLECT_SIGNATURE];
         uint32_t to = r->of[i];
@@ -726,6 +731,7 @@ static inline bool chains_settle_(CollectDuplicates_ *d, Error *e) {
         }
         double similarity = compared_similarity_(compared[0], compared[1], false);
         bool similar = similarity >= d->options->near_duplicates;
+        *back += !similar;
         r->reason[i] = similar ? COLLECT_NEAR : COLLECT_KEPT;
         r->of[i] = similar ? to : COLLECT_NONE;
         r->similarity[i] = similar ? (float)similarity : 0;
@@ -786,12 +792,20 @@ static inline bool duplicates_run_(CollectDuplicates_ *d, const char *const *pat
     if (!d->keys) {
         return fail(e, "collect: no memory for the keys of %zu documents", d->result->documents);
     }
-    for (int column = d->options->exact ? 0 : 1; column <= d->bands.bands; column++) {
-        if (!column_compare_(d, column, e)) {
+    if (d->options->exact && !column_compare_(d, 0, e)) {
+        return false;
+    }
+    for (size_t back = d->bands.bands > 0; back > 0;) {
+        for (int column = 1; column <= d->bands.bands; column++) {
+            if (!column_compare_(d, column, e)) {
+                return false;
+            }
+        }
+        if (!chains_settle_(d, &back, e)) {
             return false;
         }
     }
-    return chains_settle_(d, e);
+    return true;
 }
 
 // Finds the duplicates among the documents of the record files, which follow one another in the order of the corpus and

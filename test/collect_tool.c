@@ -60,7 +60,7 @@ static bool fingerprint_command(const CollectOptions *o, size_t piece, const cha
             printf("%02x", f.exact[i]);
         }
         printf("\", \"signature\": [");
-        for (int i = 0; i < COLLECT_SIGNATURE; i++) {
+        for (int i = 0; o->near_duplicates > 0 && i < COLLECT_SIGNATURE; i++) {
             printf("%s%d", i ? ", " : "", f.signature[i]);
         }
         printf("]}\n");
