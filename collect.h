@@ -450,15 +450,15 @@ static inline bool collect_load(CollectRecord *out, const unsigned char *record,
 // far, the first COLLECT_BUCKET of them at most, and goes with the first that matches. So a bucket of n documents costs
 // at most COLLECT_BUCKET * n comparisons. A document that gave way in one column is absent from the next.
 //
-// In the end every near-duplicate names an earlier document that is kept: where the one that it matched has itself
-// given way to a third, it is compared with that, and comes back if the two are not similar. Then the bands are gone
-// through again, for those that come back may meet each other. Each round makes at least the first document final that
-// was not, so this ends; two rounds are usual. An exact duplicate names the first document with its text, whatever
-// became of that one.
+// A near-duplicate whose match gives way in a later column comes back. Then the columns are gone through again, but
+// only the buckets of those that came back, until none does. (Each round makes at least the first document final that
+// was not, so this ends.) So a document goes if, and only if, an earlier one that is kept in the end shares a band with
+// it and is similar: as if the documents had come one by one. Only in buckets of more than COLLECT_BUCKET kept
+// documents may one be missed. An exact duplicate names the first document with its text, whatever became of that one.
 //
-// N documents take 17 N bytes of memory, and 4 N (bands + 1) of the scratch file.
+// N documents take 17 N bytes of memory (21 N if most come back), and 4 N (bands + 1) of the scratch file.
 
-enum { COLLECT_BUCKET = 64, COLLECT_PARTS_ = 256, COLLECT_BLOCK_ = 4096 };
+enum { COLLECT_BUCKET = 64, COLLECT_PARTS_ = 256, COLLECT_BLOCK_ = 4096, COLLECT_WANTED_ = 1 << 20 };
 
 static const uint32_t COLLECT_NONE = UINT32_MAX;
 
@@ -514,6 +514,9 @@ typedef struct {
     int scratch;
     CollectResult *result;
     uint64_t *keys; // [documents] of a column: key << 32 | document, by parts of the key's upper 8 bits
+    uint32_t *back; // [back_count] documents that came back in the last round
+    size_t back_count, back_capacity;
+    uint64_t *wanted; // [COLLECT_WANTED_ / 64] bit key >> 12: whether this round looks at such keys
 } CollectDuplicates_;
 
 // Column 0 is the exact hash, column 1 + i is band i.
@@ -578,8 +581,22 @@ static inline bool columns_write_(CollectDuplicates_ *d, Error *e) {
     return ok;
 }
 
-// Counts (`place` false) or places the keys of the documents that are still kept. The documents of a part stay in
-// order.
+// Sets the bits of the keys that documents have which came back.
+static inline bool keys_want_(CollectDuplicates_ *d, int column, Error *e) {
+    memset(d->wanted, 0, COLLECT_WANTED_ / 8);
+    for (size_t i = 0; i < d->back_count; i++) {
+        unsigned char bytes[4];
+        if (!read_at(d->scratch, d->scratch_path, bytes, 4, column_offset_(d, column) + 4 * (uint64_t)d->back[i], e)) {
+            return false;
+        }
+        uint32_t bit = (uint32_t)load_le(bytes, 4) >> 12;
+        d->wanted[bit / 64] |= UINT64_C(1) << bit % 64;
+    }
+    return true;
+}
+
+// Counts (`place` false) or places the wanted keys of the documents that are still kept. The documents of a part stay
+// in order.
 static inline bool collect_keys_pass_(CollectDuplicates_ *d, int column, size_t begin[COLLECT_PARTS_ + 1], bool place,
                                       Error *e) {
     unsigned char block[4 * COLLECT_BLOCK_];
@@ -590,7 +607,7 @@ static inline bool collect_keys_pass_(CollectDuplicates_ *d, int column, size_t 
         }
         for (size_t i = 0; i < count; i++) {
             uint64_t key = load_le(block + 4 * i, 4);
-            if (d->result->reason[first + i] != COLLECT_KEPT) {
+            if (d->result->reason[first + i] != COLLECT_KEPT || !(d->wanted[key >> 18] >> (key >> 12) % 64 & 1)) {
                 continue;
             }
             if (place) {
@@ -714,27 +731,20 @@ static inline bool column_compare_(CollectDuplicates_ *d, int column, Error *e) 
     return ok;
 }
 
-// Near-duplicates of documents that gave way themselves, see above. Earlier documents are settled first. *back counts
-// those that come back.
-static inline bool chains_settle_(CollectDuplicates_ *d, size_t *back, Error *e) {
+// Takes back the near-duplicates of documents that gave way themselves, in order.
+static inline bool chains_settle_(CollectDuplicates_ *d, Error *e) {
     CollectResult *r = d->result;
-    *back = 0;
+    d->back_count = 0;
     for (size_t i = 0; i < r->documents; i++) {
-        unsigned char compared[2][2 * COLLECT_SIGNATURE];
-        uint32_t to = r->of[i];
-        if (r->reason[i] != COLLECT_NEAR || r->reason[to] == COLLECT_KEPT) {
-            continue;
+        if (r->reason[i] == COLLECT_NEAR && r->reason[r->of[i]] != COLLECT_KEPT) {
+            if (!reserve_(&d->back, &d->back_capacity, d->back_count, 1, sizeof *d->back, e)) {
+                return false;
+            }
+            d->back[d->back_count++] = (uint32_t)i;
+            r->reason[i] = COLLECT_KEPT;
+            r->of[i] = COLLECT_NONE;
+            r->similarity[i] = 0;
         }
-        to = r->of[to];
-        if (!compared_read_(d, (uint32_t)i, false, compared[0], e) || !compared_read_(d, to, false, compared[1], e)) {
-            return false;
-        }
-        double similarity = compared_similarity_(compared[0], compared[1], false);
-        bool similar = similarity >= d->options->near_duplicates;
-        *back += !similar;
-        r->reason[i] = similar ? COLLECT_NEAR : COLLECT_KEPT;
-        r->of[i] = similar ? to : COLLECT_NONE;
-        r->similarity[i] = similar ? (float)similarity : 0;
     }
     return true;
 }
@@ -789,22 +799,24 @@ static inline bool duplicates_run_(CollectDuplicates_ *d, const char *const *pat
         return false;
     }
     d->keys = malloc(d->result->documents * sizeof *d->keys + 1);
-    if (!d->keys) {
+    d->wanted = malloc(COLLECT_WANTED_ / 8);
+    if (!d->keys || !d->wanted) {
         return fail(e, "collect: no memory for the keys of %zu documents", d->result->documents);
     }
+    memset(d->wanted, 0xFF, COLLECT_WANTED_ / 8);
     if (d->options->exact && !column_compare_(d, 0, e)) {
         return false;
     }
-    for (size_t back = d->bands.bands > 0; back > 0;) {
+    do {
         for (int column = 1; column <= d->bands.bands; column++) {
-            if (!column_compare_(d, column, e)) {
+            if ((d->back_count > 0 && !keys_want_(d, column, e)) || !column_compare_(d, column, e)) {
                 return false;
             }
         }
-        if (!chains_settle_(d, &back, e)) {
+        if (!chains_settle_(d, e)) {
             return false;
         }
-    }
+    } while (d->back_count > 0);
     return true;
 }
 
@@ -828,6 +840,8 @@ static inline bool collect_duplicates(CollectResult *out, const char *const *pat
     }
     free(d.files);
     free(d.keys);
+    free(d.back);
+    free(d.wanted);
     if (!ok) {
         collect_result_free(out);
     }
