@@ -450,11 +450,12 @@ static inline bool collect_load(CollectRecord *out, const unsigned char *record,
 // far, the first COLLECT_BUCKET of them at most, and goes with the first that matches. So a bucket of n documents costs
 // at most COLLECT_BUCKET * n comparisons. A document that gave way in one column is absent from the next.
 //
-// A near-duplicate whose match gives way in a later column comes back. Then the columns are gone through again, but
-// only the buckets of those that came back, until none does. (Each round makes at least the first document final that
-// was not, so this ends.) So a document goes if, and only if, an earlier one that is kept in the end shares a band with
-// it and is similar: as if the documents had come one by one. Only in buckets of more than COLLECT_BUCKET kept
-// documents may one be missed. An exact duplicate names the first document with its text, whatever became of that one.
+// A near-duplicate whose match gave way to a third in a later column is compared with that one, and comes back if the
+// two are not similar. Then the columns are gone through again, but only the buckets of those that came back, until
+// none does. (Each round makes at least the first document final that was not, so this ends.) In the end each
+// near-duplicate is similar to an earlier document that is kept, and no two that are kept share a band and are similar,
+// as if the documents had come one by one. Only in buckets of more than COLLECT_BUCKET kept documents may a pair be
+// missed. An exact duplicate names the first document with its text, whatever became of that one.
 //
 // N documents take 17 N bytes of memory (21 N if most come back), and 4 N (bands + 1) of the scratch file.
 
@@ -692,7 +693,10 @@ static inline bool bucket_compare_(CollectDuplicates_ *d, const uint64_t *keys, 
 }
 
 static inline bool part_compare_(CollectDuplicates_ *d, uint64_t *keys, size_t count, bool exact, Error *e) {
-    uint64_t *spare = malloc(count * sizeof *spare + 1);
+    if (count < 2) {
+        return true;
+    }
+    uint64_t *spare = malloc(count * sizeof *spare);
     if (!spare) {
         return fail(e, "collect: no memory to sort %zu keys", count);
     }
@@ -731,19 +735,35 @@ static inline bool column_compare_(CollectDuplicates_ *d, int column, Error *e) 
     return ok;
 }
 
-// Takes back the near-duplicates of documents that gave way themselves, in order.
+// Whether the near-duplicate of a document that gave way itself is one of the document that this gave way to.
+static inline bool chain_shorten_(CollectDuplicates_ *d, uint32_t document, bool *similar, Error *e) {
+    unsigned char compared[2][2 * COLLECT_SIGNATURE];
+    CollectResult *r = d->result;
+    uint32_t to = r->of[r->of[document]];
+    if (!compared_read_(d, document, false, compared[0], e) || !compared_read_(d, to, false, compared[1], e)) {
+        return false;
+    }
+    double similarity = compared_similarity_(compared[0], compared[1], false);
+    *similar = similarity >= d->options->near_duplicates;
+    r->reason[document] = *similar ? COLLECT_NEAR : COLLECT_KEPT;
+    r->of[document] = *similar ? to : COLLECT_NONE;
+    r->similarity[document] = *similar ? (float)similarity : 0;
+    return true;
+}
+
+// In order, so that what a document gave way to is settled before it.
 static inline bool chains_settle_(CollectDuplicates_ *d, Error *e) {
     CollectResult *r = d->result;
     d->back_count = 0;
     for (size_t i = 0; i < r->documents; i++) {
-        if (r->reason[i] == COLLECT_NEAR && r->reason[r->of[i]] != COLLECT_KEPT) {
-            if (!reserve_(&d->back, &d->back_capacity, d->back_count, 1, sizeof *d->back, e)) {
-                return false;
-            }
+        bool similar = true;
+        if (r->reason[i] == COLLECT_NEAR && r->reason[r->of[i]] != COLLECT_KEPT &&
+            (!chain_shorten_(d, (uint32_t)i, &similar, e) ||
+             !reserve_(&d->back, &d->back_capacity, d->back_count, 1, sizeof *d->back, e))) {
+            return false;
+        }
+        if (!similar) {
             d->back[d->back_count++] = (uint32_t)i;
-            r->reason[i] = COLLECT_KEPT;
-            r->of[i] = COLLECT_NONE;
-            r->similarity[i] = 0;
         }
     }
     return true;
