@@ -75,8 +75,10 @@ static inline void collect_count(CollectCounts *counts, CollectReason reason, ui
 typedef enum { COLLECT_OTHER_, COLLECT_SPACE_, COLLECT_JAPANESE_ } CollectClass_;
 
 // White space is Unicode's White_Space. Japanese are Hiragana, Katakana of full and half width, Han (so that Chinese
-// counts as well), and the punctuation of these scripts, full-width punctuation included. Full-width letters and digits
-// are not: they spell other languages too.
+// counts as well), and their punctuation: the blocks CJK Radicals, Kangxi Radicals, CJK Symbols and Punctuation,
+// Hiragana, Katakana, Katakana Phonetic Extensions, CJK Unified Ideographs and extensions, CJK Compatibility Ideographs
+// and Forms, the Kana extensions from U+1AFF0 to U+1B16F, all of planes 2 and 3, and of Halfwidth and Fullwidth Forms
+// the Katakana and the punctuation. Full-width letters and digits are out: they spell other languages too.
 static inline CollectClass_ collect_class_(uint32_t c) {
     if (c < 0x2000) {
         return c == ' ' || (c >= 9 && c <= 13) || c == 0x85 || c == 0xA0 || c == 0x1680 ? COLLECT_SPACE_
@@ -134,7 +136,7 @@ typedef struct {
     double japanese, repeated_lines; // shares; 0 in a text of white space
 } CollectVerdict;
 
-// Reused for any number of documents, one state per thread: about 70 KiB, and 16 MiB after a document of many lines.
+// Reused for any number of documents, one state per thread: about 50 KiB, and 32 MiB after a document of many lines.
 typedef struct {
     CollectOptions options;
     uint64_t characters, spaces, japanese;
@@ -244,15 +246,15 @@ static inline bool collect_line_end_(CollectState *s, Error *e) {
     return true;
 }
 
-// The hash of a gram in a round, below the UINT64_MAX of an empty bin.
-static inline uint64_t gram_hash_(uint64_t gram, uint64_t round) {
-    uint64_t hash = collect_mix_(gram + round * 0x9E3779B97F4A7C15u);
+// A hash in the bins, below the UINT64_MAX of an empty one.
+static inline uint64_t gram_hash_(uint64_t x) {
+    uint64_t hash = collect_mix_(x);
     return hash - (hash == UINT64_MAX);
 }
 
 // Puts a gram into the set that the further rounds take.
-static inline void gram_remember_(CollectState *s, uint64_t gram, uint64_t hash) {
-    size_t at = (hash >> 32) % (2 * COLLECT_GRAMS);
+static inline void gram_remember_(CollectState *s, uint64_t gram) {
+    size_t at = (gram >> 32) % (2 * COLLECT_GRAMS);
     while (s->gram_slots[at] && s->grams[s->gram_slots[at] - 1] != gram) {
         at = (at + 1) % (2 * COLLECT_GRAMS);
     }
@@ -262,13 +264,14 @@ static inline void gram_remember_(CollectState *s, uint64_t gram, uint64_t hash)
     }
 }
 
-static inline void gram_add_(CollectState *s, uint64_t gram) {
-    uint64_t hash = gram_hash_(gram, 0), *bin = &s->bins[hash % COLLECT_SIGNATURE];
+// From here on a gram is its hash.
+static inline void gram_add_(CollectState *s) {
+    uint64_t gram = gram_hash_(s->rolling), *bin = &s->bins[gram % COLLECT_SIGNATURE];
     if (s->empty_bins > 0) {
-        gram_remember_(s, gram, hash);
+        gram_remember_(s, gram);
         s->empty_bins -= *bin == UINT64_MAX;
     }
-    *bin = hash < *bin ? hash : *bin;
+    *bin = gram < *bin ? gram : *bin;
 }
 
 // Appends a character to the normalised text. The last COLLECT_NGRAM characters c are hashed as the polynomial with
@@ -278,7 +281,7 @@ static inline void normal_add_(CollectState *s, uint32_t c) {
     s->rolling = s->rolling * base + (c + 1) - s->recent[(s->normal - COLLECT_NGRAM) % 8] * last;
     s->recent[s->normal++ % 8] = c + 1;
     if (s->normal >= COLLECT_NGRAM) {
-        gram_add_(s, s->rolling);
+        gram_add_(s);
     }
 }
 
@@ -333,7 +336,7 @@ static inline void bins_fill_(CollectState *s) {
     }
     for (uint16_t round = 1; s->empty_bins > 0; round++) {
         for (size_t i = 0; i < s->gram_count; i++) {
-            uint64_t hash = gram_hash_(s->grams[i], round);
+            uint64_t hash = gram_hash_(s->grams[i] + round * 0x9E3779B97F4A7C15u);
             size_t bin = round < COLLECT_SIGNATURE ? hash % COLLECT_SIGNATURE : round - (size_t)COLLECT_SIGNATURE;
             if (filled[bin] >= round) {
                 s->empty_bins -= filled[bin] == UINT16_MAX;
@@ -378,7 +381,7 @@ static inline bool collect_end(CollectState *s, CollectVerdict *verdict, Collect
         }
     }
     if (s->normal > 0 && s->normal < COLLECT_NGRAM) {
-        gram_add_(s, s->rolling);
+        gram_add_(s);
     }
     if (s->gram_count > 0) {
         bins_fill_(s);
@@ -449,13 +452,16 @@ static inline bool collect_load(CollectRecord *out, const unsigned char *record,
 // far, the first COLLECT_BUCKET of them at most, and goes with the first that matches. So a bucket of n documents costs
 // at most COLLECT_BUCKET * n comparisons. A document that gave way in one column is absent from the next.
 //
-// In the end every near-duplicate names an earlier document that is kept: where the one that it matched has itself
-// given way to a third, it is compared with that, and kept if the two are not similar. An exact duplicate names the
-// first document with its text, whatever became of that one.
+// A near-duplicate whose match gave way to a third in a later column is compared with that one, and comes back if the
+// two are not similar. Then the columns are gone through again, but only the buckets of those that came back, until
+// none does. (Each round makes at least the first document final that was not, so this ends.) In the end each
+// near-duplicate is similar to an earlier document that is kept, and no two that are kept share a band and are similar,
+// as if the documents had come one by one. Only in buckets of more than COLLECT_BUCKET kept documents may a pair be
+// missed. An exact duplicate names the first document with its text, whatever became of that one.
 //
-// N documents take 17 N bytes of memory, and 4 N (bands + 1) of the scratch file.
+// N documents take 17 N bytes of memory (21 N if most come back), and 4 N (bands + 1) of the scratch file.
 
-enum { COLLECT_BUCKET = 64, COLLECT_PARTS_ = 256, COLLECT_BLOCK_ = 4096 };
+enum { COLLECT_BUCKET = 64, COLLECT_PARTS_ = 256, COLLECT_BLOCK_ = 4096, COLLECT_WANTED_ = 1 << 20 };
 
 static const uint32_t COLLECT_NONE = UINT32_MAX;
 
@@ -511,6 +517,9 @@ typedef struct {
     int scratch;
     CollectResult *result;
     uint64_t *keys; // [documents] of a column: key << 32 | document, by parts of the key's upper 8 bits
+    uint32_t *back; // [back_count] documents that came back in the last round
+    size_t back_count, back_capacity;
+    uint64_t *wanted; // [COLLECT_WANTED_ / 64] bit key >> 12: whether this round looks at such keys
 } CollectDuplicates_;
 
 // Column 0 is the exact hash, column 1 + i is band i.
@@ -575,8 +584,22 @@ static inline bool columns_write_(CollectDuplicates_ *d, Error *e) {
     return ok;
 }
 
-// Counts (`place` false) or places the keys of the documents that are still kept. The documents of a part stay in
-// order.
+// Sets the bits of the keys that documents have which came back.
+static inline bool keys_want_(CollectDuplicates_ *d, int column, Error *e) {
+    memset(d->wanted, 0, COLLECT_WANTED_ / 8);
+    for (size_t i = 0; i < d->back_count; i++) {
+        unsigned char bytes[4];
+        if (!read_at(d->scratch, d->scratch_path, bytes, 4, column_offset_(d, column) + 4 * (uint64_t)d->back[i], e)) {
+            return false;
+        }
+        uint32_t bit = (uint32_t)load_le(bytes, 4) >> 12;
+        d->wanted[bit / 64] |= UINT64_C(1) << bit % 64;
+    }
+    return true;
+}
+
+// Counts (`place` false) or places the wanted keys of the documents that are still kept. The documents of a part stay
+// in order.
 static inline bool collect_keys_pass_(CollectDuplicates_ *d, int column, size_t begin[COLLECT_PARTS_ + 1], bool place,
                                       Error *e) {
     unsigned char block[4 * COLLECT_BLOCK_];
@@ -587,7 +610,7 @@ static inline bool collect_keys_pass_(CollectDuplicates_ *d, int column, size_t 
         }
         for (size_t i = 0; i < count; i++) {
             uint64_t key = load_le(block + 4 * i, 4);
-            if (d->result->reason[first + i] != COLLECT_KEPT) {
+            if (d->result->reason[first + i] != COLLECT_KEPT || !(d->wanted[key >> 18] >> (key >> 12) % 64 & 1)) {
                 continue;
             }
             if (place) {
@@ -672,7 +695,10 @@ static inline bool bucket_compare_(CollectDuplicates_ *d, const uint64_t *keys, 
 }
 
 static inline bool part_compare_(CollectDuplicates_ *d, uint64_t *keys, size_t count, bool exact, Error *e) {
-    uint64_t *spare = malloc(count * sizeof *spare + 1);
+    if (count < 2) {
+        return true;
+    }
+    uint64_t *spare = malloc(count * sizeof *spare);
     if (!spare) {
         return fail(e, "collect: no memory to sort %zu keys", count);
     }
@@ -711,24 +737,36 @@ static inline bool column_compare_(CollectDuplicates_ *d, int column, Error *e) 
     return ok;
 }
 
-// Near-duplicates of documents that gave way themselves, see above. Earlier documents are settled first.
+// Whether the near-duplicate of a document that gave way itself is one of the document that this gave way to.
+static inline bool chain_shorten_(CollectDuplicates_ *d, uint32_t document, bool *similar, Error *e) {
+    unsigned char compared[2][2 * COLLECT_SIGNATURE];
+    CollectResult *r = d->result;
+    uint32_t to = r->of[r->of[document]];
+    if (!compared_read_(d, document, false, compared[0], e) || !compared_read_(d, to, false, compared[1], e)) {
+        return false;
+    }
+    double similarity = compared_similarity_(compared[0], compared[1], false);
+    *similar = similarity >= d->options->near_duplicates;
+    r->reason[document] = *similar ? COLLECT_NEAR : COLLECT_KEPT;
+    r->of[document] = *similar ? to : COLLECT_NONE;
+    r->similarity[document] = *similar ? (float)similarity : 0;
+    return true;
+}
+
+// In order, so that what a document gave way to is settled before it.
 static inline bool chains_settle_(CollectDuplicates_ *d, Error *e) {
     CollectResult *r = d->result;
+    d->back_count = 0;
     for (size_t i = 0; i < r->documents; i++) {
-        unsigned char compared[2][2 * COLLECT_SIGNATURE];
-        uint32_t to = r->of[i];
-        if (r->reason[i] != COLLECT_NEAR || r->reason[to] == COLLECT_KEPT) {
-            continue;
-        }
-        to = r->of[to];
-        if (!compared_read_(d, (uint32_t)i, false, compared[0], e) || !compared_read_(d, to, false, compared[1], e)) {
+        bool similar = true;
+        if (r->reason[i] == COLLECT_NEAR && r->reason[r->of[i]] != COLLECT_KEPT &&
+            (!chain_shorten_(d, (uint32_t)i, &similar, e) ||
+             !reserve_(&d->back, &d->back_capacity, d->back_count, 1, sizeof *d->back, e))) {
             return false;
         }
-        double similarity = compared_similarity_(compared[0], compared[1], false);
-        bool similar = similarity >= d->options->near_duplicates;
-        r->reason[i] = similar ? COLLECT_NEAR : COLLECT_KEPT;
-        r->of[i] = similar ? to : COLLECT_NONE;
-        r->similarity[i] = similar ? (float)similarity : 0;
+        if (!similar) {
+            d->back[d->back_count++] = (uint32_t)i;
+        }
     }
     return true;
 }
@@ -783,15 +821,25 @@ static inline bool duplicates_run_(CollectDuplicates_ *d, const char *const *pat
         return false;
     }
     d->keys = malloc(d->result->documents * sizeof *d->keys + 1);
-    if (!d->keys) {
+    d->wanted = malloc(COLLECT_WANTED_ / 8);
+    if (!d->keys || !d->wanted) {
         return fail(e, "collect: no memory for the keys of %zu documents", d->result->documents);
     }
-    for (int column = d->options->exact ? 0 : 1; column <= d->bands.bands; column++) {
-        if (!column_compare_(d, column, e)) {
+    memset(d->wanted, 0xFF, COLLECT_WANTED_ / 8);
+    if (d->options->exact && !column_compare_(d, 0, e)) {
+        return false;
+    }
+    do {
+        for (int column = 1; column <= d->bands.bands; column++) {
+            if ((d->back_count > 0 && !keys_want_(d, column, e)) || !column_compare_(d, column, e)) {
+                return false;
+            }
+        }
+        if (!chains_settle_(d, e)) {
             return false;
         }
-    }
-    return chains_settle_(d, e);
+    } while (d->back_count > 0);
+    return true;
 }
 
 // Finds the duplicates among the documents of the record files, which follow one another in the order of the corpus and
@@ -814,6 +862,8 @@ static inline bool collect_duplicates(CollectResult *out, const char *const *pat
     }
     free(d.files);
     free(d.keys);
+    free(d.back);
+    free(d.wanted);
     if (!ok) {
         collect_result_free(out);
     }

@@ -60,7 +60,7 @@ static bool fingerprint_command(const CollectOptions *o, size_t piece, const cha
             printf("%02x", f.exact[i]);
         }
         printf("\", \"signature\": [");
-        for (int i = 0; i < COLLECT_SIGNATURE; i++) {
+        for (int i = 0; o->near_duplicates > 0 && i < COLLECT_SIGNATURE; i++) {
             printf("%s%d", i ? ", " : "", f.signature[i]);
         }
         printf("]}\n");
@@ -158,8 +158,9 @@ static bool speed_command(const CollectOptions *o, int repeats, Error *e) {
     return ok;
 }
 
-// Writes the records of `count` random documents. One in ten is a copy of an earlier one in which each value of the
-// signature was replaced with a probability from 0 to 0.4.
+// Writes the records of `count` random documents. One in ten is a copy of one of the first hundredth, in which each
+// value of the signature was replaced with a probability from 0 to 0.4: so there are clusters of ten that are more and
+// less similar to each other.
 static bool synthetic_command(const CollectOptions *o, uint64_t count, const char *path, Error *e) {
     FILE *file = fopen(path, "w+b");
     bool ok = file || fail(e, "%s: cannot be created", path);
@@ -168,7 +169,7 @@ static bool synthetic_command(const CollectOptions *o, uint64_t count, const cha
         CollectFingerprint f;
         unsigned char record[COLLECT_RECORD_LIMIT];
         bool copy = i > 0 && random_uniform(1, 20, i) < 0.1;
-        uint64_t seed = copy ? (uint64_t)(random_uniform(1, 21, i) * (double)i) : i;
+        uint64_t seed = copy ? (uint64_t)(random_uniform(1, 21, i) * (double)i / 100) : i;
         double changed = copy ? 0.4 * random_uniform(1, 22, i) : 0;
         for (int k = 0; k < COLLECT_SIGNATURE; k++) {
             bool change = changed > 0 && random_uniform(i, 23, (uint64_t)k) < changed;
