@@ -1169,25 +1169,21 @@ static inline void piece_encode_(Preparation *p, BatchPiece *piece, int worker) 
     Worker *w = &p->workers[worker];
     piece->worker = worker;
     piece->first_token = w->tokens.count;
-    w->ok = w->ok && encoder_encode(&w->encoder, piece->text, piece->length, &w->tokens, &w->error);
+    int part = (piece->continues ? TEXT_CONTINUES : 0) | (piece->goes_on ? TEXT_GOES_ON : 0);
+    w->ok = w->ok && encoder_encode_part(&w->encoder, piece->text, piece->length, part, &w->tokens, &w->error);
     piece->token_count = w->tokens.count - piece->first_token;
-}
-
-// Whether the pieces of a document must go through one encoder in their order.
-static inline bool pieces_in_order_(const Preparation *p) {
-    (void)p;
-    return false;
 }
 
 static inline bool batch_encode_(Preparation *p, Error *e) {
     Batch *b = &p->batch;
-    if (!pieces_in_order_(p)) {
+    if (p->tokenizer.model == MODEL_BYTE_BPE) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(p->worker_count)
         for (size_t i = 0; i < b->piece_count; i++) {
             piece_encode_(p, &b->pieces[i], omp_get_thread_num());
         }
         return workers_check_(p, e);
     }
+    // Of other kinds one encoder must get the pieces of a document in their order.
 #pragma omp parallel for schedule(dynamic, 1) num_threads(p->worker_count)
     for (size_t i = 0; i < b->document_count; i++) {
         const BatchDocument *d = &b->documents[i];

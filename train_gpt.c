@@ -1811,27 +1811,6 @@ static int32_t sample_token(const float *logits, size_t V, const Options *o, dou
     return candidates[nucleus - 1].token;
 }
 
-// Text that leaves token by token: a character may be cut between two tokens, and is held back until it is whole.
-typedef struct {
-    char bytes[4];
-    size_t count;
-} PartialCharacter;
-
-static void print_bytes(PartialCharacter *partial, const char *bytes, size_t length, bool final) {
-    size_t size = partial->count + length, consumed, replaced = 0;
-    char *text = malloc(size + 1), *out = malloc(3 * size + 1);
-    if (text && out) {
-        memcpy(text, partial->bytes, partial->count);
-        memcpy(text + partial->count, bytes, length);
-        size_t n = utf8_sanitize(out, text, size, final, &consumed, &replaced);
-        fwrite(out, 1, n, stdout);
-        partial->count = size - consumed; // an incomplete character has at most three bytes
-        memcpy(partial->bytes, text + consumed, partial->count);
-    }
-    free(text);
-    free(out);
-}
-
 typedef struct {
     Model model;
     Activations activations; // of one sequence; the qkv of its rows are the key-value cache
@@ -1854,13 +1833,27 @@ static bool append_token(TokenBuffer *buffer, int32_t token, Error *e) {
     return true;
 }
 
+static void print_decoded(Decoder *decoder) {
+    if (decoder->text.length) {
+        fwrite(decoder->text.data, 1, decoder->text.length, stdout);
+        fflush(stdout);
+        decoder->text.length = 0;
+    }
+}
+
 // Generates and prints up to --tokens tokens. Rows that are in the cache are not computed again. When the context is
 // full, its older half is dropped and the newer half, which now stands at other positions, is computed once.
 static bool generate_tokens(Generator *g, const Options *o, Error *e) {
     size_t T = g->model.config.seq_len, C = g->model.config.channels, V = g->model.config.vocab_size;
     size_t start = g->ids.count > T ? g->ids.count - (T + 1) / 2 : 0, cached = 0;
-    PartialCharacter partial = {.count = 0};
-    for (uint64_t i = 0; i < o->tokens; i++) {
+    Decoder decoder;
+    decoder_init(&decoder, &g->tokenizer, true);
+    bool ok = true;
+    for (size_t i = 0; ok && i < g->ids.count; i++) {
+        ok = decoder_add(&decoder, g->ids.ids[i], e); // the text goes on from the prompt
+    }
+    decoder.text.length = 0;
+    for (uint64_t i = 0; ok && i < o->tokens; i++) {
         size_t count = g->ids.count - start;
         if (count > T) {
             start = g->ids.count - (T + 1) / 2;
@@ -1874,23 +1867,23 @@ static bool generate_tokens(Generator *g, const Options *o, Error *e) {
         double draw = random_uniform(o->seed, RANDOM_FREE, i);
         int32_t token = sample_token(g->activations.logits, V, o, draw, g->candidates);
         if (!isfinite(g->activations.logits[token])) {
-            return fail(e, "%s: its output is not finite; the weights are damaged", o->checkpoint);
+            ok = fail(e, "%s: its output is not finite; the weights are damaged", o->checkpoint);
+            break;
         }
         if (token == g->tokenizer.end_of_document) {
             break;
         }
-        size_t length = 0;
-        const char *bytes =
-            (size_t)token < g->tokenizer.vocab_size ? tokenizer_bytes(&g->tokenizer, token, &length) : "";
-        print_bytes(&partial, bytes, length, false);
-        fflush(stdout);
-        if (!append_token(&g->ids, token, e)) {
-            return false;
-        }
+        ok = ((size_t)token >= g->tokenizer.vocab_size || decoder_add(&decoder, token, e)) &&
+             append_token(&g->ids, token, e);
+        print_decoded(&decoder);
     }
-    print_bytes(&partial, "", 0, true);
-    printf("\n");
-    return true;
+    ok = ok && decoder_end(&decoder, e);
+    print_decoded(&decoder);
+    decoder_free(&decoder);
+    if (ok) {
+        printf("\n");
+    }
+    return ok;
 }
 
 // The prompt's ids; an empty prompt begins a document. Ids beyond the model's vocabulary are an error.
