@@ -189,6 +189,22 @@ static inline void origins_free_(OriginFacet origin[ORIGIN_FACETS]) {
     }
 }
 
+// Adds the tables of a unit to those of its source.
+static inline bool origins_add_(OriginFacet to[ORIGIN_FACETS], const OriginFacet from[ORIGIN_FACETS], Error *e) {
+    for (int f = 0; f < ORIGIN_FACETS; f++) {
+        for (size_t v = 0; v < from[f].count; v++) {
+            const char *value = from[f].values[v].value;
+            if (!origin_add_(&to[f], ORIGIN_VALUES, value, strlen(value), from[f].values[v].documents,
+                             from[f].values[v].tokens, e)) {
+                return false;
+            }
+        }
+        to[f].other_documents += from[f].other_documents;
+        to[f].other_tokens += from[f].other_tokens;
+    }
+    return true;
+}
+
 // "origin": {FACET: [{"value": ..., "documents": n, "tokens": n}]}, where null stands for all values beyond the table.
 static inline void origins_put_(JsonWriter *w, const OriginFacet origin[ORIGIN_FACETS]) {
     json_open(w, "origin", '{');
@@ -1778,66 +1794,64 @@ static inline void note_format_(char *out, const Source *source, uint64_t before
     utf8_trim_(out);
 }
 
+// Adds what the pass found in a unit to its source and to the report; `first` gets the note on the source's first
+// rejected line.
+static inline bool unit_collect_(Preparation *p, const UnitResult *r, Source *s, char first[NOTE_LIMIT], Error *e) {
+    for (size_t i = 0; i < r->note_count; i++) {
+        char note[NOTE_LIMIT];
+        note_format_(note, s, s->counts.lines, &r->notes[i]);
+        if (s->counts.rejected_lines == 0 && i == 0) {
+            memcpy(first, note, sizeof note);
+        }
+        if (p->report->note_count < REPORT_NOTES) {
+            memcpy(p->report->notes[p->report->note_count++], note, sizeof note);
+        }
+    }
+    counts_add_(&s->counts, &r->counts);
+    counts_add_(&p->report->counts, &r->counts);
+    return origins_add_(s->origin, r->origin, e);
+}
+
+// Whether there is enough to go on with.
+static inline bool report_check_(const Preparation *p, Error *e) {
+    const Counts *c = &p->report->counts;
+    const char *input = p->options->inputs[0];
+    uint64_t dropped = 0;
+    for (int reason = COLLECT_SHORT; reason < COLLECT_REASONS; reason++) {
+        dropped += *count_dropped((Counts *)c, (CollectReason)reason);
+    }
+    if (c->documents == 0) {
+        return dropped ? fail(e, "%s: the filters leave none of its %llu documents", input, (unsigned long long)dropped)
+                       : fail(e, "%s: there is no document with any text in the input", input);
+    }
+    return c->documents > 1 || p->options->val_fraction == 0 ||
+           fail(e, "%s: holds a single document, which cannot be split: use --val-fraction 0 or more documents", input);
+}
+
 // Rank 0: adds up what the pass found, per source and in all.
 static inline bool pass_collect_(Preparation *p, Error *e) {
-    PrepareReport *report = p->report;
-    report->counts = (Counts){0};
-    report->note_count = 0;
+    char first[NOTE_LIMIT] = "";
+    bool ok = true;
+    p->report->counts = (Counts){0};
+    p->report->note_count = 0;
     for (size_t i = 0; i < p->sources.count; i++) {
         p->sources.items[i].counts = (Counts){0};
         origins_free_(p->sources.items[i].origin);
     }
-    bool ok = true;
-    char first[NOTE_LIMIT] = ""; // about the first rejected line of the source
     for (size_t u = 0; ok && u < p->unit_count; u++) {
         Source *s = &p->sources.items[p->units[u].source];
-        UnitResult r;
-        ok = unit_load_(p, u, &r, e);
-        p->counts[u] = r.counts;
-        for (size_t i = 0; ok && i < r.note_count; i++) {
-            char note[NOTE_LIMIT];
-            note_format_(note, s, s->counts.lines, &r.notes[i]);
-            if (s->counts.rejected_lines == 0 && i == 0) {
-                memcpy(first, note, sizeof first);
-            }
-            if (report->note_count < REPORT_NOTES) {
-                memcpy(report->notes[report->note_count++], note, sizeof note);
-            }
-        }
-        counts_add_(&s->counts, &r.counts);
-        counts_add_(&report->counts, &r.counts);
-        for (int f = 0; ok && f < ORIGIN_FACETS; f++) {
-            OriginFacet *to = &s->origin[f];
-            for (size_t v = 0; ok && v < r.origin[f].count; v++) {
-                const char *value = r.origin[f].values[v].value;
-                ok = origin_add_(to, ORIGIN_VALUES, value, strlen(value), r.origin[f].values[v].documents,
-                                 r.origin[f].values[v].tokens, e);
-            }
-            to->other_documents += r.origin[f].other_documents;
-            to->other_tokens += r.origin[f].other_tokens;
-        }
-        unit_result_free_(&r);
         bool last = u + 1 == p->unit_count || p->units[u + 1].source != p->units[u].source;
+        UnitResult r;
+        ok = unit_load_(p, u, &r, e) && unit_collect_(p, &r, s, first, e);
+        p->counts[u] = r.counts;
+        unit_result_free_(&r);
         uint64_t filled = s->counts.lines - s->counts.blank_lines, rejected = s->counts.rejected_lines;
         if (ok && last && rejected > 0 && rejected >= filled - rejected) {
             ok = fail(e, "%s: %llu of %llu lines hold no document, so something is wrong: %.500s", s->path,
                       (unsigned long long)rejected, (unsigned long long)filled, first);
         }
     }
-    uint64_t collected = 0;
-    for (int reason = COLLECT_SHORT; reason < COLLECT_REASONS; reason++) {
-        collected += *count_dropped(&report->counts, (CollectReason)reason);
-    }
-    if (ok && report->counts.documents == 0 && collected > 0) {
-        ok = fail(e, "%s: the filters leave none of its %llu documents", p->options->inputs[0],
-                  (unsigned long long)collected);
-    } else if (ok && report->counts.documents == 0) {
-        ok = fail(e, "%s: there is no document with any text in the input", p->options->inputs[0]);
-    } else if (ok && report->counts.documents == 1 && p->options->val_fraction > 0) {
-        ok = fail(e, "%s: holds a single document, which cannot be split: use --val-fraction 0 or more documents",
-                  p->options->inputs[0]);
-    }
-    return ok;
+    return ok && report_check_(p, e);
 }
 
 // Collective: takes all units through a pass. Afterwards every rank has their counts. On failure the line is printed.
@@ -2511,6 +2525,23 @@ static inline void job_file_(JsonWriter *w, const char *path, uint64_t bytes, ui
     json_close(w, '}');
 }
 
+// The files of a tokenizer's folder, or its one file.
+static inline bool job_tokenizer_(JsonWriter *w, const char *path, Error *e) {
+    struct dirent **names = NULL;
+    int count = list_folder(path, &names);
+    bool ok = true;
+    for (int i = -1; ok && i < count; i++) {
+        char file[PATH_LIMIT];
+        struct stat status;
+        ok = i < 0 ? path_format(file, e, "%s", path) : path_format(file, e, "%s/%s", path, names[i]->d_name);
+        if (ok && stat(file, &status) == 0 && S_ISREG(status.st_mode)) {
+            job_file_(w, file, (uint64_t)status.st_size, (uint64_t)status.st_ino, status.st_mtim);
+        }
+    }
+    free_names(names, count);
+    return ok;
+}
+
 // Everything that decides what comes out, but for the tokenizer that is trained.
 static inline bool job_text_(const Preparation *p, JsonWriter *w, Error *e) {
     const PrepareOptions *o = p->options;
@@ -2541,18 +2572,7 @@ static inline bool job_text_(const Preparation *p, JsonWriter *w, Error *e) {
         const Source *s = &p->sources.items[i];
         job_file_(w, s->path, s->bytes, s->inode, s->time);
     }
-    struct dirent **names = NULL;
-    int count = o->tokenizer ? list_folder(o->tokenizer, &names) : 0;
-    bool ok = true;
-    for (int i = 0; ok && i < count; i++) {
-        char path[PATH_LIMIT];
-        struct stat status;
-        ok = path_format(path, e, "%s/%s", o->tokenizer, names[i]->d_name);
-        if (ok && stat(path, &status) == 0 && S_ISREG(status.st_mode)) {
-            job_file_(w, names[i]->d_name, (uint64_t)status.st_size, (uint64_t)status.st_ino, status.st_mtim);
-        }
-    }
-    free_names(names, count);
+    bool ok = !o->tokenizer || job_tokenizer_(w, o->tokenizer, e);
     json_close(w, ']');
     json_close(w, '}');
     json_append(w, "\n", 1);

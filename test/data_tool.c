@@ -169,6 +169,8 @@ static bool prepare_command(int argc, char **argv) {
             o.collect.exact = !strcmp(value, "exact");
         } else if (!strcmp(name, "near-duplicates")) {
             o.collect.near_duplicates = strtod(value, NULL);
+        } else if (!strcmp(name, "unigram")) {
+            o.unigram = true;
         } else if (!strcmp(name, "index")) {
             o.index = true;
         } else if (!strcmp(name, "file-limit")) {

@@ -351,7 +351,7 @@ def records_of(path):
     return records
 
 
-def check_provenance(data, folder, key="text"):
+def check_provenance(data, folder, key="text", unigram=False):
     """Every document of every split: cut from its source by its record and encoded anew by `tokenizers`, it gives its
     tokens; the manifest's counts and hashes are those of the files. Returns the texts, by split."""
     manifest = manifest_of(data)
@@ -360,7 +360,7 @@ def check_provenance(data, folder, key="text"):
     assert (manifest["tokenizer"]["sha256"]
             == hashlib.sha256((data / "tokenizer/tokenizer.json").read_bytes()).hexdigest())
     end = manifest["tokenizer"]["end_of_document"]
-    assert end == tokenizer.token_to_id("<|endoftext|>")
+    assert end == tokenizer.token_to_id("</s>" if unigram else "<|endoftext|>")
     texts, totals = {}, [[0, 0] for _ in manifest["sources"]]
     raw = [(folder / source["path"]).read_bytes() for source in manifest["sources"]]
     for source, content in zip(manifest["sources"], raw):
@@ -568,6 +568,21 @@ def test_long_documents(tool, tmp_path):
     tool(*prepare(input=["x.txt", "run.txt", "y.jsonl"], out="data", vocab_size=600), cwd=tmp_path, build="native")
     check_provenance(tmp_path / "data", tmp_path)
     assert manifest_of(tmp_path / "data")["sources"][0]["replaced"] == raw.decode(errors="replace").count("\ufffd")
+
+
+def test_unigram(tool, tmp_path):
+    """Trained here, and for documents that are encoded in parts: the ids of `tokenizers` for the whole. A document
+    that is longer than a batch, one that is shorter, and many at a time."""
+    generator = random.Random(5)
+    words = ["日本語の文書", " the", "\n", "don't ", "x" * 20, "🙂", "１２３ 4 ", "文書を", " quick fox", "\u3000"]
+    text = "".join(generator.choice(words) for _ in range(300_000))
+    (tmp_path / "x.txt").write_text(text)
+    (tmp_path / "y.jsonl").write_text("".join(
+        json.dumps({"text": text[i:i + generator.randrange(1, 200_000)]}, ensure_ascii=False) + "\n"
+        for i in range(0, 1_000_000, 50_000)))
+    tool(*prepare(input=["x.txt", "y.jsonl"], out="data", vocab_size=400, unigram=1), cwd=tmp_path, build="native")
+    check_provenance(tmp_path / "data", tmp_path, unigram=True)
+    assert {"tokenizer.json", "tokenizer.model"} <= set(os.listdir(tmp_path / "data/tokenizer"))
 
 
 def test_several_sequences_per_document(tool, tmp_path):
@@ -924,14 +939,14 @@ def test_bad_inputs(fails, tool, tmp_path):
     write_text(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "x.bin").touch()
-    for name in "x.pdf", "x.json", "x.txt.xz", "empty.txt", "empty.jsonl":
+    for name in "x.pdf", "x.json", "x.txt.xz", "x.bin", "empty.txt", "empty.jsonl":
         (tmp_path / name).touch()
     (tmp_path / "blank.jsonl").write_text('\n\n{"text": ""}\n')
     os.mkfifo(tmp_path / "pipe.txt")
     odd = os.fsdecode(b"odd\xff.txt")
     (tmp_path / odd).write_text("text")
     options = dict(out="data", vocab_size=260)
-    for name, mention in {"nowhere.txt": "nowhere.txt", "x.pdf": ".jsonl", "x.json": ".jsonl", "x.txt.xz": ".gz",
+    for name, mention in {"nowhere.txt": "nowhere.txt", "x.pdf": ".jsonl", "x.json": ".jsonl", "x.txt.xz": ".gz", "x.bin": "train --data",
                           "empty.txt": "no document", "empty.jsonl": "no document", "blank.jsonl": "no document",
                           "pipe.txt": "pipe.txt", "folder": "1 others", odd: "UTF-8"}.items():
         fails(prepare(input=["text.txt", name] if name.startswith(("x.", "no", "pipe", "odd")) else name, **options),
@@ -968,6 +983,22 @@ def test_damaged_gzip(fails, tmp_path):
     fails(prepare(input="x.txt.gz", out="data", vocab_size=260), "gzip", "started", cwd=tmp_path,
           env={"PATH": "/nowhere"})
     assert os.listdir(tmp_path) == ["x.txt.gz"]
+
+
+def test_failure_on_one_rank(tools, tmp_path):
+    """One line, and an end of all ranks, whichever of them meets the damage; nothing is left."""
+    (tmp_path / "in").mkdir()
+    for i in range(6):
+        write_text(tmp_path / "in", f"{i}.txt", f"some words {i} " * 100_000)
+    for bad in 0, 5:
+        (tmp_path / "in" / f"{bad}.txt.zst").write_bytes(b"no zstd" * (bad + 1))
+        result = subprocess.run(["mpirun", "-n", "3", tools / "native", *map(str, prepare(
+            input="in", out="data", vocab_size=260))], cwd=tmp_path, capture_output=True, text=True, env=environment(),
+            timeout=120)
+        assert result.returncode != 0 and result.stderr.count("train_gpt: ") == 1
+        assert f"in/{bad}.txt.zst: zstd -dc ended with status" in result.stderr
+        (tmp_path / "in" / f"{bad}.txt.zst").unlink()
+    assert os.listdir(tmp_path) == ["in"]
 
 
 def test_source_that_changes(fails, tmp_path):
