@@ -351,7 +351,7 @@ def records_of(path):
     return records
 
 
-def check_provenance(data, folder, key="text", unigram=False):
+def check_provenance(data, folder, key="text"):
     """Every document of every split: cut from its source by its record and encoded anew by `tokenizers`, it gives its
     tokens; the manifest's counts and hashes are those of the files. Returns the texts, by split."""
     manifest = manifest_of(data)
@@ -360,7 +360,7 @@ def check_provenance(data, folder, key="text", unigram=False):
     assert (manifest["tokenizer"]["sha256"]
             == hashlib.sha256((data / "tokenizer/tokenizer.json").read_bytes()).hexdigest())
     end = manifest["tokenizer"]["end_of_document"]
-    assert end == tokenizer.token_to_id("</s>" if unigram else "<|endoftext|>")
+    assert end == tokenizer.token_to_id("<|endoftext|>")
     texts, totals = {}, [[0, 0] for _ in manifest["sources"]]
     raw = [(folder / source["path"]).read_bytes() for source in manifest["sources"]]
     for source, content in zip(manifest["sources"], raw):
@@ -581,7 +581,7 @@ def test_unigram(tool, tmp_path):
         json.dumps({"text": text[i:i + generator.randrange(1, 200_000)]}, ensure_ascii=False) + "\n"
         for i in range(0, 1_000_000, 50_000)))
     tool(*prepare(input=["x.txt", "y.jsonl"], out="data", vocab_size=400, unigram=1), cwd=tmp_path, build="native")
-    check_provenance(tmp_path / "data", tmp_path, unigram=True)
+    check_provenance(tmp_path / "data", tmp_path)
     assert {"tokenizer.json", "tokenizer.model"} <= set(os.listdir(tmp_path / "data/tokenizer"))
 
 
