@@ -46,7 +46,7 @@ enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16, TRACE = 32 
     LIST(val_data, TRAIN | EVAL, "PATH[:WEIGHT]...", "validation data, where --data holds none or instead of it")               \
     TEXT(out, NULL, PREPARE | TRAIN, "DIR", "where the result goes")                                                            \
     TEXT(checkpoint, NULL, EVAL | GENERATE, "DIR", "model: a step-NNNNNN folder of a run, or any GPT-2 from the hub")           \
-    TEXT(tokenizer, NULL, PREPARE, "DIR", "use this tokenizer.json instead of training one")                                    \
+    TEXT(tokenizer, NULL, PREPARE, "DIR", "use this tokenizer.json or .model instead of training one")                                    \
     TEXT(text_key, "text", PREPARE, "KEY", "key of the text in JSON Lines")                                                     \
     WHOLE(vocab_size, 0, 0, 100000000, PREPARE | TRAIN, "V", "prepare: tokens to train; train: for data without a tokenizer")  \
     WHOLE(tokenizer_sample, 64 << 20, 1, UINT64_MAX, PREPARE, "BYTES", "text to train the tokenizer on, at most")               \
@@ -1050,11 +1050,10 @@ static TensorView *optimizer_views(const Trainer *t) {
 }
 
 static bool add_tokenizer_files(CheckpointWriter *w, const char *directory, Error *e) {
-    static const char *names[] = {"tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"};
     char path[PATH_LIMIT];
-    for (size_t i = 0; i < sizeof names / sizeof *names && directory[0]; i++) {
-        if (!path_format(path, e, "%s/%s", directory, names[i]) ||
-            (!access(path, F_OK) && !checkpoint_add_copy(w, directory, names[i], e))) {
+    for (size_t i = 0; TOKENIZER_FILES[i] && directory[0]; i++) {
+        if (!path_format(path, e, "%s/%s", directory, TOKENIZER_FILES[i]) ||
+            (!access(path, F_OK) && !checkpoint_add_copy(w, directory, TOKENIZER_FILES[i], e))) {
             return false;
         }
     }
@@ -1815,9 +1814,29 @@ typedef struct {
     Model model;
     Activations activations; // of one sequence; the qkv of its rows are the key-value cache
     Tokenizer tokenizer;
+    Decoder decoder;
     Candidate *candidates; // (V)
     TokenBuffer ids;       // prompt, then what was generated
 } Generator;
+
+// Prints the text that the decoder has ready.
+static void print_decoded(Decoder *decoder) {
+    fwrite(decoder->text.data, 1, decoder->text.length, stdout);
+    fflush(stdout);
+    decoder->text.length = 0;
+}
+
+// Tells the decoder what the printed prompt was, so that what follows is decoded as its continuation.
+static bool decode_prompt(Generator *g, Error *e) {
+    decoder_init(&g->decoder, &g->tokenizer, false);
+    for (size_t i = 0; i < g->ids.count; i++) {
+        if (!decoder_add(&g->decoder, g->ids.ids[i], e)) {
+            return false;
+        }
+    }
+    g->decoder.text.length = 0;
+    return true;
+}
 
 static bool append_token(TokenBuffer *buffer, int32_t token, Error *e) {
     if (buffer->count == buffer->capacity) {
@@ -1833,27 +1852,12 @@ static bool append_token(TokenBuffer *buffer, int32_t token, Error *e) {
     return true;
 }
 
-static void print_decoded(Decoder *decoder) {
-    if (decoder->text.length) {
-        fwrite(decoder->text.data, 1, decoder->text.length, stdout);
-        fflush(stdout);
-        decoder->text.length = 0;
-    }
-}
-
 // Generates and prints up to --tokens tokens. Rows that are in the cache are not computed again. When the context is
 // full, its older half is dropped and the newer half, which now stands at other positions, is computed once.
 static bool generate_tokens(Generator *g, const Options *o, Error *e) {
     size_t T = g->model.config.seq_len, C = g->model.config.channels, V = g->model.config.vocab_size;
     size_t start = g->ids.count > T ? g->ids.count - (T + 1) / 2 : 0, cached = 0;
-    Decoder decoder;
-    decoder_init(&decoder, &g->tokenizer, true);
-    bool ok = true;
-    for (size_t i = 0; ok && i < g->ids.count; i++) {
-        ok = decoder_add(&decoder, g->ids.ids[i], e); // the text goes on from the prompt
-    }
-    decoder.text.length = 0;
-    for (uint64_t i = 0; ok && i < o->tokens; i++) {
+    for (uint64_t i = 0; i < o->tokens; i++) {
         size_t count = g->ids.count - start;
         if (count > T) {
             start = g->ids.count - (T + 1) / 2;
@@ -1867,23 +1871,22 @@ static bool generate_tokens(Generator *g, const Options *o, Error *e) {
         double draw = random_uniform(o->seed, RANDOM_FREE, i);
         int32_t token = sample_token(g->activations.logits, V, o, draw, g->candidates);
         if (!isfinite(g->activations.logits[token])) {
-            ok = fail(e, "%s: its output is not finite; the weights are damaged", o->checkpoint);
-            break;
+            return fail(e, "%s: its output is not finite; the weights are damaged", o->checkpoint);
         }
         if (token == g->tokenizer.end_of_document) {
             break;
         }
-        ok = ((size_t)token >= g->tokenizer.vocab_size || decoder_add(&decoder, token, e)) &&
-             append_token(&g->ids, token, e);
-        print_decoded(&decoder);
+        if (!append_token(&g->ids, token, e) || !decoder_add(&g->decoder, token, e)) {
+            return false;
+        }
+        print_decoded(&g->decoder);
     }
-    ok = ok && decoder_end(&decoder, e);
-    print_decoded(&decoder);
-    decoder_free(&decoder);
-    if (ok) {
-        printf("\n");
+    if (!decoder_end(&g->decoder, e)) {
+        return false;
     }
-    return ok;
+    print_decoded(&g->decoder);
+    printf("\n");
+    return true;
 }
 
 // The prompt's ids; an empty prompt begins a document. Ids beyond the model's vocabulary are an error.
@@ -1925,9 +1928,10 @@ static int command_generate(World *w, const Options *o) {
         ok = ok && encode_prompt(&g, o, &e);
         if (ok && w->rank == 0) { // one sequence is one rank's work
             printf("%s", o->prompt);
-            ok = generate_tokens(&g, o, &e);
+            ok = decode_prompt(&g, &e) && generate_tokens(&g, o, &e);
         }
         ok = world_check(w, ok, &e);
+        decoder_free(&g.decoder);
         if (loaded) {
             tokenizer_free(&g.tokenizer);
         }
