@@ -178,10 +178,11 @@ def measure_quality(args, folder):
     train, held = corpus()
     lines = [line for text in held for line in text.split("\n")]
     japanese = [line for line in lines if sum("\u3040" <= c < "\u9fff" for c in line) * 2 > len(line)]
-    sizes = [sum(len(line.encode()) for line in part) for part in (lines, japanese)]
-    print(f"trained on {sum(len(text.encode()) for text in train) / 1e6:.1f} MB; held out: lines of Japanese documents, "
-          f"{sizes[0] / 1e3:.0f} KB, and of these the lines that are mostly kana or kanji, {sizes[1] / 1e3:.0f} KB; "
-          "bytes per token, line ends left out")
+    parts = {"documents": held, "lines": lines, "mostly Japanese": japanese}
+    sizes = {name: sum(len(text.encode()) for text in part) for name, part in parts.items()}
+    print(f"trained on {sum(len(text.encode()) for text in train) / 1e6:.1f} MB; bytes per token on held-out Japanese "
+          f"documents ({sizes['documents'] / 1e3:.0f} KB), their lines one by one, and those of them that are mostly "
+          f"kana or kanji ({sizes['mostly Japanese'] / 1e3:.0f} KB)")
     tool, threads = build_tool(folder), os.cpu_count()
     for vocab in args.vocab:
         for trainer in (Ours(tool, "bpe", folder, threads), HuggingFace("bpe", folder, threads),
@@ -189,9 +190,8 @@ def measure_quality(args, folder):
                         HuggingFace("unigram", folder, threads)):
             seconds = trainer.train(train, vocab)
             count = trainer.counter()
-            rates = [size / sum(map(count, part)) for size, part in zip(sizes, (lines, japanese))]
-            print(f"{vocab:6} tokens  {trainer.name:22} all {rates[0]:.4f}  mostly Japanese {rates[1]:.4f}  "
-                  f"({seconds:.1f} s)", flush=True)
+            rates = [f"{name} {sizes[name] / sum(map(count, part)):.4f}" for name, part in parts.items()]
+            print(f"{vocab:6} tokens  {trainer.name:22} {'  '.join(rates)}  ({seconds:.1f} s)", flush=True)
 
 
 def main():

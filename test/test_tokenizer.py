@@ -51,7 +51,7 @@ VECTORS = {
 # The tool
 
 def compile_tool(path, *flags):
-    subprocess.run(["gcc", "-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror", *flags,
+    subprocess.run(["gcc", "-std=c11", "-D_GNU_SOURCE", "-O2", "-fopenmp", "-Wall", "-Wextra", "-Werror", *flags,
                     ROOT / "test/tokenizer_tool.c", "-o", path, "-lm"], check=True)
     return path
 
