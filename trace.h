@@ -397,6 +397,31 @@ static inline void token_texts_free(TokenTexts *t) {
     *t = (TokenTexts){0};
 }
 
+// Writes the text of a token to `out`, which has room for what tokenizer_text gives. A piece is spelled with U+2581 for
+// a space, and as <0xNN> for a byte. What a tokenizer normalizes is found as it left it.
+static inline size_t token_text_of_(const Tokenizer *t, int32_t id, char *out) {
+    size_t length, written = 0;
+    const char *text = tokenizer_text(t, id, &length);
+    if (id == t->end_of_document) {
+        return 0;
+    }
+    if (t->model == MODEL_BYTE_BPE || t->tokens[id].added || (size_t)id >= t->model_size) {
+        memcpy(out, text, length);
+        return length;
+    }
+    int16_t byte = piece_byte_(text, length, true);
+    if (byte >= 0 && t->byte_id[byte] == id) {
+        *out = (char)byte;
+        return 1;
+    }
+    for (size_t i = 0; i < length;) {
+        bool space = length - i >= 3 && !memcmp(text + i, SPACE_SYMBOL_, 3);
+        out[written++] = space ? ' ' : text[i];
+        i += space ? 3 : 1;
+    }
+    return written;
+}
+
 static inline bool token_texts_init(TokenTexts *t, const Tokenizer *tokenizer, Error *e) {
     size_t capacity = 0, count = 0;
     *t = (TokenTexts){.vocab_size = tokenizer->vocab_size};
@@ -406,13 +431,12 @@ static inline bool token_texts_init(TokenTexts *t, const Tokenizer *tokenizer, E
     }
     for (size_t id = 0; id < t->vocab_size; id++) {
         size_t length = 0;
-        const char *text = tokenizer_text(tokenizer, (int32_t)id, &length);
-        length = id == (size_t)tokenizer->end_of_document ? 0 : length;
+        tokenizer_text(tokenizer, (int32_t)id, &length);
         if (!reserve_(&t->bytes, &capacity, count, length + 1, 1, e)) {
             token_texts_free(t);
             return false;
         }
-        memcpy(t->bytes + count, text, length);
+        length = token_text_of_(tokenizer, (int32_t)id, t->bytes + count);
         count += length;
         t->starts[id + 1] = count;
         t->longest = length > t->longest ? length : t->longest;

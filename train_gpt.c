@@ -41,7 +41,7 @@ enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16, TRACE = 32 
 
 // clang-format off
 #define OPTIONS(FLAG, LIST, TEXT, WHOLE, REAL_NUMBER)                                                                                 \
-    LIST(input, PREPARE, "PATH...", "text to read: .txt, .md, .jsonl, each also .gz, or folders of them")                       \
+    LIST(input, PREPARE, "PATH...", "text to read: .txt, .md, .jsonl, each also .gz or .zst, or folders")                       \
     LIST(data, TRAIN | EVAL | TRACE, "PATH[:WEIGHT]...", "folders made by prepare, Megatron .bin/.idx prefixes, llm.c .bin; weights: shares")   \
     LIST(val_data, TRAIN | EVAL, "PATH[:WEIGHT]...", "validation data, where --data holds none or instead of it")               \
     TEXT(out, NULL, PREPARE | TRAIN, "DIR", "where the result goes")                                                            \
@@ -51,6 +51,14 @@ enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16, TRACE = 32 
     WHOLE(vocab_size, 0, 0, 100000000, PREPARE | TRAIN, "V", "prepare: tokens to train; train: for data without a tokenizer")  \
     WHOLE(tokenizer_sample, 64 << 20, 1, UINT64_MAX, PREPARE, "BYTES", "text to train the tokenizer on, at most")               \
     REAL_NUMBER(val_fraction, 0.01, 0, 0.5, PREPARE, "F", "share of the documents kept for validation")                         \
+    TEXT(tokenizer_kind, "bpe", PREPARE, "bpe|unigram", "kind to train: byte-level BPE, or Unigram with byte fallback")         \
+    WHOLE(index, 0, 0, 1, PREPARE, "0|1", "1: an index of the text too, with which trace --text finds spans")                   \
+    WHOLE(min_characters, 0, 0, UINT64_MAX, PREPARE, "N", "leave out documents of fewer characters")                            \
+    WHOLE(max_characters, 0, 0, UINT64_MAX, PREPARE, "N", "leave out documents of more characters; 0: none")                    \
+    REAL_NUMBER(min_japanese, 0, 0, 1, PREPARE, "F", "leave out documents with a smaller share of Japanese characters")         \
+    REAL_NUMBER(max_repeated_lines, 1, 0, 1, PREPARE, "F", "leave out documents with a larger share in repeated lines")         \
+    TEXT(dedup, "off", PREPARE, "off|exact", "exact: leave out documents whose text came before")                               \
+    REAL_NUMBER(near_duplicates, 0, 0, 1, PREPARE, "T", "leave out documents this similar to one before: 0.5 to 1; 0: off")     \
     TEXT(model, NULL, TRAIN, "NAME", "124m 350m 774m 1.3b 1.5b 13b 30b; the next four options override it")                     \
     WHOLE(layers, 0, 0, 10000, TRAIN, "L", "transformer blocks")                                                                \
     WHOLE(heads, 0, 0, 10000, TRAIN, "H", "attention heads; must divide the channels")                                          \
@@ -1785,27 +1793,6 @@ static int32_t sample_token(const float *logits, size_t V, const Options *o, dou
     return candidates[nucleus - 1].token;
 }
 
-// Text that leaves token by token: a character may be cut between two tokens, and is held back until it is whole.
-typedef struct {
-    char bytes[4];
-    size_t count;
-} PartialCharacter;
-
-static void print_bytes(PartialCharacter *partial, const char *bytes, size_t length, bool final) {
-    size_t size = partial->count + length, consumed, replaced = 0;
-    char *text = malloc(size + 1), *out = malloc(3 * size + 1);
-    if (text && out) {
-        memcpy(text, partial->bytes, partial->count);
-        memcpy(text + partial->count, bytes, length);
-        size_t n = utf8_sanitize(out, text, size, final, &consumed, &replaced);
-        fwrite(out, 1, n, stdout);
-        partial->count = size - consumed; // an incomplete character has at most three bytes
-        memcpy(partial->bytes, text + consumed, partial->count);
-    }
-    free(text);
-    free(out);
-}
-
 typedef struct {
     Model model;
     Activations activations; // of one sequence; the qkv of its rows are the key-value cache
@@ -1828,13 +1815,27 @@ static bool append_token(TokenBuffer *buffer, int32_t token, Error *e) {
     return true;
 }
 
+static void print_decoded(Decoder *decoder) {
+    if (decoder->text.length) {
+        fwrite(decoder->text.data, 1, decoder->text.length, stdout);
+        fflush(stdout);
+        decoder->text.length = 0;
+    }
+}
+
 // Generates and prints up to --tokens tokens. Rows that are in the cache are not computed again. When the context is
 // full, its older half is dropped and the newer half, which now stands at other positions, is computed once.
 static bool generate_tokens(Generator *g, const Options *o, Error *e) {
     size_t T = g->model.config.seq_len, C = g->model.config.channels, V = g->model.config.vocab_size;
     size_t start = g->ids.count > T ? g->ids.count - (T + 1) / 2 : 0, cached = 0;
-    PartialCharacter partial = {.count = 0};
-    for (uint64_t i = 0; i < o->tokens; i++) {
+    Decoder decoder;
+    decoder_init(&decoder, &g->tokenizer, true);
+    bool ok = true;
+    for (size_t i = 0; ok && i < g->ids.count; i++) {
+        ok = decoder_add(&decoder, g->ids.ids[i], e); // the text goes on from the prompt
+    }
+    decoder.text.length = 0;
+    for (uint64_t i = 0; ok && i < o->tokens; i++) {
         size_t count = g->ids.count - start;
         if (count > T) {
             start = g->ids.count - (T + 1) / 2;
@@ -1848,23 +1849,23 @@ static bool generate_tokens(Generator *g, const Options *o, Error *e) {
         double draw = random_uniform(o->seed, RANDOM_FREE, i);
         int32_t token = sample_token(g->activations.logits, V, o, draw, g->candidates);
         if (!isfinite(g->activations.logits[token])) {
-            return fail(e, "%s: its output is not finite; the weights are damaged", o->checkpoint);
+            ok = fail(e, "%s: its output is not finite; the weights are damaged", o->checkpoint);
+            break;
         }
         if (token == g->tokenizer.end_of_document) {
             break;
         }
-        size_t length = 0;
-        const char *bytes =
-            (size_t)token < g->tokenizer.vocab_size ? tokenizer_bytes(&g->tokenizer, token, &length) : "";
-        print_bytes(&partial, bytes, length, false);
-        fflush(stdout);
-        if (!append_token(&g->ids, token, e)) {
-            return false;
-        }
+        ok = ((size_t)token >= g->tokenizer.vocab_size || decoder_add(&decoder, token, e)) &&
+             append_token(&g->ids, token, e);
+        print_decoded(&decoder);
     }
-    print_bytes(&partial, "", 0, true);
-    printf("\n");
-    return true;
+    ok = ok && decoder_end(&decoder, e);
+    print_decoded(&decoder);
+    decoder_free(&decoder);
+    if (ok) {
+        printf("\n");
+    }
+    return ok;
 }
 
 // The prompt's ids; an empty prompt begins a document. Ids beyond the model's vocabulary are an error.
@@ -1924,17 +1925,24 @@ static int command_generate(World *w, const Options *o) {
 // Command: prepare
 
 static void print_prepared(const PrepareReport *r, const char *out) {
+    const Counts *c = &r->counts;
     printf("%s: %llu documents from %llu sources, %llu tokens, vocabulary %zu, %.2f bytes a token\n", out,
-           (unsigned long long)r->documents, (unsigned long long)r->sources, (unsigned long long)r->tokens,
-           r->vocab_size, (double)r->text_bytes / (double)r->tokens);
+           (unsigned long long)c->documents, (unsigned long long)r->sources, (unsigned long long)c->tokens,
+           r->vocab_size, (double)c->text_bytes / (double)c->tokens);
     printf("train: %llu documents, %llu tokens; val: %llu documents, %llu tokens\n",
-           (unsigned long long)r->train_documents, (unsigned long long)r->train_tokens,
-           (unsigned long long)r->val_documents, (unsigned long long)r->val_tokens);
+           (unsigned long long)c->train_documents, (unsigned long long)c->train_tokens,
+           (unsigned long long)c->val_documents, (unsigned long long)c->val_tokens);
     printf("left out: %llu empty documents, %llu blank lines, %llu lines that are no document, %llu files of other "
            "kinds\n",
-           (unsigned long long)r->empty, (unsigned long long)r->blank_lines, (unsigned long long)r->rejected_lines,
+           (unsigned long long)c->empty, (unsigned long long)c->blank_lines, (unsigned long long)c->rejected_lines,
            (unsigned long long)r->skipped_files);
-    printf("invalid UTF-8 replaced: %llu times\n", (unsigned long long)r->replaced);
+    printf(
+        "left out by filters: %llu short, %llu long, %llu for their share of Japanese, %llu for repeated lines, %llu "
+        "duplicates, %llu near-duplicates\n",
+        (unsigned long long)c->dropped_short, (unsigned long long)c->dropped_long,
+        (unsigned long long)c->dropped_japanese, (unsigned long long)c->dropped_repeated_lines,
+        (unsigned long long)c->dropped_exact_duplicate, (unsigned long long)c->dropped_near_duplicate);
+    printf("invalid UTF-8 replaced: %llu times\n", (unsigned long long)c->replaced);
     for (size_t i = 0; i < r->note_count; i++) {
         printf("left out: %s\n", r->notes[i]);
     }
@@ -1953,6 +1961,15 @@ static int command_prepare(World *w, const Options *o) {
         .val_fraction = o->val_fraction,
         .text_key = o->text_key,
         .seed = o->seed,
+        .unigram = !strcmp(o->tokenizer_kind, "unigram"),
+        .index = o->index == 1,
+        .collect = {.min_characters = o->min_characters,
+                    .max_characters = o->max_characters ? o->max_characters : UINT64_MAX,
+                    .min_japanese = o->min_japanese,
+                    .max_repeated_lines = o->max_repeated_lines,
+                    .exact = !strcmp(o->dedup, "exact"),
+                    .near_duplicates = o->near_duplicates},
+        .revision = GIT_REVISION,
         .command = (const char *const *)o->argv,
         .command_count = (size_t)o->argc,
         .progress = stdout,
@@ -1963,13 +1980,12 @@ static int command_prepare(World *w, const Options *o) {
     ok = ok && (o->tokenizer || o->vocab_size >= 257 ||
                 fail(&e, "--vocab-size %llu is too small: 256 bytes and the end of a document make 257",
                      (unsigned long long)o->vocab_size));
+    ok = ok && collect_check(&p.collect, &e);
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }
-    if (w->rank == 0) {
-        ok = prepare_corpus(&p, &report, &e);
-    }
-    if (!world_check_root(w, ok, &e)) {
+    world_place(w);
+    if (!prepare_corpus(w, &p, &report)) {
         return EXIT_FAILURE;
     }
     if (w->rank == 0) {
