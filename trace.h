@@ -384,15 +384,79 @@ static inline bool suffix_sort(const unsigned char *text, int32_t length, int32_
 
 enum { INDEX_VERSION = 1, INDEX_HEADER = 64, INDEX_BLOCK = 1 << 26, INDEX_OVERLAP = 1 << 16 };
 
-// The text that a token stands for in the data; *length is 0 for one that ends it.
-static inline const char *token_text_(const Tokenizer *t, uint64_t id, size_t *length) {
-    *length = 0;
-    return id == (uint64_t)t->end_of_document || id >= t->vocab_size ? "" : tokenizer_text(t, (int32_t)id, length);
+// The text that each token stands for in the data. One that ends it, as the end-of-document token does, has none.
+typedef struct {
+    char *bytes;
+    size_t *starts; // (vocab_size + 1) where a token's text begins in `bytes`
+    size_t vocab_size, longest;
+} TokenTexts;
+
+static inline void token_texts_free(TokenTexts *t) {
+    free(t->bytes);
+    free(t->starts);
+    *t = (TokenTexts){0};
+}
+
+// Writes the text of a token to `out`, which has room for what tokenizer_text gives. A piece is spelled with U+2581 for
+// a space, and as <0xNN> for a byte. What a tokenizer normalizes is found as it left it.
+static inline size_t token_text_of_(const Tokenizer *t, int32_t id, char *out) {
+    size_t length, written = 0;
+    const char *text = tokenizer_text(t, id, &length);
+    if (id == t->end_of_document) {
+        return 0;
+    }
+    if (t->model == MODEL_BYTE_BPE || t->tokens[id].added || (size_t)id >= t->model_size) {
+        memcpy(out, text, length);
+        return length;
+    }
+    int16_t byte = piece_byte_(text, length, true);
+    if (byte >= 0 && t->byte_id[byte] == id) {
+        *out = (char)byte;
+        return 1;
+    }
+    for (size_t i = 0; i < length;) {
+        bool space = length - i >= 3 && !memcmp(text + i, SPACE_SYMBOL_, 3);
+        out[written++] = space ? ' ' : text[i];
+        i += space ? 3 : 1;
+    }
+    return written;
+}
+
+static inline bool token_texts_init(TokenTexts *t, const Tokenizer *tokenizer, Error *e) {
+    size_t capacity = 0, count = 0;
+    *t = (TokenTexts){.vocab_size = tokenizer->vocab_size};
+    t->starts = calloc(t->vocab_size + 1, sizeof *t->starts);
+    if (!t->starts) {
+        return fail(e, "no memory for the text of %zu tokens", t->vocab_size);
+    }
+    for (size_t id = 0; id < t->vocab_size; id++) {
+        size_t length = 0;
+        tokenizer_text(tokenizer, (int32_t)id, &length);
+        if (!reserve_(&t->bytes, &capacity, count, length + 1, 1, e)) {
+            token_texts_free(t);
+            return false;
+        }
+        length = token_text_of_(tokenizer, (int32_t)id, t->bytes + count);
+        count += length;
+        t->starts[id + 1] = count;
+        t->longest = length > t->longest ? length : t->longest;
+    }
+    return true;
+}
+
+static inline const char *token_text(const TokenTexts *t, uint64_t id, size_t *length) {
+    if (id >= t->vocab_size) {
+        *length = 0;
+        return "";
+    }
+    *length = t->starts[id + 1] - t->starts[id];
+    return t->bytes + t->starts[id];
 }
 
 typedef struct {
     Dataset data;
-    const Tokenizer *tokenizer;
+    TokenTexts texts;
+    size_t block_bytes; // text of a block
     char path[PATH_LIMIT];
     int file;
     uint64_t *first_token, *first_entry; // (blocks + 1): the last is behind all
@@ -433,18 +497,18 @@ static inline bool index_add_block_(IndexBuild_ *b, uint64_t token, uint64_t ent
 // Cuts the tokens into blocks and counts their entries.
 static inline bool index_plan_(IndexBuild_ *b, Error *e) {
     TokenReader_ *r = calloc(1, sizeof *r);
-    uint64_t id, entries = 0, bytes = INDEX_BLOCK;
+    uint64_t id, entries = 0, bytes = b->block_bytes;
     bool ok = r || fail(e, "%s: no memory to read it", b->data.path);
     if (ok) {
         *r = (TokenReader_){.data = &b->data, .end = b->data.tokens};
     }
     while (ok && r->at < r->end) {
         size_t length = 0;
-        ok = token_next_(r, b->tokenizer->vocab_size, &id, e);
+        ok = token_next_(r, b->texts.vocab_size, &id, e);
         if (ok) {
-            token_text_(b->tokenizer, id, &length);
+            token_text(&b->texts, id, &length);
             bytes += length + (length == 0);
-            if (bytes > INDEX_BLOCK) {
+            if (bytes > b->block_bytes) {
                 ok = index_add_block_(b, r->at - 1, entries, e);
                 bytes = length + (length == 0);
             }
@@ -496,9 +560,9 @@ static inline bool index_block_read_(const IndexBuild_ *b, size_t n, IndexBlock_
         *r = (TokenReader_){.data = &b->data, .at = b->first_token[n], .end = b->data.tokens};
     }
     while (ok && r->at < r->end && (r->at < last || (length > 0 && t->bytes - end < INDEX_OVERLAP))) {
-        ok = token_next_(r, b->tokenizer->vocab_size, &id, e);
+        ok = token_next_(r, b->texts.vocab_size, &id, e);
         if (ok) {
-            const char *text = token_text_(b->tokenizer, id, &length);
+            const char *text = token_text(&b->texts, id, &length);
             ok = index_block_add_(t, text, length, b->data.path, e);
             end = r->at <= last ? t->bytes : end;
         }
@@ -545,7 +609,7 @@ static inline bool index_block_write_(const IndexBuild_ *b, size_t n, IndexBlock
 }
 
 static inline bool index_block_build_(const IndexBuild_ *b, size_t n, Error *e) {
-    size_t capacity = INDEX_BLOCK + INDEX_OVERLAP + (1 << 20); // pages that are not used take no memory
+    size_t capacity = b->block_bytes + INDEX_OVERLAP + (1 << 20); // pages that are not used take no memory
     IndexBlock_ t = {.capacity = capacity};
     t.symbols = malloc(capacity);
     t.suffixes = malloc(capacity * sizeof *t.suffixes);
@@ -609,27 +673,33 @@ static inline bool index_write_(IndexBuild_ *b, FILE *progress, Error *e) {
     return ok;
 }
 
+// index_build with blocks of any size, so that tests see many.
+static inline bool index_build_(const char *folder, const char *split, const Tokenizer *tokenizer, size_t block_bytes,
+                                FILE *progress, char hex[65], Error *e) {
+    char prefix[PATH_LIMIT];
+    IndexBuild_ *b = calloc(1, sizeof *b);
+    if (!b) {
+        return fail(e, "%s: no memory to index it", folder);
+    }
+    b->data.file = b->file = -1;
+    b->block_bytes = block_bytes;
+    bool ok = token_texts_init(&b->texts, tokenizer, e) && path_format(prefix, e, "%s/%s", folder, split) &&
+              path_format(b->path, e, "%s.index", prefix) && dataset_open(&b->data, prefix, split, 1, e) &&
+              index_write_(b, progress, e) && sha256_file(b->path, hex, e);
+    dataset_close(&b->data);
+    token_texts_free(&b->texts);
+    free(b->first_token);
+    free(b->first_entry);
+    free(b);
+    return ok;
+}
+
 // Writes FOLDER/SPLIT.index from FOLDER/SPLIT.bin and .idx, whose tokens `tokenizer` made; a manifest need not be there
 // yet. Every thread of OpenMP takes a block at a time, with about 350 MB each; the file is the same for any number of
 // them. `progress` gets a line a block, NULL: none. `hex` gets the file's SHA-256.
 static inline bool index_build(const char *folder, const char *split, const Tokenizer *tokenizer, FILE *progress,
                                char hex[65], Error *e) {
-    char prefix[PATH_LIMIT];
-    IndexBuild_ *b = calloc(1, sizeof *b);
-    bool ok = b || fail(e, "%s: no memory to index it", folder);
-    if (ok) {
-        b->data.file = b->file = -1;
-        b->tokenizer = tokenizer;
-    }
-    ok = ok && path_format(prefix, e, "%s/%s", folder, split) && path_format(b->path, e, "%s.index", prefix) &&
-         dataset_open(&b->data, prefix, split, 1, e) && index_write_(b, progress, e) && sha256_file(b->path, hex, e);
-    if (b) {
-        dataset_close(&b->data);
-        free(b->first_token);
-        free(b->first_entry);
-    }
-    free(b);
-    return ok;
+    return index_build_(folder, split, tokenizer, INDEX_BLOCK, progress, hex, e);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -1018,7 +1088,8 @@ static inline bool run_add_part_(TraceRun *r, const Json *line, const char *path
     return true;
 }
 
-static inline const RunPart *run_part_of_step_(const TraceRun *r, uint64_t step) {
+// The part of the run that step `step` belongs to.
+static inline const RunPart *trace_run_part(const TraceRun *r, uint64_t step) {
     size_t i = r->count - 1;
     while (i > 0 && r->parts[i].from_step >= step) {
         i--;
@@ -1028,7 +1099,7 @@ static inline const RunPart *run_part_of_step_(const TraceRun *r, uint64_t step)
 
 // Samples read before step `step` (> from_step of the first part).
 static inline uint64_t trace_run_position(const TraceRun *r, uint64_t step) {
-    const RunPart *part = run_part_of_step_(r, step);
+    const RunPart *part = trace_run_part(r, step);
     return part->from_samples + (step - 1 - part->from_step) * part->global_batch;
 }
 
@@ -1145,7 +1216,7 @@ static inline bool trace_run_open(TraceRun *r, const char *folder, uint64_t step
         return false;
     }
     // What was read up to the last step follows from the batches; the log counted it too.
-    uint64_t expected = trace_run_position(r, r->last_step) + run_part_of_step_(r, r->last_step)->global_batch;
+    uint64_t expected = trace_run_position(r, r->last_step) + trace_run_part(r, r->last_step)->global_batch;
     return expected == r->samples ||
            fail(e, "%s: counts %llu samples up to step %llu, but its batches make %llu", r->path,
                 (unsigned long long)r->samples, (unsigned long long)r->last_step, (unsigned long long)expected);
@@ -1253,8 +1324,7 @@ static inline bool trace_reads(const TraceRun *r, const Mixture *m, size_t datas
 typedef struct {
     TraceData *data; // (count), all of one tokenizer
     size_t count;
-    const Tokenizer *tokenizer;
-    size_t longest;     // bytes of the longest token
+    const TokenTexts *texts;
     int32_t *by_end;    // (tokens) ids in the order of their text read from its end
     int32_t *by_length; // (tokens) longest first
     size_t tokens;      // those with text
@@ -1276,12 +1346,14 @@ typedef struct {
     size_t count, capacity; // zero-initialise; the caller frees items
 } Occurrences;
 
-static inline uint64_t trace_token_(const TraceData *t, uint64_t token) {
+// Id of a token, as the file has it.
+static inline uint64_t trace_token(const TraceData *t, uint64_t token) {
     const unsigned char *at = t->bin.data + t->data->first_byte + token * (uint64_t)t->data->token_bytes;
     return t->data->token_bytes == 2 ? load_le(at, 2) : load_le(at, t->data->token_bytes);
 }
 
-static inline bool trace_prove_tokens_(TraceData *t, uint64_t first, uint64_t count, Error *e) {
+// Proves the ids of `count` tokens from `first` on.
+static inline bool trace_prove_tokens(TraceData *t, uint64_t first, uint64_t count, Error *e) {
     return proof_check(&t->bin, t->data->first_byte + first * (uint64_t)t->data->token_bytes,
                        count * (uint64_t)t->data->token_bytes, e);
 }
@@ -1296,7 +1368,7 @@ static inline int text_compare_(const TextSearch *s, const TraceData *t, uint64_
         const char *text = "";
         if (token < t->data->tokens) {
             ++*walked;
-            text = token_text_(s->tokenizer, trace_token_(t, token++), &n);
+            text = token_text(s->texts, trace_token(t, token++), &n);
         }
         for (; i < n && *common < length; i++, ++*common) {
             if (text[i] != span[*common]) {
@@ -1347,7 +1419,7 @@ static inline bool index_prove_entry_(const TextSearch *s, TraceData *t, uint64_
     }
     uint64_t token = index_token_(t, block, entry);
     text_compare_(s, t, token, span, length, &common, &walked);
-    if (!trace_prove_tokens_(t, token, walked, e)) {
+    if (!trace_prove_tokens(t, token, walked, e)) {
         return false;
     }
     int now = text_compare_(s, t, token, span, length, &common, &walked);
@@ -1387,7 +1459,7 @@ static inline size_t index_reach_(const TextSearch *s, const TraceData *t, uint6
 // Compares the last bytes of a token with `end`, read backwards; 0 if the token ends with it.
 static inline int end_compare_(const TextSearch *s, int32_t id, const char *end, size_t length) {
     size_t n;
-    const char *text = tokenizer_text(s->tokenizer, id, &n);
+    const char *text = token_text(s->texts, (uint64_t)id, &n);
     for (size_t i = 1; i <= length; i++) {
         if (i > n) {
             return -1;
@@ -1403,11 +1475,11 @@ static inline int by_end_compare_(const void *first, const void *second, void *s
     const TextSearch *s = search;
     const int32_t a = *(const int32_t *)first, b = *(const int32_t *)second;
     size_t n;
-    const char *text = tokenizer_text(s->tokenizer, b, &n);
+    const char *text = token_text(s->texts, (uint64_t)b, &n);
     int order = end_compare_(s, a, text, n);
     if (order == 0) { // a ends with b
         size_t longer;
-        tokenizer_text(s->tokenizer, a, &longer);
+        token_text(s->texts, (uint64_t)a, &longer);
         order = longer > n ? 1 : (a > b) - (a < b);
     }
     return order;
@@ -1417,8 +1489,8 @@ static inline int by_length_compare_(const void *first, const void *second, void
     const TextSearch *s = search;
     const int32_t a = *(const int32_t *)first, b = *(const int32_t *)second;
     size_t m, n;
-    tokenizer_text(s->tokenizer, a, &m);
-    tokenizer_text(s->tokenizer, b, &n);
+    token_text(s->texts, (uint64_t)a, &m);
+    token_text(s->texts, (uint64_t)b, &n);
     return m != n ? (m < n ? 1 : -1) : (a > b) - (a < b);
 }
 
@@ -1460,10 +1532,10 @@ static inline bool search_aligned_(TextSearch *s, const char *span, size_t lengt
             for (uint64_t entry = first; entry < end; entry++) {
                 uint64_t token = index_token_(t, b, entry);
                 if (s->proving && (!proof_check(&t->index, INDEX_HEADER + 16 * t->blocks + 4 * entry, 4, e) ||
-                                   !trace_prove_tokens_(t, token, 1, e))) {
+                                   !trace_prove_tokens(t, token, 1, e))) {
                     return false;
                 }
-                if (only >= 0 && trace_token_(t, token) != (uint64_t)only) {
+                if (only >= 0 && trace_token(t, token) != (uint64_t)only) {
                     continue;
                 }
                 if (!occurrence_add_(found, i, token, offset, e)) {
@@ -1491,8 +1563,8 @@ static inline bool search_before_rest_(TextSearch *s, const char *span, size_t l
         if (token == 0) {
             continue;
         }
-        ok = !s->proving || trace_prove_tokens_(t, token - 1, 1, e);
-        const char *text = token_text_(s->tokenizer, trace_token_(t, token - 1), &n);
+        ok = !s->proving || trace_prove_tokens(t, token - 1, 1, e);
+        const char *text = token_text(s->texts, trace_token(t, token - 1), &n);
         if (ok && n > r && !memcmp(text + n - r, span, r)) {
             ok = occurrence_add_(found, rests.items[k].data, token - 1, n - r, e);
         }
@@ -1504,11 +1576,11 @@ static inline bool search_before_rest_(TextSearch *s, const char *span, size_t l
 // The same, by looking for each such token with the rest behind it.
 static inline bool search_tokens_before_(TextSearch *s, const char *span, size_t length, size_t r, size_t first,
                                          size_t last, bool one, Occurrences *found, Error *e) {
-    char *joined = malloc(s->longest + length);
+    char *joined = malloc(s->texts->longest + length);
     bool ok = joined || fail(e, "no memory for a text of %zu bytes", length);
     for (size_t k = first; ok && k < last && !(one && found->count); k++) {
         size_t n;
-        const char *text = tokenizer_text(s->tokenizer, s->by_end[k], &n);
+        const char *text = token_text(s->texts, (uint64_t)s->by_end[k], &n);
         if (n > r) {
             memcpy(joined, text, n);
             memcpy(joined + n, span + r, length - r);
@@ -1538,7 +1610,7 @@ static inline bool search_inside_(TextSearch *s, const char *span, size_t length
     bool ok = true;
     for (size_t k = 0; ok && k < s->tokens && !(one && found->count); k++) {
         size_t n;
-        const char *text = tokenizer_text(s->tokenizer, s->by_length[k], &n);
+        const char *text = token_text(s->texts, (uint64_t)s->by_length[k], &n);
         if (n <= length) {
             break;
         }
@@ -1559,7 +1631,7 @@ static inline bool search_span_(TextSearch *s, size_t at, size_t length, bool on
     for (size_t i = 0; i < s->count; i++) {
         blocks += s->data[i].blocks;
     }
-    for (size_t r = 0; r < length && r < s->longest && !(one && found->count); r++) {
+    for (size_t r = 0; r < length && r < s->texts->longest && !(one && found->count); r++) {
         size_t first = 0, last = 0;
         if (!s->proving && s->reach[at + r] < length - r) {
             continue;
@@ -1593,12 +1665,13 @@ static inline void text_search_close(TextSearch *s) {
     *s = (TextSearch){0};
 }
 
-// Gets ready to look for `length` bytes of UTF-8 in `count` datasets, all with an index and all of this tokenizer.
-static inline bool text_search_open(TextSearch *s, TraceData *data, size_t count, const Tokenizer *tokenizer,
+// Gets ready to look for `length` bytes of UTF-8 in `count` datasets, all with an index and of one tokenizer, whose
+// texts these are.
+static inline bool text_search_open(TextSearch *s, TraceData *data, size_t count, const TokenTexts *texts,
                                     const char *text, size_t length, Error *e) {
-    *s = (TextSearch){.data = data, .count = count, .tokenizer = tokenizer, .text = text, .length = length};
-    s->by_end = malloc(tokenizer->vocab_size * sizeof *s->by_end);
-    s->by_length = malloc(tokenizer->vocab_size * sizeof *s->by_length);
+    *s = (TextSearch){.data = data, .count = count, .texts = texts, .text = text, .length = length};
+    s->by_end = malloc(texts->vocab_size * sizeof *s->by_end);
+    s->by_length = malloc(texts->vocab_size * sizeof *s->by_length);
     s->reach = malloc((length + 1) * sizeof *s->reach);
     if (!s->by_end || !s->by_length || !s->reach) {
         return fail(e, "no memory to look for a text of %zu bytes", length);
@@ -1608,13 +1681,12 @@ static inline bool text_search_open(TextSearch *s, TraceData *data, size_t count
             return fail(e, "%s: has no index to look text up in: make one with prepare --index 1", data[i].path);
         }
     }
-    for (size_t id = 0; id < tokenizer->vocab_size; id++) {
+    for (size_t id = 0; id < texts->vocab_size; id++) {
         size_t n;
-        token_text_(tokenizer, id, &n);
+        token_text(texts, id, &n);
         if (n > 0) {
             s->by_end[s->tokens] = s->by_length[s->tokens] = (int32_t)id;
             s->tokens++;
-            s->longest = n > s->longest ? n : s->longest;
         }
     }
     qsort_r(s->by_end, s->tokens, sizeof *s->by_end, by_end_compare_, s);
@@ -1647,7 +1719,7 @@ static inline size_t occurrence_reach_(const TextSearch *s, const Occurrence *o,
     const TraceData *t = &s->data[o->data];
     size_t n, common, most = s->length - at < INDEX_OVERLAP ? s->length - at : INDEX_OVERLAP;
     uint64_t walked;
-    const char *text = token_text_(s->tokenizer, trace_token_(t, o->token), &n);
+    const char *text = token_text(s->texts, trace_token(t, o->token), &n);
     for (size_t i = o->offset; i < n; i++) {
         if (i - o->offset == most || text[i] != s->text[at + i - o->offset]) {
             return i - o->offset;
@@ -1765,7 +1837,7 @@ static inline uint64_t occurrence_tokens(const TextSearch *s, const Occurrence *
     size_t covered = 0, n = 1;
     const TraceData *t = &s->data[o->data];
     for (; covered < o->offset + length && n > 0 && o->token + tokens < t->data->tokens; tokens++, covered += n) {
-        token_text_(s->tokenizer, trace_token_(t, o->token + tokens), &n);
+        token_text(s->texts, trace_token(t, o->token + tokens), &n);
     }
     return tokens;
 }

@@ -1994,7 +1994,7 @@ typedef struct {
     Mixture mixture; // the training data
     TraceData *data; // (mixture.count)
     bool has_tokenizer;
-    Tokenizer tokenizer;
+    TokenTexts texts;
 } Tracer;
 
 // What concerns a piece of a document: where it was read (NULL: nowhere), and which part of the data it is.
@@ -2039,7 +2039,12 @@ static bool tracer_open(Tracer *t, const Options *o, Error *e) {
         }
     }
     if (t->mixture.items[0].tokenizer[0]) {
-        t->has_tokenizer = tokenizer_load(&t->tokenizer, t->mixture.items[0].tokenizer, e);
+        Tokenizer tokenizer;
+        if (!tokenizer_load(&tokenizer, t->mixture.items[0].tokenizer, e)) {
+            return false;
+        }
+        t->has_tokenizer = token_texts_init(&t->texts, &tokenizer, e);
+        tokenizer_free(&tokenizer);
         return t->has_tokenizer;
     }
     return true;
@@ -2052,9 +2057,7 @@ static void tracer_close(Tracer *t) {
     free(t->data);
     mixture_close(&t->mixture);
     trace_run_close(&t->run);
-    if (t->has_tokenizer) {
-        tokenizer_free(&t->tokenizer);
-    }
+    token_texts_free(&t->texts);
 }
 
 // Adds the text of tokens of a split: well-formed UTF-8, in which U+FFFD stands for a character that the edges cut.
@@ -2063,9 +2066,9 @@ static bool append_text(Tracer *t, size_t dataset, uint64_t first, uint64_t toke
     JsonWriter raw = {0};
     size_t length, consumed;
     uint64_t replaced = 0;
-    bool ok = trace_prove_tokens_(data, first, tokens, e);
+    bool ok = trace_prove_tokens(data, first, tokens, e);
     for (uint64_t i = 0; ok && i < tokens; i++) {
-        const char *bytes = token_text_(&t->tokenizer, trace_token_(data, first + i), &length);
+        const char *bytes = token_text(&t->texts, trace_token(data, first + i), &length);
         json_append(&raw, bytes, length);
     }
     char *whole = ok ? malloc(3 * raw.length + 1) : NULL;
@@ -2213,34 +2216,37 @@ static bool print_sample(Tracer *t, SampleId id, const RunPlace *place, Error *e
 static bool prove_step(Tracer *t, uint64_t position, uint64_t rows, Error *e) {
     const size_t T = t->run.seq_len;
     int32_t *sample = malloc((T + 1) * sizeof *sample);
+    unsigned char *digests = malloc(rows * DIGEST_BYTES);
     uint64_t vocab_size = 0;
-    unsigned char digest[DIGEST_BYTES];
-    char hex[65];
-    Sha256 hash;
-    bool ok = sample || fail(e, "no memory for a sequence of %zu tokens", T);
+    char hex[BATCH_HASH_DIGITS + 1];
+    bool ok = (sample && digests) || fail(e, "no memory for a step of %llu rows", (unsigned long long)rows);
     ok = ok && (json_uint(json_get(t->run.head.root, "vocab_size"), &vocab_size) ||
                 fail(e, "%s: has no vocab_size", t->run.path));
-    sha256_begin(&hash);
     for (uint64_t row = 0; ok && row < rows; row++) {
         SampleId id = mixture_order(&t->mixture, t->run.seed, t->run.shuffle, position + row);
-        ok = trace_prove_tokens_(&t->data[id.dataset], id.sample * T, T + 1, e) &&
+        ok = trace_prove_tokens(&t->data[id.dataset], id.sample * T, T + 1, e) &&
              dataset_read(&t->mixture.items[id.dataset], id.sample, vocab_size, sample, e);
         if (ok) {
-            sample_digest(sample, sample + 1, T, digest);
-            sha256_add(&hash, digest, sizeof digest);
+            Sha256 hash;
+            sha256_begin(&hash);
+            sha256_add_tokens(&hash, sample, T + 1);
+            sha256_digest(&hash, digests + DIGEST_BYTES * row);
         }
     }
-    sha256_end(&hash, hex);
+    if (ok) {
+        batch_hash(digests, rows, hex);
+        ok = !t->run.batch_hash[0] || !strcmp(hex, t->run.batch_hash) ||
+             fail(e, "%s: step %llu read other tokens than these: their hash is %s, the log has %s", t->run.path,
+                  (unsigned long long)t->options->step, hex, t->run.batch_hash);
+    }
     free(sample);
-    hex[BATCH_HASH_DIGITS] = 0;
-    return ok && (!t->run.batch_hash[0] || !strcmp(hex, t->run.batch_hash) ||
-                  fail(e, "%s: step %llu read other tokens than these: their hash is %s, the log has %s", t->run.path,
-                       (unsigned long long)t->options->step, hex, t->run.batch_hash));
+    free(digests);
+    return ok;
 }
 
 static bool trace_step(Tracer *t, Error *e) {
     const Options *o = t->options;
-    const RunPart *part = run_part_of_step_(&t->run, o->step);
+    const RunPart *part = trace_run_part(&t->run, o->step);
     if (o->step > t->run.last_step || o->step <= t->run.parts[0].from_step) {
         return fail(e, "--step %llu: the run's log has the steps %llu to %llu", (unsigned long long)o->step,
                     (unsigned long long)t->run.parts[0].from_step + 1, (unsigned long long)t->run.last_step);
@@ -2469,7 +2475,7 @@ static bool trace_text(Tracer *t, Error *e) {
         }
     }
     char *text = read_text(t->options, &length, e);
-    bool ok = text && text_search_open(&search, t->data, t->mixture.count, &t->tokenizer, text, length, e) &&
+    bool ok = text && text_search_open(&search, t->data, t->mixture.count, &t->texts, text, length, e) &&
               text_search_spans(&search, t->options->min_bytes, &spans, e);
     for (size_t i = 0; ok && i < spans.count; i++) {
         ok = print_span(t, &search, spans.items[i], e);

@@ -2,6 +2,7 @@
 //
 //   sort                    standard input's suffixes in order, one number a line
 //   index FOLDER SPLIT      writes SPLIT.index and SPLIT.sums, prints their hashes
+//   blocks FOLDER BYTES     the same for train, with blocks of so many bytes
 //   spans FOLDER MIN        per query of standard input ("BYTES\n" and so many bytes): a JSON list of the spans found
 #include "../trace.h"
 
@@ -21,13 +22,14 @@ static bool sort_input(Error *e) {
     return ok;
 }
 
-static bool build(const char *folder, const char *split, Error *e) {
+static bool build(const char *folder, const char *split, size_t block_bytes, Error *e) {
     char path[PATH_LIMIT], index[65], sums[65];
     Tokenizer tokenizer;
     if (!path_format(path, e, "%s/tokenizer", folder) || !tokenizer_load(&tokenizer, path, e)) {
         return false;
     }
-    bool ok = index_build(folder, split, &tokenizer, stderr, index, e) && sums_build(folder, split, sums, e);
+    bool ok =
+        index_build_(folder, split, &tokenizer, block_bytes, NULL, index, e) && sums_build(folder, split, sums, e);
     if (ok) {
         printf("%s\n%s\n", index, sums);
     }
@@ -50,12 +52,11 @@ static bool print_span(TextSearch *s, TextSpan span, Error *e) {
     return ok;
 }
 
-static bool answer(TraceData *data, const Tokenizer *tokenizer, const char *text, size_t length, size_t least,
-                   Error *e) {
+static bool answer(TraceData *data, const TokenTexts *texts, const char *text, size_t length, size_t least, Error *e) {
     TextSearch search;
     TextSpans spans = {0};
     bool ok =
-        text_search_open(&search, data, 1, tokenizer, text, length, e) && text_search_spans(&search, least, &spans, e);
+        text_search_open(&search, data, 1, texts, text, length, e) && text_search_spans(&search, least, &spans, e);
     printf("[");
     for (size_t i = 0; ok && i < spans.count; i++) {
         printf("%s", i ? ", " : "");
@@ -71,28 +72,34 @@ static bool spans(const char *folder, size_t least, Error *e) {
     Dataset dataset;
     TraceData data;
     Tokenizer tokenizer = {0};
+    TokenTexts texts = {0};
     size_t length;
     bool ok = dataset_open(&dataset, folder, "train", 1, e);
     ok = ok && trace_data_open(&data, &dataset, folder, "train", NULL, e) &&
-         tokenizer_load(&tokenizer, dataset.tokenizer, e);
+         tokenizer_load(&tokenizer, dataset.tokenizer, e) && token_texts_init(&texts, &tokenizer, e);
     while (ok && scanf("%zu", &length) == 1 && getchar() == '\n') {
         char *text = malloc(length + 1);
         ok = text && fread(text, 1, length, stdin) == length;
-        ok = ok && answer(&data, &tokenizer, text, length, least, e);
+        ok = ok && answer(&data, &texts, text, length, least, e);
         free(text);
     }
     trace_data_close(&data);
     dataset_close(&dataset);
     tokenizer_free(&tokenizer);
+    token_texts_free(&texts);
     return ok;
 }
 
 int main(int argc, char **argv) {
     Error e = {"usage"};
-    bool ok = argc == 2   ? !strcmp(argv[1], "sort") && sort_input(&e)
-              : argc == 4 ? (!strcmp(argv[1], "index") ? build(argv[2], argv[3], &e)
-                                                       : spans(argv[2], strtoul(argv[3], NULL, 10), &e))
-                          : false;
+    const char *command = argc > 1 ? argv[1] : "";
+    size_t number = argc == 4 ? strtoul(argv[3], NULL, 10) : 0;
+    bool ok = argc == 2 && !strcmp(command, "sort") && sort_input(&e);
+    if (argc == 4) {
+        ok = !strcmp(command, "index")    ? build(argv[2], argv[3], INDEX_BLOCK, &e)
+             : !strcmp(command, "blocks") ? build(argv[2], "train", number, &e)
+                                          : spans(argv[2], number, &e);
+    }
     if (!ok) {
         fprintf(stderr, "%s\n", e.text);
     }
