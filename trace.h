@@ -1036,7 +1036,7 @@ static inline bool trace_find_id(TraceData *t, const char *id, uint64_t *number,
 // The steps after from_step, until the next one.
 typedef struct {
     uint64_t from_step, from_samples; // samples read by all ranks before
-    uint64_t global_batch, ranks;
+    uint64_t global_batch, ranks, replicas;
 } RunPart;
 
 typedef struct {
@@ -1065,9 +1065,10 @@ static inline bool run_add_part_(TraceRun *r, const Json *line, const char *path
     RunPart part = {0};
     if (!json_uint(json_get(line, "from_step"), &part.from_step) ||
         !json_uint(json_get(line, "global_batch"), &part.global_batch) ||
-        !json_uint(json_get(line, "ranks"), &part.ranks) || part.ranks == 0 || part.global_batch == 0 ||
-        part.global_batch % part.ranks || part.global_batch >> 32 || part.from_step >> 31) {
-        return fail(e, "%s: has no possible from_step, global_batch and ranks", path);
+        !json_uint(json_get(line, "ranks"), &part.ranks) || !json_uint(json_get(line, "dp"), &part.replicas) ||
+        part.replicas == 0 || part.ranks == 0 || part.ranks % part.replicas || part.global_batch == 0 ||
+        part.global_batch % part.replicas || part.global_batch >> 32 || part.from_step >> 31) {
+        return fail(e, "%s: has no possible from_step, global_batch, ranks and dp", path);
     }
     while (r->count > 1 && r->parts[r->count - 1].from_step >= part.from_step) {
         r->count--;
@@ -1116,7 +1117,7 @@ static inline bool trace_run_place(const TraceRun *r, uint64_t position, RunPlac
     uint64_t after = position - part->from_samples;
     place->step = part->from_step + 1 + after / part->global_batch;
     place->row = after % part->global_batch;
-    place->rank = place->row / (part->global_batch / part->ranks);
+    place->rank = place->row / (part->global_batch / part->replicas) * (part->ranks / part->replicas);
     return true;
 }
 
