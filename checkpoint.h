@@ -19,16 +19,32 @@
 #include "dataloader.h"
 #include "json.h"
 
-// A named array in memory: one tensor of a model, 1- or 2-dimensional, float.
+// A named array in memory: a tensor of a model, 1- or 2-dimensional, float, or the part of it that a rank holds. Of
+// dimension d the part has the shape[d] indices from first[d] on; in the last dimension, where the whole is `groups`
+// ranges of the same length, it has that in each: whole / groups * g + first + (0 .. shape / groups - 1).
 typedef struct {
     char name[80];
     float *data;
-    size_t shape[2];
+    size_t shape[2]; // of the part
     int dims;
+    size_t whole[2], first[2], groups;
 } TensorView;
 
 static inline size_t tensor_elements(const TensorView *t) {
     return t->shape[0] * (t->dims == 2 ? t->shape[1] : 1);
+}
+
+static inline size_t tensor_whole_elements(const TensorView *t) {
+    return t->whole[0] * (t->dims == 2 ? t->whole[1] : 1);
+}
+
+// How many elements of the part, from number `i` on, lie side by side in the whole tensor too; *at is where there.
+static inline size_t tensor_run(const TensorView *t, size_t i, size_t *at) {
+    int d = t->dims - 1;
+    size_t columns = t->shape[d], row = i / columns, column = i % columns, width = columns / t->groups;
+    *at = ((d ? t->first[0] : 0) + row) * t->whole[d] + column / width * (t->whole[d] / t->groups) + t->first[d] +
+          column % width;
+    return columns == t->whole[d] ? tensor_elements(t) - i : width - column % width;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -251,36 +267,45 @@ static inline void convert_to_floats_(float *out, const unsigned char *bytes, si
     }
 }
 
-// Reads a tensor into view->data, whatever its float format; its shape must be the view's.
-static inline bool safetensors_read(const Safetensors *s, const SafetensorsEntry *entry, const TensorView *view,
-                                    Error *e) {
+// Reads elements begin .. end - 1 of the part that the view is into out, whatever the tensor's float format; its shape
+// must be the whole's.
+static inline bool safetensors_read_range(const Safetensors *s, const SafetensorsEntry *entry, const TensorView *view,
+                                          size_t begin, size_t end, float *out, Error *e) {
     uint64_t dimension;
     const Json *d = entry->shape->child;
     bool fits = entry->shape->length == (size_t)view->dims;
     for (int i = 0; i < view->dims && fits; i++, d = d->next) {
-        fits = json_uint(d, &dimension) && dimension == view->shape[i];
+        fits = json_uint(d, &dimension) && dimension == view->whole[i];
     }
     if (!fits) {
         return fail(e, "%s: tensor \"%.80s\" has another shape than the model's (%zu%s%.0zu)", s->path, entry->name,
-                    view->shape[0], view->dims == 2 ? ", " : "", view->dims == 2 ? view->shape[1] : 0);
+                    view->whole[0], view->dims == 2 ? ", " : "", view->dims == 2 ? view->whole[1] : 0);
     }
     if (strcmp(entry->dtype, "F32") && strcmp(entry->dtype, "F16") && strcmp(entry->dtype, "BF16")) {
         return fail(e, "%s: tensor \"%.80s\" is %s; only F32, F16 and BF16 can be loaded", s->path, entry->name,
                     entry->dtype);
     }
     enum { PIECE = 65536 };
-    size_t width = entry->dtype[1] == '3' ? 4 : 2, n = tensor_elements(view);
+    size_t width = entry->dtype[1] == '3' ? 4 : 2;
     unsigned char *bytes = malloc(PIECE * width);
     bool ok = bytes || fail(e, "%s: no memory to read tensor \"%.80s\"", s->path, entry->name);
-    for (size_t i = 0; i < n && ok; i += PIECE) {
-        size_t piece = n - i < PIECE ? n - i : PIECE;
-        ok = read_at(s->fd, s->path, bytes, piece * width, s->data_start + entry->begin + i * width, e);
+    for (size_t i = begin, piece; i < end && ok; i += piece) {
+        size_t at, run = tensor_run(view, i, &at);
+        piece = run < end - i ? run : end - i;
+        piece = piece < PIECE ? piece : PIECE;
+        ok = read_at(s->fd, s->path, bytes, piece * width, s->data_start + entry->begin + at * width, e);
         if (ok) {
-            convert_to_floats_(view->data + i, bytes, piece, entry->dtype);
+            convert_to_floats_(out + i - begin, bytes, piece, entry->dtype);
         }
     }
     free(bytes);
     return ok;
+}
+
+// Reads all of it into view->data.
+static inline bool safetensors_read(const Safetensors *s, const SafetensorsEntry *entry, const TensorView *view,
+                                    Error *e) {
+    return safetensors_read_range(s, entry, view, 0, tensor_elements(view), view->data, e);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -289,17 +314,17 @@ static inline bool safetensors_read(const Safetensors *s, const SafetensorsEntry
 typedef struct {
     Safetensors *files;
     size_t count;
-} WeightFiles;
+} TensorSet;
 
-static inline void weight_files_close(WeightFiles *w) {
+static inline void tensor_set_close(TensorSet *w) {
     for (size_t i = 0; i < w->count; i++) {
         safetensors_close(&w->files[i]);
     }
     free(w->files);
-    *w = (WeightFiles){0};
+    *w = (TensorSet){0};
 }
 
-static inline bool weight_files_add_(WeightFiles *w, const char *directory, const char *name, Error *e) {
+static inline bool weight_files_add_(TensorSet *w, const char *directory, const char *name, Error *e) {
     char path[PATH_LIMIT];
     Safetensors *files = realloc(w->files, (w->count + 1) * sizeof *files);
     if (!files) {
@@ -316,7 +341,7 @@ static inline bool weight_files_add_(WeightFiles *w, const char *directory, cons
     return true;
 }
 
-static inline bool weight_files_add_indexed_(WeightFiles *w, const char *directory, const char *index_path,
+static inline bool weight_files_add_indexed_(TensorSet *w, const char *directory, const char *index_path,
                                              const Json *index, Error *e) {
     const Json *map = json_get(index, "weight_map");
     if (!map || map->kind != JSON_OBJECT || !map->child) {
@@ -341,9 +366,9 @@ static inline bool weight_files_add_indexed_(WeightFiles *w, const char *directo
     return true;
 }
 
-static inline bool weight_files_open(WeightFiles *w, const char *directory, Error *e) {
+static inline bool weight_files_open(TensorSet *w, const char *directory, Error *e) {
     char path[PATH_LIMIT];
-    *w = (WeightFiles){0};
+    *w = (TensorSet){0};
     if (!path_format(path, e, "%s/model.safetensors.index.json", directory)) {
         return false;
     }
@@ -359,15 +384,15 @@ static inline bool weight_files_open(WeightFiles *w, const char *directory, Erro
         }
     }
     if (!ok) {
-        weight_files_close(w);
+        tensor_set_close(w);
     }
     return ok;
 }
 
 // Finds a tensor by its full name or, as files of the bare model have it, without "transformer.". A tensor in two files
 // is refused. *file says which file; NULL with an empty error if there is none.
-static inline const SafetensorsEntry *weight_files_find_(const WeightFiles *w, const char *name,
-                                                         const Safetensors **file, Error *e) {
+static inline const SafetensorsEntry *weight_files_find_(const TensorSet *w, const char *name, const Safetensors **file,
+                                                         Error *e) {
     const char *prefix = "transformer.", *names[2] = {name, name};
     const SafetensorsEntry *found = NULL;
     if (!strncmp(name, prefix, strlen(prefix))) {
@@ -391,7 +416,7 @@ static inline const SafetensorsEntry *weight_files_find_(const WeightFiles *w, c
 }
 
 // lm_head.weight may be stored beside the embedding it is tied to, but then it must be the same matrix.
-static inline bool weights_check_tied_(const WeightFiles *w, const TensorView *wte, Error *e) {
+static inline bool weights_check_tied_(const TensorSet *w, const TensorView *wte, Error *e) {
     const Safetensors *file = NULL;
     const SafetensorsEntry *entry = weight_files_find_(w, "lm_head.weight", &file, e);
     if (!entry) {
@@ -409,9 +434,10 @@ static inline bool weights_check_tied_(const WeightFiles *w, const TensorView *w
     return ok;
 }
 
-// Fills all views (the first must be the token embedding) from the safetensors of a Hugging Face GPT-2 directory.
+// Fills all views (the token embedding first, if it is among them) from the safetensors of a Hugging Face GPT-2
+// directory.
 static inline bool weights_load(const char *directory, const TensorView *views, size_t count, Error *e) {
-    WeightFiles w;
+    TensorSet w;
     if (!weight_files_open(&w, directory, e)) {
         return false;
     }
@@ -424,9 +450,41 @@ static inline bool weights_load(const char *directory, const TensorView *views, 
         }
         ok = entry && safetensors_read(file, entry, &views[i], e);
     }
-    ok = ok && weights_check_tied_(&w, &views[0], e);
-    weight_files_close(&w);
+    ok = ok && (strcmp(views[0].name, "transformer.wte.weight") || weights_check_tied_(&w, &views[0], e));
+    tensor_set_close(&w);
     return ok;
+}
+
+// Opens the optimizer-NNNNN.safetensors of a checkpoint.
+static inline bool optimizer_open(TensorSet *set, const char *directory, Error *e) {
+    *set = (TensorSet){0};
+    for (;;) {
+        char path[PATH_LIMIT];
+        bool ok = path_format(path, e, "%s/optimizer-%05zu.safetensors", directory, set->count);
+        if (ok && set->count > 0 && access(path, F_OK)) {
+            return true;
+        }
+        Safetensors *longer = ok ? realloc(set->files, (set->count + 1) * sizeof *longer) : NULL;
+        if (longer) {
+            set->files = longer;
+        }
+        if (!ok || !(longer || fail(e, "%s: no memory", path)) || !safetensors_open(&set->files[set->count], path, e)) {
+            tensor_set_close(set);
+            return false;
+        }
+        set->count++;
+    }
+}
+
+// A tensor of any of the files and the file it is in; NULL if there is none.
+static inline const SafetensorsEntry *tensor_set_find(const TensorSet *set, const char *name,
+                                                      const Safetensors **file) {
+    const SafetensorsEntry *found = NULL;
+    for (size_t i = 0; i < set->count && !found; i++) {
+        *file = &set->files[i];
+        found = safetensors_find(*file, name);
+    }
+    return found;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -571,13 +629,17 @@ typedef struct {
     JsonWriter sums; // text of SHA256SUMS so far
 } CheckpointWriter;
 
-// Begins OUT/step-NNNNNN. OUT must exist.
-static inline bool checkpoint_begin(CheckpointWriter *w, const char *out, uint64_t step, Error *e) {
+// Begins OUT/step-NNNNNN. OUT must exist. Several processes may write one checkpoint: then one of them, `first`, makes
+// and commits it.
+static inline bool checkpoint_begin(CheckpointWriter *w, const char *out, uint64_t step, bool first, Error *e) {
     *w = (CheckpointWriter){0};
     if (!path_format(w->final, e, "%s/step-%06llu", out, (unsigned long long)step) ||
         !path_format(w->old, e, "%s/.step-%06llu.old", out, (unsigned long long)step) ||
         !path_format(w->temporary, e, "%s/.step-%06llu.new", out, (unsigned long long)step)) {
         return false;
+    }
+    if (!first) {
+        return true;
     }
     remove_directory(w->temporary); // what a killed run left
     if (mkdir(w->temporary, 0777)) {
@@ -597,15 +659,20 @@ static inline bool checkpoint_open_(CheckpointWriter *w, const char *name, Outpu
     return path_format(path, e, "%s/%s", w->temporary, name) && output_open(file, path, e);
 }
 
+// Adds a line to SHA256SUMS: `hex` is the hash of a file of the checkpoint that was written in another way.
+static inline void checkpoint_add_sum(CheckpointWriter *w, const char *name, const char *hex) {
+    json_append(&w->sums, hex, 64);
+    json_append(&w->sums, "  ", 2);
+    json_append(&w->sums, name, strlen(name));
+    json_append(&w->sums, "\n", 1);
+}
+
 static inline bool checkpoint_close_(CheckpointWriter *w, const char *name, OutputFile *file, Error *e) {
     char hex[65];
     if (!output_close(file, hex, e)) {
         return false;
     }
-    json_append(&w->sums, hex, 64);
-    json_append(&w->sums, "  ", 2);
-    json_append(&w->sums, name, strlen(name));
-    json_append(&w->sums, "\n", 1);
+    checkpoint_add_sum(w, name, hex);
     return true;
 }
 
@@ -639,7 +706,8 @@ static inline bool checkpoint_add_copy(CheckpointWriter *w, const char *director
     return ok;
 }
 
-static inline void safetensors_header_(JsonWriter *json, const TensorView *views, size_t count) {
+// Returns the bytes of the tensors.
+static inline uint64_t safetensors_header_(JsonWriter *json, const TensorView *views, size_t count) {
     uint64_t offset = 0;
     json_open(json, NULL, '{');
     json_open(json, "__metadata__", '{');
@@ -650,12 +718,12 @@ static inline void safetensors_header_(JsonWriter *json, const TensorView *views
         json_put_string(json, "dtype", "F32");
         json_open(json, "shape", '[');
         for (int d = 0; d < views[i].dims; d++) {
-            json_put_uint(json, NULL, views[i].shape[d]);
+            json_put_uint(json, NULL, views[i].whole[d]);
         }
         json_close(json, ']');
         json_open(json, "data_offsets", '[');
         json_put_uint(json, NULL, offset);
-        offset += tensor_elements(&views[i]) * sizeof(float);
+        offset += tensor_whole_elements(&views[i]) * sizeof(float);
         json_put_uint(json, NULL, offset);
         json_close(json, ']');
         json_close(json, '}');
@@ -664,26 +732,159 @@ static inline void safetensors_header_(JsonWriter *json, const TensorView *views
     while ((8 + json->length) % 8 && !json->failed) {
         json_append(json, " ", 1);
     }
+    return offset;
 }
 
-// Adds a safetensors file with these tensors as F32.
-static inline bool checkpoint_add_tensors(CheckpointWriter *w, const char *name, const TensorView *views, size_t count,
-                                          Error *e) {
+// ---------------------------------------------------------------------------------------------------------------------
+// The tensors of a checkpoint: model.safetensors, or several files of at most TENSOR_FILE_BYTES and an index as the hub
+// has them; optimizer-NNNNN.safetensors likewise. Several processes write one file: the first makes it, each opens it
+// and writes parts, and when all have closed it, it is on disk.
+
+static const uint64_t TENSOR_FILE_BYTES = (uint64_t)4 << 30; // or one tensor
+
+typedef struct {
+    char name[64];
+    size_t first, count; // of the views
+} TensorFile;
+
+typedef struct {
+    TensorFile *items;
+    size_t count, model_count; // the first model_count hold the weights
+} TensorFiles;
+
+// Deals `count` views, which must be consecutive, into files; their names get a %zu from 0.
+static inline bool tensor_files_add_(TensorFiles *files, const TensorView *views, size_t first, size_t count,
+                                     Error *e) {
+    uint64_t bytes = UINT64_MAX;
+    for (size_t i = first; i < first + count; i++) {
+        uint64_t more = tensor_whole_elements(&views[i]) * sizeof(float);
+        if (bytes > TENSOR_FILE_BYTES || more > TENSOR_FILE_BYTES - bytes) {
+            TensorFile *longer = realloc(files->items, (files->count + 1) * sizeof *longer);
+            if (!longer) {
+                return fail(e, "no memory for the list of a checkpoint's files");
+            }
+            files->items = longer;
+            files->items[files->count++] = (TensorFile){.first = i};
+            bytes = 0;
+        }
+        files->items[files->count - 1].count++;
+        bytes += more;
+    }
+    return true;
+}
+
+// The files for `count` weights and then 2 * count optimizer states; `views` are of whole tensors. Free items.
+static inline bool tensor_files(TensorFiles *files, const TensorView *views, size_t count, Error *e) {
+    *files = (TensorFiles){0};
+    if (!tensor_files_add_(files, views, 0, count, e)) {
+        return false;
+    }
+    files->model_count = files->count;
+    if (!tensor_files_add_(files, views, count, 2 * count, e)) {
+        return false;
+    }
+    for (size_t f = 0; f < files->count; f++) {
+        size_t size = sizeof files->items[f].name;
+        if (f >= files->model_count) {
+            snprintf(files->items[f].name, size, "optimizer-%05zu.safetensors", f - files->model_count);
+        } else if (files->model_count == 1) {
+            snprintf(files->items[f].name, size, "model.safetensors");
+        } else {
+            snprintf(files->items[f].name, size, "model-%05zu-of-%05zu.safetensors", f + 1, files->model_count);
+        }
+    }
+    return true;
+}
+
+// Adds model.safetensors.index.json if the weights are in several files.
+static inline bool checkpoint_add_index(CheckpointWriter *w, const TensorFiles *files, const TensorView *views,
+                                        Error *e) {
+    JsonWriter json = {.indent = 2};
+    uint64_t total = 0;
+    if (files->model_count == 1) {
+        return true;
+    }
+    json_open(&json, NULL, '{');
+    json_open(&json, "weight_map", '{');
+    for (size_t f = 0; f < files->model_count; f++) {
+        for (size_t i = files->items[f].first; i < files->items[f].first + files->items[f].count; i++) {
+            json_put_string(&json, views[i].name, files->items[f].name);
+            total += tensor_whole_elements(&views[i]) * sizeof(float);
+        }
+    }
+    json_close(&json, '}');
+    json_open(&json, "metadata", '{');
+    json_put_uint(&json, "total_size", total);
+    json_close(&json, '}');
+    json_close(&json, '}');
+    return checkpoint_add_json(w, "model.safetensors.index.json", &json, e);
+}
+
+// Makes a file with the header for `count` tensors, F32, whole, and zeros.
+static inline bool checkpoint_make_tensors(CheckpointWriter *w, const char *name, const TensorView *views, size_t count,
+                                           Error *e) {
     OutputFile file;
     JsonWriter header = {0};
     unsigned char prefix[8];
+    char hex[65];
     if (!checkpoint_open_(w, name, &file, e)) {
         return false;
     }
-    safetensors_header_(&header, views, count);
+    uint64_t bytes = safetensors_header_(&header, views, count) + 8 + header.length;
     bool ok = !header.failed || fail(e, "%s/%s: no memory for its header", w->temporary, name);
     store_le(prefix, header.length, 8);
     ok = ok && output_write(&file, prefix, 8, e) && output_write(&file, header.data, header.length, e);
-    for (size_t i = 0; i < count && ok; i++) {
-        ok = output_write(&file, views[i].data, tensor_elements(&views[i]) * sizeof(float), e);
+    if (ok && (fflush(file.file) || ftruncate(fileno(file.file), (off_t)bytes))) {
+        ok = fail(e, "%s/%s: cannot be made %llu bytes long: %s", w->temporary, name, (unsigned long long)bytes,
+                  strerror(errno));
     }
     free(header.data);
-    return checkpoint_close_(w, name, &file, ok ? e : &(Error){0}) && ok;
+    return output_close(&file, hex, ok ? e : &(Error){0}) && ok;
+}
+
+typedef struct {
+    Safetensors file;
+    int descriptor;
+} TensorWriter;
+
+static inline bool tensor_writer_open(TensorWriter *t, const CheckpointWriter *w, const char *name, Error *e) {
+    char path[PATH_LIMIT];
+    if (!path_format(path, e, "%s/%s", w->temporary, name) || !safetensors_open(&t->file, path, e)) {
+        return false;
+    }
+    t->descriptor = open(path, O_WRONLY | O_CLOEXEC);
+    if (t->descriptor < 0) {
+        safetensors_close(&t->file);
+        return fail(e, "%s: cannot be written: %s", path, strerror(errno));
+    }
+    return true;
+}
+
+// Writes elements begin .. end - 1 of the part that the view is, which are at `data`, to where they are in the whole.
+static inline bool tensor_writer_write(const TensorWriter *t, const TensorView *view, size_t begin, size_t end,
+                                       const float *data, Error *e) {
+    const SafetensorsEntry *entry = safetensors_find(&t->file, view->name);
+    for (size_t i = begin, n; i < end; i += n) {
+        size_t at, run = tensor_run(view, i, &at);
+        n = run < end - i ? run : end - i;
+        if (!write_at(t->descriptor, t->file.path, data + i - begin, n * sizeof(float),
+                      t->file.data_start + entry->begin + at * sizeof(float), e)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// `ok` says whether all went well so far; on disk when this returns true.
+static inline bool tensor_writer_close(TensorWriter *t, bool ok, Error *e) {
+    if (ok && fsync(t->descriptor)) {
+        ok = fail(e, "%s: cannot be written: %s", t->file.path, strerror(errno));
+    }
+    if (close(t->descriptor) && ok) {
+        ok = fail(e, "%s: cannot be written: %s", t->file.path, strerror(errno));
+    }
+    safetensors_close(&t->file);
+    return ok;
 }
 
 // Writes SHA256SUMS, makes everything durable, and gives the directory its name. A broken checkpoint that already had
@@ -750,14 +951,15 @@ static inline bool checkpoint_list(const char *out, uint64_t **steps, size_t *co
     return true;
 }
 
-// Compares the files of a checkpoint with its SHA256SUMS; the optimizer's only if asked for. A directory without
-// trainer_state.json is somebody else's model: it has no sums to check.
-static inline bool checkpoint_verify(const char *directory, bool with_optimizer, Error *e) {
-    static const char *needed[] = {"config.json", "model.safetensors", "trainer_state.json",
-                                   "optimizer-00000.safetensors"};
+// Compares the files of a checkpoint with its SHA256SUMS, of `shares` processes each its `share` of them; the
+// optimizer's only if asked for. A directory without trainer_state.json is somebody else's model: it has no sums to
+// check.
+static inline bool checkpoint_verify(const char *directory, bool with_optimizer, size_t share, size_t shares,
+                                     Error *e) {
+    static const char *needed[] = {"config.json", "trainer_state.json", "optimizer-00000.safetensors"};
     char path[PATH_LIMIT], hex[65];
-    size_t length;
-    bool found[4] = {0};
+    size_t length, lines = 0;
+    bool found[3] = {0}, model = false;
     if (!path_format(path, e, "%s/trainer_state.json", directory)) {
         return false;
     }
@@ -784,7 +986,8 @@ static inline bool checkpoint_verify(const char *directory, bool with_optimizer,
         for (size_t i = 0; i < sizeof needed / sizeof *needed; i++) {
             found[i] |= !strcmp(name, needed[i]);
         }
-        if (!with_optimizer && !strncmp(name, "optimizer-", 10)) {
+        model |= !strcmp(name, "model.safetensors") || !strcmp(name, "model.safetensors.index.json");
+        if ((!with_optimizer && !strncmp(name, "optimizer-", 10)) || lines++ % shares != share) {
             continue;
         }
         char file[PATH_LIMIT];
@@ -803,7 +1006,7 @@ static inline bool checkpoint_verify(const char *directory, bool with_optimizer,
             return fail(e, "%s: does not list %s", path, needed[i]);
         }
     }
-    return true;
+    return model || fail(e, "%s: does not list model.safetensors", path);
 }
 
 // Removes what killed runs left in OUT: the hidden .step-*.new and .step-*.old. The caller holds OUT's lock.

@@ -77,6 +77,18 @@ static inline bool read_at(int file, const char *path, void *out, size_t bytes, 
     return true;
 }
 
+// Writes `bytes` at `offset`.
+static inline bool write_at(int file, const char *path, const void *data, size_t bytes, uint64_t offset, Error *e) {
+    for (size_t done = 0; done < bytes;) {
+        ssize_t n = pwrite(file, (const char *)data + done, bytes - done, (off_t)(offset + done));
+        if (n < 0 && errno != EINTR) {
+            return fail(e, "%s: cannot be written at byte %llu: %s", path, (unsigned long long)offset, strerror(errno));
+        }
+        done += n > 0 ? (size_t)n : 0;
+    }
+    return true;
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // SHA-256 (FIPS 180-4)
 

@@ -28,13 +28,25 @@ typedef REAL real;
 // The rows of logits that exist at one time: B x T x V of them are never stored.
 enum { CLASSIFIER_ROWS = 256 };
 
+// A slice of the vocabulary, words first .. first + count - 1: all of it, or a tensor-parallel rank's share.
+typedef struct {
+    size_t first, count;
+} Words;
+
+// The softmax of one row over one slice of the vocabulary: what the slices tell each other.
+typedef struct {
+    real max;    // of the slice's logits
+    real sum;    // of exp(logit - max)
+    real target; // the target's logit; -inf if another slice holds that word
+} SliceSoftmax;
+
 // One entry per kernel. `--kernels` picks a table; a diff, a benchmark or a test is a loop over two of them.
 typedef struct {
     const char *name;
-    void (*embedding_forward)(real *out, const int32_t *tokens, const real *wte, const real *wpe, size_t first_position,
-                              size_t B, size_t T, size_t C);
-    void (*embedding_backward)(real *dwte, real *dwpe, const real *dout, const int32_t *tokens, size_t B, size_t T,
-                               size_t C);
+    void (*embedding_forward)(real *out, const int32_t *tokens, const real *wte, const real *wpe, Words words,
+                              size_t first_position, size_t B, size_t T, size_t C);
+    void (*embedding_backward)(real *dwte, real *dwpe, const real *dout, const int32_t *tokens, Words words, size_t B,
+                               size_t T, size_t C);
     void (*layernorm_forward)(real *out, real *mean, real *rstd, const real *inp, const real *weight, const real *bias,
                               size_t R, size_t C);
     void (*layernorm_backward)(real *dinp, real *dweight, real *dbias, const real *dout, const real *inp,
@@ -52,8 +64,12 @@ typedef struct {
     void (*attention_backward)(real *dqkv, const real *dout, const real *out, const real *qkv, const real *lse,
                                size_t B, size_t T, size_t C, size_t H);
     void (*logits_forward)(real *logits, const real *inp, const real *wte, size_t R, size_t C, size_t V);
-    void (*classifier)(real *losses, real *dinp, real *dwte, real *logits, const real *inp, const real *wte,
-                       const int32_t *targets, real dloss, size_t R, size_t C, size_t V);
+    void (*classifier_forward)(real *logits, SliceSoftmax *softmax, const real *inp, const real *wte,
+                               const int32_t *targets, Words words, size_t R, size_t C);
+    void (*cross_entropy)(real *losses, real *scale, const SliceSoftmax *slices, size_t S, size_t mine, real dloss,
+                          size_t R);
+    void (*classifier_backward)(real *dinp, real *dwte, real *logits, const real *scale, const real *inp,
+                                const real *wte, const int32_t *targets, real dloss, Words words, size_t R, size_t C);
     double (*sum_of_squares)(const real *x, size_t n);
     void (*adamw)(real *param, real *m, real *v, const real *grad, size_t n, real grad_scale, real lr, real beta1,
                   real beta2, real eps, real weight_decay, uint64_t step);
@@ -220,30 +236,35 @@ static inline void matmul_backward_weight_ref(real *dweight, real *dbias, const 
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Embedding: out (B, T, C) = wte[token] + wpe[position]; wte: (V, C), wpe: (positions, C), tokens: (B, T) below V.
-// Positions are first_position .. first_position + T - 1.
+// Embedding: out (B, T, C) = wte[token] + wpe[position]; wte: (words, C), wpe: (positions, C), tokens: (B, T).
+// Positions are first_position .. first_position + T - 1. A word outside the slice counts as zeros, and so do positions
+// where wpe is NULL: the slices' outputs add up to the whole.
 
 static inline void embedding_forward_ref(real *out, const int32_t *tokens, const real *wte, const real *wpe,
-                                         size_t first_position, size_t B, size_t T, size_t C) {
+                                         Words words, size_t first_position, size_t B, size_t T, size_t C) {
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < B * T; r++) {
-        const real *word = wte + (size_t)tokens[r] * C, *position = wpe + (first_position + r % T) * C;
+        size_t word = (size_t)tokens[r] - words.first; // of no slice: wraps to a large number
         for (size_t c = 0; c < C; c++) {
-            out[r * C + c] = word[c] + position[c];
+            real of_word = word < words.count ? wte[word * C + c] : 0;
+            out[r * C + c] = wpe ? of_word + wpe[(first_position + r % T) * C + c] : of_word;
         }
     }
 }
 
-// dwte (V, C) += and dwpe (T, C) += the rows of dout (B, T, C) that read them. A thread owns whole channels, so that a
-// word that occurs twice is added up by one thread, in the order of the rows.
-static inline void embedding_backward_ref(real *dwte, real *dwpe, const real *dout, const int32_t *tokens, size_t B,
-                                          size_t T, size_t C) {
+// dwte (words, C) += and dwpe (T, C) += the rows of dout (B, T, C) that read them. A thread owns whole channels, so
+// that a word that occurs twice is added up by one thread, in the order of the rows.
+static inline void embedding_backward_ref(real *dwte, real *dwpe, const real *dout, const int32_t *tokens, Words words,
+                                          size_t B, size_t T, size_t C) {
 #pragma omp parallel for schedule(static)
     for (size_t c0 = 0; c0 < C; c0 += LANES) {
         size_t c1 = c0 + LANES < C ? c0 + LANES : C;
         for (size_t r = 0; r < B * T; r++) {
+            size_t word = (size_t)tokens[r] - words.first;
             for (size_t c = c0; c < c1; c++) {
-                dwte[(size_t)tokens[r] * C + c] += dout[r * C + c];
+                if (word < words.count) {
+                    dwte[word * C + c] += dout[r * C + c];
+                }
                 dwpe[r % T * C + c] += dout[r * C + c];
             }
         }
@@ -390,46 +411,66 @@ static inline void logits_forward_ref(real *logits, const real *inp, const real 
     gemm_ref(logits, (MatrixRef){inp, C, 1}, (MatrixRef){wte, 1, C}, R, V, C);
 }
 
-// One row: returns -log softmax(logits)[target]; with dloss != 0 turns the logits into
-// dlogits = dloss (softmax(logits) - onehot(target)).
-static inline real cross_entropy_ref(real *logits, int32_t target, real dloss, size_t V) {
-    real max = logits[0], lane[LANES] = {0}, target_logit = logits[target];
-    for (size_t v = 1; v < V; v++) {
-        max = logits[v] > max ? logits[v] : max;
-    }
-    for (size_t v = 0; v < V; v++) {
-        logits[v] = exp(logits[v] - max);
-        lane[v % LANES] += logits[v];
-    }
-    real sum = add_lanes_ref(lane);
-    if (dloss != 0) {
-        real scale = dloss / sum;
-        for (size_t v = 0; v < V; v++) {
-            logits[v] *= scale;
+// The classifier in three steps, so that ranks may share the vocabulary (Shoeybi et al. 2019): each slice computes its
+// logits and their softmax, slices exchange the latter, each slice turns its logits into gradients.
+
+// logits (R, words) = exp(inp wte^T - max), softmax (R): of this slice
+static inline void classifier_forward_ref(real *logits, SliceSoftmax *softmax, const real *inp, const real *wte,
+                                          const int32_t *targets, Words words, size_t R, size_t C) {
+    size_t V = words.count;
+    logits_forward_ref(logits, inp, wte, R, C, V);
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < R; r++) {
+        size_t target = (size_t)targets[r] - words.first;
+        real *x = logits + r * V, max = x[0], lane[LANES] = {0}, target_logit = target < V ? x[target] : -INFINITY;
+        for (size_t v = 1; v < V; v++) {
+            max = x[v] > max ? x[v] : max;
         }
-        logits[target] -= dloss;
+        for (size_t v = 0; v < V; v++) {
+            x[v] = exp(x[v] - max);
+            lane[v % LANES] += x[v];
+        }
+        softmax[r] = (SliceSoftmax){max, add_lanes_ref(lane), target_logit};
     }
-    return log(sum) + max - target_logit;
 }
 
-// losses (R) of the rows inp (R, C) against targets (R); unless dinp is NULL also dinp (R, C) = and dwte (V, C) += the
-// gradients of dloss * sum(losses). CLASSIFIER_ROWS rows at a time go through the scratch `logits` (CLASSIFIER_ROWS,
-// V).
-static inline void classifier_ref(real *losses, real *dinp, real *dwte, real *logits, const real *inp, const real *wte,
-                                  const int32_t *targets, real dloss, size_t R, size_t C, size_t V) {
-    for (size_t r0 = 0; r0 < R; r0 += CLASSIFIER_ROWS) {
-        size_t rows = R - r0 < CLASSIFIER_ROWS ? R - r0 : CLASSIFIER_ROWS;
-        logits_forward_ref(logits, inp + r0 * C, wte, rows, C, V);
-#pragma omp parallel for schedule(static)
-        for (size_t r = 0; r < rows; r++) {
-            losses[r0 + r] = cross_entropy_ref(logits + r * V, targets[r0 + r], dinp ? dloss : 0, V);
+// From slices (S, R), the softmax of each row over all S slices: losses (R) = -log softmax(logits)[target], and scale
+// (R), what slice `mine` has to multiply its exp(logit - max) by to get dloss softmax(logits).
+static inline void cross_entropy_ref(real *losses, real *scale, const SliceSoftmax *slices, size_t S, size_t mine,
+                                     real dloss, size_t R) {
+    for (size_t r = 0; r < R; r++) {
+        real max = -INFINITY, target = -INFINITY, sum = 0;
+        for (size_t s = 0; s < S; s++) {
+            max = slices[s * R + r].max > max ? slices[s * R + r].max : max;
+            target = slices[s * R + r].target > target ? slices[s * R + r].target : target;
         }
-        if (dinp) {
-            memset(dinp + r0 * C, 0, rows * C * sizeof(real));
-            gemm_ref(dinp + r0 * C, (MatrixRef){logits, V, 1}, (MatrixRef){wte, C, 1}, rows, C, V);
-            gemm_ref(dwte, (MatrixRef){logits, 1, V}, (MatrixRef){inp + r0 * C, C, 1}, V, C, rows);
+        for (size_t s = 0; s < S; s++) {
+            sum += slices[s * R + r].sum * exp(slices[s * R + r].max - max);
+        }
+        losses[r] = log(sum) + max - target;
+        scale[r] = dloss * exp(slices[mine * R + r].max - max) / sum;
+    }
+}
+
+// dlogits (R, words) = dloss (softmax(logits) - onehot(target)), over the logits of classifier_forward;
+// dinp (R, C) = dlogits wte;  dwte (words, C) += dlogits^T inp.
+static inline void classifier_backward_ref(real *dinp, real *dwte, real *logits, const real *scale, const real *inp,
+                                           const real *wte, const int32_t *targets, real dloss, Words words, size_t R,
+                                           size_t C) {
+    size_t V = words.count;
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < R; r++) {
+        size_t target = (size_t)targets[r] - words.first;
+        for (size_t v = 0; v < V; v++) {
+            logits[r * V + v] *= scale[r];
+        }
+        if (target < V) {
+            logits[r * V + target] -= dloss;
         }
     }
+    memset(dinp, 0, R * C * sizeof(real));
+    gemm_ref(dinp, (MatrixRef){logits, V, 1}, (MatrixRef){wte, C, 1}, R, C, V);
+    gemm_ref(dwte, (MatrixRef){logits, 1, V}, (MatrixRef){inp, C, 1}, V, C, R);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -514,7 +555,9 @@ static const Kernels kernels_ref = {
     .attention_forward = attention_forward_ref,
     .attention_backward = attention_backward_ref,
     .logits_forward = logits_forward_ref,
-    .classifier = classifier_ref,
+    .classifier_forward = classifier_forward_ref,
+    .cross_entropy = cross_entropy_ref,
+    .classifier_backward = classifier_backward_ref,
     .sum_of_squares = sum_of_squares_ref,
     .adamw = adamw_ref,
 };

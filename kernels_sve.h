@@ -772,20 +772,31 @@ static inline void add_rows_into_sve(float *out, const float *a, const float *b,
 }
 
 static inline void embedding_forward_sve(float *out, const int32_t *tokens, const float *wte, const float *wpe,
-                                         size_t first_position, size_t B, size_t T, size_t C) {
+                                         Words words, size_t first_position, size_t B, size_t T, size_t C) {
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < B * T; r++) {
-        add_rows_into_sve(out + r * C, wte + (size_t)tokens[r] * C, wpe + (first_position + r % T) * C, C);
+        size_t word = (size_t)tokens[r] - words.first;
+        float *row = out + r * C;
+        if (word < words.count && wpe) {
+            add_rows_into_sve(row, wte + word * C, wpe + (first_position + r % T) * C, C);
+        } else if (word < words.count || wpe) {
+            memcpy(row, word < words.count ? wte + word * C : wpe + (first_position + r % T) * C, C * sizeof *row);
+        } else {
+            memset(row, 0, C * sizeof *row);
+        }
     }
 }
 
-static inline void embedding_backward_sve(float *dwte, float *dwpe, const float *dout, const int32_t *tokens, size_t B,
-                                          size_t T, size_t C) {
+static inline void embedding_backward_sve(float *dwte, float *dwpe, const float *dout, const int32_t *tokens,
+                                          Words words, size_t B, size_t T, size_t C) {
 #pragma omp parallel for schedule(static)
     for (size_t c = 0; c < C; c += MAX_LANES) {
         size_t n = C - c < MAX_LANES ? C - c : MAX_LANES;
         for (size_t r = 0; r < B * T; r++) {
-            add_row_sve(dwte + (size_t)tokens[r] * C + c, dout + r * C + c, n);
+            size_t word = (size_t)tokens[r] - words.first;
+            if (word < words.count) {
+                add_row_sve(dwte + word * C + c, dout + r * C + c, n);
+            }
             add_row_sve(dwpe + r % T * C + c, dout + r * C + c, n);
         }
     }
@@ -1109,30 +1120,49 @@ static inline void logits_forward_sve(float *logits, const float *inp, const flo
     gemm_sve(logits, (MatrixRef){inp, C, 1}, (MatrixRef){wte, 1, C}, R, V, C, &(Epilogue){0});
 }
 
-static inline float cross_entropy_sve(float *logits, int32_t target, float dloss, size_t V) {
-    float target_logit = logits[target], max = max_row_sve(logits, V), sum = exp_row_sve(logits, V, 1, max);
-    if (dloss != 0) {
-        scale_row_sve(logits, V, dloss / sum);
-        logits[target] -= dloss;
+static inline void classifier_forward_sve(float *logits, SliceSoftmax *softmax, const float *inp, const float *wte,
+                                          const int32_t *targets, Words words, size_t R, size_t C) {
+    logits_forward_sve(logits, inp, wte, R, C, words.count);
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < R; r++) {
+        size_t target = (size_t)targets[r] - words.first;
+        float *x = logits + r * words.count, max = max_row_sve(x, words.count);
+        softmax[r].target = target < words.count ? x[target] : -INFINITY;
+        softmax[r].max = max;
+        softmax[r].sum = exp_row_sve(x, words.count, 1, max);
     }
-    return log_scalar_sve(sum) + max - target_logit;
 }
 
-static inline void classifier_sve(float *losses, float *dinp, float *dwte, float *logits, const float *inp,
-                                  const float *wte, const int32_t *targets, float dloss, size_t R, size_t C, size_t V) {
-    for (size_t r0 = 0; r0 < R; r0 += CLASSIFIER_ROWS) {
-        size_t rows = R - r0 < CLASSIFIER_ROWS ? R - r0 : CLASSIFIER_ROWS;
-        logits_forward_sve(logits, inp + r0 * C, wte, rows, C, V);
-#pragma omp parallel for schedule(static)
-        for (size_t r = 0; r < rows; r++) {
-            losses[r0 + r] = cross_entropy_sve(logits + r * V, targets[r0 + r], dinp ? dloss : 0, V);
+static inline void cross_entropy_sve(float *losses, float *scale, const SliceSoftmax *slices, size_t S, size_t mine,
+                                     float dloss, size_t R) {
+    for (size_t r = 0; r < R; r++) {
+        float max = -INFINITY, target = -INFINITY, sum = 0;
+        for (size_t s = 0; s < S; s++) {
+            max = slices[s * R + r].max > max ? slices[s * R + r].max : max;
+            target = slices[s * R + r].target > target ? slices[s * R + r].target : target;
         }
-        if (dinp) {
-            gemm_sve(dinp + r0 * C, (MatrixRef){logits, V, 1}, (MatrixRef){wte, C, 1}, rows, C, V, &(Epilogue){0});
-            gemm_sve(dwte, (MatrixRef){logits, 1, V}, (MatrixRef){inp + r0 * C, C, 1}, V, C, rows,
-                     &(Epilogue){.accumulate = true});
+        for (size_t s = 0; s < S; s++) {
+            sum += slices[s * R + r].sum * exp_scalar_sve(slices[s * R + r].max - max);
+        }
+        losses[r] = log_scalar_sve(sum) + max - target;
+        scale[r] = dloss * exp_scalar_sve(slices[mine * R + r].max - max) / sum;
+    }
+}
+
+static inline void classifier_backward_sve(float *dinp, float *dwte, float *logits, const float *scale,
+                                           const float *inp, const float *wte, const int32_t *targets, float dloss,
+                                           Words words, size_t R, size_t C) {
+    size_t V = words.count;
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < R; r++) {
+        size_t target = (size_t)targets[r] - words.first;
+        scale_row_sve(logits + r * V, V, scale[r]);
+        if (target < V) {
+            logits[r * V + target] -= dloss;
         }
     }
+    gemm_sve(dinp, (MatrixRef){logits, V, 1}, (MatrixRef){wte, C, 1}, R, C, V, &(Epilogue){0});
+    gemm_sve(dwte, (MatrixRef){logits, 1, V}, (MatrixRef){inp, C, 1}, V, C, R, &(Epilogue){.accumulate = true});
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -1254,7 +1284,9 @@ static const Kernels kernels_sve = {
     .attention_forward = attention_forward_sve,
     .attention_backward = attention_backward_sve,
     .logits_forward = logits_forward_sve,
-    .classifier = classifier_sve,
+    .classifier_forward = classifier_forward_sve,
+    .cross_entropy = cross_entropy_sve,
+    .classifier_backward = classifier_backward_sve,
     .sum_of_squares = sum_of_squares_sve,
     .adamw = adamw_sve,
 };

@@ -592,7 +592,7 @@ typedef struct {
     TrieSlot_ *roots; // (alphabet), first symbols
     TrieSlot_ *slots; // open addressing
     size_t mask;
-} PieceTrie_;
+} UnigramTrie_;
 
 typedef struct {
     uint32_t *code_points; // (alphabet), of a symbol
@@ -604,7 +604,7 @@ typedef struct {
     size_t word_count, word_capacity;
     UnigramPiece_ *pieces; // the first ones are the single characters
     size_t piece_count, piece_capacity, characters;
-    PieceTrie_ trie;
+    UnigramTrie_ trie;
     uint64_t *counts; // (threads, piece_count)
     int threads;
 } UnigramTrainer_;
@@ -912,7 +912,7 @@ static inline bool unigram_seed_(UnigramTrainer_ *u, Error *e) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Unigram: the lattice of a word
 
-static inline TrieSlot_ *trie_slot_(const PieceTrie_ *t, uint32_t node, int32_t symbol) {
+static inline TrieSlot_ *trie_slot_(const UnigramTrie_ *t, uint32_t node, int32_t symbol) {
     uint64_t key = (uint64_t)node << 32 | (uint32_t)symbol;
     size_t i = (size_t)hash_mix_(key) & t->mask;
     while (t->slots[i].key && t->slots[i].key != key) {
@@ -923,7 +923,7 @@ static inline TrieSlot_ *trie_slot_(const PieceTrie_ *t, uint32_t node, int32_t 
 
 // A trie of all pieces with a probability.
 static inline bool unigram_trie_(UnigramTrainer_ *u, Error *e) {
-    PieceTrie_ *t = &u->trie;
+    UnigramTrie_ *t = &u->trie;
     size_t inner = 1, size = 4;
     uint32_t nodes = 0;
     for (size_t p = 0; p < u->piece_count; p++) {
@@ -975,7 +975,7 @@ typedef struct {
 } Lattice_;
 
 // All pieces in a word.
-static inline void piece_lattice_fill_(Lattice_ *lattice, const UnigramTrainer_ *u, const int32_t *text, uint32_t length) {
+static inline void lattice_score_(Lattice_ *lattice, const UnigramTrainer_ *u, const int32_t *text, uint32_t length) {
     lattice->count = 0;
     for (uint32_t start = 0; start < length; start++) {
         const TrieSlot_ *slot = &u->trie.roots[text[start]];
@@ -1049,7 +1049,7 @@ static inline void unigram_count_(UnigramTrainer_ *u, bool likeliest) {
             const UnigramWord_ *word = &u->words[w];
             uint32_t best[UNIGRAM_WORD_LENGTH_];
             double score;
-            piece_lattice_fill_(&lattice, u, u->text + word->start, word->length);
+            lattice_score_(&lattice, u, u->text + word->start, word->length);
             if (!likeliest) {
                 lattice_expect_(&lattice, u->pieces, word, counts);
                 continue;
@@ -1146,7 +1146,7 @@ static inline Worth_ piece_worth_(const UnigramTrainer_ *u, Lattice_ *lattice, u
     if (!u->counts[p]) {
         return (Worth_){0, piece->score, p};
     }
-    piece_lattice_fill_(lattice, u, u->text + piece->start, piece->length);
+    lattice_score_(lattice, u, u->text + piece->start, piece->length);
     size_t n = lattice_best_(lattice, u->pieces, piece->length, p, parts, &without);
     value = log(count / total) + (double)n * log(total + count * (double)(n - 1));
     for (size_t k = 0; k < n; k++) {

@@ -400,6 +400,31 @@ static inline void token_texts_free(TokenTexts *t) {
     *t = (TokenTexts){0};
 }
 
+// Writes the text of a token to `out`, which has room for what tokenizer_text gives. A piece is spelled with U+2581 for
+// a space, and as <0xNN> for a byte. What a tokenizer normalizes is found as it left it.
+static inline size_t token_text_of_(const Tokenizer *t, int32_t id, char *out) {
+    size_t length, written = 0;
+    const char *text = tokenizer_text(t, id, &length);
+    if (id == t->end_of_document) {
+        return 0;
+    }
+    if (t->model == MODEL_BYTE_BPE || t->tokens[id].added || (size_t)id >= t->model_size) {
+        memcpy(out, text, length);
+        return length;
+    }
+    int16_t byte = piece_byte_(text, length, true);
+    if (byte >= 0 && t->byte_id[byte] == id) {
+        *out = (char)byte;
+        return 1;
+    }
+    for (size_t i = 0; i < length;) {
+        bool space = length - i >= 3 && !memcmp(text + i, SPACE_SYMBOL_, 3);
+        out[written++] = space ? ' ' : text[i];
+        i += space ? 3 : 1;
+    }
+    return written;
+}
+
 static inline bool token_texts_init(TokenTexts *t, const Tokenizer *tokenizer, Error *e) {
     size_t capacity = 0, count = 0;
     *t = (TokenTexts){.vocab_size = tokenizer->vocab_size};
@@ -409,13 +434,12 @@ static inline bool token_texts_init(TokenTexts *t, const Tokenizer *tokenizer, E
     }
     for (size_t id = 0; id < t->vocab_size; id++) {
         size_t length = 0;
-        const char *text = tokenizer_text(tokenizer, (int32_t)id, &length);
-        length = id == (size_t)tokenizer->end_of_document ? 0 : length;
+        tokenizer_text(tokenizer, (int32_t)id, &length);
         if (!reserve_(&t->bytes, &capacity, count, length + 1, 1, e)) {
             token_texts_free(t);
             return false;
         }
-        memcpy(t->bytes + count, text, length);
+        length = token_text_of_(tokenizer, (int32_t)id, t->bytes + count);
         count += length;
         t->starts[id + 1] = count;
         t->longest = length > t->longest ? length : t->longest;
@@ -1015,7 +1039,7 @@ static inline bool trace_find_id(TraceData *t, const char *id, uint64_t *number,
 // The steps after from_step, until the next one.
 typedef struct {
     uint64_t from_step, from_samples; // samples read by all ranks before
-    uint64_t global_batch, ranks;
+    uint64_t global_batch, ranks, replicas;
 } RunPart;
 
 typedef struct {
@@ -1044,9 +1068,10 @@ static inline bool run_add_part_(TraceRun *r, const Json *line, const char *path
     RunPart part = {0};
     if (!json_uint(json_get(line, "from_step"), &part.from_step) ||
         !json_uint(json_get(line, "global_batch"), &part.global_batch) ||
-        !json_uint(json_get(line, "ranks"), &part.ranks) || part.ranks == 0 || part.global_batch == 0 ||
-        part.global_batch % part.ranks || part.global_batch >> 32 || part.from_step >> 31) {
-        return fail(e, "%s: has no possible from_step, global_batch and ranks", path);
+        !json_uint(json_get(line, "ranks"), &part.ranks) || !json_uint(json_get(line, "dp"), &part.replicas) ||
+        part.replicas == 0 || part.ranks == 0 || part.ranks % part.replicas || part.global_batch == 0 ||
+        part.global_batch % part.replicas || part.global_batch >> 32 || part.from_step >> 31) {
+        return fail(e, "%s: has no possible from_step, global_batch, ranks and dp", path);
     }
     while (r->count > 1 && r->parts[r->count - 1].from_step >= part.from_step) {
         r->count--;
@@ -1095,7 +1120,7 @@ static inline bool trace_run_place(const TraceRun *r, uint64_t position, RunPlac
     uint64_t after = position - part->from_samples;
     place->step = part->from_step + 1 + after / part->global_batch;
     place->row = after % part->global_batch;
-    place->rank = place->row / (part->global_batch / part->ranks);
+    place->rank = place->row / (part->global_batch / part->replicas) * (part->ranks / part->replicas);
     return true;
 }
 

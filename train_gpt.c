@@ -38,14 +38,14 @@ enum { EXIT_USAGE = 2 };
 // Options: every option of every command, once: the struct, its defaults, the parser, the help and the log come from
 // this list. TEXT and WHOLE and REAL_NUMBER say the type; then name, default, bounds, commands, value's name, help.
 
-enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16, TRACE = 32, REPORT = 512 };
+enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16, TRACE = 32, REPORT = 64 };
 
 // clang-format off
 #define OPTIONS(FLAG, LIST, TEXT, WHOLE, REAL_NUMBER)                                                                                 \
-    LIST(input, PREPARE, "PATH...", "text to read: .txt, .md, .jsonl, each also .gz, or folders of them")                       \
+    LIST(input, PREPARE, "PATH...", "text to read: .txt, .md, .jsonl, each also .gz or .zst, or folders")                       \
     LIST(data, TRAIN | EVAL | TRACE, "PATH[:WEIGHT]...", "folders made by prepare, Megatron .bin/.idx prefixes, llm.c .bin; weights: shares")   \
     LIST(val_data, TRAIN | EVAL, "PATH[:WEIGHT]...", "validation data, where --data holds none or instead of it")               \
-    LIST(run, TRACE | REPORT, "DIR...", "folder of a run: --out of train; report: several")                                                      \
+    LIST(run, TRACE | REPORT, "DIR...", "folder of a run, --out of train; report: several, drawn together")                                             \
     TEXT(out, NULL, PREPARE | TRAIN | REPORT, "DIR", "where the result goes; report: a file, default report.html")              \
     TEXT(checkpoint, NULL, EVAL | GENERATE, "DIR", "model: a step-NNNNNN folder of a run, or any GPT-2 from the hub")           \
     TEXT(tokenizer, NULL, PREPARE, "DIR", "use this tokenizer.json or .model instead of training one")                                    \
@@ -53,6 +53,14 @@ enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16, TRACE = 32,
     WHOLE(vocab_size, 0, 0, 100000000, PREPARE | TRAIN, "V", "prepare: tokens to train; train: for data without a tokenizer")  \
     WHOLE(tokenizer_sample, 64 << 20, 1, UINT64_MAX, PREPARE, "BYTES", "text to train the tokenizer on, at most")               \
     REAL_NUMBER(val_fraction, 0.01, 0, 0.5, PREPARE, "F", "share of the documents kept for validation")                         \
+    TEXT(tokenizer_kind, "bpe", PREPARE, "bpe|unigram", "kind to train: byte-level BPE, or Unigram with byte fallback")         \
+    WHOLE(index, 0, 0, 1, PREPARE, "0|1", "1: an index of the text too, with which trace --text finds spans")                   \
+    WHOLE(min_characters, 0, 0, UINT64_MAX, PREPARE, "N", "leave out documents of fewer characters")                            \
+    WHOLE(max_characters, 0, 0, UINT64_MAX, PREPARE, "N", "leave out documents of more characters; 0: none")                    \
+    REAL_NUMBER(min_japanese, 0, 0, 1, PREPARE, "F", "leave out documents with a smaller share of Japanese characters")         \
+    REAL_NUMBER(max_repeated_lines, 1, 0, 1, PREPARE, "F", "leave out documents with a larger share in repeated lines")         \
+    TEXT(dedup, "off", PREPARE, "off|exact", "exact: leave out documents whose text came before")                               \
+    REAL_NUMBER(near_duplicates, 0, 0, 1, PREPARE, "T", "leave out documents this similar to one before: 0.5 to 1; 0: off")     \
     TEXT(model, NULL, TRAIN, "NAME", "124m 350m 774m 1.3b 1.5b 13b 30b; the next four options override it")                     \
     WHOLE(layers, 0, 0, 10000, TRAIN, "L", "transformer blocks")                                                                \
     WHOLE(heads, 0, 0, 10000, TRAIN, "H", "attention heads; must divide the channels")                                          \
@@ -85,6 +93,14 @@ enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16, TRACE = 32,
     REAL_NUMBER(temperature, 0.8, 0, 1000, GENERATE, "X", "0: always the most likely token")                                    \
     WHOLE(top_k, 50, 0, 100000000, GENERATE, "K", "sample among the K most likely tokens; 0: all")                              \
     REAL_NUMBER(top_p, 1, 1e-9, 1, GENERATE, "P", "sample among the most likely tokens that make up this share")                \
+    TEXT(recompute, "none", TRAIN, "none|layer", "layer: keep only what enters each block, compute the rest again in backward")  \
+    WHOLE(recompute_stages, 0, 0, 100000, TRAIN, "N", "recompute on the first N pipeline stages only; 0: on all")               \
+    FLAG(reproducible, TRAIN, "sum gradients in one fixed tree: the same bits for 1, 2, 4 ... replicas")                         \
+    WHOLE(zero, 0, 0, 1, TRAIN, "0|1", "1: replicas share the optimizer's state, each updates a part (ZeRO-1)")                  \
+    WHOLE(share_memory, 1, 0, 1, TRAIN, "0|1", "1: replicas on one host sum gradients in memory that they share; 0: by messages")\
+    WHOLE(overlap, 1, 0, 1, TRAIN, "0|1", "1: gradients travel while backward runs; 0: after it, to measure the difference")    \
+    WHOLE(tp, 1, 1, 100000, TRAIN | EVAL | GENERATE, "N", "tensor parallel: ranks that share each matrix; must divide the heads")  \
+    WHOLE(pp, 1, 1, 100000, TRAIN | EVAL | GENERATE, "N", "pipeline parallel: ranks that share the layers")                    \
     TEXT(kernels, "sve", TRAIN | EVAL | GENERATE, "sve|ref", "sve: the fast kernels, on any CPU; ref: the reference") \
     WHOLE(step, 0, 1, 1000000000, TRACE, "N", "the documents that this step read")                                              \
     WHOLE(row, UINT64_MAX, 0, 100000000, TRACE, "R", "only this row of the step's global batch, from 0")                        \
@@ -158,22 +174,61 @@ static const char *option_spelling(const OptionSpec *spec, char text[48]) {
 // =====================================================================================================================
 // Parameters: one table of tensors. Sizes, pointers, initial values, decay, and files are loops over it.
 
+// What of the model this rank holds. Pipeline parallel: a stage is some consecutive layers, the first stage has the
+// embedding too, the last one the classifier. Tensor parallel (Shoeybi et al. 2019): of each large matrix a slice, cut
+// so that a block needs one sum over the slices in its attention and one in its MLP: attention by heads, the MLP by its
+// hidden channels, the vocabulary by words.
+typedef struct {
+    size_t slices, slice;       // tensor-parallel ranks, and which of them this is
+    size_t layers, first_layer; // held here
+    bool first_stage, last_stage;
+    size_t channels, heads; // of attention in this slice: C / slices, H / slices
+    Words words;            // the rows of wte in this slice
+} Part;
+
+// The part of rank (slice, stage) among `slices` x `stages`. The classifier costs as much as V / (12 C + T) layers, so
+// the last stage gets fewer of them: as many as make the dearest stage cheapest.
+static Part part_of(const ModelConfig *c, size_t slices, size_t slice, size_t stages, size_t stage) {
+    double classifier = (double)c->vocab_size / (12 * (double)c->channels + (double)c->seq_len), best = INFINITY;
+    size_t last = c->layers;
+    for (size_t n = 1; stages > 1 && n + stages - 1 <= c->layers; n++) { // layers of the last stage
+        double others = (double)((c->layers - n + stages - 2) / (stages - 1));
+        double dearest = fmax(others, (double)n + classifier);
+        if (dearest < best) {
+            best = dearest;
+            last = n;
+        }
+    }
+    size_t others = c->layers - last, before = stages > 1 ? stages - 1 : 1;
+    Part p = {.slices = slices,
+              .slice = slice,
+              .first_stage = stage == 0,
+              .last_stage = stage + 1 == stages,
+              .channels = c->channels / slices,
+              .heads = c->heads / slices,
+              .words.first = c->vocab_size * slice / slices};
+    p.words.count = c->vocab_size * (slice + 1) / slices - p.words.first;
+    p.first_layer = p.last_stage ? others : others * stage / before;
+    p.layers = p.last_stage ? last : others * (stage + 1) / before - p.first_layer;
+    return p;
+}
+
 // The weights of one transformer block, and of everything around the blocks; their gradients likewise. Matrices are
-// (in, out), as Hugging Face's Conv1D has them, so that a checkpoint is a copy of memory.
+// (in, out), as Hugging Face's Conv1D has them. S: tensor-parallel slices.
 typedef struct {
     float *ln1_w, *ln1_b;       // (C), (C)
-    float *qkv_w, *qkv_b;       // (C, 3C), (3C): columns q, k, v, in each the heads one after another
-    float *proj_w, *proj_b;     // (C, C), (C)
+    float *qkv_w, *qkv_b;       // (C, 3C/S), (3C/S): columns q, k, v, in each this slice's heads one after another
+    float *proj_w, *proj_b;     // (C/S, C), (C)
     float *ln2_w, *ln2_b;       // (C), (C)
-    float *fc_w, *fc_b;         // (C, 4C), (4C)
-    float *fcproj_w, *fcproj_b; // (4C, C), (C)
+    float *fc_w, *fc_b;         // (C, 4C/S), (4C/S)
+    float *fcproj_w, *fcproj_b; // (4C/S, C), (C)
 } LayerWeights;
 
 typedef struct {
-    float *wte;           // (V, C), also the output head
-    float *wpe;           // (positions, C)
-    LayerWeights *layers; // (L)
-    float *lnf_w, *lnf_b; // (C), (C)
+    float *wte;           // (words, C), also the output head: the first and the last stage have it
+    float *wpe;           // (positions, C): the first stage
+    LayerWeights *layers; // (layers)
+    float *lnf_w, *lnf_b; // (C), (C): the last stage
 } Weights;
 
 typedef enum { INIT_ZEROS, INIT_ONES, INIT_NORMAL, INIT_RESIDUAL } Init; // INIT_RESIDUAL: normal, std / sqrt(2 L)
@@ -181,26 +236,27 @@ typedef enum { INIT_ZEROS, INIT_ONES, INIT_NORMAL, INIT_RESIDUAL } Init; // INIT
 typedef struct {
     const char *name;  // in the safetensors file, after the prefix
     size_t field;      // in LayerWeights or Weights
-    const char *shape; // one letter per dimension: V, P (positions), C, 3 and 4 (times C)
+    const char *shape; // one letter per dimension. Whole: V, P (positions), C. Cut into slices: v (words), c (C), f
+                       // (4C), q (3C: q, k and v are cut each)
     Init init;
 } TensorSpec;
 
 static const TensorSpec tensors_before[] = {
-    {"wte.weight", offsetof(Weights, wte), "VC", INIT_NORMAL},
+    {"wte.weight", offsetof(Weights, wte), "vC", INIT_NORMAL},
     {"wpe.weight", offsetof(Weights, wpe), "PC", INIT_NORMAL},
 };
 static const TensorSpec tensors_of_layer[] = {
     {"ln_1.weight", offsetof(LayerWeights, ln1_w), "C", INIT_ONES},
     {"ln_1.bias", offsetof(LayerWeights, ln1_b), "C", INIT_ZEROS},
-    {"attn.c_attn.weight", offsetof(LayerWeights, qkv_w), "C3", INIT_NORMAL},
-    {"attn.c_attn.bias", offsetof(LayerWeights, qkv_b), "3", INIT_ZEROS},
-    {"attn.c_proj.weight", offsetof(LayerWeights, proj_w), "CC", INIT_RESIDUAL},
+    {"attn.c_attn.weight", offsetof(LayerWeights, qkv_w), "Cq", INIT_NORMAL},
+    {"attn.c_attn.bias", offsetof(LayerWeights, qkv_b), "q", INIT_ZEROS},
+    {"attn.c_proj.weight", offsetof(LayerWeights, proj_w), "cC", INIT_RESIDUAL},
     {"attn.c_proj.bias", offsetof(LayerWeights, proj_b), "C", INIT_ZEROS},
     {"ln_2.weight", offsetof(LayerWeights, ln2_w), "C", INIT_ONES},
     {"ln_2.bias", offsetof(LayerWeights, ln2_b), "C", INIT_ZEROS},
-    {"mlp.c_fc.weight", offsetof(LayerWeights, fc_w), "C4", INIT_NORMAL},
-    {"mlp.c_fc.bias", offsetof(LayerWeights, fc_b), "4", INIT_ZEROS},
-    {"mlp.c_proj.weight", offsetof(LayerWeights, fcproj_w), "4C", INIT_RESIDUAL},
+    {"mlp.c_fc.weight", offsetof(LayerWeights, fc_w), "Cf", INIT_NORMAL},
+    {"mlp.c_fc.bias", offsetof(LayerWeights, fc_b), "f", INIT_ZEROS},
+    {"mlp.c_proj.weight", offsetof(LayerWeights, fcproj_w), "fC", INIT_RESIDUAL},
     {"mlp.c_proj.bias", offsetof(LayerWeights, fcproj_b), "C", INIT_ZEROS},
 };
 static const TensorSpec tensors_after[] = {
@@ -215,18 +271,30 @@ enum {
 
 typedef struct {
     ModelConfig config;
+    Part part;
     const Kernels *kernels;
-    size_t tensor_count;
-    size_t parameter_count;
-    float *parameters; // (parameter_count): all tensors, one after another in the order of the table
-    Weights weights;   // pointers into parameters
+    size_t tensor_count;    // of this part
+    size_t parameter_count; // of this part
+    size_t all_parameters;  // of the whole model
+    float *parameters;      // (parameter_count): all tensors, one after another in the order of the table
+    Weights weights;        // pointers into parameters
+    bool borrowed;          // the parameters are in memory of somebody else
+    Buckets *arriving;      // of parameters that other replicas update; NULL where none do
 } Model;
 
-static size_t tensor_count(const ModelConfig *c) {
+// Waits until the parameters before `end` are those of this step.
+static void parameters_await(const Model *m, World *world, const float *end) {
+    if (m->arriving) {
+        buckets_await(world, m->arriving, (size_t)(end - m->parameters));
+    }
+    world_poke(world);
+}
+
+static size_t tensors_in_model(const ModelConfig *c) {
     return BEFORE + PER_LAYER * c->layers + AFTER;
 }
 
-// The i-th tensor of the model: its line in the table and the layer it is in.
+// The i-th tensor of the model: its line in the table and the layer it is in, SIZE_MAX if none.
 static const TensorSpec *tensor_spec(const ModelConfig *c, size_t i, size_t *layer) {
     *layer = SIZE_MAX;
     if (i < BEFORE) {
@@ -240,23 +308,48 @@ static const TensorSpec *tensor_spec(const ModelConfig *c, size_t i, size_t *lay
     return &tensors_after[i - PER_LAYER * c->layers];
 }
 
-static size_t dimension(const ModelConfig *c, char letter) {
-    return letter == 'V'   ? c->vocab_size
-           : letter == 'P' ? c->seq_len
-           : letter == 'C' ? c->channels
-                           : (size_t)(letter - '0') * c->channels;
+static bool part_has(const Part *p, const TensorSpec *spec, size_t layer) {
+    if (layer != SIZE_MAX) {
+        return layer >= p->first_layer && layer < p->first_layer + p->layers;
+    }
+    bool after = spec >= tensors_after && spec < tensors_after + AFTER;
+    return after ? p->last_stage : p->first_stage || (p->last_stage && spec == tensors_before);
 }
 
-// Views of all tensors (tensor_count of them) over an array laid out as the table says; `prefix` goes before the name.
-// Returns how many elements they take. With views == NULL only that.
-static size_t tensor_views(const ModelConfig *c, float *data, const char *prefix, TensorView *views) {
+// Dimension d of a tensor: what of the whole this part has.
+static void view_dimension(TensorView *view, int d, const ModelConfig *c, const Part *p, char letter) {
+    size_t C = c->channels;
+    view->whole[d] = letter == 'v' ? c->vocab_size : letter == 'P' ? c->seq_len : letter == 'f' ? 4 * C : C;
+    view->shape[d] = view->whole[d];
+    if (letter == 'v') {
+        view->shape[d] = p->words.count;
+        view->first[d] = p->words.first;
+    } else if (letter != 'P' && letter != 'C') {
+        view->shape[d] /= p->slices;
+        view->first[d] = p->slice * view->shape[d];
+    }
+    if (letter == 'q') {
+        view->groups = 3;
+        view->whole[d] *= 3;
+        view->shape[d] *= 3;
+    }
+}
+
+// Views of all tensors of a part over an array laid out as the table says; `prefix` goes before the name. Returns how
+// many elements they take, *count is how many they are. With views == NULL only that.
+static size_t tensor_views(const ModelConfig *c, const Part *p, float *data, const char *prefix, TensorView *views,
+                           size_t *count) {
     size_t total = 0;
-    for (size_t i = 0; i < tensor_count(c); i++) {
+    *count = 0;
+    for (size_t i = 0; i < tensors_in_model(c); i++) {
         size_t layer;
         const TensorSpec *spec = tensor_spec(c, i, &layer);
-        TensorView view = {.data = data ? data + total : NULL, .dims = (int)strlen(spec->shape)};
+        if (!part_has(p, spec, layer)) {
+            continue;
+        }
+        TensorView view = {.data = data ? data + total : NULL, .dims = (int)strlen(spec->shape), .groups = 1};
         for (int d = 0; d < view.dims; d++) {
-            view.shape[d] = dimension(c, spec->shape[d]);
+            view_dimension(&view, d, c, p, spec->shape[d]);
         }
         if (layer == SIZE_MAX) {
             snprintf(view.name, sizeof view.name, "%stransformer.%s", prefix, spec->name);
@@ -265,41 +358,51 @@ static size_t tensor_views(const ModelConfig *c, float *data, const char *prefix
         }
         total += tensor_elements(&view);
         if (views) {
-            views[i] = view;
+            views[*count] = view;
         }
+        *count += 1;
     }
     return total;
 }
 
-// Points the fields of `weights` into an array laid out as the table says.
-static bool weights_over(const ModelConfig *c, float *data, Weights *weights) {
-    TensorView *views = malloc(tensor_count(c) * sizeof *views);
-    weights->layers = malloc(c->layers * sizeof *weights->layers);
+// Points the fields of `weights` into an array laid out as the table says; those of other stages stay NULL.
+static bool weights_over(const ModelConfig *c, const Part *p, float *data, Weights *weights) {
+    size_t count, next = 0;
+    tensor_views(c, p, NULL, "", NULL, &count);
+    TensorView *views = malloc(count * sizeof *views);
+    *weights = (Weights){.layers = malloc(p->layers * sizeof *weights->layers)};
     if (!views || !weights->layers) {
         free(views);
         return false;
     }
-    tensor_views(c, data, "", views);
-    for (size_t i = 0; i < tensor_count(c); i++) {
+    tensor_views(c, p, data, "", views, &count);
+    for (size_t i = 0; i < tensors_in_model(c); i++) {
         size_t layer;
         const TensorSpec *spec = tensor_spec(c, i, &layer);
-        char *base = layer == SIZE_MAX ? (char *)weights : (char *)&weights->layers[layer];
-        memcpy(base + spec->field, &views[i].data, sizeof(float *));
+        if (part_has(p, spec, layer)) {
+            char *base = layer == SIZE_MAX ? (char *)weights : (char *)&weights->layers[layer - p->first_layer];
+            memcpy(base + spec->field, &views[next++].data, sizeof(float *));
+        }
     }
     free(views);
     return true;
 }
 
-static bool model_create(Model *m, const ModelConfig *config, const Kernels *kernels, Error *e) {
+// `memory`: room for the parameters, zero; NULL: the model allocates its own.
+static bool model_create(Model *m, const ModelConfig *config, const Part *part, const Kernels *kernels, float *memory,
+                         Error *e) {
     double C = (double)config->channels,
            estimate = 12 * (double)config->layers * C * C + (double)config->vocab_size * C;
-    *m = (Model){.config = *config, .kernels = kernels, .tensor_count = tensor_count(config)};
+    *m = (Model){.config = *config, .part = *part, .kernels = kernels};
     if (estimate > 0x1p50) { // far from where sizes in bytes overflow
         return fail(e, "a model of %.3g parameters is beyond what any machine holds", estimate);
     }
-    m->parameter_count = tensor_views(config, NULL, "", NULL);
-    m->parameters = allocate_floats(m->parameter_count);
-    if (!m->parameters || !weights_over(config, m->parameters, &m->weights)) {
+    const Part all = part_of(config, 1, 0, 1, 0);
+    m->all_parameters = tensor_views(config, &all, NULL, "", NULL, &m->tensor_count);
+    m->parameter_count = tensor_views(config, part, NULL, "", NULL, &m->tensor_count);
+    m->borrowed = memory != NULL;
+    m->parameters = memory ? memory : allocate_floats(m->parameter_count);
+    if (!m->parameters || !weights_over(config, part, m->parameters, &m->weights)) {
         return fail(e, "no memory for %zu parameters (%.2f GiB): choose a smaller model", m->parameter_count,
                     (double)m->parameter_count * sizeof(float) / 0x1p30);
     }
@@ -307,7 +410,9 @@ static bool model_create(Model *m, const ModelConfig *config, const Kernels *ker
 }
 
 static void model_free(Model *m) {
-    free(m->parameters);
+    if (!m->borrowed) {
+        free(m->parameters);
+    }
     free(m->weights.layers);
     *m = (Model){0};
 }
@@ -326,16 +431,24 @@ static float normal_variate(uint64_t seed, uint64_t tensor, uint64_t element) {
 }
 
 // GPT-2's initial values (Radford et al. 2019): normal with std `std`, the matrices that end a residual branch scaled
-// by 1 / sqrt(2 L), biases 0, LayerNorm weights 1.
+// by 1 / sqrt(2 L), biases 0, LayerNorm weights 1. An element's value does not depend on the part it is in.
 static void model_initialize(Model *m, uint64_t seed, float std, const TensorView *views) {
-    for (size_t i = 0; i < m->tensor_count; i++) {
-        size_t layer, n = tensor_elements(&views[i]);
+    for (size_t i = 0; i < tensors_in_model(&m->config); i++) {
+        size_t layer;
         const TensorSpec *spec = tensor_spec(&m->config, i, &layer);
-        float *x = views[i].data;
+        if (!part_has(&m->part, spec, layer)) {
+            continue;
+        }
+        const TensorView *view = views++;
+        size_t n = tensor_elements(view);
         float scale = spec->init == INIT_RESIDUAL ? std / sqrtf(2 * (float)m->config.layers) : std;
 #pragma omp parallel for schedule(static)
         for (size_t j = 0; j < n; j++) {
-            x[j] = spec->init == INIT_ZEROS ? 0 : spec->init == INIT_ONES ? 1 : scale * normal_variate(seed, i, j);
+            size_t at;
+            tensor_run(view, j, &at);
+            view->data[j] = spec->init == INIT_ZEROS  ? 0
+                            : spec->init == INIT_ONES ? 1
+                                                      : scale * normal_variate(seed, i, at);
         }
     }
 }
@@ -345,20 +458,19 @@ static void model_initialize(Model *m, uint64_t seed, float std, const TensorVie
 
 typedef struct {
     float *ln1, *ln1_mean, *ln1_rstd; // (R, C), (R), (R)
-    float *qkv;                       // (R, 3C)
-    float *attn, *lse;                // (R, C), (B, H, T)
+    float *qkv;                       // (R, 3C/S)
+    float *attn, *lse;                // (R, C/S), (B, H/S, T)
     float *residual2;                 // (R, C): the stream after attention
     float *ln2, *ln2_mean, *ln2_rstd; // (R, C), (R), (R)
-    float *fc, *gelu;                 // (R, 4C)
+    float *fc, *gelu;                 // (R, 4C/S)
     float *residual3;                 // (R, C): the stream after the MLP
 } LayerActivations;
 
 typedef struct {
     float *data;
-    float *embedded;                  // (R, C): the stream before the first layer
-    LayerActivations *layers;         // (L)
-    float *lnf, *lnf_mean, *lnf_rstd; // (R, C), (R), (R)
-    float *logits;                    // (CLASSIFIER_ROWS, V)
+    float *stream;            // (R, C): what enters the first layer: embedded tokens, or the last stage's output
+    LayerActivations *layers; // (layers)
+    float *lnf, *lnf_mean, *lnf_rstd; // (R, C), (R), (R): the last stage
     float *losses;                    // (R)
 } Activations;
 
@@ -369,51 +481,62 @@ static float *take(float *base, size_t *used, size_t n) {
     return base ? base + *used - n : NULL;
 }
 
-// Lays the activations of R rows out over `base`, returns how many floats they take. Without `keep`, for inference,
-// the layers share all buffers but qkv, whose keys and values later rows will read.
-static size_t activations_layout(Activations *a, const ModelConfig *c, size_t R, bool keep, float *base) {
+// What a layer keeps of its own; all else it shares with the other layers.
+typedef enum {
+    KEEP_ALL,    // for backward
+    KEEP_STREAM, // for backward that computes the rest again (Chen et al. 2016); shared with other micro-batches too
+    KEEP_CACHE   // qkv, for inference: its keys and values are read by later rows
+} Keep;
+
+// Lays the activations of R rows out over `base`, returns how many floats they take. `shared`: a layer of another
+// micro-batch to share with, NULL for the first one.
+static size_t activations_layout(Activations *a, const ModelConfig *c, const Part *p, size_t R, Keep keep,
+                                 const LayerActivations *shared, float *base) {
     size_t C = c->channels, used = 0;
-    a->embedded = take(base, &used, R * C);
-    for (size_t l = 0; l < c->layers; l++) {
+    a->stream = take(base, &used, R * C);
+    for (size_t l = 0; l < p->layers; l++) {
         LayerActivations *y = &a->layers[l];
-        if (l > 0 && !keep) {
-            *y = a->layers[0];
-            y->qkv = take(base, &used, R * 3 * C);
+        if (keep != KEEP_ALL && (l > 0 || shared)) {
+            *y = l > 0 ? a->layers[0] : *shared;
+            *(keep == KEEP_CACHE ? &y->qkv : &y->residual3) =
+                take(base, &used, keep == KEEP_CACHE ? R * 3 * p->channels : R * C);
             continue;
         }
         y->ln1 = take(base, &used, R * C);
         y->ln1_mean = take(base, &used, R);
         y->ln1_rstd = take(base, &used, R);
-        y->qkv = take(base, &used, R * 3 * C);
-        y->attn = take(base, &used, R * C);
-        y->lse = take(base, &used, R * c->heads);
+        y->qkv = take(base, &used, R * 3 * p->channels);
+        y->attn = take(base, &used, R * p->channels);
+        y->lse = take(base, &used, R * p->heads);
         y->residual2 = take(base, &used, R * C);
         y->ln2 = take(base, &used, R * C);
         y->ln2_mean = take(base, &used, R);
         y->ln2_rstd = take(base, &used, R);
-        y->fc = take(base, &used, R * 4 * C);
-        y->gelu = take(base, &used, R * 4 * C);
+        y->fc = take(base, &used, R * 4 * p->channels);
+        y->gelu = take(base, &used, R * 4 * p->channels);
         y->residual3 = take(base, &used, R * C);
     }
-    a->lnf = take(base, &used, R * C);
-    a->lnf_mean = take(base, &used, R);
-    a->lnf_rstd = take(base, &used, R);
-    a->logits = take(base, &used, CLASSIFIER_ROWS * c->vocab_size);
-    a->losses = take(base, &used, R);
+    if (p->last_stage) {
+        a->lnf = take(base, &used, R * C);
+        a->lnf_mean = take(base, &used, R);
+        a->lnf_rstd = take(base, &used, R);
+        a->losses = take(base, &used, R);
+    }
     return used;
 }
 
-static bool activations_create(Activations *a, const ModelConfig *c, size_t R, bool keep, Error *e) {
-    double per_token = 20 * (double)(c->layers + 1) * (double)c->channels; // at most; for sizes that would overflow
-    *a = (Activations){.layers = malloc(c->layers * sizeof *a->layers)};
+static bool activations_create(Activations *a, const ModelConfig *c, const Part *p, size_t R, Keep keep,
+                               const LayerActivations *shared, Error *e) {
+    double per_token = 20 * (double)(p->layers + 1) * (double)c->channels; // at most; for sizes that would overflow
+    *a = (Activations){.layers = malloc(p->layers * sizeof *a->layers)};
     bool possible = a->layers && per_token * (double)R < 0x1p50;
-    size_t n = possible ? activations_layout(a, c, R, keep, NULL) : 0;
+    size_t n = possible ? activations_layout(a, c, p, R, keep, shared, NULL) : 0;
     a->data = possible ? allocate_floats(n) : NULL;
     if (!a->data) {
         return fail(e, "no memory for the activations of %zu tokens (about %.3g GiB): choose a smaller --micro-batch",
                     R, per_token * (double)R * sizeof(float) / 0x1p30);
     }
-    activations_layout(a, c, R, keep, a->data);
+    activations_layout(a, c, p, R, keep, shared, a->data);
     return true;
 }
 
@@ -423,35 +546,109 @@ static void activations_free(Activations *a) {
     *a = (Activations){0};
 }
 
-// One block: x += attention(ln_1(x)), then x += mlp(ln_2(x)); x: (R, C) is the stream before it. Rows before `first`
-// (of a single sequence) were computed by an earlier call and only serve as keys and values.
-static void layer_forward(const Model *m, const LayerWeights *w, LayerActivations *y, const float *x, size_t first,
-                          size_t B, size_t T) {
-    const Kernels *k = m->kernels;
-    size_t C = m->config.channels, H = m->config.heads, R = B * (T - first), from = first * C;
-    k->layernorm_forward(y->ln1 + from, y->ln1_mean + first, y->ln1_rstd + first, x + from, w->ln1_w, w->ln1_b, R, C);
-    k->matmul_forward(y->qkv + 3 * from, y->ln1 + from, w->qkv_w, w->qkv_b, NULL, R, C, 3 * C);
-    k->attention_forward(y->attn, y->lse, y->qkv, first, B, T, C, H);
-    k->matmul_forward(y->residual2 + from, y->attn + from, w->proj_w, w->proj_b, x + from, R, C, C);
-    k->layernorm_forward(y->ln2 + from, y->ln2_mean + first, y->ln2_rstd + first, y->residual2 + from, w->ln2_w,
-                         w->ln2_b, R, C);
-    k->matmul_gelu_forward(y->fc + 4 * from, y->gelu + 4 * from, y->ln2 + from, w->fc_w, w->fc_b, R, C, 4 * C);
-    k->matmul_forward(y->residual3 + from, y->gelu + 4 * from, w->fcproj_w, w->fcproj_b, y->residual2 + from, R, 4 * C,
-                      C);
+// The stream that leaves this stage.
+static float *stage_output(const Model *m, const Activations *a) {
+    return a->layers[m->part.layers - 1].residual3;
 }
 
-// The model up to the final LayerNorm, rows first .. T - 1; tokens: (B, T). With first > 0, B must be 1.
-static void forward(const Model *m, Activations *a, const int32_t *tokens, size_t first, size_t B, size_t T) {
+// One block: x += attention(ln_1(x)), then x += mlp(ln_2(x)); x: (R, C) is the stream before it. Rows before `first`
+// (of a single sequence) were computed by an earlier call and only serve as keys and values. The slices' products add
+// up to the new stream: slice 0 starts from the old one and the bias, the others from zero. `again`: for backward,
+// which does not need what leaves the block.
+static void layer_forward(const Model *m, World *world, const LayerWeights *w, LayerActivations *y, const float *x,
+                          size_t first, size_t B, size_t T, bool again) {
+    const Kernels *k = m->kernels;
+    size_t C = m->config.channels, S = m->part.channels, R = B * (T - first), from = first * C, from_s = first * S;
+    bool root = m->part.slice == 0;
+    k->layernorm_forward(y->ln1 + from, y->ln1_mean + first, y->ln1_rstd + first, x + from, w->ln1_w, w->ln1_b, R, C);
+    k->matmul_forward(y->qkv + 3 * from_s, y->ln1 + from, w->qkv_w, w->qkv_b, NULL, R, C, 3 * S);
+    k->attention_forward(y->attn, y->lse, y->qkv, first, B, T, S, m->part.heads);
+    k->matmul_forward(y->residual2 + from, y->attn + from_s, w->proj_w, root ? w->proj_b : NULL, root ? x + from : NULL,
+                      R, S, C);
+    slices_sum(world, y->residual2 + from, R * C);
+    k->layernorm_forward(y->ln2 + from, y->ln2_mean + first, y->ln2_rstd + first, y->residual2 + from, w->ln2_w,
+                         w->ln2_b, R, C);
+    k->matmul_gelu_forward(y->fc + 4 * from_s, y->gelu + 4 * from_s, y->ln2 + from, w->fc_w, w->fc_b, R, C, 4 * S);
+    if (again) {
+        return;
+    }
+    k->matmul_forward(y->residual3 + from, y->gelu + 4 * from_s, w->fcproj_w, root ? w->fcproj_b : NULL,
+                      root ? y->residual2 + from : NULL, R, 4 * S, C);
+    slices_sum(world, y->residual3 + from, R * C);
+}
+
+// This stage up to the stream that leaves it, on the last stage through the final LayerNorm; rows first .. T - 1,
+// tokens: (B, T). With first > 0, B must be 1. Stages but the first find what enters in a->stream.
+static void forward(const Model *m, World *world, Activations *a, const int32_t *tokens, size_t first, size_t B,
+                    size_t T) {
     const Weights *w = &m->weights;
-    const float *x = a->embedded;
+    const float *x = a->stream;
     size_t C = m->config.channels, R = B * (T - first), from = first * C;
-    m->kernels->embedding_forward(a->embedded + from, tokens + first, w->wte, w->wpe, first, B, T - first, C);
-    for (size_t l = 0; l < m->config.layers; l++) {
-        layer_forward(m, &w->layers[l], &a->layers[l], x, first, B, T);
+    parameters_await(m, world, w->layers[0].ln1_w);
+    if (m->part.first_stage) {
+        m->kernels->embedding_forward(a->stream + from, tokens + first, w->wte, m->part.slice == 0 ? w->wpe : NULL,
+                                      m->part.words, first, B, T - first, C);
+        slices_sum(world, a->stream + from, R * C);
+    }
+    for (size_t l = 0; l < m->part.layers; l++) {
+        parameters_await(m, world, w->layers[l].fcproj_b + C);
+        layer_forward(m, world, &w->layers[l], &a->layers[l], x, first, B, T, false);
         x = a->layers[l].residual3;
     }
-    m->kernels->layernorm_forward(a->lnf + from, a->lnf_mean + first, a->lnf_rstd + first, x + from, w->lnf_w, w->lnf_b,
-                                  R, C);
+    parameters_await(m, world, m->parameters + m->parameter_count);
+    if (m->part.last_stage) {
+        m->kernels->layernorm_forward(a->lnf + from, a->lnf_mean + first, a->lnf_rstd + first, x + from, w->lnf_w,
+                                      w->lnf_b, R, C);
+    }
+}
+
+// What the classifier works on: CLASSIFIER_ROWS rows at a time, so that B x T x V logits never exist.
+typedef struct {
+    float *data;
+    float *logits;         // (CLASSIFIER_ROWS, words)
+    float *scale;          // (CLASSIFIER_ROWS)
+    SliceSoftmax *softmax; // (slices, CLASSIFIER_ROWS)
+} ClassifierScratch;
+
+static bool classifier_create(ClassifierScratch *s, const Part *p, Error *e) {
+    *s = (ClassifierScratch){0};
+    if (!p->last_stage) {
+        return true;
+    }
+    s->data = allocate_floats(CLASSIFIER_ROWS * (p->words.count + 1));
+    s->softmax = malloc(p->slices * CLASSIFIER_ROWS * sizeof *s->softmax);
+    s->logits = s->data;
+    s->scale = s->data + CLASSIFIER_ROWS * p->words.count;
+    return (s->data && s->softmax) || fail(e, "no memory for the logits of %zu words", p->words.count);
+}
+
+static void classifier_free(ClassifierScratch *s) {
+    free(s->data);
+    free(s->softmax);
+    *s = (ClassifierScratch){0};
+}
+
+// losses (R) of the rows a->lnf against targets (R). Unless dinp is NULL also dinp (R, C) = and dwte (words, C) += the
+// gradients of dloss * sum(losses).
+static void classify(const Model *m, World *world, Activations *a, ClassifierScratch *s, float *dinp, float *dwte,
+                     const int32_t *targets, float dloss, size_t R) {
+    const Kernels *k = m->kernels;
+    size_t C = m->config.channels;
+    for (size_t r = 0; r < R; r += CLASSIFIER_ROWS) {
+        size_t rows = R - r < CLASSIFIER_ROWS ? R - r : CLASSIFIER_ROWS;
+        const float *inp = a->lnf + r * C;
+        k->classifier_forward(s->logits, s->softmax + m->part.slice * rows, inp, m->weights.wte, targets + r,
+                              m->part.words, rows, C);
+        slices_gather(world, s->softmax, rows * sizeof *s->softmax);
+        k->cross_entropy(a->losses + r, s->scale, s->softmax, m->part.slices, m->part.slice, dloss, rows);
+        if (dinp) {
+            k->classifier_backward(dinp + r * C, dwte, s->logits, s->scale, inp, m->weights.wte, targets + r, dloss,
+                                   m->part.words, rows, C);
+        }
+    }
+    if (dinp) {
+        slices_sum(world, dinp, R * C);
+    }
 }
 
 // =====================================================================================================================
@@ -461,75 +658,300 @@ typedef struct {
     float *data;
     float *stream; // (R, C): gradient of the residual stream, carried from the last layer to the first
     float *branch; // (R, C)
-    float *qkv;    // (R, 3C)
-    float *fc;     // (R, 4C)
+    float *qkv;    // (R, 3C/S)
+    float *fc;     // (R, 4C/S)
 } BackwardScratch;
 
-static bool backward_scratch_create(BackwardScratch *s, const ModelConfig *c, size_t R, Error *e) {
-    size_t C = c->channels, used = 0;
-    s->data = allocate_floats(R * 9 * C + 4 * 64);
+static size_t backward_layout(BackwardScratch *s, const ModelConfig *c, const Part *p, size_t R, float *base) {
+    size_t used = 0;
+    s->stream = take(base, &used, R * c->channels);
+    s->branch = take(base, &used, R * c->channels);
+    s->qkv = take(base, &used, R * 3 * p->channels);
+    s->fc = take(base, &used, R * 4 * p->channels);
+    return used;
+}
+
+static bool backward_scratch_create(BackwardScratch *s, const ModelConfig *c, const Part *p, size_t R, Error *e) {
+    s->data = allocate_floats(backward_layout(s, c, p, R, NULL));
     if (!s->data) {
         return fail(e, "no memory for the gradients of the activations of %zu tokens: choose a smaller --micro-batch",
                     R);
     }
-    s->stream = take(s->data, &used, R * C);
-    s->branch = take(s->data, &used, R * C);
-    s->qkv = take(s->data, &used, R * 3 * C);
-    s->fc = take(s->data, &used, R * 4 * C);
+    backward_layout(s, c, p, R, s->data);
     return true;
 }
 
-static void layer_backward(const Model *m, const LayerWeights *w, LayerWeights *dw, const LayerActivations *y,
-                           BackwardScratch *d, const float *x, size_t B, size_t T) {
+static void layer_backward(const Model *m, World *world, const LayerWeights *w, LayerWeights *dw,
+                           const LayerActivations *y, BackwardScratch *d, const float *x, size_t B, size_t T) {
     const Kernels *k = m->kernels;
-    size_t C = m->config.channels, H = m->config.heads, R = B * T;
+    size_t C = m->config.channels, S = m->part.channels, R = B * T;
     // residual3 = residual2 + gelu(ln2 fc) fcproj
-    k->matmul_backward_weight(dw->fcproj_w, dw->fcproj_b, y->gelu, d->stream, R, 4 * C, C);
-    k->matmul_backward_input(d->fc, d->stream, w->fcproj_w, y->fc, R, 4 * C, C);
-    k->matmul_backward_weight(dw->fc_w, dw->fc_b, y->ln2, d->fc, R, C, 4 * C);
-    k->matmul_backward_input(d->branch, d->fc, w->fc_w, NULL, R, C, 4 * C);
+    k->matmul_backward_weight(dw->fcproj_w, dw->fcproj_b, y->gelu, d->stream, R, 4 * S, C);
+    world_poke(world);
+    k->matmul_backward_input(d->fc, d->stream, w->fcproj_w, y->fc, R, 4 * S, C);
+    world_poke(world);
+    k->matmul_backward_weight(dw->fc_w, dw->fc_b, y->ln2, d->fc, R, C, 4 * S);
+    world_poke(world);
+    k->matmul_backward_input(d->branch, d->fc, w->fc_w, NULL, R, C, 4 * S);
+    slices_sum(world, d->branch, R * C);
     k->layernorm_backward(d->stream, dw->ln2_w, dw->ln2_b, d->branch, y->residual2, w->ln2_w, y->ln2_mean, y->ln2_rstd,
                           R, C);
     // residual2 = x + attention(ln1 qkv) proj
-    k->matmul_backward_weight(dw->proj_w, dw->proj_b, y->attn, d->stream, R, C, C);
-    k->matmul_backward_input(d->branch, d->stream, w->proj_w, NULL, R, C, C);
-    k->attention_backward(d->qkv, d->branch, y->attn, y->qkv, y->lse, B, T, C, H);
-    k->matmul_backward_weight(dw->qkv_w, dw->qkv_b, y->ln1, d->qkv, R, C, 3 * C);
-    k->matmul_backward_input(d->branch, d->qkv, w->qkv_w, NULL, R, C, 3 * C);
+    world_poke(world);
+    k->matmul_backward_weight(dw->proj_w, dw->proj_b, y->attn, d->stream, R, S, C);
+    k->matmul_backward_input(d->branch, d->stream, w->proj_w, NULL, R, S, C);
+    world_poke(world);
+    k->attention_backward(d->qkv, d->branch, y->attn, y->qkv, y->lse, B, T, S, m->part.heads);
+    world_poke(world);
+    k->matmul_backward_weight(dw->qkv_w, dw->qkv_b, y->ln1, d->qkv, R, C, 3 * S);
+    world_poke(world);
+    k->matmul_backward_input(d->branch, d->qkv, w->qkv_w, NULL, R, C, 3 * S);
+    slices_sum(world, d->branch, R * C);
     k->layernorm_backward(d->stream, dw->ln1_w, dw->ln1_b, d->branch, x, w->ln1_w, y->ln1_mean, y->ln1_rstd, R, C);
 }
 
-// Forward and backward of one micro-batch; tokens, targets: (B, T). Adds to `dweights` the gradient of
-// dloss * (sum of all token losses), and leaves these in a->losses (R).
-static void forward_backward(const Model *m, Weights *dweights, Activations *a, BackwardScratch *d,
-                             const int32_t *tokens, const int32_t *targets, float dloss, size_t B, size_t T) {
-    const Kernels *k = m->kernels;
-    const Weights *w = &m->weights;
-    size_t C = m->config.channels, L = m->config.layers, R = B * T;
-    forward(m, a, tokens, 0, B, T);
-    k->classifier(a->losses, d->branch, dweights->wte, a->logits, a->lnf, w->wte, targets, dloss, R, C,
-                  m->config.vocab_size);
-    memset(d->stream, 0, R * C * sizeof(float));
-    k->layernorm_backward(d->stream, dweights->lnf_w, dweights->lnf_b, d->branch, a->layers[L - 1].residual3, w->lnf_w,
-                          a->lnf_mean, a->lnf_rstd, R, C);
-    for (size_t l = L; l-- > 0;) {
-        const float *x = l > 0 ? a->layers[l - 1].residual3 : a->embedded;
-        layer_backward(m, &w->layers[l], &dweights->layers[l], &a->layers[l], d, x, B, T);
+// ---------------------------------------------------------------------------------------------------------------------
+// A step's micro-batches on their way through the stages. With one stage: forward, backward, forward, backward, ...
+// With several: 1F1B (Narayanan et al. 2019). A stage runs ahead by as many forwards as there are stages behind it,
+// then goes one back for each one forward; so it holds at most that many and one more micro-batches' activations.
+
+typedef struct {
+    size_t B, T;
+    Keep keep;
+    Activations *sets;    // (set_count): micro-batch i is in set i % set_count
+    MPI_Request *passed;  // (set_count): the sending of what leaves the stage forward
+    MPI_Request returned; // the sending of the stream's gradient backward
+    size_t set_count;
+    ClassifierScratch classifier;
+    BackwardScratch backward;
+} Workspace;
+
+// What becomes of the gradients of a step: they are summed over its micro-batches, then over the replicas.
+typedef struct {
+    Weights dweights; // pointers into gradients
+    float *gradients; // (parameter_count), laid out like the parameters
+    float *own;       // with ZeRO (owned): the sums that this replica updates with; else gradients
+    Neighbours neighbours;
+    SharedArray shared_gradients, shared_parameters; // with neighbours: where gradients, and with ZeRO parameters, are
+    Buckets buckets;
+    bool overlap; // buckets leave while backward runs
+    // --reproducible: blocks of micro-batches are the leaves of one binary tree over all replicas. A binary counter:
+    // tree[l] holds the sum of 2^l blocks while bit l of blocks_done is set.
+    size_t block; // micro-batches in a leaf; 0: not reproducible
+    size_t blocks_done;
+    float *tree[64];
+} GradientFlow;
+
+// x (n) += y
+static void add_floats(float *x, const float *y, size_t n) {
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < n; i++) {
+        x[i] += y[i];
     }
-    k->embedding_backward(dweights->wte, dweights->wpe, d->stream, tokens, B, T, C);
 }
 
-// Sum of the token losses of one micro-batch, without gradients.
-static double forward_loss(const Model *m, Activations *a, const int32_t *tokens, const int32_t *targets, size_t B,
-                           size_t T) {
-    double sum = 0;
-    forward(m, a, tokens, 0, B, T);
-    m->kernels->classifier(a->losses, NULL, NULL, a->logits, a->lnf, m->weights.wte, targets, 0, B * T,
-                           m->config.channels, m->config.vocab_size);
-    for (size_t r = 0; r < B * T; r++) {
-        sum += (double)a->losses[r];
+// The gradients of one more block join the tree: sums of equal size are added to each other. `last`: they make the
+// whole sum of this replica, which stays in flow->gradients.
+static void tree_add(GradientFlow *flow, size_t n, bool last) {
+    size_t level = 0;
+    for (; flow->blocks_done >> level & 1; level++) {
+        add_floats(flow->gradients, flow->tree[level], n);
+    }
+    flow->blocks_done++;
+    if (!last) {
+        float *sum = flow->gradients;
+        memcpy(flow->tree[level], sum, n * sizeof *sum);
+        zero_floats(sum, n);
+    }
+}
+
+// With ZeRO: this replica's pieces of gradients that are summed already.
+static void owned_from_all(GradientFlow *flow) {
+    for (size_t b = 0; flow->buckets.zero && b < flow->buckets.count; b++) {
+        const Bucket *bucket = &flow->buckets.items[b];
+        memcpy(flow->own + bucket->own, flow->gradients + bucket->own_begin,
+               (bucket->own_end - bucket->own_begin) * sizeof *flow->own);
+    }
+}
+
+// The gradients from `from` on are complete.
+static void gradients_complete(GradientFlow *flow, World *world, const float *from) {
+    if (flow->overlap && flow->block == 0) {
+        buckets_sum_from(world, &flow->buckets, (size_t)(from - flow->gradients));
+    }
+}
+
+// Sets of activations that a stage needs for `count` micro-batches a step.
+static size_t sets_needed(const World *w, size_t count) {
+    size_t behind = (size_t)(w->grid.pp - w->grid.stage);
+    return behind < count ? behind : count;
+}
+
+static bool workspace_create(Workspace *s, const ModelConfig *c, const Part *p, size_t sets, size_t B, size_t T,
+                             Keep keep, Error *e) {
+    *s = (Workspace){.B = B, .T = T, .keep = keep, .returned = MPI_REQUEST_NULL};
+    s->sets = calloc(sets, sizeof *s->sets);
+    s->passed = malloc(sets * sizeof *s->passed);
+    if (!s->sets || !s->passed) {
+        return fail(e, "no memory for %zu micro-batches", sets);
+    }
+    for (; s->set_count < sets; s->set_count++) {
+        s->passed[s->set_count] = MPI_REQUEST_NULL;
+        if (!activations_create(&s->sets[s->set_count], c, p, B * T, keep, s->set_count > 0 ? s->sets[0].layers : NULL,
+                                e)) {
+            return false;
+        }
+    }
+    return classifier_create(&s->classifier, p, e) &&
+           (keep == KEEP_CACHE || backward_scratch_create(&s->backward, c, p, B * T, e));
+}
+
+static void workspace_free(Workspace *s) {
+    for (size_t i = 0; i < s->set_count; i++) {
+        activations_free(&s->sets[i]);
+    }
+    free(s->sets);
+    free(s->passed);
+    classifier_free(&s->classifier);
+    free(s->backward.data);
+    *s = (Workspace){0};
+}
+
+// Micro-batch `i` of `B` sequences forward through this stage; tokens: (B, T).
+static Activations *micro_batch_forward(const Model *m, World *world, Workspace *s, size_t i, const int32_t *tokens,
+                                        size_t B) {
+    Activations *a = &s->sets[i % s->set_count];
+    size_t n = B * s->T * m->config.channels;
+    message_wait(world, &s->passed[i % s->set_count]);
+    if (!m->part.first_stage) {
+        stream_receive(world, a->stream, n, -1);
+    }
+    forward(m, world, a, tokens, 0, B, s->T);
+    if (!m->part.last_stage) {
+        stream_send(world, stage_output(m, a), n, 1, &s->passed[i % s->set_count]);
+    }
+    return a;
+}
+
+// A sum of token losses in whole 2^-24 nats: integers add up to the same in any order, so that a loss does not depend
+// on how samples are dealt to replicas. Losses that are not finite are counted.
+typedef struct {
+    int64_t ticks, not_finite;
+} LossSum;
+
+static LossSum loss_plus(LossSum a, LossSum b) {
+    return (LossSum){a.ticks + b.ticks, a.not_finite + b.not_finite};
+}
+
+static LossSum loss_of_micro_batch(const Activations *a, size_t R) {
+    LossSum sum = {0, 0};
+    for (size_t r = 0; r < R; r++) {
+        bool finite = isfinite(a->losses[r]);
+        sum.not_finite += !finite;
+        sum.ticks += finite ? llrint((double)fminf(a->losses[r], 0x1p15f) * 0x1p24) : 0;
     }
     return sum;
+}
+
+// Collective: mean over `tokens`, from what the last stage of each replica has.
+static double loss_mean(World *w, LossSum sum, double tokens) {
+    int64_t parts[2] = {w->grid.slice == 0 ? sum.ticks : 0, w->grid.slice == 0 ? sum.not_finite : 0};
+    world_sum_integers(w, parts, 2); // all slices of the last stage have the same
+    return parts[1] ? NAN : (double)parts[0] * 0x1p-24 / tokens;
+}
+
+// Micro-batch `i` backward through this stage, after its forward: adds to the flow's gradients those of dloss * (sum of
+// all token losses). `last`: it is the step's last. Returns that sum on the last stage, else nothing. tokens, targets:
+// (B, T).
+static LossSum micro_batch_backward(const Model *m, World *world, Workspace *s, GradientFlow *flow, size_t i, bool last,
+                                    const int32_t *tokens, const int32_t *targets, float dloss) {
+    Weights *dweights = &flow->dweights;
+    const Kernels *k = m->kernels;
+    Activations *a = &s->sets[i % s->set_count];
+    BackwardScratch *d = &s->backward;
+    size_t C = m->config.channels, B = s->B, T = s->T, R = B * T;
+    LossSum loss = {0, 0};
+    message_wait(world, &s->returned);
+    if (m->part.last_stage) {
+        classify(m, world, a, &s->classifier, d->branch, dweights->wte, targets, dloss, R);
+        memset(d->stream, 0, R * C * sizeof(float));
+        k->layernorm_backward(d->stream, dweights->lnf_w, dweights->lnf_b, d->branch, stage_output(m, a),
+                              m->weights.lnf_w, a->lnf_mean, a->lnf_rstd, R, C);
+        loss = loss_of_micro_batch(a, R);
+    } else {
+        stream_receive(world, d->stream, R * C, 1);
+    }
+    for (size_t l = m->part.layers; l-- > 0;) {
+        const float *x = l > 0 ? a->layers[l - 1].residual3 : a->stream;
+        if (s->keep == KEEP_STREAM) {
+            layer_forward(m, world, &m->weights.layers[l], &a->layers[l], x, 0, B, T, true);
+        }
+        layer_backward(m, world, &m->weights.layers[l], &dweights->layers[l], &a->layers[l], d, x, B, T);
+        if (last) {
+            gradients_complete(flow, world, dweights->layers[l].ln1_w);
+        }
+    }
+    if (m->part.first_stage) {
+        k->embedding_backward(dweights->wte, dweights->wpe, d->stream, tokens, m->part.words, B, T, C);
+    } else {
+        stream_send(world, d->stream, R * C, -1, &s->returned);
+    }
+    return loss;
+}
+
+// `count` micro-batches forward and backward; inputs, targets: (count, B, T). Sets the flow's gradients, summed over
+// the replicas too. Returns the sum of this replica's token losses on the last stage, else nothing.
+static LossSum forward_backward(const Model *m, World *world, Workspace *s, GradientFlow *flow, const int32_t *inputs,
+                                const int32_t *targets, float dloss, size_t count) {
+    size_t ahead = (size_t)(world->grid.pp - 1 - world->grid.stage), R = s->B * s->T;
+    LossSum loss = {0, 0};
+    ahead = ahead < count ? ahead : count;
+    zero_floats(flow->gradients, m->parameter_count);
+    flow->blocks_done = 0;
+    for (size_t i = 0; i < count + ahead; i++) {
+        if (i < count) {
+            micro_batch_forward(m, world, s, i, inputs + i * R, s->B);
+        }
+        if (i >= ahead) {
+            size_t j = i - ahead;
+            loss = loss_plus(loss, micro_batch_backward(m, world, s, flow, j, j + 1 == count, inputs + j * R,
+                                                        targets + j * R, dloss));
+            if (flow->block > 0 && (j + 1) % flow->block == 0) {
+                tree_add(flow, m->parameter_count, j + 1 == count);
+            }
+        }
+    }
+    message_wait(world, &s->returned);
+    for (size_t i = 0; i < s->set_count; i++) {
+        message_wait(world, &s->passed[i]);
+    }
+    bool tied = m->part.first_stage != m->part.last_stage; // the embedding is on two stages
+    size_t embedding = m->part.words.count * m->config.channels;
+    if (tied && flow->block == 0) {
+        tied_sum(world, flow->dweights.wte, embedding);
+    }
+    if (flow->block == 0) {
+        buckets_sum_from(world, &flow->buckets, 0);
+        buckets_wait(world, &flow->buckets);
+        return loss;
+    }
+    replicas_sum_tree(world, flow->gradients, flow->tree[0], m->parameter_count);
+    if (tied) {
+        tied_sum(world, flow->dweights.wte, embedding);
+    }
+    owned_from_all(flow);
+    return loss;
+}
+
+// Sum of the token losses of one micro-batch of B sequences, without gradients; 0 on all stages but the last.
+static LossSum forward_loss(const Model *m, World *world, Workspace *s, const int32_t *tokens, const int32_t *targets,
+                            size_t B) {
+    Activations *a = micro_batch_forward(m, world, s, 0, tokens, B);
+    if (!m->part.last_stage) {
+        return (LossSum){0, 0};
+    }
+    classify(m, world, a, &s->classifier, NULL, NULL, targets, 0, B * s->T);
+    return loss_of_micro_batch(a, B * s->T);
 }
 
 // =====================================================================================================================
@@ -552,14 +974,36 @@ static double learning_rate(const Options *o, uint64_t step) {
     return min_lr + (lr - min_lr) * 0.5 * (1 + cos(3.14159265358979323846 * (at - warmup) / (steps - warmup)));
 }
 
-// AdamW on every tensor; matrices decay, vectors do not. grad_scale clips.
-static void update(Model *m, const TensorView *views, const float *gradients, float *exp_avg, float *exp_avg_sq,
+// A range of a tensor's elements that this replica updates.
+typedef struct {
+    size_t begin, end; // of the tensor
+    size_t state;      // where `begin` is in the optimizer's arrays and among the flow's own gradients
+} OwnedRange;
+
+// What this replica owns in a bucket of the tensor that begins at parameter `at`; false if nothing.
+static bool owned_range(const Bucket *bucket, size_t at, size_t elements, OwnedRange *range) {
+    size_t begin = bucket->own_begin > at ? bucket->own_begin : at;
+    size_t end = bucket->own_end < at + elements ? bucket->own_end : at + elements;
+    if (begin >= end) {
+        return false;
+    }
+    *range = (OwnedRange){begin - at, end - at, bucket->own + begin - bucket->own_begin};
+    return true;
+}
+
+// AdamW on all that this replica owns; matrices decay, vectors do not. grad_scale clips.
+static void update(Model *m, const TensorView *views, const GradientFlow *flow, float *exp_avg, float *exp_avg_sq,
                    const Options *o, double lr, double grad_scale, uint64_t step) {
-    for (size_t i = 0; i < m->tensor_count; i++) {
-        size_t at = (size_t)(views[i].data - m->parameters);
-        m->kernels->adamw(m->parameters + at, exp_avg + at, exp_avg_sq + at, gradients + at, tensor_elements(&views[i]),
-                          (float)grad_scale, (float)lr, (float)o->beta1, (float)o->beta2, (float)o->eps,
-                          views[i].dims == 2 ? (float)o->weight_decay : 0, step);
+    for (size_t b = 0; b < flow->buckets.count; b++) {
+        for (size_t i = 0; i < m->tensor_count; i++) {
+            OwnedRange r;
+            if (owned_range(&flow->buckets.items[b], (size_t)(views[i].data - m->parameters),
+                            tensor_elements(&views[i]), &r)) {
+                m->kernels->adamw(views[i].data + r.begin, exp_avg + r.state, exp_avg_sq + r.state, flow->own + r.state,
+                                  r.end - r.begin, (float)grad_scale, (float)lr, (float)o->beta1, (float)o->beta2,
+                                  (float)o->eps, views[i].dims == 2 ? (float)o->weight_decay : 0, step);
+            }
+        }
     }
 }
 
@@ -570,21 +1014,20 @@ typedef struct {
     const Options *options;
     World *world;
     Model model;
-    TensorView *views;           // of model.parameters
-    float *gradients;            // (parameter_count), laid out like model.parameters
-    Weights dweights;            // pointers into gradients
-    float *exp_avg, *exp_avg_sq; // AdamW's m and v, likewise
-    Activations activations;     // of one micro-batch
-    BackwardScratch scratch;
+    TensorView *views; // of model.parameters
+    GradientFlow flow;
+    float *exp_avg, *exp_avg_sq; // (owned): AdamW's m and v
+    Workspace workspace;
     Mixture data, val;         // val.count is 0 without validation data
     const char *tokenizer;     // folder whose tokenizer goes into checkpoints; "" if there is none
     size_t T, B, global_batch; // tokens in a sequence, sequences in a micro-batch, in a step
-    int32_t *inputs, *targets; // (global_batch / ranks, T): this rank's part of a step; inputs has room for one more
-    unsigned char *digests;    // (global_batch / ranks, 32) SHA-256 of this rank's samples; on rank 0 room for all
-    uint64_t step, samples;    // steps done, samples read by all ranks so far
-    double peak_flops;         // of all ranks, measured at the start
-    FILE *log;                 // rank 0
-    EventWriter events;        // rank 0: the log for TensorBoard
+    int32_t *inputs;        // (global_batch / replicas, T): this replica's part of a step, and room for one token more
+    int32_t *targets;       // (global_batch / replicas, T)
+    unsigned char *digests; // (global_batch / replicas, 32) SHA-256 of its samples; on rank 0 room for all
+    uint64_t step, samples; // steps done, samples read by all ranks so far
+    double peak_flops;      // of all ranks, measured at the start
+    FILE *log;              // rank 0
+    EventWriter events;     // rank 0: the log for TensorBoard
 } Trainer;
 
 typedef struct {
@@ -614,11 +1057,46 @@ static bool read_batch(Trainer *t, size_t rows, Error *e) {
     const Options *o = t->options;
     bool ok = true;
     for (size_t i = 0; i < rows && ok; i++) {
-        SampleId id = mixture_order(&t->data, o->seed, o->shuffle, t->samples + (size_t)t->world->rank * rows + i);
+        SampleId id =
+            mixture_order(&t->data, o->seed, o->shuffle, t->samples + (size_t)t->world->grid.replica * rows + i);
         ok = read_sample(&t->data.items[id.dataset], id.sample, t->T, t->model.config.vocab_size, t->inputs + i * t->T,
                          t->targets + i * t->T, e);
     }
     return ok;
+}
+
+static size_t samples_of_replica(const Trainer *t) {
+    return t->global_batch / (size_t)t->world->grid.dp;
+}
+
+// Whether this part is the one that counts for a tensor which several parts hold: what is not cut is on all slices, the
+// embedding on two stages.
+static bool part_counts(const Model *m, const TensorView *view) {
+    bool cut = tensor_elements(view) < tensor_whole_elements(view);
+    bool embedding = strstr(view->name, "wte.weight") != NULL;
+    return (cut || m->part.slice == 0) && (!embedding || m->part.first_stage);
+}
+
+// The norm of the whole model's gradient: of each tensor the sum of squares over what this replica owns; with ZeRO all
+// replicas', and over slices and stages.
+static double gradient_norm(const Trainer *t) {
+    const GradientFlow *flow = &t->flow;
+    bool whole = !flow->buckets.zero || flow->block > 0; // so that the order of the sum does not depend on the replicas
+    double sum = 0;
+    for (size_t i = 0; i < t->model.tensor_count; i++) {
+        const TensorView *view = &t->views[i];
+        size_t at = (size_t)(view->data - t->model.parameters), n = tensor_elements(view);
+        if (part_counts(&t->model, view) && whole) {
+            sum += t->model.kernels->sum_of_squares(flow->gradients + at, n);
+        }
+        for (size_t b = 0; part_counts(&t->model, view) && !whole && b < flow->buckets.count; b++) {
+            OwnedRange r;
+            if (owned_range(&flow->buckets.items[b], at, n, &r)) {
+                sum += t->model.kernels->sum_of_squares(flow->own + r.state, r.end - r.begin);
+            }
+        }
+    }
+    return sqrt(parts_sum(t->world, whole ? sum : replicas_sum_double(t->world, sum)));
 }
 
 // Collective: batch_hash of the step, on rank 0, from the ids that the forward pass is about to see.
@@ -630,7 +1108,7 @@ static void hash_batch(Trainer *t, size_t rows, char hex[BATCH_HASH_DIGITS + 1])
         sha256_add_tokens(&hash, t->targets + (i + 1) * t->T - 1, 1);
         sha256_digest(&hash, t->digests + DIGEST_BYTES * i);
     }
-    gather_records(t->world, t->digests, rows, DIGEST_BYTES);
+    gather_from_replicas(t->world, t->digests, rows, DIGEST_BYTES);
     if (t->world->rank == 0) {
         batch_hash(t->digests, t->global_batch, hex);
     }
@@ -642,30 +1120,26 @@ static bool train_step(Trainer *t, StepResult *s) {
     const Options *o = t->options;
     World *w = t->world;
     Error e;
-    double start = seconds_now(), loss = 0;
-    size_t local = t->global_batch / (size_t)w->size;
+    double start = seconds_now();
+    size_t local = samples_of_replica(t);
     w->comm_seconds = 0;
     if (!world_check(w, read_batch(t, local, &e), &e)) {
         return false;
     }
     hash_batch(t, local, s->batch_hash);
-    zero_floats(t->gradients, t->model.parameter_count);
     float dloss = 1 / (float)(t->global_batch * t->T);
-    for (size_t i = 0; i < local; i += t->B) {
-        forward_backward(&t->model, &t->dweights, &t->activations, &t->scratch, t->inputs + i * t->T,
-                         t->targets + i * t->T, dloss, t->B, t->T);
-        for (size_t r = 0; r < t->B * t->T; r++) {
-            loss += (double)t->activations.losses[r];
-        }
-    }
-    all_reduce_floats(w, t->gradients, t->model.parameter_count);
-    s->loss = all_reduce_double(w, loss) / ((double)t->global_batch * (double)t->T);
-    s->grad_norm = sqrt(t->model.kernels->sum_of_squares(t->gradients, t->model.parameter_count));
+    LossSum loss = forward_backward(&t->model, w, &t->workspace, &t->flow, t->inputs, t->targets, dloss, local / t->B);
+    s->loss = loss_mean(w, loss, (double)t->global_batch * (double)t->T);
+    s->grad_norm = gradient_norm(t);
     s->lr = learning_rate(o, t->step + 1);
     s->skipped = !isfinite(s->loss) || !isfinite(s->grad_norm);
     if (!s->skipped) {
         double grad_scale = o->clip > 0 && s->grad_norm > o->clip ? o->clip / s->grad_norm : 1;
-        update(&t->model, t->views, t->gradients, t->exp_avg, t->exp_avg_sq, o, s->lr, grad_scale, t->step + 1);
+        update(&t->model, t->views, &t->flow, t->exp_avg, t->exp_avg_sq, o, s->lr, grad_scale, t->step + 1);
+        buckets_gather(w, &t->flow.buckets);
+        if (!o->overlap) {
+            parameters_await(&t->model, w, t->model.parameters + t->model.parameter_count);
+        }
     }
     t->step++;
     t->samples += t->global_batch;
@@ -674,25 +1148,26 @@ static bool train_step(Trainer *t, StepResult *s) {
     return true;
 }
 
-// Mean token loss of the first `count` samples of `data`, shared out over the ranks. False on all ranks, with the
+// Mean token loss of the first `count` samples of `data`, shared out over the replicas. False on all ranks, with the
 // reason printed, on failure. inputs, targets: (B, T) scratch, inputs with room for one more.
-static bool evaluate(World *w, const Model *m, Activations *a, const Dataset *data, uint64_t count, size_t B, size_t T,
-                     int32_t *inputs, int32_t *targets, double *loss) {
+static bool evaluate(World *w, const Model *m, Workspace *s, const Dataset *data, uint64_t count, int32_t *inputs,
+                     int32_t *targets, double *loss) {
     Error e;
     bool ok = true;
-    double sum = 0;
-    uint64_t end = count * (uint64_t)(w->rank + 1) / (uint64_t)w->size;
-    for (uint64_t i = count * (uint64_t)w->rank / (uint64_t)w->size; i < end && ok;) {
-        size_t now = end - i < B ? (size_t)(end - i) : B;
+    LossSum sum = {0, 0};
+    uint64_t replica = (uint64_t)w->grid.replica, replicas = (uint64_t)w->grid.dp,
+             end = count * (replica + 1) / replicas;
+    for (uint64_t i = count * replica / replicas; i < end;) {
+        size_t now = end - i < s->B ? (size_t)(end - i) : s->B;
+        // a rank that cannot read goes on with what it has, so that the others do not wait for it
         for (size_t row = 0; row < now && ok; row++) {
-            ok = read_sample(data, i + row, T, m->config.vocab_size, inputs + row * T, targets + row * T, &e);
+            ok = read_sample(data, i + row, s->T, m->config.vocab_size, inputs + row * s->T, targets + row * s->T, &e);
         }
-        if (ok) {
-            sum += forward_loss(m, a, inputs, targets, now, T);
-        }
+        sum = loss_plus(sum, forward_loss(m, w, s, inputs, targets, now));
         i += now;
     }
-    *loss = all_reduce_double(w, sum) / ((double)count * (double)T);
+    message_wait(w, &s->passed[0]);
+    *loss = loss_mean(w, sum, (double)count * (double)s->T);
     return world_check(w, ok, &e);
 }
 
@@ -703,13 +1178,12 @@ static uint64_t eval_samples(const Dataset *data, uint64_t batches, uint64_t glo
 }
 
 // Collective: evaluate of each dataset by itself; *mean is the mean of their losses by weight. losses: (data->count).
-static bool evaluate_mixture(World *w, const Model *m, Activations *a, const Mixture *data, uint64_t batches,
-                             uint64_t global_batch, size_t B, size_t T, int32_t *inputs, int32_t *targets,
-                             double *losses, double *mean) {
+static bool evaluate_mixture(World *w, const Model *m, Workspace *s, const Mixture *data, uint64_t batches,
+                             uint64_t global_batch, int32_t *inputs, int32_t *targets, double *losses, double *mean) {
     double sum = 0;
     for (size_t i = 0; i < data->count; i++) {
         uint64_t count = eval_samples(&data->items[i], batches, global_batch);
-        if (!evaluate(w, m, a, &data->items[i], count, B, T, inputs, targets, &losses[i])) {
+        if (!evaluate(w, m, s, &data->items[i], count, inputs, targets, &losses[i])) {
             return false;
         }
         sum += (double)data->weights[i] * losses[i];
@@ -765,7 +1239,9 @@ static void write_options(JsonWriter *json, const Options *o) {
         if (!(spec->commands & TRAIN)) {
             continue;
         }
-        if (spec->type == OPTION_WHOLE) {
+        if (spec->type == OPTION_FLAG) {
+            json_put_bool(json, spec->name, *(const bool *)(const void *)field);
+        } else if (spec->type == OPTION_WHOLE) {
             json_put_uint(json, spec->name, *(const uint64_t *)(const void *)field);
         } else if (spec->type == OPTION_REAL) {
             json_put_double(json, spec->name, *(const double *)(const void *)field);
@@ -826,9 +1302,12 @@ static void write_run(JsonWriter *json, const Trainer *t) {
     json_put_string(json, "compiler_flags", COMPILER_FLAGS);
     json_put_string(json, "kernels", t->model.kernels->name);
     json_put_uint(json, "ranks", (uint64_t)t->world->size);
+    json_put_uint(json, "tp", (uint64_t)t->world->grid.tp);
+    json_put_uint(json, "pp", (uint64_t)t->world->grid.pp);
+    json_put_uint(json, "dp", (uint64_t)t->world->grid.dp);
     json_put_uint(json, "threads", (uint64_t)omp_get_max_threads());
     json_put_uint(json, "from_step", t->step);
-    json_put_uint(json, "parameters", t->model.parameter_count);
+    json_put_uint(json, "parameters", t->model.all_parameters);
     json_put_uint(json, "vocab_size", t->model.config.vocab_size);
     json_put_uint(json, "layers", t->model.config.layers);
     json_put_uint(json, "heads", t->model.config.heads);
@@ -998,12 +1477,15 @@ static void write_trainer_state(JsonWriter *json, const Trainer *t) {
     json_close(json, '}');
 }
 
-// Views of AdamW's two arrays under the names they have in the optimizer file: 2 * tensor_count of them.
-static TensorView *optimizer_views(const Trainer *t) {
-    TensorView *views = malloc(2 * t->model.tensor_count * sizeof *views);
+// The tensors of a part of the model, then AdamW's two arrays under the names they have in the optimizer's files:
+// 3 * count of them, without data. NULL if there is no memory.
+static TensorView *all_views(const ModelConfig *c, const Part *p, size_t *count) {
+    tensor_views(c, p, NULL, "", NULL, count);
+    TensorView *views = malloc(3 * *count * sizeof *views);
     if (views) {
-        tensor_views(&t->model.config, t->exp_avg, "exp_avg.", views);
-        tensor_views(&t->model.config, t->exp_avg_sq, "exp_avg_sq.", views + t->model.tensor_count);
+        tensor_views(c, p, NULL, "", views, count);
+        tensor_views(c, p, NULL, "exp_avg.", views + *count, count);
+        tensor_views(c, p, NULL, "exp_avg_sq.", views + 2 * *count, count);
     }
     return views;
 }
@@ -1019,6 +1501,7 @@ static bool add_tokenizer_files(CheckpointWriter *w, const char *directory, Erro
     return true;
 }
 
+// Rank 0: the small files.
 static bool add_checkpoint_files(CheckpointWriter *w, const Trainer *t, Error *e) {
     JsonWriter config = {.indent = 2}, generation = {.indent = 2}, state = {.indent = 2}, card = {0};
     config_write(&config, &t->model.config);
@@ -1029,57 +1512,133 @@ static bool add_checkpoint_files(CheckpointWriter *w, const Trainer *t, Error *e
     ok = checkpoint_add_json(w, "generation_config.json", &generation, ok ? e : &(Error){0}) && ok;
     ok = checkpoint_add_json(w, "trainer_state.json", &state, ok ? e : &(Error){0}) && ok;
     ok = checkpoint_add_json(w, "README.md", &card, ok ? e : &(Error){0}) && ok;
-    TensorView *optimizer = optimizer_views(t);
-    ok = ok && (optimizer || fail(e, "no memory to save a checkpoint"));
-    ok = ok && add_tokenizer_files(w, t->tokenizer, e) &&
-         checkpoint_add_tensors(w, "model.safetensors", t->views, t->model.tensor_count, e) &&
-         checkpoint_add_tensors(w, "optimizer-00000.safetensors", optimizer, 2 * t->model.tensor_count, e);
-    free(optimizer);
+    return ok && add_tokenizer_files(w, t->tokenizer, e);
+}
+
+// Writes this rank's part of what the file holds; of what all replicas have, each its share.
+static bool write_parts(const Trainer *t, const TensorWriter *writer, const TensorView *mine, Error *e) {
+    const float *states[2] = {t->exp_avg, t->exp_avg_sq};
+    size_t count = t->model.tensor_count, replica = (size_t)t->world->grid.replica,
+           replicas = (size_t)t->world->grid.dp;
+    bool ok = true;
+    for (size_t i = 0; ok && i < 3 * count; i++) {
+        size_t n = tensor_elements(&mine[i]), begin = n * replica / replicas, end = n * (replica + 1) / replicas;
+        const TensorView *weights = &t->views[i % count];
+        size_t at = (size_t)(weights->data - t->model.parameters);
+        if (!part_counts(&t->model, weights) || !safetensors_find(&writer->file, mine[i].name)) {
+            continue;
+        }
+        if (i < count) {
+            ok = tensor_writer_write(writer, &mine[i], begin, end, weights->data + begin, e);
+            continue;
+        }
+        for (size_t b = 0; ok && b < t->flow.buckets.count; b++) {
+            OwnedRange r;
+            if (owned_range(&t->flow.buckets.items[b], at, n, &r)) {
+                size_t skip = t->flow.buckets.zero || begin <= r.begin ? 0 : begin - r.begin;
+                size_t until = t->flow.buckets.zero || end >= r.end ? r.end : end;
+                ok = r.begin + skip >= until || tensor_writer_write(writer, &mine[i], r.begin + skip, until,
+                                                                    states[i / count - 1] + r.state + skip, e);
+            }
+        }
+    }
     return ok;
 }
 
-// Rank 0: writes OUT/step-NNNNNN and removes checkpoints beyond the newest --keep.
-static bool write_checkpoint(Trainer *t, Error *e) {
-    CheckpointWriter w;
+// Collective: the tensors' files. Rank 0 makes them, all ranks write their parts, then each hashes some of the files.
+// `whole`, `mine`: all_views of the model and of this rank's part.
+static bool write_tensor_files(Trainer *t, CheckpointWriter *w, const TensorFiles *files, const TensorView *whole,
+                               const TensorView *mine) {
+    Error e = {0};
+    World *world = t->world;
+    char(*sums)[65] = calloc(files->count, sizeof *sums);
+    bool ok = sums || fail(&e, "no memory to save a checkpoint");
+    for (size_t f = 0; ok && world->rank == 0 && f < files->count; f++) {
+        const TensorFile *file = &files->items[f];
+        ok = checkpoint_make_tensors(w, file->name, whole + file->first, file->count, &e);
+    }
+    ok = world_check(world, ok, &e);
+    for (size_t f = 0; ok && f < files->count; f++) {
+        TensorWriter writer;
+        ok = tensor_writer_open(&writer, w, files->items[f].name, &e) &&
+             tensor_writer_close(&writer, write_parts(t, &writer, mine, &e), &e);
+    }
+    ok = world_check(world, ok, &e);
+    for (size_t f = (size_t)world->rank; ok && f < files->count; f += (size_t)world->size) {
+        char path[PATH_LIMIT];
+        ok = path_format(path, &e, "%s/%s", w->temporary, files->items[f].name) && sha256_file(path, sums[f], &e);
+    }
+    ok = world_check(world, ok, &e);
+    if (ok) {
+        MPI_Allreduce(MPI_IN_PLACE, sums, (int)(files->count * sizeof *sums), MPI_BYTE, MPI_BOR, MPI_COMM_WORLD);
+    }
+    for (size_t f = 0; ok && f < files->count; f++) {
+        checkpoint_add_sum(w, files->items[f].name, sums[f]);
+    }
+    free(sums);
+    return ok;
+}
+
+// Rank 0: removes checkpoints beyond the newest --keep.
+static void remove_old_checkpoints(const Options *o) {
     uint64_t *steps;
     size_t count;
-    if (fsync(fileno(t->log))) {
-        return fail(e, "%s/log.jsonl: cannot be written: %s", t->options->out, strerror(errno));
-    }
-    if (!checkpoint_begin(&w, t->options->out, t->step, e)) {
-        return false;
-    }
-    if (!add_checkpoint_files(&w, t, e) || !checkpoint_commit(&w, e)) {
-        checkpoint_abort(&w);
-        return false;
-    }
-    if (t->options->keep > 0 && checkpoint_list(t->options->out, &steps, &count, e)) {
-        for (size_t i = t->options->keep; i < count; i++) {
-            checkpoint_remove(t->options->out, steps[i]);
+    Error ignored;
+    if (o->keep > 0 && checkpoint_list(o->out, &steps, &count, &ignored)) {
+        for (size_t i = o->keep; i < count; i++) {
+            checkpoint_remove(o->out, steps[i]);
         }
         free(steps);
     }
-    return true;
 }
 
-// Collective: all ranks must hold the same weights, or something is broken (a kernel, a network, a memory): then
-// nothing is saved. Rank 0 writes.
+// Collective: the files of OUT/.step-NNNNNN.new, which rank 0 then gives its name.
+static bool write_checkpoint(Trainer *t) {
+    Error e = {0};
+    CheckpointWriter w;
+    TensorFiles files = {0};
+    const Part all = part_of(&t->model.config, 1, 0, 1, 0);
+    size_t count, mine_count;
+    bool root = t->world->rank == 0;
+    TensorView *whole = all_views(&t->model.config, &all, &count);
+    TensorView *mine = all_views(&t->model.config, &t->model.part, &mine_count);
+    bool ok = ((whole && mine) || fail(&e, "no memory to save a checkpoint")) &&
+              tensor_files(&files, whole, count, &e) &&
+              (!root || !fsync(fileno(t->log)) ||
+               fail(&e, "%s/log.jsonl: cannot be written: %s", t->options->out, strerror(errno)));
+    bool begun = ok && checkpoint_begin(&w, t->options->out, t->step, root, &e);
+    ok = begun && (!root || (add_checkpoint_files(&w, t, &e) && checkpoint_add_index(&w, &files, whole, &e)));
+    ok = world_check(t->world, ok, &e) && write_tensor_files(t, &w, &files, whole, mine);
+    bool committed = ok && (!root || checkpoint_commit(&w, &e));
+    if (begun && root && !committed) {
+        checkpoint_abort(&w);
+    }
+    if (begun && !root) {
+        free(w.sums.data);
+    }
+    free(files.items);
+    free(whole);
+    free(mine);
+    return ok && world_check(t->world, committed, &e);
+}
+
+// Collective: all replicas must hold the same weights, or something is broken (a kernel, a network, a memory): then
+// nothing is saved.
 static bool save_checkpoint(Trainer *t) {
     Error e = {0};
+    parameters_await(&t->model, t->world, t->model.parameters + t->model.parameter_count);
     double mine = t->model.kernels->sum_of_squares(t->model.parameters, t->model.parameter_count), low, high;
-    MPI_Allreduce(&mine, &low, 1, MPI_DOUBLE, MPI_MIN, MPI_COMM_WORLD);
-    MPI_Allreduce(&mine, &high, 1, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
+    MPI_Allreduce(&mine, &low, 1, MPI_DOUBLE, MPI_MIN, t->world->grid.replicas);
+    MPI_Allreduce(&mine, &high, 1, MPI_DOUBLE, MPI_MAX, t->world->grid.replicas);
     bool ok = low == high || fail(&e,
-                                  "the ranks' weights differ at step %llu: the last checkpoint is to be trusted, this "
-                                  "state is not saved",
+                                  "the replicas' weights differ at step %llu: the last checkpoint is to be trusted, "
+                                  "this state is not saved",
                                   (unsigned long long)t->step);
-    if (ok && t->world->rank == 0) {
-        ok = write_checkpoint(t, &e);
-    }
-    if (!world_check(t->world, ok, &e)) {
+    if (!world_check(t->world, ok, &e) || !write_checkpoint(t)) {
         return false;
     }
     if (t->world->rank == 0) {
+        remove_old_checkpoints(t->options);
         printf("saved %s/step-%06llu\n", t->options->out, (unsigned long long)t->step);
     }
     return true;
@@ -1153,22 +1712,29 @@ static bool load_state(Trainer *t, const char *directory, Error *e) {
     return ok;
 }
 
+// What this replica owns of the optimizer's state.
 static bool load_optimizer(Trainer *t, const char *directory, Error *e) {
-    char path[PATH_LIMIT];
-    Safetensors file;
-    TensorView *views = optimizer_views(t);
-    bool ok = views || fail(e, "no memory to load the optimizer");
-    ok = ok && path_format(path, e, "%s/optimizer-00000.safetensors", directory) && safetensors_open(&file, path, e);
-    if (!ok) {
-        free(views);
-        return false;
+    TensorSet files = {0};
+    float *states[2] = {t->exp_avg, t->exp_avg_sq};
+    size_t count;
+    TensorView *views = all_views(&t->model.config, &t->model.part, &count);
+    bool opened = views ? optimizer_open(&files, directory, e) : fail(e, "no memory to load the optimizer"),
+         ok = opened;
+    for (size_t i = count; ok && i < 3 * count; i++) {
+        const Safetensors *file = NULL;
+        const SafetensorsEntry *entry = tensor_set_find(&files, views[i].name, &file);
+        ok = entry || fail(e, "%s/optimizer-*.safetensors: have no tensor \"%s\"", directory, views[i].name);
+        for (size_t b = 0; ok && b < t->flow.buckets.count; b++) {
+            OwnedRange r;
+            if (owned_range(&t->flow.buckets.items[b], (size_t)(t->views[i % count].data - t->model.parameters),
+                            tensor_elements(&views[i]), &r)) {
+                ok = safetensors_read_range(file, entry, &views[i], r.begin, r.end, states[i / count - 1] + r.state, e);
+            }
+        }
     }
-    for (size_t i = 0; i < 2 * t->model.tensor_count && ok; i++) {
-        const SafetensorsEntry *entry = safetensors_find(&file, views[i].name);
-        ok = entry ? safetensors_read(&file, entry, &views[i], e)
-                   : fail(e, "%s: has no tensor \"%s\"", path, views[i].name);
+    if (opened) {
+        tensor_set_close(&files);
     }
-    safetensors_close(&file);
     free(views);
     return ok;
 }
@@ -1194,39 +1760,51 @@ static bool load_checkpoint(Trainer *t, const char *directory, Error *e) {
            load_optimizer(t, directory, e);
 }
 
-// Rank 0: loads the newest whole checkpoint of OUT, telling of broken ones that it passes over. *resumed says whether
-// there was one. Checkpoints of which none is whole are an error: training must not silently begin anew.
-static bool resume(Trainer *t, bool *resumed, Error *e) {
+// Collective: compares a model's files with their sums, each rank some of them. On failure all ranks get the line of
+// the lowest rank that found one.
+static bool verify_together(World *w, const char *directory, bool with_optimizer, Error *e) {
+    bool ok = checkpoint_verify(directory, with_optimizer, (size_t)w->rank, (size_t)w->size, e);
+    int mine = ok ? w->size : w->rank, first;
+    MPI_Allreduce(&mine, &first, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
+    if (first < w->size) {
+        MPI_Bcast(e, sizeof *e, MPI_BYTE, first, MPI_COMM_WORLD);
+    }
+    return first == w->size;
+}
+
+// Collective: loads the newest whole checkpoint of OUT, telling of broken ones that it passes over. *resumed says
+// whether there was one. Checkpoints of which none is whole are an error: training must not silently begin anew.
+static bool resume(Trainer *t, bool *resumed) {
+    Error e = {0};
+    World *w = t->world;
     const char *out = t->options->out;
-    uint64_t *steps;
-    size_t count;
+    uint64_t *steps = NULL;
+    size_t count = 0;
+    bool ok = w->rank != 0 || checkpoint_list(out, &steps, &count, &e);
+    if (ok && count > 0 && !strcmp(t->options->resume, "none")) {
+        ok = fail(&e, "%s: already holds a run, up to step %llu; use --resume auto to go on, or another --out", out,
+                  (unsigned long long)steps[0]);
+    }
     *resumed = false;
-    if (!checkpoint_list(out, &steps, &count, e)) {
-        return false;
-    }
-    if (count > 0 && !strcmp(t->options->resume, "none")) {
-        fail(e, "%s: already holds a run, up to step %llu; use --resume auto to go on, or another --out", out,
-             (unsigned long long)steps[0]);
-        free(steps);
-        return false;
-    }
-    bool ok = true;
-    size_t i = 0;
-    for (; i < count; i++) {
+    ok = world_check(w, ok, &e);
+    broadcast(&count, sizeof count);
+    for (size_t i = 0; ok && !*resumed && i < count; i++) {
         char directory[PATH_LIMIT];
-        if (path_format(directory, e, "%s/step-%06llu", out, (unsigned long long)steps[i]) &&
-            checkpoint_verify(directory, true, e)) {
-            ok = load_checkpoint(t, directory, e);
+        uint64_t step = w->rank == 0 ? steps[i] : 0;
+        broadcast(&step, sizeof step);
+        if (path_format(directory, &e, "%s/step-%06llu", out, (unsigned long long)step) &&
+            verify_together(w, directory, true, &e)) {
+            ok = world_check(w, load_checkpoint(t, directory, &e), &e);
             *resumed = ok;
-            break;
+        } else if (w->rank == 0) {
+            printf("warning: %s\n", e.text);
         }
-        printf("warning: %s\n", e->text);
-    }
-    if (count > 0 && i == count) {
-        ok = fail(e, "%s: none of its %zu checkpoints is whole; remove them to begin anew", out, count);
     }
     free(steps);
-    return ok;
+    if (ok && count > 0 && !*resumed) {
+        fail(&e, "%s: none of its %zu checkpoints is whole; remove them to begin anew", out, count);
+    }
+    return ok && world_check(w, count == 0 || *resumed, &e);
 }
 
 // Rank 0: makes OUT with its parents and takes the lock that keeps a second run from writing there. The lock goes with
@@ -1260,36 +1838,32 @@ static bool claim_out(const char *out, Error *e) {
     return true;
 }
 
+// Collective: weights from --init.
+static bool load_init(Trainer *t) {
+    Error e = {0};
+    const char *directory = t->options->init;
+    bool ok =
+        verify_together(t->world, directory, false, &e) && weights_load(directory, t->views, t->model.tensor_count, &e);
+    return world_check(t->world, ok, &e);
+}
+
 // Collective: weights, optimizer and position from the newest checkpoint, or from --init, or new.
 static bool prepare_state(Trainer *t) {
     Error e = {0};
     World *w = t->world;
     const Options *o = t->options;
-    uint64_t resumed_step_samples[3] = {0};
-    bool ok = true, resumed = false;
-    if (w->rank == 0) {
-        ok = claim_out(o->out, &e) && resume(t, &resumed, &e);
-        if (ok && !resumed && o->init) {
-            ok = checkpoint_verify(o->init, false, &e) && weights_load(o->init, t->views, t->model.tensor_count, &e);
-        }
-        ok = ok && log_open(t, resumed, &e);
-        memcpy(resumed_step_samples, (uint64_t[]){resumed, t->step, t->samples}, sizeof resumed_step_samples);
-    }
-    if (!world_check(w, ok, &e)) {
+    bool resumed = false;
+    if (!world_check(w, w->rank != 0 || claim_out(o->out, &e), &e) || !resume(t, &resumed)) {
         return false;
     }
-    broadcast(resumed_step_samples, sizeof resumed_step_samples);
-    t->step = resumed_step_samples[1];
-    t->samples = resumed_step_samples[2];
-    size_t bytes = t->model.parameter_count * sizeof(float);
-    if (resumed_step_samples[0] || o->init) {
-        broadcast(t->model.parameters, bytes);
-    } else {
+    if (!resumed && o->init && !load_init(t)) {
+        return false;
+    }
+    if (!resumed && !o->init) {
         model_initialize(&t->model, o->seed, (float)o->init_std, t->views);
     }
-    if (resumed_step_samples[0]) {
-        broadcast(t->exp_avg, bytes);
-        broadcast(t->exp_avg_sq, bytes);
+    if (!world_check(w, w->rank != 0 || log_open(t, resumed, &e), &e)) {
+        return false;
     }
     if (w->rank == 0 && resumed) {
         printf("resumed from %s/step-%06llu\n", o->out, (unsigned long long)t->step);
@@ -1313,8 +1887,8 @@ static void print_step(const Trainer *t, const StepResult *s, double seconds_lef
 static bool run_eval(Trainer *t) {
     Error e = {0};
     double loss, losses[MIXTURE_DATASETS_MAX];
-    if (!evaluate_mixture(t->world, &t->model, &t->activations, &t->val, t->options->eval_batches, t->global_batch,
-                          t->B, t->T, t->inputs, t->targets, losses, &loss)) {
+    if (!evaluate_mixture(t->world, &t->model, &t->workspace, &t->val, t->options->eval_batches, t->global_batch,
+                          t->inputs, t->targets, losses, &loss)) {
         return false;
     }
     bool ok = t->world->rank != 0 || log_eval(t, loss, losses, &e);
@@ -1408,7 +1982,7 @@ static bool shape_from_options(const Options *o, ModelConfig *config, Error *e) 
 // Impossible combinations of options, found before anything is opened.
 static bool check_train_options(const Options *o, int ranks, Error *e) {
     ModelConfig c;
-    uint64_t multiple = o->micro_batch * (uint64_t)ranks;
+    uint64_t replicas = (uint64_t)ranks / (o->tp * o->pp), multiple = o->micro_batch * replicas;
     if (!o->data.count || !o->out) {
         return fail(e, "train needs %s", o->data.count ? "--out DIR" : "--data PATH");
     }
@@ -1428,10 +2002,10 @@ static bool check_train_options(const Options *o, int ranks, Error *e) {
     if (o->global_batch % multiple) {
         return fail(
             e,
-            "--global-batch %llu does not divide into micro-batches of %llu on %d rank%s: it must be a multiple "
+            "--global-batch %llu does not divide into micro-batches of %llu on %llu replica%s: it must be a multiple "
             "of %llu",
-            (unsigned long long)o->global_batch, (unsigned long long)o->micro_batch, ranks, ranks == 1 ? "" : "s",
-            (unsigned long long)multiple);
+            (unsigned long long)o->global_batch, (unsigned long long)o->micro_batch, (unsigned long long)replicas,
+            replicas == 1 ? "" : "s", (unsigned long long)multiple);
     }
     if (o->min_lr > o->lr) {
         return fail(e, "--min-lr %g is larger than --lr %g", o->min_lr, o->lr);
@@ -1521,6 +2095,22 @@ static bool open_datasets(Trainer *t, size_t T, Error *e) {
                 t->data.paths[0], t->val.paths[0]);
 }
 
+// Whether tp slices and pp stages can share the model.
+static bool check_grid(const ModelConfig *c, const World *w, Error *e) {
+    size_t tp = (size_t)w->grid.tp, pp = (size_t)w->grid.pp;
+    if (c->heads % tp) {
+        return fail(e, "--tp %zu does not divide the model's %zu heads", tp, c->heads);
+    }
+    if (c->vocab_size < tp) {
+        return fail(e, "--tp %zu is more than the vocabulary of %zu words", tp, c->vocab_size);
+    }
+    return pp <= c->layers || fail(e, "--pp %zu is more than the model's %zu layers", pp, c->layers);
+}
+
+static Part part_of_rank(const ModelConfig *c, const World *w) {
+    return part_of(c, (size_t)w->grid.tp, (size_t)w->grid.slice, (size_t)w->grid.pp, (size_t)w->grid.stage);
+}
+
 // Settles the model's shape and opens the data; every rank does.
 static bool training_open(Trainer *t, ModelConfig *config, Error *e) {
     const Options *o = t->options;
@@ -1529,35 +2119,131 @@ static bool training_open(Trainer *t, ModelConfig *config, Error *e) {
     }
     t->T = o->seq_len ? o->seq_len : config->seq_len;
     t->B = o->micro_batch;
-    t->global_batch = o->global_batch ? o->global_batch : o->micro_batch * (uint64_t)t->world->size;
+    t->global_batch = o->global_batch ? o->global_batch : o->micro_batch * (uint64_t)t->world->grid.dp;
     if (t->T > config->seq_len) {
         return fail(e, "--seq-len %zu is more than the %zu positions of %s", t->T, config->seq_len, o->init);
     }
-    return open_datasets(t, t->T, e) && choose_vocab_size(o, &t->data, config, e) && choose_tokenizer(t, config, e);
+    return open_datasets(t, t->T, e) && choose_vocab_size(o, &t->data, config, e) && choose_tokenizer(t, config, e) &&
+           check_grid(config, t->world, e);
+}
+
+static Keep keep_of_stage(const Options *o, const World *w) {
+    bool recompute = o->recompute && !strcmp(o->recompute, "layer") &&
+                     (o->recompute_stages == 0 || (uint64_t)w->grid.stage < o->recompute_stages);
+    return recompute ? KEEP_STREAM : KEEP_ALL;
+}
+
+// The memory that neighbours share: gradients, and with ZeRO parameters (n floats each). Without neighbours none.
+static bool flow_share(GradientFlow *flow, const World *world, size_t n, bool zero, bool share, Error *e) {
+    neighbours_find(&flow->neighbours, world, share);
+    return flow->neighbours.peers == 1 ||
+           (shared_array_create(&flow->shared_gradients, &flow->neighbours, n * sizeof(float), e) &&
+            (!zero || shared_array_create(&flow->shared_parameters, &flow->neighbours, n * sizeof(float), e)));
+}
+
+// Gradients, and the buckets in which they leave: one a layer, or several small layers together.
+// `block`, `blocks`: micro-batches in a leaf of the sum, and such leaves of this replica; 0: not reproducible.
+static bool flow_create(GradientFlow *flow, Model *m, bool zero, bool overlap, size_t block, size_t blocks, Error *e) {
+    size_t cuts[1 + m->part.layers];
+    flow->overlap = overlap;
+    flow->block = block;
+    flow->gradients = flow->shared_gradients.mine ? flow->shared_gradients.mine : allocate_floats(m->parameter_count);
+    if (!flow->gradients || !weights_over(&m->config, &m->part, flow->gradients, &flow->dweights)) {
+        return fail(e, "no memory for the gradients of %zu parameters: choose a smaller model", m->parameter_count);
+    }
+    cuts[0] = 0;
+    for (size_t l = 0; l < m->part.layers; l++) {
+        cuts[1 + l] = (size_t)(m->weights.layers[l].ln1_w - m->parameters);
+    }
+    bool embedding = cuts[1] > 0; // not on the middle stages
+    Buckets *b = &flow->buckets;
+    if (!buckets_create(b, &flow->neighbours, cuts + !embedding, m->part.layers + embedding, m->parameter_count, zero,
+                        e)) {
+        return false;
+    }
+    for (size_t level = 0; block > 0 && (level == 0 || (size_t)1 << level < blocks); level++) {
+        flow->tree[level] = allocate_floats(m->parameter_count);
+        if (!flow->tree[level]) {
+            return fail(e, "no memory for level %zu of the sum of gradients: leave out --reproducible", level);
+        }
+    }
+    m->arriving = zero ? b : NULL;
+    flow->own = zero ? allocate_floats(b->owned) : flow->gradients;
+    b->gradients = flow->gradients;
+    b->gradients_of = flow->shared_gradients.of;
+    b->sums = flow->own;
+    b->parameters = m->parameters;
+    b->parameters_of = flow->shared_parameters.of;
+    return flow->own || fail(e, "no memory for the gradients of %zu parameters", b->owned);
+}
+
+// Collective over the replicas.
+static void flow_free(GradientFlow *flow) {
+    if (flow->own != flow->gradients) {
+        free(flow->own);
+    }
+    if (!flow->shared_gradients.mine) {
+        free(flow->gradients);
+    }
+    for (size_t level = 0; level < sizeof flow->tree / sizeof *flow->tree; level++) {
+        free(flow->tree[level]);
+    }
+    free(flow->dweights.layers);
+    buckets_free(&flow->buckets);
+    shared_array_free(&flow->shared_gradients);
+    shared_array_free(&flow->shared_parameters);
+    neighbours_free(&flow->neighbours);
+}
+
+// The leaves of --reproducible: the micro-batches of a step are cut into as many equal blocks as the largest power of
+// two in their number says; so one tree serves every power of two of replicas up to that. 0 without the option.
+static bool leaves_of_replica(const Trainer *t, size_t *block, size_t *blocks, Error *e) {
+    size_t micro_batches = t->global_batch / t->B, leaves = micro_batches & -micro_batches,
+           dp = (size_t)t->world->grid.dp;
+    if (!t->options->reproducible) {
+        return true;
+    }
+    if (leaves % dp) {
+        return fail(e,
+                    "--reproducible: %zu micro-batches a step can be shared by 1, 2, 4 ... %zu replicas, not by %zu: "
+                    "change --global-batch, --micro-batch or the ranks",
+                    micro_batches, leaves, dp);
+    }
+    *block = micro_batches / leaves;
+    *blocks = leaves / dp;
+    return true;
+}
+
+static bool optimizer_create(Trainer *t, Error *e) {
+    t->exp_avg = allocate_floats(t->flow.buckets.owned);
+    t->exp_avg_sq = allocate_floats(t->flow.buckets.owned);
+    return (t->exp_avg && t->exp_avg_sq) ||
+           fail(e, "no memory for the optimizer of %zu parameters: choose a smaller model", t->flow.buckets.owned);
 }
 
 // Model, gradients, optimizer and activations, all zero.
 static bool training_allocate(Trainer *t, const ModelConfig *config, const Kernels *kernels, Error *e) {
-    size_t local = t->global_batch / (size_t)t->world->size;
-    if (!model_create(&t->model, config, kernels, e) ||
-        !activations_create(&t->activations, config, t->B * t->T, true, e) ||
-        !backward_scratch_create(&t->scratch, config, t->B * t->T, e)) {
+    size_t local = samples_of_replica(t), count;
+    Part part = part_of_rank(config, t->world);
+    bool zero = t->options->zero && t->world->grid.dp > 1;
+    size_t parameters = tensor_views(config, &part, NULL, "", NULL, &count);
+    if (!flow_share(&t->flow, t->world, parameters, zero, t->options->share_memory, e) ||
+        !model_create(&t->model, config, &part, kernels, t->flow.shared_parameters.mine, e) ||
+        !workspace_create(&t->workspace, config, &part, sets_needed(t->world, local / t->B), t->B, t->T,
+                          keep_of_stage(t->options, t->world), e)) {
         return false;
     }
     t->views = malloc(t->model.tensor_count * sizeof *t->views);
-    t->gradients = allocate_floats(t->model.parameter_count);
-    t->exp_avg = allocate_floats(t->model.parameter_count);
-    t->exp_avg_sq = allocate_floats(t->model.parameter_count);
-    t->inputs = malloc((local * t->T + 1) * sizeof *t->inputs);
-    t->targets = malloc(local * t->T * sizeof *t->targets);
+    t->inputs = calloc(local * t->T + 1, sizeof *t->inputs);
+    t->targets = calloc(local * t->T, sizeof *t->targets);
     t->digests = malloc(DIGEST_BYTES * (t->world->rank == 0 ? t->global_batch : local));
-    if (!t->views || !t->gradients || !t->exp_avg || !t->exp_avg_sq || !t->inputs || !t->targets || !t->digests ||
-        !weights_over(config, t->gradients, &t->dweights)) {
-        return fail(e, "no memory for the gradients and the optimizer of %zu parameters: choose a smaller model",
-                    t->model.parameter_count);
+    if (!t->views || !t->inputs || !t->targets || !t->digests) {
+        return fail(e, "no memory for a step of %zu sequences", local);
     }
-    tensor_views(config, t->model.parameters, "", t->views);
-    return true;
+    tensor_views(config, &part, t->model.parameters, "", t->views, &count);
+    size_t block = 0, blocks = 0;
+    return leaves_of_replica(t, &block, &blocks, e) &&
+           flow_create(&t->flow, &t->model, zero, t->options->overlap, block, blocks, e) && optimizer_create(t, e);
 }
 
 static void training_free(Trainer *t) {
@@ -1568,11 +2254,10 @@ static void training_free(Trainer *t) {
     mixture_close(&t->data);
     mixture_close(&t->val);
     model_free(&t->model);
-    activations_free(&t->activations);
-    free(t->scratch.data);
-    free(t->dweights.layers);
+    workspace_free(&t->workspace);
+    t->world->flowing = NULL;
+    flow_free(&t->flow);
     free(t->views);
-    free(t->gradients);
     free(t->exp_avg);
     free(t->exp_avg_sq);
     free(t->inputs);
@@ -1583,7 +2268,7 @@ static void training_free(Trainer *t) {
 static void print_run(const Trainer *t) {
     const ModelConfig *c = &t->model.config;
     printf("model: %zu layers, %zu channels, %zu heads, vocabulary %zu, %zu parameters\n", c->layers, c->channels,
-           c->heads, c->vocab_size, t->model.parameter_count);
+           c->heads, c->vocab_size, t->model.all_parameters);
     double samples = (double)t->global_batch * (double)t->options->steps;
     for (size_t i = 0; i < t->data.count; i++) {
         const Dataset *d = &t->data.items[i];
@@ -1598,9 +2283,14 @@ static void print_run(const Trainer *t) {
     if (t->val.count == 0) {
         printf("validation: none\n");
     }
-    printf("step: %zu sequences = %d rank%s x %zu micro-batch%s of %zu, %zu tokens; %llu steps\n", t->global_batch,
-           t->world->size, t->world->size == 1 ? "" : "s", t->global_batch / (size_t)t->world->size / t->B,
-           t->global_batch / (size_t)t->world->size / t->B == 1 ? "" : "es", t->B, t->global_batch * t->T,
+    const Grid *g = &t->world->grid;
+    size_t micro_batches = samples_of_replica(t) / t->B;
+    if (g->tp * g->pp > 1) {
+        printf("grid: %d ranks = %d slices (tp) x %d stages (pp) x %d replicas (dp); %zu layers in the first stage\n",
+               t->world->size, g->tp, g->pp, g->dp, t->model.part.layers);
+    }
+    printf("step: %zu sequences = %d replica%s x %zu micro-batch%s of %zu, %zu tokens; %llu steps\n", t->global_batch,
+           g->dp, g->dp == 1 ? "" : "s", micro_batches, micro_batches == 1 ? "" : "es", t->B, t->global_batch * t->T,
            (unsigned long long)t->options->steps);
     printf("kernels: %s, measured peak %.1f GFLOP/s\n", t->model.kernels->name, 1e-9 * t->peak_flops);
 }
@@ -1609,7 +2299,7 @@ static int command_train(World *w, const Options *o) {
     Error e = {0};
     ModelConfig config;
     Trainer t = {.options = o, .world = w};
-    if (!world_check(w, check_train_options(o, w->size, &e), &e)) {
+    if (!world_check(w, world_arrange(w, o->tp, o->pp, &e) && check_train_options(o, w->size, &e), &e)) {
         return EXIT_USAGE;
     }
     Placement placement = world_place(w);
@@ -1651,28 +2341,26 @@ static bool load_config_of(const char *directory, ModelConfig *config, Error *e)
     return config_load(directory, config, e);
 }
 
-// Collective: verifies and loads a model on rank 0 and shares it.
+// Collective: verifies a model, each rank some of its files, and loads each rank's part.
 static bool load_model(World *w, const char *directory, const char *kernels, Model *m) {
     Error e = {0};
     ModelConfig config;
-    bool ok = load_config_of(directory, &config, &e) && model_create(m, &config, choose_kernels(kernels), &e);
+    bool ok = load_config_of(directory, &config, &e) && check_grid(&config, w, &e);
+    Part part = ok ? part_of_rank(&config, w) : (Part){0};
+    ok = ok && model_create(m, &config, &part, choose_kernels(kernels), NULL, &e);
     if (!world_check(w, ok, &e)) {
         return false;
     }
-    if (w->rank == 0) {
-        TensorView *views = malloc(m->tensor_count * sizeof *views);
-        ok = views || fail(&e, "no memory to load %s", directory);
-        if (ok) {
-            tensor_views(&config, m->parameters, "", views);
-            ok = checkpoint_verify(directory, false, &e) && weights_load(directory, views, m->tensor_count, &e);
-        }
-        free(views);
+    size_t count;
+    TensorView *views = malloc(m->tensor_count * sizeof *views);
+    ok = verify_together(w, directory, false, &e);
+    ok = ok && (views || fail(&e, "no memory to load %s", directory));
+    if (ok) {
+        tensor_views(&config, &part, m->parameters, "", views, &count);
+        ok = weights_load(directory, views, count, &e);
     }
-    if (!world_check_root(w, ok, &e)) {
-        return false;
-    }
-    broadcast(m->parameters, m->parameter_count * sizeof(float));
-    return true;
+    free(views);
+    return world_check(w, ok, &e);
 }
 
 // With more than one source a line for each first; then all of them, losses weighted by their shares.
@@ -1693,12 +2381,13 @@ static void print_eval(const Mixture *data, size_t T, const double *losses, doub
 static int command_eval(World *w, const Options *o) {
     Error e = {0};
     Model m = {0};
-    Activations a = {0};
+    Workspace workspace = {0};
     Mixture data = {0};
     double loss, losses[MIXTURE_DATASETS_MAX];
     const TextList *paths = o->val_data.count > 0 ? &o->val_data : &o->data;
     bool ok =
         (o->checkpoint && paths->count) || fail(&e, "eval needs %s", paths->count ? "--checkpoint DIR" : "--data PATH");
+    ok = ok && world_arrange(w, o->tp, o->pp, &e);
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }
@@ -1708,22 +2397,22 @@ static int command_eval(World *w, const Options *o) {
         return EXIT_FAILURE;
     }
     size_t T = o->seq_len ? o->seq_len : m.config.seq_len, B = o->micro_batch;
-    int32_t *inputs = malloc((B * T + 1) * sizeof *inputs), *targets = malloc(B * T * sizeof *targets);
+    int32_t *inputs = calloc(B * T + 1, sizeof *inputs), *targets = calloc(B * T, sizeof *targets);
     ok = (inputs && targets) || fail(&e, "no memory for %zu sequences of %zu tokens", B, T);
     ok = ok && (T <= m.config.seq_len ||
                 fail(&e, "--seq-len %zu is more than the %zu positions of %s", T, m.config.seq_len, o->checkpoint));
     ok = ok && mixture_open(&data, paths->items, paths->count, "val", T, &e) &&
-         activations_create(&a, &m.config, B * T, false, &e);
+         workspace_create(&workspace, &m.config, &m.part, 1, B, T, KEEP_CACHE, &e);
     ok = ok && (w->rank != 0 || !o->verify_data || mixture_verify(&data, &e));
     ok = world_check(w, ok, &e);
-    ok = ok && evaluate_mixture(w, &m, &a, &data, 0, 1, B, T, inputs, targets, losses, &loss);
+    ok = ok && evaluate_mixture(w, &m, &workspace, &data, 0, 1, inputs, targets, losses, &loss);
     if (ok && w->rank == 0) {
         print_eval(&data, T, losses, loss);
     }
     free(inputs);
     free(targets);
     mixture_close(&data);
-    activations_free(&a);
+    workspace_free(&workspace);
     model_free(&m);
     return ok ? EXIT_SUCCESS : EXIT_FAILURE;
 }
@@ -1742,8 +2431,8 @@ static int by_logit(const void *x, const void *y) {
     return a->logit != b->logit ? (a->logit < b->logit ? 1 : -1) : (a->token > b->token) - (a->token < b->token);
 }
 
-// Draws the next token from logits (V): softmax at a temperature over the top_k most likely, of these the fewest that
-// make up top_p. `draw` is uniform in [0, 1). candidates: (V) scratch.
+// Draws the next token from logits (V): softmax at a temperature over the top_k most likely, of these the fewest
+// that make up top_p. `draw` is uniform in [0, 1). candidates: (V) scratch.
 static int32_t sample_token(const float *logits, size_t V, const Options *o, double draw, Candidate *candidates) {
     for (size_t v = 0; v < V; v++) {
         candidates[v] = (Candidate){logits[v], (int32_t)v};
@@ -1772,7 +2461,9 @@ static int32_t sample_token(const float *logits, size_t V, const Options *o, dou
 
 typedef struct {
     Model model;
-    Activations activations; // of one sequence; the qkv of its rows are the key-value cache
+    World *world;
+    Workspace workspace; // of one sequence; the qkv of its rows are the key-value cache
+    float *logits;       // (V)
     Tokenizer tokenizer;
     Decoder decoder;
     Candidate *candidates; // (V)
@@ -1780,10 +2471,12 @@ typedef struct {
 } Generator;
 
 // Prints the text that the decoder has ready.
-static void print_decoded(Decoder *decoder) {
-    fwrite(decoder->text.data, 1, decoder->text.length, stdout);
-    fflush(stdout);
-    decoder->text.length = 0;
+static void print_decoded(Generator *g) {
+    if (g->world->rank == 0) {
+        fwrite(g->decoder.text.data, 1, g->decoder.text.length, stdout);
+        fflush(stdout);
+    }
+    g->decoder.text.length = 0;
 }
 
 // Tells the decoder what the printed prompt was, so that what follows is decoded as its continuation.
@@ -1812,10 +2505,43 @@ static bool append_token(TokenBuffer *buffer, int32_t token, Error *e) {
     return true;
 }
 
-// Generates and prints up to --tokens tokens. Rows that are in the cache are not computed again. When the context is
-// full, its older half is dropped and the newer half, which now stands at other positions, is computed once.
+// g->logits (V) of the token after ids (count) on the last stage, whose first `cached` rows are in the cache;
+// collective over the ranks of a replica.
+static void next_logits(Generator *g, const int32_t *ids, size_t cached, size_t count) {
+    const Model *m = &g->model;
+    Activations *a = &g->workspace.sets[0];
+    size_t C = m->config.channels, n = (count - cached) * C;
+    message_wait(g->world, &g->workspace.passed[0]);
+    if (!m->part.first_stage) {
+        stream_receive(g->world, a->stream + cached * C, n, -1);
+    }
+    forward(m, g->world, a, ids, cached, 1, count);
+    if (!m->part.last_stage) {
+        stream_send(g->world, stage_output(m, a) + cached * C, n, 1, &g->workspace.passed[0]);
+        return;
+    }
+    memset(g->logits, 0, m->config.vocab_size * sizeof *g->logits);
+    m->kernels->logits_forward(g->logits + m->part.words.first, a->lnf + (count - 1) * C, m->weights.wte, 1, C,
+                               m->part.words.count);
+    slices_sum(g->world, g->logits, m->config.vocab_size);
+}
+
+// Draws the token after ids, on the last stage, and tells the other stages; -1 if the logits are not finite.
+static int32_t next_token(Generator *g, const Options *o, uint64_t i) {
+    int32_t token = -1;
+    if (g->model.part.last_stage) {
+        double draw = random_uniform(o->seed, RANDOM_FREE, i);
+        token = sample_token(g->logits, g->model.config.vocab_size, o, draw, g->candidates);
+        token = isfinite(g->logits[token]) ? token : -1;
+    }
+    last_stage_tells(g->world, &token, sizeof token);
+    return token;
+}
+
+// Generates and prints up to --tokens tokens. Rows that are in the cache are not computed again. When the context
+// is full, its older half is dropped and the newer half, which now stands at other positions, is computed once.
 static bool generate_tokens(Generator *g, const Options *o, Error *e) {
-    size_t T = g->model.config.seq_len, C = g->model.config.channels, V = g->model.config.vocab_size;
+    size_t T = g->model.config.seq_len;
     size_t start = g->ids.count > T ? g->ids.count - (T + 1) / 2 : 0, cached = 0;
     for (uint64_t i = 0; i < o->tokens; i++) {
         size_t count = g->ids.count - start;
@@ -1824,13 +2550,10 @@ static bool generate_tokens(Generator *g, const Options *o, Error *e) {
             count = g->ids.count - start;
             cached = 0;
         }
-        forward(&g->model, &g->activations, g->ids.ids + start, cached, 1, count);
+        next_logits(g, g->ids.ids + start, cached, count);
         cached = count;
-        g->model.kernels->logits_forward(g->activations.logits, g->activations.lnf + (count - 1) * C,
-                                         g->model.weights.wte, 1, C, V);
-        double draw = random_uniform(o->seed, RANDOM_FREE, i);
-        int32_t token = sample_token(g->activations.logits, V, o, draw, g->candidates);
-        if (!isfinite(g->activations.logits[token])) {
+        int32_t token = next_token(g, o, i);
+        if (token < 0) {
             return fail(e, "%s: its output is not finite; the weights are damaged", o->checkpoint);
         }
         if (token == g->tokenizer.end_of_document) {
@@ -1839,13 +2562,16 @@ static bool generate_tokens(Generator *g, const Options *o, Error *e) {
         if (!append_token(&g->ids, token, e) || !decoder_add(&g->decoder, token, e)) {
             return false;
         }
-        print_decoded(&g->decoder);
+        print_decoded(g);
     }
+    message_wait(g->world, &g->workspace.passed[0]);
     if (!decoder_end(&g->decoder, e)) {
         return false;
     }
-    print_decoded(&g->decoder);
-    printf("\n");
+    print_decoded(g);
+    if (g->world->rank == 0) {
+        printf("\n");
+    }
     return true;
 }
 
@@ -1873,8 +2599,8 @@ static bool encode_prompt(Generator *g, const Options *o, Error *e) {
 
 static int command_generate(World *w, const Options *o) {
     Error e = {0};
-    Generator g = {0};
-    bool ok = o->checkpoint || fail(&e, "generate needs --checkpoint DIR");
+    Generator g = {.world = w};
+    bool ok = (o->checkpoint || fail(&e, "generate needs --checkpoint DIR")) && world_arrange(w, o->tp, o->pp, &e);
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }
@@ -1882,12 +2608,17 @@ static int command_generate(World *w, const Options *o) {
     ok = load_model(w, o->checkpoint, o->kernels, &g.model);
     if (ok) {
         bool loaded = tokenizer_load(&g.tokenizer, o->checkpoint, &e);
-        ok = loaded && activations_create(&g.activations, &g.model.config, g.model.config.seq_len, false, &e);
+        ok = loaded && workspace_create(&g.workspace, &g.model.config, &g.model.part, 1, 1, g.model.config.seq_len,
+                                        KEEP_CACHE, &e);
+        g.logits = ok ? malloc(g.model.config.vocab_size * sizeof *g.logits) : NULL;
         g.candidates = ok ? malloc(g.model.config.vocab_size * sizeof *g.candidates) : NULL;
-        ok = ok && (g.candidates || fail(&e, "no memory for the candidates of a token"));
+        ok = ok && ((g.candidates && g.logits) || fail(&e, "no memory for the candidates of a token"));
         ok = ok && encode_prompt(&g, o, &e);
-        if (ok && w->rank == 0) { // one sequence is one rank's work
+        ok = world_check(w, ok, &e);
+        if (ok && w->rank == 0) {
             printf("%s", o->prompt);
+        }
+        if (ok && w->grid.replica == 0) { // one sequence is one replica's work
             ok = decode_prompt(&g, &e) && generate_tokens(&g, o, &e);
         }
         ok = world_check(w, ok, &e);
@@ -1898,7 +2629,8 @@ static int command_generate(World *w, const Options *o) {
     }
     free(g.ids.ids);
     free(g.candidates);
-    activations_free(&g.activations);
+    workspace_free(&g.workspace);
+    free(g.logits);
     model_free(&g.model);
     return ok ? EXIT_SUCCESS : EXIT_FAILURE;
 }
@@ -1907,17 +2639,24 @@ static int command_generate(World *w, const Options *o) {
 // Command: prepare
 
 static void print_prepared(const PrepareReport *r, const char *out) {
+    const Counts *c = &r->counts;
     printf("%s: %llu documents from %llu sources, %llu tokens, vocabulary %zu, %.2f bytes a token\n", out,
-           (unsigned long long)r->documents, (unsigned long long)r->sources, (unsigned long long)r->tokens,
-           r->vocab_size, (double)r->text_bytes / (double)r->tokens);
+           (unsigned long long)c->documents, (unsigned long long)r->sources, (unsigned long long)c->tokens,
+           r->vocab_size, (double)c->text_bytes / (double)c->tokens);
     printf("train: %llu documents, %llu tokens; val: %llu documents, %llu tokens\n",
-           (unsigned long long)r->train_documents, (unsigned long long)r->train_tokens,
-           (unsigned long long)r->val_documents, (unsigned long long)r->val_tokens);
+           (unsigned long long)c->train_documents, (unsigned long long)c->train_tokens,
+           (unsigned long long)c->val_documents, (unsigned long long)c->val_tokens);
     printf("left out: %llu empty documents, %llu blank lines, %llu lines that are no document, %llu files of other "
            "kinds\n",
-           (unsigned long long)r->empty, (unsigned long long)r->blank_lines, (unsigned long long)r->rejected_lines,
+           (unsigned long long)c->empty, (unsigned long long)c->blank_lines, (unsigned long long)c->rejected_lines,
            (unsigned long long)r->skipped_files);
-    printf("invalid UTF-8 replaced: %llu times\n", (unsigned long long)r->replaced);
+    printf(
+        "left out by filters: %llu short, %llu long, %llu for their share of Japanese, %llu for repeated lines, %llu "
+        "duplicates, %llu near-duplicates\n",
+        (unsigned long long)c->dropped_short, (unsigned long long)c->dropped_long,
+        (unsigned long long)c->dropped_japanese, (unsigned long long)c->dropped_repeated_lines,
+        (unsigned long long)c->dropped_exact_duplicate, (unsigned long long)c->dropped_near_duplicate);
+    printf("invalid UTF-8 replaced: %llu times\n", (unsigned long long)c->replaced);
     for (size_t i = 0; i < r->note_count; i++) {
         printf("left out: %s\n", r->notes[i]);
     }
@@ -1936,6 +2675,15 @@ static int command_prepare(World *w, const Options *o) {
         .val_fraction = o->val_fraction,
         .text_key = o->text_key,
         .seed = o->seed,
+        .unigram = !strcmp(o->tokenizer_kind, "unigram"),
+        .index = o->index == 1,
+        .collect = {.min_characters = o->min_characters,
+                    .max_characters = o->max_characters ? o->max_characters : UINT64_MAX,
+                    .min_japanese = o->min_japanese,
+                    .max_repeated_lines = o->max_repeated_lines,
+                    .exact = !strcmp(o->dedup, "exact"),
+                    .near_duplicates = o->near_duplicates},
+        .revision = GIT_REVISION,
         .command = (const char *const *)o->argv,
         .command_count = (size_t)o->argc,
         .progress = stdout,
@@ -1946,13 +2694,12 @@ static int command_prepare(World *w, const Options *o) {
     ok = ok && (o->tokenizer || o->vocab_size >= 257 ||
                 fail(&e, "--vocab-size %llu is too small: 256 bytes and the end of a document make 257",
                      (unsigned long long)o->vocab_size));
+    ok = ok && collect_check(&p.collect, &e);
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }
-    if (w->rank == 0) {
-        ok = prepare_corpus(&p, &report, &e);
-    }
-    if (!world_check_root(w, ok, &e)) {
+    world_place(w);
+    if (!prepare_corpus(w, &p, &report)) {
         return EXIT_FAILURE;
     }
     if (w->rank == 0) {
@@ -2524,10 +3271,10 @@ static size_t product_of(const char *letters, const Shape *s) {
 #define UNUSED_TOKENS (void)tokens
 
 RUN(run_embedding_forward) {
-    k->embedding_forward(x[0], tokens, x[1], x[2], 0, s->B, s->T, s->C);
+    k->embedding_forward(x[0], tokens, x[1], x[2], (Words){0, s->V}, 0, s->B, s->T, s->C);
 }
 RUN(run_embedding_backward) {
-    k->embedding_backward(x[0], x[1], x[2], tokens, s->B, s->T, s->C);
+    k->embedding_backward(x[0], x[1], x[2], tokens, (Words){0, s->V}, s->B, s->T, s->C);
 }
 RUN(run_layernorm_forward) {
     UNUSED_TOKENS;
@@ -2577,9 +3324,29 @@ RUN(run_logits_forward) {
     UNUSED_TOKENS;
     k->logits_forward(x[0], x[1], x[2], s->B * s->T, s->C, s->V);
 }
+// The three steps of the classifier over two slices of the vocabulary.
 RUN(run_classifier) {
-    size_t R = s->B * s->T;
-    k->classifier(x[0], x[1], x[2], x[3], x[4], x[5], tokens, 1 / (float)R, R, s->C, s->V);
+    float dloss = 1 / (float)(s->B * s->T), scale[CLASSIFIER_ROWS], *branch = x[6];
+    SliceSoftmax softmax[2 * CLASSIFIER_ROWS];
+    const Words words[2] = {{0, (s->V + 1) / 2}, {(s->V + 1) / 2, s->V / 2}};
+    const size_t slices = s->V > 1 ? 2 : 1;
+    for (size_t r = 0; r < s->B * s->T; r += CLASSIFIER_ROWS) {
+        size_t R = s->B * s->T - r < CLASSIFIER_ROWS ? s->B * s->T - r : CLASSIFIER_ROWS, n = R * s->C;
+        float *logits[2] = {x[3], x[3] + R * words[0].count}, *dinp = x[1] + r * s->C;
+        const float *inp = x[4] + r * s->C;
+        for (size_t i = 0; i < slices; i++) {
+            k->classifier_forward(logits[i], softmax + i * R, inp, x[5] + words[i].first * s->C, tokens + r, words[i],
+                                  R, s->C);
+        }
+        for (size_t i = 0; i < slices; i++) {
+            k->cross_entropy(x[0] + r, scale, softmax, slices, i, dloss, R);
+            k->classifier_backward(i ? branch : dinp, x[2] + words[i].first * s->C, logits[i], scale, inp,
+                                   x[5] + words[i].first * s->C, tokens + r, dloss, words[i], R, s->C);
+        }
+        for (size_t i = 0; i < n && slices > 1; i++) {
+            dinp[i] += branch[i];
+        }
+    }
 }
 RUN(run_sum_of_squares) {
     UNUSED_TOKENS;
@@ -2631,14 +3398,14 @@ static const KernelProbe probes[] = {
      prepare_attention_backward,
      run_attention_backward},
     {"logits_forward", 1, {"RV", "RC", "VC"}, "C", "2RCV", false, NULL, run_logits_forward},
-    {"classifier", 3, {"R", "RC", "VC", "KV", "RC", "VC"}, "V", "6RCV", false, NULL, run_classifier},
+    {"classifier", 3, {"R", "RC", "VC", "KV", "RC", "VC", "KC"}, "V", "6RCV", false, NULL, run_classifier},
     {"sum_of_squares", 1, {"1", "CO"}, "CO", "CO", true, NULL, run_sum_of_squares},
     {"adamw", 3, {"CO", "CO", "CO", "CO"}, "1", "7CO", true, prepare_adamw, run_adamw},
 };
 enum { PROBES = sizeof probes / sizeof *probes };
 
-// How the arrays are filled: values in [-1, 1), in [-40, 40), where exponentials saturate, or with extreme ones among
-// them.
+// How the arrays are filled: values in [-1, 1), in [-40, 40), where exponentials saturate, or with extreme ones
+// among them.
 typedef enum { FILL_PLAIN, FILL_LARGE, FILL_DENORMAL, FILL_HUGE, FILLS } Fill;
 static const char *fill_names[FILLS] = {"plain", "large", "denormal", "1e30"};
 
@@ -2694,8 +3461,8 @@ static bool probe_create(ProbeArrays *p, const KernelProbe *probe, const Shape *
     return true;
 }
 
-// Largest difference between two arrays, absolute and relative to the largest finite value of the reference. Where the
-// reference is not finite the other must not be either; else the difference is NaN or infinite.
+// Largest difference between two arrays, absolute and relative to the largest finite value of the reference. Where
+// the reference is not finite the other must not be either; else the difference is NaN or infinite.
 static void compare_arrays(const float *want, const float *got, size_t n, double *absolute, double *relative) {
     double scale = 0, worst = 0;
     for (size_t i = 0; i < n; i++) {
@@ -2710,8 +3477,8 @@ static void compare_arrays(const float *want, const float *got, size_t n, double
 
 // The bound on the relative difference: both tables round each of the n terms of a sum, in different orders, which
 // walks about sqrt(n) half units at random; 8 units are for what else is rounded, exp and the reciprocal among it.
-// Attention turns an error of a score, epsilon times its size, into a relative error of exp(score): q and k of size s
-// make scores of size s^2 sqrt(D).
+// Attention turns an error of a score, epsilon times its size, into a relative error of exp(score): q and k of size
+// s make scores of size s^2 sqrt(D).
 static double probe_bound(const KernelProbe *probe, const Shape *s, Fill fill) {
     double bound = FLT_EPSILON * (8 + 2 * sqrt((double)product_of(probe->sum, s)));
     bool attention = strstr(probe->name, "attention") != NULL;
@@ -2835,10 +3602,10 @@ static bool bench_kernels(const char *only, Error *e) {
     return true;
 }
 
-// Hash of the losses and weights of 20 steps of a small model on made-up tokens: small, but with two blocks of keys in
-// attention and two blocks of k in the widest matrix product. Any machine, vector length and number
-// of threads must give it; a change of the kernels' arithmetic changes it.
-static const char golden_hash[] = "4682c12cf08c633f237f74ce3b6707102c9be7ae76bc895015191313c82dad1c";
+// Hash of the losses and weights of 20 steps of a small model on made-up tokens: small, but with two blocks of keys
+// in attention and two blocks of k in the widest matrix product. Any machine, vector length and number of threads
+// must give it; a change of the kernels' arithmetic changes it.
+static const char golden_hash[] = "d80661553c94e7edec40cb60c269cfb143fe85c9c15298e94025271a9d04a010";
 
 static bool golden_run(Error *e) {
     enum { LAYERS = 2, CHANNELS = 98, HEADS = 7, VOCAB = 211, GOLDEN_T = 167, GOLDEN_B = 1, STEPS = 20 };
@@ -2846,7 +3613,7 @@ static bool golden_run(Error *e) {
     const Options o = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
     Trainer t = {.options = &o, .T = GOLDEN_T, .B = GOLDEN_B};
     int32_t tokens[GOLDEN_B * GOLDEN_T], targets[GOLDEN_B * GOLDEN_T];
-    World alone = {.size = 1};
+    World alone = {.size = 1, .grid = grid_alone()};
     char hex[65];
     Sha256 hash;
     t.world = &alone;
@@ -2862,12 +3629,10 @@ static bool golden_run(Error *e) {
             tokens[r] = (int32_t)(random_bits(1, step, r) % VOCAB);
             targets[r] = (tokens[r] * 7 + 3) % VOCAB; // a rule that can be learned
         }
-        zero_floats(t.gradients, t.model.parameter_count);
-        forward_backward(&t.model, &t.dweights, &t.activations, &t.scratch, tokens, targets,
-                         1 / (float)(GOLDEN_B * GOLDEN_T), GOLDEN_B, GOLDEN_T);
-        double norm = sqrt(t.model.kernels->sum_of_squares(t.gradients, t.model.parameter_count));
-        update(&t.model, t.views, t.gradients, t.exp_avg, t.exp_avg_sq, &o, 3e-3, norm > 1 ? 1 / norm : 1, step);
-        sha256_add(&hash, t.activations.losses, GOLDEN_B * GOLDEN_T * sizeof(float));
+        forward_backward(&t.model, &alone, &t.workspace, &t.flow, tokens, targets, 1 / (float)(GOLDEN_B * GOLDEN_T), 1);
+        double norm = gradient_norm(&t);
+        update(&t.model, t.views, &t.flow, t.exp_avg, t.exp_avg_sq, &o, 3e-3, norm > 1 ? 1 / norm : 1, step);
+        sha256_add(&hash, t.workspace.sets[0].losses, GOLDEN_B * GOLDEN_T * sizeof(float));
     }
     sha256_add(&hash, t.model.parameters, t.model.parameter_count * sizeof(float));
     sha256_end(&hash, hex);

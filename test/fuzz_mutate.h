@@ -19,14 +19,14 @@ enum { PART_END_BYTES = sizeof PART_END - 1, MAX_PARTS = 4 };
 typedef struct {
     uint8_t *data;
     size_t size;
-} Part;
+} InputPart;
 
 // Cuts data into `count` parts; those that are missing are empty, and the last one takes what is left.
-static void split_parts(uint8_t *data, size_t size, size_t count, Part *parts) {
+static void split_parts(uint8_t *data, size_t size, size_t count, InputPart *parts) {
     for (size_t i = 0; i < count; i++) {
         uint8_t *end = i + 1 < count && size ? memmem(data, size, PART_END, PART_END_BYTES) : NULL;
         size_t taken = end ? (size_t)(end - data) : size;
-        parts[i] = (Part){data, taken};
+        parts[i] = (InputPart){data, taken};
         taken += end ? PART_END_BYTES : 0;
         data += taken, size -= taken;
     }

@@ -6,6 +6,7 @@
 //
 // A finding is a report of a sanitizer, a time-out, or a promise that does not hold (see `promise`).
 #include <fcntl.h>
+#include <sanitizer/lsan_interface.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -73,12 +74,12 @@ static void put_file(const char *name, const void *data, size_t size) {
             name, strerror(errno));
 }
 
-static void put_part(const char *name, Part part) {
+static void put_part(const char *name, InputPart part) {
     put_file(name, part.data, part.size);
 }
 
 // Nothing there: no file.
-static void put_part_if_any(const char *name, Part part) {
+static void put_part_if_any(const char *name, InputPart part) {
     if (part.size) {
         put_part(name, part);
     } else {
@@ -186,7 +187,7 @@ static void check_json(const Json *node) {
     }
 }
 
-static bool run_json(Part *parts) {
+static bool run_json(InputPart *parts) {
     JsonDocument document, again;
     Error e = {0};
     if (!answer(json_parse(&document, (char *)parts[0].data, parts[0].size, "name", &e), &e)) {
@@ -232,12 +233,20 @@ static void check_floats(const float *floats, const uint8_t *bytes, size_t n, co
 
 static void check_rewritten(TensorView *views, size_t count) {
     CheckpointWriter writer;
+    TensorWriter tensors;
     Safetensors again;
     Error e = {0};
     char path[PATH_LIMIT];
-    promise(checkpoint_begin(&writer, folder, 1, &e) &&
-                checkpoint_add_tensors(&writer, "again.safetensors", views, count, &e) &&
-                path_format(path, &e, "%s/again.safetensors", writer.temporary) && safetensors_open(&again, path, &e),
+    promise(checkpoint_begin(&writer, folder, 1, true, &e) &&
+                checkpoint_make_tensors(&writer, "again.safetensors", views, count, &e) &&
+                tensor_writer_open(&tensors, &writer, "again.safetensors", &e),
+            "%s", e.text);
+    bool ok = true;
+    for (size_t i = 0; i < count && ok; i++) {
+        ok = tensor_writer_write(&tensors, &views[i], 0, tensor_elements(&views[i]), views[i].data, &e);
+    }
+    promise(tensor_writer_close(&tensors, ok, &e) && path_format(path, &e, "%s/again.safetensors", writer.temporary) &&
+                safetensors_open(&again, path, &e),
             "%s", e.text);
     promise(again.count == count, "%zu tensors were written, %zu read back", count, again.count);
     for (size_t i = 0; i < count; i++) {
@@ -253,7 +262,7 @@ static void check_rewritten(TensorView *views, size_t count) {
     checkpoint_abort(&writer);
 }
 
-static bool run_safetensors(Part *parts) {
+static bool run_safetensors(InputPart *parts) {
     enum { MOST = 16 };
     Safetensors s;
     Error e = {0};
@@ -275,7 +284,8 @@ static bool run_safetensors(Part *parts) {
         for (const Json *k = t->shape->child; k && dims < 2; k = k->next) {
             json_uint(k, &shape[dims++]);
         }
-        TensorView view = {.shape = {shape[0], shape[1]}, .dims = dims == 2 ? 2 : 1};
+        TensorView view = {
+            .shape = {shape[0], shape[1]}, .whole = {shape[0], shape[1]}, .groups = 1, .dims = dims == 2 ? 2 : 1};
         if ((t->end - t->begin) > (1 << 20) || strlen(t->name) >= sizeof view.name) {
             continue;
         }
@@ -283,7 +293,7 @@ static bool run_safetensors(Part *parts) {
         snprintf(view.name, sizeof view.name, "%s", t->name);
         view.data = malloc(n * sizeof(float) + 1);
         if (!loads) {
-            view.shape[0] = view.shape[1] = 1;
+            view.shape[0] = view.shape[1] = view.whole[0] = view.whole[1] = 1;
             answer(safetensors_read(&s, t, &view, &e), &e);
         } else {
             promise(safetensors_read(&s, t, &view, &e), "%s", e.text);
@@ -306,7 +316,7 @@ static bool run_safetensors(Part *parts) {
 }
 
 // Whether one of the files holds the view's tensor with these floats.
-static bool holds_tensor(const char *path, const Part *bytes, const TensorView *view) {
+static bool holds_tensor(const char *path, const InputPart *bytes, const TensorView *view) {
     const char *bare = view->name + strlen("transformer.");
     Safetensors s;
     Error e = {0};
@@ -323,11 +333,17 @@ static bool holds_tensor(const char *path, const Part *bytes, const TensorView *
 }
 
 // A model of three tensors, in model.safetensors or in two files that an index names.
-static bool run_weights(Part *parts) {
+static bool run_weights(InputPart *parts) {
     float wte[5 * 4], bias[4], matrix[4 * 12];
-    const TensorView views[] = {{"transformer.wte.weight", wte, {5, 4}, 2},
-                                {"transformer.ln_f.bias", bias, {4, 0}, 1},
-                                {"transformer.h.0.attn.c_attn.weight", matrix, {4, 12}, 2}};
+    const TensorView views[] = {
+        {.name = "transformer.wte.weight", .data = wte, .shape = {5, 4}, .whole = {5, 4}, .dims = 2, .groups = 1},
+        {.name = "transformer.ln_f.bias", .data = bias, .shape = {4}, .whole = {4}, .dims = 1, .groups = 1},
+        {.name = "transformer.h.0.attn.c_attn.weight",
+         .data = matrix,
+         .shape = {4, 12},
+         .whole = {4, 12},
+         .dims = 2,
+         .groups = 1}};
     Error e = {0};
     put_part_if_any("model.safetensors.index.json", parts[0]);
     put_part_if_any("model.safetensors", parts[1]);
@@ -349,7 +365,7 @@ static bool run_weights(Part *parts) {
 // ---------------------------------------------------------------------------------------------------------------------
 // config.json, trainer_state.json, SHA256SUMS, log.jsonl
 
-static bool run_config(Part *parts) {
+static bool run_config(InputPart *parts) {
     ModelConfig config, again;
     Error e = {0};
     JsonWriter w = {.indent = 2};
@@ -369,7 +385,7 @@ static bool run_config(Part *parts) {
     return true;
 }
 
-static bool run_state(Part *parts) {
+static bool run_state(InputPart *parts) {
     Options options;
     Error e = {0};
     set_defaults(&options);
@@ -383,21 +399,21 @@ static bool run_state(Part *parts) {
 }
 
 // The files that SHA256SUMS lists are always the same.
-static bool run_sums(Part *parts) {
+static bool run_sums(InputPart *parts) {
     Error e = {0};
     put_file("config.json", "{}", 2);
     put_file("model.safetensors", "weights", 7);
     put_file("trainer_state.json", "{}", 2);
     put_file("optimizer-00000.safetensors", "moments", 7);
     put_part("SHA256SUMS", parts[0]);
-    bool ok = answer(checkpoint_verify(folder, false, &e), &e);
-    bool all = answer(checkpoint_verify(folder, true, &e), &e);
+    bool ok = answer(checkpoint_verify(folder, false, 0, 1, &e), &e);
+    bool all = answer(checkpoint_verify(folder, true, 0, 1, &e), &e);
     promise(ok || !all, "with the optimizer more is accepted than without");
     return ok;
 }
 
 // What is kept of a log are whole lines of it, in order, and keeping them again changes nothing.
-static bool run_log(Part *parts) {
+static bool run_log(InputPart *parts) {
     Error e = {0};
     size_t length = 0, again_length = 0;
     char log[PATH_LIMIT];
@@ -469,7 +485,7 @@ static void check_dataset(const Dataset *d, const uint8_t *ids, size_t bytes, in
 }
 
 // A Megatron pair.
-static bool run_idx(Part *parts) {
+static bool run_idx(InputPart *parts) {
     static const struct {
         int width;
         bool is_signed;
@@ -491,7 +507,7 @@ static bool run_idx(Part *parts) {
     return any;
 }
 
-static bool run_llmc(Part *parts) {
+static bool run_llmc(InputPart *parts) {
     bool any = false;
     put_part("shard.bin", parts[0]);
     for (size_t T = 1; T <= 5; T += 4) {
@@ -508,7 +524,7 @@ static bool run_llmc(Part *parts) {
 }
 
 // manifest.json beside a pair of 2 documents, 10 tokens.
-static bool run_manifest(Part *parts) {
+static bool run_manifest(InputPart *parts) {
     uint8_t idx[IDX_HEADER + 2 * 12 + 3 * 8] = {0}, bin[20] = {0};
     Scratch idx_scratch = {idx, sizeof idx, sizeof idx}, bin_scratch = {bin, sizeof bin, sizeof bin};
     Dataset d;
@@ -652,7 +668,7 @@ static void check_saved(const Tokenizer *t, const char *text, size_t length) {
     free(other.ids);
 }
 
-static bool check_tokenizer(Part text) {
+static bool check_tokenizer(InputPart text) {
     Tokenizer t;
     Error e = {0};
     if (!answer(tokenizer_load(&t, folder, &e), &e)) {
@@ -667,19 +683,19 @@ static bool check_tokenizer(Part text) {
     return true;
 }
 
-static bool run_tokenizer_json(Part *parts) {
+static bool run_tokenizer_json(InputPart *parts) {
     put_part("tokenizer.json", parts[0]);
     put_part_if_any("tokenizer_config.json", parts[1]);
     return check_tokenizer(parts[2]);
 }
 
-static bool run_model(Part *parts) {
+static bool run_model(InputPart *parts) {
     put_part("tokenizer.model", parts[0]);
     put_part_if_any("tokenizer_config.json", parts[1]);
     return check_tokenizer(parts[2]);
 }
 
-static bool run_vocab_merges(Part *parts) {
+static bool run_vocab_merges(InputPart *parts) {
     put_part("vocab.json", parts[0]);
     put_part("merges.txt", parts[1]);
     put_part_if_any("tokenizer_config.json", parts[2]);
@@ -702,6 +718,16 @@ static void make_tokenizer(void) {
     tokenizer_free(&t);
 }
 
+static World world; // of this one process
+
+static void begin_prepare(void) {
+    omp_set_num_threads(1);
+    __lsan_disable(); // what MPI allocates it keeps
+    world_init(&world, NULL, NULL);
+    __lsan_enable();
+    make_tokenizer();
+}
+
 // The tokens of a document whose bytes in the source are given.
 static void encode_document(const Tokenizer *t, bool lines, const uint8_t *bytes, size_t length, TokenBuffer *ids) {
     Error e = {0};
@@ -722,7 +748,8 @@ static void encode_document(const Tokenizer *t, bool lines, const uint8_t *bytes
     free(clean);
 }
 
-static void check_prepared(Part *parts, const PrepareReport *r) {
+static void check_prepared(InputPart *parts, const PrepareReport *report) {
+    const Counts *r = &report->counts;
     Error e = {0};
     Tokenizer t;
     size_t docs_size, bin_size = 0, at = 0;
@@ -751,33 +778,69 @@ static void check_prepared(Part *parts, const PrepareReport *r) {
     free(bin);
 }
 
-static bool run_prepare(Part *parts) {
+// prepare_corpus prints its error line: here it becomes an Error.
+static bool prepare_quietly(const PrepareOptions *options, PrepareReport *report, Error *e) {
+    FILE *own = stderr;
+    char *text = NULL;
+    size_t length;
+    stderr = open_memstream(&text, &length);
+    bool ok = prepare_corpus(&world, options, report);
+    fclose(stderr);
+    stderr = own;
+    text[strcspn(text, "\n")] = 0;
+    snprintf(e->text, sizeof e->text, "%s", text);
+    free(text);
+    return answer(ok, e);
+}
+
+static void check_same_file(const char *one, const char *other) {
+    char hex[65], other_hex[65];
+    Error e = {0};
+    promise(sha256_file(path_of(one), hex, &e) && sha256_file(path_of(other), other_hex, &e), "%s", e.text);
+    promise(!strcmp(hex, other_hex), "%s and %s differ", one, other);
+}
+
+static bool run_prepare(InputPart *parts) {
     char lines[PATH_LIMIT], text[PATH_LIMIT], out[PATH_LIMIT], tokenizer[PATH_LIMIT];
     const char *inputs[] = {lines, text};
     snprintf(lines, sizeof lines, "%s", path_of("a.jsonl"));
     snprintf(text, sizeof text, "%s", path_of("b.txt"));
     snprintf(out, sizeof out, "%s", path_of("out"));
     snprintf(tokenizer, sizeof tokenizer, "%s", path_of("tokenizer"));
-    PrepareOptions options = {
-        .inputs = inputs, .input_count = 2, .out = out, .tokenizer = tokenizer, .text_key = "text", .seed = 1};
+    PrepareOptions options = {.inputs = inputs,
+                              .input_count = 2,
+                              .out = out,
+                              .tokenizer = tokenizer,
+                              .text_key = "text",
+                              .seed = 1,
+                              .collect = {.max_characters = UINT64_MAX, .max_repeated_lines = 1},
+                              .revision = ""};
     PrepareReport report;
     Dataset d;
     Error e = {0};
     put_part("a.jsonl", parts[0]);
     put_part("b.txt", parts[1]);
     remove_directory(out);
-    bool ok = answer(prepare_corpus(&options, &report, &e), &e);
-    if (ok) {
-        check_prepared(parts, &report);
-        promise(report.tokens < 2 || dataset_open(&d, out, "train", 1, &e), "%s", e.text);
-        promise(report.tokens < 2 || dataset_verify(&d, &e), "%s", e.text);
-        if (report.tokens >= 2) {
-            dataset_close(&d);
-        }
-    } else {
+    remove_directory(path_of("small"));
+    bool ok = prepare_quietly(&options, &report, &e);
+    if (!ok) {
         promise(access(out, F_OK) != 0, "prepare failed and left its folder");
+        return false;
     }
-    return ok;
+    check_prepared(parts, &report);
+    if (report.counts.tokens >= 2) {
+        promise(dataset_open(&d, out, "train", 1, &e) && dataset_verify(&d, &e), "%s", e.text);
+        dataset_close(&d);
+    }
+    if (parts[0].size % 4 == 0) { // the same in stretches of some 50 bytes
+        options.out = path_of("small");
+        options.unit_bytes = 50;
+        promise(prepare_quietly(&options, &report, &e), "%s", e.text);
+        check_same_file("out/train.bin", "small/train.bin");
+        check_same_file("out/train.docs", "small/train.docs");
+        check_same_file("out/train.meta", "small/train.meta");
+    }
+    return true;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -813,7 +876,7 @@ static void check_mixture(const Mixture *m) {
     }
 }
 
-static bool run_mixture(Part *parts) {
+static bool run_mixture(InputPart *parts) {
     char *specs[3] = {NULL}, *text = (char *)parts[0].data;
     size_t count = 0, left = parts[0].size;
     Mixture m;
@@ -854,7 +917,7 @@ static uint32_t crc32c_masked_plainly(const uint8_t *data, size_t bytes) {
 }
 
 // Lines of the log that are steps or evals: objects behind the first one that have a whole number "step".
-static uint64_t count_log_steps(Part log) {
+static uint64_t count_log_steps(InputPart log) {
     uint64_t count = 0, objects = 0, step;
     char *line = (char *)log.data, *end = line + log.size;
     for (char *stop; line < end && (stop = memchr(line, '\n', (size_t)(end - line))); line = stop + 1) {
@@ -870,7 +933,7 @@ static uint64_t count_log_steps(Part log) {
     return count;
 }
 
-static void check_events(const char *path, Part log) {
+static void check_events(const char *path, InputPart log) {
     Error e = {0};
     size_t size = 0, at = 0;
     uint64_t records = 0;
@@ -936,7 +999,7 @@ static void check_card(const JsonWriter *card) {
 }
 
 // In the folder itself, since the log names its data by a path.
-static bool run_report(Part *parts) {
+static bool run_report(InputPart *parts) {
     Error e = {0};
     EventWriter events;
     JsonWriter card = {0};
@@ -1080,7 +1143,7 @@ static void put_manifest(bool index) {
 
 // The right .sums with changes of 3 bytes each: {offset, 255, how to change the byte there} or {entry, 0 to 254, entry
 // that takes its place}. Nothing: no file.
-static void put_sums(Part changes) {
+static void put_sums(InputPart changes) {
     char hex[65];
     size_t size;
     Error e = {0};
@@ -1115,7 +1178,7 @@ static bool open_traced(Dataset *d, TraceData *t, Error *e) {
 }
 
 // .docs, .meta and changes of .sums. What is told of a document is its tokens and a valid record.
-static bool run_docs(Part *parts) {
+static bool run_docs(InputPart *parts) {
     Dataset d;
     TraceData t;
     Error e = {0};
@@ -1191,7 +1254,7 @@ static size_t count_plainly(const char *text, size_t length) {
 }
 
 // A .index, and a text to look for. Every place that a search tells is one; of an index as it should be, all of them.
-static bool run_index(Part *parts) {
+static bool run_index(InputPart *parts) {
     Dataset d;
     TraceData t;
     TextSearch s;
@@ -1239,7 +1302,7 @@ static bool run_index(Part *parts) {
 }
 
 // log.jsonl and restarts.jsonl. Each position of the run was read at one place, and that place is at this position.
-static bool run_run(Part *parts) {
+static bool run_run(InputPart *parts) {
     TraceRun r;
     Error e = {0};
     put_part("log.jsonl", parts[0]);
@@ -1292,7 +1355,7 @@ static void repair_vocab_merges(Scratch *parts, Dice *d) {
 
 typedef struct {
     const char *name;
-    bool (*run)(Part *parts); // true: accepted
+    bool (*run)(InputPart *parts); // true: accepted
     size_t parts;
     PartKind kinds[MAX_PARTS];
     void (*repair)(Scratch *parts, Dice *d); // NULL: nothing to make right
@@ -1325,7 +1388,7 @@ static const Target targets[] = {
     {"run", run_run, 2, {PART_LINES, PART_LINES}, NULL, NULL, false},
     {"mixture", run_mixture, 1, {PART_BYTES}, NULL, begin_mixture, false},
     {"report", run_report, 4, {PART_LINES, PART_LINES, PART_JSON, PART_BYTES}, NULL, NULL, false},
-    {"prepare", run_prepare, 2, {PART_LINES, PART_BYTES}, NULL, make_tokenizer, false},
+    {"prepare", run_prepare, 2, {PART_LINES, PART_BYTES}, NULL, begin_prepare, false},
 };
 static const Target *target;
 
@@ -1367,14 +1430,14 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
 
 // Readers get a copy in memory of its exact size, so that AddressSanitizer sees the byte behind it.
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    Part parts[MAX_PARTS], copies[MAX_PARTS];
+    InputPart parts[MAX_PARTS], copies[MAX_PARTS];
     uint8_t *whole = malloc(size + 1);
     if (size) {
         memcpy(whole, data, size);
     }
     split_parts(whole, size, target->parts, parts);
     for (size_t i = 0; i < target->parts; i++) {
-        copies[i] = (Part){malloc(parts[i].size), parts[i].size};
+        copies[i] = (InputPart){malloc(parts[i].size), parts[i].size};
         if (parts[i].size) {
             memcpy(copies[i].data, parts[i].data, parts[i].size);
         }
@@ -1405,7 +1468,7 @@ static void mutate_part(Scratch *s, PartKind kind, Dice *d) {
 // Mutates one part by its kind; then mostly makes the parts agree again. One in eight times anything may change.
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed) {
     Dice dice = {seed, 0};
-    Part parts[MAX_PARTS];
+    InputPart parts[MAX_PARTS];
     Scratch scratch[MAX_PARTS], out = {data, 0, max_size};
     if (roll(&dice, 8) == 0) {
         return LLVMFuzzerMutate(data, size, max_size);

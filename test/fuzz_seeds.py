@@ -203,7 +203,7 @@ def vocab_merges_seeds():
 
 def run_lines():
     """The first line of a run and its steps, as train writes them."""
-    head = {"program": "train_gpt", "ranks": 2, "threads": 1, "from_step": 0, "parameters": 1000, "vocab_size": 264,
+    head = {"program": "train_gpt", "ranks": 2, "tp": 1, "pp": 1, "dp": 2, "threads": 1, "from_step": 0, "parameters": 1000, "vocab_size": 264,
             "layers": 2, "heads": 2, "channels": 8, "seq_len": 8, "global_batch": 4, "peak_flops": 1e9,
             "data": [{"path": "data", "weight": 2, "share": 0.5, "tokens": 500}, {"path": "<b>&|", "weight": 2}],
             "val_data": [], "options": {"seed": 42, "shuffle": 1, "lr": 3e-4}}

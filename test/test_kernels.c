@@ -74,7 +74,7 @@ typedef struct {
 
 static double embedding(void *context) {
     Case *c = context;
-    kernels->embedding_forward(c->out, c->tokens, c->weight, c->bias, 0, c->B, c->T, c->C);
+    kernels->embedding_forward(c->out, c->tokens, c->weight, c->bias, (Words){0, c->V}, 0, c->B, c->T, c->C);
     return project(c->out, c->projection, c->B * c->T * c->C);
 }
 
@@ -83,12 +83,12 @@ static void check_embedding(Case c) {
     c.weight = random_array(c.V * c.C), c.bias = random_array(c.T * c.C);
     double *dwte = calloc(c.V * c.C, sizeof *dwte), *dwpe = calloc(c.T * c.C, sizeof *dwpe);
     c.out = random_array(n), c.projection = random_array(n);
-    kernels->embedding_backward(dwte, dwpe, c.projection, c.tokens, c.B, c.T, c.C);
+    kernels->embedding_backward(dwte, dwpe, c.projection, c.tokens, (Words){0, c.V}, c.B, c.T, c.C);
     check_gradient("embedding", "dwte", embedding, &c, c.weight, dwte, c.V * c.C);
     check_gradient("embedding", "dwpe", embedding, &c, c.bias, dwpe, c.T * c.C);
     // a window that starts at position 1 is the rest of the whole
     double *window = random_array(c.C);
-    kernels->embedding_forward(window, c.tokens + 1, c.weight, c.bias, 1, 1, 1, c.C);
+    kernels->embedding_forward(window, c.tokens + 1, c.weight, c.bias, (Words){0, c.V}, 1, 1, 1, c.C);
     embedding(&c);
     report("embedding", "first_position", memcmp(window, c.out + c.C, c.C * sizeof *window) ? 1 : 0, 0);
     free(c.weight), free(c.bias), free(dwte), free(dwpe), free(c.out), free(c.projection), free(window);
