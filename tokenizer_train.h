@@ -14,7 +14,8 @@
 
 #include <omp.h>
 
-#include "tokenizer.h" // defines: Tokenizer, pretoken_length_, heap_*, hash_*, reserve_
+#include "suffix_array.h" // defines: suffix_sort_symbols
+#include "tokenizer.h"    // defines: Tokenizer, pretoken_length_, heap_*, hash_*, reserve_
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Train: count the pre-tokens
@@ -388,152 +389,6 @@ static inline bool trainer_finish(const TokenizerTrainer *trainer, size_t vocab_
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Suffix array
-
-static inline bool is_bit_(const uint8_t *bits, int32_t i) {
-    return bits[i >> 3] >> (i & 7) & 1;
-}
-
-// Is i a leftmost S suffix: smaller than its right neighbour while the suffix to its left is larger than it?
-static inline bool is_leftmost_(const uint8_t *small, int32_t i) {
-    return i > 0 && is_bit_(small, i) && !is_bit_(small, i - 1);
-}
-
-// First or last + 1 place of each symbol's suffixes.
-static inline void bucket_bounds_(const int32_t *text, int32_t n, int32_t *buckets, int32_t alphabet, bool ends) {
-    memset(buckets, 0, (size_t)alphabet * sizeof *buckets);
-    for (int32_t i = 0; i < n; i++) {
-        buckets[text[i]]++;
-    }
-    for (int32_t c = 0, sum = 0; c < alphabet; c++) {
-        int32_t count = buckets[c];
-        buckets[c] = ends ? sum + count : sum;
-        sum += count;
-    }
-}
-
-// From the leftmost S suffixes in sa (-1 elsewhere) the order of all: L suffixes from the left, S suffixes from the
-// right.
-static inline void induce_(const int32_t *text, int32_t *sa, int32_t n, const uint8_t *small, int32_t *buckets,
-                           int32_t alphabet) {
-    bucket_bounds_(text, n, buckets, alphabet, false);
-    for (int32_t i = 0; i < n; i++) {
-        int32_t j = sa[i] - 1;
-        if (j >= 0 && !is_bit_(small, j)) {
-            sa[buckets[text[j]]++] = j;
-        }
-    }
-    bucket_bounds_(text, n, buckets, alphabet, true);
-    for (int32_t i = n - 1; i >= 0; i--) {
-        int32_t j = sa[i] - 1;
-        if (j >= 0 && is_bit_(small, j)) {
-            sa[--buckets[text[j]]] = j;
-        }
-    }
-}
-
-// Are the substrings from a and b, each up to the next leftmost S suffix, the same?
-static inline bool same_substring_(const int32_t *text, int32_t n, const uint8_t *small, int32_t a, int32_t b) {
-    for (int32_t d = 0; a + d < n && b + d < n; d++) {
-        if (text[a + d] != text[b + d] || is_bit_(small, a + d) != is_bit_(small, b + d)) {
-            return false;
-        }
-        if (d > 0 && (is_leftmost_(small, a + d) || is_leftmost_(small, b + d))) {
-            return is_leftmost_(small, a + d) && is_leftmost_(small, b + d);
-        }
-    }
-    return false;
-}
-
-static inline bool suffix_array_(const int32_t *text, int32_t *sa, int32_t n, int32_t alphabet);
-
-// Names the sorted substrings in sa[0 .. count), sorts the text of their names, and leaves in sa[0 .. count) the
-// leftmost S suffixes in order.
-static inline bool order_leftmost_(const int32_t *text, int32_t *sa, int32_t n, const uint8_t *small, int32_t count) {
-    int32_t *reduced = sa + n - count, names = 0, previous = -1;
-    for (int32_t i = count; i < n; i++) {
-        sa[i] = -1;
-    }
-    for (int32_t i = 0; i < count; i++) {
-        int32_t at = sa[i];
-        names += previous < 0 || !same_substring_(text, n, small, previous, at);
-        sa[count + at / 2] = names - 1; // no two such suffixes are neighbours
-        previous = at;
-    }
-    for (int32_t i = n - 1, j = n - 1; i >= count; i--) {
-        if (sa[i] >= 0) {
-            sa[j--] = sa[i];
-        }
-    }
-    if (names < count) {
-        if (!suffix_array_(reduced, sa, count, names)) {
-            return false;
-        }
-    } else {
-        for (int32_t i = 0; i < count; i++) {
-            sa[reduced[i]] = i;
-        }
-    }
-    for (int32_t i = 1, j = 0; i < n; i++) {
-        if (is_leftmost_(small, i)) {
-            reduced[j++] = i;
-        }
-    }
-    for (int32_t i = 0; i < count; i++) {
-        sa[i] = reduced[sa[i]];
-    }
-    return true;
-}
-
-static inline bool suffix_array_with_(const int32_t *text, int32_t *sa, int32_t n, int32_t alphabet, uint8_t *small,
-                                      int32_t *buckets) {
-    int32_t count = 0;
-    small[(n - 1) >> 3] |= (uint8_t)(1 << ((n - 1) & 7));
-    for (int32_t i = n - 2; i >= 0; i--) {
-        if (text[i] < text[i + 1] || (text[i] == text[i + 1] && is_bit_(small, i + 1))) {
-            small[i >> 3] |= (uint8_t)(1 << (i & 7));
-        }
-    }
-    memset(sa, 0xFF, (size_t)n * sizeof *sa);
-    bucket_bounds_(text, n, buckets, alphabet, true);
-    for (int32_t i = 1; i < n; i++) {
-        if (is_leftmost_(small, i)) {
-            sa[--buckets[text[i]]] = i;
-        }
-    }
-    induce_(text, sa, n, small, buckets, alphabet);
-    for (int32_t i = 0; i < n; i++) {
-        if (is_leftmost_(small, sa[i])) {
-            sa[count++] = sa[i];
-        }
-    }
-    if (!order_leftmost_(text, sa, n, small, count)) {
-        return false;
-    }
-    memset(sa + count, 0xFF, (size_t)(n - count) * sizeof *sa);
-    bucket_bounds_(text, n, buckets, alphabet, true);
-    for (int32_t i = count - 1; i >= 0; i--) {
-        int32_t at = sa[i];
-        sa[i] = -1;
-        sa[--buckets[text[at]]] = at;
-    }
-    induce_(text, sa, n, small, buckets, alphabet);
-    return true;
-}
-
-// The suffixes of text[0 .. n) in order, by induced sorting (SA-IS: Nong, Zhang, Chan 2009), in time O(n). Symbols are
-// 0 .. alphabet - 1; the last symbol is 0 and no other is. False if there is no memory: n / 8 bytes and 4 * alphabet.
-static inline bool suffix_array_(const int32_t *text, int32_t *sa, int32_t n, int32_t alphabet) {
-    uint8_t *small = calloc((size_t)n / 8 + 1, 1); // a bit for each suffix that is smaller than its right neighbour
-    int32_t *buckets = malloc((size_t)alphabet * sizeof *buckets);
-    sa[0] = 0;
-    bool ok = small && buckets && (n == 1 || suffix_array_with_(text, sa, n, alphabet, small, buckets));
-    free(small);
-    free(buckets);
-    return ok;
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
 // Unigram: the text as symbols
 //
 // Unigram language model with byte fallback (Kudo 2018), as SentencePiece trains it: each piece has a probability, a
@@ -806,7 +661,7 @@ static inline bool suffixes_init_(Suffixes_ *s, const UnigramTrainer_ *u, Error 
     int32_t *before = malloc(n * sizeof *before); // by position, the position before it in order
     *s = (Suffixes_){malloc(n * sizeof *s->order), malloc(n), calloc(n, 1), calloc(n, sizeof *s->word)};
     if (!before || !s->order || !s->shared || !s->left || !s->word ||
-        !suffix_array_(u->text, s->order, (int32_t)n, u->alphabet)) {
+        !suffix_sort_symbols(u->text, (int32_t)n, u->alphabet, s->order, e)) {
         free(before);
         return unigram_no_memory_(e);
     }

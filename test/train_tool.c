@@ -81,7 +81,7 @@ static int suffixes(const char *bytes, size_t length) {
     for (size_t i = 0; text && i < length; i++) {
         text[i] = 1 + (unsigned char)bytes[i];
     }
-    bool ok = text && order && suffix_array_(text, order, n, 257) &&
+    bool ok = text && order && suffix_sort_symbols(text, n, 257, order, &(Error){0}) &&
               fwrite(order, sizeof *order, (size_t)n, stdout) == (size_t)n;
     free(text);
     free(order);

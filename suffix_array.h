@@ -1,0 +1,184 @@
+// suffix_array.h: sorts the suffixes of a text, by SA-IS (Nong, Zhang, Chan: Linear suffix array construction by almost
+// pure induced-sorting, 2009). For the index that finds text in training data, and for the seeds of Unigram tokenizers.
+//
+// A suffix is of type S if it is smaller than the one that begins one symbol later, else of type L; an S behind an L is
+// a leftmost S (LMS). All suffixes can be induced from the sorted LMS ones: L-types from left to right, S-types from
+// right to left, each into the bucket of its first symbol. The LMS suffixes are sorted by giving each LMS substring (up
+// to the next LMS) a name in their order, and sorting the text of names, which is at most half as long. Behind the text
+// stands a symbol smaller than all others, so the last suffix is of type L.
+#ifndef SUFFIX_ARRAY_H
+#define SUFFIX_ARRAY_H
+
+#include "json.h" // Error, fail
+
+typedef struct {
+    const void *text; // unsigned char (wide false) or int32_t
+    int32_t length, symbols;
+    int32_t *suffixes;  // (length)
+    uint64_t *is_s;     // bit i: suffix i is of type S
+    int32_t *counts;    // (symbols) how often each occurs
+    int32_t *positions; // (symbols) where the next suffix of a bucket goes
+} SuffixSort_;
+
+__attribute__((always_inline)) static inline int32_t sais_symbol_(const SuffixSort_ *s, bool wide, int32_t i) {
+    return wide ? ((const int32_t *)s->text)[i] : ((const unsigned char *)s->text)[i];
+}
+
+static inline bool sais_is_s_(const SuffixSort_ *s, int32_t i) {
+    return s->is_s[i >> 6] >> (i & 63) & 1;
+}
+
+static inline bool sais_is_lms_(const SuffixSort_ *s, int32_t i) {
+    return i > 0 && sais_is_s_(s, i) && !sais_is_s_(s, i - 1);
+}
+
+// positions: the first place of each bucket, or the one behind its last.
+static inline void sais_buckets_(const SuffixSort_ *s, bool ends) {
+    int32_t sum = 0;
+    for (int32_t c = 0; c < s->symbols; c++) {
+        s->positions[c] = ends ? sum + s->counts[c] : sum;
+        sum += s->counts[c];
+    }
+}
+
+// From LMS suffixes at the ends of their buckets, all others -1, to all suffixes.
+__attribute__((always_inline)) static inline void sais_induce_(const SuffixSort_ *s, bool wide) {
+    int32_t *out = s->suffixes, n = s->length;
+    sais_buckets_(s, false);
+    out[s->positions[sais_symbol_(s, wide, n - 1)]++] = n - 1; // what the symbol behind the text induces
+    for (int32_t i = 0; i < n; i++) {
+        int32_t j = out[i] - 1;
+        if (j >= 0 && !sais_is_s_(s, j)) {
+            out[s->positions[sais_symbol_(s, wide, j)]++] = j;
+        }
+    }
+    sais_buckets_(s, true);
+    for (int32_t i = n - 1; i >= 0; i--) {
+        int32_t j = out[i] - 1;
+        if (j >= 0 && sais_is_s_(s, j)) {
+            out[--s->positions[sais_symbol_(s, wide, j)]] = j;
+        }
+    }
+}
+
+// Whether the LMS substrings at a and b are equal. One that runs into the end of the text equals none.
+__attribute__((always_inline)) static inline bool sais_equal_(const SuffixSort_ *s, bool wide, int32_t a, int32_t b) {
+    for (int32_t i = 0;; i++) {
+        if (a + i >= s->length || b + i >= s->length || sais_symbol_(s, wide, a + i) != sais_symbol_(s, wide, b + i) ||
+            sais_is_s_(s, a + i) != sais_is_s_(s, b + i)) {
+            return false;
+        }
+        if (i > 0 && sais_is_lms_(s, a + i)) {
+            return sais_is_lms_(s, b + i);
+        }
+    }
+}
+
+static inline bool suffix_sort_symbols(const int32_t *text, int32_t length, int32_t symbols, int32_t *suffixes,
+                                       Error *e);
+
+// The L-types left of the entry behind them may have been overwritten by S-types only: an L-type that is an LMS'
+// neighbour never is LMS itself, so the first pass leaves the LMS substrings in order.
+__attribute__((always_inline)) static inline bool sais_run_(SuffixSort_ *s, bool wide, Error *e) {
+    int32_t *out = s->suffixes, n = s->length, count = 0, names = 0, previous = -1;
+    for (int32_t i = 0; i < n; i++) {
+        s->counts[sais_symbol_(s, wide, i)]++;
+    }
+    for (int32_t i = n - 2; i >= 0; i--) {
+        int32_t a = sais_symbol_(s, wide, i), b = sais_symbol_(s, wide, i + 1);
+        if (a < b || (a == b && sais_is_s_(s, i + 1))) {
+            s->is_s[i >> 6] |= (uint64_t)1 << (i & 63);
+        }
+    }
+    // LMS substrings into order.
+    for (int32_t i = 0; i < n; i++) {
+        out[i] = -1;
+    }
+    sais_buckets_(s, true);
+    for (int32_t i = 1; i < n; i++) {
+        if (sais_is_lms_(s, i)) {
+            out[--s->positions[sais_symbol_(s, wide, i)]] = i;
+        }
+    }
+    sais_induce_(s, wide);
+    for (int32_t i = 0; i < n; i++) {
+        if (sais_is_lms_(s, out[i])) {
+            out[count++] = out[i];
+        }
+    }
+    // Their names, first at count + position / 2 (LMS are at least two apart), then together at the end.
+    for (int32_t i = count; i < n; i++) {
+        out[i] = -1;
+    }
+    for (int32_t i = 0; i < count; i++) {
+        names += i == 0 || !sais_equal_(s, wide, previous, out[i]);
+        previous = out[i];
+        out[count + previous / 2] = names - 1;
+    }
+    int32_t *reduced = out + n;
+    for (int32_t i = n - 1; i >= count; i--) {
+        if (out[i] >= 0) {
+            *--reduced = out[i];
+        }
+    }
+    if (names < count) {
+        if (!suffix_sort_symbols(reduced, count, names, out, e)) {
+            return false;
+        }
+    } else {
+        for (int32_t i = 0; i < count; i++) {
+            out[reduced[i]] = i;
+        }
+    }
+    // From the order of the names' text to that of the LMS suffixes, and from these to all.
+    for (int32_t i = 1, k = 0; i < n; i++) {
+        if (sais_is_lms_(s, i)) {
+            reduced[k++] = i;
+        }
+    }
+    for (int32_t i = 0; i < count; i++) {
+        out[i] = reduced[out[i]];
+    }
+    for (int32_t i = count; i < n; i++) {
+        out[i] = -1;
+    }
+    sais_buckets_(s, true);
+    for (int32_t i = count - 1; i >= 0; i--) {
+        int32_t j = out[i];
+        out[i] = -1;
+        out[--s->positions[sais_symbol_(s, wide, j)]] = j;
+    }
+    sais_induce_(s, wide);
+    return true;
+}
+
+static inline bool sais_(SuffixSort_ *s, bool wide, Error *e) {
+    s->is_s = calloc((size_t)s->length / 64 + 1, sizeof *s->is_s);
+    s->counts = calloc((size_t)s->symbols, sizeof *s->counts);
+    s->positions = calloc((size_t)s->symbols, sizeof *s->positions);
+    bool ok = s->is_s && s->counts && s->positions;
+    if (!ok) {
+        fail(e, "no memory to sort %d suffixes", s->length);
+    }
+    ok = ok && (wide ? sais_run_(s, true, e) : sais_run_(s, false, e));
+    free(s->is_s);
+    free(s->counts);
+    free(s->positions);
+    return ok;
+}
+
+// suffixes[0 .. length): where the suffixes of a text of bytes begin, in the order of their bytes; of two of which one
+// begins the other, the shorter comes first. Linear time; needs about length / 8 + 1.4 * length bytes beside both.
+static inline bool suffix_sort(const unsigned char *text, int32_t length, int32_t *suffixes, Error *e) {
+    return length == 0 ||
+           sais_(&(SuffixSort_){.text = text, .length = length, .symbols = 256, .suffixes = suffixes}, false, e);
+}
+
+// The same for a text of symbols 0 .. symbols - 1.
+static inline bool suffix_sort_symbols(const int32_t *text, int32_t length, int32_t symbols, int32_t *suffixes,
+                                       Error *e) {
+    return length == 0 ||
+           sais_(&(SuffixSort_){.text = text, .length = length, .symbols = symbols, .suffixes = suffixes}, true, e);
+}
+
+#endif
