@@ -31,6 +31,7 @@ need() {
 
 need_command() { need "$1" "$2" command -v "$2"; }
 has_header() { echo "#include <$1>" | "${@:2}" -E - ; }
+has_fuzzer() { [ -e "$(clang -print-file-name="lib/linux/libclang_rt.fuzzer-$(uname -m).a")" ]; }
 has_venv() { python3 -c 'import ensurepip, venv'; }
 
 look_for_build() {
@@ -53,6 +54,7 @@ look_for_test() {
     look_for_quickstart
     need_command clang clang
     need libomp-dev "omp.h of clang" has_header omp.h clang -fopenmp
+    need libclang-rt-dev "libFuzzer of clang" has_fuzzer
     need_command clang-format clang-format
     need_command llvm llvm-mca
     need_command gcc-aarch64-linux-gnu aarch64-linux-gnu-gcc
