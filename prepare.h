@@ -844,7 +844,8 @@ static inline bool worker_store_(Worker *w, Span *span, const char *data, size_t
 }
 
 static inline const char *stored_(const Preparation *p, const BatchDocument *d, Span span) {
-    return p->workers[d->worker].store + span.at;
+    const char *store = p->workers[d->worker].store;
+    return store ? store + span.at : ""; // nothing stored yet: an empty text
 }
 
 // Takes lines into the batch: those that begin before the end of the unit, as far as the reader holds them whole.
