@@ -3,7 +3,7 @@
 //
 //   OUT/step-000300/
 //       config.json generation_config.json model.safetensors      what transformers opens
-//       tokenizer.json tokenizer_config.json vocab.json merges.txt
+//       tokenizer.json tokenizer_config.json, and vocab.json merges.txt or tokenizer.model
 //       README.md                                                 model card
 //       trainer_state.json optimizer-00000.safetensors            what resuming needs
 //       SHA256SUMS                                                over all the others; `sha256sum -c` checks it too

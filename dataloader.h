@@ -696,10 +696,10 @@ static inline uint64_t dataset_order(const Dataset *d, uint64_t seed, bool shuff
 // Hashes the shard's files and the tokenizer. Where the manifest has hashes, they must be equal; for data without a
 // manifest this fills them in.
 static inline bool dataset_verify(Dataset *d, Error *e) {
-    char tokenizer_json[PATH_LIMIT] = "", hash[65];
-    const char *paths[3] = {d->path, d->idx_path, tokenizer_json};
+    char tokenizer_file[PATH_LIMIT] = "", hash[65];
+    const char *paths[3] = {d->path, d->idx_path, tokenizer_file};
     char *known[3] = {d->bin_hash, d->idx_hash, d->tokenizer_hash};
-    if (d->tokenizer[0] && !path_format(tokenizer_json, e, "%s/tokenizer.json", d->tokenizer)) {
+    if (d->tokenizer[0] && !tokenizer_main_file(tokenizer_file, d->tokenizer, e)) {
         return false;
     }
     for (int i = 0; i < 3; i++) {

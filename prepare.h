@@ -2504,9 +2504,9 @@ static inline bool manifest_text_(const Preparation *p, const Shard shards[SPLIT
 
 static inline bool prepare_write_manifest_(const Preparation *p, const Shard shards[SPLITS], const char *dropped_path,
                                            const char *dropped_hash, Error *e) {
-    char path[PATH_LIMIT], tokenizer_hash[HEX_HASH];
+    char folder[PATH_LIMIT], path[PATH_LIMIT], tokenizer_hash[HEX_HASH];
     JsonWriter w = {.indent = 2};
-    bool ok = path_format(path, e, "%s/data/tokenizer/tokenizer.json", p->work) &&
+    bool ok = path_format(folder, e, "%s/data/tokenizer", p->work) && tokenizer_main_file(path, folder, e) &&
               sha256_file(path, tokenizer_hash, e) && path_format(path, e, "%s/data/manifest.json", p->work) &&
               manifest_text_(p, shards, dropped_path, dropped_hash, tokenizer_hash, &w, e) && write_whole_(path, &w, e);
     free(w.data);

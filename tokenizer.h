@@ -3484,6 +3484,13 @@ static inline bool find_model_(Loading_ *l, size_t *count, Error *e) {
     return true;
 }
 
+// Path of the file that says the ids in a folder that tokenizer_save made: tokenizer.model if there is one, else
+// tokenizer.json. Its hash is the tokenizer's in manifests and logs.
+static inline bool tokenizer_main_file(char path[4096], const char *directory, Error *e) {
+    return path_join_(path, directory, "tokenizer.model", e) &&
+           (!access(path, F_OK) || path_join_(path, directory, "tokenizer.json", e));
+}
+
 typedef enum { FILE_JSON_, FILE_PAIR_, FILE_MODEL_ } FileKind_;
 
 // Chooses the file to read. In a directory: tokenizer.model, else tokenizer.json, else vocab.json with merges.txt, else

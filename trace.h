@@ -722,7 +722,7 @@ static inline bool trace_data_open(TraceData *t, const Dataset *data, const char
     }
     if (data->manifest_hash[0]) {
         t->proved = !logged || manifest;
-        if (!trace_open_split_(t, split, e) || !path_format(tokenizer, e, "%s/tokenizer.json", data->tokenizer) ||
+        if (!trace_open_split_(t, split, e) || !tokenizer_main_file(tokenizer, data->tokenizer, e) ||
             !sha256_file(tokenizer, hex, e)) {
             return false;
         }

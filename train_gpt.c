@@ -2042,7 +2042,7 @@ static bool choose_tokenizer(Trainer *t, ModelConfig *config, Error *e) {
     char path[PATH_LIMIT];
     t->tokenizer = t->data.items[0].tokenizer;
     if (!t->tokenizer[0] && o->init) {
-        if (!path_format(path, e, "%s/tokenizer.json", o->init)) {
+        if (!tokenizer_main_file(path, o->init, e)) {
             return false;
         }
         t->tokenizer = access(path, F_OK) ? "" : o->init;
