@@ -441,7 +441,7 @@ static inline size_t split_length_(SplitRule_ rule, const uint8_t *classes, cons
         return pretoken_length_gpt4_(classes, text, length, rule == SPLIT_GPT4_ ? 3 : 1);
     }
     // Each digit is a text of its own, and so is what lies between two digits.
-    size_t n, at = 0;
+    size_t n = 0, at = 0;
     while (at < length && class_at_(classes, text + at, text + length, &n) != CLASS_NUMBER_) {
         at += n;
     }
