@@ -120,6 +120,14 @@ static inline bool world_check_root(World *w, bool ok, const Error *e) {
     return world_check(w, ok || w->rank != 0, e);
 }
 
+// Collective: the largest x of all ranks.
+static inline int world_max(World *w, int x) {
+    MPI_Request request;
+    MPI_Iallreduce(MPI_IN_PLACE, &x, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD, &request);
+    message_wait(w, &request);
+    return x;
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Messages: MPI counts in int, so long arrays go in pieces of 2^28 elements
 
