@@ -31,8 +31,9 @@
 #endif
 
 // Exit statuses: EXIT_FAILURE (1) when something failed, EXIT_USAGE when the command line cannot be followed,
-// EXIT_STOPPED when train ended ahead of its step count, with a checkpoint: the same command goes on from there.
-enum { EXIT_USAGE = 2, EXIT_STOPPED = 3 };
+// EXIT_STOPPED when train ended ahead of its step count, with a checkpoint: the same command goes on from there
+// (above 92: Fujitsu's mpiexec gives 2 to 92 a meaning of its own).
+enum { EXIT_USAGE = 2, EXIT_STOPPED = 100 };
 
 // =====================================================================================================================
 // Options: every option of every command, once: the struct, its defaults, the parser, the help and the log come from
@@ -3079,8 +3080,8 @@ static void print_option(const OptionSpec *spec) {
 }
 
 static const char exit_statuses[] =
-    "Exit status: 0 done, 1 failed, 2 wrong command line, 3 train ended ahead of its step "
-    "count (a signal, --time-limit)\nwith a checkpoint: the same command goes on.";
+    "Exit status: 0 done, 1 failed, 2 wrong command line, 100 train stopped ahead of its step count (a signal,\n"
+    "--time-limit) with a checkpoint: the same command goes on.";
 
 static void print_help(size_t command) {
     printf("train_gpt %s: %s\n\n    %s\n\n", commands[command].name, commands[command].does, commands[command].example);

@@ -1,5 +1,5 @@
 """A clean stop: a signal to any rank, or --time-limit, ends a run after a step, with a checkpoint of that step and exit
-status 3; the same command then goes on and leaves what an uninterrupted run leaves, bit for bit.
+status 100; the same command then goes on and leaves what an uninterrupted run leaves, bit for bit.
 """
 import os
 import re
@@ -14,7 +14,7 @@ from support import (checkpoint, checkpoints, checksums_hold, descendants, fails
                      start, state_bytes)
 
 STEPS = 30
-STOPPED = 3
+STOPPED = 100
 
 
 @pytest.fixture(scope="module")
