@@ -51,6 +51,7 @@ stage=
 if [ -n "$LOCAL" ]; then
     stage=$LOCAL/train_gpt-$SLURM_JOB_ID
     trap 'each_node rm -rf "$stage"' EXIT
+    each_node rm -rf "$stage"
     each_node mkdir -p "$stage"
     sbcast --force "$PROGRAM" "$stage/train_gpt"
     PROGRAM=$stage/train_gpt
@@ -97,6 +98,8 @@ case $status in
 0) echo "slurm.sh: the step count $STEPS is reached" ;;
 100) # stopped ahead of it, with a checkpoint
     echo "slurm.sh: job $SLURM_JOB_ID goes back into the queue"
+    [ -z "$stage" ] || each_node rm -rf "$stage"
+    trap - EXIT
     scontrol requeue "$SLURM_JOB_ID"
     sleep 60 # the requeue ends this script
     ;;
