@@ -52,8 +52,8 @@ def slurm(tmp_path_factory):
     (folder / "slurm.conf").write_text("\n".join([
         "ClusterName=test", f"SlurmctldHost={host}(127.0.0.1)", f"SlurmctldPort={free_port()}",
         f"SlurmdPort={free_port()}", f"SlurmUser={user}", f"SlurmdUser={user}", "AuthType=auth/munge",
-        # how long a requeued job waits before it may start again: 120 s by default
-        f"AuthInfo=socket={folder}/munge/socket,cred_expire=3",
+        # how long a requeued job waits before it may start again (120 s by default, at least 5), and is looked for
+        f"AuthInfo=socket={folder}/munge/socket,cred_expire=5", "SchedulerParameters=sched_interval=1,bf_interval=1",
         f"StateSaveLocation={folder}/state", f"SlurmdSpoolDir={folder}/spool",
         f"SlurmctldPidFile={folder}/slurmctld.pid", f"SlurmdPidFile={folder}/slurmd.pid",
         f"SlurmctldLogFile={folder}/slurmctld.log", f"SlurmdLogFile={folder}/slurmd.log",
@@ -126,10 +126,10 @@ def test_slurm(slurm, pair, tmp_path):
 
     run(train(tmp_path / "calibration", 10), ranks=2)
     step_seconds = sum(read_log(tmp_path / "calibration").column("step_ms")) / 10 / 1000
-    steps = max(30, int(14 / step_seconds))  # twice what the first job has time for, at this speed
+    steps = max(30, int(10 / step_seconds))  # more than the first job has time for, at this speed
     out = tmp_path / "run"
     job = submit(slurm, tmp_path, arguments("", **SHAPE)[1:], PROGRAM=BINARIES["native"], MODEL="", DATA=pair, OUT=out,
-                 STEPS=steps, MICRO_BATCH=2, GLOBAL_BATCH=8, RESERVE=50, LOCAL=tmp_path / "local", STAGE_DATA=0)
+                 STEPS=steps, MICRO_BATCH=2, GLOBAL_BATCH=8, RESERVE=52, LOCAL=tmp_path / "local", STAGE_DATA=0)
 
     def text():
         return (tmp_path / "out").read_text() if (tmp_path / "out").exists() else ""
