@@ -92,6 +92,7 @@ enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16 };
     WHOLE(overlap, 1, 0, 1, TRAIN, "0|1", "1: gradients travel while backward runs; 0: after it, to measure the difference")    \
     WHOLE(tp, 1, 1, 100000, TRAIN | EVAL | GENERATE, "N", "tensor parallel: ranks that share each matrix; must divide the heads")  \
     WHOLE(pp, 1, 1, 100000, TRAIN | EVAL | GENERATE, "N", "pipeline parallel: ranks that share the layers")                    \
+    WHOLE(bind, 1, 0, 1, TRAIN | EVAL | GENERATE | KERNELS, "0|1", "1: threads to cores and ranks to NUMA domains, where nobody has bound them")  \
     TEXT(kernels, "sve", TRAIN | EVAL | GENERATE, "sve|ref", "sve: the fast kernels, on any CPU; ref: the reference") \
     FLAG(check, KERNELS, "compare the fast kernels with the reference on many shapes and values")                               \
     FLAG(bench, KERNELS, "time them at the shapes of GPT-2 124M")                                                               \
@@ -2223,12 +2224,14 @@ static int command_train(World *w, const Options *o) {
     if (o->save_every > 0) {
         catch_stop_signals();
     }
-    Placement placement = world_place(w);
+    Placement placement = world_place(w, o->bind);
     bool ok = world_check(w, training_open(&t, &config, &e), &e);
     bool verify = w->rank == 0 && o->verify_data;
     ok = ok && world_check(w, !verify || (mixture_verify(&t.data, &e) && mixture_verify(&t.val, &e)), &e);
     ok = ok && world_check(w, training_allocate(&t, &config, choose_kernels(o->kernels), &e), &e);
     if (ok) {
+        placement.remote =
+            percent_elsewhere(t.model.parameters, t.model.parameter_count * sizeof(float), &placement.nodes);
         world_print_placement(w, placement, stdout);
         t.peak_flops = measure_peak_flops();
         ok = prepare_state(&t);
@@ -2312,7 +2315,7 @@ static int command_eval(World *w, const Options *o) {
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }
-    world_place(w);
+    world_place(w, o->bind);
     if (!load_model(w, o->checkpoint, o->kernels, &m)) {
         model_free(&m);
         return EXIT_FAILURE;
@@ -2528,7 +2531,7 @@ static int command_generate(World *w, const Options *o) {
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }
-    world_place(w);
+    world_place(w, o->bind);
     ok = load_model(w, o->checkpoint, o->kernels, &g.model);
     if (ok) {
         bool loaded = tokenizer_load(&g.tokenizer, o->checkpoint, &e);
@@ -3037,7 +3040,7 @@ static int command_kernels(World *w, const Options *o) {
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }
-    world_place(w);
+    world_place(w, o->bind);
     if (w->rank == 0) {
         ok = (!o->check || check_kernels(o->only, &e)) && (!o->golden || golden_run(&e)) &&
              (!o->bench || bench_kernels(o->only, &e));
