@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Places the ranks of a grid of tensor x pipeline x data parallel ranks on the nodes of a torus, and writes the map in the
-scheduler's form:
+"""Places the ranks of a grid of tensor x pipeline x data parallel ranks on the nodes of a torus, and writes the map in
+the scheduler's form:
 
     scripts/rank_map.py --shape 48x6x48 --ranks-per-node 1 --tp 6 --pp 8 --format vcoord >vcoord
     mpiexec -vcoordfile vcoord ./train_gpt train --tp 6 --pp 8 ...             (PJM: a line per rank)
@@ -13,12 +13,12 @@ scheduler's form:
 
 train_gpt counts rank = (replica * pp + stage) * tp + slice, and the map fills a node with ranks before it goes to the
 next one. So it is an order of the nodes, in which
-  - the slices of a stage lie on one node, where they fit: --tp divides --ranks-per-node. A larger --tp, a multiple of it,
-    takes a block of neighbouring nodes;
+  - the slices of a stage lie on one node, where they fit: --tp divides --ranks-per-node. A larger --tp, a multiple of
+    it, takes a block of neighbouring nodes;
   - each slice of a stage lies next to the same slice of the next stage, to which it sends;
   - replicas, which talk least, lie apart.
-A block may have any shape; the blocks follow each other to and fro along the axes, so that each is a neighbour of the one
-before. Of all shapes and orders of the axes the one with the fewest hops is taken. What it costs goes to stderr.
+A block may have any shape; the blocks follow each other to and fro along the axes, so that each is a neighbour of the
+one before. Of all shapes and orders of the axes the one with the fewest hops is taken. What it costs goes to stderr.
 
 Coordinates are those of the job (PJM: 0 .. N-1 on each axis of "node=XxYxZ"). With :torus each axis closes into a ring
 there; --mesh counts without that. Hosts of Slurm stand at the coordinates of --shape in the order of the list, the last
@@ -36,7 +36,7 @@ def distance(a, b, shape, torus):
 
 
 def to_and_fro(shape, axes):
-    """All points of a box in an order in which each is a neighbour of the one before; the first of `axes` runs fastest."""
+    """All points of a box in an order in which each is a neighbour of the one before; axes[0] runs fastest."""
     points = [()]
     for axis in axes:
         lines = (points if i % 2 == 0 else points[::-1] for i in range(shape[axis]))
@@ -62,8 +62,8 @@ def orders(shape, block_size):
 
 
 def costs(order, grid, shape, torus):
-    """Hops between the same slice of neighbouring stages: the most and all; hops between a slice and the next one of its
-    stage, the ring closed: the most and all."""
+    """Hops between the same slice of neighbouring stages: the most and all; hops between a slice and the next one of
+    its stage, the ring closed: the most and all."""
     tp, pp, per_node = grid
     stage_hops, slice_hops = [0], [0]
     ranks = len(order) * per_node
@@ -81,8 +81,8 @@ def place(shape, tp, pp, per_node, torus=True):
     """The best order of the nodes, and its costs."""
     ranks = math.prod(shape) * per_node
     if tp % per_node and per_node % tp:
-        raise ValueError(f"--tp {tp} and --ranks-per-node {per_node}: one must divide the other, or slices of one stage "
-                         "share nodes with those of another")
+        raise ValueError(f"--tp {tp} and --ranks-per-node {per_node}: one must divide the other, or slices of one "
+                         "stage share nodes with those of another")
     if ranks % (tp * pp):
         raise ValueError(f"--tp {tp} x --pp {pp} does not divide {ranks} ranks: {math.prod(shape)} nodes x {per_node}")
     best = None
@@ -140,8 +140,9 @@ def main():
     for node in order:
         for _ in range(1 if args.format == "hostfile" else args.ranks_per_node):
             print(name_of[node])
-    print(f"{nodes * args.ranks_per_node} ranks on {nodes} nodes: {args.tp} slices (tp) x {args.pp} stages (pp) x "
-          f"{nodes * args.ranks_per_node // (args.tp * args.pp)} replicas; hops from stage to stage: at most {cost[0]}; "
+    ranks = nodes * args.ranks_per_node
+    print(f"{ranks} ranks on {nodes} nodes: {args.tp} slices (tp) x {args.pp} stages (pp) x "
+          f"{ranks // (args.tp * args.pp)} replicas; hops from stage to stage: at most {cost[0]}; "
           f"from slice to slice: at most {cost[2]}", file=sys.stderr)
 
 

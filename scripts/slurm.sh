@@ -2,11 +2,11 @@
 # Trains on a cluster under Slurm, until the step count is reached:
 #
 #     sbatch scripts/slurm.sh
-#     sbatch --nodes=16 --time=48:00:00 --export=ALL,MODEL=1.3b,OUT=runs/1.3b scripts/slurm.sh --lr 2e-4 --warmup-steps 500
+#     sbatch --nodes=16 --time=48:00:00 --export=ALL,MODEL=1.3b,OUT=runs/1.3b scripts/slurm.sh --lr 2e-4
 #
 # Words behind the script go to `train_gpt train` as they are. Ahead of the time limit the run saves and stops; then the
-# job puts itself back into the queue, under the same id, and goes on from there. It ends when the step count is reached,
-# or when training fails. After a node's failure Slurm itself queues it again (--requeue).
+# job puts itself back into the queue, under the same id, and goes on from there. It ends when the step count is
+# reached, or when training fails. After a node's failure Slurm itself queues it again (--requeue).
 #
 # As it stands: four ranks of 12 cores a node, the layout for A64FX (a rank per CMG). Elsewhere: a rank per NUMA domain.
 #
@@ -65,8 +65,8 @@ fi
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Memory pages and places of threads. The program asks for large pages itself where Linux gives them on demand
-# (/sys/kernel/mm/transparent_hugepage/enabled: always or madvise). The XOS_ variables are for A64FX systems with Fujitsu's
-# large page library and mean nothing elsewhere: pages come on first touch, near the thread that touches them.
+# (/sys/kernel/mm/transparent_hugepage/enabled: always or madvise). The XOS_ variables are for A64FX systems with
+# Fujitsu's large page library and mean nothing elsewhere: pages come on first touch, near the thread that touches them.
 
 export XOS_MMM_L_PAGING_POLICY=demand:demand:demand XOS_MMM_L_ARENA_FREE=2
 export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK OMP_PLACES=cores OMP_PROC_BIND=close

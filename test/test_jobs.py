@@ -92,8 +92,8 @@ def slurm(tmp_path_factory):
 
 
 def submit(slurm, folder, script_words=(), **parameters):
-    """Job id of scripts/slurm.sh with one minute, Slurm's smallest limit, two ranks and one thread each. Its own warning
-    signal is put off to the end, so that the run's clock is what stops it."""
+    """Job id of scripts/slurm.sh with one minute, Slurm's smallest limit, two ranks and one thread each. Slurm's
+    warning is put off to the end, so that the run's own clock is what stops it."""
     export = ",".join(["ALL", *(f"{key}={value}" for key, value in parameters.items())])
     out = subprocess.run(
         ["sbatch", "--parsable", "--time=1", "--signal=USR1@1", "--ntasks-per-node=2", "--cpus-per-task=1",
@@ -144,7 +144,8 @@ def test_slurm(slurm, pair, tmp_path):
     stops = re.findall(r"stops at step (\d+)/\d+: (.*);", text())
     assert stops[1][1] == "a signal asks for it", text()
     assert len(stops) == int(job_field(slurm, job, "Restarts")), text()
-    assert re.search(r"rank 1: host \S+, NUMA domain \d+, cores \d+ \(from Slurm\), 1 thread\n", text()), "srun did not bind the ranks"
+    assert re.search(r"rank 1: host \S+, NUMA domain \d+, cores \d+ \(from Slurm\), 1 thread\n", text()), \
+        "srun did not bind the ranks"
     assert not list((tmp_path / "local").glob("*")), "staged files were left behind"
 
     run(train(tmp_path / "whole", steps), ranks=2)
@@ -275,7 +276,8 @@ def test_pjm_failure(fugaku, pair, tmp_path):
 
 
 def test_pjm_chain(fugaku):
-    """On a login node the script submits sub jobs of one step job, each deleted unless the one before ended with 100."""
+    """On a login node the script submits sub jobs of one step job, each deleted unless the one before ended with 100.
+    """
     result = fugaku("fugaku.pjm", JOBS=3)
     assert result.returncode == 0, result.stderr
     calls = [line.split("\t") for line in (fugaku.record / "pjsub").read_text().splitlines()]
@@ -290,7 +292,7 @@ def test_pjm_chain(fugaku):
 
 def test_pjm_13b(fugaku, prepared, tmp_path):
     """The published grid: 13,824 ranks of 48 threads over four CMGs, the rank map, the published numbers. The stand-in
-    starts two ranks, so train_gpt itself refuses the grid of 6 x 8: that its options are understood is seen from that."""
+    starts two ranks, so train_gpt refuses the grid of 6 x 8 and nothing else: it has understood all options."""
     result = fugaku("fugaku_13b.pjm", PJM_JOBID=1, PJM_NODE=13824, PJM_ELAPSE_LIMIT=165 * 3600, DATA=prepared,
                     OUT=tmp_path / "run")
     assert result.returncode == 2 and "--tp 6 x --pp 8 does not divide the 2 ranks" in result.stderr, result.stderr

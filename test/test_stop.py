@@ -19,7 +19,7 @@ STOPPED = 100
 
 @pytest.fixture(scope="module")
 def slow(tiny, tmp_path_factory):
-    """A run with steps of some milliseconds and one checkpoint, at its end; slow.end(ranks) is the uninterrupted run."""
+    """A run with steps of some milliseconds, saved at its end only; slow.end(ranks) is the uninterrupted run."""
     def make(out, **options):
         return tiny(out, **{"channels": 192, "seq_len": 64, "micro_batch": 2, "global_batch": 8, "steps": STEPS,
                             "save_every": STEPS, "eval_every": 7, "val_data": tiny.data, "eval_batches": 1, **options})
@@ -53,7 +53,7 @@ def ranks_of(process):
 
 
 def signalled(args, out, after, number, choose=lambda process: ranks_of(process)[-1], **options):
-    """Runs until `after` steps are logged, sends the signal to the chosen process; returns the status and the output."""
+    """Runs until `after` steps are logged, then sends the signal to the chosen process: the status and the output."""
     process = start(args, stderr=subprocess.STDOUT, **options)
     deadline = time.monotonic() + 100
     while logged_steps(out) < after:
