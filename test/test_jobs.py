@@ -163,10 +163,16 @@ def test_slurm_failure(slurm, pair, tmp_path):
 
 
 def test_slurm_staged_data(slurm, prepared, tmp_path):
-    """STAGE_DATA=1: the run reads its data from the node's own folder, and its log names the same tokens."""
+    """STAGE_DATA=1: the run reads its data from the node's own folder, and its log names the same tokens. The ranks lie
+    as a map of scripts/rank_map.py says (--distribution=arbitrary)."""
+    host = subprocess.run(["sinfo", "-h", "-o", "%n"], env=slurm, capture_output=True, text=True, check=True).stdout
+    (tmp_path / "hosts").write_text(rank_map("--hosts", "-", "--ranks-per-node", 2, "--tp", 2, "--format", "slurm",
+                                             hosts=host).stdout)
+    assert (tmp_path / "hosts").read_text() == 2 * host
     job = submit(slurm, tmp_path, arguments("", layers=1, heads=2, channels=16, seq_len=16, eval_every=0)[1:],
                  PROGRAM=BINARIES["native"], MODEL="", DATA=f"{prepared}:3", OUT=tmp_path / "run", STEPS=2,
-                 MICRO_BATCH=2, GLOBAL_BATCH=4, LOCAL=tmp_path / "local", STAGE_DATA=1)
+                 MICRO_BATCH=2, GLOBAL_BATCH=4, LOCAL=tmp_path / "local", STAGE_DATA=1, TP=2,
+                 RANK_MAP=tmp_path / "hosts")
 
     def text():
         return (tmp_path / "out").read_text() if (tmp_path / "out").exists() else ""
@@ -174,6 +180,7 @@ def test_slurm_staged_data(slurm, prepared, tmp_path):
     assert job_field(slurm, job, "JobState") == "COMPLETED", text()
     data, = read_log(tmp_path / "run").head["data"]
     assert data["file"].startswith(str(tmp_path / "local"))
+    assert "grid: 2 ranks = 2 slices (tp) x 1 stages (pp) x 1 replicas (dp)" in text()
     manifest = json.loads((prepared / "manifest.json").read_text())
     assert data["sha256"] in json.dumps(manifest)
     assert not list((tmp_path / "local").glob("*"))
