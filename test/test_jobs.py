@@ -11,11 +11,10 @@ import shutil
 import socket
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
-from support import (BINARIES, ROOT, arguments, checkpoint, checkpoints, read_log, run, stable_log, start, state_bytes)
+from support import (BINARIES, ROOT, arguments, checkpoint, checkpoints, read_log, run, stable_log, state_bytes)
 
 STOPPED = 100  # exit status of a run that stopped ahead of its step count
 
@@ -261,18 +260,20 @@ def test_pjm_job(fugaku, pair, tmp_path):
 
 
 def test_pjm_stops_and_goes_on(fugaku, pair, tmp_path):
-    """A job whose time is short ends with 100, the next one of the chain goes on."""
-    variables = job_variables(pair, tmp_path / "run", PJM_ELAPSE_LIMIT=601, OPTIONS=" ".join(
-        map(str, arguments("", **dict(SHAPE, save_every=100))[1:])), STEPS=3)
-    for step in (1, 2):
-        result = fugaku("fugaku.pjm", **variables)
+    """A job whose time is short ends with 100, the next one of the chain goes on, and the one that reaches the step
+    count ends with 0. Of a range of limits the lower end counts."""
+    out = tmp_path / "run"
+    options = arguments("", **dict(SHAPE, channels=24, seq_len=16, save_every=100000, schedule="constant"))[1:]
+    variables = job_variables(pair, out, PJM_ELAPSE_LIMIT=601, STEPS=100000, OPTIONS=" ".join(map(str, options)))
+    reached = 0
+    for more in ({}, {"PJM_ELAPSE_LIMIT": 9999, "PJM_ADAPTIVE_ELAPSED_TIME_MIN": 601}):
+        result = fugaku("fugaku.pjm", **{**variables, **more})
         assert result.returncode == STOPPED, result.stdout + result.stderr
-        assert "the next job goes on" in result.stdout and checkpoints(tmp_path / "run")[-1] == step
-    # the lower end of a range of limits counts
-    result = fugaku("fugaku.pjm", **{**variables, "PJM_ELAPSE_LIMIT": 9999, "PJM_ADAPTIVE_ELAPSED_TIME_MIN": 601,
-                                     "STEPS": 4})
-    assert result.returncode == STOPPED
-    assert fugaku("fugaku.pjm", **{**variables, "STEPS": 4}).returncode == 0
+        assert "the time limit is near" in result.stdout and "the next job goes on" in result.stdout
+        assert checkpoints(out)[-1] > reached
+        reached = checkpoints(out)[-1]
+    result = fugaku("fugaku.pjm", **{**variables, "STEPS": reached + 1, "PJM_ELAPSE_LIMIT": 9999})
+    assert result.returncode == 0 and checkpoints(out)[-1] == reached + 1, result.stdout + result.stderr
 
 
 def test_pjm_failure(fugaku, pair, tmp_path):
