@@ -11,6 +11,7 @@
 #include <omp.h>
 #include <sched.h>
 #include <stddef.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "json.h"
@@ -123,6 +124,14 @@ static inline bool world_check(World *w, bool ok, const Error *e) {
 // Collective: world_check of what rank 0 alone did.
 static inline bool world_check_root(World *w, bool ok, const Error *e) {
     return world_check(w, ok || w->rank != 0, e);
+}
+
+// Collective: the largest x of all ranks.
+static inline int world_max(World *w, int x) {
+    MPI_Request request;
+    MPI_Iallreduce(MPI_IN_PLACE, &x, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD, &request);
+    message_wait(w, &request);
+    return x;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -666,8 +675,12 @@ static inline void gather_from_replicas(World *w, void *records, size_t count, i
 
 typedef struct {
     char host[64], cores[64], domains[32]; // lists as "0-3,8"
+    char from[24];                         // who chose the cores: launcher, OpenMP, train_gpt, or nobody
     int threads, domain_count;
-    int shared; // threads of all ranks that may run on these cores, beyond the number of cores; 0 is good
+    int pinned;      // threads that have a core of their own
+    int shared;      // threads of all ranks that may run on these cores, beyond the number of cores; 0 is good
+    int remote;      // percent of the model's memory outside these domains
+    cpu_set_t nodes; // the domains
 } Placement;
 
 // Writes the set bits as "0-3,8", cut short with "..." if it does not fit.
@@ -694,25 +707,36 @@ static inline void format_cpu_list(const cpu_set_t *set, char *text, size_t size
     }
 }
 
-// The NUMA domains that hold at least one of the cores, from /sys/devices/system/node/nodeN/cpuM. A system that does
-// not say (a container without sysfs) counts as one domain, number 0.
+// The cores of a NUMA domain, from /sys/devices/system/node/nodeN/cpuM; none if there is no such domain.
+static inline cpu_set_t cores_of_domain_(int domain) {
+    cpu_set_t cores;
+    char path[64];
+    CPU_ZERO(&cores);
+    snprintf(path, sizeof path, "/sys/devices/system/node/node%d", domain);
+    DIR *directory = opendir(path);
+    for (struct dirent *entry; directory && (entry = readdir(directory));) {
+        int cpu;
+        char rest;
+        if (sscanf(entry->d_name, "cpu%d%c", &cpu, &rest) == 1 && cpu >= 0 && cpu < CPU_SETSIZE) {
+            CPU_SET((size_t)cpu, &cores);
+        }
+    }
+    if (directory) {
+        closedir(directory);
+    }
+    return cores;
+}
+
+// The NUMA domains that hold at least one of the cores. A system that does not say (a container without sysfs) counts
+// as one domain, number 0.
 static inline cpu_set_t numa_domains_of(const cpu_set_t *cores) {
     cpu_set_t domains;
     CPU_ZERO(&domains);
-    for (int node = 0; node < CPU_SETSIZE; node++) {
-        char path[64];
-        snprintf(path, sizeof path, "/sys/devices/system/node/node%d", node);
-        DIR *directory = opendir(path);
-        for (struct dirent *entry; directory && (entry = readdir(directory));) {
-            int cpu;
-            char rest;
-            if (sscanf(entry->d_name, "cpu%d%c", &cpu, &rest) == 1 && cpu >= 0 && cpu < CPU_SETSIZE &&
-                CPU_ISSET((size_t)cpu, cores)) {
-                CPU_SET((size_t)node, &domains);
-            }
-        }
-        if (directory) {
-            closedir(directory);
+    for (int domain = 0; domain < CPU_SETSIZE; domain++) {
+        cpu_set_t both = cores_of_domain_(domain);
+        CPU_AND(&both, &both, cores);
+        if (CPU_COUNT(&both)) {
+            CPU_SET((size_t)domain, &domains);
         }
     }
     if (CPU_COUNT(&domains) == 0) {
@@ -733,48 +757,178 @@ static inline cpu_set_t allowed_cores(void) {
     return cores;
 }
 
-// Collective. Without OMP_NUM_THREADS the ranks of a host divide the cores they share: OpenMP's own default would start
-// as many threads as cores in each of them. Returns where this rank lies.
-static inline Placement world_place(World *w) {
+// The launcher, from what it sets in each process; NULL if none is known.
+static inline const char *launcher_name(void) {
+    static const struct {
+        const char *variable, *name;
+    } launchers[] = {{"PLE_RANK_ON_NODE", "PJM"},
+                     {"SLURM_STEP_ID", "Slurm"},
+                     {"MPI_LOCALRANKID", "Hydra"},
+                     {"OMPI_COMM_WORLD_LOCAL_RANK", "Open MPI"}};
+    for (size_t i = 0; i < sizeof launchers / sizeof *launchers; i++) {
+        if (getenv(launchers[i].variable)) {
+            return launchers[i].name;
+        }
+    }
+    return NULL;
+}
+
+// The cores of a set, those of one NUMA domain together. cores: room for CPU_SETSIZE. Returns how many.
+static inline int cores_by_domain(const cpu_set_t *set, int *cores) {
+    cpu_set_t left = *set;
+    int count = 0;
+    for (int domain = 0; domain <= CPU_SETSIZE && CPU_COUNT(&left); domain++) {
+        cpu_set_t here = domain < CPU_SETSIZE ? cores_of_domain_(domain) : left; // at last those of no domain
+        CPU_AND(&here, &here, &left);
+        CPU_XOR(&left, &left, &here);
+        for (int i = 0; i < CPU_SETSIZE && CPU_COUNT(&here); i++) {
+            if (CPU_ISSET((size_t)i, &here)) {
+                CPU_CLR((size_t)i, &here);
+                cores[count++] = i;
+            }
+        }
+    }
+    return count;
+}
+
+// Gives each thread one of cores[0 .. threads). The threads must be those of all later parallel regions.
+static inline void pin_threads_(const int *cores) {
+#pragma omp parallel
+    {
+        cpu_set_t one;
+        CPU_ZERO(&one);
+        CPU_SET((size_t)cores[omp_get_thread_num()], &one);
+        sched_setaffinity(0, sizeof one, &one); // of this thread; if the system refuses, the check below says so
+    }
+}
+
+// The cores on which the threads may run, all together; *pinned: how many may run on one core only.
+static inline cpu_set_t cores_of_threads_(int *pinned) {
+    cpu_set_t all;
+    int single = 0;
+    CPU_ZERO(&all);
+#pragma omp parallel
+    {
+        cpu_set_t mine = allowed_cores();
+#pragma omp critical
+        {
+            CPU_OR(&all, &all, &mine);
+            single += CPU_COUNT(&mine) == 1;
+        }
+    }
+    *pinned = single;
+    return all;
+}
+
+// Chooses cores for this rank where nobody has: `sharing` ranks of this host, of which this is the `index`-th, may run
+// on the same cores, `mine`. If their threads are as many as the cores, each thread gets one of its own, rank after
+// rank, domain after domain. If they are fewer, others may use the machine too: then only each rank is kept to its
+// share of the domains, where there are several. Memory follows, as it is first touched later. False if there was
+// nothing to do.
+static inline bool choose_cores_(const cpu_set_t *mine, int sharing, int index, int threads) {
+    int cores[CPU_SETSIZE], count = cores_by_domain(mine, cores);
+    if (threads * sharing == count) {
+        pin_threads_(cores + index * threads);
+        return true;
+    }
+    cpu_set_t domains = numa_domains_of(mine), share;
+    if (threads * sharing > count || sharing == 1 || CPU_COUNT(&domains) == 1) {
+        return false;
+    }
+    CPU_ZERO(&share);
+    for (int i = index * count / sharing; i < (index + 1) * count / sharing; i++) {
+        CPU_SET((size_t)cores[i], &share);
+    }
+    return !sched_setaffinity(0, sizeof share, &share); // threads start later and inherit it
+}
+
+// Threads of all ranks of this host that may run on the cores of this one, beyond their number. masks, threads:
+// (node_size).
+static inline int threads_too_many_(const World *w, const cpu_set_t *masks, const int *threads) {
+    const cpu_set_t *mine = &masks[w->node_rank];
+    cpu_set_t reach = *mine, both;
+    int wanted = 0;
+    for (int i = 0; i < w->node_size; i++) {
+        CPU_AND(&both, mine, &masks[i]);
+        if (CPU_COUNT(&both)) {
+            CPU_OR(&reach, &reach, &masks[i]);
+            wanted += threads[i];
+        }
+    }
+    return wanted > CPU_COUNT(&reach) ? wanted - CPU_COUNT(&reach) : 0;
+}
+
+// Collective, before the first parallel region and before large memory is touched. A binding that is there, by the
+// launcher or by OpenMP (OMP_PROC_BIND, OMP_PLACES), stays; where there is none, choose_cores_ makes one if `bind`.
+// Without OMP_NUM_THREADS the ranks of a host divide the cores they share: OpenMP's own default would start as many
+// threads as cores in each of them. Returns where this rank lies.
+static inline Placement world_place(World *w, bool bind) {
     Placement p = {0};
-    cpu_set_t mine = allowed_cores(), domains = numa_domains_of(&mine);
+    cpu_set_t mine = allowed_cores();
     cpu_set_t *all = malloc((size_t)w->node_size * sizeof *all);
     int *threads = malloc((size_t)w->node_size * sizeof *threads);
     if (!all || !threads) {
         MPI_Abort(MPI_COMM_WORLD, 1);
     }
     MPI_Allgather(&mine, sizeof mine, MPI_BYTE, all, sizeof mine, MPI_BYTE, w->node);
-    if (!getenv("OMP_NUM_THREADS")) {
-        int sharing = 0;
-        for (int i = 0; i < w->node_size; i++) {
-            sharing += CPU_EQUAL(&all[i], &mine) != 0;
-        }
+    int sharing = 0, index = 0, alike = 0;
+    for (int i = 0; i < w->node_size; i++) {
+        index = i == w->node_rank ? sharing : index;
+        sharing += CPU_EQUAL(&all[i], &mine) != 0;
+    }
+    bool openmp_binds = omp_get_proc_bind() != omp_proc_bind_false; // then `mine` is the place of the main thread
+    if (!getenv("OMP_NUM_THREADS") && !openmp_binds) {
         omp_set_num_threads(CPU_COUNT(&mine) > sharing ? CPU_COUNT(&mine) / sharing : 1);
     }
     p.threads = omp_get_max_threads();
     MPI_Allgather(&p.threads, 1, MPI_INT, threads, 1, MPI_INT, w->node);
-    cpu_set_t reach = mine;
-    int wanted = 0;
     for (int i = 0; i < w->node_size; i++) {
-        cpu_set_t both;
-        CPU_AND(&both, &mine, &all[i]);
-        if (CPU_COUNT(&both)) {
-            CPU_OR(&reach, &reach, &all[i]);
-            wanted += threads[i];
-        }
+        alike += CPU_EQUAL(&all[i], &mine) && threads[i] == p.threads;
     }
-    p.shared = wanted > CPU_COUNT(&reach) ? wanted - CPU_COUNT(&reach) : 0;
-    p.domain_count = CPU_COUNT(&domains);
+    bool given = sharing < w->node_size || CPU_COUNT(&mine) < sysconf(_SC_NPROCESSORS_ONLN); // by somebody outside
+    bool chosen = bind && !openmp_binds && alike == sharing && choose_cores_(&mine, sharing, index, p.threads);
+    const char *launcher = launcher_name();
+    const char *from = openmp_binds                        ? "OpenMP"
+                       : chosen && (sharing > 1 || !given) ? "train_gpt"
+                       : given                             ? (launcher ? launcher : "outside")
+                                                           : NULL;
+    snprintf(p.from, sizeof p.from, from ? "from %s" : "not bound", from);
+    mine = cores_of_threads_(&p.pinned);
+    MPI_Allgather(&mine, sizeof mine, MPI_BYTE, all, sizeof mine, MPI_BYTE, w->node);
+    p.shared = threads_too_many_(w, all, threads);
+    p.nodes = numa_domains_of(&mine);
+    p.domain_count = CPU_COUNT(&p.nodes);
     gethostname(p.host, sizeof p.host - 1);
     format_cpu_list(&mine, p.cores, sizeof p.cores);
-    format_cpu_list(&domains, p.domains, sizeof p.domains);
+    format_cpu_list(&p.nodes, p.domains, sizeof p.domains);
     free(all);
     free(threads);
     return p;
 }
 
+// Percent of an array's pages that lie outside the domains, from a sample of up to 256 of them that have been touched;
+// 0 if the system does not say (move_pages without a target only asks).
+static inline int percent_elsewhere(const void *data, size_t bytes, const cpu_set_t *domains) {
+    enum { SAMPLE = 256 };
+    void *pages[SAMPLE];
+    int where[SAMPLE], seen = 0, elsewhere = 0;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), all = bytes / page, count = all < SAMPLE ? all : SAMPLE;
+    for (size_t i = 0; i < count; i++) {
+        pages[i] = (void *)(((uintptr_t)data + i * (all / count) * page) / page * page);
+    }
+    if (count == 0 || syscall(SYS_move_pages, 0, count, pages, NULL, where, 0)) {
+        return 0;
+    }
+    for (size_t i = 0; i < count; i++) {
+        seen += where[i] >= 0;
+        elsewhere += where[i] >= 0 && where[i] < CPU_SETSIZE && !CPU_ISSET((size_t)where[i], domains);
+    }
+    return seen ? 100 * elsewhere / seen : 0;
+}
+
 // Collective: rank 0 prints where every rank lies (the first 16 of many) and warns of ranks that span two domains,
-// whose memory is then partly remote, and of cores that more threads than one want.
+// whose memory is then partly remote, of memory that is remote, of cores that more threads than one want, and of slices
+// of one stage on different hosts though they would fit on one.
 static inline void world_print_placement(World *w, Placement mine, FILE *out) {
     Placement *all = w->rank == 0 ? malloc((size_t)w->size * sizeof *all) : NULL;
     if (w->rank == 0 && !all) {
@@ -784,7 +938,7 @@ static inline void world_print_placement(World *w, Placement mine, FILE *out) {
     if (w->rank != 0) {
         return;
     }
-    int spanning = 0, first_spanning = 0, sharing = 0, first_sharing = 0;
+    int spanning = 0, first_spanning = 0, sharing = 0, first_sharing = 0, remote = 0, first_remote = 0, torn = 0;
     for (int r = w->size - 1; r >= 0; r--) {
         if (all[r].domain_count > 1) {
             spanning++, first_spanning = r;
@@ -792,10 +946,15 @@ static inline void world_print_placement(World *w, Placement mine, FILE *out) {
         if (all[r].shared > 0) {
             sharing++, first_sharing = r;
         }
+        if (all[r].remote > 0) {
+            remote++, first_remote = r;
+        }
+        torn += r % w->grid.tp > 0 && strcmp(all[r].host, all[r - 1].host);
     }
     for (int r = 0; r < w->size && r < 16; r++) {
-        fprintf(out, "rank %d: host %s, NUMA domain %s, cores %s, %d thread%s\n", r, all[r].host, all[r].domains,
-                all[r].cores, all[r].threads, all[r].threads == 1 ? "" : "s");
+        fprintf(out, "rank %d: host %s, NUMA domain %s, cores %s (%s), %d thread%s%s\n", r, all[r].host, all[r].domains,
+                all[r].cores, all[r].from, all[r].threads, all[r].threads == 1 ? "" : "s",
+                all[r].threads > 1 && all[r].pinned == all[r].threads ? ", a core each" : "");
     }
     if (w->size > 16) {
         fprintf(out, "... and %d more ranks\n", w->size - 16);
@@ -807,11 +966,25 @@ static inline void world_print_placement(World *w, Placement mine, FILE *out) {
                 spanning, spanning == 1 ? "" : "s", first_spanning, all[first_spanning].domains);
     }
     if (sharing) {
+        fprintf(
+            out,
+            "warning: cores are shared: %d rank%s, first rank %d on cores %s, lie%s where threads outnumber "
+            "cores by %d: use fewer ranks or a smaller OMP_NUM_THREADS, or bind ranks apart (mpirun -bind-to numa)\n",
+            sharing, sharing == 1 ? "" : "s", first_sharing, all[first_sharing].cores, sharing == 1 ? "s" : "",
+            all[first_sharing].shared);
+    }
+    if (remote) {
+        fprintf(
+            out,
+            "warning: memory is far from its cores: of %d rank%s, first rank %d with %d %%, outside NUMA domain %s: "
+            "a memory policy of the launcher, or too little memory there\n",
+            remote, remote == 1 ? "" : "s", first_remote, all[first_remote].remote, all[first_remote].domains);
+    }
+    if (torn && w->grid.tp <= w->node_size) {
         fprintf(out,
-                "warning: cores are shared: %d rank%s, first rank %d on cores %s, lie%s where threads outnumber "
-                "cores by %d: use fewer ranks or a smaller OMP_NUM_THREADS\n",
-                sharing, sharing == 1 ? "" : "s", first_sharing, all[first_sharing].cores, sharing == 1 ? "s" : "",
-                all[first_sharing].shared);
+                "warning: slices of one stage (--tp %d) lie on different hosts though %d ranks of a host could hold "
+                "them: start ranks by blocks of consecutive numbers, or with scripts/rank_map.py\n",
+                w->grid.tp, w->node_size);
     }
     free(all);
 }

@@ -9,6 +9,7 @@
 // vocabulary. Gradients have a d in front of the name of what they belong to.
 
 #include <float.h>
+#include <signal.h>
 #include <stddef.h>
 #include <sys/file.h>
 #include <time.h>
@@ -31,8 +32,10 @@
 #define COMPILER_FLAGS "unknown"
 #endif
 
-// Exit statuses: EXIT_FAILURE (1) when something failed, and this one when the command line cannot be followed.
-enum { EXIT_USAGE = 2 };
+// Exit statuses: EXIT_FAILURE (1) when something failed, EXIT_USAGE when the command line cannot be followed,
+// EXIT_STOPPED when train ended ahead of its step count, with a checkpoint: the same command goes on from there
+// (above 92: Fujitsu's mpiexec gives 2 to 92 a meaning of its own).
+enum { EXIT_USAGE = 2, EXIT_STOPPED = 100 };
 
 // =====================================================================================================================
 // Options: every option of every command, once: the struct, its defaults, the parser, the help and the log come from
@@ -87,6 +90,7 @@ enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16, TRACE = 32,
     WHOLE(eval_batches, 10, 0, 1000000000, TRAIN, "N", "global batches of each source in an eval; 0: all of its data")          \
     WHOLE(save_every, 250, 0, 1000000000, TRAIN, "N", "steps between checkpoints, one at the end too; 0: none at all")          \
     WHOLE(keep, 3, 0, 1000000000, TRAIN, "N", "newest checkpoints to keep; 0: all")                                             \
+    REAL_NUMBER(time_limit, 0, 0, 1e9, TRAIN, "SECONDS", "save and end before so much time has passed since the start; 0: never")          \
     WHOLE(verify_data, 1, 0, 1, TRAIN | EVAL, "0|1", "1: compare the shards with the hashes in their manifest first")           \
     TEXT(prompt, "", GENERATE, "TEXT", "text to go on from")                                                                    \
     WHOLE(tokens, 100, 1, 100000000, GENERATE, "N", "tokens to generate, fewer if the document ends")                           \
@@ -101,6 +105,7 @@ enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16, TRACE = 32,
     WHOLE(overlap, 1, 0, 1, TRAIN, "0|1", "1: gradients travel while backward runs; 0: after it, to measure the difference")    \
     WHOLE(tp, 1, 1, 100000, TRAIN | EVAL | GENERATE, "N", "tensor parallel: ranks that share each matrix; must divide the heads")  \
     WHOLE(pp, 1, 1, 100000, TRAIN | EVAL | GENERATE, "N", "pipeline parallel: ranks that share the layers")                    \
+    WHOLE(bind, 1, 0, 1, TRAIN | EVAL | GENERATE | KERNELS, "0|1", "1: threads to cores and ranks to NUMA domains, where nobody has bound them")  \
     TEXT(kernels, "sve", TRAIN | EVAL | GENERATE, "sve|ref", "sve: the fast kernels, on any CPU; ref: the reference") \
     WHOLE(step, 0, 1, 1000000000, TRACE, "N", "the documents that this step read")                                              \
     WHOLE(row, UINT64_MAX, 0, 100000000, TRACE, "R", "only this row of the step's global batch, from 0")                        \
@@ -1026,8 +1031,11 @@ typedef struct {
     unsigned char *digests; // (global_batch / replicas, 32) SHA-256 of its samples; on rank 0 room for all
     uint64_t step, samples; // steps done, samples read by all ranks so far
     double peak_flops;      // of all ranks, measured at the start
-    FILE *log;              // rank 0
-    EventWriter events;     // rank 0: the log for TensorBoard
+    double start;           // seconds_now() when the command began
+    double longest_step, longest_save; // seconds, so far
+    bool stopped;                      // ended ahead of the step count, with a checkpoint
+    FILE *log;                         // rank 0
+    EventWriter events;                // rank 0: the log for TensorBoard
 } Trainer;
 
 typedef struct {
@@ -1626,6 +1634,7 @@ static bool write_checkpoint(Trainer *t) {
 // nothing is saved.
 static bool save_checkpoint(Trainer *t) {
     Error e = {0};
+    double start = seconds_now();
     parameters_await(&t->model, t->world, t->model.parameters + t->model.parameter_count);
     double mine = t->model.kernels->sum_of_squares(t->model.parameters, t->model.parameter_count), low, high;
     MPI_Allreduce(&mine, &low, 1, MPI_DOUBLE, MPI_MIN, t->world->grid.replicas);
@@ -1637,6 +1646,7 @@ static bool save_checkpoint(Trainer *t) {
     if (!world_check(t->world, ok, &e) || !write_checkpoint(t)) {
         return false;
     }
+    t->longest_save = fmax(t->longest_save, seconds_now() - start);
     if (t->world->rank == 0) {
         remove_old_checkpoints(t->options);
         printf("saved %s/step-%06llu\n", t->options->out, (unsigned long long)t->step);
@@ -1901,20 +1911,72 @@ static bool run_eval(Trainer *t) {
     return world_check(t->world, ok, &e);
 }
 
+// What asks for an end ahead of the step count; the largest of all ranks' counts.
+typedef enum { STOP_NO, STOP_TIME, STOP_SIGNAL } Stop;
+
+static volatile sig_atomic_t stop_signal; // the last one that came, 0 if none has
+
+static void on_stop_signal_(int number) {
+    stop_signal = number;
+}
+
+// The signals with which schedulers announce the end: SIGTERM and SIGUSR1 (Slurm), SIGXCPU (PJM: 10 s before SIGKILL).
+// They end the run after the step that is being computed. A run that saves nothing (--save-every 0) just dies of them.
+static void catch_stop_signals(void) {
+    const int signals[] = {SIGTERM, SIGUSR1, SIGXCPU};
+    struct sigaction action = {.sa_handler = on_stop_signal_, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
+        sigaction(signals[i], &action, NULL);
+    }
+}
+
+static bool eval_is_due(const Trainer *t, uint64_t step) {
+    const Options *o = t->options;
+    return t->val.count > 0 && o->eval_every > 0 && (step % o->eval_every == 0 || step == o->steps);
+}
+
+// Whether --time-limit leaves no room for one more step, its eval and a save after it. An eval's batch takes less than
+// a step. A save takes as long as the longest so far; before the first one, 100 MB/s for the model and AdamW's state.
+// Twice that, as one may be due right now.
+static bool time_is_up(const Trainer *t) {
+    const Options *o = t->options;
+    double left = o->time_limit - (seconds_now() - t->start), steps = 1;
+    double save = t->longest_save > 0 ? t->longest_save : 12 * (double)t->model.all_parameters / 100e6;
+    for (size_t i = 0; eval_is_due(t, t->step + 1) && i < t->val.count; i++) {
+        steps +=
+            ceil((double)eval_samples(&t->val.items[i], o->eval_batches, t->global_batch) / (double)t->global_batch);
+    }
+    return o->time_limit > 0 && left < steps * t->longest_step + 2 * save;
+}
+
+// Collective: whether any rank wants an end here; rank 0 says why.
+static bool should_stop(const Trainer *t) {
+    Stop mine = stop_signal ? STOP_SIGNAL : time_is_up(t) ? STOP_TIME : STOP_NO;
+    Stop stop = (Stop)world_max(t->world, (int)mine);
+    if (t->world->rank == 0 && stop != STOP_NO) {
+        printf("stops at step %llu/%llu: %s; the same command goes on from here\n", (unsigned long long)t->step,
+               (unsigned long long)t->options->steps,
+               stop == STOP_SIGNAL ? "a signal asks for it" : "the time limit is near");
+    }
+    return stop != STOP_NO;
+}
+
+// At least one step, then on to the step count, or to an early end with a checkpoint.
 static bool train_loop(Trainer *t) {
     const Options *o = t->options;
     Error e = {0};
     double start = seconds_now();
     uint64_t first = t->step;
-    bool evals = t->val.count > 0 && o->eval_every > 0;
-    if (evals && t->step == 0 && !run_eval(t)) {
+    if (t->step == 0 && eval_is_due(t, 0) && !run_eval(t)) {
         return false;
     }
-    while (t->step < o->steps) {
+    while (t->step < o->steps && !t->stopped) {
         StepResult s;
         if (!train_step(t, &s)) {
             return false;
         }
+        t->longest_step = fmax(t->longest_step, s.seconds);
         bool ok = t->world->rank != 0 || log_step(t, &s, &e);
         if (t->world->rank == 0) {
             double per_step = (seconds_now() - start) / (double)(t->step - first);
@@ -1924,10 +1986,11 @@ static bool train_loop(Trainer *t) {
             return false;
         }
         bool last = t->step == o->steps;
-        if (evals && (t->step % o->eval_every == 0 || last) && !run_eval(t)) {
+        if (eval_is_due(t, t->step) && !run_eval(t)) {
             return false;
         }
-        if (o->save_every > 0 && (t->step % o->save_every == 0 || last) && !save_checkpoint(t)) {
+        t->stopped = o->save_every > 0 && !last && should_stop(t);
+        if (o->save_every > 0 && (t->step % o->save_every == 0 || last || t->stopped) && !save_checkpoint(t)) {
             return false;
         }
     }
@@ -2006,6 +2069,10 @@ static bool check_train_options(const Options *o, int ranks, Error *e) {
             "of %llu",
             (unsigned long long)o->global_batch, (unsigned long long)o->micro_batch, (unsigned long long)replicas,
             replicas == 1 ? "" : "s", (unsigned long long)multiple);
+    }
+    if (o->time_limit > 0 && o->save_every == 0) {
+        return fail(e, "--time-limit %g with --save-every 0: there would be no checkpoint to go on from",
+                    o->time_limit);
     }
     if (o->min_lr > o->lr) {
         return fail(e, "--min-lr %g is larger than --lr %g", o->min_lr, o->lr);
@@ -2298,16 +2365,21 @@ static void print_run(const Trainer *t) {
 static int command_train(World *w, const Options *o) {
     Error e = {0};
     ModelConfig config;
-    Trainer t = {.options = o, .world = w};
+    Trainer t = {.options = o, .world = w, .start = seconds_now()};
     if (!world_check(w, world_arrange(w, o->tp, o->pp, &e) && check_train_options(o, w->size, &e), &e)) {
         return EXIT_USAGE;
     }
-    Placement placement = world_place(w);
+    if (o->save_every > 0) {
+        catch_stop_signals();
+    }
+    Placement placement = world_place(w, o->bind);
     bool ok = world_check(w, training_open(&t, &config, &e), &e);
     bool verify = w->rank == 0 && o->verify_data;
     ok = ok && world_check(w, !verify || (mixture_verify(&t.data, &e) && mixture_verify(&t.val, &e)), &e);
     ok = ok && world_check(w, training_allocate(&t, &config, choose_kernels(o->kernels), &e), &e);
     if (ok) {
+        placement.remote =
+            percent_elsewhere(t.model.parameters, t.model.parameter_count * sizeof(float), &placement.nodes);
         world_print_placement(w, placement, stdout);
         t.peak_flops = measure_peak_flops();
         ok = prepare_state(&t);
@@ -2317,7 +2389,7 @@ static int command_train(World *w, const Options *o) {
     }
     ok = ok && train_loop(&t);
     training_free(&t);
-    return ok ? EXIT_SUCCESS : EXIT_FAILURE;
+    return !ok ? EXIT_FAILURE : t.stopped ? EXIT_STOPPED : EXIT_SUCCESS;
 }
 
 // =====================================================================================================================
@@ -2391,7 +2463,7 @@ static int command_eval(World *w, const Options *o) {
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }
-    world_place(w);
+    world_place(w, o->bind);
     if (!load_model(w, o->checkpoint, o->kernels, &m)) {
         model_free(&m);
         return EXIT_FAILURE;
@@ -2604,7 +2676,7 @@ static int command_generate(World *w, const Options *o) {
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }
-    world_place(w);
+    world_place(w, o->bind);
     ok = load_model(w, o->checkpoint, o->kernels, &g.model);
     if (ok) {
         bool loaded = tokenizer_load(&g.tokenizer, o->checkpoint, &e);
@@ -2698,7 +2770,7 @@ static int command_prepare(World *w, const Options *o) {
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }
-    world_place(w);
+    world_place(w, o->bind);
     if (!prepare_corpus(w, &p, &report)) {
         return EXIT_FAILURE;
     }
@@ -3649,7 +3721,7 @@ static int command_kernels(World *w, const Options *o) {
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }
-    world_place(w);
+    world_place(w, o->bind);
     if (w->rank == 0) {
         ok = (!o->check || check_kernels(o->only, &e)) && (!o->golden || golden_run(&e)) &&
              (!o->bench || bench_kernels(o->only, &e));
@@ -3714,6 +3786,10 @@ static void print_option(const OptionSpec *spec) {
     printf("  %-38s %s%s\n", left, spec->help, preset);
 }
 
+static const char exit_statuses[] =
+    "Exit status: 0 done, 1 failed, 2 wrong command line, 100 train stopped ahead of its step count (a signal,\n"
+    "--time-limit) with a checkpoint: the same command goes on.";
+
 static void print_help(size_t command) {
     printf("train_gpt %s: %s\n\n    %s\n\n", commands[command].name, commands[command].does, commands[command].example);
     for (size_t i = 0; i < OPTION_COUNT; i++) {
@@ -3721,6 +3797,7 @@ static void print_help(size_t command) {
             print_option(&option_specs[i]);
         }
     }
+    printf("\n%s\n", exit_statuses);
 }
 
 static void print_commands(void) {
@@ -3729,7 +3806,8 @@ static void print_commands(void) {
         printf("  %-10s %s\n", commands[i].name, commands[i].does);
     }
     printf("  %-10s %s\n\n", "help", "options of a command: train_gpt help COMMAND");
-    printf("Distributed: mpirun -n RANKS train_gpt train ...; threads of a rank: OMP_NUM_THREADS.\n");
+    printf("Distributed: mpirun -n RANKS train_gpt train ...; threads of a rank: OMP_NUM_THREADS.\n%s\n",
+           exit_statuses);
 }
 
 static void set_defaults(Options *o) {

@@ -3,7 +3,7 @@
 #
 #   scripts/setup.sh build         compiler, make, MPICH
 #   scripts/setup.sh quickstart    and the text converters and the plotter of the quick start
-#   scripts/setup.sh test          and clang, the AArch64 cross compiler and emulator, linters, build/venv with the
+#   scripts/setup.sh test          and clang, the AArch64 cross compiler and emulator, linters, Slurm, build/venv with the
 #                                  Python packages of test/requirements.txt
 #
 # What is missing comes from apt, which takes root or password-less sudo. Without either it names what is missing and
@@ -64,6 +64,10 @@ look_for_test() {
     need_command gzip gzip
     need_command zstd zstd
     need_command chromium chromium
+    need_command munge munged
+    need_command slurmctld slurmctld
+    need_command slurmd slurmd
+    need_command slurm-client sbatch
     need python3-venv "Python modules venv and ensurepip" has_venv
 }
 
