@@ -1571,12 +1571,12 @@ static bool write_tensor_files(Trainer *t, CheckpointWriter *w, const TensorFile
         ok = tensor_writer_open(&writer, w, files->items[f].name, &e) &&
              tensor_writer_close(&writer, write_parts(t, &writer, mine, &e), &e);
     }
-    ok = world_check(world, ok, &e);
+    ok = ok && world_check(world, ok, &e);
     for (size_t f = (size_t)world->rank; ok && f < files->count; f += (size_t)world->size) {
         char path[PATH_LIMIT];
         ok = path_format(path, &e, "%s/%s", w->temporary, files->items[f].name) && sha256_file(path, sums[f], &e);
     }
-    ok = world_check(world, ok, &e);
+    ok = ok && world_check(world, ok, &e);
     if (ok) {
         MPI_Allreduce(MPI_IN_PLACE, sums, (int)(files->count * sizeof *sums), MPI_BYTE, MPI_BOR, MPI_COMM_WORLD);
     }
@@ -2686,14 +2686,14 @@ static int command_generate(World *w, const Options *o) {
         g.candidates = ok ? malloc(g.model.config.vocab_size * sizeof *g.candidates) : NULL;
         ok = ok && ((g.candidates && g.logits) || fail(&e, "no memory for the candidates of a token"));
         ok = ok && encode_prompt(&g, o, &e);
-        ok = world_check(w, ok, &e);
-        if (ok && w->rank == 0) {
+        bool ready = world_check(w, ok, &e);
+        if (ready && w->rank == 0) {
             printf("%s", o->prompt);
         }
-        if (ok && w->grid.replica == 0) { // one sequence is one replica's work
+        if (ready && w->grid.replica == 0) { // one sequence is one replica's work
             ok = decode_prompt(&g, &e) && generate_tokens(&g, o, &e);
         }
-        ok = world_check(w, ok, &e);
+        ok = ready && world_check(w, ok, &e);
         decoder_free(&g.decoder);
         if (loaded) {
             tokenizer_free(&g.tokenizer);
