@@ -19,6 +19,7 @@
 #include "kernels_ref.h" // defines: Kernels, kernels_ref
 #include "kernels_sve.h" // defines: kernels_sve, allocate_floats, zero_floats, tile_flops_sve, flush_denormals
 #include "mpi_utils.h"   // defines: World, world_*, all_reduce_*, broadcast, Placement
+#include "plan.h"        // defines: Memory, memory_*, Machine, machine_*, Traffic, network_*, step_time
 #include "prepare.h"     // defines: prepare_corpus, PrepareOptions, PrepareReport
 #include "tokenizer.h"   // defines: Tokenizer, TokenBuffer, tokenizer_*
 
@@ -36,7 +37,7 @@ enum { EXIT_USAGE = 2 };
 // Options: every option of every command, once: the struct, its defaults, the parser, the help and the log come from
 // this list. TEXT and WHOLE and REAL_NUMBER say the type; then name, default, bounds, commands, value's name, help.
 
-enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16 };
+enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16, PLAN = 32 }; // plan takes train's options too
 
 // clang-format off
 #define OPTIONS(FLAG, LIST, TEXT, WHOLE, REAL_NUMBER)                                                                                 \
@@ -90,6 +91,15 @@ enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16 };
     WHOLE(tp, 1, 1, 100000, TRAIN | EVAL | GENERATE, "N", "tensor parallel: ranks that share each matrix; must divide the heads")  \
     WHOLE(pp, 1, 1, 100000, TRAIN | EVAL | GENERATE, "N", "pipeline parallel: ranks that share the layers")                    \
     TEXT(kernels, "sve", TRAIN | EVAL | GENERATE, "sve|ref", "sve: the fast kernels, on any CPU; ref: the reference") \
+    TEXT(machine, NULL, TRAIN, "NAME", "fugaku, or a file that plan --measure wrote: plans the time of a step")                  \
+    WHOLE(nodes, 1, 1, 1000000, PLAN, "N", "nodes of the run to plan")                                                          \
+    WHOLE(ranks_per_node, 0, 0, 100000, PLAN, "N", "ranks on each; 0: as the machine says, else 1")                             \
+    REAL_NUMBER(efficiency, 0, 0, 1, PLAN, "X", "share of peak that forward and backward reach; 0: as the machine says")        \
+    REAL_NUMBER(tokens_budget, 0, 0, 1e18, PLAN, "N", "how many days this many tokens take")                                    \
+    FLAG(search, PLAN, "propose the fastest grids, micro-batches, recompute and zero that fit the memory")                      \
+    FLAG(measure, PLAN, "measure the ranks started into the machine file --out, at the model's shapes")                         \
+    TEXT(run, NULL, PLAN, "DIR", "compare the plan with the log of a run")                                                      \
+    FLAG(json, PLAN, "one JSON object instead of text")                                                                         \
     FLAG(check, KERNELS, "compare the fast kernels with the reference on many shapes and values")                               \
     FLAG(bench, KERNELS, "time them at the shapes of GPT-2 124M")                                                               \
     FLAG(golden, KERNELS, "train a small model and compare its bits with those of every other machine")                         \
@@ -368,7 +378,8 @@ static bool weights_over(const ModelConfig *c, const Part *p, float *data, Weigh
     return true;
 }
 
-static bool model_create(Model *m, const ModelConfig *config, const Part *part, const Kernels *kernels, Error *e) {
+static bool model_create(Model *m, Memory *memory, const ModelConfig *config, const Part *part, const Kernels *kernels,
+                         Error *e) {
     double C = (double)config->channels,
            estimate = 12 * (double)config->layers * C * C + (double)config->vocab_size * C;
     *m = (Model){.config = *config, .part = *part, .kernels = kernels};
@@ -378,7 +389,7 @@ static bool model_create(Model *m, const ModelConfig *config, const Part *part, 
     const Part all = part_of(config, 1, 0, 1, 0);
     m->all_parameters = tensor_views(config, &all, NULL, "", NULL, &m->tensor_count);
     m->parameter_count = tensor_views(config, part, NULL, "", NULL, &m->tensor_count);
-    m->parameters = allocate_floats(m->parameter_count);
+    m->parameters = memory_floats(memory, "parameters", m->parameter_count);
     if (!m->parameters || !weights_over(config, part, m->parameters, &m->weights)) {
         return fail(e, "no memory for %zu parameters (%.2f GiB): choose a smaller model", m->parameter_count,
                     (double)m->parameter_count * sizeof(float) / 0x1p30);
@@ -387,7 +398,6 @@ static bool model_create(Model *m, const ModelConfig *config, const Part *part, 
 }
 
 static void model_free(Model *m) {
-    free(m->parameters);
     free(m->weights.layers);
     *m = (Model){0};
 }
@@ -442,7 +452,6 @@ typedef struct {
 } LayerActivations;
 
 typedef struct {
-    float *data;
     float *stream;            // (R, C): what enters the first layer: embedded tokens, or the last stage's output
     LayerActivations *layers; // (layers)
     float *lnf, *lnf_mean, *lnf_rstd; // (R, C), (R), (R): the last stage
@@ -500,25 +509,19 @@ static size_t activations_layout(Activations *a, const ModelConfig *c, const Par
     return used;
 }
 
-static bool activations_create(Activations *a, const ModelConfig *c, const Part *p, size_t R, Keep keep,
+static bool activations_create(Activations *a, Memory *memory, const ModelConfig *c, const Part *p, size_t R, Keep keep,
                                const LayerActivations *shared, Error *e) {
     double per_token = 20 * (double)(p->layers + 1) * (double)c->channels; // at most; for sizes that would overflow
     *a = (Activations){.layers = malloc(p->layers * sizeof *a->layers)};
     bool possible = a->layers && per_token * (double)R < 0x1p50;
     size_t n = possible ? activations_layout(a, c, p, R, keep, shared, NULL) : 0;
-    a->data = possible ? allocate_floats(n) : NULL;
-    if (!a->data) {
+    float *data = possible ? memory_floats(memory, "activations", n) : NULL;
+    if (!data) {
         return fail(e, "no memory for the activations of %zu tokens (about %.3g GiB): choose a smaller --micro-batch",
                     R, per_token * (double)R * sizeof(float) / 0x1p30);
     }
-    activations_layout(a, c, p, R, keep, shared, a->data);
+    activations_layout(a, c, p, R, keep, shared, data);
     return true;
-}
-
-static void activations_free(Activations *a) {
-    free(a->data);
-    free(a->layers);
-    *a = (Activations){0};
 }
 
 // The stream that leaves this stage.
@@ -579,28 +582,20 @@ static void forward(const Model *m, World *world, Activations *a, const int32_t 
 
 // What the classifier works on: CLASSIFIER_ROWS rows at a time, so that B x T x V logits never exist.
 typedef struct {
-    float *data;
     float *logits;         // (CLASSIFIER_ROWS, words)
     float *scale;          // (CLASSIFIER_ROWS)
     SliceSoftmax *softmax; // (slices, CLASSIFIER_ROWS)
 } ClassifierScratch;
 
-static bool classifier_create(ClassifierScratch *s, const Part *p, Error *e) {
+static bool classifier_create(ClassifierScratch *s, Memory *memory, const Part *p, Error *e) {
     *s = (ClassifierScratch){0};
     if (!p->last_stage) {
         return true;
     }
-    s->data = allocate_floats(CLASSIFIER_ROWS * (p->words.count + 1));
     s->softmax = malloc(p->slices * CLASSIFIER_ROWS * sizeof *s->softmax);
-    s->logits = s->data;
-    s->scale = s->data + CLASSIFIER_ROWS * p->words.count;
-    return (s->data && s->softmax) || fail(e, "no memory for the logits of %zu words", p->words.count);
-}
-
-static void classifier_free(ClassifierScratch *s) {
-    free(s->data);
-    free(s->softmax);
-    *s = (ClassifierScratch){0};
+    s->logits = memory_floats(memory, "logits", CLASSIFIER_ROWS * p->words.count);
+    s->scale = memory_floats(memory, "logits", CLASSIFIER_ROWS);
+    return (s->logits && s->scale && s->softmax) || fail(e, "no memory for the logits of %zu words", p->words.count);
 }
 
 // losses (R) of the rows a->lnf against targets (R). Unless dinp is NULL also dinp (R, C) = and dwte (words, C) += the
@@ -630,7 +625,6 @@ static void classify(const Model *m, World *world, Activations *a, ClassifierScr
 // Backward: forward read from the end. Weights' gradients are added to, so that micro-batches accumulate.
 
 typedef struct {
-    float *data;
     float *stream; // (R, C): gradient of the residual stream, carried from the last layer to the first
     float *branch; // (R, C)
     float *qkv;    // (R, 3C/S)
@@ -646,13 +640,14 @@ static size_t backward_layout(BackwardScratch *s, const ModelConfig *c, const Pa
     return used;
 }
 
-static bool backward_scratch_create(BackwardScratch *s, const ModelConfig *c, const Part *p, size_t R, Error *e) {
-    s->data = allocate_floats(backward_layout(s, c, p, R, NULL));
-    if (!s->data) {
+static bool backward_scratch_create(BackwardScratch *s, Memory *memory, const ModelConfig *c, const Part *p, size_t R,
+                                    Error *e) {
+    float *data = memory_floats(memory, "activations' gradients", backward_layout(s, c, p, R, NULL));
+    if (!data) {
         return fail(e, "no memory for the gradients of the activations of %zu tokens: choose a smaller --micro-batch",
                     R);
     }
-    backward_layout(s, c, p, R, s->data);
+    backward_layout(s, c, p, R, data);
     return true;
 }
 
@@ -760,8 +755,8 @@ static size_t sets_needed(const World *w, size_t count) {
     return behind < count ? behind : count;
 }
 
-static bool workspace_create(Workspace *s, const ModelConfig *c, const Part *p, size_t sets, size_t B, size_t T,
-                             Keep keep, Error *e) {
+static bool workspace_create(Workspace *s, Memory *memory, const ModelConfig *c, const Part *p, size_t sets, size_t B,
+                             size_t T, Keep keep, Error *e) {
     *s = (Workspace){.B = B, .T = T, .keep = keep, .returned = MPI_REQUEST_NULL};
     s->sets = calloc(sets, sizeof *s->sets);
     s->passed = malloc(sets * sizeof *s->passed);
@@ -770,23 +765,22 @@ static bool workspace_create(Workspace *s, const ModelConfig *c, const Part *p, 
     }
     for (; s->set_count < sets; s->set_count++) {
         s->passed[s->set_count] = MPI_REQUEST_NULL;
-        if (!activations_create(&s->sets[s->set_count], c, p, B * T, keep, s->set_count > 0 ? s->sets[0].layers : NULL,
-                                e)) {
+        if (!activations_create(&s->sets[s->set_count], memory, c, p, B * T, keep,
+                                s->set_count > 0 ? s->sets[0].layers : NULL, e)) {
             return false;
         }
     }
-    return classifier_create(&s->classifier, p, e) &&
-           (keep == KEEP_CACHE || backward_scratch_create(&s->backward, c, p, B * T, e));
+    return classifier_create(&s->classifier, memory, p, e) &&
+           (keep == KEEP_CACHE || backward_scratch_create(&s->backward, memory, c, p, B * T, e));
 }
 
 static void workspace_free(Workspace *s) {
     for (size_t i = 0; i < s->set_count; i++) {
-        activations_free(&s->sets[i]);
+        free(s->sets[i].layers);
     }
     free(s->sets);
     free(s->passed);
-    classifier_free(&s->classifier);
-    free(s->backward.data);
+    free(s->classifier.softmax);
     *s = (Workspace){0};
 }
 
@@ -986,6 +980,7 @@ static void update(Model *m, const TensorView *views, const GradientFlow *flow, 
 typedef struct {
     const Options *options;
     World *world;
+    Memory memory; // all arrays of size below
     Model model;
     TensorView *views; // of model.parameters
     GradientFlow flow;
@@ -998,8 +993,13 @@ typedef struct {
         *targets;           // (global_batch / replicas, T): this replica's part of a step; inputs has room for one more
     unsigned char *digests; // (global_batch / replicas, 32) SHA-256 of its samples; on rank 0 room for all
     uint64_t step, samples; // steps done, samples read by all ranks so far
-    double peak_flops;      // of all ranks, measured at the start
-    FILE *log;              // rank 0
+    size_t threads;         // of a planned rank; 0: those that are there
+    size_t base_memory;     // bytes of the process before the arrays
+    double planned_seconds; // of a step; 0: there is no --machine to plan with
+    double step_seconds;    // of all steps since the start but the first one
+    uint64_t steps_timed;
+    double peak_flops; // of all ranks, measured at the start
+    FILE *log;         // rank 0
 } Trainer;
 
 typedef struct {
@@ -1351,7 +1351,8 @@ static bool log_line_kept(const char *line, size_t length, uint64_t step) {
         return false;
     }
     const Json *node = json_get(document.root, "step");
-    bool kept = document.root->kind == JSON_OBJECT && (!node || (json_uint(node, &of_step) && of_step <= step));
+    bool kept = document.root->kind == JSON_OBJECT && (!node || (json_uint(node, &of_step) && of_step <= step)) &&
+                !json_get(document.root, "plan"); // the end of a run that now goes on
     json_free(&document);
     return kept;
 }
@@ -1905,6 +1906,10 @@ static bool train_loop(Trainer *t) {
         if (!train_step(t, &s)) {
             return false;
         }
+        if (t->step > first + 1) { // the first one also touches what is new
+            t->step_seconds += s.seconds;
+            t->steps_timed++;
+        }
         bool ok = t->world->rank != 0 || log_step(t, &s, &e);
         if (t->world->rank == 0) {
             double per_step = (seconds_now() - start) / (double)(t->step - first);
@@ -2125,13 +2130,13 @@ static Keep keep_of_stage(const Options *o, const World *w) {
 
 // Gradients, and the buckets in which they leave: one a layer, or several small layers together.
 // `block`, `blocks`: micro-batches in a leaf of the sum, and such leaves of this replica; 0: not reproducible.
-static bool flow_create(GradientFlow *flow, Model *m, const World *world, bool zero, bool overlap, size_t block,
-                        size_t blocks, Error *e) {
+static bool flow_create(GradientFlow *flow, Memory *memory, Model *m, const World *world, bool zero, bool overlap,
+                        size_t block, size_t blocks, Error *e) {
     size_t cuts[1 + m->part.layers];
     zero = zero && world->grid.dp > 1;
     flow->overlap = overlap;
     flow->block = block;
-    flow->gradients = allocate_floats(m->parameter_count);
+    flow->gradients = memory_floats(memory, "gradients", m->parameter_count);
     if (!flow->gradients || !weights_over(&m->config, &m->part, flow->gradients, &flow->dweights)) {
         return fail(e, "no memory for the gradients of %zu parameters: choose a smaller model", m->parameter_count);
     }
@@ -2145,13 +2150,13 @@ static bool flow_create(GradientFlow *flow, Model *m, const World *world, bool z
         return false;
     }
     for (size_t level = 0; flow->block > 0 && (level == 0 || (size_t)1 << level < blocks); level++) {
-        flow->tree[level] = allocate_floats(m->parameter_count);
+        flow->tree[level] = memory_floats(memory, "tree of gradients", m->parameter_count);
         if (!flow->tree[level]) {
             return fail(e, "no memory for level %zu of the sum of gradients: leave out --reproducible", level);
         }
     }
     m->arriving = zero ? &flow->buckets : NULL;
-    flow->own = zero ? allocate_floats(flow->buckets.owned) : flow->gradients;
+    flow->own = zero ? memory_floats(memory, "gradients, own pieces", flow->buckets.owned) : flow->gradients;
     return flow->own || fail(e, "no memory for the gradients of %zu parameters", flow->buckets.owned);
 }
 
@@ -2175,33 +2180,98 @@ static bool leaves_of_replica(const Trainer *t, size_t *block, size_t *blocks, E
 }
 
 static bool optimizer_create(Trainer *t, Error *e) {
-    t->exp_avg = allocate_floats(t->flow.buckets.owned);
-    t->exp_avg_sq = allocate_floats(t->flow.buckets.owned);
+    t->exp_avg = memory_floats(&t->memory, "AdamW's state", t->flow.buckets.owned);
+    t->exp_avg_sq = memory_floats(&t->memory, "AdamW's state", t->flow.buckets.owned);
     return (t->exp_avg && t->exp_avg_sq) ||
            fail(e, "no memory for the optimizer of %zu parameters: choose a smaller model", t->flow.buckets.owned);
 }
 
-// Model, gradients, optimizer and activations, all zero.
+// Floats that the fast kernels pack into: as many as the largest product of a step takes.
+static size_t packing_floats(const ModelConfig *c, const Part *p, size_t B, size_t T, size_t threads) {
+    size_t C = c->channels, S = p->channels, R = B * T, rows = R < CLASSIFIER_ROWS ? R : CLASSIFIER_ROWS;
+    const size_t first_factors[][2] = {
+        {R, C},
+        {R, S},
+        {R, 3 * S},
+        {R, 4 * S}, // (rows, sum over) of forward and of the inputs' gradients
+        {C, R},
+        {S, R},
+        {4 * S, R}, // of the weights' gradients
+        {rows, C},
+        {rows, p->words.count}, // of the classifier
+        {p->words.count, rows},
+    };
+    AttentionScratch unused;
+    size_t most = threads * attention_scratch_sve(&unused, T, C / c->heads, true, NULL);
+    size_t products = sizeof first_factors / sizeof *first_factors - (p->last_stage ? 0 : 3);
+    for (size_t i = 0; i < products; i++) {
+        size_t n = gemm_scratch_sve(first_factors[i][0], first_factors[i][1], threads);
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
+// Of an array of n floats that `ranks` sum, what lies twice in the memory of rank `rank` meanwhile: what MPICH's
+// reduce-scatter and all-gather receive. The first step brings half. Where ranks are no power of two, of the first ones
+// every other hands all it has to its neighbour beforehand.
+static size_t sum_copies(size_t rank, size_t ranks, size_t n) {
+    size_t power = 1;
+    while (2 * power <= ranks) {
+        power *= 2;
+    }
+    bool pairs = rank < 2 * (ranks - power);
+    return ranks == 1 ? 0 : !pairs ? n / 2 : rank % 2 == 1 ? n : 0;
+}
+
+// Floats that MPI copies at most: the sums of all buckets may be under way at once. A rank that gets a piece of a sum
+// copies as much as the piece.
+static size_t messages_floats(const Trainer *t) {
+    const Part *p = &t->model.part;
+    const Grid *g = &t->world->grid;
+    size_t C = t->model.config.channels, n = sum_copies((size_t)g->slice, (size_t)g->tp, t->B * t->T * C);
+    if (t->flow.block == 0 && g->dp > 1) {
+        n += t->flow.buckets.zero ? t->flow.buckets.owned
+                                  : sum_copies((size_t)g->replica, (size_t)g->dp, t->model.parameter_count);
+    }
+    return n + (p->first_stage != p->last_stage ? sum_copies(0, 2, p->words.count * C) : 0);
+}
+
+// What the kernels and MPI will take, beside the arrays that are ours. Kernels get theirs now, so that a run that does
+// not fit fails before it begins.
+static bool note_other_memory(Trainer *t, Error *e) {
+    const Part *p = &t->model.part;
+    size_t threads = t->threads ? t->threads : (size_t)omp_get_max_threads();
+    size_t packing = t->model.kernels == &kernels_sve ? packing_floats(&t->model.config, p, t->B, t->T, threads) : 0;
+    bool ok = (packing == 0 || memory_note(&t->memory, "packed matrices", allocated_bytes(packing), NULL)) &&
+              memory_note(&t->memory, "copies inside MPI", sizeof(float) * messages_floats(t), NULL);
+    if (packing > 0 && !t->memory.planned) {
+        pack_scratch_sve(packing);
+    }
+    return ok || fail(e, "no memory for the list of arrays");
+}
+
+// Model, gradients, optimizer and activations, all zero. With t->memory.planned they are only counted.
 static bool training_allocate(Trainer *t, const ModelConfig *config, const Kernels *kernels, Error *e) {
     size_t local = samples_of_replica(t), count;
     Part part = part_of_rank(config, t->world);
-    if (!model_create(&t->model, config, &part, kernels, e) ||
-        !workspace_create(&t->workspace, config, &part, sets_needed(t->world, local / t->B), t->B, t->T,
+    if (!model_create(&t->model, &t->memory, config, &part, kernels, e) ||
+        !workspace_create(&t->workspace, &t->memory, config, &part, sets_needed(t->world, local / t->B), t->B, t->T,
                           keep_of_stage(t->options, t->world), e)) {
         return false;
     }
     t->views = malloc(t->model.tensor_count * sizeof *t->views);
-    t->inputs = calloc(local * t->T + 1, sizeof *t->inputs);
-    t->targets = calloc(local * t->T, sizeof *t->targets);
-    t->digests = malloc(DIGEST_BYTES * (t->world->rank == 0 ? t->global_batch : local));
+    t->inputs = memory_take(&t->memory, "samples", (local * t->T + 1) * sizeof *t->inputs);
+    t->targets = memory_take(&t->memory, "samples", local * t->T * sizeof *t->targets);
+    t->digests = memory_take(&t->memory, "samples", DIGEST_BYTES * (t->world->rank == 0 ? t->global_batch : local));
     if (!t->views || !t->inputs || !t->targets || !t->digests) {
         return fail(e, "no memory for a step of %zu sequences", local);
     }
     tensor_views(config, &part, t->model.parameters, "", t->views, &count);
     size_t block = 0, blocks = 0;
     return leaves_of_replica(t, &block, &blocks, e) &&
-           flow_create(&t->flow, &t->model, t->world, t->options->zero, t->options->overlap, block, blocks, e) &&
-           optimizer_create(t, e);
+           flow_create(&t->flow, &t->memory, &t->model, t->world, t->options->zero, t->options->overlap, block, blocks,
+                       e) &&
+           optimizer_create(t, e) && note_other_memory(t, e);
 }
 
 static void training_free(Trainer *t) {
@@ -2212,19 +2282,232 @@ static void training_free(Trainer *t) {
     mixture_close(&t->val);
     model_free(&t->model);
     workspace_free(&t->workspace);
-    free(t->flow.own == t->flow.gradients ? NULL : t->flow.own);
-    for (size_t level = 0; level < sizeof t->flow.tree / sizeof *t->flow.tree; level++) {
-        free(t->flow.tree[level]);
-    }
-    free(t->flow.gradients);
     free(t->flow.dweights.layers);
     buckets_free(&t->flow.buckets);
     free(t->views);
-    free(t->exp_avg);
-    free(t->exp_avg_sq);
-    free(t->inputs);
-    free(t->targets);
-    free(t->digests);
+    memory_free(&t->memory);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The plan of a run: training_allocate with nothing given counts each stage's memory and lays out its buckets; what the
+// stage computes and sends follows from that.
+
+typedef struct {
+    Part part;
+    Memory memory; // by kind, of the largest rank of the stage
+    size_t parameters, owned;
+    StageLoad load;
+} StagePlan;
+
+typedef struct {
+    ModelConfig config;
+    Options options;
+    size_t tp, pp, dp, per_node, threads;
+    size_t B, T, global_batch, micro_batches; // of a replica
+    StagePlan *stages;                        // (pp)
+    StepTime time;                            // with a machine
+    bool timed;
+} Plan;
+
+static void plan_free(Plan *p) {
+    for (size_t s = 0; p->stages && s < p->pp; s++) {
+        memory_free(&p->stages[s].memory);
+    }
+    free(p->stages);
+    p->stages = NULL;
+}
+
+// `calls` a step, each of `bytes`.
+static Traffic traffic_of(double calls, double bytes, double sent, double seconds) {
+    return (Traffic){calls, calls * bytes, calls * sent, calls * seconds};
+}
+
+// Sums of gradients and gathering of weights among the replicas.
+static void plan_replicas(const Plan *p, const Trainer *t, const Machine *m, StageLoad *l) {
+    const Buckets *b = &t->flow.buckets;
+    size_t stride = p->tp * p->pp, n = t->model.parameter_count;
+    Link link = link_of(m, p->per_node, p->dp, stride, m->links.value);
+    double bytes = (double)n * sizeof(float), count = (double)b->count, each = bytes / count;
+    if (p->dp == 1) {
+        return;
+    }
+    if (t->flow.block > 0) { // halves of a tree, one after another
+        double rounds = ceil(log2((double)p->dp)), pieces = (double)((n + MESSAGE_ELEMENTS - 1) / MESSAGE_ELEMENTS);
+        l->traffic[DP_SUM] = traffic_of(rounds * pieces, bytes / pieces, bytes / pieces,
+                                        message_seconds(link_of(m, p->per_node, p->dp, stride, 1), bytes / pieces));
+    } else if (!b->zero) {
+        l->traffic[DP_SUM] = traffic_of(count, each, 2 * gather_sent(p->dp, each), sum_seconds(link, p->dp, each));
+    } else {
+        l->traffic[DP_SCATTER] = traffic_of(count, each, gather_sent(p->dp, each), gather_seconds(link, p->dp, each));
+    }
+    if (b->zero) {
+        l->traffic[DP_GATHER] = traffic_of(count, each, gather_sent(p->dp, each), gather_seconds(link, p->dp, each));
+    }
+}
+
+// Messages inside a replica.
+static void plan_parts(const Plan *p, const Part *part, bool again, const Machine *m, StageLoad *l) {
+    double R = (double)(p->B * p->T), L = (double)part->layers, M = (double)p->micro_batches;
+    double stream = R * (double)p->config.channels * sizeof(float);
+    if (p->tp > 1) {
+        Link link = link_of(m, p->per_node, p->tp, 1, m->links.value);
+        double forward = 2 * L + part->first_stage, backward = (2 + again) * L + part->last_stage;
+        double gathers = part->last_stage ? ceil(R / CLASSIFIER_ROWS) : 0;
+        double rows = gathers > 0 ? R / gathers : 0, records = (double)p->tp * rows * sizeof(SliceSoftmax);
+        double sum = sum_seconds(link, p->tp, stream), gather = gather_seconds(link, p->tp, records);
+        l->traffic[TP_SUM] = traffic_of(M * (forward + backward), stream, 2 * gather_sent(p->tp, stream), sum);
+        l->traffic[TP_GATHER] = traffic_of(M * gathers, records, gather_sent(p->tp, records), gather);
+        l->forward_tp = forward * sum;
+        l->backward_tp = backward * sum + gathers * gather;
+    }
+    if (p->pp > 1) {
+        double message = message_seconds(link_of(m, p->per_node, p->pp, p->tp, 1), stream);
+        double sends = !part->first_stage + !part->last_stage;
+        l->traffic[PP_STREAM] = traffic_of(M * sends, stream, stream, message);
+        l->forward_pp = part->first_stage ? 0 : message;
+        l->backward_pp = part->last_stage ? 0 : message;
+        if (part->first_stage || part->last_stage) {
+            double embedding = (double)(part->words.count * p->config.channels) * sizeof(float);
+            Link link = link_of(m, p->per_node, 2, p->tp * (p->pp - 1), m->links.value);
+            double pieces = ceil(embedding / sizeof(float) / MESSAGE_ELEMENTS), each = embedding / pieces;
+            l->traffic[TIED_SUM] = traffic_of(pieces, each, 2 * gather_sent(2, each), sum_seconds(link, 2, each));
+        }
+    }
+}
+
+// Arithmetic: matrix products 2 operations a weight and row, attention over half the tokens on average; backward twice
+// that, recomputing once more all but the block's last product. AdamW reads four arrays and writes three; gradients are
+// zeroed and their norm taken; a leaf of the reproducible tree is copied and added.
+static void plan_compute(const Plan *p, const Trainer *t, const Machine *m, StageLoad *l) {
+    const Part *part = &t->model.part;
+    double R = (double)(p->B * p->T), C = (double)p->config.channels, S = (double)part->channels;
+    double L = (double)part->layers, attention = 2 * R * (double)p->T * S, product = 2 * R * C * S;
+    bool again = t->workspace.keep == KEEP_STREAM;
+    double classifier = part->last_stage ? 2 * R * C * (double)part->words.count : 0;
+    double rate = m->peak_flops.value * m->efficiency.value / (double)p->per_node;
+    double leaves = t->flow.block > 0 ? (double)(p->micro_batches / t->flow.block) : 0;
+    double bytes = 32 * (double)t->flow.buckets.owned + (4 + 24 * leaves) * (double)t->model.parameter_count;
+    l->forward_flops = L * (12 * product + attention);
+    l->backward_flops = 2 * l->forward_flops + 3 * classifier + (again ? L * (8 * product + attention) : 0);
+    l->forward_compute = l->forward_flops / rate;
+    l->backward_compute = l->backward_flops / rate;
+    l->update = bytes / (m->memory_bandwidth.value / (double)p->per_node);
+}
+
+// The stage's largest rank: the last slice, which has the most words, of a replica whose pieces are whole and which MPI
+// copies most for. Arrays that only rank 0 has are counted with the first stage.
+static bool plan_stage(Plan *p, size_t stage, const Machine *m, Error *e) {
+    StagePlan *s = &p->stages[stage];
+    World world = {.rank = stage > 0, .size = (int)(p->tp * p->pp * p->dp), .grid = grid_alone()};
+    Grid *g = &world.grid;
+    g->tp = (int)p->tp, g->pp = (int)p->pp, g->dp = (int)p->dp;
+    g->slice = g->tp - 1, g->stage = (int)stage, g->replica = (p->dp & (p->dp - 1)) != 0;
+    Trainer t = {.options = &p->options, .world = &world, .T = p->T, .B = p->B, .global_batch = p->global_batch};
+    t.threads = p->threads;
+    t.memory.planned = true;
+    bool ok = training_allocate(&t, &p->config, choose_kernels(p->options.kernels), e);
+    if (ok) {
+        memory_join(&t.memory, &s->memory);
+        s->part = t.model.part;
+        s->parameters = t.model.parameter_count;
+        s->owned = t.flow.buckets.owned;
+        s->load = (StageLoad){0};
+        static const Machine nowhere = {.peak_flops.value = 1, .efficiency.value = 1, .memory_bandwidth.value = 1};
+        m = m ? m : &nowhere; // counts messages; the times mean nothing
+        plan_compute(p, &t, m, &s->load);
+        plan_parts(p, &s->part, t.workspace.keep == KEEP_STREAM, m, &s->load);
+        plan_replicas(p, &t, m, &s->load);
+    }
+    training_free(&t);
+    return ok;
+}
+
+// Whether the grid can be: the same refusals as at the start of training.
+static bool plan_check(const Plan *p, Error *e) {
+    World world = {.size = (int)(p->tp * p->pp * p->dp), .grid = grid_alone()};
+    world.grid.tp = (int)p->tp, world.grid.pp = (int)p->pp, world.grid.dp = (int)p->dp;
+    if (p->global_batch % (p->B * p->dp)) {
+        return fail(e, "--global-batch %zu does not divide into micro-batches of %zu on %zu replicas", p->global_batch,
+                    p->B, p->dp);
+    }
+    return check_grid(&p->config, &world, e);
+}
+
+// Fills in stages and, with a machine, times. m: NULL without.
+static bool plan_make(Plan *p, const Machine *m, Error *e) {
+    p->stages = calloc(p->pp, sizeof *p->stages);
+    StageLoad *loads = calloc(p->pp, sizeof *loads);
+    bool ok = (p->stages && loads) || fail(e, "no memory to plan %zu stages", p->pp);
+    p->micro_batches = p->global_batch / p->B / p->dp;
+    for (size_t s = 0; ok && s < p->pp; s++) {
+        ok = plan_stage(p, s, m, e);
+        loads[s] = p->stages[s].load;
+    }
+    p->timed = ok && m;
+    if (p->timed) {
+        bool hides = p->options.overlap && !p->options.reproducible;
+        p->time = step_time(loads, p->pp, p->micro_batches, hides ? m->overlap.value : 0);
+    }
+    free(loads);
+    return ok;
+}
+
+// Collective: the plan of this run's step, if there is a machine to plan with. The base of memory is the process's own.
+static bool plan_run(Trainer *t, const ModelConfig *config) {
+    Error e = {0};
+    Machine m;
+    World *w = t->world;
+    Plan p = {.config = *config, .options = *t->options, .B = t->B, .T = t->T, .global_batch = t->global_batch};
+    p.tp = (size_t)w->grid.tp, p.pp = (size_t)w->grid.pp, p.dp = (size_t)w->grid.dp;
+    p.per_node = (size_t)w->node_size;
+    bool ok = true;
+    if (w->rank == 0 && t->options->machine) {
+        ok = machine_load(&m, t->options->machine, &e) && plan_make(&p, &m, &e);
+        t->planned_seconds = p.time.seconds;
+        plan_free(&p);
+    }
+    return world_check(w, ok, &e);
+}
+
+// Collective, at the end: the plan against what was. Memory: of the rank that took most, and the largest difference on
+// any rank.
+static bool log_plan(Trainer *t) {
+    Error e = {0};
+    World *w = t->world;
+    double planned = (double)(t->base_memory + memory_total(&t->memory)), peak = (double)process_memory("VmHWM");
+    struct {
+        double value;
+        int rank;
+    } most = {peak, w->rank}, off = {peak > 0 ? fabs(planned / peak - 1) : 0, w->rank};
+    MPI_Allreduce(MPI_IN_PLACE, &most, 1, MPI_DOUBLE_INT, MPI_MAXLOC, MPI_COMM_WORLD);
+    MPI_Allreduce(MPI_IN_PLACE, &off, 1, MPI_DOUBLE_INT, MPI_MAXLOC, MPI_COMM_WORLD);
+    MPI_Bcast(&planned, 1, MPI_DOUBLE, most.rank, MPI_COMM_WORLD);
+    double base = (double)t->base_memory, step = t->steps_timed ? t->step_seconds / (double)t->steps_timed : 0;
+    MPI_Bcast(&base, 1, MPI_DOUBLE, most.rank, MPI_COMM_WORLD);
+    if (w->rank == 0) {
+        JsonWriter json = {0};
+        json_open(&json, NULL, '{');
+        json_put_uint(&json, "step", t->step);
+        json_open(&json, "plan", '{');
+        json_put_uint(&json, "rank", (uint64_t)most.rank);
+        json_put_double(&json, "base_bytes", base);
+        json_put_double(&json, "planned_bytes", planned);
+        json_put_double(&json, "measured_bytes", most.value);
+        json_put_double(&json, "largest_difference", off.value);
+        t->planned_seconds > 0 ? json_put_double(&json, "planned_step_ms", 1e3 * t->planned_seconds)
+                               : json_put_null(&json, "planned_step_ms");
+        t->steps_timed ? json_put_double(&json, "measured_step_ms", 1e3 * step)
+                       : json_put_null(&json, "measured_step_ms");
+        json_close(&json, '}');
+        json_close(&json, '}');
+        printf("memory: planned %.1f MiB, measured %.1f MiB (rank %d, peak); largest difference on a rank %.1f %%\n",
+               planned / 0x1p20, most.value / 0x1p20, most.rank, 100 * off.value);
+        if (t->planned_seconds > 0 && step > 0) {
+            printf("step: planned %.1f ms, measured %.1f ms\n", 1e3 * t->planned_seconds, 1e3 * step);
+        }
+        return world_check(w, log_line(t, &json, &e), &e);
+    }
+    return world_check(w, true, &e);
 }
 
 static void print_run(const Trainer *t) {
@@ -2268,7 +2551,9 @@ static int command_train(World *w, const Options *o) {
     bool ok = world_check(w, training_open(&t, &config, &e), &e);
     bool verify = w->rank == 0 && o->verify_data;
     ok = ok && world_check(w, !verify || (mixture_verify(&t.data, &e) && mixture_verify(&t.val, &e)), &e);
+    t.base_memory = process_memory("VmRSS");
     ok = ok && world_check(w, training_allocate(&t, &config, choose_kernels(o->kernels), &e), &e);
+    ok = ok && plan_run(&t, &config);
     if (ok) {
         world_print_placement(w, placement, stdout);
         t.peak_flops = measure_peak_flops();
@@ -2277,7 +2562,7 @@ static int command_train(World *w, const Options *o) {
     if (ok && w->rank == 0) {
         print_run(&t);
     }
-    ok = ok && train_loop(&t);
+    ok = ok && train_loop(&t) && log_plan(&t);
     training_free(&t);
     return ok ? EXIT_SUCCESS : EXIT_FAILURE;
 }
@@ -2304,12 +2589,12 @@ static bool load_config_of(const char *directory, ModelConfig *config, Error *e)
 }
 
 // Collective: verifies a model, each rank some of its files, and loads each rank's part.
-static bool load_model(World *w, const char *directory, const char *kernels, Model *m) {
+static bool load_model(World *w, const char *directory, const char *kernels, Model *m, Memory *memory) {
     Error e = {0};
     ModelConfig config;
     bool ok = load_config_of(directory, &config, &e) && check_grid(&config, w, &e);
     Part part = ok ? part_of_rank(&config, w) : (Part){0};
-    ok = ok && model_create(m, &config, &part, choose_kernels(kernels), &e);
+    ok = ok && model_create(m, memory, &config, &part, choose_kernels(kernels), &e);
     if (!world_check(w, ok, &e)) {
         return false;
     }
@@ -2343,6 +2628,7 @@ static void print_eval(const Mixture *data, size_t T, const double *losses, doub
 static int command_eval(World *w, const Options *o) {
     Error e = {0};
     Model m = {0};
+    Memory memory = {0};
     Workspace workspace = {0};
     Mixture data = {0};
     double loss, losses[MIXTURE_DATASETS_MAX];
@@ -2354,8 +2640,9 @@ static int command_eval(World *w, const Options *o) {
         return EXIT_USAGE;
     }
     world_place(w);
-    if (!load_model(w, o->checkpoint, o->kernels, &m)) {
+    if (!load_model(w, o->checkpoint, o->kernels, &m, &memory)) {
         model_free(&m);
+        memory_free(&memory);
         return EXIT_FAILURE;
     }
     size_t T = o->seq_len ? o->seq_len : m.config.seq_len, B = o->micro_batch;
@@ -2364,7 +2651,7 @@ static int command_eval(World *w, const Options *o) {
     ok = ok && (T <= m.config.seq_len ||
                 fail(&e, "--seq-len %zu is more than the %zu positions of %s", T, m.config.seq_len, o->checkpoint));
     ok = ok && mixture_open(&data, paths->items, paths->count, "val", T, &e) &&
-         workspace_create(&workspace, &m.config, &m.part, 1, B, T, KEEP_CACHE, &e);
+         workspace_create(&workspace, &memory, &m.config, &m.part, 1, B, T, KEEP_CACHE, &e);
     ok = ok && (w->rank != 0 || !o->verify_data || mixture_verify(&data, &e));
     ok = world_check(w, ok, &e);
     ok = ok && evaluate_mixture(w, &m, &workspace, &data, 0, 1, inputs, targets, losses, &loss);
@@ -2376,6 +2663,7 @@ static int command_eval(World *w, const Options *o) {
     mixture_close(&data);
     workspace_free(&workspace);
     model_free(&m);
+    memory_free(&memory);
     return ok ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
@@ -2564,17 +2852,18 @@ static bool encode_prompt(Generator *g, const Options *o, Error *e) {
 
 static int command_generate(World *w, const Options *o) {
     Error e = {0};
+    Memory memory = {0};
     Generator g = {.world = w};
     bool ok = (o->checkpoint || fail(&e, "generate needs --checkpoint DIR")) && world_arrange(w, o->tp, o->pp, &e);
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }
     world_place(w);
-    ok = load_model(w, o->checkpoint, o->kernels, &g.model);
+    ok = load_model(w, o->checkpoint, o->kernels, &g.model, &memory);
     if (ok) {
         bool loaded = tokenizer_load(&g.tokenizer, o->checkpoint, &e);
-        ok = loaded && workspace_create(&g.workspace, &g.model.config, &g.model.part, 1, 1, g.model.config.seq_len,
-                                        KEEP_CACHE, &e);
+        ok = loaded && workspace_create(&g.workspace, &memory, &g.model.config, &g.model.part, 1, 1,
+                                        g.model.config.seq_len, KEEP_CACHE, &e);
         g.logits = ok ? malloc(g.model.config.vocab_size * sizeof *g.logits) : NULL;
         g.candidates = ok ? malloc(g.model.config.vocab_size * sizeof *g.candidates) : NULL;
         ok = ok && ((g.candidates && g.logits) || fail(&e, "no memory for the candidates of a token"));
@@ -2596,6 +2885,7 @@ static int command_generate(World *w, const Options *o) {
     workspace_free(&g.workspace);
     free(g.logits);
     model_free(&g.model);
+    memory_free(&memory);
     return ok ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
