@@ -1276,6 +1276,7 @@ static void write_run(JsonWriter *json, const Trainer *t) {
     json_put_uint(json, "tp", (uint64_t)t->world->grid.tp);
     json_put_uint(json, "pp", (uint64_t)t->world->grid.pp);
     json_put_uint(json, "dp", (uint64_t)t->world->grid.dp);
+    json_put_uint(json, "ranks_per_node", (uint64_t)t->world->node_size);
     json_put_uint(json, "threads", (uint64_t)omp_get_max_threads());
     json_put_uint(json, "from_step", t->step);
     json_put_uint(json, "parameters", t->model.all_parameters);
@@ -1284,6 +1285,7 @@ static void write_run(JsonWriter *json, const Trainer *t) {
     json_put_uint(json, "heads", t->model.config.heads);
     json_put_uint(json, "channels", t->model.config.channels);
     json_put_uint(json, "seq_len", t->T);
+    json_put_uint(json, "positions", t->model.config.seq_len);
     json_put_uint(json, "global_batch", t->global_batch);
     json_put_double(json, "peak_flops", t->peak_flops);
     write_mixture(json, "data", &t->data);
@@ -3377,6 +3379,808 @@ static int command_kernels(World *w, const Options *o) {
 }
 
 // =====================================================================================================================
+// Command: plan
+
+// The shape, grid and batch that the options ask for.
+static bool plan_from_options(Plan *p, const Options *o, const Machine *m, Error *e) {
+    *p = (Plan){.options = *o};
+    if (!(o->init ? config_load(o->init, &p->config, e) : shape_from_options(o, &p->config, e))) {
+        return false;
+    }
+    ModelConfig *c = &p->config;
+    if (!o->init) {
+        c->vocab_size = o->vocab_size ? o->vocab_size : o->model ? GPT2_VOCAB_SIZE : 0;
+    }
+    if (!c->layers || !c->channels || !c->heads || !c->seq_len || !c->vocab_size) {
+        return fail(e, "plan needs --model NAME, or all of --layers, --heads, --channels, --seq-len, --vocab-size, or "
+                       "--init DIR");
+    }
+    if (c->channels % c->heads) {
+        return fail(e, "--channels %zu does not divide by --heads %zu", c->channels, c->heads);
+    }
+    p->per_node = o->ranks_per_node ? o->ranks_per_node : m ? (size_t)m->ranks_per_node.value : 1;
+    p->threads = m ? (size_t)fmax(1, m->cores.value / (double)p->per_node) : (size_t)omp_get_max_threads();
+    p->T = o->seq_len ? o->seq_len : c->seq_len;
+    p->B = o->micro_batch;
+    p->tp = o->tp, p->pp = o->pp;
+    size_t ranks = o->nodes * p->per_node;
+    if (o->search) {
+        return o->global_batch > 0 || fail(e, "plan --search needs --global-batch N: it chooses the micro-batch");
+    }
+    if (ranks % (p->tp * p->pp)) {
+        return fail(e, "--tp %zu x --pp %zu does not divide the %zu ranks of %llu nodes x %zu ranks", p->tp, p->pp,
+                    ranks, (unsigned long long)o->nodes, p->per_node);
+    }
+    p->dp = ranks / p->tp / p->pp;
+    p->global_batch = o->global_batch ? o->global_batch : p->B * p->dp;
+    return plan_check(p, e);
+}
+
+static size_t plan_largest_stage(const Plan *p) {
+    size_t largest = 0;
+    for (size_t s = 1; s < p->pp; s++) {
+        if (memory_total(&p->stages[s].memory) > memory_total(&p->stages[largest].memory)) {
+            largest = s;
+        }
+    }
+    return largest;
+}
+
+// Bytes of the largest rank, with the program and MPI themselves.
+static double plan_peak(const Plan *p, double base) {
+    return base + (double)memory_total(&p->stages[plan_largest_stage(p)].memory);
+}
+
+// Bytes that the ranks can have, each.
+static double memory_of_rank(const Plan *p, const Machine *m) {
+    return m->memory.value / (double)p->per_node;
+}
+
+static void print_memory(const Plan *p, const Machine *m) {
+    const StagePlan *largest = &p->stages[plan_largest_stage(p)];
+    double peak = plan_peak(p, m ? m->base_memory.value : 0);
+    printf("\nmemory of the largest rank, stage %zu [counted by the code that allocates it]\n", plan_largest_stage(p));
+    for (size_t i = 0; i < largest->memory.count; i++) {
+        printf("  %-26s %12.2f MiB\n", largest->memory.items[i].name, (double)largest->memory.items[i].bytes / 0x1p20);
+    }
+    if (m) {
+        printf("  %-26s %12.2f MiB [%s]\n", "program and MPI", m->base_memory.value / 0x1p20, m->base_memory.from);
+        printf("  %-26s %12.2f MiB of %.2f%s\n", "in all", peak / 0x1p20, memory_of_rank(p, m) / 0x1p20,
+               peak > memory_of_rank(p, m) ? ": DOES NOT FIT" : "");
+    } else {
+        printf("  %-26s %12.2f MiB and the program and MPI themselves\n", "in all", peak / 0x1p20);
+    }
+    for (size_t s = 0; s < p->pp && p->pp > 1; s++) {
+        printf("  stage %-4zu %3zu layers %12zu parameters %10.2f MiB\n", s, p->stages[s].part.layers,
+               p->stages[s].parameters, (double)memory_total(&p->stages[s].memory) / 0x1p20);
+    }
+}
+
+static const StagePlan *busiest_stage(const Plan *p, TrafficKind kind) {
+    const StagePlan *busiest = &p->stages[0];
+    for (size_t s = 1; s < p->pp; s++) {
+        if (p->stages[s].load.traffic[kind].sent > busiest->load.traffic[kind].sent) {
+            busiest = &p->stages[s];
+        }
+    }
+    return busiest;
+}
+
+// What a kind sends in a step, all ranks.
+static double traffic_total(const Plan *p, TrafficKind kind) {
+    double sent = 0;
+    for (size_t s = 0; s < p->pp; s++) {
+        sent += p->stages[s].load.traffic[kind].sent * (double)(p->tp * p->dp);
+    }
+    return sent;
+}
+
+static void print_traffic(const Plan *p) {
+    printf("\nmessages of a step: the busiest rank of each kind, and all ranks [calls and bytes counted%s]\n",
+           p->timed ? ", seconds modelled, hidden or not" : "");
+    for (TrafficKind kind = 0; kind < TRAFFIC_KINDS; kind++) {
+        const Traffic *t = &busiest_stage(p, kind)->load.traffic[kind];
+        if (t->calls == 0) {
+            continue;
+        }
+        printf("  %-24s %8.0f calls of %10.3f MiB, sends %10.2f MiB, all ranks %10.2f GiB", traffic_names[kind],
+               t->calls, t->bytes / t->calls / 0x1p20, t->sent / 0x1p20, traffic_total(p, kind) / 0x1p30);
+        p->timed ? printf(", %9.4f s\n", t->seconds) : printf("\n");
+    }
+}
+
+static double tokens_per_second(const Plan *p) {
+    return (double)(p->global_batch * p->T) / p->time.seconds;
+}
+
+// Share of peak at which the model's own operations run, as the log's "mfu".
+static double plan_mfu(const Plan *p, const Machine *m) {
+    double ranks = (double)(p->tp * p->pp * p->dp), peak = m->peak_flops.value / (double)p->per_node * ranks;
+    return tokens_per_second(p) * flops_per_token(&p->config, p->T) / peak;
+}
+
+static void print_time(const Plan *p, Machine *m) {
+    const StepTime *t = &p->time;
+    printf("\ntime of a step [modelled; stage %zu is the dearest]\n", t->dearest);
+    const struct {
+        const char *what;
+        double seconds;
+    } lines[] = {{"arithmetic: operations / (peak x efficiency)", t->compute},
+                 {"tp sums, not hidden", t->tp},
+                 {"waiting for the other stages' messages", t->pp},
+                 {"pipeline bubble", t->bubble},
+                 {"gradients of replicas and embedding, not hidden", t->gradients},
+                 {"AdamW, norm, zeroing: bytes / memory bandwidth", t->update},
+                 {"gathering weights, not hidden", t->gather}};
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        printf("  %-48s %12.4f s %6.2f %%\n", lines[i].what, lines[i].seconds, 100 * lines[i].seconds / t->seconds);
+    }
+    printf("  %-48s %12.4f s\n", "in all", t->seconds);
+    double tokens = tokens_per_second(p);
+    printf("%.0f tokens/s, %.4g tokens a day, MFU %.2f %%\n", tokens, 86400 * tokens, 100 * plan_mfu(p, m));
+    if (p->options.tokens_budget > 0) {
+        printf("%.4g tokens take %.2f days\n", p->options.tokens_budget, p->options.tokens_budget / tokens / 86400);
+    }
+    printf("\nmachine %s: what is measured and what is not\n", m->name);
+    for (size_t i = 0; i < MACHINE_FIGURE_COUNT; i++) {
+        const Figure *figure = machine_figure(m, i);
+        printf("  %-16s %12.4g %-10s %s [%s]\n", machine_figures[i].name, figure->value, machine_figures[i].unit,
+               machine_figures[i].what, figure->from);
+    }
+}
+
+static void print_plan(const Plan *p, Machine *m) {
+    const ModelConfig *c = &p->config;
+    const Part all = part_of(c, 1, 0, 1, 0);
+    size_t count;
+    printf("model: %zu layers, %zu channels, %zu heads, vocabulary %zu, %zu parameters\n", c->layers, c->channels,
+           c->heads, c->vocab_size, tensor_views(c, &all, NULL, "", NULL, &count));
+    printf("grid: %zu ranks = %zu slices (tp) x %zu stages (pp) x %zu replicas (dp), %zu a node, %zu threads each\n",
+           p->tp * p->pp * p->dp, p->tp, p->pp, p->dp, p->per_node, p->threads);
+    printf("step: %zu sequences of %zu tokens = %zu replicas x %zu micro-batches of %zu; recompute %s, zero %d\n",
+           p->global_batch, p->T, p->dp, p->micro_batches, p->B, p->options.recompute, (int)p->options.zero);
+    print_memory(p, m);
+    print_traffic(p);
+    if (p->timed) {
+        print_time(p, m);
+    } else {
+        printf("\nno times: they need --machine\n");
+    }
+}
+
+static void write_memory(JsonWriter *json, const Memory *memory) {
+    json_open(json, "memory", '{');
+    for (size_t i = 0; i < memory->count; i++) {
+        json_put_uint(json, memory->items[i].name, memory->items[i].bytes);
+    }
+    json_close(json, '}');
+    json_put_uint(json, "bytes", memory_total(memory));
+}
+
+static void write_stage(JsonWriter *json, const StagePlan *s) {
+    json_open(json, NULL, '{');
+    json_put_uint(json, "layers", s->part.layers);
+    json_put_uint(json, "parameters", s->parameters);
+    json_put_uint(json, "updated", s->owned);
+    write_memory(json, &s->memory);
+    json_open(json, "messages", '{');
+    for (TrafficKind kind = 0; kind < TRAFFIC_KINDS; kind++) {
+        const Traffic *t = &s->load.traffic[kind];
+        if (t->calls > 0) {
+            json_open(json, traffic_names[kind], '{');
+            json_put_double(json, "calls", t->calls);
+            json_put_double(json, "bytes", t->bytes);
+            json_put_double(json, "sent", t->sent);
+            json_close(json, '}');
+        }
+    }
+    json_close(json, '}');
+    json_close(json, '}');
+}
+
+static void write_plan(JsonWriter *json, const Plan *p, Machine *m) {
+    json_open(json, NULL, '{');
+    json_put_uint(json, "tp", p->tp);
+    json_put_uint(json, "pp", p->pp);
+    json_put_uint(json, "dp", p->dp);
+    json_put_uint(json, "micro_batch", p->B);
+    json_put_uint(json, "micro_batches", p->micro_batches);
+    json_put_string(json, "recompute", p->options.recompute);
+    json_put_uint(json, "zero", p->options.zero);
+    json_open(json, "stages", '[');
+    for (size_t s = 0; s < p->pp; s++) {
+        write_stage(json, &p->stages[s]);
+    }
+    json_close(json, ']');
+    if (p->timed) {
+        const struct {
+            const char *name;
+            double value;
+        } figures[] = {{"peak_bytes", plan_peak(p, m->base_memory.value)},
+                       {"rank_bytes", memory_of_rank(p, m)},
+                       {"step_s", p->time.seconds},
+                       {"compute_s", p->time.compute},
+                       {"tp_s", p->time.tp},
+                       {"pp_s", p->time.pp},
+                       {"bubble_s", p->time.bubble},
+                       {"gradients_s", p->time.gradients},
+                       {"update_s", p->time.update},
+                       {"gather_s", p->time.gather},
+                       {"tokens_per_s", tokens_per_second(p)},
+                       {"mfu", plan_mfu(p, m)}};
+        for (size_t i = 0; i < sizeof figures / sizeof *figures; i++) {
+            json_put_double(json, figures[i].name, figures[i].value);
+        }
+        json_open(json, "machine", '{');
+        machine_write(json, m);
+        json_close(json, '}');
+    }
+    json_close(json, '}');
+}
+
+static bool show_plan(const Plan *p, Machine *m, Error *e) {
+    if (!p->options.json) {
+        print_plan(p, m);
+        return true;
+    }
+    JsonWriter json = {0};
+    write_plan(&json, p, m);
+    bool ok = !json.failed || fail(e, "no memory for the plan's text");
+    if (ok) {
+        printf("%.*s\n", (int)json.length, json.data);
+    }
+    free(json.data);
+    return ok;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// plan --search: every grid, micro-batch, recompute and zero that can be; of those that fit the fastest are shown
+
+enum { PROPOSALS = 10 };
+
+typedef struct {
+    Plan best[PROPOSALS]; // fastest first, without stages
+    size_t count, tried, fitting;
+} Search;
+
+static void search_keep(Search *s, const Plan *p) {
+    size_t at = s->count < PROPOSALS ? s->count++ : PROPOSALS - 1;
+    if (at == PROPOSALS - 1 && s->best[at].timed && s->best[at].time.seconds <= p->time.seconds) {
+        return;
+    }
+    for (; at > 0 && s->best[at - 1].time.seconds > p->time.seconds; at--) {
+        s->best[at] = s->best[at - 1];
+    }
+    s->best[at] = *p;
+    s->best[at].stages = NULL;
+}
+
+// One candidate: what fits is kept if it is fast.
+static bool search_try(Search *s, Plan *p, const Machine *m, Error *e) {
+    bool ok = plan_make(p, m, e);
+    s->tried++;
+    if (ok && plan_peak(p, m->base_memory.value) <= memory_of_rank(p, m)) {
+        s->fitting++;
+        search_keep(s, p);
+    }
+    plan_free(p);
+    return ok;
+}
+
+// All ways to compute with the grid of p.
+static bool search_grid(Search *s, Plan *p, const Machine *m, Error *e) {
+    static const char *const recomputes[] = {"none", "layer"};
+    bool ok = true;
+    for (p->B = 1; ok && p->B <= 64 && p->B * p->dp <= p->global_batch; p->B *= 2) {
+        p->options.micro_batch = p->B;
+        for (size_t way = 0; ok && plan_check(p, e) && way < 2u * (p->dp > 1 ? 2 : 1); way++) {
+            p->options.recompute = recomputes[way % 2];
+            p->options.zero = way / 2;
+            ok = search_try(s, p, m, e);
+        }
+    }
+    return ok;
+}
+
+static bool search_all(Search *s, Plan *p, const Machine *m, Error *e) {
+    size_t ranks = p->options.nodes * p->per_node;
+    for (p->tp = 1; p->tp <= p->config.heads && p->tp <= ranks; p->tp++) {
+        for (p->pp = 1; p->pp <= p->config.layers && p->tp * p->pp <= ranks; p->pp++) {
+            p->dp = ranks / p->tp / p->pp;
+            bool possible = ranks % (p->tp * p->pp) == 0 && p->config.heads % p->tp == 0 &&
+                            p->global_batch % p->dp == 0 && p->config.vocab_size >= p->tp;
+            if (possible && !search_grid(s, p, m, e)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+static bool plan_search(Plan *p, Machine *m, Error *e) {
+    Search s = {0};
+    if (!m) {
+        return fail(e, "plan --search needs --machine NAME: which memory, which speed");
+    }
+    p->global_batch = p->options.global_batch;
+    if (!search_all(&s, p, m, e)) {
+        return false;
+    }
+    if (s.count == 0) {
+        return fail(e,
+                    "none of %zu combinations fits into %.2f GiB a rank with a global batch of %zu: more nodes, or "
+                    "fewer ranks a node",
+                    s.tried, memory_of_rank(p, m) / 0x1p30, p->global_batch);
+    }
+    if (!p->options.json) {
+        printf("%zu combinations, %zu fit into %.2f GiB a rank; the fastest, times modelled on %s:\n", s.tried,
+               s.fitting, memory_of_rank(p, m) / 0x1p30, m->name);
+        printf("  tp  pp    dp  micro-batch  recompute  zero     step s   bubble %%    GiB    tokens/s   MFU %%\n");
+    }
+    for (size_t i = 0; i < s.count; i++) {
+        Plan *b = &s.best[i];
+        if (!plan_make(b, m, e) || (p->options.json && !show_plan(b, m, e))) {
+            plan_free(b);
+            return false;
+        }
+        if (!p->options.json) {
+            printf("%4zu%4zu%6zu%13zu  %9s%6d%11.4f%11.2f%7.2f%12.0f%8.2f\n", b->tp, b->pp, b->dp, b->B,
+                   b->options.recompute, (int)b->options.zero, b->time.seconds, 100 * b->time.bubble / b->time.seconds,
+                   plan_peak(b, m->base_memory.value) / 0x1p30, tokens_per_second(b), 100 * plan_mfu(b, m));
+        }
+        plan_free(b);
+    }
+    return true;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// plan --run: the plan of a run that has been, and what its log says
+
+static bool log_number(const Json *object, const char *key, size_t *value, const char *path, Error *e) {
+    uint64_t number;
+    if (!json_uint(json_get(object, key), &number) || number > 1u << 30) {
+        return fail(e, "%s: its first line has no count \"%s\"", path, key);
+    }
+    *value = number;
+    return true;
+}
+
+// The plan's shape, grid and options from the first line of a log.
+static bool plan_from_log(Plan *p, const Json *run, const Options *o, const char *path, Error *e) {
+    const Json *options = json_get(run, "options");
+    ModelConfig *c = &p->config;
+    size_t ranks, zero, stages, overlap;
+    *p = (Plan){.options = *o};
+    const struct {
+        const Json *in;
+        const char *key;
+        size_t *value;
+    } counts[] = {{run, "layers", &c->layers},   {run, "channels", &c->channels},
+                  {run, "heads", &c->heads},     {run, "vocab_size", &c->vocab_size},
+                  {run, "seq_len", &p->T},       {run, "global_batch", &p->global_batch},
+                  {run, "ranks", &ranks},        {run, "ranks_per_node", &p->per_node},
+                  {run, "threads", &p->threads}, {run, "positions", &c->seq_len},
+                  {run, "tp", &p->tp},           {run, "pp", &p->pp},
+                  {run, "dp", &p->dp},           {options, "micro_batch", &p->B},
+                  {options, "zero", &zero},      {options, "recompute_stages", &stages},
+                  {options, "overlap", &overlap}};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        if (!log_number(counts[i].in, counts[i].key, counts[i].value, path, e)) {
+            return false;
+        }
+    }
+    bool possible = c->layers && c->heads && c->channels && c->channels % c->heads == 0 && c->vocab_size && p->T &&
+                    p->T <= c->seq_len && p->B && p->tp && p->pp && p->dp && p->per_node && p->threads &&
+                    ranks == p->tp * p->pp * p->dp;
+    if (!possible) {
+        return fail(e, "%s: its first line does not describe a run that can be", path);
+    }
+    const char *recompute = json_string(json_get(options, "recompute"));
+    const Json *reproducible = json_get(options, "reproducible");
+    p->options.recompute = recompute && !strcmp(recompute, "layer") ? "layer" : "none";
+    p->options.reproducible = reproducible && reproducible->kind == JSON_BOOL && reproducible->boolean;
+    p->options.zero = zero, p->options.recompute_stages = stages, p->options.overlap = overlap;
+    p->options.micro_batch = p->B, p->options.global_batch = p->global_batch;
+    return plan_check(p, e);
+}
+
+// The last line of a log, if it is the one that ends a run.
+static bool log_end(const char *text, size_t length, const char *path, JsonDocument *document, Error *e) {
+    const char *end = memrchr(text, '\n', length), *line = end ? memrchr(text, '\n', (size_t)(end - text)) : NULL;
+    if (!line) {
+        return fail(e, "%s: has no whole line after the first: the run is not finished", path);
+    }
+    if (!json_parse(document, line + 1, (size_t)(end - line - 1), path, e)) {
+        return false;
+    }
+    if (!json_get(document->root, "plan")) {
+        json_free(document);
+        return fail(e, "%s: its last line has no \"plan\": the run is not finished", path);
+    }
+    return true;
+}
+
+static void print_fact(const char *what, double planned, const Json *measured, double scale, const char *unit) {
+    double fact;
+    if (json_double(measured, &fact) && fact > 0) {
+        printf("%-28s planned %12.2f %s, measured %12.2f %s, %+.1f %%\n", what, planned / scale, unit, fact / scale,
+               unit, 100 * (planned / fact - 1));
+    } else {
+        printf("%-28s planned %12.2f %s, not measured\n", what, planned / scale, unit);
+    }
+}
+
+static bool plan_against_log(const Options *o, Machine *m, Error *e) {
+    char path[PATH_LIMIT];
+    size_t length = 0;
+    Plan p = {0};
+    JsonDocument run, end;
+    char *text = path_format(path, e, "%s/log.jsonl", o->run) ? read_file(path, SIZE_MAX / 2, &length, e) : NULL;
+    const char *first = text ? memchr(text, '\n', length) : NULL;
+    bool ok = text && (first || fail(e, "%s: has no first line", path)) &&
+              json_parse(&run, text, (size_t)(first - text), path, e);
+    bool parsed = ok;
+    ok = ok && plan_from_log(&p, run.root, o, path, e) && log_end(text, length, path, &end, e);
+    if (ok) {
+        ok = plan_make(&p, m, e);
+        const Json *fact = json_get(end.root, "plan");
+        double base = 0;
+        json_double(json_get(fact, "base_bytes"), &base);
+        if (ok) {
+            printf("grid: tp %zu x pp %zu x dp %zu, micro-batch %zu, %zu micro-batches, recompute %s, zero %d\n", p.tp,
+                   p.pp, p.dp, p.B, p.micro_batches, p.options.recompute, (int)p.options.zero);
+            print_fact("peak memory, largest rank", plan_peak(&p, m ? m->base_memory.value : base),
+                       json_get(fact, "measured_bytes"), 0x1p20, "MiB");
+            if (p.timed) {
+                print_fact("step", 1e3 * p.time.seconds, json_get(fact, "measured_step_ms"), 1, "ms ");
+            } else {
+                printf("no planned time: it needs --machine\n");
+            }
+        }
+        json_free(&end);
+    }
+    if (parsed) {
+        json_free(&run);
+    }
+    plan_free(&p);
+    free(text);
+    return ok;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// plan --measure: the figures of the machine that the ranks were started on. All ranks measure at once, as in a run.
+
+enum { MEASURE_RUNS = 3 };
+
+// Collective: the largest of all ranks' values.
+static double slowest(double x) {
+    MPI_Allreduce(MPI_IN_PLACE, &x, 1, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
+    return x;
+}
+
+// Collective: seconds of one block and of the classifier, forward and backward, at the model's shapes, without waiting
+// for the other slices: the best of some runs of the slowest rank. t: one layer of the model.
+static double measure_block(Trainer *t, double *classifier) {
+    const Model *m = &t->model;
+    Activations *a = &t->workspace.sets[0];
+    BackwardScratch *d = &t->workspace.backward;
+    double best = INFINITY;
+    *classifier = INFINITY;
+    for (int run = 0; run < MEASURE_RUNS; run++) {
+        MPI_Barrier(MPI_COMM_WORLD);
+        t->world->comm_seconds = 0;
+        double start = seconds_now();
+        layer_forward(m, t->world, &m->weights.layers[0], &a->layers[0], a->stream, 0, t->B, t->T, false);
+        layer_backward(m, t->world, &m->weights.layers[0], &t->flow.dweights.layers[0], &a->layers[0], d, a->stream,
+                       t->B, t->T);
+        double middle = seconds_now() - t->world->comm_seconds;
+        classify(m, t->world, a, &t->workspace.classifier, d->branch, t->flow.dweights.wte, t->targets, 1, t->B * t->T);
+        double end = seconds_now() - t->world->comm_seconds;
+        best = fmin(best, slowest(middle - start));
+        *classifier = fmin(*classifier, slowest(end - middle));
+    }
+    return best;
+}
+
+// Collective: how much of a sum over all ranks is hidden behind the backward pass of a block, of what could be.
+static double measure_overlap(Trainer *t, World *all) {
+    enum { ELEMENTS = 1 << 21, SUMS = 4 };
+    const Model *m = &t->model;
+    Activations *a = &t->workspace.sets[0];
+    float *x = allocate_floats((size_t)SUMS * ELEMENTS);
+    double seconds[3] = {INFINITY, INFINITY, INFINITY}; // the sums, the block, both
+    for (int run = 0; x && run < 3 * MEASURE_RUNS; run++) {
+        MPI_Request sums[SUMS];
+        int what = run % 3;
+        MPI_Barrier(MPI_COMM_WORLD);
+        double start = seconds_now();
+        for (int i = 0; what != 1 && i < SUMS; i++) {
+            MPI_Iallreduce(MPI_IN_PLACE, x + (size_t)i * ELEMENTS, ELEMENTS, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD,
+                           &sums[i]);
+        }
+        if (what > 0) {
+            layer_backward(m, t->world, &m->weights.layers[0], &t->flow.dweights.layers[0], &a->layers[0],
+                           &t->workspace.backward, a->stream, t->B, t->T);
+        }
+        for (int i = 0; what != 1 && i < SUMS; i++) {
+            message_wait(all, &sums[i]);
+        }
+        seconds[what] = fmin(seconds[what], slowest(seconds_now() - start));
+    }
+    free(x);
+    double hidden = (seconds[0] + seconds[1] - seconds[2]) / fmin(seconds[0], seconds[1]);
+    return x && hidden > 0 ? fmin(hidden, 1) : 0;
+}
+
+// Collective: bytes a second of AdamW on arrays that no cache holds, on this rank.
+static double measure_adamw(const Kernels *k) {
+    enum { ELEMENTS = 1 << 22 };
+    float *x = allocate_floats((size_t)4 * ELEMENTS);
+    double best = INFINITY;
+    for (int run = 0; x && run < MEASURE_RUNS; run++) {
+        MPI_Barrier(MPI_COMM_WORLD);
+        double start = seconds_now();
+        k->adamw(x, x + ELEMENTS, x + (size_t)2 * ELEMENTS, x + (size_t)3 * ELEMENTS, ELEMENTS, 1, 1e-4f, 0.9f, 0.95f,
+                 1e-8f, 0.1f, 1);
+        best = fmin(best, seconds_now() - start);
+    }
+    free(x);
+    return 28.0 * ELEMENTS / best;
+}
+
+typedef struct {
+    size_t bytes;
+    double seconds;
+} SumTiming;
+
+enum { SUM_SIZES = 8, SMALLEST_SUM = 1 << 10 }; // 1 KiB, 4 KiB, ... 16 MiB
+
+// Collective: times of sums over a communicator by their size, of the slowest rank.
+static bool measure_sums(World *w, MPI_Comm comm, SumTiming timings[SUM_SIZES]) {
+    size_t largest = (size_t)SMALLEST_SUM << 2 * (SUM_SIZES - 1);
+    float *x = allocate_floats(largest / sizeof *x);
+    for (size_t i = 0; x && i < SUM_SIZES; i++) {
+        timings[i] = (SumTiming){(size_t)SMALLEST_SUM << 2 * i, INFINITY};
+        for (int run = 0; run < 4 * MEASURE_RUNS; run++) {
+            MPI_Barrier(MPI_COMM_WORLD);
+            double start = seconds_now();
+            all_reduce_floats_(w, comm, x, timings[i].bytes / sizeof *x);
+            timings[i].seconds = fmin(timings[i].seconds, slowest(seconds_now() - start));
+        }
+    }
+    free(x);
+    return x != NULL;
+}
+
+// The latency and bandwidth that fit the times of sums over `ranks` ranks best, in squares of relative differences.
+// Returns the largest of these.
+static double fit_link(const SumTiming timings[SUM_SIZES], size_t ranks, Link *link) {
+    double aa = 0, ab = 0, bb = 0, a1 = 0, b1 = 0, worst = 0;
+    for (size_t i = 0; i < SUM_SIZES; i++) {
+        double a = 2 * steps_of_(ranks) / timings[i].seconds;
+        double b = 2 * gather_sent(ranks, (double)timings[i].bytes) / timings[i].seconds;
+        aa += a * a, ab += a * b, bb += b * b, a1 += a, b1 += b;
+    }
+    double determinant = aa * bb - ab * ab, latency = (a1 * bb - b1 * ab) / determinant;
+    latency = latency > 0 ? latency : 0;
+    *link = (Link){latency, bb / fmax(b1 - ab * latency, 1e-30 * bb)};
+    for (size_t i = 0; i < SUM_SIZES; i++) {
+        double model = sum_seconds(*link, ranks, (double)timings[i].bytes);
+        worst = fmax(worst, fabs(model / timings[i].seconds - 1));
+    }
+    return worst;
+}
+
+static void write_sums(JsonWriter *json, const char *key, const SumTiming timings[SUM_SIZES], size_t ranks, Link link) {
+    json_open(json, key, '[');
+    for (size_t i = 0; i < SUM_SIZES; i++) {
+        json_open(json, NULL, '{');
+        json_put_uint(json, "ranks", ranks);
+        json_put_uint(json, "bytes", timings[i].bytes);
+        json_put_double(json, "seconds", timings[i].seconds);
+        json_put_double(json, "model_seconds", sum_seconds(link, ranks, (double)timings[i].bytes));
+        json_close(json, '}');
+    }
+    json_close(json, ']');
+}
+
+// Rank 0: times of the products of a block at the model's shapes; the other ranks wait. One line, one object each.
+static bool measure_products(JsonWriter *json, const Plan *p, double peak_of_rank, Error *e) {
+    size_t S = p->config.channels / p->tp, C = p->config.channels;
+    const struct {
+        const char *name;
+        size_t from, to;
+    } products[] = {
+        {"qkv", C, 3 * S}, {"attention's output", S, C}, {"mlp, first", C, 4 * S}, {"mlp, second", 4 * S, C}};
+    json_open(json, "gemm", '[');
+    for (size_t i = 0; i < PROBES; i++) {
+        const char *name = probes[i].name;
+        bool product = !strcmp(name, "matmul_forward") || !strcmp(name, "matmul_backward_input") ||
+                       !strcmp(name, "matmul_backward_weight");
+        for (size_t j = 0; product && j < sizeof products / sizeof *products; j++) {
+            const Shape s = {p->B, p->T, products[j].from, 1, 1, products[j].to};
+            ProbeArrays arrays;
+            if (!probe_create(&arrays, &probes[i], &s, FILL_PLAIN, e)) {
+                return false;
+            }
+            double seconds = probe_seconds(&probes[i], &kernels_sve, &arrays, &s);
+            double rate = 2.0 * (double)(p->B * p->T) * (double)s.C * (double)s.O / seconds;
+            printf("  %-24s %-20s %5zu x %5zu x %5zu %9.3f ms %8.1f GFLOP/s %5.1f %% of peak\n", name, products[j].name,
+                   p->B * p->T, s.C, s.O, 1e3 * seconds, 1e-9 * rate, 100 * rate / peak_of_rank);
+            probe_free(&arrays);
+            json_open(json, NULL, '{');
+            json_put_string(json, "kernel", name);
+            json_put_string(json, "product", products[j].name);
+            json_put_uint(json, "rows", p->B * p->T);
+            json_put_uint(json, "from", s.C);
+            json_put_uint(json, "to", s.O);
+            json_put_double(json, "flops", rate);
+            json_close(json, '}');
+        }
+    }
+    json_close(json, ']');
+    return true;
+}
+
+static void set_figure(Figure *f, double value, const char *from) {
+    f->value = value;
+    snprintf(f->from, sizeof f->from, "%s", from);
+}
+
+// Collective: arithmetic, memory and overlap, on one layer of the model.
+static bool measure_node(World *w, const Plan *p, Machine *m, size_t nodes, Error *e) {
+    World mine = *w; // its replicas do not exchange anything
+    mine.grid.dp = 1, mine.grid.replica = 0;
+    Options o = p->options;
+    o.zero = 0, o.recompute = "none", o.reproducible = false;
+    Trainer t = {.options = &o, .world = &mine, .T = p->T, .B = p->B, .global_batch = p->B};
+    ModelConfig one = p->config;
+    one.layers = 1;
+    double peak = measure_peak_flops(), bandwidth = measure_adamw(&kernels_sve), classifier;
+    MPI_Allreduce(MPI_IN_PLACE, &bandwidth, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
+    if (!world_check(w, training_allocate(&t, &one, choose_kernels(o.kernels), e), e)) {
+        training_free(&t);
+        return false;
+    }
+    model_initialize(&t.model, 1, 0.02f, t.views);
+    double block = measure_block(&t, &classifier), overlap = w->size > 1 ? measure_overlap(&t, w) : 0;
+    double arrays = (double)(memory_total(&t.memory) - sizeof(float) * messages_floats(&t));
+    double base = slowest((double)process_memory("VmRSS") - arrays), L = (double)p->config.layers;
+    StageLoad load = {0};
+    const Machine unit = {.peak_flops.value = 1, .efficiency.value = 1, .memory_bandwidth.value = 1};
+    plan_compute(p, &t, &unit, &load); // of one layer and the classifier
+    double head = 6 * (double)(p->B * p->T * p->config.channels) * (double)t.model.part.words.count;
+    double body = load.forward_flops + load.backward_flops - head;
+    training_free(&t);
+    double share = (L * body + head) / (L * block + classifier) / (peak / (double)w->size);
+    set_figure(&m->peak_flops, peak / (double)nodes, "measured: the tile of the matrix product on data in L1");
+    set_figure(&m->efficiency, fmax(fmin(share, 1), 1e-6),
+               "measured: a block and the classifier, forward and backward, at the model's shapes");
+    set_figure(&m->memory_bandwidth, bandwidth / (double)nodes, "measured: AdamW on arrays of 16 MiB");
+    set_figure(&m->base_memory, fmax(base, 0), "measured: the process without its arrays");
+    set_figure(&m->overlap, overlap,
+               w->size > 1 ? "measured: sums of 8 MiB behind the backward pass of a block"
+                           : "not measured: one rank has no messages");
+    printf("block: forward and backward %.3f ms, classifier %.3f ms: %.1f %% of the peak of %.1f GFLOP/s a rank\n",
+           1e3 * block, 1e3 * classifier, 100 * share, 1e-9 * peak / w->size);
+    return true;
+}
+
+// Collective: sums inside a node, then between the ranks of equal number on all nodes, all of them at once.
+static bool measure_network(World *w, Machine *m, JsonWriter *json, size_t nodes, Error *e) {
+    SumTiming timings[SUM_SIZES];
+    Link inside = {0, 1e18}, between = {0, 1e18};
+    MPI_Comm across;
+    char text[192];
+    bool ok = true;
+    MPI_Comm_split(MPI_COMM_WORLD, w->node_rank, w->rank, &across);
+    if (w->node_size > 1 && (ok = measure_sums(w, w->node, timings))) {
+        double off = fit_link(timings, (size_t)w->node_size, &inside);
+        snprintf(text, sizeof text, "measured: sums of 1 KiB to 16 MiB over %d ranks of a node, fitted within %.0f %%",
+                 w->node_size, 100 * off);
+        write_sums(json, "sums_inside", timings, (size_t)w->node_size, inside);
+    } else {
+        snprintf(text, sizeof text, "not measured: one rank a node");
+    }
+    set_figure(&m->node_latency, inside.latency, text);
+    set_figure(&m->node_bandwidth, inside.bandwidth, text);
+    if (ok && nodes > 1 && (ok = measure_sums(w, across, timings))) {
+        double off = fit_link(timings, nodes, &between);
+        snprintf(text, sizeof text,
+                 "measured: sums of 1 KiB to 16 MiB over %zu nodes, %d at once, fitted within %.0f %%", nodes,
+                 w->node_size, 100 * off);
+        write_sums(json, "sums_between", timings, nodes, between);
+    } else {
+        between = inside;
+        snprintf(text, sizeof text, "not measured: one node was started; as inside it");
+    }
+    MPI_Comm_free(&across);
+    set_figure(&m->latency, between.latency, text);
+    set_figure(&m->bandwidth, fmin(between.bandwidth, 1e18), text);
+    set_figure(&m->injection, fmin(between.bandwidth * w->node_size, 1e18), text);
+    set_figure(&m->links, 1, "all that the sums reached is in the bandwidth");
+    printf("sums inside a node: %.3g us a step, %.3g GB/s; between nodes: %.3g us, %.3g GB/s\n", 1e6 * inside.latency,
+           1e-9 * inside.bandwidth, 1e6 * between.latency, 1e-9 * between.bandwidth);
+    return world_check(w, ok || fail(e, "no memory to measure sums"), e);
+}
+
+// Collective: measures, prints, and on rank 0 writes the machine file --out.
+static bool plan_measure(World *w, const Options *o) {
+    Error e = {0};
+    Plan p;
+    Machine m = {0};
+    JsonWriter json = {.indent = 2}, tables = {.indent = 2};
+    int nodes = w->node_rank == 0;
+    MPI_Allreduce(MPI_IN_PLACE, &nodes, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
+    Options planned = *o;
+    planned.nodes = (uint64_t)nodes, planned.ranks_per_node = (uint64_t)(w->size / nodes), planned.pp = 1;
+    planned.global_batch = 0;
+    bool ok = (o->out || fail(&e, "plan --measure needs --out FILE")) && world_arrange(w, o->tp, 1, &e) &&
+              plan_from_options(&p, &planned, NULL, &e);
+    if (!world_check(w, ok, &e)) {
+        return false;
+    }
+    Placement placement = world_place(w);
+    gethostname(m.name, sizeof m.name - 1);
+    set_figure(&m.cores, fmax(1, (double)placement.threads * w->node_size), "threads of the ranks started on a node");
+    set_figure(&m.ranks_per_node, w->node_size, "as started");
+    set_figure(&m.memory, (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE), "all that the system has");
+    json_open(&tables, NULL, '{');
+    ok = measure_node(w, &p, &m, (size_t)nodes, &e) && measure_network(w, &m, &tables, (size_t)nodes, &e);
+    ok = ok &&
+         world_check_root(w, w->rank != 0 || measure_products(&tables, &p, m.peak_flops.value / w->node_size, &e), &e);
+    if (ok && w->rank == 0) {
+        OutputFile file;
+        char hash[65];
+        json_close(&tables, '}');
+        json_open(&json, NULL, '{');
+        machine_write(&json, &m);
+        json_close(&json, '}');
+        // the tables behind the figures follow them in one object
+        json.length -= 2;
+        json_append(&json, ",", 1);
+        json_append(&json, tables.data + 1, tables.length - 1);
+        json_append(&json, "\n", 1);
+        ok = !json.failed && !tables.failed;
+        ok = ok ? output_open(&file, o->out, &e) : fail(&e, "no memory for %s", o->out);
+        if (ok) {
+            ok = output_write(&file, json.data, json.length, &e);
+            ok = output_close(&file, hash, ok ? &e : &(Error){0}) && ok;
+        }
+        if (ok) {
+            printf("wrote %s: give it to plan and train as --machine %s\n", o->out, o->out);
+        }
+    }
+    free(json.data);
+    free(tables.data);
+    return world_check_root(w, ok, &e);
+}
+
+static int command_plan(World *w, const Options *o) {
+    Error e = {0};
+    Machine m;
+    if (o->measure) {
+        return plan_measure(w, o) ? EXIT_SUCCESS : EXIT_FAILURE;
+    }
+    bool ok = true, usable = true;
+    if (w->rank == 0) {
+        Plan p = {0};
+        ok = !o->machine || machine_load(&m, o->machine, &e);
+        Machine *machine = o->machine ? &m : NULL;
+        if (ok && machine && o->efficiency > 0) {
+            set_figure(&m.efficiency, o->efficiency, "stated: --efficiency");
+        }
+        usable = ok && (o->run || plan_from_options(&p, o, machine, &e));
+        ok = usable && (o->run      ? plan_against_log(o, machine, &e)
+                        : o->search ? plan_search(&p, machine, &e)
+                                    : plan_make(&p, machine, &e) && show_plan(&p, machine, &e));
+        plan_free(&p);
+    }
+    ok = world_check_root(w, ok, &e);
+    return ok ? EXIT_SUCCESS : usable ? EXIT_FAILURE : EXIT_USAGE;
+}
+
+// =====================================================================================================================
 // The command line
 
 static const struct {
@@ -3394,6 +4198,9 @@ static const struct {
      "train_gpt generate --checkpoint run/step-001000 --prompt \"Once upon a time\"", GENERATE, command_generate},
     {"kernels", "compares the fast kernels with the reference, times them, certifies a machine",
      "train_gpt kernels --check", KERNELS, command_kernels},
+    {"plan", "memory, messages and time of a run before it is submitted; measures a machine for that",
+     "train_gpt plan --model 13b --nodes 288 --machine fugaku --tp 4 --pp 8 --global-batch 1152", PLAN | TRAIN,
+     command_plan},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
@@ -3553,7 +4360,7 @@ static int run_command_line(World *w, int argc, char **argv) {
     const char *name = help ? (argc > 2 ? argv[2] : NULL) : argc > 1 ? argv[1] : "";
     size_t command = name ? find_command(name) : COMMANDS;
     bool ok = !name || command < COMMANDS ||
-              fail(&e, "%s%s: the commands are prepare, train, eval, generate, kernels, and help",
+              fail(&e, "%s%s: the commands are prepare, train, eval, generate, kernels, plan, and help",
                    *name ? "unknown command " : "no command", name);
     if (!help && ok) {
         ok = parse_options(&o, argc, argv, command, &e);
