@@ -10,6 +10,8 @@
 #include <mpi.h>
 #include <omp.h>
 #include <sched.h>
+#include <stddef.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "json.h"
@@ -27,12 +29,13 @@ typedef struct {
     MPI_Comm tied; // first and last stage, which both hold the embedding; null on the others
 } Grid;
 
-typedef struct {
+typedef struct World {
     int rank, size;           // in MPI_COMM_WORLD
     int node_rank, node_size; // among the ranks that share this host's memory
     MPI_Comm node;
     Grid grid;
-    double comm_seconds; // spent waiting for messages since it was last set to zero
+    struct Buckets *flowing; // buckets to move on while this rank waits or computes; may be NULL
+    double comm_seconds;     // spent waiting for messages since it was last set to zero
 } World;
 
 static inline void grid_free_(Grid *g) {
@@ -89,12 +92,15 @@ static inline void world_finalize(World *w) {
     MPI_Finalize();
 }
 
+static inline void buckets_progress(struct World *w);
+
 // Waits for a message. A rank that waits gives its core away: where ranks outnumber cores (a test, a laptop), MPI's own
 // waiting would keep the rank that is waited for from running.
 static inline void message_wait(World *w, MPI_Request *request) {
     double start = MPI_Wtime();
     int done = 0;
     for (int polls = 0; MPI_Test(request, &done, MPI_STATUS_IGNORE), !done; polls++) {
+        buckets_progress(w);
         if (polls > 100) {
             sched_yield();
         }
@@ -225,62 +231,204 @@ static inline void last_stage_tells(World *w, void *data, size_t bytes) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Gradients from replica to replica by buckets: ranges of the gradient array, in the order in which backward completes
-// them, that is from its end. A bucket leaves as soon as it is complete, while backward goes on. Kernels call nothing
-// of this; world_poke between them keeps the messages going. ZeRO-1 (Rajbhandari et al. 2020): of each bucket a replica
-// gets the sum of its own piece only, updates these parameters, and all pieces are gathered while the next forward
-// runs.
+// Replicas on one host: arrays in memory that they share (MPI-3 windows), so that a sum over the host is loads and adds
 
 typedef struct {
-    size_t begin, end;         // of the array
-    size_t own_begin, own_end; // what this replica updates of it: all, or with ZeRO its piece
-    size_t state;              // where own_begin is in arrays that hold what the replica owns only
-    int *counts, *offsets;     // (replicas): the pieces
+    MPI_Comm local;  // the replicas on this host
+    MPI_Comm across; // the replicas with this one's number on every host: they carry what the hosts tell each other
+    int peers, peer; // on this host, and this one's number among them
+    int hosts, host;
+} Neighbours;
+
+// The neighbours of a replica in a run that is only planned: a world without communicators whose ranks fill nodes of
+// node_size in their order.
+static inline void neighbours_planned_(Neighbours *n, const World *w) {
+    int parts = w->grid.tp * w->grid.pp, peers = w->node_size / parts;
+    peers = peers < w->grid.dp ? peers : w->grid.dp;
+    if (peers > 1 && w->node_size % parts == 0 && w->grid.dp % peers == 0) {
+        n->peers = peers, n->peer = w->grid.replica % peers;
+        n->hosts = w->grid.dp / peers, n->host = w->grid.replica / peers;
+    }
+}
+
+// Collective: finds the neighbours of a replica. Without `share`, or where hosts have different numbers of replicas, or
+// just one, each replica counts as a host of its own.
+static inline void neighbours_find(Neighbours *n, const World *w, bool share) {
+    int peers = 1, least, most;
+    *n = (Neighbours){.local = MPI_COMM_NULL, .across = w->grid.replicas, .peers = 1};
+    n->hosts = w->grid.dp, n->host = w->grid.replica;
+    if (w->grid.dp == 1 || !share) {
+        return;
+    }
+    if (w->grid.replicas == MPI_COMM_NULL) {
+        neighbours_planned_(n, w);
+        return;
+    }
+    MPI_Comm_split_type(w->grid.replicas, MPI_COMM_TYPE_SHARED, w->grid.replica, MPI_INFO_NULL, &n->local);
+    MPI_Comm_size(n->local, &peers);
+    MPI_Allreduce(&peers, &least, 1, MPI_INT, MPI_MIN, w->grid.replicas);
+    MPI_Allreduce(&peers, &most, 1, MPI_INT, MPI_MAX, w->grid.replicas);
+    if (least == 1 || least < most) {
+        MPI_Comm_free(&n->local);
+        n->local = MPI_COMM_NULL;
+        return;
+    }
+    n->peers = peers;
+    MPI_Comm_rank(n->local, &n->peer);
+    MPI_Comm_split(w->grid.replicas, n->peer, w->grid.replica, &n->across);
+    MPI_Comm_size(n->across, &n->hosts);
+    MPI_Comm_rank(n->across, &n->host);
+}
+
+static inline void neighbours_free(Neighbours *n) {
+    if (n->local != MPI_COMM_NULL && n->peers > 1) {
+        MPI_Comm_free(&n->local);
+        MPI_Comm_free(&n->across);
+    }
+    *n = (Neighbours){0};
+}
+
+// An array of each neighbour, which all of them can read.
+typedef struct {
+    void *mine;
+    void **of; // (peers)
+    size_t bytes;
+    MPI_Win window;
+} SharedArray;
+
+// Addresses of memory that nobody may touch, for arrays that are only planned; NULL if there are none left.
+static inline void *addresses_reserve(size_t bytes) {
+    void *data = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return data == MAP_FAILED ? NULL : data;
+}
+
+// Collective over the neighbours, of which there are at least two: `bytes`, zero, on a page boundary.
+static inline bool shared_array_create(SharedArray *a, const Neighbours *n, size_t bytes, Error *e) {
+    MPI_Info info;
+    *a = (SharedArray){.of = malloc((size_t)n->peers * sizeof *a->of), .bytes = bytes, .window = MPI_WIN_NULL};
+    if (n->local == MPI_COMM_NULL) { // planned
+        a->mine = addresses_reserve(bytes);
+        return (a->of && a->mine) || fail(e, "no addresses for the arrays of %d neighbours", n->peers);
+    }
+    MPI_Info_create(&info);
+    MPI_Info_set(info, "alloc_shared_noncontig", "true"); // each array where its owner's threads touch it first
+    MPI_Win_allocate_shared((MPI_Aint)bytes, 1, info, n->local, &a->mine, &a->window);
+    MPI_Info_free(&info);
+    for (int i = 0; a->of && i < n->peers; i++) {
+        MPI_Aint size;
+        int unit;
+        MPI_Win_shared_query(a->window, i, &size, &unit, &a->of[i]);
+    }
+    return a->of || fail(e, "no memory for the arrays of %d neighbours", n->peers);
+}
+
+// Collective over the neighbours.
+static inline void shared_array_free(SharedArray *a) {
+    if (a->mine && a->window != MPI_WIN_NULL) {
+        MPI_Win_free(&a->window);
+    } else if (a->mine) {
+        munmap(a->mine, a->bytes);
+    }
+    free(a->of);
+    *a = (SharedArray){0};
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Gradients from replica to replica by buckets: ranges of the gradient array, in the order in which backward completes
+// them, that is from its end. A bucket leaves as soon as it is complete, while backward goes on; world_poke between
+// kernels moves it on. First each neighbour adds up its slice of the bucket over all arrays of the host, then the
+// slices of equal number are summed across hosts, then the neighbours take each other's slices.
+//
+// ZeRO-1 (Rajbhandari et al. 2020): across hosts a slice is cut into pieces, and each replica gets the sum of its own
+// piece only, updates these parameters, and all pieces are gathered, the same way back, while the next forward runs.
+
+typedef enum {
+    BUCKET_IDLE,
+    BUCKET_COMPLETE,
+    BUCKET_CROSSING,
+    BUCKET_SUMMED,
+    BUCKET_GATHERING,
+    BUCKET_GATHERED
+} BucketState;
+
+typedef struct {
+    size_t begin, end;             // of the array
+    size_t slice_size;             // elements of a neighbour's slice; the last ones may be shorter
+    size_t slice_begin, slice_end; // of this one
+    size_t own_begin, own_end;     // what this replica updates of it: all, or with ZeRO its piece
+    size_t own;                    // where own_begin is in arrays that hold what the replica owns only
+    int *counts, *offsets;         // (hosts): the pieces of the slice
+    BucketState state;
+    int taken; // neighbours whose slices were taken
     MPI_Request request;
 } Bucket;
 
+// How far a neighbour is with a bucket: the number of the step for which it last did this.
 typedef struct {
+    uint64_t complete, summed, gathered;
+} BucketFlags;
+
+typedef struct Buckets {
     Bucket *items;
     size_t count;
     size_t owned;   // elements that this replica updates, over all buckets
     size_t started; // buckets whose sums are on their way or done
+    uint64_t step;  // counts sums
     bool zero;
+    const Neighbours *n;
+    float *gradients, *sums;    // of this replica; sums (owned) with ZeRO
+    float *parameters;          // with ZeRO
+    void *const *gradients_of;  // (peers): the neighbours' arrays
+    void *const *parameters_of; // (peers), with ZeRO
+    SharedArray flags;          // (peers): BucketFlags (count), then the step for which all was taken
 } Buckets;
 
 enum { BUCKET_ELEMENTS = 1 << 20 }; // at least: 4 MiB, where a network's bandwidth counts and not its latency
 
+// Collective over the neighbours.
 static inline void buckets_free(Buckets *b) {
     for (size_t i = 0; i < b->count; i++) {
         free(b->items[i].counts);
         free(b->items[i].offsets);
     }
     free(b->items);
+    shared_array_free(&b->flags);
     *b = (Buckets){0};
 }
 
-static inline bool bucket_set_pieces_(Bucket *bucket, const Grid *g, bool zero) {
-    size_t n = bucket->end - bucket->begin, replicas = (size_t)g->dp;
-    size_t piece = ((n + replicas - 1) / replicas + 15) / 16 * 16;
-    bucket->counts = malloc(replicas * sizeof *bucket->counts);
-    bucket->offsets = malloc(replicas * sizeof *bucket->offsets);
-    for (size_t r = 0; bucket->counts && bucket->offsets && r < replicas; r++) {
-        size_t at = r * piece < n ? r * piece : n;
-        bucket->offsets[r] = (int)at;
-        bucket->counts[r] = (int)(n - at < piece ? n - at : piece);
-    }
+static inline size_t slice_at_(const Bucket *bucket, int peer) {
+    size_t n = bucket->end - bucket->begin, at = (size_t)peer * bucket->slice_size;
+    return bucket->begin + (at < n ? at : n);
+}
+
+// Slices begin at cache lines.
+static inline bool bucket_cut_(Bucket *bucket, const Neighbours *n, bool zero) {
+    size_t all = bucket->end - bucket->begin, pieces = (size_t)n->peers * (size_t)n->hosts;
+    size_t piece = ((all + pieces - 1) / pieces + 15) / 16 * 16;
+    bucket->counts = malloc((size_t)n->hosts * sizeof *bucket->counts);
+    bucket->offsets = malloc((size_t)n->hosts * sizeof *bucket->offsets);
     if (!bucket->counts || !bucket->offsets) {
         return false;
     }
-    bucket->own_begin = bucket->begin + (zero ? (size_t)bucket->offsets[g->replica] : 0);
-    bucket->own_end = zero ? bucket->own_begin + (size_t)bucket->counts[g->replica] : bucket->end;
+    bucket->slice_size = piece * (size_t)n->hosts;
+    bucket->slice_begin = slice_at_(bucket, n->peer);
+    bucket->slice_end = slice_at_(bucket, n->peer + 1);
+    size_t slice = bucket->slice_end - bucket->slice_begin;
+    for (size_t h = 0; h < (size_t)n->hosts; h++) {
+        size_t at = h * piece < slice ? h * piece : slice;
+        bucket->offsets[h] = (int)at;
+        bucket->counts[h] = (int)(slice - at < piece ? slice - at : piece);
+    }
+    bucket->own_begin = zero ? bucket->slice_begin + (size_t)bucket->offsets[n->host] : bucket->begin;
+    bucket->own_end = zero ? bucket->own_begin + (size_t)bucket->counts[n->host] : bucket->end;
     return true;
 }
 
-// Buckets over an array of n elements; backward completes it from the end in steps that begin at cuts[count - 1], ...,
-// cuts[0] = 0.
-static inline bool buckets_create(Buckets *b, const World *w, const size_t *cuts, size_t count, size_t n, bool zero,
-                                  Error *e) {
-    *b = (Buckets){.items = calloc(count, sizeof *b->items), .zero = zero};
+// Collective: buckets over an array of n elements; backward completes it from the end in steps that begin at
+// cuts[count - 1], ..., cuts[0] = 0. The arrays are to be set by the caller.
+static inline bool buckets_create(Buckets *b, const Neighbours *neighbours, const size_t *cuts, size_t count, size_t n,
+                                  bool zero, Error *e) {
+    *b = (Buckets){.items = calloc(count, sizeof *b->items), .zero = zero, .n = neighbours};
     if (!b->items) {
         return fail(e, "no memory for %zu buckets of gradients", count);
     }
@@ -293,61 +441,199 @@ static inline bool buckets_create(Buckets *b, const World *w, const size_t *cuts
         if (end - cuts[count] > INT_MAX) {
             return fail(e, "a layer of %zu parameters is more than one message holds: use --tp", end - cuts[count]);
         }
-        if (!bucket_set_pieces_(bucket, &w->grid, zero)) {
-            return fail(e, "no memory for the pieces of %d replicas", w->grid.dp);
+        if (!bucket_cut_(bucket, neighbours, zero)) {
+            return fail(e, "no memory for the pieces of %d hosts", neighbours->hosts);
         }
-        bucket->state = zero ? b->owned : bucket->begin;
+        bucket->own = zero ? b->owned : bucket->begin;
         b->owned += bucket->own_end - bucket->own_begin;
         end = cuts[count];
+    }
+    return neighbours->peers == 1 ||
+           shared_array_create(&b->flags, neighbours, b->count * sizeof(BucketFlags) + sizeof(uint64_t), e);
+}
+
+static inline BucketFlags *flags_of_(const Buckets *b, int peer, size_t bucket) {
+    return (BucketFlags *)b->flags.of[peer] + bucket;
+}
+
+static inline uint64_t *taken_of_(const Buckets *b, int peer) {
+    return (uint64_t *)flags_of_(b, peer, b->count);
+}
+
+// Tells the neighbours; what was written before is seen by who sees this.
+static inline void tell_(uint64_t *flag, uint64_t step) {
+    __atomic_store_n(flag, step, __ATOMIC_RELEASE);
+}
+
+static inline bool was_told_(const uint64_t *flag, uint64_t step) {
+    return __atomic_load_n(flag, __ATOMIC_ACQUIRE) >= step;
+}
+
+// x (n) = sum of the same range of all neighbours' arrays, in their order.
+static inline void sum_of_neighbours_(const Buckets *b, size_t begin, size_t end) {
+    float *x = b->gradients;
+#pragma omp parallel for schedule(static)
+    for (size_t i = begin; i < end; i++) {
+        float sum = ((const float *)b->gradients_of[0])[i];
+        for (int peer = 1; peer < b->n->peers; peer++) {
+            sum += ((const float *)b->gradients_of[peer])[i];
+        }
+        x[i] = sum;
+    }
+}
+
+// All neighbours have completed the bucket: sums this one's slice of it and sends that across hosts.
+static inline void bucket_cross_(Buckets *b, Bucket *bucket) {
+    float *slice = b->gradients + bucket->slice_begin;
+    size_t length = bucket->slice_end - bucket->slice_begin;
+    if (b->n->peers > 1) {
+        sum_of_neighbours_(b, bucket->slice_begin, bucket->slice_end);
+    }
+    if (b->n->hosts == 1 && b->zero) {
+        memcpy(b->sums + bucket->own, slice, length * sizeof *slice);
+    } else if (b->n->hosts > 1 && b->zero) {
+        MPI_Ireduce_scatter(slice, b->sums + bucket->own, bucket->counts, MPI_FLOAT, MPI_SUM, b->n->across,
+                            &bucket->request);
+    } else if (b->n->hosts > 1) {
+        MPI_Iallreduce(MPI_IN_PLACE, slice, (int)length, MPI_FLOAT, MPI_SUM, b->n->across, &bucket->request);
+    }
+    bucket->state = BUCKET_CROSSING;
+}
+
+// Takes the slices of neighbours that have told so, in their order. True when all are taken.
+static inline bool bucket_take_(Buckets *b, size_t i, float *x, void *const *of, size_t flag) {
+    Bucket *bucket = &b->items[i];
+    for (; bucket->taken < b->n->peers; bucket->taken++) {
+        size_t begin = slice_at_(bucket, bucket->taken), end = slice_at_(bucket, bucket->taken + 1);
+        if (bucket->taken == b->n->peer) {
+            continue;
+        }
+        if (!was_told_((uint64_t *)((char *)flags_of_(b, bucket->taken, i) + flag), b->step)) {
+            return false;
+        }
+        memcpy(x + begin, (const float *)of[bucket->taken] + begin, (end - begin) * sizeof *x);
     }
     return true;
 }
 
-// Begins to sum what is complete: x[from ..]. With ZeRO the sums of this replica's pieces go to own (owned).
-static inline void buckets_sum_from(World *w, Buckets *b, float *x, float *own, size_t from) {
-    for (; w->grid.dp > 1 && b->started < b->count && b->items[b->started].begin >= from; b->started++) {
-        Bucket *bucket = &b->items[b->started];
-        if (b->zero) {
-            MPI_Ireduce_scatter(x + bucket->begin, own + bucket->state, bucket->counts, MPI_FLOAT, MPI_SUM,
-                                w->grid.replicas, &bucket->request);
-        } else {
-            MPI_Iallreduce(MPI_IN_PLACE, x + bucket->begin, (int)(bucket->end - bucket->begin), MPI_FLOAT, MPI_SUM,
-                           w->grid.replicas, &bucket->request);
+// Moves a bucket on as far as it gets without waiting.
+static inline void bucket_progress_(Buckets *b, size_t i) {
+    Bucket *bucket = &b->items[i];
+    const int peers = b->n->peers;
+    int done = 1;
+    if (bucket->state == BUCKET_COMPLETE) {
+        for (int peer = 0; peer < peers && peers > 1; peer++) {
+            if (!was_told_(&flags_of_(b, peer, i)->complete, b->step)) {
+                return;
+            }
+        }
+        bucket_cross_(b, bucket);
+    }
+    if (bucket->state == BUCKET_CROSSING || bucket->state == BUCKET_GATHERING) {
+        MPI_Test(&bucket->request, &done, MPI_STATUS_IGNORE);
+        if (!done) {
+            return;
+        }
+        bool summing = bucket->state == BUCKET_CROSSING;
+        bucket->state = summing ? BUCKET_SUMMED : BUCKET_GATHERED;
+        bucket->taken = 0;
+        if (peers > 1) {
+            BucketFlags *mine = flags_of_(b, b->n->peer, i);
+            tell_(summing ? &mine->summed : &mine->gathered, b->step);
+        }
+    }
+    bool take = peers > 1 && ((bucket->state == BUCKET_SUMMED && !b->zero) || bucket->state == BUCKET_GATHERED);
+    bool sums = bucket->state == BUCKET_SUMMED;
+    if ((bucket->state == BUCKET_SUMMED || bucket->state == BUCKET_GATHERED) &&
+        (!take || bucket_take_(b, i, sums ? b->gradients : b->parameters, sums ? b->gradients_of : b->parameters_of,
+                               sums ? offsetof(BucketFlags, summed) : offsetof(BucketFlags, gathered)))) {
+        bucket->state = BUCKET_IDLE;
+    }
+}
+
+static inline void buckets_progress(World *w) {
+    Buckets *b = w->flowing;
+    for (size_t i = 0; b && i < b->count; i++) {
+        if (b->items[i].state != BUCKET_IDLE) {
+            bucket_progress_(b, i);
         }
     }
 }
 
-// Waits for all sums.
-static inline void buckets_wait(World *w, Buckets *b) {
-    for (size_t i = 0; i < b->count; i++) {
-        message_wait(w, &b->items[i].request);
-    }
-    b->started = 0;
-}
-
-// Begins to gather the pieces that the replicas have updated, in the order of forward.
-static inline void buckets_gather(World *w, Buckets *b, float *x) {
-    for (size_t i = b->count; w->grid.dp > 1 && b->zero && i-- > 0;) {
-        Bucket *bucket = &b->items[i];
-        MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, x + bucket->begin, bucket->counts, bucket->offsets,
-                        MPI_FLOAT, w->grid.replicas, &bucket->request);
-    }
-}
-
-// Waits until x[.. end) is gathered.
-static inline void buckets_await(World *w, Buckets *b, size_t end) {
-    for (size_t i = b->count; i-- > 0 && b->items[i].begin < end;) {
-        if (b->items[i].request != MPI_REQUEST_NULL) {
-            message_wait(w, &b->items[i].request);
-        }
-    }
-}
-
-// Lets messages move on: MPI without a thread of its own moves them only inside its calls.
+// Lets messages and buckets move on: MPI without a thread of its own moves messages only inside its calls.
 static inline void world_poke(World *w) {
     int flag;
     if (w->size > 1) {
         MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_WORLD, &flag, MPI_STATUS_IGNORE);
+        buckets_progress(w);
+    }
+}
+
+// Waits until bucket i has got to where it was sent.
+static inline void bucket_wait_(World *w, Buckets *b, size_t i) {
+    double start = MPI_Wtime();
+    for (int polls = 0; b->items[i].state != BUCKET_IDLE; polls++) {
+        buckets_progress(w);
+        if (polls > 100) {
+            sched_yield();
+        }
+    }
+    w->comm_seconds += MPI_Wtime() - start;
+}
+
+// Begins to sum what is complete: gradients[from ..]. With ZeRO the sums of this replica's pieces go to b->sums.
+static inline void buckets_sum_from(World *w, Buckets *b, size_t from) {
+    if (w->grid.dp == 1) {
+        return;
+    }
+    if (b->started == 0) {
+        b->step++;
+        w->flowing = b;
+    }
+    for (; b->started < b->count && b->items[b->started].begin >= from; b->started++) {
+        b->items[b->started].state = BUCKET_COMPLETE;
+        if (b->n->peers > 1) {
+            tell_(&flags_of_(b, b->n->peer, b->started)->complete, b->step);
+        }
+    }
+    buckets_progress(w);
+}
+
+// Waits for all sums, and until no neighbour reads this replica's gradients any more.
+static inline void buckets_wait(World *w, Buckets *b) {
+    for (size_t i = 0; w->grid.dp > 1 && i < b->count; i++) {
+        bucket_wait_(w, b, i);
+    }
+    double start = MPI_Wtime();
+    if (w->grid.dp > 1 && b->n->peers > 1) {
+        tell_(taken_of_(b, b->n->peer), b->step);
+        for (int peer = 0; peer < b->n->peers; peer++) {
+            while (!was_told_(taken_of_(b, peer), b->step)) {
+                sched_yield();
+            }
+        }
+    }
+    w->comm_seconds += MPI_Wtime() - start;
+    b->started = 0;
+}
+
+// With ZeRO: begins to gather the pieces that the replicas have updated, in the order of forward.
+static inline void buckets_gather(World *w, Buckets *b) {
+    for (size_t i = b->count; w->grid.dp > 1 && b->zero && i-- > 0;) {
+        Bucket *bucket = &b->items[i];
+        if (b->n->hosts > 1) {
+            MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, b->parameters + bucket->slice_begin, bucket->counts,
+                            bucket->offsets, MPI_FLOAT, b->n->across, &bucket->request);
+        }
+        bucket->state = BUCKET_GATHERING;
+    }
+    buckets_progress(w);
+}
+
+// Waits until parameters[.. end) are gathered.
+static inline void buckets_await(World *w, Buckets *b, size_t end) {
+    for (size_t i = b->count; i-- > 0 && b->items[i].begin < end;) {
+        bucket_wait_(w, b, i);
     }
 }
 

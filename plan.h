@@ -6,10 +6,9 @@
 #ifndef PLAN_H
 #define PLAN_H
 
-#include <sys/mman.h>
-
 #include "json.h"        // defines: Error, fail, Json, json_*
 #include "kernels_sve.h" // defines: allocate_floats, allocated_bytes
+#include "mpi_utils.h"   // defines: addresses_reserve
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Memory
@@ -49,11 +48,7 @@ static inline float *memory_floats(Memory *m, const char *name, size_t n) {
     if (bytes == 0) {
         return NULL;
     }
-    void *data = m->planned ? mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-                            : (void *)allocate_floats(n > 0 ? n : 1);
-    if (m->planned && data == MAP_FAILED) {
-        return NULL;
-    }
+    void *data = m->planned ? addresses_reserve(bytes) : (void *)allocate_floats(n > 0 ? n : 1);
     if (data && !memory_note(m, name, bytes, data)) {
         m->planned ? (void)munmap(data, bytes) : free(data);
         return NULL;
@@ -280,11 +275,21 @@ static inline double message_seconds(Link link, double bytes) {
     return link.latency + bytes / link.bandwidth;
 }
 
-typedef enum { TP_SUM, TP_GATHER, PP_STREAM, DP_SUM, DP_SCATTER, DP_GATHER, TIED_SUM, TRAFFIC_KINDS } TrafficKind;
+typedef enum {
+    TP_SUM,
+    TP_GATHER,
+    PP_STREAM,
+    DP_SHARED,
+    DP_SUM,
+    DP_SCATTER,
+    DP_GATHER,
+    TIED_SUM,
+    TRAFFIC_KINDS
+} TrafficKind;
 
 static const char *const traffic_names[TRAFFIC_KINDS] = {
-    "tp: sums of the stream",  "tp: softmax sums",     "pp: stream, gradient", "dp: sum of gradients",
-    "dp: gradients scattered", "dp: weights gathered", "pp: tied embedding"};
+    "tp: sums of the stream", "tp: softmax sums",        "pp: stream, gradient", "dp: inside the node",
+    "dp: sum of gradients",   "dp: gradients scattered", "dp: weights gathered", "pp: tied embedding"};
 
 // Messages of one kind that a rank takes part in, in a step.
 typedef struct {
@@ -342,7 +347,7 @@ static inline StepTime step_time(const StageLoad *stages, size_t n, size_t count
     for (size_t s = 0; s < n; s++) {
         const StageLoad *l = &stages[s];
         double backward = l->backward_compute + l->backward_tp + l->backward_pp;
-        double sum = l->traffic[DP_SUM].seconds + l->traffic[DP_SCATTER].seconds,
+        double sum = l->traffic[DP_SHARED].seconds + l->traffic[DP_SUM].seconds + l->traffic[DP_SCATTER].seconds,
                gather = l->traffic[DP_GATHER].seconds;
         double gradients = pipe - before + l->traffic[TIED_SUM].seconds + sum - overlap * fmin(sum, backward);
         double weights = gather - overlap * fmin(gather, l->forward_compute);

@@ -87,6 +87,7 @@ enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16, PLAN = 32 }
     WHOLE(recompute_stages, 0, 0, 100000, TRAIN, "N", "recompute on the first N pipeline stages only; 0: on all")               \
     FLAG(reproducible, TRAIN, "sum gradients in one fixed tree: the same bits for 1, 2, 4 ... replicas")                         \
     WHOLE(zero, 0, 0, 1, TRAIN, "0|1", "1: replicas share the optimizer's state, each updates a part (ZeRO-1)")                  \
+    WHOLE(share_memory, 1, 0, 1, TRAIN, "0|1", "1: replicas on one host sum gradients in memory that they share; 0: by messages")\
     WHOLE(overlap, 1, 0, 1, TRAIN, "0|1", "1: gradients travel while backward runs; 0: after it, to measure the difference")    \
     WHOLE(tp, 1, 1, 100000, TRAIN | EVAL | GENERATE, "N", "tensor parallel: ranks that share each matrix; must divide the heads")  \
     WHOLE(pp, 1, 1, 100000, TRAIN | EVAL | GENERATE, "N", "pipeline parallel: ranks that share the layers")                    \
@@ -378,8 +379,9 @@ static bool weights_over(const ModelConfig *c, const Part *p, float *data, Weigh
     return true;
 }
 
+// `shared`: room for the parameters, zero, that somebody else owns; NULL: the ledger gives it.
 static bool model_create(Model *m, Memory *memory, const ModelConfig *config, const Part *part, const Kernels *kernels,
-                         Error *e) {
+                         float *shared, Error *e) {
     double C = (double)config->channels,
            estimate = 12 * (double)config->layers * C * C + (double)config->vocab_size * C;
     *m = (Model){.config = *config, .part = *part, .kernels = kernels};
@@ -389,7 +391,7 @@ static bool model_create(Model *m, Memory *memory, const ModelConfig *config, co
     const Part all = part_of(config, 1, 0, 1, 0);
     m->all_parameters = tensor_views(config, &all, NULL, "", NULL, &m->tensor_count);
     m->parameter_count = tensor_views(config, part, NULL, "", NULL, &m->tensor_count);
-    m->parameters = memory_floats(memory, "parameters", m->parameter_count);
+    m->parameters = shared ? shared : memory_floats(memory, "parameters", m->parameter_count);
     if (!m->parameters || !weights_over(config, part, m->parameters, &m->weights)) {
         return fail(e, "no memory for %zu parameters (%.2f GiB): choose a smaller model", m->parameter_count,
                     (double)m->parameter_count * sizeof(float) / 0x1p30);
@@ -701,6 +703,8 @@ typedef struct {
     Weights dweights; // pointers into gradients
     float *gradients; // (parameter_count), laid out like the parameters
     float *own;       // with ZeRO (owned): the sums that this replica updates with; else gradients
+    Neighbours neighbours;
+    SharedArray shared_gradients, shared_parameters; // with neighbours: where gradients, and with ZeRO parameters, are
     Buckets buckets;
     bool overlap; // buckets leave while backward runs
     // --reproducible: blocks of micro-batches are the leaves of one binary tree over all replicas. A binary counter:
@@ -737,7 +741,7 @@ static void tree_add(GradientFlow *flow, size_t n, bool last) {
 static void owned_from_all(GradientFlow *flow) {
     for (size_t b = 0; flow->buckets.zero && b < flow->buckets.count; b++) {
         const Bucket *bucket = &flow->buckets.items[b];
-        memcpy(flow->own + bucket->state, flow->gradients + bucket->own_begin,
+        memcpy(flow->own + bucket->own, flow->gradients + bucket->own_begin,
                (bucket->own_end - bucket->own_begin) * sizeof *flow->own);
     }
 }
@@ -745,7 +749,7 @@ static void owned_from_all(GradientFlow *flow) {
 // The gradients from `from` on are complete.
 static void gradients_complete(GradientFlow *flow, World *world, const float *from) {
     if (flow->overlap && flow->block == 0) {
-        buckets_sum_from(world, &flow->buckets, flow->gradients, flow->own, (size_t)(from - flow->gradients));
+        buckets_sum_from(world, &flow->buckets, (size_t)(from - flow->gradients));
     }
 }
 
@@ -898,7 +902,7 @@ static LossSum forward_backward(const Model *m, World *world, Workspace *s, Grad
         tied_sum(world, flow->dweights.wte, embedding);
     }
     if (flow->block == 0) {
-        buckets_sum_from(world, &flow->buckets, flow->gradients, flow->own, 0);
+        buckets_sum_from(world, &flow->buckets, 0);
         buckets_wait(world, &flow->buckets);
         return loss;
     }
@@ -954,7 +958,7 @@ static bool owned_range(const Bucket *bucket, size_t at, size_t elements, OwnedR
     if (begin >= end) {
         return false;
     }
-    *range = (OwnedRange){begin - at, end - at, bucket->state + begin - bucket->own_begin};
+    *range = (OwnedRange){begin - at, end - at, bucket->own + begin - bucket->own_begin};
     return true;
 }
 
@@ -995,6 +999,7 @@ typedef struct {
     uint64_t step, samples; // steps done, samples read by all ranks so far
     size_t threads;         // of a planned rank; 0: those that are there
     size_t base_memory;     // bytes of the process before the arrays
+    size_t base_shared;     // of these, shared with other processes
     double planned_seconds; // of a step; 0: there is no --machine to plan with
     double step_seconds;    // of all steps since the start but the first one
     uint64_t steps_timed;
@@ -1108,7 +1113,7 @@ static bool train_step(Trainer *t, StepResult *s) {
     if (!s->skipped) {
         double grad_scale = o->clip > 0 && s->grad_norm > o->clip ? o->clip / s->grad_norm : 1;
         update(&t->model, t->views, &t->flow, t->exp_avg, t->exp_avg_sq, o, s->lr, grad_scale, t->step + 1);
-        buckets_gather(w, &t->flow.buckets, t->model.parameters);
+        buckets_gather(w, &t->flow.buckets);
         if (!o->overlap) {
             parameters_await(&t->model, w, t->model.parameters + t->model.parameter_count);
         }
@@ -2130,15 +2135,28 @@ static Keep keep_of_stage(const Options *o, const World *w) {
     return recompute ? KEEP_STREAM : KEEP_ALL;
 }
 
+// The memory that neighbours share: gradients, and with ZeRO parameters (n floats each). Without neighbours none.
+static bool flow_share(GradientFlow *flow, Memory *memory, const World *world, size_t n, bool zero, bool share,
+                       Error *e) {
+    size_t bytes = n * sizeof(float);
+    neighbours_find(&flow->neighbours, world, share);
+    return flow->neighbours.peers == 1 ||
+           (shared_array_create(&flow->shared_gradients, &flow->neighbours, bytes, e) &&
+            (memory_note(memory, "gradients", bytes, NULL) || fail(e, "no memory for the list of arrays")) &&
+            (!zero ||
+             (shared_array_create(&flow->shared_parameters, &flow->neighbours, bytes, e) &&
+              (memory_note(memory, "parameters", bytes, NULL) || fail(e, "no memory for the list of arrays")))));
+}
+
 // Gradients, and the buckets in which they leave: one a layer, or several small layers together.
 // `block`, `blocks`: micro-batches in a leaf of the sum, and such leaves of this replica; 0: not reproducible.
-static bool flow_create(GradientFlow *flow, Memory *memory, Model *m, const World *world, bool zero, bool overlap,
-                        size_t block, size_t blocks, Error *e) {
+static bool flow_create(GradientFlow *flow, Memory *memory, Model *m, bool zero, bool overlap, size_t block,
+                        size_t blocks, Error *e) {
     size_t cuts[1 + m->part.layers];
-    zero = zero && world->grid.dp > 1;
     flow->overlap = overlap;
     flow->block = block;
-    flow->gradients = memory_floats(memory, "gradients", m->parameter_count);
+    flow->gradients = flow->shared_gradients.mine ? flow->shared_gradients.mine
+                                                  : memory_floats(memory, "gradients", m->parameter_count);
     if (!flow->gradients || !weights_over(&m->config, &m->part, flow->gradients, &flow->dweights)) {
         return fail(e, "no memory for the gradients of %zu parameters: choose a smaller model", m->parameter_count);
     }
@@ -2147,19 +2165,34 @@ static bool flow_create(GradientFlow *flow, Memory *memory, Model *m, const Worl
         cuts[1 + l] = (size_t)(m->weights.layers[l].ln1_w - m->parameters);
     }
     bool embedding = cuts[1] > 0; // not on the middle stages
-    if (!buckets_create(&flow->buckets, world, cuts + !embedding, m->part.layers + embedding, m->parameter_count, zero,
+    Buckets *b = &flow->buckets;
+    if (!buckets_create(b, &flow->neighbours, cuts + !embedding, m->part.layers + embedding, m->parameter_count, zero,
                         e)) {
         return false;
     }
-    for (size_t level = 0; flow->block > 0 && (level == 0 || (size_t)1 << level < blocks); level++) {
+    for (size_t level = 0; block > 0 && (level == 0 || (size_t)1 << level < blocks); level++) {
         flow->tree[level] = memory_floats(memory, "tree of gradients", m->parameter_count);
         if (!flow->tree[level]) {
             return fail(e, "no memory for level %zu of the sum of gradients: leave out --reproducible", level);
         }
     }
-    m->arriving = zero ? &flow->buckets : NULL;
-    flow->own = zero ? memory_floats(memory, "gradients, own pieces", flow->buckets.owned) : flow->gradients;
-    return flow->own || fail(e, "no memory for the gradients of %zu parameters", flow->buckets.owned);
+    m->arriving = zero ? b : NULL;
+    flow->own = zero ? memory_floats(memory, "gradients, own pieces", b->owned) : flow->gradients;
+    b->gradients = flow->gradients;
+    b->gradients_of = flow->shared_gradients.of;
+    b->sums = flow->own;
+    b->parameters = m->parameters;
+    b->parameters_of = flow->shared_parameters.of;
+    return flow->own || fail(e, "no memory for the gradients of %zu parameters", b->owned);
+}
+
+// Collective over the replicas.
+static void flow_free(GradientFlow *flow) {
+    free(flow->dweights.layers);
+    buckets_free(&flow->buckets);
+    shared_array_free(&flow->shared_gradients);
+    shared_array_free(&flow->shared_parameters);
+    neighbours_free(&flow->neighbours);
 }
 
 // The leaves of --reproducible: the micro-batches of a step are cut into as many equal blocks as the largest power of
@@ -2231,9 +2264,15 @@ static size_t messages_floats(const Trainer *t) {
     const Part *p = &t->model.part;
     const Grid *g = &t->world->grid;
     size_t C = t->model.config.channels, n = sum_copies((size_t)g->slice, (size_t)g->tp, t->B * t->T * C);
-    if (t->flow.block == 0 && g->dp > 1) {
-        n += t->flow.buckets.zero ? t->flow.buckets.owned
-                                  : sum_copies((size_t)g->replica, (size_t)g->dp, t->model.parameter_count);
+    const Neighbours *neighbours = &t->flow.neighbours;
+    if (t->flow.block == 0 && neighbours->hosts > 1 && t->flow.buckets.zero) {
+        n += t->flow.buckets.owned;
+    } else if (t->flow.block == 0 && neighbours->hosts > 1) {
+        for (size_t b = 0; b < t->flow.buckets.count; b++) {
+            const Bucket *bucket = &t->flow.buckets.items[b];
+            n += sum_copies((size_t)neighbours->host, (size_t)neighbours->hosts,
+                            bucket->slice_end - bucket->slice_begin);
+        }
     }
     return n + (p->first_stage != p->last_stage ? sum_copies(0, 2, p->words.count * C) : 0);
 }
@@ -2256,7 +2295,10 @@ static bool note_other_memory(Trainer *t, Error *e) {
 static bool training_allocate(Trainer *t, const ModelConfig *config, const Kernels *kernels, Error *e) {
     size_t local = samples_of_replica(t), count;
     Part part = part_of_rank(config, t->world);
-    if (!model_create(&t->model, &t->memory, config, &part, kernels, e) ||
+    bool zero = t->options->zero && t->world->grid.dp > 1;
+    size_t parameters = tensor_views(config, &part, NULL, "", NULL, &count);
+    if (!flow_share(&t->flow, &t->memory, t->world, parameters, zero, t->options->share_memory, e) ||
+        !model_create(&t->model, &t->memory, config, &part, kernels, t->flow.shared_parameters.mine, e) ||
         !workspace_create(&t->workspace, &t->memory, config, &part, sets_needed(t->world, local / t->B), t->B, t->T,
                           keep_of_stage(t->options, t->world), e)) {
         return false;
@@ -2271,8 +2313,7 @@ static bool training_allocate(Trainer *t, const ModelConfig *config, const Kerne
     tensor_views(config, &part, t->model.parameters, "", t->views, &count);
     size_t block = 0, blocks = 0;
     return leaves_of_replica(t, &block, &blocks, e) &&
-           flow_create(&t->flow, &t->memory, &t->model, t->world, t->options->zero, t->options->overlap, block, blocks,
-                       e) &&
+           flow_create(&t->flow, &t->memory, &t->model, zero, t->options->overlap, block, blocks, e) &&
            optimizer_create(t, e) && note_other_memory(t, e);
 }
 
@@ -2284,8 +2325,8 @@ static void training_free(Trainer *t) {
     mixture_close(&t->val);
     model_free(&t->model);
     workspace_free(&t->workspace);
-    free(t->flow.dweights.layers);
-    buckets_free(&t->flow.buckets);
+    t->world->flowing = NULL;
+    flow_free(&t->flow);
     free(t->views);
     memory_free(&t->memory);
 }
@@ -2324,26 +2365,40 @@ static Traffic traffic_of(double calls, double bytes, double sent, double second
     return (Traffic){calls, calls * bytes, calls * sent, calls * seconds};
 }
 
-// Sums of gradients and gathering of weights among the replicas.
+// Sums of gradients and gathering of weights among the replicas: inside a node by loads and stores, a slice each, then
+// the slices between nodes.
 static void plan_replicas(const Plan *p, const Trainer *t, const Machine *m, StageLoad *l) {
     const Buckets *b = &t->flow.buckets;
+    const Neighbours *near = &t->flow.neighbours;
     size_t stride = p->tp * p->pp, n = t->model.parameter_count;
-    Link link = link_of(m, p->per_node, p->dp, stride, m->links.value);
-    double bytes = (double)n * sizeof(float), count = (double)b->count, each = bytes / count;
+    size_t peers = (size_t)near->peers, hosts = (size_t)near->hosts;
+    double bytes = (double)n * sizeof(float), count = (double)b->count;
     if (p->dp == 1) {
         return;
     }
+    Link inside = {m->node_latency.value, m->node_bandwidth.value};
+    Link across = link_of(m, p->per_node, hosts, peers > 1 ? p->per_node : stride, m->links.value);
     if (t->flow.block > 0) { // halves of a tree, one after another
         double rounds = ceil(log2((double)p->dp)), pieces = (double)((n + MESSAGE_ELEMENTS - 1) / MESSAGE_ELEMENTS);
         l->traffic[DP_SUM] = traffic_of(rounds * pieces, bytes / pieces, bytes / pieces,
                                         message_seconds(link_of(m, p->per_node, p->dp, stride, 1), bytes / pieces));
-    } else if (!b->zero) {
-        l->traffic[DP_SUM] = traffic_of(count, each, 2 * gather_sent(p->dp, each), sum_seconds(link, p->dp, each));
     } else {
-        l->traffic[DP_SCATTER] = traffic_of(count, each, gather_sent(p->dp, each), gather_seconds(link, p->dp, each));
+        double slice = bytes / count / (double)peers, gather = gather_seconds(across, hosts, slice);
+        double sent = gather_sent(hosts, slice), ways = b->zero ? 1 : 2;
+        double near_sent = gather_sent(peers, bytes / count),
+               near_seconds = gather_seconds(inside, peers, bytes / count);
+        if (peers > 1) {
+            l->traffic[DP_SHARED] = traffic_of(count, bytes / count, ways * near_sent, ways * near_seconds);
+        }
+        if (hosts > 1) {
+            l->traffic[b->zero ? DP_SCATTER : DP_SUM] = traffic_of(count, slice, ways * sent, ways * gather);
+        }
     }
     if (b->zero) {
-        l->traffic[DP_GATHER] = traffic_of(count, each, gather_sent(p->dp, each), gather_seconds(link, p->dp, each));
+        double slice = bytes / count / (double)peers;
+        l->traffic[DP_GATHER] =
+            traffic_of(count, slice, gather_sent(hosts, slice) + gather_sent(peers, bytes / count),
+                       gather_seconds(across, hosts, slice) + gather_seconds(inside, peers, bytes / count));
     }
 }
 
@@ -2400,7 +2455,11 @@ static void plan_compute(const Plan *p, const Trainer *t, const Machine *m, Stag
 // copies most for. Arrays that only rank 0 has are counted with the first stage.
 static bool plan_stage(Plan *p, size_t stage, const Machine *m, Error *e) {
     StagePlan *s = &p->stages[stage];
-    World world = {.rank = stage > 0, .size = (int)(p->tp * p->pp * p->dp), .grid = grid_alone()};
+    World world = {.rank = stage > 0,
+                   .size = (int)(p->tp * p->pp * p->dp),
+                   .node_size = (int)p->per_node,
+                   .node = MPI_COMM_NULL,
+                   .grid = grid_alone()};
     Grid *g = &world.grid;
     g->tp = (int)p->tp, g->pp = (int)p->pp, g->dp = (int)p->dp;
     g->slice = g->tp - 1, g->stage = (int)stage, g->replica = (p->dp & (p->dp - 1)) != 0;
@@ -2471,12 +2530,23 @@ static bool plan_run(Trainer *t, const ModelConfig *config) {
     return world_check(w, ok, &e);
 }
 
+// The most memory that this process has had. What it saw of the neighbours' arrays counts as theirs, its own in full.
+static double measured_peak(const Trainer *t) {
+    const GradientFlow *flow = &t->flow;
+    size_t peak = process_memory("VmHWM"), shared = process_memory("RssShmem");
+    if (flow->neighbours.peers == 1) {
+        return (double)peak;
+    }
+    size_t own = flow->shared_gradients.bytes + flow->shared_parameters.bytes;
+    return (double)(peak + own) - (double)(shared - t->base_shared);
+}
+
 // Collective, at the end: the plan against what was. Memory: of the rank that took most, and the largest difference on
 // any rank.
 static bool log_plan(Trainer *t) {
     Error e = {0};
     World *w = t->world;
-    double planned = (double)(t->base_memory + memory_total(&t->memory)), peak = (double)process_memory("VmHWM");
+    double planned = (double)(t->base_memory + memory_total(&t->memory)), peak = measured_peak(t);
     struct {
         double value;
         int rank;
@@ -2554,6 +2624,7 @@ static int command_train(World *w, const Options *o) {
     bool verify = w->rank == 0 && o->verify_data;
     ok = ok && world_check(w, !verify || (mixture_verify(&t.data, &e) && mixture_verify(&t.val, &e)), &e);
     t.base_memory = process_memory("VmRSS");
+    t.base_shared = process_memory("RssShmem");
     ok = ok && world_check(w, training_allocate(&t, &config, choose_kernels(o->kernels), &e), &e);
     ok = ok && plan_run(&t, &config);
     if (ok) {
@@ -2596,7 +2667,7 @@ static bool load_model(World *w, const char *directory, const char *kernels, Mod
     ModelConfig config;
     bool ok = load_config_of(directory, &config, &e) && check_grid(&config, w, &e);
     Part part = ok ? part_of_rank(&config, w) : (Part){0};
-    ok = ok && model_create(m, memory, &config, &part, choose_kernels(kernels), &e);
+    ok = ok && model_create(m, memory, &config, &part, choose_kernels(kernels), NULL, &e);
     if (!world_check(w, ok, &e)) {
         return false;
     }
@@ -3749,21 +3820,30 @@ static bool log_number(const Json *object, const char *key, size_t *value, const
 static bool plan_from_log(Plan *p, const Json *run, const Options *o, const char *path, Error *e) {
     const Json *options = json_get(run, "options");
     ModelConfig *c = &p->config;
-    size_t ranks, zero, stages, overlap;
+    size_t ranks, zero, stages, overlap, share;
     *p = (Plan){.options = *o};
     const struct {
         const Json *in;
         const char *key;
         size_t *value;
-    } counts[] = {{run, "layers", &c->layers},   {run, "channels", &c->channels},
-                  {run, "heads", &c->heads},     {run, "vocab_size", &c->vocab_size},
-                  {run, "seq_len", &p->T},       {run, "global_batch", &p->global_batch},
-                  {run, "ranks", &ranks},        {run, "ranks_per_node", &p->per_node},
-                  {run, "threads", &p->threads}, {run, "positions", &c->seq_len},
-                  {run, "tp", &p->tp},           {run, "pp", &p->pp},
-                  {run, "dp", &p->dp},           {options, "micro_batch", &p->B},
-                  {options, "zero", &zero},      {options, "recompute_stages", &stages},
-                  {options, "overlap", &overlap}};
+    } counts[] = {{run, "layers", &c->layers},
+                  {run, "channels", &c->channels},
+                  {run, "heads", &c->heads},
+                  {run, "vocab_size", &c->vocab_size},
+                  {run, "seq_len", &p->T},
+                  {run, "global_batch", &p->global_batch},
+                  {run, "ranks", &ranks},
+                  {run, "ranks_per_node", &p->per_node},
+                  {run, "threads", &p->threads},
+                  {run, "positions", &c->seq_len},
+                  {run, "tp", &p->tp},
+                  {run, "pp", &p->pp},
+                  {run, "dp", &p->dp},
+                  {options, "micro_batch", &p->B},
+                  {options, "zero", &zero},
+                  {options, "recompute_stages", &stages},
+                  {options, "overlap", &overlap},
+                  {options, "share_memory", &share}};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
         if (!log_number(counts[i].in, counts[i].key, counts[i].value, path, e)) {
             return false;
@@ -3780,6 +3860,7 @@ static bool plan_from_log(Plan *p, const Json *run, const Options *o, const char
     p->options.recompute = recompute && !strcmp(recompute, "layer") ? "layer" : "none";
     p->options.reproducible = reproducible && reproducible->kind == JSON_BOOL && reproducible->boolean;
     p->options.zero = zero, p->options.recompute_stages = stages, p->options.overlap = overlap;
+    p->options.share_memory = share;
     p->options.micro_batch = p->B, p->options.global_batch = p->global_batch;
     return plan_check(p, e);
 }

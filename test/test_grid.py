@@ -1,0 +1,147 @@
+"""The grid: tensor, pipeline and data parallel ranks, ZeRO-1 and recomputation compute what one rank computes, and
+checkpoints do not depend on the grid that wrote them.
+
+Tolerances: ranks add float sums in another order, which moves a loss by some 1e-8; eps is 1e-6, since AdamW turns the
+rounding errors of a gradient that is zero in theory (the bias of k) into steps of the size of the learning rate.
+"""
+import numpy as np
+import pytest
+
+import support
+from support import arguments, checkpoint, fails, read_log, run, state_bytes, weights
+
+MODEL = dict(layers=4, heads=4, channels=32, seq_len=16, micro_batch=1, global_batch=8, lr=1e-3, min_lr=1e-4, steps=30,
+             warmup_steps=3, seed=3, eps=1e-6, eval_every=15, eval_batches=2, save_every=15, keep=0)
+GRIDS = [(tp, pp, dp) for tp in (1, 2, 4) for pp in (1, 2, 4) for dp in (1, 2, 4, 8) if 1 < tp * pp * dp <= 8]
+
+
+@pytest.fixture(scope="module")
+def train(pair):
+    """train(out, tp, pp, dp, **options) runs on tp * pp * dp ranks."""
+    def make(out, tp=1, pp=1, dp=1, **options):
+        args = {**MODEL, "data": pair, "val_data": pair, "vocab_size": 97, "out": out, "tp": tp, "pp": pp, **options}
+        flags = [f"--{flag}" for flag in args.pop("flags", [])]
+        return run([*arguments("train", **args), *flags], ranks=tp * pp * dp, timeout=300)
+    return make
+
+
+@pytest.fixture(scope="module")
+def alone(train, tmp_path_factory):
+    out = tmp_path_factory.mktemp("alone") / "run"
+    train(out)
+    return out
+
+
+def assert_same_training(one, other, step=MODEL["steps"]):
+    a, b = read_log(one), read_log(other)
+    for column in "loss", "grad_norm":
+        assert np.allclose(a.column(column)[-len(b.steps):], b.column(column), rtol=1e-5, atol=0)
+    assert np.allclose([line["val_loss"] for line in a.evals], [line["val_loss"] for line in b.evals], rtol=1e-5)
+    assert [line["batch_sha256"] for line in a.steps] == [line["batch_sha256"] for line in b.steps]
+    mine, theirs = weights(checkpoint(one, step)), weights(checkpoint(other, step))
+    assert mine.keys() == theirs.keys()
+    for name in mine:
+        assert np.allclose(mine[name], theirs[name], rtol=0, atol=1e-5), name
+
+
+@pytest.mark.parametrize("recompute", ["none", "layer"])
+@pytest.mark.parametrize("zero", [0, 1])
+@pytest.mark.parametrize("tp,pp,dp", GRIDS)
+def test_grid_trains_as_one_rank(train, alone, tmp_path, tp, pp, dp, zero, recompute):
+    if zero and dp == 1:
+        pytest.skip("ZeRO shares among replicas")
+    train(tmp_path / "run", tp, pp, dp, zero=zero, recompute=recompute)
+    assert_same_training(alone, tmp_path / "run")
+
+
+def test_recompute_gives_the_same_bits(train, alone, tmp_path):
+    train(tmp_path / "run", recompute="layer")
+    assert state_bytes(checkpoint(tmp_path / "run", 30)) == state_bytes(checkpoint(alone, 30))
+
+
+def test_recompute_on_first_stages(train, alone, tmp_path):
+    train(tmp_path / "run", pp=4, recompute="layer", recompute_stages=2)
+    assert_same_training(alone, tmp_path / "run")
+
+
+def test_overlap_changes_no_bits(train, tmp_path):
+    for overlap in 0, 1:
+        train(tmp_path / str(overlap), dp=2, overlap=overlap, zero=1)
+    assert (state_bytes(checkpoint(tmp_path / "0", 30)) == state_bytes(checkpoint(tmp_path / "1", 30)))
+
+
+@pytest.fixture(scope="module")
+def reproducible(train, tmp_path_factory):
+    out = tmp_path_factory.mktemp("reproducible") / "run"
+    train(out, flags=["reproducible"])
+    return out
+
+
+@pytest.mark.parametrize("dp,zero", [(2, 0), (4, 0), (8, 0), (4, 1)])
+def test_reproducible(train, reproducible, tmp_path, dp, zero):
+    """1, 2, 4, 8 replicas with 8, 4, 2, 1 micro-batches each: the same bits, evals and norms too."""
+    train(tmp_path / "run", dp=dp, zero=zero, flags=["reproducible"])
+    assert state_bytes(checkpoint(tmp_path / "run", 30)) == state_bytes(checkpoint(reproducible, 30))
+    for key in "loss", "grad_norm":
+        assert read_log(tmp_path / "run").column(key) == read_log(reproducible).column(key)
+    assert read_log(tmp_path / "run").evals == read_log(reproducible).evals
+
+
+def test_reproducible_with_odd_batches(train, tmp_path):
+    """12 micro-batches: leaves of 3."""
+    for dp in 1, 2, 4:
+        train(tmp_path / str(dp), dp=dp, global_batch=12, flags=["reproducible"])
+        assert state_bytes(checkpoint(tmp_path / str(dp), 30)) == state_bytes(checkpoint(tmp_path / "1", 30))
+
+
+@pytest.mark.parametrize("tp,pp,dp,zero", [(1, 1, 4, 1), (4, 1, 1, 0)])
+def test_checkpoint_of_another_grid(train, alone, tmp_path, tp, pp, dp, zero):
+    """Saved by 2 x 2 x 2 with ZeRO, taken up by another grid."""
+    out = tmp_path / "run"
+    train(out, 2, 2, 2, zero=1, steps=15, schedule="constant", lr=1e-3, warmup_steps=3)
+    train(out, tp, pp, dp, zero=zero, schedule="constant")
+    train(tmp_path / "whole", schedule="constant")
+    assert_same_training(tmp_path / "whole", out)
+
+
+def test_36_heads_over_6_slices(train, tmp_path):
+    options = dict(heads=36, channels=72, layers=2, global_batch=2, steps=4, eval_every=4, save_every=4)
+    train(tmp_path / "one", **options)
+    train(tmp_path / "run", tp=6, pp=2, **options)
+    assert_same_training(tmp_path / "one", tmp_path / "run", step=4)
+
+
+def test_layers_that_do_not_divide(train, tmp_path):
+    options = dict(layers=5, steps=6, save_every=6, eval_every=6)
+    train(tmp_path / "one", **options)
+    train(tmp_path / "run", pp=3, dp=2, **options)
+    assert_same_training(tmp_path / "one", tmp_path / "run", step=6)
+
+
+def test_one_micro_batch_on_four_stages(train, tmp_path):
+    options = dict(global_batch=1, steps=6, save_every=6, eval_every=6)
+    train(tmp_path / "one", **options)
+    train(tmp_path / "run", pp=4, **options)
+    assert_same_training(tmp_path / "one", tmp_path / "run", step=6)
+
+
+def test_eval_and_generate_on_a_grid(prepared, tmp_path):
+    args = {**MODEL, "data": prepared, "out": tmp_path / "run", "steps": 4, "save_every": 4, "eval_every": 0}
+    run(arguments("train", **args))
+    model = checkpoint(tmp_path / "run", 4)
+    for command in (arguments("eval", checkpoint=model, data=prepared),
+                    arguments("generate", checkpoint=model, prompt="Debian", tokens=20, temperature=0)):
+        one = run(command).out
+        for tp, pp, ranks in (2, 2, 4), (4, 1, 4), (1, 2, 4):
+            assert run([*command, "--tp", tp, "--pp", pp], ranks=ranks).out == one
+
+
+@pytest.mark.parametrize("options,ranks,mention", [
+    (dict(tp=3), 3, "4 heads"), (dict(pp=5), 5, "4 layers"), (dict(tp=2), 3, "multiple of 2"),
+    (dict(global_batch=3), 2, "global-batch"), (dict(flags=["reproducible"], global_batch=6), 3, "reproducible"),
+    (dict(zero=2), 1, "--zero 2")])
+def test_impossible_grids(pair, tmp_path, options, ranks, mention):
+    flags = [f"--{flag}" for flag in options.pop("flags", [])]
+    args = {**MODEL, "data": pair, "vocab_size": 97, "out": tmp_path / "run", **options}
+    status = 1 if "heads" in mention or "layers" in mention or "reproducible" in mention else 2
+    fails([*arguments("train", **args), *flags], status, mention, ranks=ranks)
