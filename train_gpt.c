@@ -1003,6 +1003,7 @@ typedef struct {
     double planned_seconds; // of a step; 0: there is no --machine to plan with
     double step_seconds;    // of all steps since the start but the first one
     uint64_t steps_timed;
+    bool stepped;      // at least once since the start
     double peak_flops; // of all ranks, measured at the start
     FILE *log;         // rank 0
 } Trainer;
@@ -1350,8 +1351,9 @@ static bool log_eval(Trainer *t, double val_loss, const double *losses, Error *e
     return log_line(t, &json, e);
 }
 
-// True if a line of the log belongs to the part of the run up to `step`: whole, and of no later step.
-static bool log_line_kept(const char *line, size_t length, uint64_t step) {
+// True if a line of the log belongs to the part of the run up to `step`: whole, of no later step, and not the end of a
+// run that now goes on.
+static bool log_line_kept(const char *line, size_t length, uint64_t step, bool goes_on) {
     JsonDocument document;
     uint64_t of_step;
     if (!json_parse(&document, line, length, "log.jsonl", &(Error){0})) {
@@ -1359,14 +1361,14 @@ static bool log_line_kept(const char *line, size_t length, uint64_t step) {
     }
     const Json *node = json_get(document.root, "step");
     bool kept = document.root->kind == JSON_OBJECT && (!node || (json_uint(node, &of_step) && of_step <= step)) &&
-                !json_get(document.root, "plan"); // the end of a run that now goes on
+                !(goes_on && json_get(document.root, "plan"));
     json_free(&document);
     return kept;
 }
 
 // Cuts the log back to the checkpoint at t->step: the steps after it are about to be done again. The new file replaces
 // the old one only when it is whole.
-static bool log_cut(const char *path, uint64_t step, Error *e) {
+static bool log_cut(const char *path, uint64_t step, bool goes_on, Error *e) {
     char temporary[PATH_LIMIT], hash[65];
     size_t length;
     OutputFile file;
@@ -1380,7 +1382,7 @@ static bool log_cut(const char *path, uint64_t step, Error *e) {
     }
     bool ok = true;
     for (char *line = text, *end; ok && (end = memchr(line, '\n', length - (size_t)(line - text))); line = end + 1) {
-        if (log_line_kept(line, (size_t)(end - line), step)) {
+        if (log_line_kept(line, (size_t)(end - line), step, goes_on)) {
             ok = output_write(&file, line, (size_t)(end - line) + 1, e);
         }
     }
@@ -1409,7 +1411,7 @@ static bool log_open(Trainer *t, bool resumed, Error *e) {
         !path_format(restarts, e, "%s/restarts.jsonl", t->options->out)) {
         return false;
     }
-    if (resumed ? !log_cut(path, t->step, e) : !log_set_aside(t->options->out, path, e)) {
+    if (resumed ? !log_cut(path, t->step, t->step < t->options->steps, e) : !log_set_aside(t->options->out, path, e)) {
         return false;
     }
     bool exists = resumed && access(path, F_OK) == 0;
@@ -1913,6 +1915,7 @@ static bool train_loop(Trainer *t) {
         if (!train_step(t, &s)) {
             return false;
         }
+        t->stepped = true;
         if (t->step > first + 1) { // the first one also touches what is new
             t->step_seconds += s.seconds;
             t->steps_timed++;
@@ -2546,6 +2549,9 @@ static double measured_peak(const Trainer *t) {
 static bool log_plan(Trainer *t) {
     Error e = {0};
     World *w = t->world;
+    if (!t->stepped) {
+        return true; // a run that was complete: its log has the line already
+    }
     double planned = (double)(t->base_memory + memory_total(&t->memory)), peak = measured_peak(t);
     struct {
         double value;
@@ -3522,6 +3528,10 @@ static void print_memory(const Plan *p, const Machine *m) {
         printf("  %-26s %12.2f MiB and the program and MPI themselves\n", "in all", peak / 0x1p20);
     }
     for (size_t s = 0; s < p->pp && p->pp > 1; s++) {
+        if (p->pp > 16 && s == 8) {
+            printf("  ... (--json has all)\n");
+            s = p->pp - 2;
+        }
         printf("  stage %-4zu %3zu layers %12zu parameters %10.2f MiB\n", s, p->stages[s].part.layers,
                p->stages[s].parameters, (double)memory_total(&p->stages[s].memory) / 0x1p20);
     }
@@ -3995,7 +4005,7 @@ static double measure_overlap(Trainer *t, World *all) {
 
 // Collective: bytes a second of AdamW on arrays that no cache holds, on this rank.
 static double measure_adamw(const Kernels *k) {
-    enum { ELEMENTS = 1 << 22 };
+    enum { ELEMENTS = 1 << 24 };
     float *x = allocate_floats((size_t)4 * ELEMENTS);
     double best = INFINITY;
     for (int run = 0; x && run < MEASURE_RUNS; run++) {
@@ -4135,15 +4145,21 @@ static bool measure_node(World *w, const Plan *p, Machine *m, size_t nodes, Erro
     training_free(&t);
     double share = (L * body + head) / (L * block + classifier) / (peak / (double)w->size);
     set_figure(&m->peak_flops, peak / (double)nodes, "measured: the tile of the matrix product on data in L1");
-    set_figure(&m->efficiency, fmax(fmin(share, 1), 1e-6),
-               "measured: a block and the classifier, forward and backward, at the model's shapes");
-    set_figure(&m->memory_bandwidth, bandwidth / (double)nodes, "measured: AdamW on arrays of 16 MiB");
+    char text[192];
+    snprintf(text, sizeof text,
+             "measured: block and classifier, forward and backward, %zu channels, micro-batch %zu x %zu, tp %zu",
+             p->config.channels, p->B, p->T, p->tp);
+    set_figure(&m->efficiency, fmax(fmin(share, 1), 1e-6), text);
+    set_figure(&m->memory_bandwidth, bandwidth / (double)nodes, "measured: AdamW on arrays of 64 MiB");
     set_figure(&m->base_memory, fmax(base, 0), "measured: the process without its arrays");
     set_figure(&m->overlap, overlap,
                w->size > 1 ? "measured: sums of 8 MiB behind the backward pass of a block"
                            : "not measured: one rank has no messages");
-    printf("block: forward and backward %.3f ms, classifier %.3f ms: %.1f %% of the peak of %.1f GFLOP/s a rank\n",
-           1e3 * block, 1e3 * classifier, 100 * share, 1e-9 * peak / w->size);
+    if (w->rank == 0) {
+        printf("block: forward and backward %.3f ms, classifier %.3f ms: %.1f %% of the peak of %.1f GFLOP/s a rank\n",
+               1e3 * block, 1e3 * classifier, 100 * share, 1e-9 * peak / w->size);
+    }
+
     return true;
 }
 
@@ -4180,8 +4196,10 @@ static bool measure_network(World *w, Machine *m, JsonWriter *json, size_t nodes
     set_figure(&m->bandwidth, fmin(between.bandwidth, 1e18), text);
     set_figure(&m->injection, fmin(between.bandwidth * w->node_size, 1e18), text);
     set_figure(&m->links, 1, "all that the sums reached is in the bandwidth");
-    printf("sums inside a node: %.3g us a step, %.3g GB/s; between nodes: %.3g us, %.3g GB/s\n", 1e6 * inside.latency,
-           1e-9 * inside.bandwidth, 1e6 * between.latency, 1e-9 * between.bandwidth);
+    if (w->rank == 0) {
+        printf("sums inside a node: %.3g us a step, %.3g GB/s; between nodes: %.3g us, %.3g GB/s\n",
+               1e6 * inside.latency, 1e-9 * inside.bandwidth, 1e6 * between.latency, 1e-9 * between.bandwidth);
+    }
     return world_check(w, ok || fail(e, "no memory to measure sums"), e);
 }
 
