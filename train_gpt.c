@@ -3667,6 +3667,7 @@ static void write_plan(JsonWriter *json, const Plan *p, Machine *m) {
     json_put_uint(json, "micro_batch", p->B);
     json_put_uint(json, "micro_batches", p->micro_batches);
     json_put_string(json, "recompute", p->options.recompute);
+    json_put_uint(json, "recompute_stages", p->options.recompute_stages);
     json_put_uint(json, "zero", p->options.zero);
     json_open(json, "stages", '[');
     for (size_t s = 0; s < p->pp; s++) {
@@ -3748,16 +3749,23 @@ static bool search_try(Search *s, Plan *p, const Machine *m, Error *e) {
     return ok;
 }
 
-// All ways to compute with the grid of p.
+// All ways to compute with the grid of p: recompute nowhere, on the first half of the stages, which hold most
+// micro-batches, or everywhere; zero off and on.
 static bool search_grid(Search *s, Plan *p, const Machine *m, Error *e) {
-    static const char *const recomputes[] = {"none", "layer"};
+    const struct {
+        const char *recompute;
+        size_t stages;
+    } ways[] = {{"none", 0}, {"layer", p->pp / 2}, {"layer", 0}};
     bool ok = true;
     for (p->B = 1; ok && p->B <= 64 && p->B * p->dp <= p->global_batch; p->B *= 2) {
         p->options.micro_batch = p->B;
-        for (size_t way = 0; ok && plan_check(p, e) && way < 2u * (p->dp > 1 ? 2 : 1); way++) {
-            p->options.recompute = recomputes[way % 2];
-            p->options.zero = way / 2;
-            ok = search_try(s, p, m, e);
+        for (size_t way = 0; ok && p->global_batch % (p->B * p->dp) == 0 && way < 3; way++) {
+            p->options.recompute = ways[way].recompute;
+            p->options.recompute_stages = ways[way].stages;
+            for (p->options.zero = 0; ok && (p->pp > 1 || way != 1) && p->options.zero < 1 + (p->dp > 1);
+                 p->options.zero++) {
+                ok = search_try(s, p, m, e);
+            }
         }
     }
     return ok;
@@ -3768,8 +3776,8 @@ static bool search_all(Search *s, Plan *p, const Machine *m, Error *e) {
     for (p->tp = 1; p->tp <= p->config.heads && p->tp <= ranks; p->tp++) {
         for (p->pp = 1; p->pp <= p->config.layers && p->tp * p->pp <= ranks; p->pp++) {
             p->dp = ranks / p->tp / p->pp;
-            bool possible = ranks % (p->tp * p->pp) == 0 && p->config.heads % p->tp == 0 &&
-                            p->global_batch % p->dp == 0 && p->config.vocab_size >= p->tp;
+            p->B = 1;
+            bool possible = ranks % (p->tp * p->pp) == 0 && p->global_batch % p->dp == 0 && plan_check(p, &(Error){0});
             if (possible && !search_grid(s, p, m, e)) {
                 return false;
             }
@@ -3796,7 +3804,7 @@ static bool plan_search(Plan *p, Machine *m, Error *e) {
     if (!p->options.json) {
         printf("%zu combinations, %zu fit into %.2f GiB a rank; the fastest, times modelled on %s:\n", s.tried,
                s.fitting, memory_of_rank(p, m) / 0x1p30, m->name);
-        printf("  tp  pp    dp  micro-batch  recompute  zero     step s   bubble %%    GiB    tokens/s   MFU %%\n");
+        printf("  tp  pp    dp  micro-batch     recompute  zero     step s   bubble %%    GiB    tokens/s   MFU %%\n");
     }
     for (size_t i = 0; i < s.count; i++) {
         Plan *b = &s.best[i];
@@ -3805,8 +3813,12 @@ static bool plan_search(Plan *p, Machine *m, Error *e) {
             return false;
         }
         if (!p->options.json) {
-            printf("%4zu%4zu%6zu%13zu  %9s%6d%11.4f%11.2f%7.2f%12.0f%8.2f\n", b->tp, b->pp, b->dp, b->B,
-                   b->options.recompute, (int)b->options.zero, b->time.seconds, 100 * b->time.bubble / b->time.seconds,
+            char recompute[32];
+            uint64_t stages = b->options.recompute_stages;
+            snprintf(recompute, sizeof recompute, stages ? "%s, 0-%llu" : "%s", b->options.recompute,
+                     (unsigned long long)stages - 1);
+            printf("%4zu%4zu%6zu%13zu  %12s%6d%11.4f%11.2f%7.2f%12.0f%8.2f\n", b->tp, b->pp, b->dp, b->B, recompute,
+                   (int)b->options.zero, b->time.seconds, 100 * b->time.bubble / b->time.seconds,
                    plan_peak(b, m->base_memory.value) / 0x1p30, tokens_per_second(b), 100 * plan_mfu(b, m));
         }
         plan_free(b);
