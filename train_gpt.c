@@ -4310,7 +4310,7 @@ static const struct {
     {"kernels", "compares the fast kernels with the reference, times them, certifies a machine",
      "train_gpt kernels --check", KERNELS, command_kernels},
     {"plan", "memory, messages and time of a run before it is submitted; measures a machine for that",
-     "train_gpt plan --model 13b --nodes 288 --machine fugaku --tp 4 --pp 8 --global-batch 1152", PLAN | TRAIN,
+     "train_gpt plan --search --model 13b --nodes 288 --machine fugaku --global-batch 1152", PLAN | TRAIN,
      command_plan},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };

@@ -69,10 +69,10 @@ def test_fugaku_tables(tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Memory: what `plan` says before, on a machine that `plan --measure` measured, against the peak of runs. 21 million
-# parameters: the program and MPI themselves are 5 to 15 % of a rank.
+# Memory: what `plan` says before, on a machine that `plan --measure` measured, against the peak of runs. 15 million
+# parameters: the program and MPI themselves are 5 to 20 % of a rank.
 
-SHAPE = dict(layers=6, heads=8, channels=512, seq_len=128, micro_batch=2, vocab_size=4096)
+SHAPE = dict(layers=4, heads=8, channels=512, seq_len=128, micro_batch=2, vocab_size=4096)
 RUNS = {
     "one rank": (1, dict(global_batch=4)),
     "replicas": (4, dict()),
@@ -80,8 +80,7 @@ RUNS = {
     "tp": (4, dict(tp=4)),
     "pp": (4, dict(pp=4, global_batch=8)),
     "tp, pp, recompute": (4, dict(tp=2, pp=2, recompute="layer", global_batch=4)),
-    "dp, pp, zero": (4, dict(pp=2, zero=1, recompute="layer", recompute_stages=1, global_batch=8)),
-    "reproducible": (2, dict(global_batch=16, reproducible=True)),
+    "reproducible": (2, dict(global_batch=8, reproducible=True)),
 }
 
 
@@ -108,7 +107,7 @@ def facts(machine, tmp_path_factory):
         if name not in made:
             ranks, out = RUNS[name][0], tmp_path_factory.mktemp("run") / "run"
             options = {**SHAPE, **options_of(name)}
-            run(arguments("train", **options, data=tokens, out=out, steps=3, eval_every=0, save_every=0,
+            run(arguments("train", **options, data=tokens, out=out, steps=2, eval_every=0, save_every=0,
                           machine=machine), ranks=ranks)
             planned, = plan(out, machine=machine, nodes=1, ranks_per_node=ranks, **options)
             last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
@@ -216,6 +215,7 @@ def test_messages(tiny, counter, tmp_path, grid):
                     **{**shape, "layers": 5, "heads": 4, **options})
     two, three = (counted(tiny, counter, tmp_path, ranks, steps, options) for steps in (2, 3))
     tp, pp = options.get("tp", 1), options.get("pp", 1)
+    assert grid == "shared" or any(stage["messages"] for stage in planned["stages"])
     for rank in range(ranks):
         messages = planned["stages"][rank // tp % pp]["messages"]
         for call, kinds in CALLS.items():
@@ -247,8 +247,8 @@ def test_search(tmp_path):
 
 
 def test_budget_and_sources():
-    text = run(arguments("plan", model="13b", nodes=288, machine="fugaku", tp=4, pp=8, global_batch=1152,
-                         tokens_budget=380e9, recompute="layer")).out
+    text = run(arguments("plan", model="13b", nodes=288, machine="fugaku", tp=9, pp=8, global_batch=1152,
+                         tokens_budget=380e9, micro_batch=1, recompute="layer", recompute_stages=4, zero=1)).out
     assert "days" in text and "MFU" in text and "bubble" in text
     assert "assumed" in text and "IMB on Fugaku" in text and "[counted by the code that allocates it]" in text
     assert "DOES NOT FIT" not in text
