@@ -44,6 +44,10 @@ build/test_kernels.asan: test/test_kernels.c kernels_ref.h
 	@mkdir -p build
 	$(CC) $(WARN) $(SANITIZE) $(NATIVE) $< -o $@ -lm
 
+build/fuzz_readers: test/fuzz_readers.c test/fuzz_mutate.h train_gpt.c $(HEADERS)
+	@mkdir -p build
+	MPICH_CC=$(CLANG) $(MPICC) $(WARN) $(SANITIZE) -fsanitize=fuzzer $< -o $@ -lm
+
 build/bench_gemm: test/bench_gemm.c kernels_sve.h kernels_ref.h sve_shim.h
 	@mkdir -p build
 	$(CC) $(WARN) $(CFLAGS) $(NATIVE) $< -o $@ -ldl -lm
@@ -55,6 +59,6 @@ check:
 	scripts/test.sh
 clean:
 	rm -f train_gpt train_gpt.clang train_gpt.asan train_gpt.a64fx build/test_kernels build/test_kernels.asan \
-		build/bench_gemm
+		build/bench_gemm build/fuzz_readers
 
 .PHONY: clang asan a64fx check clean

@@ -665,6 +665,7 @@ static inline bool dataset_read(const Dataset *d, uint64_t sample, size_t vocab_
     unsigned char raw[8192];
     const size_t bytes = (size_t)d->token_bytes, block = sizeof raw / bytes;
     const uint64_t first = sample * d->seq_len;
+    const int unused = 64 - 8 * d->token_bytes;
     assert(sample < d->samples);
     for (size_t i = 0; i <= d->seq_len; i++) {
         size_t j = i % block;
@@ -673,11 +674,12 @@ static inline bool dataset_read(const Dataset *d, uint64_t sample, size_t vocab_
             return false;
         }
         uint64_t id = load_le(raw + j * bytes, d->token_bytes);
-        if (id >= vocab_size) { // a negative id too, unsigned as it is here
-            int unused = 64 - 8 * d->token_bytes;
-            long long value = d->token_signed ? (int64_t)(id << unused) >> unused : (long long)id;
+        if (d->token_signed) { // a negative id becomes one beyond every vocabulary
+            id = (uint64_t)((int64_t)(id << unused) >> unused);
+        }
+        if (id >= vocab_size) {
             return fail(e, "%s: token %llu has id %lld, outside the vocabulary of %zu", d->path,
-                        (unsigned long long)(first + i), value, vocab_size);
+                        (unsigned long long)(first + i), (long long)id, vocab_size);
         }
         tokens[i] = (int32_t)id;
     }

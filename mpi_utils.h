@@ -645,6 +645,33 @@ static inline void broadcast(void *data, size_t bytes) {
     }
 }
 
+// Any number of bytes to another rank, which calls receive_bytes.
+static inline void send_bytes(int to, const void *data, size_t bytes) {
+    uint64_t size = bytes;
+    MPI_Send(&size, 1, MPI_UINT64_T, to, 0, MPI_COMM_WORLD);
+    for (size_t i = 0; i < bytes; i += MESSAGE_ELEMENTS) {
+        int count = (int)(bytes - i < MESSAGE_ELEMENTS ? bytes - i : MESSAGE_ELEMENTS);
+        MPI_Send((const char *)data + i, count, MPI_BYTE, to, 0, MPI_COMM_WORLD);
+    }
+}
+
+// What the rank sent, in a buffer that the caller frees. Without memory for it the whole run ends.
+static inline void *receive_bytes(int from, size_t *bytes) {
+    uint64_t size;
+    MPI_Recv(&size, 1, MPI_UINT64_T, from, 0, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+    char *data = malloc(size + 1);
+    if (!data) {
+        fprintf(stderr, "train_gpt: no memory for %llu bytes from rank %d\n", (unsigned long long)size, from);
+        MPI_Abort(MPI_COMM_WORLD, EXIT_FAILURE);
+    }
+    for (size_t i = 0; i < size; i += MESSAGE_ELEMENTS) {
+        int count = (int)(size - i < MESSAGE_ELEMENTS ? size - i : MESSAGE_ELEMENTS);
+        MPI_Recv(data + i, count, MPI_BYTE, from, 0, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+    }
+    *bytes = size;
+    return data;
+}
+
 // Rank 0 gets the records of all replicas, of `bytes` each, `count` (< 2^31) from every one, in their order. On entry
 // each replica's own stand at `records`, which on rank 0 has room for all. Slices and stages but the first keep silent:
 // they have the same.

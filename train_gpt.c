@@ -21,7 +21,9 @@
 #include "mpi_utils.h"   // defines: World, world_*, all_reduce_*, broadcast, Placement
 #include "plan.h"        // defines: Memory, memory_*, Machine, machine_*, Traffic, network_*, step_time
 #include "prepare.h"     // defines: prepare_corpus, PrepareOptions, PrepareReport
+#include "report.h"      // defines: EventWriter, events_*, report_page, model_card
 #include "tokenizer.h"   // defines: Tokenizer, TokenBuffer, tokenizer_*
+#include "trace.h"       // defines: TraceRun, TraceData, TraceDocument, TextSearch, trace_*, text_search_*
 
 #ifndef GIT_REVISION
 #define GIT_REVISION "unknown"
@@ -37,20 +39,29 @@ enum { EXIT_USAGE = 2 };
 // Options: every option of every command, once: the struct, its defaults, the parser, the help and the log come from
 // this list. TEXT and WHOLE and REAL_NUMBER say the type; then name, default, bounds, commands, value's name, help.
 
-enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16, PLAN = 32 }; // plan takes train's options too
+enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16, TRACE = 32, REPORT = 64, PLAN = 128 };
 
 // clang-format off
 #define OPTIONS(FLAG, LIST, TEXT, WHOLE, REAL_NUMBER)                                                                                 \
-    LIST(input, PREPARE, "PATH...", "text to read: .txt, .md, .jsonl, each also .gz, or folders of them")                       \
-    LIST(data, TRAIN | EVAL, "PATH[:WEIGHT]...", "folders made by prepare, Megatron .bin/.idx prefixes, llm.c .bin; weights: shares")   \
+    LIST(input, PREPARE, "PATH...", "text to read: .txt, .md, .jsonl, each also .gz or .zst, or folders")                       \
+    LIST(data, TRAIN | EVAL | TRACE, "PATH[:WEIGHT]...", "folders made by prepare, Megatron .bin/.idx prefixes, llm.c .bin; weights: shares")   \
     LIST(val_data, TRAIN | EVAL, "PATH[:WEIGHT]...", "validation data, where --data holds none or instead of it")               \
-    TEXT(out, NULL, PREPARE | TRAIN, "DIR", "where the result goes")                                                            \
+    LIST(run, TRACE | REPORT | PLAN, "DIR...", "folder of a run, --out of train; report: several, drawn together")                                             \
+    TEXT(out, NULL, PREPARE | TRAIN | REPORT, "DIR", "where the result goes; report: a file, default report.html")              \
     TEXT(checkpoint, NULL, EVAL | GENERATE, "DIR", "model: a step-NNNNNN folder of a run, or any GPT-2 from the hub")           \
-    TEXT(tokenizer, NULL, PREPARE, "DIR", "use this tokenizer.json instead of training one")                                    \
+    TEXT(tokenizer, NULL, PREPARE, "DIR", "use this tokenizer.json or .model instead of training one")                                    \
     TEXT(text_key, "text", PREPARE, "KEY", "key of the text in JSON Lines")                                                     \
     WHOLE(vocab_size, 0, 0, 100000000, PREPARE | TRAIN, "V", "prepare: tokens to train; train: for data without a tokenizer")  \
     WHOLE(tokenizer_sample, 64 << 20, 1, UINT64_MAX, PREPARE, "BYTES", "text to train the tokenizer on, at most")               \
     REAL_NUMBER(val_fraction, 0.01, 0, 0.5, PREPARE, "F", "share of the documents kept for validation")                         \
+    TEXT(tokenizer_kind, "bpe", PREPARE, "bpe|unigram", "kind to train: byte-level BPE, or Unigram with byte fallback")         \
+    WHOLE(index, 0, 0, 1, PREPARE, "0|1", "1: an index of the text too, with which trace --text finds spans")                   \
+    WHOLE(min_characters, 0, 0, UINT64_MAX, PREPARE, "N", "leave out documents of fewer characters")                            \
+    WHOLE(max_characters, 0, 0, UINT64_MAX, PREPARE, "N", "leave out documents of more characters; 0: none")                    \
+    REAL_NUMBER(min_japanese, 0, 0, 1, PREPARE, "F", "leave out documents with a smaller share of Japanese characters")         \
+    REAL_NUMBER(max_repeated_lines, 1, 0, 1, PREPARE, "F", "leave out documents with a larger share in repeated lines")         \
+    TEXT(dedup, "off", PREPARE, "off|exact", "exact: leave out documents whose text came before")                               \
+    REAL_NUMBER(near_duplicates, 0, 0, 1, PREPARE, "T", "leave out documents this similar to one before: 0.5 to 1; 0: off")     \
     TEXT(model, NULL, TRAIN, "NAME", "124m 350m 774m 1.3b 1.5b 13b 30b; the next four options override it")                     \
     WHOLE(layers, 0, 0, 10000, TRAIN, "L", "transformer blocks")                                                                \
     WHOLE(heads, 0, 0, 10000, TRAIN, "H", "attention heads; must divide the channels")                                          \
@@ -99,8 +110,13 @@ enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16, PLAN = 32 }
     REAL_NUMBER(tokens_budget, 0, 0, 1e18, PLAN, "N", "how many days this many tokens take")                                    \
     FLAG(search, PLAN, "propose the fastest grids, micro-batches, recompute and zero that fit the memory")                      \
     FLAG(measure, PLAN, "measure the ranks started into the machine file --out, at the model's shapes")                         \
-    TEXT(run, NULL, PLAN, "DIR", "compare the plan with the log of a run")                                                      \
-    FLAG(json, PLAN, "one JSON object instead of text")                                                                         \
+    WHOLE(step, 0, 1, 1000000000, TRACE, "N", "the documents that this step read")                                              \
+    WHOLE(row, UINT64_MAX, 0, 100000000, TRACE, "R", "only this row of the step's global batch, from 0")                        \
+    TEXT(doc, NULL, TRACE, "ID", "steps that read this document: its id, or its number in the data, as 7 or DIR:7")             \
+    TEXT(text, NULL, TRACE, "TEXT", "the longest spans of a text that stand in the data; -: of standard input")                 \
+    WHOLE(min_bytes, 32, 1, 1000000, TRACE, "N", "of a text: spans of at least so many bytes, or all of a shorter text")        \
+    WHOLE(limit, 10, 1, 1000000000, TRACE, "N", "of a text: documents listed for a span")                                       \
+    FLAG(json, TRACE | PLAN, "one JSON object a line")                                                                          \
     FLAG(check, KERNELS, "compare the fast kernels with the reference on many shapes and values")                               \
     FLAG(bench, KERNELS, "time them at the shapes of GPT-2 124M")                                                               \
     FLAG(golden, KERNELS, "train a small model and compare its bits with those of every other machine")                         \
@@ -993,8 +1009,8 @@ typedef struct {
     Mixture data, val;         // val.count is 0 without validation data
     const char *tokenizer;     // folder whose tokenizer goes into checkpoints; "" if there is none
     size_t T, B, global_batch; // tokens in a sequence, sequences in a micro-batch, in a step
-    int32_t *inputs,
-        *targets;           // (global_batch / replicas, T): this replica's part of a step; inputs has room for one more
+    int32_t *inputs;        // (global_batch / replicas, T): this replica's part of a step, and room for one token more
+    int32_t *targets;       // (global_batch / replicas, T)
     unsigned char *digests; // (global_batch / replicas, 32) SHA-256 of its samples; on rank 0 room for all
     uint64_t step, samples; // steps done, samples read by all ranks so far
     size_t threads;         // of a planned rank; 0: those that are there
@@ -1003,9 +1019,10 @@ typedef struct {
     double planned_seconds; // of a step; 0: there is no --machine to plan with
     double step_seconds;    // of all steps since the start but the first one
     uint64_t steps_timed;
-    bool stepped;      // at least once since the start
-    double peak_flops; // of all ranks, measured at the start
-    FILE *log;         // rank 0
+    bool stepped;       // at least once since the start
+    double peak_flops;  // of all ranks, measured at the start
+    FILE *log;          // rank 0
+    EventWriter events; // rank 0: the log for TensorBoard
 } Trainer;
 
 typedef struct {
@@ -1202,6 +1219,7 @@ static bool log_line(Trainer *t, JsonWriter *json, Error *e) {
     json_append(json, "\n", 1);
     bool ok = !json->failed && fwrite(json->data, 1, json->length, t->log) == json->length && fflush(t->log) == 0;
     ok = ok || fail(e, "%s/log.jsonl: cannot be written: %s", t->options->out, strerror(errno));
+    ok = ok && (!t->events.file || events_add(&t->events, json->data, json->length, e));
     free(json->data);
     *json = (JsonWriter){0};
     return ok;
@@ -1429,38 +1447,20 @@ static bool log_open(Trainer *t, bool resumed, Error *e) {
     if (!t->log) {
         return fail(e, "%s: cannot be written: %s", path, strerror(errno));
     }
-    return exists || log_run(t, e);
+    return (exists || log_run(t, e)) && events_open(&t->events, t->options->out, e);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Saving and resuming
 
-// README.md of a checkpoint: what the model is and how it came about.
-static void write_model_card(JsonWriter *w, const Trainer *t) {
-    char text[4 * PATH_LIMIT];
-    const ModelConfig *c = &t->model.config;
-    const Options *o = t->options;
-    snprintf(text, sizeof text,
-             "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n# GPT-2 language model, %zu "
-             "parameters\n\n"
-             "Trained from %s by train_gpt (revision %s).\n\n"
-             "| | |\n| --- | --- |\n| layers, channels, heads | %zu, %zu, %zu |\n| vocabulary | %zu |\n"
-             "| context | %zu tokens |\n| step | %llu of %llu |\n| tokens seen | %llu |\n"
-             "| global batch | %zu sequences of %zu tokens |\n"
-             "| AdamW | lr %g to %g (%s, %llu warm-up steps), betas %g %g, weight decay %g, clip %g |\n"
-             "| precision | FP32 |\n",
-             t->model.all_parameters, o->init ? o->init : "random weights", GIT_REVISION, c->layers, c->channels,
-             c->heads, c->vocab_size, c->seq_len, (unsigned long long)t->step, (unsigned long long)o->steps,
-             (unsigned long long)(t->samples * t->T), t->global_batch, t->T, o->lr, o->min_lr, o->schedule,
-             (unsigned long long)o->warmup_steps, o->beta1, o->beta2, o->weight_decay, o->clip);
-    json_append(w, text, strlen(text));
-    for (size_t i = 0; i < t->data.count; i++) {
-        const Dataset *d = &t->data.items[i];
-        snprintf(text, sizeof text, "| training data, %.2f %% | %s, %llu tokens%s%s |\n",
-                 100 * mixture_share(&t->data, i), t->data.paths[i], (unsigned long long)d->tokens,
-                 d->bin_hash[0] ? ", SHA-256 " : "", d->bin_hash);
-        json_append(w, text, strlen(text));
-    }
+// README.md of a checkpoint.
+static bool write_model_card(JsonWriter *w, const Trainer *t, Error *e) {
+    JsonWriter run = {0};
+    write_run(&run, t);
+    bool ok = run.failed ? fail(e, "no memory for the model card")
+                         : model_card(w, t->options->out, run.data, run.length, t->step, e);
+    free(run.data);
+    return ok;
 }
 
 static void write_trainer_state(JsonWriter *json, const Trainer *t) {
@@ -1490,11 +1490,10 @@ static TensorView *all_views(const ModelConfig *c, const Part *p, size_t *count)
 }
 
 static bool add_tokenizer_files(CheckpointWriter *w, const char *directory, Error *e) {
-    static const char *names[] = {"tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"};
     char path[PATH_LIMIT];
-    for (size_t i = 0; i < sizeof names / sizeof *names && directory[0]; i++) {
-        if (!path_format(path, e, "%s/%s", directory, names[i]) ||
-            (!access(path, F_OK) && !checkpoint_add_copy(w, directory, names[i], e))) {
+    for (size_t i = 0; TOKENIZER_FILES[i] && directory[0]; i++) {
+        if (!path_format(path, e, "%s/%s", directory, TOKENIZER_FILES[i]) ||
+            (!access(path, F_OK) && !checkpoint_add_copy(w, directory, TOKENIZER_FILES[i], e))) {
             return false;
         }
     }
@@ -1507,8 +1506,8 @@ static bool add_checkpoint_files(CheckpointWriter *w, const Trainer *t, Error *e
     config_write(&config, &t->model.config);
     generation_config_write(&generation, &t->model.config);
     write_trainer_state(&state, t);
-    write_model_card(&card, t);
-    bool ok = checkpoint_add_json(w, "config.json", &config, e);
+    bool ok = write_model_card(&card, t, e);
+    ok = checkpoint_add_json(w, "config.json", &config, ok ? e : &(Error){0}) && ok;
     ok = checkpoint_add_json(w, "generation_config.json", &generation, ok ? e : &(Error){0}) && ok;
     ok = checkpoint_add_json(w, "trainer_state.json", &state, ok ? e : &(Error){0}) && ok;
     ok = checkpoint_add_json(w, "README.md", &card, ok ? e : &(Error){0}) && ok;
@@ -2324,6 +2323,7 @@ static void training_free(Trainer *t) {
     if (t->log) {
         fclose(t->log);
     }
+    events_close(&t->events);
     mixture_close(&t->data);
     mixture_close(&t->val);
     model_free(&t->model);
@@ -2788,36 +2788,37 @@ static int32_t sample_token(const float *logits, size_t V, const Options *o, dou
     return candidates[nucleus - 1].token;
 }
 
-// Text that leaves token by token: a character may be cut between two tokens, and is held back until it is whole.
-typedef struct {
-    char bytes[4];
-    size_t count;
-} PartialCharacter;
-
-static void print_bytes(PartialCharacter *partial, const char *bytes, size_t length, bool final) {
-    size_t size = partial->count + length, consumed, replaced = 0;
-    char *text = malloc(size + 1), *out = malloc(3 * size + 1);
-    if (text && out) {
-        memcpy(text, partial->bytes, partial->count);
-        memcpy(text + partial->count, bytes, length);
-        size_t n = utf8_sanitize(out, text, size, final, &consumed, &replaced);
-        fwrite(out, 1, n, stdout);
-        partial->count = size - consumed; // an incomplete character has at most three bytes
-        memcpy(partial->bytes, text + consumed, partial->count);
-    }
-    free(text);
-    free(out);
-}
-
 typedef struct {
     Model model;
     World *world;
     Workspace workspace; // of one sequence; the qkv of its rows are the key-value cache
     float *logits;       // (V)
     Tokenizer tokenizer;
+    Decoder decoder;
     Candidate *candidates; // (V)
     TokenBuffer ids;       // prompt, then what was generated
 } Generator;
+
+// Prints the text that the decoder has ready.
+static void print_decoded(Generator *g) {
+    if (g->world->rank == 0) {
+        fwrite(g->decoder.text.data, 1, g->decoder.text.length, stdout);
+        fflush(stdout);
+    }
+    g->decoder.text.length = 0;
+}
+
+// Tells the decoder what the printed prompt was, so that what follows is decoded as its continuation.
+static bool decode_prompt(Generator *g, Error *e) {
+    decoder_init(&g->decoder, &g->tokenizer, false);
+    for (size_t i = 0; i < g->ids.count; i++) {
+        if (!decoder_add(&g->decoder, g->ids.ids[i], e)) {
+            return false;
+        }
+    }
+    g->decoder.text.length = 0;
+    return true;
+}
 
 static bool append_token(TokenBuffer *buffer, int32_t token, Error *e) {
     if (buffer->count == buffer->capacity) {
@@ -2871,7 +2872,6 @@ static int32_t next_token(Generator *g, const Options *o, uint64_t i) {
 static bool generate_tokens(Generator *g, const Options *o, Error *e) {
     size_t T = g->model.config.seq_len;
     size_t start = g->ids.count > T ? g->ids.count - (T + 1) / 2 : 0, cached = 0;
-    PartialCharacter partial = {.count = 0};
     for (uint64_t i = 0; i < o->tokens; i++) {
         size_t count = g->ids.count - start;
         if (count > T) {
@@ -2888,20 +2888,17 @@ static bool generate_tokens(Generator *g, const Options *o, Error *e) {
         if (token == g->tokenizer.end_of_document) {
             break;
         }
-        size_t length = 0;
-        const char *bytes =
-            (size_t)token < g->tokenizer.vocab_size ? tokenizer_bytes(&g->tokenizer, token, &length) : "";
-        if (g->world->rank == 0) {
-            print_bytes(&partial, bytes, length, false);
-            fflush(stdout);
-        }
-        if (!append_token(&g->ids, token, e)) {
+        if (!append_token(&g->ids, token, e) || !decoder_add(&g->decoder, token, e)) {
             return false;
         }
+        print_decoded(g);
     }
     message_wait(g->world, &g->workspace.passed[0]);
+    if (!decoder_end(&g->decoder, e)) {
+        return false;
+    }
+    print_decoded(g);
     if (g->world->rank == 0) {
-        print_bytes(&partial, "", 0, true);
         printf("\n");
     }
     return true;
@@ -2952,9 +2949,10 @@ static int command_generate(World *w, const Options *o) {
             printf("%s", o->prompt);
         }
         if (ok && w->grid.replica == 0) { // one sequence is one replica's work
-            ok = generate_tokens(&g, o, &e);
+            ok = decode_prompt(&g, &e) && generate_tokens(&g, o, &e);
         }
         ok = world_check(w, ok, &e);
+        decoder_free(&g.decoder);
         if (loaded) {
             tokenizer_free(&g.tokenizer);
         }
@@ -2972,17 +2970,24 @@ static int command_generate(World *w, const Options *o) {
 // Command: prepare
 
 static void print_prepared(const PrepareReport *r, const char *out) {
+    const Counts *c = &r->counts;
     printf("%s: %llu documents from %llu sources, %llu tokens, vocabulary %zu, %.2f bytes a token\n", out,
-           (unsigned long long)r->documents, (unsigned long long)r->sources, (unsigned long long)r->tokens,
-           r->vocab_size, (double)r->text_bytes / (double)r->tokens);
+           (unsigned long long)c->documents, (unsigned long long)r->sources, (unsigned long long)c->tokens,
+           r->vocab_size, (double)c->text_bytes / (double)c->tokens);
     printf("train: %llu documents, %llu tokens; val: %llu documents, %llu tokens\n",
-           (unsigned long long)r->train_documents, (unsigned long long)r->train_tokens,
-           (unsigned long long)r->val_documents, (unsigned long long)r->val_tokens);
+           (unsigned long long)c->train_documents, (unsigned long long)c->train_tokens,
+           (unsigned long long)c->val_documents, (unsigned long long)c->val_tokens);
     printf("left out: %llu empty documents, %llu blank lines, %llu lines that are no document, %llu files of other "
            "kinds\n",
-           (unsigned long long)r->empty, (unsigned long long)r->blank_lines, (unsigned long long)r->rejected_lines,
+           (unsigned long long)c->empty, (unsigned long long)c->blank_lines, (unsigned long long)c->rejected_lines,
            (unsigned long long)r->skipped_files);
-    printf("invalid UTF-8 replaced: %llu times\n", (unsigned long long)r->replaced);
+    printf(
+        "left out by filters: %llu short, %llu long, %llu for their share of Japanese, %llu for repeated lines, %llu "
+        "duplicates, %llu near-duplicates\n",
+        (unsigned long long)c->dropped_short, (unsigned long long)c->dropped_long,
+        (unsigned long long)c->dropped_japanese, (unsigned long long)c->dropped_repeated_lines,
+        (unsigned long long)c->dropped_exact_duplicate, (unsigned long long)c->dropped_near_duplicate);
+    printf("invalid UTF-8 replaced: %llu times\n", (unsigned long long)c->replaced);
     for (size_t i = 0; i < r->note_count; i++) {
         printf("left out: %s\n", r->notes[i]);
     }
@@ -3001,6 +3006,15 @@ static int command_prepare(World *w, const Options *o) {
         .val_fraction = o->val_fraction,
         .text_key = o->text_key,
         .seed = o->seed,
+        .unigram = !strcmp(o->tokenizer_kind, "unigram"),
+        .index = o->index == 1,
+        .collect = {.min_characters = o->min_characters,
+                    .max_characters = o->max_characters ? o->max_characters : UINT64_MAX,
+                    .min_japanese = o->min_japanese,
+                    .max_repeated_lines = o->max_repeated_lines,
+                    .exact = !strcmp(o->dedup, "exact"),
+                    .near_duplicates = o->near_duplicates},
+        .revision = GIT_REVISION,
         .command = (const char *const *)o->argv,
         .command_count = (size_t)o->argc,
         .progress = stdout,
@@ -3011,19 +3025,538 @@ static int command_prepare(World *w, const Options *o) {
     ok = ok && (o->tokenizer || o->vocab_size >= 257 ||
                 fail(&e, "--vocab-size %llu is too small: 256 bytes and the end of a document make 257",
                      (unsigned long long)o->vocab_size));
+    ok = ok && collect_check(&p.collect, &e);
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }
-    if (w->rank == 0) {
-        ok = prepare_corpus(&p, &report, &e);
-    }
-    if (!world_check_root(w, ok, &e)) {
+    world_place(w);
+    if (!prepare_corpus(w, &p, &report)) {
         return EXIT_FAILURE;
     }
     if (w->rank == 0) {
         print_prepared(&report, o->out);
     }
     return EXIT_SUCCESS;
+}
+
+// =====================================================================================================================
+// Command: trace
+
+typedef struct {
+    const Options *options;
+    bool has_run;
+    TraceRun run;
+    Mixture mixture; // the training data
+    TraceData *data; // (mixture.count)
+    bool has_tokenizer;
+    TokenTexts texts;
+} Tracer;
+
+// What concerns a piece of a document: where it was read (NULL: nowhere), and which part of the data it is.
+typedef struct {
+    const RunPlace *place;
+    size_t dataset;
+    const TraceDocument *document; // NULL: the data does not know its documents
+    uint64_t first, tokens;        // in the dataset's split
+} TracePiece;
+
+static bool check_trace_options(const Options *o, Error *e) {
+    int questions = (o->step > 0) + (o->doc != NULL) + (o->text != NULL);
+    if (questions != 1) {
+        return fail(e, "trace needs one of --step N, --doc ID and --text TEXT");
+    }
+    if (o->run.count > 1 || (o->run.count == 0 && (!o->text || o->data.count == 0))) {
+        return fail(e, "trace needs --run DIR%s", o->text ? ", or --data DIR to look in data without a run" : "");
+    }
+    return o->row == UINT64_MAX || o->step || fail(e, "--row needs --step");
+}
+
+// Opens run and data, and proves that they belong together.
+static bool tracer_open(Tracer *t, const Options *o, Error *e) {
+    *t = (Tracer){.options = o, .has_run = o->run.count > 0};
+    if (t->has_run ? !trace_run_open(&t->run, o->run.items[0], o->step, e) ||
+                         !trace_run_mixture(&t->run, &t->mixture, o->data.items, o->data.count, e)
+                   : !mixture_open_paths(&t->mixture, o->data.items, NULL, o->data.count, "train", 1, e)) {
+        return false;
+    }
+    t->data = calloc(t->mixture.count, sizeof *t->data);
+    if (!t->data) {
+        return fail(e, "no memory for %zu datasets", t->mixture.count);
+    }
+    const Json *logged = t->has_run ? json_get(t->run.head.root, "data")->child : NULL;
+    for (size_t i = 0; i < t->mixture.count; i++, logged = logged ? logged->next : NULL) {
+        if (!trace_data_open(&t->data[i], &t->mixture.items[i], t->mixture.paths[i], "train", logged, e)) {
+            return false;
+        }
+        if (!t->data[i].proved) {
+            fprintf(stderr, "warning: %s: the run's log has no hash of it, so only batch_sha256 proves what was read\n",
+                    t->mixture.paths[i]);
+        }
+    }
+    if (t->mixture.items[0].tokenizer[0]) {
+        Tokenizer tokenizer;
+        if (!tokenizer_load(&tokenizer, t->mixture.items[0].tokenizer, e)) {
+            return false;
+        }
+        t->has_tokenizer = token_texts_init(&t->texts, &tokenizer, e);
+        tokenizer_free(&tokenizer);
+        return t->has_tokenizer;
+    }
+    return true;
+}
+
+static void tracer_close(Tracer *t) {
+    for (size_t i = 0; t->data && i < t->mixture.count; i++) {
+        trace_data_close(&t->data[i]);
+    }
+    free(t->data);
+    mixture_close(&t->mixture);
+    trace_run_close(&t->run);
+    token_texts_free(&t->texts);
+}
+
+// Adds the text of tokens of a split: well-formed UTF-8, in which U+FFFD stands for a character that the edges cut.
+static bool append_text(Tracer *t, size_t dataset, uint64_t first, uint64_t tokens, JsonWriter *text, Error *e) {
+    TraceData *data = &t->data[dataset];
+    JsonWriter raw = {0};
+    size_t length, consumed;
+    uint64_t replaced = 0;
+    bool ok = trace_prove_tokens(data, first, tokens, e);
+    for (uint64_t i = 0; ok && i < tokens; i++) {
+        const char *bytes = token_text(&t->texts, trace_token(data, first + i), &length);
+        json_append(&raw, bytes, length);
+    }
+    char *whole = ok ? malloc(3 * raw.length + 1) : NULL;
+    if (ok && (!whole || raw.failed)) {
+        ok = fail(e, "no memory for a text of %zu bytes", raw.length);
+    }
+    if (ok) {
+        json_append(text, whole, utf8_sanitize(whole, raw.data, raw.length, true, &consumed, &replaced));
+    }
+    free(whole);
+    free(raw.data);
+    return ok;
+}
+
+// What is known of a document beside its id, url and license, under the names that the metadata has; its "source",
+// which is a name of a collection, is "origin" here, since "source" is the file.
+static void put_metadata(JsonWriter *w, const Json *metadata) {
+    static const char *const taken[] = {"step",   "row",         "rank",   "data",        "document", "bytes", "text",
+                                        "offset", "first_token", "tokens", "shard_token", "span",     "proved"};
+    for (const Json *m = metadata && metadata->kind == JSON_OBJECT ? metadata->child : NULL; m; m = m->next) {
+        const char *key = strcmp(m->key, "source") ? m->key : "origin";
+        bool is_taken = strlen(m->key) != m->key_length;
+        double number;
+        for (size_t i = 0; i < sizeof taken / sizeof *taken; i++) {
+            is_taken |= !strcmp(key, taken[i]);
+        }
+        if (m->kind == JSON_STRING && !is_taken) {
+            json_put_text(w, key, m->text, m->length);
+        } else if (m->kind == JSON_NUMBER && !is_taken && json_double(m, &number)) {
+            json_begin_member_(w, key);
+            json_append(w, m->text, m->length);
+        }
+    }
+}
+
+// The fields of a piece, without the braces.
+static void put_piece(JsonWriter *w, const Tracer *t, const TracePiece *p) {
+    const TraceDocument *d = p->document;
+    const struct {
+        const char *key;
+        uint64_t value;
+        bool known;
+    } numbers[] = {
+        {"step", p->place ? p->place->step : 0, p->place},
+        {"row", p->place ? p->place->row : 0, p->place},
+        {"rank", p->place ? p->place->rank : 0, p->place},
+        {"document", d ? d->number : 0, d},
+        {"offset", d ? d->record.offset : 0, d && d->known},
+        {"bytes", d ? d->record.length : 0, d && d->known},
+        {"first_token", d ? p->first - d->first : 0, d},
+        {"tokens", p->tokens, true},
+        {"shard_token", p->first, true},
+    };
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        numbers[i].known ? json_put_uint(w, numbers[i].key, numbers[i].value) : json_put_null(w, numbers[i].key);
+    }
+    json_put_string(w, "data", t->mixture.paths[p->dataset]);
+    d && d->known ? json_put_string(w, "source", d->source) : json_put_null(w, "source");
+    put_metadata(w, d ? d->metadata.root : NULL);
+}
+
+static bool print_line(JsonWriter *w, Error *e) {
+    bool ok = !w->failed || fail(e, "no memory for a line of output");
+    if (ok) {
+        fwrite(w->data, 1, w->length, stdout);
+        putchar('\n');
+    }
+    free(w->data);
+    *w = (JsonWriter){0};
+    return ok;
+}
+
+// For people: which document, and what is known of it.
+static void print_document(const Tracer *t, size_t dataset, const TraceDocument *d) {
+    static const char *const keys[] = {"id", "url", "license", "source"};
+    if (!d) {
+        printf("%s", t->mixture.paths[dataset]);
+        return;
+    }
+    printf("document %llu of %s, %llu tokens", (unsigned long long)d->number, t->mixture.paths[dataset],
+           (unsigned long long)d->tokens);
+    if (d->known) {
+        printf(", from %s, %llu bytes at %llu", d->source, (unsigned long long)d->record.length,
+               (unsigned long long)d->record.offset);
+    }
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        const Json *value = json_get(d->metadata.root, keys[i]);
+        if (value && (value->kind == JSON_STRING || value->kind == JSON_NUMBER)) {
+            printf(", %s %s", strcmp(keys[i], "source") ? keys[i] : "origin", value->text);
+        }
+    }
+}
+
+// Opens the document that holds a token; *out is NULL if the data knows no documents.
+static bool find_document(TraceData *data, uint64_t token, TraceDocument *document, const TraceDocument **out,
+                          Error *e) {
+    uint64_t number;
+    *out = NULL;
+    *document = (TraceDocument){0};
+    if (!data->idx.path[0]) {
+        return true;
+    }
+    *out = document;
+    return trace_document_of(data, token, &number, e) && trace_document(data, number, document, e);
+}
+
+// Prints the pieces of documents that make up a sample.
+static bool print_sample(Tracer *t, SampleId id, const RunPlace *place, Error *e) {
+    TraceData *data = &t->data[id.dataset];
+    const uint64_t T = t->run.seq_len, end = id.sample * T + T + 1;
+    for (uint64_t token = id.sample * T, next; token < end; token = next) {
+        TraceDocument document;
+        TracePiece piece = {.place = place, .dataset = id.dataset, .first = token};
+        JsonWriter line = {0}, text = {0};
+        bool ok = find_document(data, token, &document, &piece.document, e);
+        next = ok && piece.document ? document.first + document.tokens : end;
+        next = next < end ? next : end;
+        piece.tokens = next - token;
+        ok = ok && (!t->has_tokenizer || append_text(t, id.dataset, token, piece.tokens, &text, e));
+        if (ok && t->options->json) {
+            json_open(&line, NULL, '{');
+            put_piece(&line, t, &piece);
+            if (t->has_tokenizer) {
+                json_put_text(&line, "text", text.data ? text.data : "", text.length);
+            }
+            json_close(&line, '}');
+            ok = print_line(&line, e);
+        } else if (ok) {
+            printf("row %llu rank %llu | tokens %llu to %llu of ", (unsigned long long)place->row,
+                   (unsigned long long)place->rank, (unsigned long long)(token - (piece.document ? document.first : 0)),
+                   (unsigned long long)(next - 1 - (piece.document ? document.first : 0)));
+            print_document(t, id.dataset, piece.document);
+            printf("\n%.*s\n\n", (int)text.length, text.data ? text.data : "");
+        }
+        json_free(&document.metadata);
+        free(text.data);
+        if (!ok) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// Reads all rows of a step again and compares their hash with the one that the trainer logged.
+static bool prove_step(Tracer *t, uint64_t position, uint64_t rows, Error *e) {
+    const size_t T = t->run.seq_len;
+    int32_t *sample = malloc((T + 1) * sizeof *sample);
+    unsigned char *digests = malloc(rows * DIGEST_BYTES);
+    uint64_t vocab_size = 0;
+    char hex[BATCH_HASH_DIGITS + 1];
+    bool ok = (sample && digests) || fail(e, "no memory for a step of %llu rows", (unsigned long long)rows);
+    ok = ok && (json_uint(json_get(t->run.head.root, "vocab_size"), &vocab_size) ||
+                fail(e, "%s: has no vocab_size", t->run.path));
+    for (uint64_t row = 0; ok && row < rows; row++) {
+        SampleId id = mixture_order(&t->mixture, t->run.seed, t->run.shuffle, position + row);
+        ok = trace_prove_tokens(&t->data[id.dataset], id.sample * T, T + 1, e) &&
+             dataset_read(&t->mixture.items[id.dataset], id.sample, vocab_size, sample, e);
+        if (ok) {
+            Sha256 hash;
+            sha256_begin(&hash);
+            sha256_add_tokens(&hash, sample, T + 1);
+            sha256_digest(&hash, digests + DIGEST_BYTES * row);
+        }
+    }
+    if (ok) {
+        batch_hash(digests, rows, hex);
+        ok = !t->run.batch_hash[0] || !strcmp(hex, t->run.batch_hash) ||
+             fail(e, "%s: step %llu read other tokens than these: their hash is %s, the log has %s", t->run.path,
+                  (unsigned long long)t->options->step, hex, t->run.batch_hash);
+    }
+    free(sample);
+    free(digests);
+    return ok;
+}
+
+static bool trace_step(Tracer *t, Error *e) {
+    const Options *o = t->options;
+    const RunPart *part = trace_run_part(&t->run, o->step);
+    if (o->step > t->run.last_step || o->step <= t->run.parts[0].from_step) {
+        return fail(e, "--step %llu: the run's log has the steps %llu to %llu", (unsigned long long)o->step,
+                    (unsigned long long)t->run.parts[0].from_step + 1, (unsigned long long)t->run.last_step);
+    }
+    if (o->row != UINT64_MAX && o->row >= part->global_batch) {
+        return fail(e, "--row %llu: step %llu has the rows 0 to %llu", (unsigned long long)o->row,
+                    (unsigned long long)o->step, (unsigned long long)part->global_batch - 1);
+    }
+    uint64_t position = trace_run_position(&t->run, o->step);
+    if (!prove_step(t, position, part->global_batch, e)) {
+        return false;
+    }
+    if (!o->json) {
+        printf("step %llu: %llu rows of %llu tokens on %llu rank%s; %s\n\n", (unsigned long long)o->step,
+               (unsigned long long)part->global_batch, (unsigned long long)t->run.seq_len + 1,
+               (unsigned long long)part->ranks, part->ranks == 1 ? "" : "s",
+               t->run.batch_hash[0] ? "proved: their hash is the one the trainer logged"
+                                    : "this log has no hash of what a step read");
+    }
+    bool ok = true;
+    for (uint64_t row = 0; ok && row < part->global_batch; row++) {
+        if (o->row == UINT64_MAX || o->row == row) {
+            RunPlace place = {0};
+            ok = trace_run_place(&t->run, position + row, &place) &&
+                 print_sample(t, mixture_order(&t->mixture, t->run.seed, t->run.shuffle, position + row), &place, e);
+        }
+    }
+    return ok;
+}
+
+// Prints every reading of the tokens first .. end - 1 of a document. `span` adds the fields of a text's span.
+static bool print_reads(Tracer *t, size_t dataset, const TraceDocument *document, uint64_t first, uint64_t end,
+                        const JsonWriter *span, Error *e) {
+    TraceReads reads = {0};
+    bool ok = !t->has_run || trace_reads(&t->run, &t->mixture, dataset, first, end, &reads, e);
+    for (size_t i = 0; ok && (i < reads.count || i == 0); i++) {
+        bool read = i < reads.count;
+        TracePiece piece = {read ? &reads.items[i].place : NULL, dataset, document, read ? reads.items[i].first : first,
+                            read ? reads.items[i].tokens : end - first};
+        if (t->options->json) {
+            JsonWriter line = {0};
+            json_open(&line, NULL, '{');
+            put_piece(&line, t, &piece);
+            if (span) {
+                json_append(&line, span->data, span->length);
+            }
+            json_close(&line, '}');
+            ok = print_line(&line, e);
+        } else if (read) {
+            printf("  step %llu, row %llu, rank %llu: tokens %llu to %llu\n", (unsigned long long)piece.place->step,
+                   (unsigned long long)piece.place->row, (unsigned long long)piece.place->rank,
+                   (unsigned long long)(piece.first - (document ? document->first : 0)),
+                   (unsigned long long)(piece.first + piece.tokens - 1 - (document ? document->first : 0)));
+        } else if (t->has_run) {
+            printf("  not read up to step %llu\n", (unsigned long long)t->run.last_step);
+        }
+    }
+    free(reads.items);
+    return ok;
+}
+
+static bool print_document_reads(Tracer *t, size_t dataset, uint64_t number, Error *e) {
+    TraceDocument document;
+    bool ok = trace_document(&t->data[dataset], number, &document, e);
+    if (ok && !t->options->json) {
+        print_document(t, dataset, &document);
+        printf("\n");
+    }
+    ok = ok && print_reads(t, dataset, &document, document.first, document.first + document.tokens, NULL, e);
+    json_free(&document.metadata);
+    return ok;
+}
+
+// The document that "NUMBER" or "DATA:NUMBER" names; false if it names none.
+static bool document_by_number(const Tracer *t, const char *name, size_t *dataset, uint64_t *number, Error *e) {
+    const char *colon = strrchr(name, ':'), *digits = colon ? colon + 1 : name;
+    size_t length = colon ? (size_t)(colon - name) : 0, i = 0;
+    char *end;
+    errno = 0;
+    *number = strtoull(digits, &end, 10);
+    bool is_number = *digits >= '0' && *digits <= '9' && !*end && !errno;
+    if (!colon && is_number && t->mixture.count > 1) {
+        return fail(e, "--doc %s: the run read %zu datasets: say which, as %s:%s", name, t->mixture.count,
+                    t->mixture.paths[0], name);
+    }
+    if (colon && !(t->mixture.count == 1 && length == 5 && !memcmp(name, "train", 5))) {
+        while (i < t->mixture.count &&
+               (strlen(t->mixture.paths[i]) != length || memcmp(t->mixture.paths[i], name, length))) {
+            i++;
+        }
+    }
+    *dataset = i;
+    if (!is_number || i == t->mixture.count) {
+        return fail(e, "--doc %s: no document of the run's data has this id", name);
+    }
+    if (*number >= t->mixture.items[i].documents) {
+        return fail(e, "--doc %s: no document has this id, and %s has the documents 0 to %llu", name,
+                    t->mixture.paths[i], (unsigned long long)t->mixture.items[i].documents - 1);
+    }
+    return true;
+}
+
+static bool trace_doc(Tracer *t, Error *e) {
+    bool found = false;
+    for (size_t i = 0; i < t->mixture.count; i++) {
+        for (uint64_t number = 0;; number++) { // an id need not be the only one of its name
+            if (!trace_find_id(&t->data[i], t->options->doc, &number, e)) {
+                return false;
+            }
+            if (number == t->mixture.items[i].documents) {
+                break;
+            }
+            found = true;
+            if (!print_document_reads(t, i, number, e)) {
+                return false;
+            }
+        }
+    }
+    size_t dataset = 0;
+    uint64_t number = 0;
+    return found || (document_by_number(t, t->options->doc, &dataset, &number, e) &&
+                     print_document_reads(t, dataset, number, e));
+}
+
+// --text, or all of standard input for "-", with ill-formed UTF-8 replaced. Returns NULL on failure; the caller frees.
+static char *read_text(const Options *o, size_t *length, Error *e) {
+    JsonWriter raw = {0};
+    char block[1 << 16];
+    size_t consumed;
+    uint64_t replaced = 0;
+    if (strcmp(o->text, "-")) {
+        json_append(&raw, o->text, strlen(o->text));
+    } else {
+        for (size_t n; (n = fread(block, 1, sizeof block, stdin)) > 0;) {
+            json_append(&raw, block, n);
+        }
+    }
+    char *text = raw.failed ? NULL : malloc(3 * raw.length + 1);
+    if (!text) {
+        fail(e, "no memory for the text");
+    } else if (raw.length == 0) {
+        fail(e, "--text %s: there is no text", o->text);
+        free(text);
+        text = NULL;
+    } else {
+        *length = utf8_sanitize(text, raw.data, raw.length, true, &consumed, &replaced);
+    }
+    free(raw.data);
+    return text;
+}
+
+// How many documents hold one of the places, which are in order.
+static bool count_documents(Tracer *t, const Occurrences *places, uint64_t *count, Error *e) {
+    size_t dataset = SIZE_MAX;
+    uint64_t number, last = 0;
+    *count = 0;
+    for (size_t i = 0; i < places->count; i++) {
+        const Occurrence *o = &places->items[i];
+        if (!trace_document_of(&t->data[o->data], o->token, &number, e)) {
+            return false;
+        }
+        *count += o->data != dataset || number != last;
+        dataset = o->data, last = number;
+    }
+    return true;
+}
+
+// Prints a span and the first place of each document that holds it, up to --limit of them.
+static bool print_span(Tracer *t, TextSearch *s, TextSpan span, Error *e) {
+    Occurrences places = {0};
+    uint64_t documents, listed = 0, last = 0, number;
+    size_t dataset = SIZE_MAX;
+    bool ok = text_search_places(s, span, &places, e) && count_documents(t, &places, &documents, e);
+    if (ok && !t->options->json) {
+        printf("%zu bytes at %zu, %zu time%s in %llu document%s: %.*s\n", span.length, span.first, places.count,
+               places.count == 1 ? "" : "s", (unsigned long long)documents, documents == 1 ? "" : "s", (int)span.length,
+               s->text + span.first);
+    }
+    for (size_t i = 0; ok && i < places.count && listed <= t->options->limit; i++) {
+        const Occurrence *o = &places.items[i];
+        TraceDocument document = {0};
+        ok = trace_document_of(&t->data[o->data], o->token, &number, e);
+        if (!ok || (o->data == dataset && number == last) || listed++ == t->options->limit) {
+            continue;
+        }
+        dataset = o->data, last = number;
+        uint64_t tokens = occurrence_tokens(s, o, span.length);
+        JsonWriter fields = {.depth = 1, .has_member = true};
+        json_put_text(&fields, "span", s->text + span.first, span.length);
+        json_put_uint(&fields, "span_offset", span.first);
+        json_put_uint(&fields, "span_bytes", span.length);
+        json_put_uint(&fields, "matched_tokens", tokens);
+        json_put_uint(&fields, "places", places.count);
+        json_put_uint(&fields, "documents", documents);
+        ok = trace_document(&t->data[o->data], number, &document, e) &&
+             (!fields.failed || fail(e, "no memory for a line of output"));
+        if (ok && !t->options->json) {
+            printf(" in ");
+            print_document(t, o->data, &document);
+            printf("\n");
+        }
+        ok = ok && print_reads(t, o->data, &document, o->token, o->token + tokens, &fields, e);
+        json_free(&document.metadata);
+        free(fields.data);
+    }
+    if (ok && !t->options->json && documents > t->options->limit) {
+        printf(" and in %llu documents more (--limit)\n", (unsigned long long)(documents - t->options->limit));
+    }
+    free(places.items);
+    return ok;
+}
+
+static bool trace_text(Tracer *t, Error *e) {
+    TextSearch search = {0};
+    TextSpans spans = {0};
+    size_t length;
+    if (!t->has_tokenizer) {
+        return fail(e,
+                    "%s: has no tokenizer, so its tokens cannot be read as text: only data of prepare can be searched",
+                    t->mixture.paths[0]);
+    }
+    for (size_t i = 0; i < t->mixture.count; i++) {
+        if (t->data[i].index.path[0] && !t->data[i].index_proved) {
+            fprintf(stderr, "warning: %s: is not in the manifest: what it finds is proved, but it may not find all\n",
+                    t->data[i].index.path);
+        }
+    }
+    char *text = read_text(t->options, &length, e);
+    bool ok = text && text_search_open(&search, t->data, t->mixture.count, &t->texts, text, length, e) &&
+              text_search_spans(&search, t->options->min_bytes, &spans, e);
+    for (size_t i = 0; ok && i < spans.count; i++) {
+        ok = print_span(t, &search, spans.items[i], e);
+    }
+    if (ok && spans.count == 0 && !t->options->json) {
+        printf("no %llu bytes of this text stand in the data\n",
+               (unsigned long long)(length < t->options->min_bytes ? length : t->options->min_bytes));
+    }
+    free(spans.items);
+    text_search_close(&search);
+    free(text);
+    return ok;
+}
+
+static int command_trace(World *w, const Options *o) {
+    Error e = {0};
+    if (!world_check(w, check_trace_options(o, &e), &e)) {
+        return EXIT_USAGE;
+    }
+    bool ok = true;
+    if (w->rank == 0) {
+        Tracer t;
+        ok = tracer_open(&t, o, &e) && (o->step ? trace_step(&t, &e) : o->doc ? trace_doc(&t, &e) : trace_text(&t, &e));
+        tracer_close(&t);
+    }
+    return world_check_root(w, ok, &e) ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
 // =====================================================================================================================
@@ -3453,6 +3986,25 @@ static int command_kernels(World *w, const Options *o) {
              (!o->bench || bench_kernels(o->only, &e));
     }
     return world_check_root(w, ok, &e) ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+// =====================================================================================================================
+// Command: report
+
+static int command_report(World *w, const Options *o) {
+    Error e = {0};
+    const char *out = o->out ? o->out : "report.html";
+    if (!world_check(w, o->run.count > 0 || fail(&e, "report needs --run DIR..."), &e)) {
+        return EXIT_USAGE;
+    }
+    bool ok = w->rank != 0 || report_page(o->run.items, o->run.count, out, &e);
+    if (!world_check_root(w, ok, &e)) {
+        return EXIT_FAILURE;
+    }
+    if (w->rank == 0) {
+        printf("wrote %s\n", out);
+    }
+    return EXIT_SUCCESS;
 }
 
 // =====================================================================================================================
@@ -3913,12 +4465,12 @@ static void print_fact(const char *what, double planned, const Json *measured, d
     }
 }
 
-static bool plan_against_log(const Options *o, Machine *m, Error *e) {
+static bool plan_against_log(const Options *o, const char *directory, Machine *m, Error *e) {
     char path[PATH_LIMIT];
     size_t length = 0;
     Plan p = {0};
     JsonDocument run, end;
-    char *text = path_format(path, e, "%s/log.jsonl", o->run) ? read_file(path, SIZE_MAX / 2, &length, e) : NULL;
+    char *text = path_format(path, e, "%s/log.jsonl", directory) ? read_file(path, SIZE_MAX / 2, &length, e) : NULL;
     const char *first = text ? memchr(text, '\n', length) : NULL;
     bool ok = text && (first || fail(e, "%s: has no first line", path)) &&
               json_parse(&run, text, (size_t)(first - text), path, e);
@@ -3947,6 +4499,17 @@ static bool plan_against_log(const Options *o, Machine *m, Error *e) {
     }
     plan_free(&p);
     free(text);
+    return ok;
+}
+
+static bool plan_against_logs(const Options *o, Machine *m, Error *e) {
+    bool ok = true;
+    for (size_t i = 0; ok && i < o->run.count; i++) {
+        if (o->run.count > 1) {
+            printf("%s\n", o->run.items[i]);
+        }
+        ok = plan_against_log(o, o->run.items[i], m, e);
+    }
     return ok;
 }
 
@@ -4281,10 +4844,10 @@ static int command_plan(World *w, const Options *o) {
         if (ok && machine && o->efficiency > 0) {
             set_figure(&m.efficiency, o->efficiency, "stated: --efficiency");
         }
-        usable = ok && (o->run || plan_from_options(&p, o, machine, &e));
-        ok = usable && (o->run      ? plan_against_log(o, machine, &e)
-                        : o->search ? plan_search(&p, machine, &e)
-                                    : plan_make(&p, machine, &e) && show_plan(&p, machine, &e));
+        usable = ok && (o->run.count > 0 || plan_from_options(&p, o, machine, &e));
+        ok = usable && (o->run.count > 0 ? plan_against_logs(o, machine, &e)
+                        : o->search      ? plan_search(&p, machine, &e)
+                                         : plan_make(&p, machine, &e) && show_plan(&p, machine, &e));
         plan_free(&p);
     }
     ok = world_check_root(w, ok, &e);
@@ -4307,18 +4870,22 @@ static const struct {
      "train_gpt eval --checkpoint run/step-001000 --data data", EVAL, command_eval},
     {"generate", "text that goes on from a prompt",
      "train_gpt generate --checkpoint run/step-001000 --prompt \"Once upon a time\"", GENERATE, command_generate},
+    {"trace", "from a step to its documents, from a document to its steps, from a text to the data that holds it",
+     "train_gpt trace --run run --step 1000 --row 0", TRACE, command_trace},
     {"kernels", "compares the fast kernels with the reference, times them, certifies a machine",
      "train_gpt kernels --check", KERNELS, command_kernels},
     {"plan", "memory, messages and time of a run before it is submitted; measures a machine for that",
      "train_gpt plan --search --model 13b --nodes 288 --machine fugaku --global-batch 1152", PLAN | TRAIN,
      command_plan},
+    {"report", "one HTML page with the charts of one or more runs", "train_gpt report --run run --out run.html", REPORT,
+     command_report},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 static void print_option(const OptionSpec *spec) {
     char name[48], left[96], preset[64] = "";
     snprintf(left, sizeof left, "%s %s", option_spelling(spec, name), spec->value);
-    if (spec->type == OPTION_WHOLE && spec->whole) {
+    if (spec->type == OPTION_WHOLE && spec->whole && spec->whole != UINT64_MAX) {
         snprintf(preset, sizeof preset, " (default %llu)", (unsigned long long)spec->whole);
     } else if (spec->type == OPTION_REAL) {
         snprintf(preset, sizeof preset, " (default %g)", spec->real);
@@ -4471,7 +5038,7 @@ static int run_command_line(World *w, int argc, char **argv) {
     const char *name = help ? (argc > 2 ? argv[2] : NULL) : argc > 1 ? argv[1] : "";
     size_t command = name ? find_command(name) : COMMANDS;
     bool ok = !name || command < COMMANDS ||
-              fail(&e, "%s%s: the commands are prepare, train, eval, generate, kernels, plan, and help",
+              fail(&e, "%s%s: the commands are prepare, train, eval, generate, trace, kernels, plan, report, and help",
                    *name ? "unknown command " : "no command", name);
     if (!help && ok) {
         ok = parse_options(&o, argc, argv, command, &e);

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Prints the tables of tokenizer.h: for the letters (L*) and the numbers (N*) of the regex engine inside Hugging Face
-tokenizers, alternately the length of a gap and of a run of members, from U+0000 up.
+tokenizers, and for all but letters that its added tokens with single_word take for parts of words, alternately the
+length of a gap and of a run of members, from U+0000 up.
 
     pip install tokenizers && python3 scripts/unicode_tables.py
 """
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 
 # Surrogates (D800-DFFF) are not characters, and `tokenizers` takes none.
 CODE_POINTS = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
@@ -20,6 +21,18 @@ def members(pattern):
         for piece, _ in split.pre_tokenize_str("\x01".join(map(chr, block)) + "\x01"):
             if len(piece) == 1 and piece != "\x01":
                 found.append(ord(piece))
+    return found
+
+
+def word_characters():
+    """Code points beside which an added token with single_word is not seen, in order."""
+    tokenizer = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
+    tokenizer.add_tokens([AddedToken("T", single_word=True)])
+    found = []
+    for i in range(0, len(CODE_POINTS), 4096):
+        block = CODE_POINTS[i:i + 4096]
+        encoded = tokenizer.encode_batch([f"T{chr(c)}" for c in block])
+        found += [c for c, encoding in zip(block, encoded) if 1 not in encoding.ids]
     return found
 
 
@@ -45,5 +58,10 @@ def table(name, lengths):
 
 
 if __name__ == "__main__":
-    print(table("UNICODE_LETTERS_", gaps_and_runs(members(r"\p{L}"))))
+    letters = members(r"\p{L}")
+    words = sorted(set(word_characters()) - set(letters))
+    # Above lie only the variation selectors E0100-E01EF.
+    assert [c for c in words if c >= 0x40000] == list(range(0xE0100, 0xE01F0))
+    print(table("UNICODE_LETTERS_", gaps_and_runs(letters)))
     print(table("UNICODE_NUMBERS_", gaps_and_runs(members(r"\p{N}"))))
+    print(table("UNICODE_WORDS_", gaps_and_runs([c for c in words if c < 0x40000])))

@@ -1,5 +1,8 @@
 // data_tool: the functions of dataloader.h and prepare.h for test_data.py, one command per part. Exit status 1 and one
 // line on stderr on failure.
+#include <signal.h>
+#include <sys/resource.h>
+
 #include "../prepare.h"
 
 static bool hash_command(int argc, char **argv, Error *e) {
@@ -107,16 +110,37 @@ static bool read_twice_command(const char *path, size_t seq_len, Error *e) {
     return ok;
 }
 
+// From here on files may not become longer (as on a full disk), or memory not larger, than this; 0: no limit. MPI has
+// started, whose own needs are not the matter.
+static void set_limits(uint64_t file_bytes, uint64_t memory_bytes) {
+    if (file_bytes) {
+        signal(SIGXFSZ, SIG_IGN);
+        setrlimit(RLIMIT_FSIZE, &(struct rlimit){file_bytes, file_bytes});
+    }
+    if (memory_bytes) {
+        unsigned long pages = 0;
+        FILE *file = fopen("/proc/self/statm", "r");
+        if (!file || fscanf(file, "%*u %*u %*u %*u %*u %lu", &pages) != 1) {
+            abort();
+        }
+        fclose(file);
+        memory_bytes += pages * (uint64_t)sysconf(_SC_PAGESIZE);
+        setrlimit(RLIMIT_DATA, &(struct rlimit){memory_bytes, memory_bytes});
+    }
+}
+
 // Options as in train_gpt prepare; --option value only, several --input.
-static bool prepare_command(int argc, char **argv, Error *e) {
+static bool prepare_command(int argc, char **argv) {
     const char **inputs = malloc((size_t)argc * sizeof *inputs + 1);
     PrepareOptions o = {.inputs = inputs,
                         .vocab_size = 300,
                         .tokenizer_sample = 64 << 20,
                         .text_key = "text",
+                        .collect = COLLECT_EVERYTHING,
                         .command = (const char *const *)argv,
                         .command_count = (size_t)argc};
     PrepareReport r;
+    uint64_t file_limit = 0, memory_limit = 0;
     for (int i = 0; i + 1 < argc; i += 2) {
         const char *name = argv[i] + 2, *value = argv[i + 1];
         if (!strcmp(name, "input")) {
@@ -135,14 +159,39 @@ static bool prepare_command(int argc, char **argv, Error *e) {
             o.val_fraction = strtod(value, NULL);
         } else if (!strcmp(name, "seed")) {
             o.seed = strtoull(value, NULL, 10);
+        } else if (!strcmp(name, "min-characters")) {
+            o.collect.min_characters = strtoull(value, NULL, 10);
+        } else if (!strcmp(name, "max-characters")) {
+            o.collect.max_characters = strtoull(value, NULL, 10);
+        } else if (!strcmp(name, "max-repeated-lines")) {
+            o.collect.max_repeated_lines = strtod(value, NULL);
+        } else if (!strcmp(name, "dedup")) {
+            o.collect.exact = !strcmp(value, "exact");
+        } else if (!strcmp(name, "near-duplicates")) {
+            o.collect.near_duplicates = strtod(value, NULL);
+        } else if (!strcmp(name, "unigram")) {
+            o.unigram = true;
+        } else if (!strcmp(name, "index")) {
+            o.index = true;
+        } else if (!strcmp(name, "file-limit")) {
+            file_limit = strtoull(value, NULL, 10);
+        } else if (!strcmp(name, "memory-limit")) {
+            memory_limit = strtoull(value, NULL, 10);
+        } else if (!strcmp(name, "unit-bytes")) {
+            o.unit_bytes = strtoull(value, NULL, 10);
         } else if (!strcmp(name, "progress")) {
             o.progress = stdout;
+            setvbuf(stdout, NULL, _IOLBF, 0);
         }
     }
-    bool ok = prepare_corpus(&o, &r, e);
+    World world;
+    world_init(&world, NULL, NULL);
+    set_limits(file_limit, memory_limit);
+    bool ok = prepare_corpus(&world, &o, &r); // prints its error itself
     for (size_t i = 0; ok && i < r.note_count; i++) {
         puts(r.notes[i]);
     }
+    world_finalize(&world);
     free(inputs);
     return ok;
 }
@@ -174,11 +223,11 @@ int main(int argc, char **argv) {
     } else if (!strcmp(command, "index") && argc == 4) {
         ok = idx_write_(argv[0], argv[1], (int)number(argv[2]), number(argv[3]), hex, &e);
     } else if (!strcmp(command, "prepare")) {
-        ok = prepare_command(argc, argv, &e);
+        ok = prepare_command(argc, argv);
     } else {
         ok = fail(&e, "data_tool: no such command");
     }
-    if (!ok) {
+    if (!ok && e.text[0]) {
         fprintf(stderr, "%s\n", e.text);
     }
     return !ok;

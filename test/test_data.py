@@ -10,18 +10,21 @@ import hashlib
 import json
 import os
 import random
-import resource
+import re
 import shutil
 import struct
 import subprocess
+import time
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 from tokenizers import Tokenizer
 
+from support import SANITIZERS, kill_all
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror"]
+FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-fopenmp"]
 BUILDS = {"native": ["-O2"], "asan": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]}
 
 
@@ -29,15 +32,20 @@ BUILDS = {"native": ["-O2"], "asan": ["-O1", "-g", "-fsanitize=address,undefined
 def tools(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tools")
     for name, flags in BUILDS.items():
-        subprocess.run(["gcc", *FLAGS, *flags, f"{ROOT}/test/data_tool.c", "-o", folder / name, "-lm"], check=True)
+        subprocess.run(["mpicc", *FLAGS, *flags, f"{ROOT}/test/data_tool.c", "-o", folder / name, "-lm"], check=True)
     return folder
+
+
+def environment(env=None):
+    return {**os.environ, **SANITIZERS, "OMP_NUM_THREADS": "2", **(env or {})}
 
 
 @pytest.fixture
 def tool(tools):
     """tool("dump", path, ...) runs data_tool under the sanitizers and returns its output."""
-    def call(*args, build="asan", **options):
-        result = subprocess.run([tools / build, *map(str, args)], capture_output=True, timeout=300, **options)
+    def call(*args, build="asan", env=None, **options):
+        result = subprocess.run([tools / build, *map(str, args)], capture_output=True, timeout=300,
+                                env=environment(env), **options)
         assert result.returncode == 0, result.stderr.decode(errors="replace")
         return result.stdout.decode()
     return call
@@ -46,8 +54,9 @@ def tool(tools):
 @pytest.fixture
 def fails(tools):
     """Runs data_tool, which must fail with one line on stderr that holds each of `mentions`."""
-    def call(args, *mentions, build="asan", prefix=(), **options):
-        result = subprocess.run([*prefix, tools / build, *map(str, args)], capture_output=True, timeout=300, **options)
+    def call(args, *mentions, build="asan", prefix=(), env=None, **options):
+        result = subprocess.run([*prefix, tools / build, *map(str, args)], capture_output=True, timeout=300,
+                                env=environment(env), **options)
         text = result.stderr.decode(errors="replace")
         assert result.returncode == 1 and len(text.splitlines()) == 1, (result.returncode, text)
         for word in mentions:
@@ -356,21 +365,30 @@ def check_provenance(data, folder, key="text"):
     raw = [(folder / source["path"]).read_bytes() for source in manifest["sources"]]
     for source, content in zip(manifest["sources"], raw):
         assert (source["bytes"], source["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
-    raw = [gzip.decompress(content) if source["path"].endswith(".gz") else content
-           for source, content in zip(manifest["sources"], raw)]
+    raw = [decompress(source["path"], content) for source, content in zip(manifest["sources"], raw)]
+    ranges = {source["path"]: [] for source in manifest["sources"]}  # of each source: (offset, length) of all documents
     for split, entry in manifest["splits"].items():
         documents, records = read_pair(data / split), records_of(data / f"{split}.docs")
         assert len(documents) == len(records) == entry["documents"]
         assert sum(map(len, documents)) == entry["tokens"]
-        for kind in "bin", "idx", "docs":
+        for kind in "bin", "idx", "docs", "meta", "sums":
             content = (data / f"{split}.{kind}").read_bytes()
             assert entry[kind] == {"file": f"{split}.{kind}", "bytes": len(content),
                                    "sha256": hashlib.sha256(content).hexdigest()}
         texts[split] = []
-        for document, (offset, length, tokens, _, _, number) in zip(documents, records):
-            text = raw[number][offset:offset + length].decode(errors="replace")
-            if ".jsonl" in manifest["sources"][number]["path"]:
-                text = json.loads(text)[key].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        metadata, at = (data / f"{split}.meta").read_bytes(), 0
+        for document, (offset, length, tokens, begin, meta_length, number) in zip(documents, records):
+            text, path = raw[number][offset:offset + length].decode(errors="replace"), manifest["sources"][number]["path"]
+            ranges[path].append((offset, length))
+            assert begin == at
+            at += meta_length + (meta_length > 0)
+            known = json.loads(metadata[begin:begin + meta_length] or "{}")
+            if ".json" in path:
+                object = json.loads(text)
+                assert known == metadata_of(object)
+                text = object[key].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            else:
+                assert known == {}
             ids = tokenizer.encode(text, add_special_tokens=False).ids
             assert document == ids + [end] and len(document) == tokens
             texts[split].append(text)
@@ -380,7 +398,56 @@ def check_provenance(data, folder, key="text"):
     counts = manifest["counts"]
     for name in set(counts) - {"skipped_files"}:
         assert counts[name] == sum(source[name] for source in manifest["sources"]), name
+    content = (data / "dropped.jsonl").read_bytes()
+    assert manifest["dropped"] == {"file": "dropped.jsonl", "bytes": len(content),
+                                   "sha256": hashlib.sha256(content).hexdigest()}
+    reasons = collections.Counter()
+    for dropped in map(json.loads, content.splitlines()):
+        ranges[dropped["source"]].append((dropped["offset"], dropped["bytes"]))
+        reasons[dropped["reason"]] += 1
+    plural = {"blank_lines": "blank_line", "rejected_lines": "rejected_line"}
+    for name in set(counts) - {"documents", "tokens", "text_bytes", "replaced", "skipped_files"}:
+        assert counts[name] == reasons.pop(plural.get(name, name), 0), name
+    assert not reasons
+    for source, content in zip(manifest["sources"], raw):  # every line, or all of the file, is in one of the two
+        start = 3 * content.startswith(b"\xef\xbb\xbf")
+        if ".json" not in source["path"]:
+            assert ranges[source["path"]] == [(start, len(content) - start)]
+            continue
+        expected = []
+        for line in content[start:].split(b"\n"):
+            expected.append((start, len(line) - line.endswith(b"\r")))
+            start += len(line) + 1
+        assert sorted(ranges[source["path"]]) == expected[:-1 if content.endswith(b"\n") or not content else None]
     return texts
+
+
+def decompress(path, content):
+    if path.endswith(".gz"):
+        return gzip.decompress(content)
+    if path.endswith(".zst"):
+        return subprocess.run(["zstd", "-dc"], input=content, capture_output=True, check=True).stdout
+    return content
+
+
+METADATA = {"id": ["id", "hexsha"], "source": ["source", "package", "pile_set_name"], "url": ["url"],
+            "license": ["license", "licence"], "created": ["created"], "added": ["added"], "date": ["date"],
+            "timestamp": ["timestamp"], "language": ["language", "lang"], "title": ["title"], "dump": ["dump"],
+            "file_path": ["file_path"]}
+
+
+def metadata_of(object):
+    """What prepare keeps of a JSON Lines object: the first string, else the first number, looked for at the top, then
+    in "meta", then in "metadata"."""
+    places = [object, *(object[name] for name in ("meta", "metadata") if isinstance(object.get(name), dict))]
+    found = {}
+    for name, keys in METADATA.items():
+        values = [place[key] for place in places for key in keys if key in place]
+        values = ([value for value in values if isinstance(value, str)]
+                  or [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)])
+        if values:
+            found[name] = values[0]
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -405,6 +472,16 @@ def mixed(tmp_path_factory):
     return folder
 
 
+def tokens_of(data, number, holds):
+    """Tokens of the documents of a source whose metadata meets a condition."""
+    total = 0
+    for split in manifest_of(data)["splits"]:
+        metadata = (data / f"{split}.meta").read_bytes()
+        for _, _, tokens, begin, length, source in records_of(data / f"{split}.docs"):
+            total += tokens if source == number and holds(json.loads(metadata[begin:begin + length])) else 0
+    return total
+
+
 @pytest.mark.parametrize("fraction", [0, 0.2])
 def test_prepare_mixed(fraction, mixed, tool, tmp_path):
     out = tmp_path / "data"
@@ -422,8 +499,9 @@ def test_prepare_mixed(fraction, mixed, tool, tmp_path):
     counts = manifest["counts"]
     assert (counts["skipped_files"], counts["empty"], counts["replaced"]) == (3, 2, bad.count("\ufffd"))
     assert manifest["sources"][3]["origin"] == {
-        "source": [{"value": f"s{i}", "documents": n} for i, n in enumerate((14, 13, 13))],
-        "license": [{"value": "MIT", "documents": 40}]}
+        "source": [{"value": f"s{i}", "documents": n, "tokens": tokens_of(out, 3, lambda o: o["source"] == f"s{i}")}
+                   for i, n in enumerate((14, 13, 13))],
+        "license": [{"value": "MIT", "documents": 40, "tokens": manifest["sources"][3]["tokens"]}]}
     assert manifest["command"][:2] == ["--input", "in"]
     for split in manifest["splits"]:
         head, samples = dump(tool, out, 16, manifest["tokenizer"]["vocab_size"], split, "verify")
@@ -441,7 +519,7 @@ def test_same_bytes(mixed, tool, tmp_path):
         tool(*prepare(input="in", out="data", vocab_size=400, val_fraction=0.2), cwd=tmp_path / build, build=build)
         files.append({path.relative_to(tmp_path / build): path.read_bytes()
                       for path in (tmp_path / build / "data").rglob("*") if path.is_file()})
-    assert files[0] == files[1] and len(files[0]) == 11
+    assert files[0] == files[1] and len(files[0]) == 16
 
 
 def test_given_tokenizer(mixed, tool, tmp_path):
@@ -490,6 +568,21 @@ def test_long_documents(tool, tmp_path):
     tool(*prepare(input=["x.txt", "run.txt", "y.jsonl"], out="data", vocab_size=600), cwd=tmp_path, build="native")
     check_provenance(tmp_path / "data", tmp_path)
     assert manifest_of(tmp_path / "data")["sources"][0]["replaced"] == raw.decode(errors="replace").count("\ufffd")
+
+
+def test_unigram(tool, tmp_path):
+    """Trained here, and for documents that are encoded in parts: the ids of `tokenizers` for the whole. A document
+    that is longer than a batch, one that is shorter, and many at a time."""
+    generator = random.Random(5)
+    words = ["日本語の文書", " the", "\n", "don't ", "x" * 20, "🙂", "１２３ 4 ", "文書を", " quick fox", "\u3000"]
+    text = "".join(generator.choice(words) for _ in range(300_000))
+    (tmp_path / "x.txt").write_text(text)
+    (tmp_path / "y.jsonl").write_text("".join(
+        json.dumps({"text": text[i:i + generator.randrange(1, 200_000)]}, ensure_ascii=False) + "\n"
+        for i in range(0, 1_000_000, 50_000)))
+    tool(*prepare(input=["x.txt", "y.jsonl"], out="data", vocab_size=400, unigram=1), cwd=tmp_path, build="native")
+    check_provenance(tmp_path / "data", tmp_path)
+    assert {"tokenizer.json", "tokenizer.model"} <= set(os.listdir(tmp_path / "data/tokenizer"))
 
 
 def test_several_sequences_per_document(tool, tmp_path):
@@ -553,10 +646,12 @@ def test_origins(tool, tmp_path):
     (tmp_path / "x.jsonl").write_text("\n".join(map(line, range(80))))
     tool(*prepare(input=tmp_path / "x.jsonl", out=tmp_path / "data", vocab_size=260 - 3))
     origin = manifest_of(tmp_path / "data")["sources"][0]["origin"]
-    assert origin["source"] == [*({"value": f"p{i}", "documents": 2} for i in range(32)),
-                                {"value": None, "documents": 16}]
-    assert origin["license"] == [{"value": "LLL", "documents": 79}, {"value": None, "documents": 1}]
-    assert origin["language"] == [{"value": "en", "documents": 40}, {"value": "ja", "documents": 40}]
+    assert origin["source"] == [*({"value": f"p{i}", "documents": 2, "tokens": 4} for i in range(32)),
+                                {"value": None, "documents": 16, "tokens": 32}]
+    assert origin["license"] == [{"value": "LLL", "documents": 79, "tokens": 158},
+                                 {"value": None, "documents": 1, "tokens": 2}]
+    assert origin["language"] == [{"value": "en", "documents": 40, "tokens": 80},
+                                  {"value": "ja", "documents": 40, "tokens": 80}]
 
 
 def test_split(tool, fails, tmp_path):
@@ -598,10 +693,6 @@ def test_sample_is_even(tool, tmp_path):
         assert {"Ġ" + part.strip() for part in parts} <= set(vocabulary)
 
 
-def limited(memory):
-    return lambda: resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-
-
 def test_bounded_memory(tool, tools, tmp_path):
     """Files several times larger than all the memory that the process may have: one document, and many."""
     text = ("The quick brown fox jumps over the lazy dog. 日本語の文書を英語と混ぜる。\n" * 20).encode()
@@ -610,8 +701,8 @@ def test_bounded_memory(tool, tools, tmp_path):
         for _ in range(60_000_000 // len(text)):
             x.write(text)
             y.write(line)
-    tool(*prepare(input=["x.txt", "y.jsonl"], out="data", vocab_size=320, tokenizer_sample=1_000_000), cwd=tmp_path,
-         build="native", preexec_fn=limited(32 << 20))
+    tool(*prepare(input=["x.txt", "y.jsonl"], out="data", vocab_size=320, tokenizer_sample=1_000_000,
+                  memory_limit=40 << 20), cwd=tmp_path, build="native")
     counts = manifest_of(tmp_path / "data")["counts"]
     assert counts["text_bytes"] == 2 * (60_000_000 // len(text)) * len(text)
     first, *rest = read_pair(tmp_path / "data" / "train")
@@ -630,20 +721,232 @@ def test_limits(fails, tool, tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# prepare: sources of other people, metadata, ranks, resuming, collection
+
+def test_metadata(tool, tmp_path):
+    """Dolma, FineWeb (both forms) and llm-jp-corpus as they are published, compressed too."""
+    lines = {
+        "dolma.json.gz": {"id": "d\u30001", "text": "one\n", "source": "wiki", "added": "2024-01-02", "created": "1999",
+                          "metadata": {"url": "http://x/?\"q\"", "license": "CC-BY-SA", "ids": [1, 2]}, "version": "v1"},
+        "fineweb.jsonl.zst": {"text": "two", "id": "<urn:uuid:1>", "metadata": {
+            "url": "http://y", "date": "2020-05-01T00:00:00Z", "dump": "CC-MAIN-2020", "file_path": "s3://a/b.warc.gz",
+            "language": "en", "language_score": 0.9, "token_count": 3}},
+        "expanded.jsonl": {"text": "three", "id": "<urn:uuid:2>", "url": "http://z", "date": None, "language": "ja",
+                           "token_count": 3},
+        "llmjp.jsonl": {"text": "四", "meta": {"id": 17, "title": "題\u0000名", "url": "http://w", "licence": "CC0"}},
+        "mc4.jsonl": {"text": "five", "timestamp": 1580000000.5, "url": "http://v", "id": True, "lang": ["x"]},
+        "bare.jsonl": {"text": "six"},
+    }
+    expected = {
+        "dolma.json.gz": {"id": "d\u30001", "source": "wiki", "url": "http://x/?\"q\"", "license": "CC-BY-SA",
+                          "created": "1999", "added": "2024-01-02"},
+        "fineweb.jsonl.zst": {"id": "<urn:uuid:1>", "url": "http://y", "date": "2020-05-01T00:00:00Z", "language": "en",
+                              "dump": "CC-MAIN-2020", "file_path": "s3://a/b.warc.gz"},
+        "expanded.jsonl": {"id": "<urn:uuid:2>", "url": "http://z", "language": "ja"},
+        "llmjp.jsonl": {"id": 17, "url": "http://w", "license": "CC0", "title": "題\u0000名"},
+        "mc4.jsonl": {"url": "http://v", "timestamp": 1580000000.5},
+        "bare.jsonl": {},
+    }
+    (tmp_path / "in").mkdir()
+    for name, line in lines.items():
+        write_compressed(tmp_path / "in" / name, (json.dumps(line, ensure_ascii=False) + "\n").encode())
+    tool(*prepare(input="in", out="data", vocab_size=257), cwd=tmp_path)
+    check_provenance(tmp_path / "data", tmp_path)
+    sources = [source["path"].split("/")[1] for source in manifest_of(tmp_path / "data")["sources"]]
+    metadata = (tmp_path / "data/train.meta").read_bytes()
+    found = {sources[number]: json.loads(metadata[begin:begin + length] or "{}")
+             for _, _, _, begin, length, number in records_of(tmp_path / "data/train.docs")}
+    assert found == expected
+    assert metadata.count(b"\n") == 5 and json.loads(metadata.splitlines()[0])["id"] == "d\u30001"
+
+
+def write_compressed(path, content):
+    if path.suffix == ".gz":
+        content = gzip.compress(content)
+    elif path.suffix == ".zst":
+        content = subprocess.run(["zstd", "-qc"], input=content, capture_output=True, check=True).stdout
+    path.write_bytes(content)
+
+
+def files_of(folder):
+    """Every file's bytes; of the manifest all but the command."""
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {**files, "manifest.json": {**json.loads(files["manifest.json"]), "command": None}}
+
+
+@pytest.fixture(scope="session")
+def varied(corpus, mixed, tmp_path_factory):
+    """Documents of every kind, several times, so that there is something to leave out: a folder `in`."""
+    folder = tmp_path_factory.mktemp("varied") / "in"
+    shutil.copytree(mixed, folder, symlinks=True)
+    lines = [line for path in sorted(corpus.glob("*.jsonl")) for line in path.read_bytes().splitlines()]
+    for document in map(json.loads, lines[::7]):  # changed in a few places: similar to the first
+        document["text"] = document["text"].replace("a", "e", 3)
+        lines.append(json.dumps(document).encode())
+    lines += lines[3::9]
+    random.Random(7).shuffle(lines)
+    for i, name in enumerate(["m.jsonl", "n.jsonl.zst", "o.jsonl.gz"]):
+        write_compressed(folder / name, b"\n".join(lines[i::3]) + b"\n\n{\n")
+    (folder / "long.txt").write_bytes(HARD.encode() * 3000)
+    return folder
+
+
+COLLECT = dict(min_characters=300, max_characters=400_000, max_repeated_lines=0.9, dedup="exact", near_duplicates=0.8)
+
+
+@pytest.mark.parametrize("collect", [{}, COLLECT], ids=["all", "collected"])
+def test_ranks_and_threads(collect, varied, tools, tool, tmp_path):
+    """The same bytes for any number of ranks and threads, and wherever the units end."""
+    options = dict(input="in", vocab_size=300, tokenizer_sample=300_000, val_fraction=0.1, **collect)
+    os.symlink(varied, tmp_path / "in")
+    tool(*prepare(out="one", **options), cwd=tmp_path)
+    check_provenance(tmp_path / "one", tmp_path)
+    expected = files_of(tmp_path / "one")
+    for ranks, threads, unit in (1, 4, 5_003), (2, 1, 30_000), (3, 2, 100_001), (2, 2, 0):
+        out = f"{ranks}-{threads}-{unit}"
+        result = subprocess.run(["mpirun", "-n", str(ranks), tools / "native", *map(str, prepare(
+            out=out, unit_bytes=unit, **options))], cwd=tmp_path, capture_output=True,
+            env=environment({"OMP_NUM_THREADS": str(threads)}), timeout=120)
+        assert result.returncode == 0, result.stderr
+        assert files_of(tmp_path / out) == expected, out
+
+
+def test_resume(varied, tools, tmp_path):
+    """Killed in each pass and while the parts are joined, it goes on and ends with the bytes of an undisturbed run;
+    another command starts over."""
+    command = ["mpirun", "-n", "2", tools / "native", *map(str, prepare(
+        input="in", out="data", vocab_size=300, val_fraction=0.1, unit_bytes=8000, progress=1, **COLLECT))]
+    moments = [("parts/*.scan.json", 5), ("parts/*.scan.json", 40), ("verdicts", 1), ("parts/*.sample.json", 10),
+               ("data/tokenizer", 1), ("parts/*.encode.json", 5), ("parts/*.encode.json", 40), ("data/train.bin", 1)]
+    for name in "whole", "killed":
+        (tmp_path / name).mkdir()
+        os.symlink(varied, tmp_path / name / "in")
+    subprocess.run(command, cwd=tmp_path / "whole", check=True, capture_output=True, env=environment(), timeout=120)
+    kills, shown = 0, ""
+    for pattern, count in moments:
+        process = subprocess.Popen(command, cwd=tmp_path / "killed", stdout=subprocess.PIPE, text=True, env=environment())
+        work = tmp_path / "killed/.data.preparing"
+        while process.poll() is None and len(list(work.glob(pattern))) < count:
+            time.sleep(0.0005)
+        kills += process.poll() is None
+        kill_all(process)
+        shown += process.stdout.read()
+        if (tmp_path / "killed/data").exists():
+            break
+        assert [path.name for path in (tmp_path / "killed").iterdir() if path.name != "in"] == [".data.preparing"]
+    assert kills >= 5
+    if not (tmp_path / "killed/data").exists():
+        shown += subprocess.run(command, cwd=tmp_path / "killed", check=True, capture_output=True, env=environment(),
+                                text=True, timeout=120).stdout
+    assert "looking at the documents: going on with" in shown and "tokenizing: going on with" in shown
+    assert sorted(os.listdir(tmp_path / "killed")) == ["data", "in"]
+    assert ([files_of(tmp_path / "killed/data"), (tmp_path / "killed/data/manifest.json").read_bytes()]
+            == [files_of(tmp_path / "whole/data"), (tmp_path / "whole/data/manifest.json").read_bytes()])
+
+
+def test_other_command_starts_over(varied, tools, tool, tmp_path):
+    """Nothing of a killed run is used by one with another seed, or when a source has changed."""
+    shutil.copytree(varied, tmp_path / "in", symlinks=True)
+    options = dict(input="in", vocab_size=300, val_fraction=0.3, unit_bytes=8000, progress=1)
+    for seed, touched in (1, None), (2, tmp_path / "in/m.jsonl"):
+        process = subprocess.Popen([tools / "native", *map(str, prepare(out="data", seed=1 if touched else 0, **options))],
+                                   cwd=tmp_path, stdout=subprocess.PIPE, env=environment())
+        while len(list(tmp_path.glob(".data.preparing/parts/*.encode.json"))) < 10:
+            assert process.poll() is None
+            time.sleep(0.0005)
+        kill_all(process)
+        if touched:
+            touched.write_bytes(touched.read_bytes() + b'{"text": "one more"}\n')
+        shown = tool(*prepare(out="data", seed=1, **options), cwd=tmp_path)
+        assert "starting over" in shown and "going on" not in shown
+        check_provenance(tmp_path / "data", tmp_path)
+        shutil.rmtree(tmp_path / "data")
+    assert sorted(os.listdir(tmp_path)) == ["in"]
+
+
+def grams(text):
+    text = " ".join(re.sub("[A-Z]", lambda m: m[0].lower(), text).split())
+    return {text[i:i + 5] for i in range(max(1, len(text) - 4))}
+
+
+def test_collection(varied, tool, tmp_path):
+    """What is left out, and why, computed anew: filters and exact duplicates exactly, near-duplicates by the true
+    similarity of their 5-grams, up to 5 standard deviations of the estimate."""
+    tool(*prepare(input="in", out="data", vocab_size=300, **COLLECT), cwd=varied.parent, build="native")
+    data = varied.parent / "data"
+    check_provenance(data, varied.parent)
+    texts = {}
+    for path in sorted(varied.rglob("*"), key=lambda path: os.fsencode(path)):
+        name = str(path.relative_to(varied.parent))
+        if path.is_dir() or path.is_symlink() or name.count("circle") or path.name[0] == "." or path.suffix == ".bin":
+            continue
+        content = decompress(name, path.read_bytes())
+        start = 3 * content.startswith(b"\xef\xbb\xbf")
+        if ".json" not in name:
+            texts[name, start] = content[start:].decode(errors="replace")
+            continue
+        for line in content[start:].splitlines(keepends=True):
+            if line.startswith(b'{"'):
+                texts[name, start] = json.loads(line)["text"]
+            start += len(line)
+    texts = {place: text for place, text in texts.items() if text}
+    dropped = {(line["source"], line["offset"]): line
+               for line in map(json.loads, (data / "dropped.jsonl").read_bytes().splitlines())}
+    seen, kept, counts = {}, [], collections.Counter()
+    for place, text in texts.items():
+        line = dropped.get(place, {"reason": None})
+        lines = [line.strip() for line in text.split("\n") if line.strip()]
+        repeated = sum(len(line) for i, line in enumerate(lines) if line in lines[:i]) / max(1, sum(map(len, lines)))
+        expected = ("short" if len(text) < 300 else "long" if len(text) > 400_000 else
+                    "repeated_lines" if repeated > 0.9 else "exact_duplicate" if text in seen else None)
+        if expected is None and line["reason"] == "near_duplicate":
+            of = line["duplicate_of"]["source"], line["duplicate_of"]["offset"]
+            a, b = grams(text), grams(texts[of])
+            similarity = len(a & b) / len(a | b)
+            assert abs(similarity - line["value"]) < 5 * np.sqrt(0.25 / 256) and line["value"] >= 0.8
+            assert of not in dropped
+        else:
+            assert line["reason"] == expected, place
+        if expected in ("short", "long"):
+            assert line["value"] == len(text)
+        elif expected == "repeated_lines":
+            assert line["value"] == pytest.approx(repeated)
+        elif expected == "exact_duplicate":
+            assert (line["duplicate_of"]["source"], line["duplicate_of"]["offset"]) == seen[text]
+        if expected is None:
+            seen[text] = place
+            if line["reason"] is None:
+                kept.append(grams(text))
+        counts[line["reason"]] += 1
+    assert min(counts[reason] for reason in ("short", "repeated_lines", "exact_duplicate", "near_duplicate")) >= 1, counts
+    for i, a in enumerate(kept):  # and none that is left has a twin
+        assert all(len(a & b) < 0.97 * len(a | b) for b in kept[:i])
+    shutil.rmtree(data)
+
+
+def test_everything_left_out(fails, tmp_path):
+    write_text(tmp_path)
+    fails(prepare(input="text.txt", out="data", vocab_size=260, min_characters=1_000_000), "the filters leave none",
+          cwd=tmp_path)
+    fails(prepare(input="text.txt", out="data", vocab_size=260, near_duplicates=0.2), "0.5", cwd=tmp_path)
+    assert os.listdir(tmp_path) == ["text.txt"]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 # prepare: what goes wrong
 
 def test_bad_inputs(fails, tool, tmp_path):
     write_text(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "x.bin").touch()
-    for name in "x.pdf", "x.json", "x.txt.xz", "empty.txt", "empty.jsonl":
+    for name in "x.pdf", "x.json", "x.txt.xz", "x.bin", "empty.txt", "empty.jsonl":
         (tmp_path / name).touch()
     (tmp_path / "blank.jsonl").write_text('\n\n{"text": ""}\n')
     os.mkfifo(tmp_path / "pipe.txt")
     odd = os.fsdecode(b"odd\xff.txt")
     (tmp_path / odd).write_text("text")
     options = dict(out="data", vocab_size=260)
-    for name, mention in {"nowhere.txt": "nowhere.txt", "x.pdf": ".jsonl", "x.json": ".jsonl", "x.txt.xz": ".gz",
+    for name, mention in {"nowhere.txt": "nowhere.txt", "x.pdf": ".jsonl", "x.json": ".jsonl", "x.txt.xz": ".gz", "x.bin": "train --data",
                           "empty.txt": "no document", "empty.jsonl": "no document", "blank.jsonl": "no document",
                           "pipe.txt": "pipe.txt", "folder": "1 others", odd: "UTF-8"}.items():
         fails(prepare(input=["text.txt", name] if name.startswith(("x.", "no", "pipe", "odd")) else name, **options),
@@ -682,6 +985,22 @@ def test_damaged_gzip(fails, tmp_path):
     assert os.listdir(tmp_path) == ["x.txt.gz"]
 
 
+def test_failure_on_one_rank(tools, tmp_path):
+    """One line, and an end of all ranks, whichever of them meets the damage; nothing is left."""
+    (tmp_path / "in").mkdir()
+    for i in range(6):
+        write_text(tmp_path / "in", f"{i}.txt", f"some words {i} " * 100_000)
+    for bad in 0, 5:
+        (tmp_path / "in" / f"{bad}.txt.zst").write_bytes(b"no zstd" * (bad + 1))
+        result = subprocess.run(["mpirun", "-n", "3", tools / "native", *map(str, prepare(
+            input="in", out="data", vocab_size=260))], cwd=tmp_path, capture_output=True, text=True, env=environment(),
+            timeout=120)
+        assert result.returncode != 0 and result.stderr.count("train_gpt: ") == 1
+        assert f"in/{bad}.txt.zst: zstd -dc ended with status" in result.stderr
+        (tmp_path / "in" / f"{bad}.txt.zst").unlink()
+    assert os.listdir(tmp_path) == ["in"]
+
+
 def test_source_that_changes(fails, tmp_path):
     """A `gzip` in front of the real one touches another source between the passes, and while it is read itself."""
     (tmp_path / "bin").mkdir()
@@ -705,8 +1024,7 @@ def test_full_disk(limit, fails, tool, tmp_path):
         tool(*prepare(input="x.jsonl", out="whole", vocab_size=260), cwd=tmp_path)
         limit = max(path.stat().st_size for path in (tmp_path / "whole").iterdir()) - 1
         shutil.rmtree(tmp_path / "whole")
-    fails(prepare(input="x.jsonl", out="data", vocab_size=260), "cannot be written", cwd=tmp_path,
-          restore_signals=False, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    fails(prepare(input="x.jsonl", out="data", vocab_size=260, file_limit=limit), "cannot be written", cwd=tmp_path)
     assert os.listdir(tmp_path) == ["x.jsonl"]
 
 
@@ -724,8 +1042,8 @@ def test_leftovers_and_rivals(fails, tool, tmp_path):
     os.close(descriptor)
     tool(*prepare(input="text.txt", out="data", vocab_size=260), cwd=tmp_path)
     assert not left.exists()
-    assert sorted(os.listdir(tmp_path / "data")) == ["manifest.json", "tokenizer", "train.bin", "train.docs",
-                                                     "train.idx"]
+    assert sorted(os.listdir(tmp_path / "data")) == ["dropped.jsonl", "manifest.json", "tokenizer", "train.bin",
+                                                     "train.docs", "train.idx", "train.meta", "train.sums"]
 
 
 @pytest.fixture
@@ -772,4 +1090,6 @@ def test_progress(tool, tmp_path):
     (tmp_path / "x.txt").write_bytes(random.Random(1).randbytes(6_000_000).hex().encode())
     shown = tool(*prepare(input="x.txt", out="data", vocab_size=2000, progress=1), cwd=tmp_path).splitlines()
     assert "sampling" in shown[0] and "training a tokenizer" in "".join(shown)
-    assert "file 1 of 1, 12.0 MB of text, " in shown[-1] and shown[-1].endswith(" 1 documents")
+    assert re.fullmatch(r"tokenizing: 100 % of 12.0 MB, 12.0 MB of text, [\d.]+ MB/s, 1 documents", shown[-1])
+    assert all(re.fullmatch(r"[a-z ]+: \d+ % of 12.0 MB, [\d.]+ MB of text, [\d.]+ MB/s, [01] documents(, \d+ s left)?",
+                            line) for line in shown if not line.startswith("training"))

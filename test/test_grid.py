@@ -4,6 +4,9 @@ checkpoints do not depend on the grid that wrote them.
 Tolerances: ranks add float sums in another order, which moves a loss by some 1e-8; eps is 1e-6, since AdamW turns the
 rounding errors of a gradient that is zero in theory (the bias of k) into steps of the size of the learning rate.
 """
+import os
+import subprocess
+
 import numpy as np
 import pytest
 
@@ -45,11 +48,8 @@ def assert_same_training(one, other, step=MODEL["steps"]):
 
 
 @pytest.mark.parametrize("recompute", ["none", "layer"])
-@pytest.mark.parametrize("zero", [0, 1])
-@pytest.mark.parametrize("tp,pp,dp", GRIDS)
+@pytest.mark.parametrize("tp,pp,dp,zero", [(*grid, zero) for grid in GRIDS for zero in ((0, 1) if grid[2] > 1 else (0,))])
 def test_grid_trains_as_one_rank(train, alone, tmp_path, tp, pp, dp, zero, recompute):
-    if zero and dp == 1:
-        pytest.skip("ZeRO shares among replicas")
     train(tmp_path / "run", tp, pp, dp, zero=zero, recompute=recompute)
     assert_same_training(alone, tmp_path / "run")
 
@@ -64,10 +64,28 @@ def test_recompute_on_first_stages(train, alone, tmp_path):
     assert_same_training(alone, tmp_path / "run")
 
 
-def test_overlap_changes_no_bits(train, tmp_path):
+@pytest.mark.parametrize("zero", [0, 1])
+def test_overlap_changes_no_bits(train, tmp_path, zero):
     for overlap in 0, 1:
-        train(tmp_path / str(overlap), dp=2, overlap=overlap, zero=1)
-    assert (state_bytes(checkpoint(tmp_path / "0", 30)) == state_bytes(checkpoint(tmp_path / "1", 30)))
+        train(tmp_path / str(overlap), dp=4, overlap=overlap, zero=zero)
+    assert state_bytes(checkpoint(tmp_path / "0", 30)) == state_bytes(checkpoint(tmp_path / "1", 30))
+
+
+@pytest.mark.parametrize("zero", [0, 1])
+def test_sums_by_messages(train, alone, tmp_path, zero):
+    """The ranks of the other tests are on one host and sum in memory that they share."""
+    train(tmp_path / "run", pp=2, dp=4, zero=zero, share_memory=0)
+    assert_same_training(alone, tmp_path / "run")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+@pytest.mark.parametrize("zero", [0, 1])
+def test_two_hosts(pair, alone, tmp_path, zero):
+    """2 hosts x 2 ranks: shared memory within a host, messages over TCP between them."""
+    args = {**MODEL, "data": pair, "val_data": pair, "vocab_size": 97, "out": tmp_path / "run", "zero": zero}
+    subprocess.run([support.ROOT / "scripts/two_hosts.sh", "2", support.BINARIES["native"],
+                    *map(str, arguments("train", **args))], check=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert_same_training(alone, tmp_path / "run")
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,10 @@
 //
 //     tokenizer_tool train VOCAB_SIZE DIR   texts in
 //     tokenizer_tool encode DIR [ROUNDS]    texts in, the ids of each and -1 out; the time goes to stderr
-//     tokenizer_tool pieces DIR BLOCK       the same ids, of texts read in blocks and cut at safe places
-//     tokenizer_tool decode DIR [all]       ids in, bytes out; `all`: special tokens too
+//     tokenizer_tool pieces DIR BLOCK       the same ids, of texts read in blocks and cut at safe places; the number of
+//                                           cuts goes to stderr
+//     tokenizer_tool decode DIR [all]       lists of ids in, each ended by INT32_MIN; texts out, each ended by 0xFF;
+//                                           `all`: special tokens too
 //     tokenizer_tool copy DIR OUT           load and save
 //     tokenizer_tool sanitize BLOCK         repairs UTF-8 fed in blocks; the count of replacements goes to stderr
 //     tokenizer_tool classes                the class of each code point, one byte each
@@ -38,6 +40,8 @@ static char *read_stdin(size_t *length) {
     }
     return data;
 }
+
+static size_t cuts_made; // by `pieces`
 
 typedef struct {
     const char *text;
@@ -113,6 +117,7 @@ static int encode(const char *directory, int rounds, const char *text, size_t le
 // documents larger than memory does. What is handed over ends in a whole character, and nothing behind it is there.
 static bool encode_in_pieces(Encoder *encoder, Text text, size_t block, TokenBuffer *ids, Error *e) {
     bool ok = true;
+    int continues = TEXT_WHOLE;
     for (size_t held = 0; ok && text.length;) {
         held = held + block < text.length ? held + block : text.length;
         while (held < text.length && (text.text[held] & 0xC0) == 0x80) {
@@ -123,10 +128,13 @@ static bool encode_in_pieces(Encoder *encoder, Text text, size_t block, TokenBuf
             return fail(e, "no memory");
         }
         memcpy(copy, text.text, held);
-        size_t cut = held == text.length ? held : tokenizer_safe_cut(encoder->tokenizer, copy, held);
-        ok = held == text.length ? tokenizer_encode(encoder->tokenizer, copy, cut, ids, e)
-                                 : encoder_encode(encoder, copy, cut, ids, e);
+        bool last = held == text.length;
+        size_t cut = last ? held : tokenizer_safe_cut(encoder->tokenizer, copy, held);
+        ok = (!last && cut == 0) ||
+             encoder_encode_part(encoder, copy, cut, continues | (last ? 0 : TEXT_GOES_ON), ids, e);
         free(copy);
+        cuts_made += cut > 0 && !last;
+        continues |= cut > 0 ? TEXT_CONTINUES : 0;
         text = (Text){text.text + cut, text.length - cut};
         held -= cut;
     }
@@ -143,27 +151,39 @@ static int pieces(const char *directory, size_t block, const char *text, size_t 
     for (const char *at = text; ok && next_text(&at, text + length, &document);) {
         ok = encode_in_pieces(&encoder, document, block, &ids, &e) && put_ids(&ids, &e);
     }
+    if (ok) {
+        fprintf(stderr, "%zu cuts\n", cuts_made);
+    }
     encoder_free(&encoder);
     free(ids.ids);
     tokenizer_free(&t);
     return ok ? 0 : stop(&e);
 }
 
+// Decodes lists of ids, each ended by INT32_MIN, id by id; 0xFF, which is in no text, ends each text.
 static int decode(const char *directory, bool all, const char *data, size_t length) {
     Tokenizer t;
+    Decoder decoder = {0};
     Error e = {""};
-    if (!tokenizer_load(&t, directory, &e)) {
-        return stop(&e);
-    }
-    for (size_t i = 0; i + 4 <= length; i += 4) {
+    bool ok = tokenizer_load(&t, directory, &e);
+    decoder_init(&decoder, &t, all);
+    for (size_t i = 0; ok && i + 4 <= length; i += 4) {
         int32_t id;
-        size_t n;
         memcpy(&id, data + i, sizeof id);
-        const char *bytes = all ? tokenizer_text(&t, id, &n) : tokenizer_bytes(&t, id, &n);
-        fwrite(bytes, 1, n, stdout);
+        ok = id == INT32_MIN ? decoder_end(&decoder, &e) : decoder_add(&decoder, id, &e);
+        if (ok && decoder.text.length) {
+            fwrite(decoder.text.data, 1, decoder.text.length, stdout);
+            decoder.text.length = 0;
+        }
+        if (ok && id == INT32_MIN) {
+            putchar(0xFF);
+            decoder_free(&decoder);
+            decoder_init(&decoder, &t, all);
+        }
     }
+    decoder_free(&decoder);
     tokenizer_free(&t);
-    return 0;
+    return ok ? 0 : stop(&e);
 }
 
 static int copy(const char *directory, const char *out) {

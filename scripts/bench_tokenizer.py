@@ -1,0 +1,213 @@
+#!/usr/bin/env python3
+"""Training of tokenizers, ours against Hugging Face `tokenizers` and sentencepiece: time, and bytes per token on
+held-out Japanese text.
+
+    build/venv/bin/python scripts/bench_tokenizer.py time    [--vocab 4000 32000] [--mb 100] [--rounds 3] [--model bpe]
+    build/venv/bin/python scripts/bench_tokenizer.py quality [--vocab 4000 32000]
+
+Text: build/corpus, of whose Japanese files every 20th document is held out; `time` fills it up to --mb with the
+sources and documentation that this machine has. Times are of training alone, texts already in memory, in alternating
+rounds. Each tokenizer is encoded with by the library that owns it."""
+import argparse
+import glob
+import json
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MORE = ["/usr/lib/python3*/**/*.py", "/usr/share/doc/**/*", "/usr/share/perl/**/*.p[ml]", "/usr/include/**/*.h",
+        str(ROOT / "build/venv/lib/python3*/site-packages/**/*.py")]
+END = "<|endoftext|>"
+
+
+def corpus():
+    """(texts to train on, held-out Japanese texts)"""
+    train, held = [], []
+    for path in sorted((ROOT / "build/corpus").glob("*.jsonl")):
+        for i, line in enumerate(open(path, encoding="utf-8")):
+            (held if "-ja" in path.name and i % 20 == 7 else train).append(json.loads(line)["text"])
+    return train, held
+
+
+def filled(texts, size):
+    """The texts and as much of this machine's own as makes `size` bytes."""
+    texts, total = list(texts), sum(len(text.encode()) for text in texts)
+    for pattern in MORE:
+        for path in sorted(glob.glob(pattern, recursive=True)):
+            if total >= size:
+                return texts
+            try:
+                texts.append(open(path, encoding="utf-8").read())
+            except (OSError, UnicodeDecodeError):
+                continue
+            total += len(texts[-1].encode())
+    return texts
+
+
+def build_tool(folder):
+    tool = folder / "train_tool"
+    subprocess.run(["gcc", "-std=c11", "-D_GNU_SOURCE", "-O3", "-march=native", "-ffp-contract=off", "-fopenmp",
+                    ROOT / "test/train_tool.c", "-o", tool, "-lm"], check=True)
+    return tool
+
+
+class Ours:
+    def __init__(self, tool, model, folder, threads):
+        self.tool, self.model, self.folder, self.threads = tool, model, folder, threads
+        self.name = f"ours {model}"
+
+    def train(self, texts, vocab):
+        """Seconds, as the tool measures them after it has read the texts."""
+        data = b"".join(struct.pack("<I", len(text)) + text for text in map(str.encode, texts))
+        self.out = self.folder / f"{self.model}-{vocab}"
+        self.out.mkdir(exist_ok=True)
+        done = subprocess.run([self.tool, self.model, str(vocab), self.out], input=data, check=True,
+                              stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": str(self.threads)})
+        words = done.stderr.split()
+        return float(words[1]) + float(words[3])
+
+    def counter(self):
+        if self.model == "bpe":
+            return hf_counter(str(self.out / "tokenizer.json"))
+        return spm_counter(str(self.out / "tokenizer.model"))
+
+
+def hf_counter(file):
+    from tokenizers import Tokenizer
+    tokenizer = Tokenizer.from_file(file)
+    unknown = tokenizer.token_to_id("<unk>")
+
+    def count(text):
+        """Tokens; what is unknown counts as its bytes."""
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        return sum(len(text[a:b].encode()) if i == unknown else 1
+                   for i, (a, b) in zip(encoding.ids, encoding.offsets))
+    return count
+
+
+def spm_counter(file):
+    import sentencepiece
+    model = sentencepiece.SentencePieceProcessor(model_file=file)
+    return lambda text: len(model.encode(text))
+
+
+class HuggingFace:
+    """In a process of its own, as the number of its threads is fixed when they first start."""
+
+    def __init__(self, model, folder, threads):
+        self.model, self.folder, self.threads = model, folder, threads
+        self.name = f"tokenizers {model}"
+
+    def train(self, texts, vocab):
+        self.out = self.folder / f"hf-{self.model}-{vocab}.json"
+        done = subprocess.run([sys.executable, __file__, "hf", self.model, str(vocab), self.out], text=True, check=True,
+                              input=json.dumps(texts), stdout=subprocess.PIPE,
+                              env={**os.environ, "RAYON_NUM_THREADS": str(self.threads)})
+        return float(done.stdout)
+
+    def counter(self):
+        return hf_counter(str(self.out))
+
+
+def train_hf(model, vocab, out):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    texts = json.load(sys.stdin)
+    if model == "bpe":
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(vocab_size=vocab, min_frequency=2, special_tokens=[END], show_progress=False,
+                                      initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    else:
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+        trainer = trainers.UnigramTrainer(vocab_size=vocab, special_tokens=["<unk>", END], unk_token="<unk>",
+                                          show_progress=False)
+        texts = [line for text in texts for line in text.split("\n")]
+    start = time.monotonic()
+    tokenizer.train_from_iterator(texts, trainer)
+    print(time.monotonic() - start)
+    tokenizer.save(out)
+
+
+class SentencePiece:
+    name = "sentencepiece unigram"
+
+    def __init__(self, folder, threads):
+        self.folder, self.threads = folder, threads
+
+    def train(self, texts, vocab):
+        import sentencepiece
+        self.out = self.folder / f"spm-{vocab}"
+        lines = [line for text in texts for line in text.split("\n")]
+        start = time.monotonic()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_prefix=str(self.out), vocab_size=vocab, model_type="unigram",
+            byte_fallback=True, normalization_rule_name="identity", add_dummy_prefix=False,
+            remove_extra_whitespaces=False, character_coverage=0.9995, allow_whitespace_only_pieces=True,
+            max_sentence_length=1 << 20, num_threads=self.threads, minloglevel=2)
+        return time.monotonic() - start
+
+    def counter(self):
+        return spm_counter(f"{self.out}.model")
+
+
+def measure_time(args, folder):
+    texts = filled(corpus()[0], args.mb * 1e6)
+    print(f"{sum(len(text.encode()) for text in texts) / 1e6:.1f} MB, {args.rounds} rounds, seconds: least (all)")
+    tool = build_tool(folder)
+    for vocab in args.vocab:
+        for threads in args.threads:
+            rivals = {"bpe": [Ours(tool, "bpe", folder, threads), HuggingFace("bpe", folder, threads)],
+                      "unigram": [Ours(tool, "unigram", folder, threads), SentencePiece(folder, threads)]}[args.model]
+            seconds = {rival.name: [] for rival in rivals}
+            for _ in range(args.rounds):
+                for rival in rivals:
+                    seconds[rival.name].append(rival.train(texts, vocab))
+            for name, all_of_them in seconds.items():
+                print(f"{vocab:6} tokens {threads} threads  {name:22} {min(all_of_them):8.2f}  "
+                      f"({' '.join(f'{s:.2f}' for s in all_of_them)})", flush=True)
+
+
+def measure_quality(args, folder):
+    train, held = corpus()
+    lines = [line for text in held for line in text.split("\n")]
+    japanese = [line for line in lines if sum("\u3040" <= c < "\u9fff" for c in line) * 2 > len(line)]
+    parts = {"documents": held, "lines": lines, "mostly Japanese": japanese}
+    sizes = {name: sum(len(text.encode()) for text in part) for name, part in parts.items()}
+    print(f"trained on {sum(len(text.encode()) for text in train) / 1e6:.1f} MB; bytes per token on held-out Japanese "
+          f"documents ({sizes['documents'] / 1e3:.0f} KB), their lines one by one, and those of them that are mostly "
+          f"kana or kanji ({sizes['mostly Japanese'] / 1e3:.0f} KB)")
+    tool, threads = build_tool(folder), os.cpu_count()
+    for vocab in args.vocab:
+        for trainer in (Ours(tool, "bpe", folder, threads), HuggingFace("bpe", folder, threads),
+                        Ours(tool, "unigram", folder, threads), SentencePiece(folder, threads),
+                        HuggingFace("unigram", folder, threads)):
+            seconds = trainer.train(train, vocab)
+            count = trainer.counter()
+            rates = [f"{name} {sizes[name] / sum(map(count, part)):.4f}" for name, part in parts.items()]
+            print(f"{vocab:6} tokens  {trainer.name:22} {'  '.join(rates)}  ({seconds:.1f} s)", flush=True)
+
+
+def main():
+    if sys.argv[1:2] == ["hf"]:
+        return train_hf(sys.argv[2], int(sys.argv[3]), sys.argv[4])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["time", "quality"])
+    parser.add_argument("--model", choices=["bpe", "unigram"], default="bpe", help="what `time` trains")
+    parser.add_argument("--vocab", type=int, nargs="+", default=[4000, 32000])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, os.cpu_count()])
+    parser.add_argument("--mb", type=float, default=100)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        {"time": measure_time, "quality": measure_quality}[args.what](args, Path(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+// collect_tool: the functions of collect.h for test_collect.py, and their speed. Exit status 1 and one line on stderr
+// on failure.
+#include "../collect.h"
+
+#include <omp.h>
+
+// Documents come on stdin and go into record files as u64 length, bytes.
+static bool document_read(FILE *in, char **text, size_t *capacity, uint64_t *length, bool *end, Error *e) {
+    unsigned char header[8];
+    size_t n = fread(header, 1, sizeof header, in);
+    *end = n == 0;
+    if (*end) {
+        return true;
+    }
+    *length = load_le(header, 8);
+    return (n == sizeof header && reserve_(text, capacity, 0, *length + 1, 1, e) &&
+            fread(*text, 1, *length, in) == *length) ||
+           fail(e, "stdin: ends inside a document");
+}
+
+// Adds a text in pieces of `piece` characters; 0: whole.
+static bool add_in_pieces(CollectState *s, const char *text, size_t length, size_t piece, Error *e) {
+    bool ok = true;
+    for (size_t at = 0; ok && at < length;) {
+        size_t n = piece ? 0 : length - at;
+        for (size_t i = 0; i < piece && at + n < length; i++) {
+            size_t character = utf8_decode(text + at + n, length - at - n, NULL);
+            n += character ? character : 1;
+        }
+        ok = collect_add(s, text + at, n, e);
+        at += n;
+    }
+    return ok;
+}
+
+// Prints a line of JSON a document, and writes the records to a file ("-": none).
+static bool fingerprint_command(const CollectOptions *o, size_t piece, const char *records, Error *e) {
+    CollectState *s = collect_new(o, e);
+    FILE *out = strcmp(records, "-") ? fopen(records, "wb") : NULL;
+    char *text = NULL;
+    size_t capacity = 0;
+    bool end = false, ok = s != NULL;
+    while (ok) {
+        CollectVerdict v;
+        CollectFingerprint f;
+        unsigned char record[COLLECT_RECORD_LIMIT];
+        uint64_t length;
+        if (!(ok = document_read(stdin, &text, &capacity, &length, &end, e)) || end) {
+            break;
+        }
+        collect_begin(s);
+        ok = add_in_pieces(s, text, length, piece, e) && collect_end(s, &v, &f, e);
+        if (!ok) {
+            break;
+        }
+        printf("{\"reason\": \"%s\", \"value\": %.17g, \"characters\": %llu, \"japanese\": %.17g, \"repeated_lines\": "
+               "%.17g, \"exact\": \"",
+               collect_reason_name(v.reason), v.value, (unsigned long long)v.characters, v.japanese, v.repeated_lines);
+        for (int i = 0; i < 16; i++) {
+            printf("%02x", f.exact[i]);
+        }
+        printf("\", \"signature\": [");
+        for (int i = 0; o->near_duplicates > 0 && i < COLLECT_SIGNATURE; i++) {
+            printf("%s%d", i ? ", " : "", f.signature[i]);
+        }
+        printf("]}\n");
+        collect_store(record, o, &v, &f, length);
+        if (out) {
+            ok = write_(out, records, record, collect_record_size(o), e);
+        }
+    }
+    if (out) {
+        ok = close_written_(out, records, ok ? e : &(Error){0}) && ok;
+    }
+    free(text);
+    collect_free(s);
+    return ok;
+}
+
+static double seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+// A line a document: reason, the document it repeats or -, similarity. Then the counts. Quiet: counts and time only.
+static bool duplicates_command(const CollectOptions *o, bool quiet, const char *scratch, int count, char **paths,
+                               Error *e) {
+    CollectResult r;
+    CollectCounts counts = {0};
+    double began = seconds();
+    if (!collect_duplicates(&r, (const char *const *)paths, (size_t)count, scratch, o, e)) {
+        return false;
+    }
+    double ended = seconds();
+    size_t document = 0;
+    bool ok = true;
+    for (int f = 0; ok && f < count; f++) {
+        unsigned char bytes[COLLECT_RECORD_LIMIT];
+        FILE *file = fopen(paths[f], "rb");
+        while (ok && fread(bytes, collect_record_size(o), 1, file) == 1) {
+            CollectRecord record;
+            ok = collect_load(&record, bytes, paths[f], e);
+            collect_count(&counts, (CollectReason)r.reason[document], record.bytes);
+            if (!quiet) {
+                printf("%s %lld %.9g\n", collect_reason_name((CollectReason)r.reason[document]),
+                       r.of[document] == COLLECT_NONE ? -1LL : (long long)r.of[document], r.similarity[document]);
+            }
+            document++;
+        }
+        fclose(file);
+    }
+    for (int i = 0; i < COLLECT_REASONS; i++) {
+        printf("%s %llu %llu\n", collect_reason_name((CollectReason)i), (unsigned long long)counts.documents[i],
+               (unsigned long long)counts.bytes[i]);
+    }
+    if (quiet) {
+        printf("%zu documents: %.1f s on %d threads\n", r.documents, ended - began, omp_get_max_threads());
+    }
+    collect_result_free(&r);
+    return ok;
+}
+
+// Speed of filters and fingerprints, one thread: the documents on stdin, `repeats` times.
+static bool speed_command(const CollectOptions *o, int repeats, Error *e) {
+    CollectState *s = collect_new(o, e);
+    char **texts = NULL;
+    uint64_t *lengths = NULL, bytes = 0, sum = 0;
+    size_t count = 0;
+    bool ok = s != NULL, end = false;
+    while (ok) {
+        size_t capacity = 0;
+        texts = realloc(texts, (count + 1) * sizeof *texts);
+        lengths = realloc(lengths, (count + 1) * sizeof *lengths);
+        texts[count] = NULL;
+        if (!(ok = document_read(stdin, &texts[count], &capacity, &lengths[count], &end, e)) || end) {
+            break;
+        }
+        bytes += lengths[count++];
+    }
+    double began = seconds();
+    for (size_t i = 0; ok && i < count * (size_t)repeats; i++) {
+        CollectVerdict v;
+        CollectFingerprint f;
+        collect_begin(s);
+        ok = collect_add(s, texts[i % count], lengths[i % count], e) && collect_end(s, &v, &f, e);
+        sum += ok ? f.signature[0] + v.characters : 0;
+    }
+    double time = seconds() - began;
+    printf("%zu documents of %.1f MB, %d times: %.1f MB/s, %.0f documents/s (%llu)\n", count, (double)bytes / 1e6,
+           repeats, (double)bytes * repeats / 1e6 / time, (double)count * repeats / time, (unsigned long long)sum);
+    for (size_t i = 0; i < count; i++) {
+        free(texts[i]);
+    }
+    free(texts);
+    free(lengths);
+    collect_free(s);
+    return ok;
+}
+
+// Writes the records of `count` random documents. One in ten is a copy of one of the first hundredth, in which each
+// value of the signature was replaced with a probability from 0 to 0.4: so there are clusters of ten that are more and
+// less similar to each other.
+static bool synthetic_command(const CollectOptions *o, uint64_t count, const char *path, Error *e) {
+    FILE *file = fopen(path, "w+b");
+    bool ok = file || fail(e, "%s: cannot be created", path);
+    for (uint64_t i = 0; ok && i < count; i++) {
+        CollectVerdict v = {.reason = COLLECT_KEPT};
+        CollectFingerprint f;
+        unsigned char record[COLLECT_RECORD_LIMIT];
+        bool copy = i > 0 && random_uniform(1, 20, i) < 0.1;
+        uint64_t seed = copy ? (uint64_t)(random_uniform(1, 21, i) * (double)i / 100) : i;
+        double changed = copy ? 0.4 * random_uniform(1, 22, i) : 0;
+        for (int k = 0; k < COLLECT_SIGNATURE; k++) {
+            bool change = changed > 0 && random_uniform(i, 23, (uint64_t)k) < changed;
+            f.signature[k] = (uint16_t)random_bits(change ? i + count : seed, 24, (uint64_t)k);
+        }
+        store_le(f.exact, random_bits(i, 25, 0), 8);
+        store_le(f.exact + 8, random_bits(i, 25, 1), 8);
+        collect_store(record, o, &v, &f, 1000);
+        ok = write_(file, path, record, collect_record_size(o), e);
+    }
+    return file && close_written_(file, path, ok ? e : &(Error){0}) && ok;
+}
+
+int main(int argc, char **argv) {
+    // COMMAND min_characters max_characters min_japanese max_repeated_lines exact near_duplicates ...
+    Error e = {{0}};
+    CollectOptions o;
+    bool ok;
+    if (argc < 8) {
+        fprintf(stderr, "collect_tool: no such command\n");
+        return 1;
+    }
+    const char *command = argv[1];
+    o = (CollectOptions){.min_characters = strtoull(argv[2], NULL, 10),
+                         .max_characters = strtoull(argv[3], NULL, 10),
+                         .min_japanese = strtod(argv[4], NULL),
+                         .max_repeated_lines = strtod(argv[5], NULL),
+                         .exact = !strcmp(argv[6], "1"),
+                         .near_duplicates = strtod(argv[7], NULL)};
+    argc -= 8, argv += 8;
+    if (!collect_check(&o, &e)) {
+        ok = false;
+    } else if (!strcmp(command, "fingerprint") && argc == 2) {
+        ok = fingerprint_command(&o, strtoull(argv[0], NULL, 10), argv[1], &e);
+    } else if ((!strcmp(command, "duplicates") || !strcmp(command, "count")) && argc >= 1) {
+        ok = duplicates_command(&o, *command == 'c', argv[0], argc - 1, argv + 1, &e);
+    } else if (!strcmp(command, "speed") && argc == 1) {
+        ok = speed_command(&o, atoi(argv[0]), &e);
+    } else if (!strcmp(command, "synthetic") && argc == 2) {
+        ok = synthetic_command(&o, strtoull(argv[0], NULL, 10), argv[1], &e);
+    } else if (!strcmp(command, "bands") && argc == 0) {
+        CollectBands b = collect_bands(o.near_duplicates);
+        ok = printf("%d %d\n", b.rows, b.bands) > 0;
+    } else {
+        ok = fail(&e, "collect_tool: no such command");
+    }
+    if (!ok) {
+        fprintf(stderr, "%s\n", e.text);
+    }
+    return !ok;
+}
