@@ -4519,7 +4519,7 @@ static bool plan_against_logs(const Options *o, Machine *m, Error *e) {
 enum { MEASURE_RUNS = 3 };
 
 // Collective: the largest of all ranks' values.
-static double slowest(double x) {
+static double largest_of_all(double x) {
     MPI_Allreduce(MPI_IN_PLACE, &x, 1, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
     return x;
 }
@@ -4542,8 +4542,8 @@ static double measure_block(Trainer *t, double *classifier) {
         double middle = seconds_now() - t->world->comm_seconds;
         classify(m, t->world, a, &t->workspace.classifier, d->branch, t->flow.dweights.wte, t->targets, 1, t->B * t->T);
         double end = seconds_now() - t->world->comm_seconds;
-        best = fmin(best, slowest(middle - start));
-        *classifier = fmin(*classifier, slowest(end - middle));
+        best = fmin(best, largest_of_all(middle - start));
+        *classifier = fmin(*classifier, largest_of_all(end - middle));
     }
     return best;
 }
@@ -4571,11 +4571,19 @@ static double measure_overlap(Trainer *t, World *all) {
         for (int i = 0; what != 1 && i < SUMS; i++) {
             message_wait(all, &sums[i]);
         }
-        seconds[what] = fmin(seconds[what], slowest(seconds_now() - start));
+        seconds[what] = fmin(seconds[what], largest_of_all(seconds_now() - start));
     }
     free(x);
     double hidden = (seconds[0] + seconds[1] - seconds[2]) / fmin(seconds[0], seconds[1]);
     return x && hidden > 0 ? fmin(hidden, 1) : 0;
+}
+
+// Collective: bytes of the process before it has arrays, when its threads and MPI's ways to all ranks are there.
+static double measure_base(World *w) {
+    enum { ELEMENTS = 1 << 14 };
+    float x[ELEMENTS] = {0};
+    all_reduce_floats_(w, MPI_COMM_WORLD, x, ELEMENTS);
+    return largest_of_all((double)process_memory("VmRSS"));
 }
 
 // Collective: bytes a second of AdamW on arrays that no cache holds, on this rank.
@@ -4611,7 +4619,7 @@ static bool measure_sums(World *w, MPI_Comm comm, SumTiming timings[SUM_SIZES]) 
             MPI_Barrier(MPI_COMM_WORLD);
             double start = seconds_now();
             all_reduce_floats_(w, comm, x, timings[i].bytes / sizeof *x);
-            timings[i].seconds = fmin(timings[i].seconds, slowest(seconds_now() - start));
+            timings[i].seconds = fmin(timings[i].seconds, largest_of_all(seconds_now() - start));
         }
     }
     free(x);
@@ -4702,7 +4710,7 @@ static bool measure_node(World *w, const Plan *p, Machine *m, size_t nodes, Erro
     Trainer t = {.options = &o, .world = &mine, .T = p->T, .B = p->B, .global_batch = p->B};
     ModelConfig one = p->config;
     one.layers = 1;
-    double peak = measure_peak_flops(), bandwidth = measure_adamw(&kernels_sve), classifier;
+    double peak = measure_peak_flops(), base = measure_base(w), bandwidth = measure_adamw(&kernels_sve), classifier;
     MPI_Allreduce(MPI_IN_PLACE, &bandwidth, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
     if (!world_check(w, training_allocate(&t, &one, choose_kernels(o.kernels), e), e)) {
         training_free(&t);
@@ -4710,8 +4718,7 @@ static bool measure_node(World *w, const Plan *p, Machine *m, size_t nodes, Erro
     }
     model_initialize(&t.model, 1, 0.02f, t.views);
     double block = measure_block(&t, &classifier), overlap = w->size > 1 ? measure_overlap(&t, w) : 0;
-    double arrays = (double)(memory_total(&t.memory) - sizeof(float) * messages_floats(&t));
-    double base = slowest((double)process_memory("VmRSS") - arrays), L = (double)p->config.layers;
+    double L = (double)p->config.layers;
     StageLoad load = {0};
     const Machine unit = {.peak_flops.value = 1, .efficiency.value = 1, .memory_bandwidth.value = 1};
     plan_compute(p, &t, &unit, &load); // of one layer and the classifier
@@ -4726,7 +4733,7 @@ static bool measure_node(World *w, const Plan *p, Machine *m, size_t nodes, Erro
              p->config.channels, p->B, p->T, p->tp);
     set_figure(&m->efficiency, fmax(fmin(share, 1), 1e-6), text);
     set_figure(&m->memory_bandwidth, bandwidth / (double)nodes, "measured: AdamW on arrays of 64 MiB");
-    set_figure(&m->base_memory, fmax(base, 0), "measured: the process without its arrays");
+    set_figure(&m->base_memory, base, "measured: the process before its arrays, with threads and a sum over all ranks");
     set_figure(&m->overlap, overlap,
                w->size > 1 ? "measured: sums of 8 MiB behind the backward pass of a block"
                            : "not measured: one rank has no messages");

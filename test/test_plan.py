@@ -92,7 +92,7 @@ def options_of(name):
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory):
     path = tmp_path_factory.mktemp("machine") / "here.json"
-    result = run(arguments("plan", **SHAPE, out=path) + ["--measure"], ranks=4)
+    result = run(arguments("plan", **SHAPE, out=path) + ["--measure"], ranks=2)
     assert "wrote" in result.out and result.out.count("classifier") == 1
     return path
 
@@ -129,8 +129,9 @@ def test_zero_shares_the_optimizer(facts):
     """AdamW's state is a quarter on 4 ranks: in the plan, and in what the two runs' peaks differ by."""
     (all_planned, all_fact, _), (zero_planned, zero_fact, _) = facts("replicas"), facts("zero")
     whole, quarter = (p["stages"][0]["memory"]["AdamW's state"] for p in (all_planned, zero_planned))
-    assert abs(4 * quarter / whole - 1) < 0.1  # whole huge pages
-    assert zero_planned["stages"][0]["updated"] * 4 - all_planned["stages"][0]["updated"] in range(0, 64 * 4 * 20)
+    updated, shared = (p["stages"][0]["updated"] for p in (all_planned, zero_planned))
+    assert 0 <= 4 * shared - updated < 0.001 * updated
+    assert 0 <= 4 * quarter - whole <= 4 * 2 * (2 << 20)  # two arrays, each of whole huge pages
     planned = all_planned["peak_bytes"] - zero_planned["peak_bytes"]
     measured = all_fact["measured_bytes"] - zero_fact["measured_bytes"]
     assert planned > 0.6 * whole - zero_planned["stages"][0]["memory"]["gradients, own pieces"]
