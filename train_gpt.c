@@ -4010,6 +4010,8 @@ static int command_report(World *w, const Options *o) {
 // =====================================================================================================================
 // Command: plan
 
+enum { PLAN_RANKS_MAX = 10000000 };
+
 // The shape, grid and batch that the options ask for.
 static bool plan_from_options(Plan *p, const Options *o, const Machine *m, Error *e) {
     *p = (Plan){.options = *o};
@@ -4033,6 +4035,10 @@ static bool plan_from_options(Plan *p, const Options *o, const Machine *m, Error
     p->B = o->micro_batch;
     p->tp = o->tp, p->pp = o->pp;
     size_t ranks = o->nodes * p->per_node;
+    if (ranks > PLAN_RANKS_MAX) {
+        return fail(e, "--nodes %llu x %zu ranks are more than the %d that can be planned",
+                    (unsigned long long)o->nodes, p->per_node, PLAN_RANKS_MAX);
+    }
     if (o->search) {
         return o->global_batch > 0 || fail(e, "plan --search needs --global-batch N: it chooses the micro-batch");
     }
@@ -4381,9 +4387,9 @@ static bool plan_search(Plan *p, Machine *m, Error *e) {
 // ---------------------------------------------------------------------------------------------------------------------
 // plan --run: the plan of a run that has been, and what its log says
 
-static bool log_number(const Json *object, const char *key, size_t *value, const char *path, Error *e) {
+static bool log_number(const Json *object, const char *key, uint64_t most, size_t *value, const char *path, Error *e) {
     uint64_t number;
-    if (!json_uint(json_get(object, key), &number) || number > 1u << 30) {
+    if (!json_uint(json_get(object, key), &number) || number > most) {
         return fail(e, "%s: its first line has no count \"%s\"", path, key);
     }
     *value = number;
@@ -4399,27 +4405,28 @@ static bool plan_from_log(Plan *p, const Json *run, const Options *o, const char
     const struct {
         const Json *in;
         const char *key;
+        uint64_t most;
         size_t *value;
-    } counts[] = {{run, "layers", &c->layers},
-                  {run, "channels", &c->channels},
-                  {run, "heads", &c->heads},
-                  {run, "vocab_size", &c->vocab_size},
-                  {run, "seq_len", &p->T},
-                  {run, "global_batch", &p->global_batch},
-                  {run, "ranks", &ranks},
-                  {run, "ranks_per_node", &p->per_node},
-                  {run, "threads", &p->threads},
-                  {run, "positions", &c->seq_len},
-                  {run, "tp", &p->tp},
-                  {run, "pp", &p->pp},
-                  {run, "dp", &p->dp},
-                  {options, "micro_batch", &p->B},
-                  {options, "zero", &zero},
-                  {options, "recompute_stages", &stages},
-                  {options, "overlap", &overlap},
-                  {options, "share_memory", &share}};
+    } counts[] = {{run, "layers", 10000, &c->layers},
+                  {run, "channels", 1000000, &c->channels},
+                  {run, "heads", 10000, &c->heads},
+                  {run, "vocab_size", 100000000, &c->vocab_size},
+                  {run, "positions", 10000000, &c->seq_len},
+                  {run, "seq_len", 10000000, &p->T},
+                  {run, "global_batch", 100000000, &p->global_batch},
+                  {run, "ranks", PLAN_RANKS_MAX, &ranks},
+                  {run, "ranks_per_node", PLAN_RANKS_MAX, &p->per_node},
+                  {run, "threads", 1000000, &p->threads},
+                  {run, "tp", 100000, &p->tp},
+                  {run, "pp", 100000, &p->pp},
+                  {run, "dp", PLAN_RANKS_MAX, &p->dp},
+                  {options, "micro_batch", 1000000, &p->B},
+                  {options, "zero", 1, &zero},
+                  {options, "recompute_stages", 100000, &stages},
+                  {options, "overlap", 1, &overlap},
+                  {options, "share_memory", 1, &share}};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
-        if (!log_number(counts[i].in, counts[i].key, counts[i].value, path, e)) {
+        if (!log_number(counts[i].in, counts[i].key, counts[i].most, counts[i].value, path, e)) {
             return false;
         }
     }
