@@ -80,15 +80,22 @@ static inline void zero_floats(float *x, size_t n) {
     }
 }
 
+enum { HUGE_PAGE = 2 << 20 };
+
+// Bytes that n floats take up in memory: large arrays lie on huge pages of their own.
+static inline size_t allocated_bytes(size_t n) {
+    return round_up(n * sizeof(float), n * sizeof(float) < HUGE_PAGE ? 256 : HUGE_PAGE);
+}
+
 // Memory for n floats, zero, on huge pages where the system offers them; NULL if there is not enough.
 static inline float *allocate_floats(size_t n) {
-    const size_t huge = (size_t)2 << 20, align = n * sizeof(float) < huge ? 256 : huge;
-    float *data = n < SIZE_MAX / sizeof(float) - huge ? aligned_alloc(align, round_up(n * sizeof(float), align)) : NULL;
+    const size_t align = n * sizeof(float) < HUGE_PAGE ? 256 : HUGE_PAGE;
+    float *data = n < SIZE_MAX / sizeof(float) - HUGE_PAGE ? aligned_alloc(align, allocated_bytes(n)) : NULL;
     if (!data) {
         return NULL;
     }
-    if (align == huge) {
-        madvise(data, round_up(n * sizeof(float), align), MADV_HUGEPAGE); // a wish: nothing depends on it
+    if (align == HUGE_PAGE) {
+        madvise(data, allocated_bytes(n), MADV_HUGEPAGE); // a wish: nothing depends on it
     }
     zero_floats(data, n);
     return data;
@@ -698,13 +705,27 @@ static inline void gemm_block_sve(float *out, size_t N, MatrixRef a, MatrixRef b
 #pragma omp barrier
 }
 
+// Rows of a, of M, that are packed at a time: as even blocks as GEMM_ROWS allows.
+static inline size_t packed_rows_sve(size_t M) {
+    const size_t blocks = (M + GEMM_ROWS - 1) / GEMM_ROWS;
+    return round_up((M + blocks - 1) / blocks, TILE_ROWS_SVE);
+}
+
+// Floats of the strips of a, (M, K), that are packed at a time.
+static inline size_t strips_size_sve(size_t M, size_t K) {
+    const size_t depths = (at_most(K, GEMM_STEPS) + GEMM_DEPTH - 1) / GEMM_DEPTH;
+    return round_up(packed_rows_sve(M) * depths * packed_depth(at_most(K, GEMM_DEPTH)), MAX_LANES);
+}
+
+// Floats of scratch for a product whose first factor is (M, K).
+static inline size_t gemm_scratch_sve(size_t M, size_t K, size_t threads) {
+    return strips_size_sve(M, K) + threads * packed_depth(GEMM_DEPTH) * GEMM_COLUMNS;
+}
+
 // Threads share the strips of a, and each packs the panels of its own columns of b.
 static inline void gemm_sve(float *out, MatrixRef a, MatrixRef b, size_t M, size_t N, size_t K, const Epilogue *e) {
-    const size_t blocks = (M + GEMM_ROWS - 1) / GEMM_ROWS, rows = round_up((M + blocks - 1) / blocks, TILE_ROWS_SVE);
-    const size_t depths = (at_most(K, GEMM_STEPS) + GEMM_DEPTH - 1) / GEMM_DEPTH;
-    const size_t strips_size = round_up(rows * depths * packed_depth(at_most(K, GEMM_DEPTH)), MAX_LANES);
-    float *strips =
-        pack_scratch_sve(strips_size + (size_t)omp_get_max_threads() * packed_depth(GEMM_DEPTH) * GEMM_COLUMNS);
+    const size_t rows = packed_rows_sve(M), strips_size = strips_size_sve(M, K);
+    float *strips = pack_scratch_sve(gemm_scratch_sve(M, K, (size_t)omp_get_max_threads()));
     Tile *tile = a.row == 1 ? tile_of_columns_sve : tile_of_rows_sve;
 #pragma omp parallel
     for (size_t m0 = 0; m0 < M; m0 += rows) {

@@ -11,6 +11,7 @@
 #include <omp.h>
 #include <sched.h>
 #include <stddef.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -248,6 +249,17 @@ typedef struct {
     int hosts, host;
 } Neighbours;
 
+// The neighbours of a replica in a run that is only planned: a world without communicators whose ranks fill nodes of
+// node_size in their order.
+static inline void neighbours_planned_(Neighbours *n, const World *w) {
+    int parts = w->grid.tp * w->grid.pp, peers = w->node_size / parts;
+    peers = peers < w->grid.dp ? peers : w->grid.dp;
+    if (peers > 1 && w->node_size % parts == 0 && w->grid.dp % peers == 0) {
+        n->peers = peers, n->peer = w->grid.replica % peers;
+        n->hosts = w->grid.dp / peers, n->host = w->grid.replica / peers;
+    }
+}
+
 // Collective: finds the neighbours of a replica. Without `share`, or where hosts have different numbers of replicas, or
 // just one, each replica counts as a host of its own.
 static inline void neighbours_find(Neighbours *n, const World *w, bool share) {
@@ -255,6 +267,10 @@ static inline void neighbours_find(Neighbours *n, const World *w, bool share) {
     *n = (Neighbours){.local = MPI_COMM_NULL, .across = w->grid.replicas, .peers = 1};
     n->hosts = w->grid.dp, n->host = w->grid.replica;
     if (w->grid.dp == 1 || !share) {
+        return;
+    }
+    if (w->grid.replicas == MPI_COMM_NULL) {
+        neighbours_planned_(n, w);
         return;
     }
     MPI_Comm_split_type(w->grid.replicas, MPI_COMM_TYPE_SHARED, w->grid.replica, MPI_INFO_NULL, &n->local);
@@ -274,7 +290,7 @@ static inline void neighbours_find(Neighbours *n, const World *w, bool share) {
 }
 
 static inline void neighbours_free(Neighbours *n) {
-    if (n->peers > 1) {
+    if (n->local != MPI_COMM_NULL && n->peers > 1) {
         MPI_Comm_free(&n->local);
         MPI_Comm_free(&n->across);
     }
@@ -285,13 +301,24 @@ static inline void neighbours_free(Neighbours *n) {
 typedef struct {
     void *mine;
     void **of; // (peers)
+    size_t bytes;
     MPI_Win window;
 } SharedArray;
+
+// Addresses of memory that nobody may touch, for arrays that are only planned; NULL if there are none left.
+static inline void *addresses_reserve(size_t bytes) {
+    void *data = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return data == MAP_FAILED ? NULL : data;
+}
 
 // Collective over the neighbours, of which there are at least two: `bytes`, zero, on a page boundary.
 static inline bool shared_array_create(SharedArray *a, const Neighbours *n, size_t bytes, Error *e) {
     MPI_Info info;
-    a->of = malloc((size_t)n->peers * sizeof *a->of);
+    *a = (SharedArray){.of = malloc((size_t)n->peers * sizeof *a->of), .bytes = bytes, .window = MPI_WIN_NULL};
+    if (n->local == MPI_COMM_NULL) { // planned
+        a->mine = addresses_reserve(bytes);
+        return (a->of && a->mine) || fail(e, "no addresses for the arrays of %d neighbours", n->peers);
+    }
     MPI_Info_create(&info);
     MPI_Info_set(info, "alloc_shared_noncontig", "true"); // each array where its owner's threads touch it first
     MPI_Win_allocate_shared((MPI_Aint)bytes, 1, info, n->local, &a->mine, &a->window);
@@ -306,8 +333,10 @@ static inline bool shared_array_create(SharedArray *a, const Neighbours *n, size
 
 // Collective over the neighbours.
 static inline void shared_array_free(SharedArray *a) {
-    if (a->mine) {
+    if (a->mine && a->window != MPI_WIN_NULL) {
         MPI_Win_free(&a->window);
+    } else if (a->mine) {
+        munmap(a->mine, a->bytes);
     }
     free(a->of);
     *a = (SharedArray){0};

@@ -20,6 +20,7 @@
 #include "kernels_ref.h" // defines: Kernels, kernels_ref
 #include "kernels_sve.h" // defines: kernels_sve, allocate_floats, zero_floats, tile_flops_sve, flush_denormals
 #include "mpi_utils.h"   // defines: World, world_*, all_reduce_*, broadcast, Placement
+#include "plan.h"        // defines: Memory, memory_*, Machine, machine_*, Traffic, network_*, step_time
 #include "prepare.h"     // defines: prepare_corpus, PrepareOptions, PrepareReport
 #include "report.h"      // defines: EventWriter, events_*, report_page, model_card
 #include "tokenizer.h"   // defines: Tokenizer, TokenBuffer, tokenizer_*
@@ -41,14 +42,14 @@ enum { EXIT_USAGE = 2, EXIT_STOPPED = 100 };
 // Options: every option of every command, once: the struct, its defaults, the parser, the help and the log come from
 // this list. TEXT and WHOLE and REAL_NUMBER say the type; then name, default, bounds, commands, value's name, help.
 
-enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16, TRACE = 32, REPORT = 64 };
+enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16, TRACE = 32, REPORT = 64, PLAN = 128 };
 
 // clang-format off
 #define OPTIONS(FLAG, LIST, TEXT, WHOLE, REAL_NUMBER)                                                                                 \
     LIST(input, PREPARE, "PATH...", "text to read: .txt, .md, .jsonl, each also .gz or .zst, or folders")                       \
     LIST(data, TRAIN | EVAL | TRACE, "PATH[:WEIGHT]...", "folders made by prepare, Megatron .bin/.idx prefixes, llm.c .bin; weights: shares")   \
     LIST(val_data, TRAIN | EVAL, "PATH[:WEIGHT]...", "validation data, where --data holds none or instead of it")               \
-    LIST(run, TRACE | REPORT, "DIR...", "folder of a run, --out of train; report: several, drawn together")                                             \
+    LIST(run, TRACE | REPORT | PLAN, "DIR...", "folder of a run, --out of train; report: several, drawn together")                                             \
     TEXT(out, NULL, PREPARE | TRAIN | REPORT, "DIR", "where the result goes; report: a file, default report.html")              \
     TEXT(checkpoint, NULL, EVAL | GENERATE, "DIR", "model: a step-NNNNNN folder of a run, or any GPT-2 from the hub")           \
     TEXT(tokenizer, NULL, PREPARE, "DIR", "use this tokenizer.json or .model instead of training one")                                    \
@@ -105,15 +106,22 @@ enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16, TRACE = 32,
     WHOLE(overlap, 1, 0, 1, TRAIN, "0|1", "1: gradients travel while backward runs; 0: after it, to measure the difference")    \
     WHOLE(tp, 1, 1, 100000, TRAIN | EVAL | GENERATE, "N", "tensor parallel: ranks that share each matrix; must divide the heads")  \
     WHOLE(pp, 1, 1, 100000, TRAIN | EVAL | GENERATE, "N", "pipeline parallel: ranks that share the layers")                    \
-    WHOLE(bind, 1, 0, 1, TRAIN | EVAL | GENERATE | KERNELS, "0|1", "1: threads to cores and ranks to NUMA domains, where nobody has bound them")  \
+    WHOLE(bind, 1, 0, 1, TRAIN | EVAL | GENERATE | KERNELS | PLAN, "0|1", "1: threads to cores and ranks to NUMA domains, where nobody has bound them")  \
     TEXT(kernels, "sve", TRAIN | EVAL | GENERATE, "sve|ref", "sve: the fast kernels, on any CPU; ref: the reference") \
+    TEXT(machine, NULL, TRAIN, "NAME", "fugaku, or a file that plan --measure wrote: plans the time of a step")                  \
+    WHOLE(nodes, 1, 1, 1000000, PLAN, "N", "nodes of the run to plan")                                                          \
+    WHOLE(ranks_per_node, 0, 0, 100000, PLAN, "N", "ranks on each; 0: as the machine says, else 1")                             \
+    REAL_NUMBER(efficiency, 0, 0, 1, PLAN, "X", "share of peak that forward and backward reach; 0: as the machine says")        \
+    REAL_NUMBER(tokens_budget, 0, 0, 1e18, PLAN, "N", "how many days this many tokens take")                                    \
+    FLAG(search, PLAN, "propose the fastest grids, micro-batches, recompute and zero that fit the memory")                      \
+    FLAG(measure, PLAN, "measure the ranks started into the machine file --out, at the model's shapes")                         \
     WHOLE(step, 0, 1, 1000000000, TRACE, "N", "the documents that this step read")                                              \
     WHOLE(row, UINT64_MAX, 0, 100000000, TRACE, "R", "only this row of the step's global batch, from 0")                        \
     TEXT(doc, NULL, TRACE, "ID", "steps that read this document: its id, or its number in the data, as 7 or DIR:7")             \
     TEXT(text, NULL, TRACE, "TEXT", "the longest spans of a text that stand in the data; -: of standard input")                 \
     WHOLE(min_bytes, 32, 1, 1000000, TRACE, "N", "of a text: spans of at least so many bytes, or all of a shorter text")        \
     WHOLE(limit, 10, 1, 1000000000, TRACE, "N", "of a text: documents listed for a span")                                       \
-    FLAG(json, TRACE, "one JSON object a line")                                                                                 \
+    FLAG(json, TRACE | PLAN, "one JSON object a line")                                                                          \
     FLAG(check, KERNELS, "compare the fast kernels with the reference on many shapes and values")                               \
     FLAG(bench, KERNELS, "time them at the shapes of GPT-2 124M")                                                               \
     FLAG(golden, KERNELS, "train a small model and compare its bits with those of every other machine")                         \
@@ -283,7 +291,6 @@ typedef struct {
     size_t all_parameters;  // of the whole model
     float *parameters;      // (parameter_count): all tensors, one after another in the order of the table
     Weights weights;        // pointers into parameters
-    bool borrowed;          // the parameters are in memory of somebody else
     Buckets *arriving;      // of parameters that other replicas update; NULL where none do
 } Model;
 
@@ -393,9 +400,9 @@ static bool weights_over(const ModelConfig *c, const Part *p, float *data, Weigh
     return true;
 }
 
-// `memory`: room for the parameters, zero; NULL: the model allocates its own.
-static bool model_create(Model *m, const ModelConfig *config, const Part *part, const Kernels *kernels, float *memory,
-                         Error *e) {
+// `shared`: room for the parameters, zero, that somebody else owns; NULL: the ledger gives it.
+static bool model_create(Model *m, Memory *memory, const ModelConfig *config, const Part *part, const Kernels *kernels,
+                         float *shared, Error *e) {
     double C = (double)config->channels,
            estimate = 12 * (double)config->layers * C * C + (double)config->vocab_size * C;
     *m = (Model){.config = *config, .part = *part, .kernels = kernels};
@@ -405,8 +412,7 @@ static bool model_create(Model *m, const ModelConfig *config, const Part *part, 
     const Part all = part_of(config, 1, 0, 1, 0);
     m->all_parameters = tensor_views(config, &all, NULL, "", NULL, &m->tensor_count);
     m->parameter_count = tensor_views(config, part, NULL, "", NULL, &m->tensor_count);
-    m->borrowed = memory != NULL;
-    m->parameters = memory ? memory : allocate_floats(m->parameter_count);
+    m->parameters = shared ? shared : memory_floats(memory, "parameters", m->parameter_count);
     if (!m->parameters || !weights_over(config, part, m->parameters, &m->weights)) {
         return fail(e, "no memory for %zu parameters (%.2f GiB): choose a smaller model", m->parameter_count,
                     (double)m->parameter_count * sizeof(float) / 0x1p30);
@@ -415,9 +421,6 @@ static bool model_create(Model *m, const ModelConfig *config, const Part *part, 
 }
 
 static void model_free(Model *m) {
-    if (!m->borrowed) {
-        free(m->parameters);
-    }
     free(m->weights.layers);
     *m = (Model){0};
 }
@@ -472,7 +475,6 @@ typedef struct {
 } LayerActivations;
 
 typedef struct {
-    float *data;
     float *stream;            // (R, C): what enters the first layer: embedded tokens, or the last stage's output
     LayerActivations *layers; // (layers)
     float *lnf, *lnf_mean, *lnf_rstd; // (R, C), (R), (R): the last stage
@@ -530,25 +532,19 @@ static size_t activations_layout(Activations *a, const ModelConfig *c, const Par
     return used;
 }
 
-static bool activations_create(Activations *a, const ModelConfig *c, const Part *p, size_t R, Keep keep,
+static bool activations_create(Activations *a, Memory *memory, const ModelConfig *c, const Part *p, size_t R, Keep keep,
                                const LayerActivations *shared, Error *e) {
     double per_token = 20 * (double)(p->layers + 1) * (double)c->channels; // at most; for sizes that would overflow
     *a = (Activations){.layers = malloc(p->layers * sizeof *a->layers)};
     bool possible = a->layers && per_token * (double)R < 0x1p50;
     size_t n = possible ? activations_layout(a, c, p, R, keep, shared, NULL) : 0;
-    a->data = possible ? allocate_floats(n) : NULL;
-    if (!a->data) {
+    float *data = possible ? memory_floats(memory, "activations", n) : NULL;
+    if (!data) {
         return fail(e, "no memory for the activations of %zu tokens (about %.3g GiB): choose a smaller --micro-batch",
                     R, per_token * (double)R * sizeof(float) / 0x1p30);
     }
-    activations_layout(a, c, p, R, keep, shared, a->data);
+    activations_layout(a, c, p, R, keep, shared, data);
     return true;
-}
-
-static void activations_free(Activations *a) {
-    free(a->data);
-    free(a->layers);
-    *a = (Activations){0};
 }
 
 // The stream that leaves this stage.
@@ -609,28 +605,20 @@ static void forward(const Model *m, World *world, Activations *a, const int32_t 
 
 // What the classifier works on: CLASSIFIER_ROWS rows at a time, so that B x T x V logits never exist.
 typedef struct {
-    float *data;
     float *logits;         // (CLASSIFIER_ROWS, words)
     float *scale;          // (CLASSIFIER_ROWS)
     SliceSoftmax *softmax; // (slices, CLASSIFIER_ROWS)
 } ClassifierScratch;
 
-static bool classifier_create(ClassifierScratch *s, const Part *p, Error *e) {
+static bool classifier_create(ClassifierScratch *s, Memory *memory, const Part *p, Error *e) {
     *s = (ClassifierScratch){0};
     if (!p->last_stage) {
         return true;
     }
-    s->data = allocate_floats(CLASSIFIER_ROWS * (p->words.count + 1));
     s->softmax = malloc(p->slices * CLASSIFIER_ROWS * sizeof *s->softmax);
-    s->logits = s->data;
-    s->scale = s->data + CLASSIFIER_ROWS * p->words.count;
-    return (s->data && s->softmax) || fail(e, "no memory for the logits of %zu words", p->words.count);
-}
-
-static void classifier_free(ClassifierScratch *s) {
-    free(s->data);
-    free(s->softmax);
-    *s = (ClassifierScratch){0};
+    s->logits = memory_floats(memory, "logits", CLASSIFIER_ROWS * p->words.count);
+    s->scale = memory_floats(memory, "logits", CLASSIFIER_ROWS);
+    return (s->logits && s->scale && s->softmax) || fail(e, "no memory for the logits of %zu words", p->words.count);
 }
 
 // losses (R) of the rows a->lnf against targets (R). Unless dinp is NULL also dinp (R, C) = and dwte (words, C) += the
@@ -660,7 +648,6 @@ static void classify(const Model *m, World *world, Activations *a, ClassifierScr
 // Backward: forward read from the end. Weights' gradients are added to, so that micro-batches accumulate.
 
 typedef struct {
-    float *data;
     float *stream; // (R, C): gradient of the residual stream, carried from the last layer to the first
     float *branch; // (R, C)
     float *qkv;    // (R, 3C/S)
@@ -676,13 +663,14 @@ static size_t backward_layout(BackwardScratch *s, const ModelConfig *c, const Pa
     return used;
 }
 
-static bool backward_scratch_create(BackwardScratch *s, const ModelConfig *c, const Part *p, size_t R, Error *e) {
-    s->data = allocate_floats(backward_layout(s, c, p, R, NULL));
-    if (!s->data) {
+static bool backward_scratch_create(BackwardScratch *s, Memory *memory, const ModelConfig *c, const Part *p, size_t R,
+                                    Error *e) {
+    float *data = memory_floats(memory, "activations' gradients", backward_layout(s, c, p, R, NULL));
+    if (!data) {
         return fail(e, "no memory for the gradients of the activations of %zu tokens: choose a smaller --micro-batch",
                     R);
     }
-    backward_layout(s, c, p, R, s->data);
+    backward_layout(s, c, p, R, data);
     return true;
 }
 
@@ -792,8 +780,8 @@ static size_t sets_needed(const World *w, size_t count) {
     return behind < count ? behind : count;
 }
 
-static bool workspace_create(Workspace *s, const ModelConfig *c, const Part *p, size_t sets, size_t B, size_t T,
-                             Keep keep, Error *e) {
+static bool workspace_create(Workspace *s, Memory *memory, const ModelConfig *c, const Part *p, size_t sets, size_t B,
+                             size_t T, Keep keep, Error *e) {
     *s = (Workspace){.B = B, .T = T, .keep = keep, .returned = MPI_REQUEST_NULL};
     s->sets = calloc(sets, sizeof *s->sets);
     s->passed = malloc(sets * sizeof *s->passed);
@@ -802,23 +790,22 @@ static bool workspace_create(Workspace *s, const ModelConfig *c, const Part *p, 
     }
     for (; s->set_count < sets; s->set_count++) {
         s->passed[s->set_count] = MPI_REQUEST_NULL;
-        if (!activations_create(&s->sets[s->set_count], c, p, B * T, keep, s->set_count > 0 ? s->sets[0].layers : NULL,
-                                e)) {
+        if (!activations_create(&s->sets[s->set_count], memory, c, p, B * T, keep,
+                                s->set_count > 0 ? s->sets[0].layers : NULL, e)) {
             return false;
         }
     }
-    return classifier_create(&s->classifier, p, e) &&
-           (keep == KEEP_CACHE || backward_scratch_create(&s->backward, c, p, B * T, e));
+    return classifier_create(&s->classifier, memory, p, e) &&
+           (keep == KEEP_CACHE || backward_scratch_create(&s->backward, memory, c, p, B * T, e));
 }
 
 static void workspace_free(Workspace *s) {
     for (size_t i = 0; i < s->set_count; i++) {
-        activations_free(&s->sets[i]);
+        free(s->sets[i].layers);
     }
     free(s->sets);
     free(s->passed);
-    classifier_free(&s->classifier);
-    free(s->backward.data);
+    free(s->classifier.softmax);
     *s = (Workspace){0};
 }
 
@@ -1018,6 +1005,7 @@ static void update(Model *m, const TensorView *views, const GradientFlow *flow, 
 typedef struct {
     const Options *options;
     World *world;
+    Memory memory; // all arrays of size below
     Model model;
     TensorView *views; // of model.parameters
     GradientFlow flow;
@@ -1034,8 +1022,15 @@ typedef struct {
     double start;           // seconds_now() when the command began
     double longest_step, longest_save; // seconds, so far
     bool stopped;                      // ended ahead of the step count, with a checkpoint
-    FILE *log;                         // rank 0
-    EventWriter events;                // rank 0: the log for TensorBoard
+    size_t threads;                    // of a planned rank; 0: those that are there
+    size_t base_memory;                // bytes of the process before the arrays
+    size_t base_shared;                // of these, shared with other processes
+    double planned_seconds;            // of a step; 0: there is no --machine to plan with
+    double step_seconds;               // of all steps since the start but the first one
+    uint64_t steps_timed;
+    bool stepped;       // at least once since the start
+    FILE *log;          // rank 0
+    EventWriter events; // rank 0: the log for TensorBoard
 } Trainer;
 
 typedef struct {
@@ -1313,6 +1308,7 @@ static void write_run(JsonWriter *json, const Trainer *t) {
     json_put_uint(json, "tp", (uint64_t)t->world->grid.tp);
     json_put_uint(json, "pp", (uint64_t)t->world->grid.pp);
     json_put_uint(json, "dp", (uint64_t)t->world->grid.dp);
+    json_put_uint(json, "ranks_per_node", (uint64_t)t->world->node_size);
     json_put_uint(json, "threads", (uint64_t)omp_get_max_threads());
     json_put_uint(json, "from_step", t->step);
     json_put_uint(json, "parameters", t->model.all_parameters);
@@ -1321,6 +1317,7 @@ static void write_run(JsonWriter *json, const Trainer *t) {
     json_put_uint(json, "heads", t->model.config.heads);
     json_put_uint(json, "channels", t->model.config.channels);
     json_put_uint(json, "seq_len", t->T);
+    json_put_uint(json, "positions", t->model.config.seq_len);
     json_put_uint(json, "global_batch", t->global_batch);
     json_put_double(json, "peak_flops", t->peak_flops);
     write_mixture(json, "data", &t->data);
@@ -1380,22 +1377,24 @@ static bool log_eval(Trainer *t, double val_loss, const double *losses, Error *e
     return log_line(t, &json, e);
 }
 
-// True if a line of the log belongs to the part of the run up to `step`: whole, and of no later step.
-static bool log_line_kept(const char *line, size_t length, uint64_t step) {
+// True if a line of the log belongs to the part of the run up to `step`: whole, of no later step, and not the end of a
+// run that now goes on.
+static bool log_line_kept(const char *line, size_t length, uint64_t step, bool goes_on) {
     JsonDocument document;
     uint64_t of_step;
     if (!json_parse(&document, line, length, "log.jsonl", &(Error){0})) {
         return false;
     }
     const Json *node = json_get(document.root, "step");
-    bool kept = document.root->kind == JSON_OBJECT && (!node || (json_uint(node, &of_step) && of_step <= step));
+    bool kept = document.root->kind == JSON_OBJECT && (!node || (json_uint(node, &of_step) && of_step <= step)) &&
+                !(goes_on && json_get(document.root, "plan"));
     json_free(&document);
     return kept;
 }
 
 // Cuts the log back to the checkpoint at t->step: the steps after it are about to be done again. The new file replaces
 // the old one only when it is whole.
-static bool log_cut(const char *path, uint64_t step, Error *e) {
+static bool log_cut(const char *path, uint64_t step, bool goes_on, Error *e) {
     char temporary[PATH_LIMIT], hash[65];
     size_t length;
     OutputFile file;
@@ -1409,7 +1408,7 @@ static bool log_cut(const char *path, uint64_t step, Error *e) {
     }
     bool ok = true;
     for (char *line = text, *end; ok && (end = memchr(line, '\n', length - (size_t)(line - text))); line = end + 1) {
-        if (log_line_kept(line, (size_t)(end - line), step)) {
+        if (log_line_kept(line, (size_t)(end - line), step, goes_on)) {
             ok = output_write(&file, line, (size_t)(end - line) + 1, e);
         }
     }
@@ -1438,7 +1437,7 @@ static bool log_open(Trainer *t, bool resumed, Error *e) {
         !path_format(restarts, e, "%s/restarts.jsonl", t->options->out)) {
         return false;
     }
-    if (resumed ? !log_cut(path, t->step, e) : !log_set_aside(t->options->out, path, e)) {
+    if (resumed ? !log_cut(path, t->step, t->step < t->options->steps, e) : !log_set_aside(t->options->out, path, e)) {
         return false;
     }
     bool exists = resumed && access(path, F_OK) == 0;
@@ -1977,6 +1976,11 @@ static bool train_loop(Trainer *t) {
             return false;
         }
         t->longest_step = fmax(t->longest_step, s.seconds);
+        t->stepped = true;
+        if (t->step > first + 1) { // the first one also touches what is new
+            t->step_seconds += s.seconds;
+            t->steps_timed++;
+        }
         bool ok = t->world->rank != 0 || log_step(t, &s, &e);
         if (t->world->rank == 0) {
             double per_step = (seconds_now() - start) / (double)(t->step - first);
@@ -2201,20 +2205,27 @@ static Keep keep_of_stage(const Options *o, const World *w) {
 }
 
 // The memory that neighbours share: gradients, and with ZeRO parameters (n floats each). Without neighbours none.
-static bool flow_share(GradientFlow *flow, const World *world, size_t n, bool zero, bool share, Error *e) {
+static bool flow_share(GradientFlow *flow, Memory *memory, const World *world, size_t n, bool zero, bool share,
+                       Error *e) {
+    size_t bytes = n * sizeof(float);
     neighbours_find(&flow->neighbours, world, share);
     return flow->neighbours.peers == 1 ||
-           (shared_array_create(&flow->shared_gradients, &flow->neighbours, n * sizeof(float), e) &&
-            (!zero || shared_array_create(&flow->shared_parameters, &flow->neighbours, n * sizeof(float), e)));
+           (shared_array_create(&flow->shared_gradients, &flow->neighbours, bytes, e) &&
+            (memory_note(memory, "gradients", bytes, NULL) || fail(e, "no memory for the list of arrays")) &&
+            (!zero ||
+             (shared_array_create(&flow->shared_parameters, &flow->neighbours, bytes, e) &&
+              (memory_note(memory, "parameters", bytes, NULL) || fail(e, "no memory for the list of arrays")))));
 }
 
 // Gradients, and the buckets in which they leave: one a layer, or several small layers together.
 // `block`, `blocks`: micro-batches in a leaf of the sum, and such leaves of this replica; 0: not reproducible.
-static bool flow_create(GradientFlow *flow, Model *m, bool zero, bool overlap, size_t block, size_t blocks, Error *e) {
+static bool flow_create(GradientFlow *flow, Memory *memory, Model *m, bool zero, bool overlap, size_t block,
+                        size_t blocks, Error *e) {
     size_t cuts[1 + m->part.layers];
     flow->overlap = overlap;
     flow->block = block;
-    flow->gradients = flow->shared_gradients.mine ? flow->shared_gradients.mine : allocate_floats(m->parameter_count);
+    flow->gradients = flow->shared_gradients.mine ? flow->shared_gradients.mine
+                                                  : memory_floats(memory, "gradients", m->parameter_count);
     if (!flow->gradients || !weights_over(&m->config, &m->part, flow->gradients, &flow->dweights)) {
         return fail(e, "no memory for the gradients of %zu parameters: choose a smaller model", m->parameter_count);
     }
@@ -2229,13 +2240,13 @@ static bool flow_create(GradientFlow *flow, Model *m, bool zero, bool overlap, s
         return false;
     }
     for (size_t level = 0; block > 0 && (level == 0 || (size_t)1 << level < blocks); level++) {
-        flow->tree[level] = allocate_floats(m->parameter_count);
+        flow->tree[level] = memory_floats(memory, "tree of gradients", m->parameter_count);
         if (!flow->tree[level]) {
             return fail(e, "no memory for level %zu of the sum of gradients: leave out --reproducible", level);
         }
     }
     m->arriving = zero ? b : NULL;
-    flow->own = zero ? allocate_floats(b->owned) : flow->gradients;
+    flow->own = zero ? memory_floats(memory, "gradients, own pieces", b->owned) : flow->gradients;
     b->gradients = flow->gradients;
     b->gradients_of = flow->shared_gradients.of;
     b->sums = flow->own;
@@ -2246,15 +2257,6 @@ static bool flow_create(GradientFlow *flow, Model *m, bool zero, bool overlap, s
 
 // Collective over the replicas.
 static void flow_free(GradientFlow *flow) {
-    if (flow->own != flow->gradients) {
-        free(flow->own);
-    }
-    if (!flow->shared_gradients.mine) {
-        free(flow->gradients);
-    }
-    for (size_t level = 0; level < sizeof flow->tree / sizeof *flow->tree; level++) {
-        free(flow->tree[level]);
-    }
     free(flow->dweights.layers);
     buckets_free(&flow->buckets);
     shared_array_free(&flow->shared_gradients);
@@ -2282,35 +2284,106 @@ static bool leaves_of_replica(const Trainer *t, size_t *block, size_t *blocks, E
 }
 
 static bool optimizer_create(Trainer *t, Error *e) {
-    t->exp_avg = allocate_floats(t->flow.buckets.owned);
-    t->exp_avg_sq = allocate_floats(t->flow.buckets.owned);
+    t->exp_avg = memory_floats(&t->memory, "AdamW's state", t->flow.buckets.owned);
+    t->exp_avg_sq = memory_floats(&t->memory, "AdamW's state", t->flow.buckets.owned);
     return (t->exp_avg && t->exp_avg_sq) ||
            fail(e, "no memory for the optimizer of %zu parameters: choose a smaller model", t->flow.buckets.owned);
 }
 
-// Model, gradients, optimizer and activations, all zero.
+// Floats that the fast kernels pack into: as many as the largest product of a step takes.
+static size_t packing_floats(const ModelConfig *c, const Part *p, size_t B, size_t T, size_t threads) {
+    size_t C = c->channels, S = p->channels, R = B * T, rows = R < CLASSIFIER_ROWS ? R : CLASSIFIER_ROWS;
+    const size_t first_factors[][2] = {
+        {R, C},
+        {R, S},
+        {R, 3 * S},
+        {R, 4 * S}, // (rows, sum over) of forward and of the inputs' gradients
+        {C, R},
+        {S, R},
+        {4 * S, R}, // of the weights' gradients
+        {rows, C},
+        {rows, p->words.count}, // of the classifier
+        {p->words.count, rows},
+    };
+    AttentionScratch unused;
+    size_t most = threads * attention_scratch_sve(&unused, T, C / c->heads, true, NULL);
+    size_t products = sizeof first_factors / sizeof *first_factors - (p->last_stage ? 0 : 3);
+    for (size_t i = 0; i < products; i++) {
+        size_t n = gemm_scratch_sve(first_factors[i][0], first_factors[i][1], threads);
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
+// Of an array of n floats that `ranks` sum, what lies twice in the memory of rank `rank` meanwhile: what MPICH's
+// reduce-scatter and all-gather receive. The first step brings half. Where ranks are no power of two, of the first ones
+// every other hands all it has to its neighbour beforehand.
+static size_t sum_copies(size_t rank, size_t ranks, size_t n) {
+    size_t power = 1;
+    while (2 * power <= ranks) {
+        power *= 2;
+    }
+    bool pairs = rank < 2 * (ranks - power);
+    return ranks == 1 ? 0 : !pairs ? n / 2 : rank % 2 == 1 ? n : 0;
+}
+
+// Floats that MPI copies at most: the sums of all buckets may be under way at once. A rank that gets a piece of a sum
+// copies as much as the piece.
+static size_t messages_floats(const Trainer *t) {
+    const Part *p = &t->model.part;
+    const Grid *g = &t->world->grid;
+    size_t C = t->model.config.channels, n = sum_copies((size_t)g->slice, (size_t)g->tp, t->B * t->T * C);
+    const Neighbours *neighbours = &t->flow.neighbours;
+    if (t->flow.block == 0 && neighbours->hosts > 1 && t->flow.buckets.zero) {
+        n += t->flow.buckets.owned;
+    } else if (t->flow.block == 0 && neighbours->hosts > 1) {
+        for (size_t b = 0; b < t->flow.buckets.count; b++) {
+            const Bucket *bucket = &t->flow.buckets.items[b];
+            n += sum_copies((size_t)neighbours->host, (size_t)neighbours->hosts,
+                            bucket->slice_end - bucket->slice_begin);
+        }
+    }
+    return n + (p->first_stage != p->last_stage ? sum_copies(0, 2, p->words.count * C) : 0);
+}
+
+// What the kernels and MPI will take, beside the arrays that are ours. Kernels get theirs now, so that a run that does
+// not fit fails before it begins.
+static bool note_other_memory(Trainer *t, Error *e) {
+    const Part *p = &t->model.part;
+    size_t threads = t->threads ? t->threads : (size_t)omp_get_max_threads();
+    size_t packing = t->model.kernels == &kernels_sve ? packing_floats(&t->model.config, p, t->B, t->T, threads) : 0;
+    bool ok = (packing == 0 || memory_note(&t->memory, "packed matrices", allocated_bytes(packing), NULL)) &&
+              memory_note(&t->memory, "copies inside MPI", sizeof(float) * messages_floats(t), NULL);
+    if (packing > 0 && !t->memory.planned) {
+        pack_scratch_sve(packing);
+    }
+    return ok || fail(e, "no memory for the list of arrays");
+}
+
+// Model, gradients, optimizer and activations, all zero. With t->memory.planned they are only counted.
 static bool training_allocate(Trainer *t, const ModelConfig *config, const Kernels *kernels, Error *e) {
     size_t local = samples_of_replica(t), count;
     Part part = part_of_rank(config, t->world);
     bool zero = t->options->zero && t->world->grid.dp > 1;
     size_t parameters = tensor_views(config, &part, NULL, "", NULL, &count);
-    if (!flow_share(&t->flow, t->world, parameters, zero, t->options->share_memory, e) ||
-        !model_create(&t->model, config, &part, kernels, t->flow.shared_parameters.mine, e) ||
-        !workspace_create(&t->workspace, config, &part, sets_needed(t->world, local / t->B), t->B, t->T,
+    if (!flow_share(&t->flow, &t->memory, t->world, parameters, zero, t->options->share_memory, e) ||
+        !model_create(&t->model, &t->memory, config, &part, kernels, t->flow.shared_parameters.mine, e) ||
+        !workspace_create(&t->workspace, &t->memory, config, &part, sets_needed(t->world, local / t->B), t->B, t->T,
                           keep_of_stage(t->options, t->world), e)) {
         return false;
     }
     t->views = malloc(t->model.tensor_count * sizeof *t->views);
-    t->inputs = calloc(local * t->T + 1, sizeof *t->inputs);
-    t->targets = calloc(local * t->T, sizeof *t->targets);
-    t->digests = malloc(DIGEST_BYTES * (t->world->rank == 0 ? t->global_batch : local));
+    t->inputs = memory_take(&t->memory, "samples", (local * t->T + 1) * sizeof *t->inputs);
+    t->targets = memory_take(&t->memory, "samples", local * t->T * sizeof *t->targets);
+    t->digests = memory_take(&t->memory, "samples", DIGEST_BYTES * (t->world->rank == 0 ? t->global_batch : local));
     if (!t->views || !t->inputs || !t->targets || !t->digests) {
         return fail(e, "no memory for a step of %zu sequences", local);
     }
     tensor_views(config, &part, t->model.parameters, "", t->views, &count);
     size_t block = 0, blocks = 0;
     return leaves_of_replica(t, &block, &blocks, e) &&
-           flow_create(&t->flow, &t->model, zero, t->options->overlap, block, blocks, e) && optimizer_create(t, e);
+           flow_create(&t->flow, &t->memory, &t->model, zero, t->options->overlap, block, blocks, e) &&
+           optimizer_create(t, e) && note_other_memory(t, e);
 }
 
 static void training_free(Trainer *t) {
@@ -2325,11 +2398,261 @@ static void training_free(Trainer *t) {
     t->world->flowing = NULL;
     flow_free(&t->flow);
     free(t->views);
-    free(t->exp_avg);
-    free(t->exp_avg_sq);
-    free(t->inputs);
-    free(t->targets);
-    free(t->digests);
+    memory_free(&t->memory);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The plan of a run: training_allocate with nothing given counts each stage's memory and lays out its buckets; what the
+// stage computes and sends follows from that.
+
+typedef struct {
+    Part part;
+    Memory memory; // by kind, of the largest rank of the stage
+    size_t parameters, owned;
+    StageLoad load;
+} StagePlan;
+
+typedef struct {
+    ModelConfig config;
+    Options options;
+    size_t tp, pp, dp, per_node, threads;
+    size_t B, T, global_batch, micro_batches; // of a replica
+    StagePlan *stages;                        // (pp)
+    StepTime time;                            // with a machine
+    bool timed;
+} Plan;
+
+static void plan_free(Plan *p) {
+    for (size_t s = 0; p->stages && s < p->pp; s++) {
+        memory_free(&p->stages[s].memory);
+    }
+    free(p->stages);
+    p->stages = NULL;
+}
+
+// `calls` a step, each of `bytes`.
+static Traffic traffic_of(double calls, double bytes, double sent, double seconds) {
+    return (Traffic){calls, calls * bytes, calls * sent, calls * seconds};
+}
+
+// Sums of gradients and gathering of weights among the replicas: inside a node by loads and stores, a slice each, then
+// the slices between nodes.
+static void plan_replicas(const Plan *p, const Trainer *t, const Machine *m, StageLoad *l) {
+    const Buckets *b = &t->flow.buckets;
+    const Neighbours *near = &t->flow.neighbours;
+    size_t stride = p->tp * p->pp, n = t->model.parameter_count;
+    size_t peers = (size_t)near->peers, hosts = (size_t)near->hosts;
+    double bytes = (double)n * sizeof(float), count = (double)b->count;
+    if (p->dp == 1) {
+        return;
+    }
+    Link inside = {m->node_latency.value, m->node_bandwidth.value};
+    Link across = link_of(m, p->per_node, hosts, peers > 1 ? p->per_node : stride, m->links.value);
+    if (t->flow.block > 0) { // halves of a tree, one after another
+        double rounds = ceil(log2((double)p->dp)), pieces = (double)((n + MESSAGE_ELEMENTS - 1) / MESSAGE_ELEMENTS);
+        l->traffic[DP_SUM] = traffic_of(rounds * pieces, bytes / pieces, bytes / pieces,
+                                        message_seconds(link_of(m, p->per_node, p->dp, stride, 1), bytes / pieces));
+    } else {
+        double slice = bytes / count / (double)peers, gather = gather_seconds(across, hosts, slice);
+        double sent = gather_sent(hosts, slice), ways = b->zero ? 1 : 2;
+        double near_sent = gather_sent(peers, bytes / count),
+               near_seconds = gather_seconds(inside, peers, bytes / count);
+        if (peers > 1) {
+            l->traffic[DP_SHARED] = traffic_of(count, bytes / count, ways * near_sent, ways * near_seconds);
+        }
+        if (hosts > 1) {
+            l->traffic[b->zero ? DP_SCATTER : DP_SUM] = traffic_of(count, slice, ways * sent, ways * gather);
+        }
+    }
+    if (b->zero) {
+        double slice = bytes / count / (double)peers;
+        l->traffic[DP_GATHER] =
+            traffic_of(count, slice, gather_sent(hosts, slice) + gather_sent(peers, bytes / count),
+                       gather_seconds(across, hosts, slice) + gather_seconds(inside, peers, bytes / count));
+    }
+}
+
+// Messages inside a replica.
+static void plan_parts(const Plan *p, const Part *part, bool again, const Machine *m, StageLoad *l) {
+    double R = (double)(p->B * p->T), L = (double)part->layers, M = (double)p->micro_batches;
+    double stream = R * (double)p->config.channels * sizeof(float);
+    if (p->tp > 1) {
+        Link link = link_of(m, p->per_node, p->tp, 1, m->links.value);
+        double forward = 2 * L + part->first_stage, backward = (2 + again) * L + part->last_stage;
+        double gathers = part->last_stage ? ceil(R / CLASSIFIER_ROWS) : 0;
+        double rows = gathers > 0 ? R / gathers : 0, records = (double)p->tp * rows * sizeof(SliceSoftmax);
+        double sum = sum_seconds(link, p->tp, stream), gather = gather_seconds(link, p->tp, records);
+        l->traffic[TP_SUM] = traffic_of(M * (forward + backward), stream, 2 * gather_sent(p->tp, stream), sum);
+        l->traffic[TP_GATHER] = traffic_of(M * gathers, records, gather_sent(p->tp, records), gather);
+        l->forward_tp = forward * sum;
+        l->backward_tp = backward * sum + gathers * gather;
+    }
+    if (p->pp > 1) {
+        double message = message_seconds(link_of(m, p->per_node, p->pp, p->tp, 1), stream);
+        double sends = !part->first_stage + !part->last_stage;
+        l->traffic[PP_STREAM] = traffic_of(M * sends, stream, stream, message);
+        l->forward_pp = part->first_stage ? 0 : message;
+        l->backward_pp = part->last_stage ? 0 : message;
+        if (part->first_stage || part->last_stage) {
+            double embedding = (double)(part->words.count * p->config.channels) * sizeof(float);
+            Link link = link_of(m, p->per_node, 2, p->tp * (p->pp - 1), m->links.value);
+            double pieces = ceil(embedding / sizeof(float) / MESSAGE_ELEMENTS), each = embedding / pieces;
+            l->traffic[TIED_SUM] = traffic_of(pieces, each, 2 * gather_sent(2, each), sum_seconds(link, 2, each));
+        }
+    }
+}
+
+// Arithmetic: matrix products 2 operations a weight and row, attention over half the tokens on average; backward twice
+// that, recomputing once more all but the block's last product. AdamW reads four arrays and writes three; gradients are
+// zeroed and their norm taken; a leaf of the reproducible tree is copied and added.
+static void plan_compute(const Plan *p, const Trainer *t, const Machine *m, StageLoad *l) {
+    const Part *part = &t->model.part;
+    double R = (double)(p->B * p->T), C = (double)p->config.channels, S = (double)part->channels;
+    double L = (double)part->layers, attention = 2 * R * (double)p->T * S, product = 2 * R * C * S;
+    bool again = t->workspace.keep == KEEP_STREAM;
+    double classifier = part->last_stage ? 2 * R * C * (double)part->words.count : 0;
+    double rate = m->peak_flops.value * m->efficiency.value / (double)p->per_node;
+    double leaves = t->flow.block > 0 ? (double)(p->micro_batches / t->flow.block) : 0;
+    double bytes = 32 * (double)t->flow.buckets.owned + (4 + 24 * leaves) * (double)t->model.parameter_count;
+    l->forward_flops = L * (12 * product + attention);
+    l->backward_flops = 2 * l->forward_flops + 3 * classifier + (again ? L * (8 * product + attention) : 0);
+    l->forward_compute = l->forward_flops / rate;
+    l->backward_compute = l->backward_flops / rate;
+    l->update = bytes / (m->memory_bandwidth.value / (double)p->per_node);
+}
+
+// The stage's largest rank: the last slice, which has the most words, of a replica whose pieces are whole and which MPI
+// copies most for. Arrays that only rank 0 has are counted with the first stage.
+static bool plan_stage(Plan *p, size_t stage, const Machine *m, Error *e) {
+    StagePlan *s = &p->stages[stage];
+    World world = {.rank = stage > 0,
+                   .size = (int)(p->tp * p->pp * p->dp),
+                   .node_size = (int)p->per_node,
+                   .node = MPI_COMM_NULL,
+                   .grid = grid_alone()};
+    Grid *g = &world.grid;
+    g->tp = (int)p->tp, g->pp = (int)p->pp, g->dp = (int)p->dp;
+    g->slice = g->tp - 1, g->stage = (int)stage, g->replica = (p->dp & (p->dp - 1)) != 0;
+    Trainer t = {.options = &p->options, .world = &world, .T = p->T, .B = p->B, .global_batch = p->global_batch};
+    t.threads = p->threads;
+    t.memory.planned = true;
+    bool ok = training_allocate(&t, &p->config, choose_kernels(p->options.kernels), e);
+    if (ok) {
+        memory_join(&t.memory, &s->memory);
+        s->part = t.model.part;
+        s->parameters = t.model.parameter_count;
+        s->owned = t.flow.buckets.owned;
+        s->load = (StageLoad){0};
+        static const Machine nowhere = {.peak_flops.value = 1, .efficiency.value = 1, .memory_bandwidth.value = 1};
+        m = m ? m : &nowhere; // counts messages; the times mean nothing
+        plan_compute(p, &t, m, &s->load);
+        plan_parts(p, &s->part, t.workspace.keep == KEEP_STREAM, m, &s->load);
+        plan_replicas(p, &t, m, &s->load);
+    }
+    training_free(&t);
+    return ok;
+}
+
+// Whether the grid can be: the same refusals as at the start of training.
+static bool plan_check(const Plan *p, Error *e) {
+    World world = {.size = (int)(p->tp * p->pp * p->dp), .grid = grid_alone()};
+    world.grid.tp = (int)p->tp, world.grid.pp = (int)p->pp, world.grid.dp = (int)p->dp;
+    if (p->global_batch % (p->B * p->dp)) {
+        return fail(e, "--global-batch %zu does not divide into micro-batches of %zu on %zu replicas", p->global_batch,
+                    p->B, p->dp);
+    }
+    return check_grid(&p->config, &world, e);
+}
+
+// Fills in stages and, with a machine, times. m: NULL without.
+static bool plan_make(Plan *p, const Machine *m, Error *e) {
+    p->stages = calloc(p->pp, sizeof *p->stages);
+    StageLoad *loads = calloc(p->pp, sizeof *loads);
+    bool ok = (p->stages && loads) || fail(e, "no memory to plan %zu stages", p->pp);
+    p->micro_batches = p->global_batch / p->B / p->dp;
+    for (size_t s = 0; ok && s < p->pp; s++) {
+        ok = plan_stage(p, s, m, e);
+        loads[s] = p->stages[s].load;
+    }
+    p->timed = ok && m;
+    if (p->timed) {
+        bool hides = p->options.overlap && !p->options.reproducible;
+        p->time = step_time(loads, p->pp, p->micro_batches, hides ? m->overlap.value : 0);
+    }
+    free(loads);
+    return ok;
+}
+
+// Collective: the plan of this run's step, if there is a machine to plan with. The base of memory is the process's own.
+static bool plan_run(Trainer *t, const ModelConfig *config) {
+    Error e = {0};
+    Machine m;
+    World *w = t->world;
+    Plan p = {.config = *config, .options = *t->options, .B = t->B, .T = t->T, .global_batch = t->global_batch};
+    p.tp = (size_t)w->grid.tp, p.pp = (size_t)w->grid.pp, p.dp = (size_t)w->grid.dp;
+    p.per_node = (size_t)w->node_size;
+    bool ok = true;
+    if (w->rank == 0 && t->options->machine) {
+        ok = machine_load(&m, t->options->machine, &e) && plan_make(&p, &m, &e);
+        t->planned_seconds = p.time.seconds;
+        plan_free(&p);
+    }
+    return world_check(w, ok, &e);
+}
+
+// The most memory that this process has had. What it saw of the neighbours' arrays counts as theirs, its own in full.
+static double measured_peak(const Trainer *t) {
+    const GradientFlow *flow = &t->flow;
+    size_t peak = process_memory("VmHWM"), shared = process_memory("RssShmem");
+    if (flow->neighbours.peers == 1) {
+        return (double)peak;
+    }
+    size_t own = flow->shared_gradients.bytes + flow->shared_parameters.bytes;
+    return (double)(peak + own) - (double)(shared - t->base_shared);
+}
+
+// Collective, at the end: the plan against what was. Memory: of the rank that took most, and the largest difference on
+// any rank.
+static bool log_plan(Trainer *t) {
+    Error e = {0};
+    World *w = t->world;
+    if (!t->stepped) {
+        return true; // a run that was complete: its log has the line already
+    }
+    double planned = (double)(t->base_memory + memory_total(&t->memory)), peak = measured_peak(t);
+    struct {
+        double value;
+        int rank;
+    } most = {peak, w->rank}, off = {peak > 0 ? fabs(planned / peak - 1) : 0, w->rank};
+    MPI_Allreduce(MPI_IN_PLACE, &most, 1, MPI_DOUBLE_INT, MPI_MAXLOC, MPI_COMM_WORLD);
+    MPI_Allreduce(MPI_IN_PLACE, &off, 1, MPI_DOUBLE_INT, MPI_MAXLOC, MPI_COMM_WORLD);
+    MPI_Bcast(&planned, 1, MPI_DOUBLE, most.rank, MPI_COMM_WORLD);
+    double base = (double)t->base_memory, step = t->steps_timed ? t->step_seconds / (double)t->steps_timed : 0;
+    MPI_Bcast(&base, 1, MPI_DOUBLE, most.rank, MPI_COMM_WORLD);
+    if (w->rank == 0) {
+        JsonWriter json = {0};
+        json_open(&json, NULL, '{');
+        json_put_uint(&json, "step", t->step);
+        json_open(&json, "plan", '{');
+        json_put_uint(&json, "rank", (uint64_t)most.rank);
+        json_put_double(&json, "base_bytes", base);
+        json_put_double(&json, "planned_bytes", planned);
+        json_put_double(&json, "measured_bytes", most.value);
+        json_put_double(&json, "largest_difference", off.value);
+        t->planned_seconds > 0 ? json_put_double(&json, "planned_step_ms", 1e3 * t->planned_seconds)
+                               : json_put_null(&json, "planned_step_ms");
+        t->steps_timed ? json_put_double(&json, "measured_step_ms", 1e3 * step)
+                       : json_put_null(&json, "measured_step_ms");
+        json_close(&json, '}');
+        json_close(&json, '}');
+        printf("memory: planned %.1f MiB, measured %.1f MiB (rank %d, peak); largest difference on a rank %.1f %%\n",
+               planned / 0x1p20, most.value / 0x1p20, most.rank, 100 * off.value);
+        if (t->planned_seconds > 0 && step > 0) {
+            printf("step: planned %.1f ms, measured %.1f ms\n", 1e3 * t->planned_seconds, 1e3 * step);
+        }
+        return world_check(w, log_line(t, &json, &e), &e);
+    }
+    return world_check(w, true, &e);
 }
 
 static void print_run(const Trainer *t) {
@@ -2376,7 +2699,10 @@ static int command_train(World *w, const Options *o) {
     bool ok = world_check(w, training_open(&t, &config, &e), &e);
     bool verify = w->rank == 0 && o->verify_data;
     ok = ok && world_check(w, !verify || (mixture_verify(&t.data, &e) && mixture_verify(&t.val, &e)), &e);
+    t.base_memory = process_memory("VmRSS");
+    t.base_shared = process_memory("RssShmem");
     ok = ok && world_check(w, training_allocate(&t, &config, choose_kernels(o->kernels), &e), &e);
+    ok = ok && plan_run(&t, &config);
     if (ok) {
         placement.remote =
             percent_elsewhere(t.model.parameters, t.model.parameter_count * sizeof(float), &placement.nodes);
@@ -2387,7 +2713,7 @@ static int command_train(World *w, const Options *o) {
     if (ok && w->rank == 0) {
         print_run(&t);
     }
-    ok = ok && train_loop(&t);
+    ok = ok && train_loop(&t) && log_plan(&t);
     training_free(&t);
     return !ok ? EXIT_FAILURE : t.stopped ? EXIT_STOPPED : EXIT_SUCCESS;
 }
@@ -2414,12 +2740,12 @@ static bool load_config_of(const char *directory, ModelConfig *config, Error *e)
 }
 
 // Collective: verifies a model, each rank some of its files, and loads each rank's part.
-static bool load_model(World *w, const char *directory, const char *kernels, Model *m) {
+static bool load_model(World *w, const char *directory, const char *kernels, Model *m, Memory *memory) {
     Error e = {0};
     ModelConfig config;
     bool ok = load_config_of(directory, &config, &e) && check_grid(&config, w, &e);
     Part part = ok ? part_of_rank(&config, w) : (Part){0};
-    ok = ok && model_create(m, &config, &part, choose_kernels(kernels), NULL, &e);
+    ok = ok && model_create(m, memory, &config, &part, choose_kernels(kernels), NULL, &e);
     if (!world_check(w, ok, &e)) {
         return false;
     }
@@ -2453,6 +2779,7 @@ static void print_eval(const Mixture *data, size_t T, const double *losses, doub
 static int command_eval(World *w, const Options *o) {
     Error e = {0};
     Model m = {0};
+    Memory memory = {0};
     Workspace workspace = {0};
     Mixture data = {0};
     double loss, losses[MIXTURE_DATASETS_MAX];
@@ -2464,8 +2791,9 @@ static int command_eval(World *w, const Options *o) {
         return EXIT_USAGE;
     }
     world_place(w, o->bind);
-    if (!load_model(w, o->checkpoint, o->kernels, &m)) {
+    if (!load_model(w, o->checkpoint, o->kernels, &m, &memory)) {
         model_free(&m);
+        memory_free(&memory);
         return EXIT_FAILURE;
     }
     size_t T = o->seq_len ? o->seq_len : m.config.seq_len, B = o->micro_batch;
@@ -2474,7 +2802,7 @@ static int command_eval(World *w, const Options *o) {
     ok = ok && (T <= m.config.seq_len ||
                 fail(&e, "--seq-len %zu is more than the %zu positions of %s", T, m.config.seq_len, o->checkpoint));
     ok = ok && mixture_open(&data, paths->items, paths->count, "val", T, &e) &&
-         workspace_create(&workspace, &m.config, &m.part, 1, B, T, KEEP_CACHE, &e);
+         workspace_create(&workspace, &memory, &m.config, &m.part, 1, B, T, KEEP_CACHE, &e);
     ok = ok && (w->rank != 0 || !o->verify_data || mixture_verify(&data, &e));
     ok = world_check(w, ok, &e);
     ok = ok && evaluate_mixture(w, &m, &workspace, &data, 0, 1, inputs, targets, losses, &loss);
@@ -2486,6 +2814,7 @@ static int command_eval(World *w, const Options *o) {
     mixture_close(&data);
     workspace_free(&workspace);
     model_free(&m);
+    memory_free(&memory);
     return ok ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
@@ -2671,17 +3000,18 @@ static bool encode_prompt(Generator *g, const Options *o, Error *e) {
 
 static int command_generate(World *w, const Options *o) {
     Error e = {0};
+    Memory memory = {0};
     Generator g = {.world = w};
     bool ok = (o->checkpoint || fail(&e, "generate needs --checkpoint DIR")) && world_arrange(w, o->tp, o->pp, &e);
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }
     world_place(w, o->bind);
-    ok = load_model(w, o->checkpoint, o->kernels, &g.model);
+    ok = load_model(w, o->checkpoint, o->kernels, &g.model, &memory);
     if (ok) {
         bool loaded = tokenizer_load(&g.tokenizer, o->checkpoint, &e);
-        ok = loaded && workspace_create(&g.workspace, &g.model.config, &g.model.part, 1, 1, g.model.config.seq_len,
-                                        KEEP_CACHE, &e);
+        ok = loaded && workspace_create(&g.workspace, &memory, &g.model.config, &g.model.part, 1, 1,
+                                        g.model.config.seq_len, KEEP_CACHE, &e);
         g.logits = ok ? malloc(g.model.config.vocab_size * sizeof *g.logits) : NULL;
         g.candidates = ok ? malloc(g.model.config.vocab_size * sizeof *g.candidates) : NULL;
         ok = ok && ((g.candidates && g.logits) || fail(&e, "no memory for the candidates of a token"));
@@ -2704,6 +3034,7 @@ static int command_generate(World *w, const Options *o) {
     workspace_free(&g.workspace);
     free(g.logits);
     model_free(&g.model);
+    memory_free(&memory);
     return ok ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
@@ -2722,12 +3053,12 @@ static void print_prepared(const PrepareReport *r, const char *out) {
            "kinds\n",
            (unsigned long long)c->empty, (unsigned long long)c->blank_lines, (unsigned long long)c->rejected_lines,
            (unsigned long long)r->skipped_files);
-    printf(
-        "left out by filters: %llu short, %llu long, %llu for their share of Japanese, %llu for repeated lines, %llu "
-        "duplicates, %llu near-duplicates\n",
-        (unsigned long long)c->dropped_short, (unsigned long long)c->dropped_long,
-        (unsigned long long)c->dropped_japanese, (unsigned long long)c->dropped_repeated_lines,
-        (unsigned long long)c->dropped_exact_duplicate, (unsigned long long)c->dropped_near_duplicate);
+    printf("left out by filters: %llu short, %llu long, %llu for their share of Japanese, %llu for repeated lines, "
+           "%llu "
+           "duplicates, %llu near-duplicates\n",
+           (unsigned long long)c->dropped_short, (unsigned long long)c->dropped_long,
+           (unsigned long long)c->dropped_japanese, (unsigned long long)c->dropped_repeated_lines,
+           (unsigned long long)c->dropped_exact_duplicate, (unsigned long long)c->dropped_near_duplicate);
     printf("invalid UTF-8 replaced: %llu times\n", (unsigned long long)c->replaced);
     for (size_t i = 0; i < r->note_count; i++) {
         printf("left out: %s\n", r->notes[i]);
@@ -3167,7 +3498,8 @@ static bool trace_doc(Tracer *t, Error *e) {
                      print_document_reads(t, dataset, number, e));
 }
 
-// --text, or all of standard input for "-", with ill-formed UTF-8 replaced. Returns NULL on failure; the caller frees.
+// --text, or all of standard input for "-", with ill-formed UTF-8 replaced. Returns NULL on failure; the caller
+// frees.
 static char *read_text(const Options *o, size_t *length, Error *e) {
     JsonWriter raw = {0};
     char block[1 << 16];
@@ -3749,6 +4081,868 @@ static int command_report(World *w, const Options *o) {
 }
 
 // =====================================================================================================================
+// Command: plan
+
+enum { PLAN_RANKS_MAX = 10000000 };
+
+// The shape, grid and batch that the options ask for.
+static bool plan_from_options(Plan *p, const Options *o, const Machine *m, Error *e) {
+    *p = (Plan){.options = *o};
+    if (!(o->init ? config_load(o->init, &p->config, e) : shape_from_options(o, &p->config, e))) {
+        return false;
+    }
+    ModelConfig *c = &p->config;
+    if (!o->init) {
+        c->vocab_size = o->vocab_size ? o->vocab_size : o->model ? GPT2_VOCAB_SIZE : 0;
+    }
+    if (!c->layers || !c->channels || !c->heads || !c->seq_len || !c->vocab_size) {
+        return fail(e, "plan needs --model NAME, or all of --layers, --heads, --channels, --seq-len, --vocab-size, or "
+                       "--init DIR");
+    }
+    if (c->channels % c->heads) {
+        return fail(e, "--channels %zu does not divide by --heads %zu", c->channels, c->heads);
+    }
+    p->per_node = o->ranks_per_node ? o->ranks_per_node : m ? (size_t)m->ranks_per_node.value : 1;
+    p->threads = m ? (size_t)fmax(1, m->cores.value / (double)p->per_node) : (size_t)omp_get_max_threads();
+    p->T = o->seq_len ? o->seq_len : c->seq_len;
+    p->B = o->micro_batch;
+    p->tp = o->tp, p->pp = o->pp;
+    size_t ranks = o->nodes * p->per_node;
+    if (ranks > PLAN_RANKS_MAX) {
+        return fail(e, "--nodes %llu x %zu ranks are more than the %d that can be planned",
+                    (unsigned long long)o->nodes, p->per_node, PLAN_RANKS_MAX);
+    }
+    if (o->search) {
+        return o->global_batch > 0 || fail(e, "plan --search needs --global-batch N: it chooses the micro-batch");
+    }
+    if (ranks % (p->tp * p->pp)) {
+        return fail(e, "--tp %zu x --pp %zu does not divide the %zu ranks of %llu nodes x %zu ranks", p->tp, p->pp,
+                    ranks, (unsigned long long)o->nodes, p->per_node);
+    }
+    p->dp = ranks / p->tp / p->pp;
+    p->global_batch = o->global_batch ? o->global_batch : p->B * p->dp;
+    return plan_check(p, e);
+}
+
+static size_t plan_largest_stage(const Plan *p) {
+    size_t largest = 0;
+    for (size_t s = 1; s < p->pp; s++) {
+        if (memory_total(&p->stages[s].memory) > memory_total(&p->stages[largest].memory)) {
+            largest = s;
+        }
+    }
+    return largest;
+}
+
+// Bytes of the largest rank, with the program and MPI themselves.
+static double plan_peak(const Plan *p, double base) {
+    return base + (double)memory_total(&p->stages[plan_largest_stage(p)].memory);
+}
+
+// Bytes that the ranks can have, each.
+static double memory_of_rank(const Plan *p, const Machine *m) {
+    return m->memory.value / (double)p->per_node;
+}
+
+static void print_memory(const Plan *p, const Machine *m) {
+    const StagePlan *largest = &p->stages[plan_largest_stage(p)];
+    double peak = plan_peak(p, m ? m->base_memory.value : 0);
+    printf("\nmemory of the largest rank, stage %zu [counted by the code that allocates it]\n", plan_largest_stage(p));
+    for (size_t i = 0; i < largest->memory.count; i++) {
+        printf("  %-26s %12.2f MiB\n", largest->memory.items[i].name, (double)largest->memory.items[i].bytes / 0x1p20);
+    }
+    if (m) {
+        printf("  %-26s %12.2f MiB [%s]\n", "program and MPI", m->base_memory.value / 0x1p20, m->base_memory.from);
+        printf("  %-26s %12.2f MiB of %.2f%s\n", "in all", peak / 0x1p20, memory_of_rank(p, m) / 0x1p20,
+               peak > memory_of_rank(p, m) ? ": DOES NOT FIT" : "");
+    } else {
+        printf("  %-26s %12.2f MiB and the program and MPI themselves\n", "in all", peak / 0x1p20);
+    }
+    for (size_t s = 0; s < p->pp && p->pp > 1; s++) {
+        if (p->pp > 16 && s == 8) {
+            printf("  ... (--json has all)\n");
+            s = p->pp - 2;
+        }
+        printf("  stage %-4zu %3zu layers %12zu parameters %10.2f MiB\n", s, p->stages[s].part.layers,
+               p->stages[s].parameters, (double)memory_total(&p->stages[s].memory) / 0x1p20);
+    }
+}
+
+static const StagePlan *busiest_stage(const Plan *p, TrafficKind kind) {
+    const StagePlan *busiest = &p->stages[0];
+    for (size_t s = 1; s < p->pp; s++) {
+        if (p->stages[s].load.traffic[kind].sent > busiest->load.traffic[kind].sent) {
+            busiest = &p->stages[s];
+        }
+    }
+    return busiest;
+}
+
+// What a kind sends in a step, all ranks.
+static double traffic_total(const Plan *p, TrafficKind kind) {
+    double sent = 0;
+    for (size_t s = 0; s < p->pp; s++) {
+        sent += p->stages[s].load.traffic[kind].sent * (double)(p->tp * p->dp);
+    }
+    return sent;
+}
+
+static void print_traffic(const Plan *p) {
+    printf("\nmessages of a step: the busiest rank of each kind, and all ranks [calls and bytes counted%s]\n",
+           p->timed ? ", seconds modelled, hidden or not" : "");
+    for (TrafficKind kind = 0; kind < TRAFFIC_KINDS; kind++) {
+        const Traffic *t = &busiest_stage(p, kind)->load.traffic[kind];
+        if (t->calls == 0) {
+            continue;
+        }
+        printf("  %-24s %8.0f calls of %10.3f MiB, sends %10.2f MiB, all ranks %10.2f GiB", traffic_names[kind],
+               t->calls, t->bytes / t->calls / 0x1p20, t->sent / 0x1p20, traffic_total(p, kind) / 0x1p30);
+        p->timed ? printf(", %9.4f s\n", t->seconds) : printf("\n");
+    }
+}
+
+static double tokens_per_second(const Plan *p) {
+    return (double)(p->global_batch * p->T) / p->time.seconds;
+}
+
+// Share of peak at which the model's own operations run, as the log's "mfu".
+static double plan_mfu(const Plan *p, const Machine *m) {
+    double ranks = (double)(p->tp * p->pp * p->dp), peak = m->peak_flops.value / (double)p->per_node * ranks;
+    return tokens_per_second(p) * flops_per_token(&p->config, p->T) / peak;
+}
+
+static void print_time(const Plan *p, Machine *m) {
+    const StepTime *t = &p->time;
+    printf("\ntime of a step [modelled; stage %zu is the dearest]\n", t->dearest);
+    const struct {
+        const char *what;
+        double seconds;
+    } lines[] = {{"arithmetic: operations / (peak x efficiency)", t->compute},
+                 {"tp sums, not hidden", t->tp},
+                 {"waiting for the other stages' messages", t->pp},
+                 {"pipeline bubble", t->bubble},
+                 {"gradients of replicas and embedding, not hidden", t->gradients},
+                 {"AdamW, norm, zeroing: bytes / memory bandwidth", t->update},
+                 {"gathering weights, not hidden", t->gather}};
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        printf("  %-48s %12.4f s %6.2f %%\n", lines[i].what, lines[i].seconds, 100 * lines[i].seconds / t->seconds);
+    }
+    printf("  %-48s %12.4f s\n", "in all", t->seconds);
+    double tokens = tokens_per_second(p);
+    printf("%.0f tokens/s, %.4g tokens a day, MFU %.2f %%\n", tokens, 86400 * tokens, 100 * plan_mfu(p, m));
+    if (p->options.tokens_budget > 0) {
+        printf("%.4g tokens take %.2f days\n", p->options.tokens_budget, p->options.tokens_budget / tokens / 86400);
+    }
+    printf("\nmachine %s: what is measured and what is not\n", m->name);
+    for (size_t i = 0; i < MACHINE_FIGURE_COUNT; i++) {
+        const Figure *figure = machine_figure(m, i);
+        printf("  %-16s %12.4g %-10s %s [%s]\n", machine_figures[i].name, figure->value, machine_figures[i].unit,
+               machine_figures[i].what, figure->from);
+    }
+}
+
+static void print_plan(const Plan *p, Machine *m) {
+    const ModelConfig *c = &p->config;
+    const Part all = part_of(c, 1, 0, 1, 0);
+    size_t count;
+    printf("model: %zu layers, %zu channels, %zu heads, vocabulary %zu, %zu parameters\n", c->layers, c->channels,
+           c->heads, c->vocab_size, tensor_views(c, &all, NULL, "", NULL, &count));
+    printf("grid: %zu ranks = %zu slices (tp) x %zu stages (pp) x %zu replicas (dp), %zu a node, %zu threads each\n",
+           p->tp * p->pp * p->dp, p->tp, p->pp, p->dp, p->per_node, p->threads);
+    printf("step: %zu sequences of %zu tokens = %zu replicas x %zu micro-batches of %zu; recompute %s, zero %d\n",
+           p->global_batch, p->T, p->dp, p->micro_batches, p->B, p->options.recompute, (int)p->options.zero);
+    print_memory(p, m);
+    print_traffic(p);
+    if (p->timed) {
+        print_time(p, m);
+    } else {
+        printf("\nno times: they need --machine\n");
+    }
+}
+
+static void write_memory(JsonWriter *json, const Memory *memory) {
+    json_open(json, "memory", '{');
+    for (size_t i = 0; i < memory->count; i++) {
+        json_put_uint(json, memory->items[i].name, memory->items[i].bytes);
+    }
+    json_close(json, '}');
+    json_put_uint(json, "bytes", memory_total(memory));
+}
+
+static void write_stage(JsonWriter *json, const StagePlan *s) {
+    json_open(json, NULL, '{');
+    json_put_uint(json, "layers", s->part.layers);
+    json_put_uint(json, "parameters", s->parameters);
+    json_put_uint(json, "updated", s->owned);
+    write_memory(json, &s->memory);
+    json_open(json, "messages", '{');
+    for (TrafficKind kind = 0; kind < TRAFFIC_KINDS; kind++) {
+        const Traffic *t = &s->load.traffic[kind];
+        if (t->calls > 0) {
+            json_open(json, traffic_names[kind], '{');
+            json_put_double(json, "calls", t->calls);
+            json_put_double(json, "bytes", t->bytes);
+            json_put_double(json, "sent", t->sent);
+            json_close(json, '}');
+        }
+    }
+    json_close(json, '}');
+    json_close(json, '}');
+}
+
+static void write_plan(JsonWriter *json, const Plan *p, Machine *m) {
+    json_open(json, NULL, '{');
+    json_put_uint(json, "tp", p->tp);
+    json_put_uint(json, "pp", p->pp);
+    json_put_uint(json, "dp", p->dp);
+    json_put_uint(json, "micro_batch", p->B);
+    json_put_uint(json, "micro_batches", p->micro_batches);
+    json_put_string(json, "recompute", p->options.recompute);
+    json_put_uint(json, "recompute_stages", p->options.recompute_stages);
+    json_put_uint(json, "zero", p->options.zero);
+    json_open(json, "stages", '[');
+    for (size_t s = 0; s < p->pp; s++) {
+        write_stage(json, &p->stages[s]);
+    }
+    json_close(json, ']');
+    if (p->timed) {
+        const struct {
+            const char *name;
+            double value;
+        } figures[] = {{"peak_bytes", plan_peak(p, m->base_memory.value)},
+                       {"rank_bytes", memory_of_rank(p, m)},
+                       {"step_s", p->time.seconds},
+                       {"compute_s", p->time.compute},
+                       {"tp_s", p->time.tp},
+                       {"pp_s", p->time.pp},
+                       {"bubble_s", p->time.bubble},
+                       {"gradients_s", p->time.gradients},
+                       {"update_s", p->time.update},
+                       {"gather_s", p->time.gather},
+                       {"tokens_per_s", tokens_per_second(p)},
+                       {"mfu", plan_mfu(p, m)}};
+        for (size_t i = 0; i < sizeof figures / sizeof *figures; i++) {
+            json_put_double(json, figures[i].name, figures[i].value);
+        }
+        json_open(json, "machine", '{');
+        machine_write(json, m);
+        json_close(json, '}');
+    }
+    json_close(json, '}');
+}
+
+static bool show_plan(const Plan *p, Machine *m, Error *e) {
+    if (!p->options.json) {
+        print_plan(p, m);
+        return true;
+    }
+    JsonWriter json = {0};
+    write_plan(&json, p, m);
+    bool ok = !json.failed || fail(e, "no memory for the plan's text");
+    if (ok) {
+        printf("%.*s\n", (int)json.length, json.data);
+    }
+    free(json.data);
+    return ok;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// plan --search: every grid, micro-batch, recompute and zero that can be; of those that fit the fastest are shown
+
+enum { PROPOSALS = 10 };
+
+typedef struct {
+    Plan best[PROPOSALS]; // fastest first, without stages
+    size_t count, tried, fitting;
+} Search;
+
+static void search_keep(Search *s, const Plan *p) {
+    size_t at = s->count < PROPOSALS ? s->count++ : PROPOSALS - 1;
+    if (at == PROPOSALS - 1 && s->best[at].timed && s->best[at].time.seconds <= p->time.seconds) {
+        return;
+    }
+    for (; at > 0 && s->best[at - 1].time.seconds > p->time.seconds; at--) {
+        s->best[at] = s->best[at - 1];
+    }
+    s->best[at] = *p;
+    s->best[at].stages = NULL;
+}
+
+// One candidate: what fits is kept if it is fast.
+static bool search_try(Search *s, Plan *p, const Machine *m, Error *e) {
+    bool ok = plan_make(p, m, e);
+    s->tried++;
+    if (ok && plan_peak(p, m->base_memory.value) <= memory_of_rank(p, m)) {
+        s->fitting++;
+        search_keep(s, p);
+    }
+    plan_free(p);
+    return ok;
+}
+
+// All ways to compute with the grid of p: recompute nowhere, on the first half of the stages, which hold most
+// micro-batches, or everywhere; zero off and on.
+static bool search_grid(Search *s, Plan *p, const Machine *m, Error *e) {
+    const struct {
+        const char *recompute;
+        size_t stages;
+    } ways[] = {{"none", 0}, {"layer", p->pp / 2}, {"layer", 0}};
+    bool ok = true;
+    for (p->B = 1; ok && p->B <= 64 && p->B * p->dp <= p->global_batch; p->B *= 2) {
+        p->options.micro_batch = p->B;
+        for (size_t way = 0; ok && p->global_batch % (p->B * p->dp) == 0 && way < 3; way++) {
+            p->options.recompute = ways[way].recompute;
+            p->options.recompute_stages = ways[way].stages;
+            for (p->options.zero = 0; ok && (p->pp > 1 || way != 1) && p->options.zero < 1 + (p->dp > 1);
+                 p->options.zero++) {
+                ok = search_try(s, p, m, e);
+            }
+        }
+    }
+    return ok;
+}
+
+static bool search_all(Search *s, Plan *p, const Machine *m, Error *e) {
+    size_t ranks = p->options.nodes * p->per_node;
+    for (p->tp = 1; p->tp <= p->config.heads && p->tp <= ranks; p->tp++) {
+        for (p->pp = 1; p->pp <= p->config.layers && p->tp * p->pp <= ranks; p->pp++) {
+            p->dp = ranks / p->tp / p->pp;
+            p->B = 1;
+            bool possible = ranks % (p->tp * p->pp) == 0 && p->global_batch % p->dp == 0 && plan_check(p, &(Error){0});
+            if (possible && !search_grid(s, p, m, e)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+static bool plan_search(Plan *p, Machine *m, Error *e) {
+    Search s = {0};
+    if (!m) {
+        return fail(e, "plan --search needs --machine NAME: which memory, which speed");
+    }
+    p->global_batch = p->options.global_batch;
+    if (!search_all(&s, p, m, e)) {
+        return false;
+    }
+    if (s.count == 0) {
+        return fail(e,
+                    "none of %zu combinations fits into %.2f GiB a rank with a global batch of %zu: more nodes, or "
+                    "fewer ranks a node",
+                    s.tried, memory_of_rank(p, m) / 0x1p30, p->global_batch);
+    }
+    if (!p->options.json) {
+        printf("%zu combinations, %zu fit into %.2f GiB a rank; the fastest, times modelled on %s:\n", s.tried,
+               s.fitting, memory_of_rank(p, m) / 0x1p30, m->name);
+        printf("  tp  pp    dp  micro-batch     recompute  zero     step s   bubble %%    GiB    tokens/s   MFU %%\n");
+    }
+    for (size_t i = 0; i < s.count; i++) {
+        Plan *b = &s.best[i];
+        if (!plan_make(b, m, e) || (p->options.json && !show_plan(b, m, e))) {
+            plan_free(b);
+            return false;
+        }
+        if (!p->options.json) {
+            char recompute[32];
+            uint64_t stages = b->options.recompute_stages;
+            snprintf(recompute, sizeof recompute, stages ? "%s, 0-%llu" : "%s", b->options.recompute,
+                     (unsigned long long)stages - 1);
+            printf("%4zu%4zu%6zu%13zu  %12s%6d%11.4f%11.2f%7.2f%12.0f%8.2f\n", b->tp, b->pp, b->dp, b->B, recompute,
+                   (int)b->options.zero, b->time.seconds, 100 * b->time.bubble / b->time.seconds,
+                   plan_peak(b, m->base_memory.value) / 0x1p30, tokens_per_second(b), 100 * plan_mfu(b, m));
+        }
+        plan_free(b);
+    }
+    return true;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// plan --run: the plan of a run that has been, and what its log says
+
+static bool log_number(const Json *object, const char *key, uint64_t most, size_t *value, const char *path, Error *e) {
+    uint64_t number;
+    if (!json_uint(json_get(object, key), &number) || number > most) {
+        return fail(e, "%s: its first line has no count \"%s\"", path, key);
+    }
+    *value = number;
+    return true;
+}
+
+// The plan's shape, grid and options from the first line of a log.
+static bool plan_from_log(Plan *p, const Json *run, const Options *o, const char *path, Error *e) {
+    const Json *options = json_get(run, "options");
+    ModelConfig *c = &p->config;
+    size_t ranks, zero, stages, overlap, share;
+    *p = (Plan){.options = *o};
+    const struct {
+        const Json *in;
+        const char *key;
+        uint64_t most;
+        size_t *value;
+    } counts[] = {{run, "layers", 10000, &c->layers},
+                  {run, "channels", 1000000, &c->channels},
+                  {run, "heads", 10000, &c->heads},
+                  {run, "vocab_size", 100000000, &c->vocab_size},
+                  {run, "positions", 10000000, &c->seq_len},
+                  {run, "seq_len", 10000000, &p->T},
+                  {run, "global_batch", 100000000, &p->global_batch},
+                  {run, "ranks", PLAN_RANKS_MAX, &ranks},
+                  {run, "ranks_per_node", PLAN_RANKS_MAX, &p->per_node},
+                  {run, "threads", 1000000, &p->threads},
+                  {run, "tp", 100000, &p->tp},
+                  {run, "pp", 100000, &p->pp},
+                  {run, "dp", PLAN_RANKS_MAX, &p->dp},
+                  {options, "micro_batch", 1000000, &p->B},
+                  {options, "zero", 1, &zero},
+                  {options, "recompute_stages", 100000, &stages},
+                  {options, "overlap", 1, &overlap},
+                  {options, "share_memory", 1, &share}};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        if (!log_number(counts[i].in, counts[i].key, counts[i].most, counts[i].value, path, e)) {
+            return false;
+        }
+    }
+    bool possible = c->layers && c->heads && c->channels && c->channels % c->heads == 0 && c->vocab_size && p->T &&
+                    p->T <= c->seq_len && p->B && p->tp && p->pp && p->dp && p->per_node && p->threads &&
+                    ranks == p->tp * p->pp * p->dp;
+    if (!possible) {
+        return fail(e, "%s: its first line does not describe a run that can be", path);
+    }
+    const char *recompute = json_string(json_get(options, "recompute"));
+    const Json *reproducible = json_get(options, "reproducible");
+    p->options.recompute = recompute && !strcmp(recompute, "layer") ? "layer" : "none";
+    p->options.reproducible = reproducible && reproducible->kind == JSON_BOOL && reproducible->boolean;
+    p->options.zero = zero, p->options.recompute_stages = stages, p->options.overlap = overlap;
+    p->options.share_memory = share;
+    p->options.micro_batch = p->B, p->options.global_batch = p->global_batch;
+    return plan_check(p, e);
+}
+
+// The last line of a log, if it is the one that ends a run.
+static bool log_end(const char *text, size_t length, const char *path, JsonDocument *document, Error *e) {
+    const char *end = memrchr(text, '\n', length), *line = end ? memrchr(text, '\n', (size_t)(end - text)) : NULL;
+    if (!line) {
+        return fail(e, "%s: has no whole line after the first: the run is not finished", path);
+    }
+    if (!json_parse(document, line + 1, (size_t)(end - line - 1), path, e)) {
+        return false;
+    }
+    if (!json_get(document->root, "plan")) {
+        json_free(document);
+        return fail(e, "%s: its last line has no \"plan\": the run is not finished", path);
+    }
+    return true;
+}
+
+static void print_fact(const char *what, double planned, const Json *measured, double scale, const char *unit) {
+    double fact;
+    if (json_double(measured, &fact) && fact > 0) {
+        printf("%-28s planned %12.2f %s, measured %12.2f %s, %+.1f %%\n", what, planned / scale, unit, fact / scale,
+               unit, 100 * (planned / fact - 1));
+    } else {
+        printf("%-28s planned %12.2f %s, not measured\n", what, planned / scale, unit);
+    }
+}
+
+static bool plan_against_log(const Options *o, const char *directory, Machine *m, Error *e) {
+    char path[PATH_LIMIT];
+    size_t length = 0;
+    Plan p = {0};
+    JsonDocument run, end;
+    char *text = path_format(path, e, "%s/log.jsonl", directory) ? read_file(path, SIZE_MAX / 2, &length, e) : NULL;
+    const char *first = text ? memchr(text, '\n', length) : NULL;
+    bool ok = text && (first || fail(e, "%s: has no first line", path)) &&
+              json_parse(&run, text, (size_t)(first - text), path, e);
+    bool parsed = ok;
+    ok = ok && plan_from_log(&p, run.root, o, path, e) && log_end(text, length, path, &end, e);
+    if (ok) {
+        ok = plan_make(&p, m, e);
+        const Json *fact = json_get(end.root, "plan");
+        double base = 0;
+        json_double(json_get(fact, "base_bytes"), &base);
+        if (ok) {
+            printf("grid: tp %zu x pp %zu x dp %zu, micro-batch %zu, %zu micro-batches, recompute %s, zero %d\n", p.tp,
+                   p.pp, p.dp, p.B, p.micro_batches, p.options.recompute, (int)p.options.zero);
+            print_fact("peak memory, largest rank", plan_peak(&p, m ? m->base_memory.value : base),
+                       json_get(fact, "measured_bytes"), 0x1p20, "MiB");
+            if (p.timed) {
+                print_fact("step", 1e3 * p.time.seconds, json_get(fact, "measured_step_ms"), 1, "ms ");
+            } else {
+                printf("no planned time: it needs --machine\n");
+            }
+        }
+        json_free(&end);
+    }
+    if (parsed) {
+        json_free(&run);
+    }
+    plan_free(&p);
+    free(text);
+    return ok;
+}
+
+static bool plan_against_logs(const Options *o, Machine *m, Error *e) {
+    bool ok = true;
+    for (size_t i = 0; ok && i < o->run.count; i++) {
+        if (o->run.count > 1) {
+            printf("%s\n", o->run.items[i]);
+        }
+        ok = plan_against_log(o, o->run.items[i], m, e);
+    }
+    return ok;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// plan --measure: the figures of the machine that the ranks were started on. All ranks measure at once, as in a
+// run.
+
+enum { MEASURE_RUNS = 3 };
+
+// Collective: the largest of all ranks' values.
+static double largest_of_all(double x) {
+    MPI_Allreduce(MPI_IN_PLACE, &x, 1, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
+    return x;
+}
+
+// Collective: seconds of one block and of the classifier, forward and backward, at the model's shapes, without
+// waiting for the other slices: the best of some runs of the slowest rank. t: one layer of the model.
+static double measure_block(Trainer *t, double *classifier) {
+    const Model *m = &t->model;
+    Activations *a = &t->workspace.sets[0];
+    BackwardScratch *d = &t->workspace.backward;
+    double best = INFINITY;
+    *classifier = INFINITY;
+    for (int run = 0; run < MEASURE_RUNS; run++) {
+        MPI_Barrier(MPI_COMM_WORLD);
+        t->world->comm_seconds = 0;
+        double start = seconds_now();
+        layer_forward(m, t->world, &m->weights.layers[0], &a->layers[0], a->stream, 0, t->B, t->T, false);
+        layer_backward(m, t->world, &m->weights.layers[0], &t->flow.dweights.layers[0], &a->layers[0], d, a->stream,
+                       t->B, t->T);
+        double middle = seconds_now() - t->world->comm_seconds;
+        classify(m, t->world, a, &t->workspace.classifier, d->branch, t->flow.dweights.wte, t->targets, 1, t->B * t->T);
+        double end = seconds_now() - t->world->comm_seconds;
+        best = fmin(best, largest_of_all(middle - start));
+        *classifier = fmin(*classifier, largest_of_all(end - middle));
+    }
+    return best;
+}
+
+// Collective: how much of a sum over all ranks is hidden behind the backward pass of a block, of what could be.
+static double measure_overlap(Trainer *t, World *all) {
+    enum { ELEMENTS = 1 << 21, SUMS = 4 };
+    const Model *m = &t->model;
+    Activations *a = &t->workspace.sets[0];
+    float *x = allocate_floats((size_t)SUMS * ELEMENTS);
+    double seconds[3] = {INFINITY, INFINITY, INFINITY}; // the sums, the block, both
+    for (int run = 0; x && run < 3 * MEASURE_RUNS; run++) {
+        MPI_Request sums[SUMS];
+        int what = run % 3;
+        MPI_Barrier(MPI_COMM_WORLD);
+        double start = seconds_now();
+        for (int i = 0; what != 1 && i < SUMS; i++) {
+            MPI_Iallreduce(MPI_IN_PLACE, x + (size_t)i * ELEMENTS, ELEMENTS, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD,
+                           &sums[i]);
+        }
+        if (what > 0) {
+            layer_backward(m, t->world, &m->weights.layers[0], &t->flow.dweights.layers[0], &a->layers[0],
+                           &t->workspace.backward, a->stream, t->B, t->T);
+        }
+        for (int i = 0; what != 1 && i < SUMS; i++) {
+            message_wait(all, &sums[i]);
+        }
+        seconds[what] = fmin(seconds[what], largest_of_all(seconds_now() - start));
+    }
+    free(x);
+    double hidden = (seconds[0] + seconds[1] - seconds[2]) / fmin(seconds[0], seconds[1]);
+    return x && hidden > 0 ? fmin(hidden, 1) : 0;
+}
+
+// Collective: bytes of the process before it has arrays, when its threads and MPI's ways to all ranks are there.
+static double measure_base(World *w) {
+    enum { ELEMENTS = 1 << 14 };
+    float x[ELEMENTS] = {0};
+    all_reduce_floats_(w, MPI_COMM_WORLD, x, ELEMENTS);
+    return largest_of_all((double)process_memory("VmRSS"));
+}
+
+// Collective: bytes a second of AdamW on arrays that no cache holds, on this rank.
+static double measure_adamw(const Kernels *k) {
+    enum { ELEMENTS = 1 << 24 };
+    float *x = allocate_floats((size_t)4 * ELEMENTS);
+    double best = INFINITY;
+    for (int run = 0; x && run < MEASURE_RUNS; run++) {
+        MPI_Barrier(MPI_COMM_WORLD);
+        double start = seconds_now();
+        k->adamw(x, x + ELEMENTS, x + (size_t)2 * ELEMENTS, x + (size_t)3 * ELEMENTS, ELEMENTS, 1, 1e-4f, 0.9f, 0.95f,
+                 1e-8f, 0.1f, 1);
+        best = fmin(best, seconds_now() - start);
+    }
+    free(x);
+    return 28.0 * ELEMENTS / best;
+}
+
+typedef struct {
+    size_t bytes;
+    double seconds;
+} SumTiming;
+
+enum { SUM_SIZES = 8, SMALLEST_SUM = 1 << 10 }; // 1 KiB, 4 KiB, ... 16 MiB
+
+// Collective: times of sums over a communicator by their size, of the slowest rank.
+static bool measure_sums(World *w, MPI_Comm comm, SumTiming timings[SUM_SIZES]) {
+    size_t largest = (size_t)SMALLEST_SUM << 2 * (SUM_SIZES - 1);
+    float *x = allocate_floats(largest / sizeof *x);
+    for (size_t i = 0; x && i < SUM_SIZES; i++) {
+        timings[i] = (SumTiming){(size_t)SMALLEST_SUM << 2 * i, INFINITY};
+        for (int run = 0; run < 4 * MEASURE_RUNS; run++) {
+            MPI_Barrier(MPI_COMM_WORLD);
+            double start = seconds_now();
+            all_reduce_floats_(w, comm, x, timings[i].bytes / sizeof *x);
+            timings[i].seconds = fmin(timings[i].seconds, largest_of_all(seconds_now() - start));
+        }
+    }
+    free(x);
+    return x != NULL;
+}
+
+// The latency and bandwidth that fit the times of sums over `ranks` ranks best, in squares of relative differences.
+// Returns the largest of these.
+static double fit_link(const SumTiming timings[SUM_SIZES], size_t ranks, Link *link) {
+    double aa = 0, ab = 0, bb = 0, a1 = 0, b1 = 0, worst = 0;
+    for (size_t i = 0; i < SUM_SIZES; i++) {
+        double a = 2 * steps_of_(ranks) / timings[i].seconds;
+        double b = 2 * gather_sent(ranks, (double)timings[i].bytes) / timings[i].seconds;
+        aa += a * a, ab += a * b, bb += b * b, a1 += a, b1 += b;
+    }
+    double determinant = aa * bb - ab * ab, latency = (a1 * bb - b1 * ab) / determinant;
+    latency = latency > 0 ? latency : 0;
+    *link = (Link){latency, bb / fmax(b1 - ab * latency, 1e-30 * bb)};
+    for (size_t i = 0; i < SUM_SIZES; i++) {
+        double model = sum_seconds(*link, ranks, (double)timings[i].bytes);
+        worst = fmax(worst, fabs(model / timings[i].seconds - 1));
+    }
+    return worst;
+}
+
+static void write_sums(JsonWriter *json, const char *key, const SumTiming timings[SUM_SIZES], size_t ranks, Link link) {
+    json_open(json, key, '[');
+    for (size_t i = 0; i < SUM_SIZES; i++) {
+        json_open(json, NULL, '{');
+        json_put_uint(json, "ranks", ranks);
+        json_put_uint(json, "bytes", timings[i].bytes);
+        json_put_double(json, "seconds", timings[i].seconds);
+        json_put_double(json, "model_seconds", sum_seconds(link, ranks, (double)timings[i].bytes));
+        json_close(json, '}');
+    }
+    json_close(json, ']');
+}
+
+// Rank 0: times of the products of a block at the model's shapes; the other ranks wait. One line, one object each.
+static bool measure_products(JsonWriter *json, const Plan *p, double peak_of_rank, Error *e) {
+    size_t S = p->config.channels / p->tp, C = p->config.channels;
+    const struct {
+        const char *name;
+        size_t from, to;
+    } products[] = {
+        {"qkv", C, 3 * S}, {"attention's output", S, C}, {"mlp, first", C, 4 * S}, {"mlp, second", 4 * S, C}};
+    json_open(json, "gemm", '[');
+    for (size_t i = 0; i < PROBES; i++) {
+        const char *name = probes[i].name;
+        bool product = !strcmp(name, "matmul_forward") || !strcmp(name, "matmul_backward_input") ||
+                       !strcmp(name, "matmul_backward_weight");
+        for (size_t j = 0; product && j < sizeof products / sizeof *products; j++) {
+            const Shape s = {p->B, p->T, products[j].from, 1, 1, products[j].to};
+            ProbeArrays arrays;
+            if (!probe_create(&arrays, &probes[i], &s, FILL_PLAIN, e)) {
+                return false;
+            }
+            double seconds = probe_seconds(&probes[i], &kernels_sve, &arrays, &s);
+            double rate = 2.0 * (double)(p->B * p->T) * (double)s.C * (double)s.O / seconds;
+            printf("  %-24s %-20s %5zu x %5zu x %5zu %9.3f ms %8.1f GFLOP/s %5.1f %% of peak\n", name, products[j].name,
+                   p->B * p->T, s.C, s.O, 1e3 * seconds, 1e-9 * rate, 100 * rate / peak_of_rank);
+            probe_free(&arrays);
+            json_open(json, NULL, '{');
+            json_put_string(json, "kernel", name);
+            json_put_string(json, "product", products[j].name);
+            json_put_uint(json, "rows", p->B * p->T);
+            json_put_uint(json, "from", s.C);
+            json_put_uint(json, "to", s.O);
+            json_put_double(json, "flops", rate);
+            json_close(json, '}');
+        }
+    }
+    json_close(json, ']');
+    return true;
+}
+
+static void set_figure(Figure *f, double value, const char *from) {
+    f->value = value;
+    snprintf(f->from, sizeof f->from, "%s", from);
+}
+
+// Collective: arithmetic, memory and overlap, on one layer of the model.
+static bool measure_node(World *w, const Plan *p, Machine *m, size_t nodes, Error *e) {
+    World mine = *w; // its replicas do not exchange anything
+    mine.grid.dp = 1, mine.grid.replica = 0;
+    Options o = p->options;
+    o.zero = 0, o.recompute = "none", o.reproducible = false;
+    Trainer t = {.options = &o, .world = &mine, .T = p->T, .B = p->B, .global_batch = p->B};
+    ModelConfig one = p->config;
+    one.layers = 1;
+    double peak = measure_peak_flops(), base = measure_base(w), bandwidth = measure_adamw(&kernels_sve), classifier;
+    MPI_Allreduce(MPI_IN_PLACE, &bandwidth, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
+    if (!world_check(w, training_allocate(&t, &one, choose_kernels(o.kernels), e), e)) {
+        training_free(&t);
+        return false;
+    }
+    model_initialize(&t.model, 1, 0.02f, t.views);
+    double block = measure_block(&t, &classifier), overlap = w->size > 1 ? measure_overlap(&t, w) : 0;
+    double L = (double)p->config.layers;
+    StageLoad load = {0};
+    const Machine unit = {.peak_flops.value = 1, .efficiency.value = 1, .memory_bandwidth.value = 1};
+    plan_compute(p, &t, &unit, &load); // of one layer and the classifier
+    double head = 6 * (double)(p->B * p->T * p->config.channels) * (double)t.model.part.words.count;
+    double body = load.forward_flops + load.backward_flops - head;
+    training_free(&t);
+    double share = (L * body + head) / (L * block + classifier) / (peak / (double)w->size);
+    set_figure(&m->peak_flops, peak / (double)nodes, "measured: the tile of the matrix product on data in L1");
+    char text[192];
+    snprintf(text, sizeof text,
+             "measured: block and classifier, forward and backward, %zu channels, micro-batch %zu x %zu, tp %zu",
+             p->config.channels, p->B, p->T, p->tp);
+    set_figure(&m->efficiency, fmax(fmin(share, 1), 1e-6), text);
+    set_figure(&m->memory_bandwidth, bandwidth / (double)nodes, "measured: AdamW on arrays of 64 MiB");
+    set_figure(&m->base_memory, base, "measured: the process before its arrays, with threads and a sum over all ranks");
+    set_figure(&m->overlap, overlap,
+               w->size > 1 ? "measured: sums of 8 MiB behind the backward pass of a block"
+                           : "not measured: one rank has no messages");
+    if (w->rank == 0) {
+        printf("block: forward and backward %.3f ms, classifier %.3f ms: %.1f %% of the peak of %.1f GFLOP/s a rank\n",
+               1e3 * block, 1e3 * classifier, 100 * share, 1e-9 * peak / w->size);
+    }
+
+    return true;
+}
+
+// Collective: sums inside a node, then between the ranks of equal number on all nodes, all of them at once.
+static bool measure_network(World *w, Machine *m, JsonWriter *json, size_t nodes, Error *e) {
+    SumTiming timings[SUM_SIZES];
+    Link inside = {0, 1e18}, between = {0, 1e18};
+    MPI_Comm across;
+    char text[192];
+    bool ok = true;
+    MPI_Comm_split(MPI_COMM_WORLD, w->node_rank, w->rank, &across);
+    if (w->node_size > 1 && (ok = measure_sums(w, w->node, timings))) {
+        double off = fit_link(timings, (size_t)w->node_size, &inside);
+        snprintf(text, sizeof text, "measured: sums of 1 KiB to 16 MiB over %d ranks of a node, fitted within %.0f %%",
+                 w->node_size, 100 * off);
+        write_sums(json, "sums_inside", timings, (size_t)w->node_size, inside);
+    } else {
+        snprintf(text, sizeof text, "not measured: one rank a node");
+    }
+    set_figure(&m->node_latency, inside.latency, text);
+    set_figure(&m->node_bandwidth, inside.bandwidth, text);
+    if (ok && nodes > 1 && (ok = measure_sums(w, across, timings))) {
+        double off = fit_link(timings, nodes, &between);
+        snprintf(text, sizeof text,
+                 "measured: sums of 1 KiB to 16 MiB over %zu nodes, %d at once, fitted within %.0f %%", nodes,
+                 w->node_size, 100 * off);
+        write_sums(json, "sums_between", timings, nodes, between);
+    } else {
+        between = inside;
+        snprintf(text, sizeof text, "not measured: one node was started; as inside it");
+    }
+    MPI_Comm_free(&across);
+    set_figure(&m->latency, between.latency, text);
+    set_figure(&m->bandwidth, fmin(between.bandwidth, 1e18), text);
+    set_figure(&m->injection, fmin(between.bandwidth * w->node_size, 1e18), text);
+    set_figure(&m->links, 1, "all that the sums reached is in the bandwidth");
+    if (w->rank == 0) {
+        printf("sums inside a node: %.3g us a step, %.3g GB/s; between nodes: %.3g us, %.3g GB/s\n",
+               1e6 * inside.latency, 1e-9 * inside.bandwidth, 1e6 * between.latency, 1e-9 * between.bandwidth);
+    }
+    return world_check(w, ok || fail(e, "no memory to measure sums"), e);
+}
+
+// Collective: measures, prints, and on rank 0 writes the machine file --out.
+static bool plan_measure(World *w, const Options *o) {
+    Error e = {0};
+    Plan p;
+    Machine m = {0};
+    JsonWriter json = {.indent = 2}, tables = {.indent = 2};
+    int nodes = w->node_rank == 0;
+    MPI_Allreduce(MPI_IN_PLACE, &nodes, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
+    Options planned = *o;
+    planned.nodes = (uint64_t)nodes, planned.ranks_per_node = (uint64_t)(w->size / nodes), planned.pp = 1;
+    planned.global_batch = 0;
+    bool ok = (o->out || fail(&e, "plan --measure needs --out FILE")) && world_arrange(w, o->tp, 1, &e) &&
+              plan_from_options(&p, &planned, NULL, &e);
+    if (!world_check(w, ok, &e)) {
+        return false;
+    }
+    Placement placement = world_place(w, o->bind);
+    gethostname(m.name, sizeof m.name - 1);
+    set_figure(&m.cores, fmax(1, (double)placement.threads * w->node_size), "threads of the ranks started on a node");
+    set_figure(&m.ranks_per_node, w->node_size, "as started");
+    set_figure(&m.memory, (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE), "all that the system has");
+    json_open(&tables, NULL, '{');
+    ok = measure_node(w, &p, &m, (size_t)nodes, &e) && measure_network(w, &m, &tables, (size_t)nodes, &e);
+    ok = ok &&
+         world_check_root(w, w->rank != 0 || measure_products(&tables, &p, m.peak_flops.value / w->node_size, &e), &e);
+    if (ok && w->rank == 0) {
+        OutputFile file;
+        char hash[65];
+        json_close(&tables, '}');
+        json_open(&json, NULL, '{');
+        machine_write(&json, &m);
+        json_close(&json, '}');
+        // the tables behind the figures follow them in one object
+        json.length -= 2;
+        json_append(&json, ",", 1);
+        json_append(&json, tables.data + 1, tables.length - 1);
+        json_append(&json, "\n", 1);
+        ok = !json.failed && !tables.failed;
+        ok = ok ? output_open(&file, o->out, &e) : fail(&e, "no memory for %s", o->out);
+        if (ok) {
+            ok = output_write(&file, json.data, json.length, &e);
+            ok = output_close(&file, hash, ok ? &e : &(Error){0}) && ok;
+        }
+        if (ok) {
+            printf("wrote %s: give it to plan and train as --machine %s\n", o->out, o->out);
+        }
+    }
+    free(json.data);
+    free(tables.data);
+    return world_check_root(w, ok, &e);
+}
+
+static int command_plan(World *w, const Options *o) {
+    Error e = {0};
+    Machine m;
+    if (o->measure) {
+        return plan_measure(w, o) ? EXIT_SUCCESS : EXIT_FAILURE;
+    }
+    bool ok = true, usable = true;
+    if (w->rank == 0) {
+        Plan p = {0};
+        ok = !o->machine || machine_load(&m, o->machine, &e);
+        Machine *machine = o->machine ? &m : NULL;
+        if (ok && machine && o->efficiency > 0) {
+            set_figure(&m.efficiency, o->efficiency, "stated: --efficiency");
+        }
+        usable = ok && (o->run.count > 0 || plan_from_options(&p, o, machine, &e));
+        ok = usable && (o->run.count > 0 ? plan_against_logs(o, machine, &e)
+                        : o->search      ? plan_search(&p, machine, &e)
+                                         : plan_make(&p, machine, &e) && show_plan(&p, machine, &e));
+        plan_free(&p);
+    }
+    ok = world_check_root(w, ok, &e);
+    return ok ? EXIT_SUCCESS : usable ? EXIT_FAILURE : EXIT_USAGE;
+}
+
+// =====================================================================================================================
 // The command line
 
 static const struct {
@@ -3768,6 +4962,9 @@ static const struct {
      "train_gpt trace --run run --step 1000 --row 0", TRACE, command_trace},
     {"kernels", "compares the fast kernels with the reference, times them, certifies a machine",
      "train_gpt kernels --check", KERNELS, command_kernels},
+    {"plan", "memory, messages and time of a run before it is submitted; measures a machine for that",
+     "train_gpt plan --search --model 13b --nodes 288 --machine fugaku --global-batch 1152", PLAN | TRAIN,
+     command_plan},
     {"report", "one HTML page with the charts of one or more runs", "train_gpt report --run run --out run.html", REPORT,
      command_report},
 };
@@ -3935,7 +5132,7 @@ static int run_command_line(World *w, int argc, char **argv) {
     const char *name = help ? (argc > 2 ? argv[2] : NULL) : argc > 1 ? argv[1] : "";
     size_t command = name ? find_command(name) : COMMANDS;
     bool ok = !name || command < COMMANDS ||
-              fail(&e, "%s%s: the commands are prepare, train, eval, generate, trace, kernels, report, and help",
+              fail(&e, "%s%s: the commands are prepare, train, eval, generate, trace, kernels, plan, report, and help",
                    *name ? "unknown command " : "no command", name);
     if (!help && ok) {
         ok = parse_options(&o, argc, argv, command, &e);

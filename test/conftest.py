@@ -74,6 +74,7 @@ def tiny(pair):
         return arguments("train", **{**TINY, "data": pair, "vocab_size": VOCAB, "out": out, "steps": 8,
                                      "save_every": 2, "keep": 100, **options})
     make.data = pair
+    make.shape = {**TINY, "vocab_size": VOCAB}
     return make
 
 

@@ -29,7 +29,7 @@ SANITIZERS = {
 QEMU_CPUS = {"a64fx": "a64fx", **{f"sve{bits}": f"max,sve-default-vector-length={bits // 8}"
                                   for bits in (128, 256, 512, 1024, 2048)}}
 LAUNCHER_NOISE = re.compile(r"Abort\(\d+\) on node|application called MPI_Abort")
-TIMING = {"step_ms", "tokens_per_s", "mfu", "comm_ms"}  # the fields of a log line that differ from run to run
+TIMING = {"step_ms", "tokens_per_s", "mfu", "comm_ms", "plan"}  # the fields of a log line that differ from run to run
 
 
 # ----------------------------------------------------------------------------------------------------------------------
