@@ -1564,26 +1564,26 @@ static bool write_tensor_files(Trainer *t, CheckpointWriter *w, const TensorFile
         const TensorFile *file = &files->items[f];
         ok = checkpoint_make_tensors(w, file->name, whole + file->first, file->count, &e);
     }
-    ok = world_check(world, ok, &e);
-    for (size_t f = 0; ok && f < files->count; f++) {
+    bool all = world_check(world, ok, &e);
+    for (size_t f = 0; all && ok && f < files->count; f++) {
         TensorWriter writer;
         ok = tensor_writer_open(&writer, w, files->items[f].name, &e) &&
              tensor_writer_close(&writer, write_parts(t, &writer, mine, &e), &e);
     }
-    ok = ok && world_check(world, ok, &e);
-    for (size_t f = (size_t)world->rank; ok && f < files->count; f += (size_t)world->size) {
+    all = all && world_check(world, ok, &e);
+    for (size_t f = (size_t)world->rank; all && ok && f < files->count; f += (size_t)world->size) {
         char path[PATH_LIMIT];
         ok = path_format(path, &e, "%s/%s", w->temporary, files->items[f].name) && sha256_file(path, sums[f], &e);
     }
-    ok = ok && world_check(world, ok, &e);
-    if (ok) {
+    all = all && world_check(world, ok, &e);
+    if (all) {
         MPI_Allreduce(MPI_IN_PLACE, sums, (int)(files->count * sizeof *sums), MPI_BYTE, MPI_BOR, MPI_COMM_WORLD);
     }
-    for (size_t f = 0; ok && f < files->count; f++) {
+    for (size_t f = 0; all && f < files->count; f++) {
         checkpoint_add_sum(w, files->items[f].name, sums[f]);
     }
     free(sums);
-    return ok;
+    return all;
 }
 
 // Rank 0: removes checkpoints beyond the newest --keep.

@@ -419,7 +419,7 @@ static bool run_log(InputPart *parts) {
     char log[PATH_LIMIT];
     snprintf(log, sizeof log, "%s", path_of("log.jsonl"));
     put_part("log.jsonl", parts[0]);
-    promise(log_cut(log, 5, &e), "%s", e.text);
+    promise(log_cut(log, 5, false, &e), "%s", e.text);
     char *kept = read_file(log, SIZE_MAX - 1, &length, &e);
     promise(kept != NULL, "%s", e.text);
     const uint8_t *from = parts[0].data, *end = from + parts[0].size;
@@ -434,7 +434,7 @@ static bool run_log(InputPart *parts) {
         promise((size_t)(end - from) >= n, "the log has a line that was not there");
         from += n;
     }
-    promise(log_cut(log, 5, &e), "%s", e.text);
+    promise(log_cut(log, 5, false, &e), "%s", e.text);
     char *again = read_file(log, SIZE_MAX - 1, &again_length, &e);
     promise(again && same_text(kept, length, again, again_length), "cutting the log twice differs from once");
     free(kept);
