@@ -13,7 +13,19 @@ os.environ["OMP_NUM_THREADS"] = "1"  # PyTorch's own threads only slow such smal
 
 
 def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="also the tests marked full: minutes more")
     parser.addoption("--summary", help="file that gets the closing line of scripts/test.sh")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "full: only with --full; a short form of it is in the suite")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--full"):
+        left_out = [item for item in items if item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
 
 
 def pytest_terminal_summary(terminalreporter, config):

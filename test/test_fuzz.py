@@ -102,6 +102,7 @@ def test_json_accepts_what_python_does(corpora):
         assert len(paths) > 20 and (rejected if expected else accepted) == 0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("target", TARGETS)
 def test_short_run(target, seeds, tmp_path):
     """New inputs, the same ones at each run of the tests; scripts/fuzz.sh is the long form."""
