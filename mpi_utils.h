@@ -90,7 +90,6 @@ static inline void world_init(World *w, int *argc, char ***argv) {
 static inline void world_finalize(World *w) {
     grid_free_(&w->grid);
     MPI_Comm_free(&w->node);
-    MPI_Barrier(MPI_COMM_WORLD); // MPICH 4.0 over UCX and TCP may wait for ever for ranks that are ahead
     MPI_Finalize();
 }
 

@@ -25,7 +25,7 @@ def tools(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tools")
     for name, flags in {"native": ["-O2"], "asan": ["-O1", "-g", "-fsanitize=address,undefined",
                                                     "-fno-sanitize-recover=all"]}.items():
-        subprocess.run(["gcc", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", *flags,
+        subprocess.run(["gcc", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-fopenmp", *flags,
                         ROOT / "test/tokenizer_tool.c", "-o", folder / name, "-lm"], check=True)
     return folder
 

@@ -102,11 +102,9 @@ def with_index(folder, tools, *command):
 
 
 def with_metadata(folder):
-    """Gives each training document an id, a url and a license, as prepare does where the source has them."""
+    """Gives each training document an id (some the same), a url and a license of its own."""
     manifest = json.loads((folder / "manifest.json").read_text())
     docs, meta = folder / f"{SPLIT}.docs", folder / f"{SPLIT}.meta"
-    if "meta" in manifest["splits"][SPLIT]:
-        return
     raw, blob = bytearray(docs.read_bytes()), b""
     for i in range((len(raw) - 32) // 40):
         text = json.dumps({"id": f"文書-{i // 2}" if i < 4 else f"doc {i}", "source": "a collection", "number": i,
