@@ -372,7 +372,7 @@ typedef struct {
     MPI_Request request;
 } Bucket;
 
-// How far a neighbour is with a bucket: the number of the step for which it last did this.
+// How far a neighbour is with a bucket: the number of the sum, or of the gathering, for which it last did this.
 typedef struct {
     uint64_t complete, summed, gathered;
 } BucketFlags;
@@ -380,9 +380,9 @@ typedef struct {
 typedef struct Buckets {
     Bucket *items;
     size_t count;
-    size_t owned;   // elements that this replica updates, over all buckets
-    size_t started; // buckets whose sums are on their way or done
-    uint64_t step;  // counts sums
+    size_t owned;                       // elements that this replica updates, over all buckets
+    size_t started;                     // buckets whose sums are on their way or done
+    uint64_t sums_begun, gathers_begun; // what neighbours tell each other of
     bool zero;
     const Neighbours *n;
     float *gradients, *sums;    // of this replica; sums (owned) with ZeRO
@@ -510,14 +510,14 @@ static inline void bucket_cross_(Buckets *b, Bucket *bucket) {
 }
 
 // Takes the slices of neighbours that have told so, in their order. True when all are taken.
-static inline bool bucket_take_(Buckets *b, size_t i, float *x, void *const *of, size_t flag) {
+static inline bool bucket_take_(Buckets *b, size_t i, float *x, void *const *of, size_t flag, uint64_t step) {
     Bucket *bucket = &b->items[i];
     for (; bucket->taken < b->n->peers; bucket->taken++) {
         size_t begin = slice_at_(bucket, bucket->taken), end = slice_at_(bucket, bucket->taken + 1);
         if (bucket->taken == b->n->peer) {
             continue;
         }
-        if (!was_told_((uint64_t *)((char *)flags_of_(b, bucket->taken, i) + flag), b->step)) {
+        if (!was_told_((uint64_t *)((char *)flags_of_(b, bucket->taken, i) + flag), step)) {
             return false;
         }
         memcpy(x + begin, (const float *)of[bucket->taken] + begin, (end - begin) * sizeof *x);
@@ -532,7 +532,7 @@ static inline void bucket_progress_(Buckets *b, size_t i) {
     int done = 1;
     if (bucket->state == BUCKET_COMPLETE) {
         for (int peer = 0; peer < peers && peers > 1; peer++) {
-            if (!was_told_(&flags_of_(b, peer, i)->complete, b->step)) {
+            if (!was_told_(&flags_of_(b, peer, i)->complete, b->sums_begun)) {
                 return;
             }
         }
@@ -548,14 +548,15 @@ static inline void bucket_progress_(Buckets *b, size_t i) {
         bucket->taken = 0;
         if (peers > 1) {
             BucketFlags *mine = flags_of_(b, b->n->peer, i);
-            tell_(summing ? &mine->summed : &mine->gathered, b->step);
+            tell_(summing ? &mine->summed : &mine->gathered, summing ? b->sums_begun : b->gathers_begun);
         }
     }
     bool take = peers > 1 && ((bucket->state == BUCKET_SUMMED && !b->zero) || bucket->state == BUCKET_GATHERED);
     bool sums = bucket->state == BUCKET_SUMMED;
     if ((bucket->state == BUCKET_SUMMED || bucket->state == BUCKET_GATHERED) &&
         (!take || bucket_take_(b, i, sums ? b->gradients : b->parameters, sums ? b->gradients_of : b->parameters_of,
-                               sums ? offsetof(BucketFlags, summed) : offsetof(BucketFlags, gathered)))) {
+                               sums ? offsetof(BucketFlags, summed) : offsetof(BucketFlags, gathered),
+                               sums ? b->sums_begun : b->gathers_begun))) {
         bucket->state = BUCKET_IDLE;
     }
 }
@@ -596,13 +597,13 @@ static inline void buckets_sum_from(World *w, Buckets *b, size_t from) {
         return;
     }
     if (b->started == 0) {
-        b->step++;
+        b->sums_begun++;
         w->flowing = b;
     }
     for (; b->started < b->count && b->items[b->started].begin >= from; b->started++) {
         b->items[b->started].state = BUCKET_COMPLETE;
         if (b->n->peers > 1) {
-            tell_(&flags_of_(b, b->n->peer, b->started)->complete, b->step);
+            tell_(&flags_of_(b, b->n->peer, b->started)->complete, b->sums_begun);
         }
     }
     buckets_progress(w);
@@ -615,9 +616,9 @@ static inline void buckets_wait(World *w, Buckets *b) {
     }
     double start = MPI_Wtime();
     if (w->grid.dp > 1 && b->n->peers > 1) {
-        tell_(taken_of_(b, b->n->peer), b->step);
+        tell_(taken_of_(b, b->n->peer), b->sums_begun);
         for (int peer = 0; peer < b->n->peers; peer++) {
-            while (!was_told_(taken_of_(b, peer), b->step)) {
+            while (!was_told_(taken_of_(b, peer), b->sums_begun)) {
                 sched_yield();
             }
         }
@@ -628,7 +629,12 @@ static inline void buckets_wait(World *w, Buckets *b) {
 
 // With ZeRO: begins to gather the pieces that the replicas have updated, in the order of forward.
 static inline void buckets_gather(World *w, Buckets *b) {
-    for (size_t i = b->count; w->grid.dp > 1 && b->zero && i-- > 0;) {
+    if (w->grid.dp == 1 || !b->zero) {
+        return;
+    }
+    b->gathers_begun++;
+    w->flowing = b;
+    for (size_t i = b->count; i-- > 0;) {
         Bucket *bucket = &b->items[i];
         if (b->n->hosts > 1) {
             MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, b->parameters + bucket->slice_begin, bucket->counts,
