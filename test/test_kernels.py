@@ -38,7 +38,7 @@ def test_check(build):
 
 
 @pytest.mark.parametrize("build, threads", [("native", 1), ("native", 2), ("native", 3), ("asan", 2), ("clang", 2),
-                                            *((cpu, 1) for cpu in QEMU_CPUS)])
+                                            *((cpu, 2) for cpu in QEMU_CPUS)])
 def test_golden(build, threads):
     """The same bits for any number of threads, vector length, compiler and instruction set."""
     run(["kernels", "--golden"], build=build, threads=threads, timeout=300)
