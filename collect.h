@@ -59,16 +59,6 @@ static inline bool collect_check(const CollectOptions *o, Error *e) {
             fail(e, "similarity of near-duplicates %g: must be from 0.5 to 1, or 0 for off", o->near_duplicates));
 }
 
-// Documents and bytes of text for each reason, COLLECT_KEPT included.
-typedef struct {
-    uint64_t documents[COLLECT_REASONS], bytes[COLLECT_REASONS];
-} CollectCounts;
-
-static inline void collect_count(CollectCounts *counts, CollectReason reason, uint64_t bytes) {
-    counts->documents[reason]++;
-    counts->bytes[reason] += bytes;
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
 // Characters
 

@@ -620,18 +620,4 @@ static inline void json_put_double(JsonWriter *w, const char *key, double value)
     }
 }
 
-// Same for a float: the shortest decimal that reads back as the same float.
-static inline void json_put_float(JsonWriter *w, const char *key, float value) {
-    char text[40];
-    double shortest = (double)value;
-    for (int digits = 1; digits <= 9 && isfinite(value); digits++) {
-        snprintf(text, sizeof text, "%.*g", digits, (double)value);
-        if (strtof(text, NULL) == value) {
-            shortest = strtod(text, NULL);
-            break;
-        }
-    }
-    json_put_double(w, key, shortest);
-}
-
 #endif

@@ -3983,7 +3983,7 @@ static inline void put_fast_config_(JsonWriter *w, const Tokenizer *t, const Byt
 }
 
 // Writes what is in w, down to the disk.
-static inline bool write_text_file_(const char *path, JsonWriter *w, Error *e) {
+static inline bool write_file_(const char *path, const JsonWriter *w, Error *e) {
     if (w->failed) {
         return fail(e, "%s: no memory to write it", path);
     }
@@ -4045,7 +4045,7 @@ static inline bool tokenizer_save(const Tokenizer *t, const char *directory, Err
         } else if (ok) {
             json_append(&w, t->source, t->source_length);
         }
-        ok = ok && write_text_file_(path, &w, e);
+        ok = ok && write_file_(path, &w, e);
         free(w.data);
     }
     return ok;

@@ -1279,20 +1279,6 @@ static inline void put_unigram_model_(JsonWriter *w, const VocabularyPiece_ *voc
     free(message.data);
 }
 
-// As write_text_file_, but nothing is added.
-static inline bool write_bytes_file_(const char *path, const JsonWriter *w, Error *e) {
-    if (w->failed) {
-        return fail(e, "%s: no memory to write it", path);
-    }
-    FILE *file = fopen(path, "wb");
-    bool ok = file && fwrite(w->data, 1, w->length, file) == w->length && !fflush(file) && !fsync(fileno(file));
-    int cause = errno;
-    if (file && fclose(file) && ok) {
-        ok = false, cause = errno;
-    }
-    return ok || fail(e, "%s: cannot be written: %s", path, strerror(cause));
-}
-
 static inline bool unigram_save_(const UnigramTrainer_ *u, const char *directory, Error *e) {
     static const struct {
         const char *name;
@@ -1307,7 +1293,7 @@ static inline bool unigram_save_(const UnigramTrainer_ *u, const char *directory
         char path[4096];
         JsonWriter w = {0};
         files[i].put(&w, vocabulary, count);
-        ok = path_join_(path, directory, files[i].name, e) && write_bytes_file_(path, &w, e);
+        ok = path_join_(path, directory, files[i].name, e) && write_file_(path, &w, e);
         free(w.data);
     }
     free(vocabulary);

@@ -14,17 +14,18 @@
 #include <sys/file.h>
 #include <time.h>
 
-#include "checkpoint.h"  // defines: TensorView, ModelConfig, config_*, weights_load, safetensors_*, checkpoint_*
-#include "dataloader.h"  // defines: Dataset, dataset_*, Mixture, mixture_*, random_*, Sha256
-#include "json.h"        // defines: Error, fail, Json, JsonWriter, json_*
-#include "kernels_ref.h" // defines: Kernels, kernels_ref
-#include "kernels_sve.h" // defines: kernels_sve, allocate_floats, zero_floats, tile_flops_sve, flush_denormals
-#include "mpi_utils.h"   // defines: World, world_*, all_reduce_*, broadcast, Placement
-#include "plan.h"        // defines: Memory, memory_*, Machine, machine_*, Traffic, network_*, step_time
-#include "prepare.h"     // defines: prepare_corpus, PrepareOptions, PrepareReport
-#include "report.h"      // defines: EventWriter, events_*, report_page, model_card
-#include "tokenizer.h"   // defines: Tokenizer, TokenBuffer, tokenizer_*
-#include "trace.h"       // defines: TraceRun, TraceData, TraceDocument, TextSearch, trace_*, text_search_*
+#include "checkpoint.h"    // defines: TensorView, ModelConfig, config_*, weights_load, safetensors_*, checkpoint_*
+#include "dataloader.h"    // defines: Dataset, dataset_*, Mixture, mixture_*, random_*, Sha256
+#include "json.h"          // defines: Error, fail, Json, JsonWriter, json_*
+#include "kernels_check.h" // defines: check_kernels, bench_kernels
+#include "kernels_ref.h"   // defines: Kernels, kernels_ref
+#include "kernels_sve.h"   // defines: kernels_sve, allocate_floats, zero_floats, tile_flops_sve, flush_denormals
+#include "mpi_utils.h"     // defines: World, world_*, all_reduce_*, broadcast, Placement
+#include "plan.h"          // defines: Memory, memory_*, Machine, machine_*, Traffic, network_*, step_time
+#include "prepare.h"       // defines: prepare_corpus, PrepareOptions, PrepareReport
+#include "report.h"        // defines: EventWriter, events_*, report_page, model_card
+#include "tokenizer.h"     // defines: Tokenizer, TokenBuffer, tokenizer_*
+#include "trace.h"         // defines: TraceQuestion, trace_answer
 
 #ifndef GIT_REVISION
 #define GIT_REVISION "unknown"
@@ -674,6 +675,7 @@ static bool backward_scratch_create(BackwardScratch *s, Memory *memory, const Mo
     return true;
 }
 
+// world_poke between the kernels lets the gradients of the layers behind travel meanwhile.
 static void layer_backward(const Model *m, World *world, const LayerWeights *w, LayerWeights *dw,
                            const LayerActivations *y, BackwardScratch *d, const float *x, size_t B, size_t T) {
     const Kernels *k = m->kernels;
@@ -891,6 +893,24 @@ static LossSum micro_batch_backward(const Model *m, World *world, Workspace *s, 
     return loss;
 }
 
+// The step's gradients are complete: what of their sums over the replicas, and over the two stages that have the
+// embedding, has not left yet. With --reproducible the replicas come first, so that the order of the sum is theirs.
+static void gradients_sum(const Model *m, World *world, GradientFlow *flow) {
+    bool tied = m->part.first_stage != m->part.last_stage;
+    if (flow->block > 0) {
+        replicas_sum_tree(world, flow->gradients, flow->tree[0], m->parameter_count);
+    }
+    if (tied) {
+        tied_sum(world, flow->dweights.wte, m->part.words.count * m->config.channels);
+    }
+    if (flow->block > 0) {
+        owned_from_all(flow);
+    } else {
+        buckets_sum_from(world, &flow->buckets, 0);
+        buckets_wait(world, &flow->buckets);
+    }
+}
+
 // `count` micro-batches forward and backward; inputs, targets: (count, B, T). Sets the flow's gradients, summed over
 // the replicas too. Returns the sum of this replica's token losses on the last stage, else nothing.
 static LossSum forward_backward(const Model *m, World *world, Workspace *s, GradientFlow *flow, const int32_t *inputs,
@@ -917,21 +937,7 @@ static LossSum forward_backward(const Model *m, World *world, Workspace *s, Grad
     for (size_t i = 0; i < s->set_count; i++) {
         message_wait(world, &s->passed[i]);
     }
-    bool tied = m->part.first_stage != m->part.last_stage; // the embedding is on two stages
-    size_t embedding = m->part.words.count * m->config.channels;
-    if (tied && flow->block == 0) {
-        tied_sum(world, flow->dweights.wte, embedding);
-    }
-    if (flow->block == 0) {
-        buckets_sum_from(world, &flow->buckets, 0);
-        buckets_wait(world, &flow->buckets);
-        return loss;
-    }
-    replicas_sum_tree(world, flow->gradients, flow->tree[0], m->parameter_count);
-    if (tied) {
-        tied_sum(world, flow->dweights.wte, embedding);
-    }
-    owned_from_all(flow);
+    gradients_sum(m, world, flow);
     return loss;
 }
 
@@ -1202,21 +1208,21 @@ static double flops_per_token(const ModelConfig *c, size_t T) {
     return 6 * (12 * L * C * C + V * C) + 6 * L * (double)T * C;
 }
 
-// Collective: FLOP/s of single-precision multiply-adds, all threads of all ranks at once: the peak that MFU is a share
-// of. Measured with the tile of the matrix product on data in L1; the best of five short runs.
-static double measure_peak_flops(void) {
+// Collective over `comm`: FLOP/s of single-precision multiply-adds, all threads of its ranks at once: the peak that MFU
+// is a share of. Measured with the tile of the matrix product on data in L1; the best of five short runs.
+static double measure_peak_flops(MPI_Comm comm) {
     enum { ROUNDS = 1000 };
     double best = 0, total;
     for (int run = 0; run < 5; run++) {
         double flops = 0;
-        MPI_Barrier(MPI_COMM_WORLD);
+        MPI_Barrier(comm);
         double start = seconds_now();
 #pragma omp parallel reduction(+ : flops)
         flops += tile_flops_sve(ROUNDS);
         double rate = flops / (seconds_now() - start);
         best = rate > best ? rate : best;
     }
-    MPI_Allreduce(&best, &total, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
+    MPI_Allreduce(&best, &total, 1, MPI_DOUBLE, MPI_SUM, comm);
     return total;
 }
 
@@ -1525,6 +1531,7 @@ static bool add_checkpoint_files(CheckpointWriter *w, const Trainer *t, Error *e
 // Writes this rank's part of what the file holds; of what all replicas have, each its share.
 static bool write_parts(const Trainer *t, const TensorWriter *writer, const TensorView *mine, Error *e) {
     const float *states[2] = {t->exp_avg, t->exp_avg_sq};
+    const bool zero = t->flow.buckets.zero;
     size_t count = t->model.tensor_count, replica = (size_t)t->world->grid.replica,
            replicas = (size_t)t->world->grid.dp;
     bool ok = true;
@@ -1541,12 +1548,12 @@ static bool write_parts(const Trainer *t, const TensorWriter *writer, const Tens
         }
         for (size_t b = 0; ok && b < t->flow.buckets.count; b++) {
             OwnedRange r;
-            if (owned_range(&t->flow.buckets.items[b], at, n, &r)) {
-                size_t skip = t->flow.buckets.zero || begin <= r.begin ? 0 : begin - r.begin;
-                size_t until = t->flow.buckets.zero || end >= r.end ? r.end : end;
-                ok = r.begin + skip >= until || tensor_writer_write(writer, &mine[i], r.begin + skip, until,
-                                                                    states[i / count - 1] + r.state + skip, e);
+            if (!owned_range(&t->flow.buckets.items[b], at, n, &r)) {
+                continue;
             }
+            size_t from = zero || r.begin > begin ? r.begin : begin, to = zero || r.end < end ? r.end : end;
+            ok = from >= to ||
+                 tensor_writer_write(writer, &mine[i], from, to, states[i / count - 1] + r.state + (from - r.begin), e);
         }
     }
     return ok;
@@ -2707,7 +2714,7 @@ static int command_train(World *w, const Options *o) {
         placement.remote =
             percent_elsewhere(t.model.parameters, t.model.parameter_count * sizeof(float), &placement.nodes);
         world_print_placement(w, placement, stdout);
-        t.peak_flops = measure_peak_flops();
+        t.peak_flops = measure_peak_flops(MPI_COMM_WORLD);
         ok = prepare_state(&t);
     }
     if (ok && w->rank == 0) {
@@ -3114,24 +3121,6 @@ static int command_prepare(World *w, const Options *o) {
 // =====================================================================================================================
 // Command: trace
 
-typedef struct {
-    const Options *options;
-    bool has_run;
-    TraceRun run;
-    Mixture mixture; // the training data
-    TraceData *data; // (mixture.count)
-    bool has_tokenizer;
-    TokenTexts texts;
-} Tracer;
-
-// What concerns a piece of a document: where it was read (NULL: nowhere), and which part of the data it is.
-typedef struct {
-    const RunPlace *place;
-    size_t dataset;
-    const TraceDocument *document; // NULL: the data does not know its documents
-    uint64_t first, tokens;        // in the dataset's split
-} TracePiece;
-
 static bool check_trace_options(const Options *o, Error *e) {
     int questions = (o->step > 0) + (o->doc != NULL) + (o->text != NULL);
     if (questions != 1) {
@@ -3143,868 +3132,26 @@ static bool check_trace_options(const Options *o, Error *e) {
     return o->row == UINT64_MAX || o->step || fail(e, "--row needs --step");
 }
 
-// Opens run and data, and proves that they belong together.
-static bool tracer_open(Tracer *t, const Options *o, Error *e) {
-    *t = (Tracer){.options = o, .has_run = o->run.count > 0};
-    if (t->has_run ? !trace_run_open(&t->run, o->run.items[0], o->step, e) ||
-                         !trace_run_mixture(&t->run, &t->mixture, o->data.items, o->data.count, e)
-                   : !mixture_open_paths(&t->mixture, o->data.items, NULL, o->data.count, "train", 1, e)) {
-        return false;
-    }
-    t->data = calloc(t->mixture.count, sizeof *t->data);
-    if (!t->data) {
-        return fail(e, "no memory for %zu datasets", t->mixture.count);
-    }
-    const Json *logged = t->has_run ? json_get(t->run.head.root, "data")->child : NULL;
-    for (size_t i = 0; i < t->mixture.count; i++, logged = logged ? logged->next : NULL) {
-        if (!trace_data_open(&t->data[i], &t->mixture.items[i], t->mixture.paths[i], "train", logged, e)) {
-            return false;
-        }
-        if (!t->data[i].proved) {
-            fprintf(stderr, "warning: %s: the run's log has no hash of it, so only batch_sha256 proves what was read\n",
-                    t->mixture.paths[i]);
-        }
-    }
-    if (t->mixture.items[0].tokenizer[0]) {
-        Tokenizer tokenizer;
-        if (!tokenizer_load(&tokenizer, t->mixture.items[0].tokenizer, e)) {
-            return false;
-        }
-        t->has_tokenizer = token_texts_init(&t->texts, &tokenizer, e);
-        tokenizer_free(&tokenizer);
-        return t->has_tokenizer;
-    }
-    return true;
-}
-
-static void tracer_close(Tracer *t) {
-    for (size_t i = 0; t->data && i < t->mixture.count; i++) {
-        trace_data_close(&t->data[i]);
-    }
-    free(t->data);
-    mixture_close(&t->mixture);
-    trace_run_close(&t->run);
-    token_texts_free(&t->texts);
-}
-
-// Adds the text of tokens of a split: well-formed UTF-8, in which U+FFFD stands for a character that the edges cut.
-static bool append_text(Tracer *t, size_t dataset, uint64_t first, uint64_t tokens, JsonWriter *text, Error *e) {
-    TraceData *data = &t->data[dataset];
-    JsonWriter raw = {0};
-    size_t length, consumed;
-    uint64_t replaced = 0;
-    bool ok = trace_prove_tokens(data, first, tokens, e);
-    for (uint64_t i = 0; ok && i < tokens; i++) {
-        const char *bytes = token_text(&t->texts, trace_token(data, first + i), &length);
-        json_append(&raw, bytes, length);
-    }
-    char *whole = ok ? malloc(3 * raw.length + 1) : NULL;
-    if (ok && (!whole || raw.failed)) {
-        ok = fail(e, "no memory for a text of %zu bytes", raw.length);
-    }
-    if (ok) {
-        json_append(text, whole, utf8_sanitize(whole, raw.data, raw.length, true, &consumed, &replaced));
-    }
-    free(whole);
-    free(raw.data);
-    return ok;
-}
-
-// What is known of a document beside its id, url and license, under the names that the metadata has; its "source",
-// which is a name of a collection, is "origin" here, since "source" is the file.
-static void put_metadata(JsonWriter *w, const Json *metadata) {
-    static const char *const taken[] = {"step",   "row",         "rank",   "data",        "document", "bytes", "text",
-                                        "offset", "first_token", "tokens", "shard_token", "span",     "proved"};
-    for (const Json *m = metadata && metadata->kind == JSON_OBJECT ? metadata->child : NULL; m; m = m->next) {
-        const char *key = strcmp(m->key, "source") ? m->key : "origin";
-        bool is_taken = strlen(m->key) != m->key_length;
-        double number;
-        for (size_t i = 0; i < sizeof taken / sizeof *taken; i++) {
-            is_taken |= !strcmp(key, taken[i]);
-        }
-        if (m->kind == JSON_STRING && !is_taken) {
-            json_put_text(w, key, m->text, m->length);
-        } else if (m->kind == JSON_NUMBER && !is_taken && json_double(m, &number)) {
-            json_begin_member_(w, key);
-            json_append(w, m->text, m->length);
-        }
-    }
-}
-
-// The fields of a piece, without the braces.
-static void put_piece(JsonWriter *w, const Tracer *t, const TracePiece *p) {
-    const TraceDocument *d = p->document;
-    const struct {
-        const char *key;
-        uint64_t value;
-        bool known;
-    } numbers[] = {
-        {"step", p->place ? p->place->step : 0, p->place},
-        {"row", p->place ? p->place->row : 0, p->place},
-        {"rank", p->place ? p->place->rank : 0, p->place},
-        {"document", d ? d->number : 0, d},
-        {"offset", d ? d->record.offset : 0, d && d->known},
-        {"bytes", d ? d->record.length : 0, d && d->known},
-        {"first_token", d ? p->first - d->first : 0, d},
-        {"tokens", p->tokens, true},
-        {"shard_token", p->first, true},
-    };
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
-        numbers[i].known ? json_put_uint(w, numbers[i].key, numbers[i].value) : json_put_null(w, numbers[i].key);
-    }
-    json_put_string(w, "data", t->mixture.paths[p->dataset]);
-    d && d->known ? json_put_string(w, "source", d->source) : json_put_null(w, "source");
-    put_metadata(w, d ? d->metadata.root : NULL);
-}
-
-static bool print_line(JsonWriter *w, Error *e) {
-    bool ok = !w->failed || fail(e, "no memory for a line of output");
-    if (ok) {
-        fwrite(w->data, 1, w->length, stdout);
-        putchar('\n');
-    }
-    free(w->data);
-    *w = (JsonWriter){0};
-    return ok;
-}
-
-// For people: which document, and what is known of it.
-static void print_document(const Tracer *t, size_t dataset, const TraceDocument *d) {
-    static const char *const keys[] = {"id", "url", "license", "source"};
-    if (!d) {
-        printf("%s", t->mixture.paths[dataset]);
-        return;
-    }
-    printf("document %llu of %s, %llu tokens", (unsigned long long)d->number, t->mixture.paths[dataset],
-           (unsigned long long)d->tokens);
-    if (d->known) {
-        printf(", from %s, %llu bytes at %llu", d->source, (unsigned long long)d->record.length,
-               (unsigned long long)d->record.offset);
-    }
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-        const Json *value = json_get(d->metadata.root, keys[i]);
-        if (value && (value->kind == JSON_STRING || value->kind == JSON_NUMBER)) {
-            printf(", %s %s", strcmp(keys[i], "source") ? keys[i] : "origin", value->text);
-        }
-    }
-}
-
-// Opens the document that holds a token; *out is NULL if the data knows no documents.
-static bool find_document(TraceData *data, uint64_t token, TraceDocument *document, const TraceDocument **out,
-                          Error *e) {
-    uint64_t number;
-    *out = NULL;
-    *document = (TraceDocument){0};
-    if (!data->idx.path[0]) {
-        return true;
-    }
-    *out = document;
-    return trace_document_of(data, token, &number, e) && trace_document(data, number, document, e);
-}
-
-// Prints the pieces of documents that make up a sample.
-static bool print_sample(Tracer *t, SampleId id, const RunPlace *place, Error *e) {
-    TraceData *data = &t->data[id.dataset];
-    const uint64_t T = t->run.seq_len, end = id.sample * T + T + 1;
-    for (uint64_t token = id.sample * T, next; token < end; token = next) {
-        TraceDocument document;
-        TracePiece piece = {.place = place, .dataset = id.dataset, .first = token};
-        JsonWriter line = {0}, text = {0};
-        bool ok = find_document(data, token, &document, &piece.document, e);
-        next = ok && piece.document ? document.first + document.tokens : end;
-        next = next < end ? next : end;
-        piece.tokens = next - token;
-        ok = ok && (!t->has_tokenizer || append_text(t, id.dataset, token, piece.tokens, &text, e));
-        if (ok && t->options->json) {
-            json_open(&line, NULL, '{');
-            put_piece(&line, t, &piece);
-            if (t->has_tokenizer) {
-                json_put_text(&line, "text", text.data ? text.data : "", text.length);
-            }
-            json_close(&line, '}');
-            ok = print_line(&line, e);
-        } else if (ok) {
-            printf("row %llu rank %llu | tokens %llu to %llu of ", (unsigned long long)place->row,
-                   (unsigned long long)place->rank, (unsigned long long)(token - (piece.document ? document.first : 0)),
-                   (unsigned long long)(next - 1 - (piece.document ? document.first : 0)));
-            print_document(t, id.dataset, piece.document);
-            printf("\n%.*s\n\n", (int)text.length, text.data ? text.data : "");
-        }
-        json_free(&document.metadata);
-        free(text.data);
-        if (!ok) {
-            return false;
-        }
-    }
-    return true;
-}
-
-// Reads all rows of a step again and compares their hash with the one that the trainer logged.
-static bool prove_step(Tracer *t, uint64_t position, uint64_t rows, Error *e) {
-    const size_t T = t->run.seq_len;
-    int32_t *sample = malloc((T + 1) * sizeof *sample);
-    unsigned char *digests = malloc(rows * DIGEST_BYTES);
-    uint64_t vocab_size = 0;
-    char hex[BATCH_HASH_DIGITS + 1];
-    bool ok = (sample && digests) || fail(e, "no memory for a step of %llu rows", (unsigned long long)rows);
-    ok = ok && (json_uint(json_get(t->run.head.root, "vocab_size"), &vocab_size) ||
-                fail(e, "%s: has no vocab_size", t->run.path));
-    for (uint64_t row = 0; ok && row < rows; row++) {
-        SampleId id = mixture_order(&t->mixture, t->run.seed, t->run.shuffle, position + row);
-        ok = trace_prove_tokens(&t->data[id.dataset], id.sample * T, T + 1, e) &&
-             dataset_read(&t->mixture.items[id.dataset], id.sample, vocab_size, sample, e);
-        if (ok) {
-            Sha256 hash;
-            sha256_begin(&hash);
-            sha256_add_tokens(&hash, sample, T + 1);
-            sha256_digest(&hash, digests + DIGEST_BYTES * row);
-        }
-    }
-    if (ok) {
-        batch_hash(digests, rows, hex);
-        ok = !t->run.batch_hash[0] || !strcmp(hex, t->run.batch_hash) ||
-             fail(e, "%s: step %llu read other tokens than these: their hash is %s, the log has %s", t->run.path,
-                  (unsigned long long)t->options->step, hex, t->run.batch_hash);
-    }
-    free(sample);
-    free(digests);
-    return ok;
-}
-
-static bool trace_step(Tracer *t, Error *e) {
-    const Options *o = t->options;
-    const RunPart *part = trace_run_part(&t->run, o->step);
-    if (o->step > t->run.last_step || o->step <= t->run.parts[0].from_step) {
-        return fail(e, "--step %llu: the run's log has the steps %llu to %llu", (unsigned long long)o->step,
-                    (unsigned long long)t->run.parts[0].from_step + 1, (unsigned long long)t->run.last_step);
-    }
-    if (o->row != UINT64_MAX && o->row >= part->global_batch) {
-        return fail(e, "--row %llu: step %llu has the rows 0 to %llu", (unsigned long long)o->row,
-                    (unsigned long long)o->step, (unsigned long long)part->global_batch - 1);
-    }
-    uint64_t position = trace_run_position(&t->run, o->step);
-    if (!prove_step(t, position, part->global_batch, e)) {
-        return false;
-    }
-    if (!o->json) {
-        printf("step %llu: %llu rows of %llu tokens on %llu rank%s; %s\n\n", (unsigned long long)o->step,
-               (unsigned long long)part->global_batch, (unsigned long long)t->run.seq_len + 1,
-               (unsigned long long)part->ranks, part->ranks == 1 ? "" : "s",
-               t->run.batch_hash[0] ? "proved: their hash is the one the trainer logged"
-                                    : "this log has no hash of what a step read");
-    }
-    bool ok = true;
-    for (uint64_t row = 0; ok && row < part->global_batch; row++) {
-        if (o->row == UINT64_MAX || o->row == row) {
-            RunPlace place = {0};
-            ok = trace_run_place(&t->run, position + row, &place) &&
-                 print_sample(t, mixture_order(&t->mixture, t->run.seed, t->run.shuffle, position + row), &place, e);
-        }
-    }
-    return ok;
-}
-
-// Prints every reading of the tokens first .. end - 1 of a document. `span` adds the fields of a text's span.
-static bool print_reads(Tracer *t, size_t dataset, const TraceDocument *document, uint64_t first, uint64_t end,
-                        const JsonWriter *span, Error *e) {
-    TraceReads reads = {0};
-    bool ok = !t->has_run || trace_reads(&t->run, &t->mixture, dataset, first, end, &reads, e);
-    for (size_t i = 0; ok && (i < reads.count || i == 0); i++) {
-        bool read = i < reads.count;
-        TracePiece piece = {read ? &reads.items[i].place : NULL, dataset, document, read ? reads.items[i].first : first,
-                            read ? reads.items[i].tokens : end - first};
-        if (t->options->json) {
-            JsonWriter line = {0};
-            json_open(&line, NULL, '{');
-            put_piece(&line, t, &piece);
-            if (span) {
-                json_append(&line, span->data, span->length);
-            }
-            json_close(&line, '}');
-            ok = print_line(&line, e);
-        } else if (read) {
-            printf("  step %llu, row %llu, rank %llu: tokens %llu to %llu\n", (unsigned long long)piece.place->step,
-                   (unsigned long long)piece.place->row, (unsigned long long)piece.place->rank,
-                   (unsigned long long)(piece.first - (document ? document->first : 0)),
-                   (unsigned long long)(piece.first + piece.tokens - 1 - (document ? document->first : 0)));
-        } else if (t->has_run) {
-            printf("  not read up to step %llu\n", (unsigned long long)t->run.last_step);
-        }
-    }
-    free(reads.items);
-    return ok;
-}
-
-static bool print_document_reads(Tracer *t, size_t dataset, uint64_t number, Error *e) {
-    TraceDocument document;
-    bool ok = trace_document(&t->data[dataset], number, &document, e);
-    if (ok && !t->options->json) {
-        print_document(t, dataset, &document);
-        printf("\n");
-    }
-    ok = ok && print_reads(t, dataset, &document, document.first, document.first + document.tokens, NULL, e);
-    json_free(&document.metadata);
-    return ok;
-}
-
-// The document that "NUMBER" or "DATA:NUMBER" names; false if it names none.
-static bool document_by_number(const Tracer *t, const char *name, size_t *dataset, uint64_t *number, Error *e) {
-    const char *colon = strrchr(name, ':'), *digits = colon ? colon + 1 : name;
-    size_t length = colon ? (size_t)(colon - name) : 0, i = 0;
-    char *end;
-    errno = 0;
-    *number = strtoull(digits, &end, 10);
-    bool is_number = *digits >= '0' && *digits <= '9' && !*end && !errno;
-    if (!colon && is_number && t->mixture.count > 1) {
-        return fail(e, "--doc %s: the run read %zu datasets: say which, as %s:%s", name, t->mixture.count,
-                    t->mixture.paths[0], name);
-    }
-    if (colon && !(t->mixture.count == 1 && length == 5 && !memcmp(name, "train", 5))) {
-        while (i < t->mixture.count &&
-               (strlen(t->mixture.paths[i]) != length || memcmp(t->mixture.paths[i], name, length))) {
-            i++;
-        }
-    }
-    *dataset = i;
-    if (!is_number || i == t->mixture.count) {
-        return fail(e, "--doc %s: no document of the run's data has this id", name);
-    }
-    if (*number >= t->mixture.items[i].documents) {
-        return fail(e, "--doc %s: no document has this id, and %s has the documents 0 to %llu", name,
-                    t->mixture.paths[i], (unsigned long long)t->mixture.items[i].documents - 1);
-    }
-    return true;
-}
-
-static bool trace_doc(Tracer *t, Error *e) {
-    bool found = false;
-    for (size_t i = 0; i < t->mixture.count; i++) {
-        for (uint64_t number = 0;; number++) { // an id need not be the only one of its name
-            if (!trace_find_id(&t->data[i], t->options->doc, &number, e)) {
-                return false;
-            }
-            if (number == t->mixture.items[i].documents) {
-                break;
-            }
-            found = true;
-            if (!print_document_reads(t, i, number, e)) {
-                return false;
-            }
-        }
-    }
-    size_t dataset = 0;
-    uint64_t number = 0;
-    return found || (document_by_number(t, t->options->doc, &dataset, &number, e) &&
-                     print_document_reads(t, dataset, number, e));
-}
-
-// --text, or all of standard input for "-", with ill-formed UTF-8 replaced. Returns NULL on failure; the caller
-// frees.
-static char *read_text(const Options *o, size_t *length, Error *e) {
-    JsonWriter raw = {0};
-    char block[1 << 16];
-    size_t consumed;
-    uint64_t replaced = 0;
-    if (strcmp(o->text, "-")) {
-        json_append(&raw, o->text, strlen(o->text));
-    } else {
-        for (size_t n; (n = fread(block, 1, sizeof block, stdin)) > 0;) {
-            json_append(&raw, block, n);
-        }
-    }
-    char *text = raw.failed ? NULL : malloc(3 * raw.length + 1);
-    if (!text) {
-        fail(e, "no memory for the text");
-    } else if (raw.length == 0) {
-        fail(e, "--text %s: there is no text", o->text);
-        free(text);
-        text = NULL;
-    } else {
-        *length = utf8_sanitize(text, raw.data, raw.length, true, &consumed, &replaced);
-    }
-    free(raw.data);
-    return text;
-}
-
-// How many documents hold one of the places, which are in order.
-static bool count_documents(Tracer *t, const Occurrences *places, uint64_t *count, Error *e) {
-    size_t dataset = SIZE_MAX;
-    uint64_t number, last = 0;
-    *count = 0;
-    for (size_t i = 0; i < places->count; i++) {
-        const Occurrence *o = &places->items[i];
-        if (!trace_document_of(&t->data[o->data], o->token, &number, e)) {
-            return false;
-        }
-        *count += o->data != dataset || number != last;
-        dataset = o->data, last = number;
-    }
-    return true;
-}
-
-// Prints a span and the first place of each document that holds it, up to --limit of them.
-static bool print_span(Tracer *t, TextSearch *s, TextSpan span, Error *e) {
-    Occurrences places = {0};
-    uint64_t documents, listed = 0, last = 0, number;
-    size_t dataset = SIZE_MAX;
-    bool ok = text_search_places(s, span, &places, e) && count_documents(t, &places, &documents, e);
-    if (ok && !t->options->json) {
-        printf("%zu bytes at %zu, %zu time%s in %llu document%s: %.*s\n", span.length, span.first, places.count,
-               places.count == 1 ? "" : "s", (unsigned long long)documents, documents == 1 ? "" : "s", (int)span.length,
-               s->text + span.first);
-    }
-    for (size_t i = 0; ok && i < places.count && listed <= t->options->limit; i++) {
-        const Occurrence *o = &places.items[i];
-        TraceDocument document = {0};
-        ok = trace_document_of(&t->data[o->data], o->token, &number, e);
-        if (!ok || (o->data == dataset && number == last) || listed++ == t->options->limit) {
-            continue;
-        }
-        dataset = o->data, last = number;
-        uint64_t tokens = occurrence_tokens(s, o, span.length);
-        JsonWriter fields = {.depth = 1, .has_member = true};
-        json_put_text(&fields, "span", s->text + span.first, span.length);
-        json_put_uint(&fields, "span_offset", span.first);
-        json_put_uint(&fields, "span_bytes", span.length);
-        json_put_uint(&fields, "matched_tokens", tokens);
-        json_put_uint(&fields, "places", places.count);
-        json_put_uint(&fields, "documents", documents);
-        ok = trace_document(&t->data[o->data], number, &document, e) &&
-             (!fields.failed || fail(e, "no memory for a line of output"));
-        if (ok && !t->options->json) {
-            printf(" in ");
-            print_document(t, o->data, &document);
-            printf("\n");
-        }
-        ok = ok && print_reads(t, o->data, &document, o->token, o->token + tokens, &fields, e);
-        json_free(&document.metadata);
-        free(fields.data);
-    }
-    if (ok && !t->options->json && documents > t->options->limit) {
-        printf(" and in %llu documents more (--limit)\n", (unsigned long long)(documents - t->options->limit));
-    }
-    free(places.items);
-    return ok;
-}
-
-static bool trace_text(Tracer *t, Error *e) {
-    TextSearch search = {0};
-    TextSpans spans = {0};
-    size_t length;
-    if (!t->has_tokenizer) {
-        return fail(e,
-                    "%s: has no tokenizer, so its tokens cannot be read as text: only data of prepare can be searched",
-                    t->mixture.paths[0]);
-    }
-    for (size_t i = 0; i < t->mixture.count; i++) {
-        if (t->data[i].index.path[0] && !t->data[i].index_proved) {
-            fprintf(stderr, "warning: %s: is not in the manifest: what it finds is proved, but it may not find all\n",
-                    t->data[i].index.path);
-        }
-    }
-    char *text = read_text(t->options, &length, e);
-    bool ok = text && text_search_open(&search, t->data, t->mixture.count, &t->texts, text, length, e) &&
-              text_search_spans(&search, t->options->min_bytes, &spans, e);
-    for (size_t i = 0; ok && i < spans.count; i++) {
-        ok = print_span(t, &search, spans.items[i], e);
-    }
-    if (ok && spans.count == 0 && !t->options->json) {
-        printf("no %llu bytes of this text stand in the data\n",
-               (unsigned long long)(length < t->options->min_bytes ? length : t->options->min_bytes));
-    }
-    free(spans.items);
-    text_search_close(&search);
-    free(text);
-    return ok;
-}
-
 static int command_trace(World *w, const Options *o) {
     Error e = {0};
+    TraceQuestion question = {.run = o->run.count > 0 ? o->run.items[0] : NULL,
+                              .data = o->data.items,
+                              .data_count = o->data.count,
+                              .step = o->step,
+                              .row = o->row,
+                              .doc = o->doc,
+                              .text = o->text,
+                              .min_bytes = o->min_bytes,
+                              .limit = o->limit,
+                              .json = o->json};
     if (!world_check(w, check_trace_options(o, &e), &e)) {
         return EXIT_USAGE;
     }
-    bool ok = true;
-    if (w->rank == 0) {
-        Tracer t;
-        ok = tracer_open(&t, o, &e) && (o->step ? trace_step(&t, &e) : o->doc ? trace_doc(&t, &e) : trace_text(&t, &e));
-        tracer_close(&t);
-    }
-    return world_check_root(w, ok, &e) ? EXIT_SUCCESS : EXIT_FAILURE;
+    return world_check_root(w, w->rank != 0 || trace_answer(&question, &e), &e) ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
 // =====================================================================================================================
-// Command: kernels. The two tables of kernels side by side: every kernel is one line of `probes`.
-
-typedef struct {
-    size_t B, T, C, H, V, O; // O: output channels of a matrix product
-} Shape;
-
-enum { PROBE_ARRAYS = 9 };
-
-typedef void (*KernelRun)(const Kernels *k, float **x, const int32_t *tokens, const Shape *s);
-
-typedef struct {
-    const char *name;
-    int outputs;                      // how many of the arrays below it writes: the first ones
-    const char *arrays[PROBE_ARRAYS]; // sizes: products of B T C H V O, R = B T, K = CLASSIFIER_ROWS, and digits
-    const char *sum;                  // length of its longest sum, likewise
-    const char *work;                 // what it does, likewise: operations, or floats moved to and from memory
-    bool bytes;                       // work counts floats moved
-    KernelRun prepare;                // makes random arrays consistent, with the reference; may be NULL
-    KernelRun run;
-} KernelProbe;
-
-static size_t product_of(const char *letters, const Shape *s) {
-    size_t product = 1;
-    for (; *letters; letters++) {
-        const struct {
-            char letter;
-            size_t value;
-        } sizes[] = {{'B', s->B}, {'T', s->T}, {'C', s->C},        {'H', s->H},
-                     {'V', s->V}, {'O', s->O}, {'R', s->B * s->T}, {'K', CLASSIFIER_ROWS}};
-        size_t factor = (size_t)(*letters - '0');
-        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-            factor = *letters == sizes[i].letter ? sizes[i].value : factor;
-        }
-        product *= factor;
-    }
-    return product;
-}
-
-#define RUN(name) static void name(const Kernels *k, float **x, const int32_t *tokens, const Shape *s)
-#define UNUSED_TOKENS (void)tokens
-
-RUN(run_embedding_forward) {
-    k->embedding_forward(x[0], tokens, x[1], x[2], (Words){0, s->V}, 0, s->B, s->T, s->C);
-}
-RUN(run_embedding_backward) {
-    k->embedding_backward(x[0], x[1], x[2], tokens, (Words){0, s->V}, s->B, s->T, s->C);
-}
-RUN(run_layernorm_forward) {
-    UNUSED_TOKENS;
-    k->layernorm_forward(x[0], x[1], x[2], x[3], x[4], x[5], s->B * s->T, s->C);
-}
-RUN(run_layernorm_backward) {
-    UNUSED_TOKENS;
-    k->layernorm_backward(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], s->B * s->T, s->C);
-}
-RUN(prepare_layernorm_backward) { // out, weight and bias into arrays that are not read
-    UNUSED_TOKENS;
-    k->layernorm_forward(x[8], x[6], x[7], x[4], x[5], x[5], s->B * s->T, s->C);
-}
-RUN(run_matmul_forward) {
-    UNUSED_TOKENS;
-    k->matmul_forward(x[0], x[1], x[2], x[3], x[4], s->B * s->T, s->C, s->O);
-}
-RUN(run_matmul_gelu_forward) {
-    UNUSED_TOKENS;
-    k->matmul_gelu_forward(x[0], x[1], x[2], x[3], x[4], s->B * s->T, s->C, s->O);
-}
-RUN(run_matmul_backward_input) {
-    UNUSED_TOKENS;
-    k->matmul_backward_input(x[0], x[1], x[2], NULL, s->B * s->T, s->C, s->O);
-}
-RUN(run_matmul_gelu_backward_input) {
-    UNUSED_TOKENS;
-    k->matmul_backward_input(x[0], x[1], x[2], x[3], s->B * s->T, s->C, s->O);
-}
-RUN(run_matmul_backward_weight) {
-    UNUSED_TOKENS;
-    k->matmul_backward_weight(x[0], x[1], x[2], x[3], s->B * s->T, s->C, s->O);
-}
-RUN(run_attention_forward) {
-    UNUSED_TOKENS;
-    k->attention_forward(x[0], x[1], x[2], 0, s->B, s->T, s->C, s->H);
-}
-RUN(run_attention_backward) {
-    UNUSED_TOKENS;
-    k->attention_backward(x[0], x[1], x[2], x[3], x[4], s->B, s->T, s->C, s->H);
-}
-RUN(prepare_attention_backward) {
-    UNUSED_TOKENS;
-    k->attention_forward(x[2], x[4], x[3], 0, s->B, s->T, s->C, s->H);
-}
-RUN(run_logits_forward) {
-    UNUSED_TOKENS;
-    k->logits_forward(x[0], x[1], x[2], s->B * s->T, s->C, s->V);
-}
-// The three steps of the classifier over two slices of the vocabulary.
-RUN(run_classifier) {
-    float dloss = 1 / (float)(s->B * s->T), scale[CLASSIFIER_ROWS], *branch = x[6];
-    SliceSoftmax softmax[2 * CLASSIFIER_ROWS];
-    const Words words[2] = {{0, (s->V + 1) / 2}, {(s->V + 1) / 2, s->V / 2}};
-    const size_t slices = s->V > 1 ? 2 : 1;
-    for (size_t r = 0; r < s->B * s->T; r += CLASSIFIER_ROWS) {
-        size_t R = s->B * s->T - r < CLASSIFIER_ROWS ? s->B * s->T - r : CLASSIFIER_ROWS, n = R * s->C;
-        float *logits[2] = {x[3], x[3] + R * words[0].count}, *dinp = x[1] + r * s->C;
-        const float *inp = x[4] + r * s->C;
-        for (size_t i = 0; i < slices; i++) {
-            k->classifier_forward(logits[i], softmax + i * R, inp, x[5] + words[i].first * s->C, tokens + r, words[i],
-                                  R, s->C);
-        }
-        for (size_t i = 0; i < slices; i++) {
-            k->cross_entropy(x[0] + r, scale, softmax, slices, i, dloss, R);
-            k->classifier_backward(i ? branch : dinp, x[2] + words[i].first * s->C, logits[i], scale, inp,
-                                   x[5] + words[i].first * s->C, tokens + r, dloss, words[i], R, s->C);
-        }
-        for (size_t i = 0; i < n && slices > 1; i++) {
-            dinp[i] += branch[i];
-        }
-    }
-}
-RUN(run_sum_of_squares) {
-    UNUSED_TOKENS;
-    x[0][0] = (float)k->sum_of_squares(x[1], s->C * s->O);
-}
-RUN(run_adamw) {
-    UNUSED_TOKENS;
-    k->adamw(x[0], x[1], x[2], x[3], s->C * s->O, 0.5f, 1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 3);
-}
-RUN(prepare_adamw) { // v is a mean of squares
-    (void)k;
-    UNUSED_TOKENS;
-    for (size_t i = 0; i < s->C * s->O; i++) {
-        x[2][i] = fminf(x[2][i] * x[2][i], FLT_MAX);
-    }
-}
-
-static const KernelProbe probes[] = {
-    {"embedding_forward", 1, {"RC", "VC", "TC"}, "1", "3RC", true, NULL, run_embedding_forward},
-    {"embedding_backward", 2, {"VC", "TC", "RC"}, "R", "5RC", true, NULL, run_embedding_backward},
-    {"layernorm_forward", 3, {"RC", "R", "R", "RC", "C", "C"}, "C", "2RC", true, NULL, run_layernorm_forward},
-    {"layernorm_backward",
-     3,
-     {"RC", "C", "C", "RC", "RC", "C", "R", "R", "RC"},
-     "R",
-     "6RC",
-     true,
-     prepare_layernorm_backward,
-     run_layernorm_backward},
-    {"matmul_forward", 1, {"RO", "RC", "CO", "O", "RO"}, "C", "2RCO", false, NULL, run_matmul_forward},
-    {"matmul_gelu_forward", 2, {"RO", "RO", "RC", "CO", "O"}, "C", "2RCO", false, NULL, run_matmul_gelu_forward},
-    {"matmul_backward_input", 1, {"RC", "RO", "CO"}, "O", "2RCO", false, NULL, run_matmul_backward_input},
-    {"matmul_gelu_backward_input",
-     1,
-     {"RC", "RO", "CO", "RC"},
-     "O",
-     "2RCO",
-     false,
-     NULL,
-     run_matmul_gelu_backward_input},
-    {"matmul_backward_weight", 2, {"CO", "O", "RC", "RO"}, "R", "2RCO", false, NULL, run_matmul_backward_weight},
-    {"attention_forward", 2, {"RC", "RH", "3RC"}, "TC", "2RTC", false, NULL, run_attention_forward},
-    {"attention_backward",
-     1,
-     {"3RC", "RC", "RC", "3RC", "RH"},
-     "TC",
-     "5RTC",
-     false,
-     prepare_attention_backward,
-     run_attention_backward},
-    {"logits_forward", 1, {"RV", "RC", "VC"}, "C", "2RCV", false, NULL, run_logits_forward},
-    {"classifier", 3, {"R", "RC", "VC", "KV", "RC", "VC", "KC"}, "V", "6RCV", false, NULL, run_classifier},
-    {"sum_of_squares", 1, {"1", "CO"}, "CO", "CO", true, NULL, run_sum_of_squares},
-    {"adamw", 3, {"CO", "CO", "CO", "CO"}, "1", "7CO", true, prepare_adamw, run_adamw},
-};
-enum { PROBES = sizeof probes / sizeof *probes };
-
-// How the arrays are filled: values in [-1, 1), in [-40, 40), where exponentials saturate, or with extreme ones
-// among them.
-typedef enum { FILL_PLAIN, FILL_LARGE, FILL_DENORMAL, FILL_HUGE, FILLS } Fill;
-static const char *fill_names[FILLS] = {"plain", "large", "denormal", "1e30"};
-
-enum { LARGE = 40 };
-
-static float fill_value(Fill fill, size_t array, size_t i) {
-    uint64_t bits = random_bits(7, array, i);
-    float value = (float)(int64_t)(bits >> 40) * 0x1p-23f - 1;
-    if (fill == FILL_DENORMAL && bits % 3 == 0) {
-        return value * 0x1p-130f;
-    }
-    if (fill == FILL_LARGE) {
-        return LARGE * value;
-    }
-    return fill == FILL_HUGE && i == 0 ? (array % 2 ? -1e30f : 1e30f) : value;
-}
-
-typedef struct {
-    float *x[PROBE_ARRAYS];
-    size_t n[PROBE_ARRAYS];
-    int32_t *tokens;
-} ProbeArrays;
-
-static void probe_free(ProbeArrays *p) {
-    for (int i = 0; i < PROBE_ARRAYS; i++) {
-        free(p->x[i]);
-    }
-    free(p->tokens);
-}
-
-// The arrays of a probe, filled: the same for both tables.
-static bool probe_create(ProbeArrays *p, const KernelProbe *probe, const Shape *s, Fill fill, Error *e) {
-    *p = (ProbeArrays){.tokens = malloc(s->B * s->T * sizeof(int32_t))};
-    bool ok = p->tokens != NULL;
-    for (size_t r = 0; ok && r < s->B * s->T; r++) {
-        p->tokens[r] = (int32_t)(random_bits(7, 99, r) % s->V);
-    }
-    for (int i = 0; i < PROBE_ARRAYS && probe->arrays[i] && ok; i++) {
-        p->n[i] = product_of(probe->arrays[i], s);
-        p->x[i] = allocate_floats(p->n[i]);
-        ok = p->x[i] != NULL;
-        for (size_t j = 0; ok && j < p->n[i]; j++) {
-            p->x[i][j] = fill_value(fill, (size_t)i, j);
-        }
-    }
-    if (!ok) {
-        probe_free(p);
-        return fail(e, "no memory for the arrays of %s", probe->name);
-    }
-    if (probe->prepare) {
-        probe->prepare(&kernels_ref, p->x, p->tokens, s);
-    }
-    return true;
-}
-
-// Largest difference between two arrays, absolute and relative to the largest finite value of the reference. Where
-// the reference is not finite the other must not be either; else the difference is NaN or infinite.
-static void compare_arrays(const float *want, const float *got, size_t n, double *absolute, double *relative) {
-    double scale = 0, worst = 0;
-    for (size_t i = 0; i < n; i++) {
-        double difference = fabs((double)want[i] - (double)got[i]);
-        bool same = want[i] == got[i] || (!isfinite(want[i]) && !isfinite(got[i]));
-        worst = same || difference <= worst ? worst : difference;
-        scale = isfinite(want[i]) && fabs((double)want[i]) > scale ? fabs((double)want[i]) : scale;
-    }
-    *absolute = worst;
-    *relative = worst == 0 ? 0 : worst / fmax(scale, FLT_MIN);
-}
-
-// The bound on the relative difference: both tables round each of the n terms of a sum, in different orders, which
-// walks about sqrt(n) half units at random; 8 units are for what else is rounded, exp and the reciprocal among it.
-// Attention turns an error of a score, epsilon times its size, into a relative error of exp(score): q and k of size
-// s make scores of size s^2 sqrt(D).
-static double probe_bound(const KernelProbe *probe, const Shape *s, Fill fill) {
-    double bound = FLT_EPSILON * (8 + 2 * sqrt((double)product_of(probe->sum, s)));
-    bool attention = strstr(probe->name, "attention") != NULL;
-    return attention && fill == FILL_LARGE ? bound * LARGE * LARGE * sqrt((double)(s->C / s->H)) : bound;
-}
-
-static bool check_probe(const KernelProbe *probe, const Shape *s, Fill fill, bool *passed, Error *e) {
-    ProbeArrays ref, sve;
-    double absolute = 0, relative = 0, bound = probe_bound(probe, s, fill);
-    if (!probe_create(&ref, probe, s, fill, e)) {
-        return false;
-    }
-    if (!probe_create(&sve, probe, s, fill, e)) {
-        probe_free(&ref);
-        return false;
-    }
-    probe->run(&kernels_ref, ref.x, ref.tokens, s);
-    probe->run(&kernels_sve, sve.x, sve.tokens, s);
-    for (int i = 0; i < probe->outputs; i++) {
-        double a, r;
-        compare_arrays(ref.x[i], sve.x[i], ref.n[i], &a, &r);
-        absolute = a <= absolute ? absolute : a;
-        relative = r <= relative ? relative : r;
-    }
-    *passed = relative <= bound; // false for NaN
-    printf("%-27s B %zu T %-3zu C %-3zu H %zu V %-3zu O %-3zu %-8s abs %.2e rel %.2e bound %.2e %s\n", probe->name,
-           s->B, s->T, s->C, s->H, s->V, s->O, fill_names[fill], absolute, relative, bound, *passed ? "pass" : "FAIL");
-    probe_free(&ref);
-    probe_free(&sve);
-    return true;
-}
-
-// Every kernel on shapes around the vector length and the tile, with plain and extreme values.
-static bool check_kernels(const char *only, Error *e) {
-    const size_t vl = svcntw(), below = vl - 1, above = vl + 1;
-    const Shape shapes[] = {
-        {1, 1, 1, 1, 1, 1},
-        {1, below, vl, 1, above, below},
-        {2, vl, above, 1, vl, vl},
-        {1, above, below, 1, below, above},
-        {3, 7, 2 * vl, 2, 37, 2 * vl + 1},
-        {1, 67, 39, 3, 131, 3 * vl - 1},
-        {2, 131, 64, 2, 300, 61},
-        {1, 331, 26, 2, 5, 5},    // more than two blocks of keys
-        {11, 100, 5, 1, 7, 3},    // more rows than are packed at a time,
-        {1, 9, 3100, 4, 451, 37}, // more steps, and more columns
-    };
-    size_t checked = 0, failed = 0;
-    for (size_t i = 0; i < PROBES; i++) {
-        for (size_t j = 0; j < sizeof shapes / sizeof *shapes && (!only || strstr(probes[i].name, only)); j++) {
-            for (Fill fill = FILL_PLAIN; fill < FILLS; fill++) {
-                bool passed;
-                if (!check_probe(&probes[i], &shapes[j], fill, &passed, e)) {
-                    return false;
-                }
-                checked++;
-                failed += !passed;
-            }
-        }
-    }
-    printf("%zu checked, %zu failed, vectors of %zu bits\n", checked, failed, 32 * vl);
-    return checked > 0 ? failed == 0 || fail(e, "%zu of %zu kernel checks failed", failed, checked)
-                       : fail(e, "--only %s: no kernel has such a name", only);
-}
-
-// Best time of a probe with one table, over at least three runs and a tenth of a second.
-static double probe_seconds(const KernelProbe *probe, const Kernels *k, ProbeArrays *p, const Shape *s) {
-    double best = INFINITY, begin = seconds_now();
-    for (int run = 0; run < 3 || seconds_now() - begin < 0.1; run++) {
-        double start = seconds_now(), seconds;
-        probe->run(k, p->x, p->tokens, s);
-        seconds = seconds_now() - start;
-        best = seconds < best ? seconds : best;
-    }
-    return best;
-}
-
-// Bytes a second of sums of two arrays that no cache holds.
-static double measure_bandwidth(void) {
-    enum { ROWS = 4096, CHANNELS = 8192 };
-    const KernelProbe probe = {"bandwidth", 1, {"RC", "RC", "TC"}, "1", "3RC", true, NULL, run_embedding_forward};
-    const Shape s = {1, ROWS, CHANNELS, 1, ROWS, 1};
-    ProbeArrays p;
-    if (!probe_create(&p, &probe, &s, FILL_PLAIN, &(Error){0})) {
-        return NAN;
-    }
-    for (int32_t r = 0; r < ROWS; r++) {
-        p.tokens[r] = r; // every row is read once
-    }
-    double seconds = probe_seconds(&probe, &kernels_sve, &p, &s);
-    probe_free(&p);
-    return 3.0 * sizeof(float) * ROWS * CHANNELS / seconds;
-}
-
-static bool bench_kernels(const char *only, Error *e) {
-    static const Shape shapes[] = {
-        {1, 1024, 768, 12, 50257, 768},  {1, 1024, 768, 12, 50257, 2304}, {1, 1024, 768, 12, 50257, 3072},
-        {1, 1024, 3072, 12, 50257, 768}, {4, 64, 768, 12, 50257, 2304},
-    };
-    double flops = measure_peak_flops(), bandwidth = measure_bandwidth();
-    printf("measured peak: %.1f GFLOP/s, %.1f GB/s, %d threads\n", 1e-9 * flops, 1e-9 * bandwidth,
-           omp_get_max_threads());
-    for (size_t i = 0; i < PROBES; i++) {
-        const KernelProbe *probe = &probes[i];
-        // only matrix products depend on all of the shapes; the others are timed at the first and the last
-        size_t stride = strchr(probe->work, 'O') && !probe->bytes ? 1 : sizeof shapes / sizeof *shapes - 1;
-        for (size_t j = 0; j < sizeof shapes / sizeof *shapes && (!only || strstr(probe->name, only)); j += stride) {
-            const Shape *s = &shapes[j];
-            ProbeArrays p;
-            if (!probe_create(&p, probe, s, FILL_PLAIN, e)) {
-                return false;
-            }
-            double sve = probe_seconds(probe, &kernels_sve, &p, s), ref = probe_seconds(probe, &kernels_ref, &p, s);
-            double work = (double)product_of(probe->work, s) * (probe->bytes ? sizeof(float) : 1);
-            printf("%-27s B %zu T %-4zu C %-4zu O %-5zu %9.3f ms %8.1f %s %5.1f %% of peak, %5.1f x ref\n", probe->name,
-                   s->B, s->T, s->C, s->O, 1e3 * sve, 1e-9 * work / sve, probe->bytes ? "GB/s   " : "GFLOP/s",
-                   100 * work / sve / (probe->bytes ? bandwidth : flops), ref / sve);
-            probe_free(&p);
-        }
-    }
-    return true;
-}
+// Command: kernels
 
 // Hash of the losses and weights of 20 steps of a small model on made-up tokens: small, but with two blocks of keys
 // in attention and two blocks of k in the widest matrix product. Any machine, vector length and number of threads
@@ -4056,7 +3203,7 @@ static int command_kernels(World *w, const Options *o) {
     world_place(w, o->bind);
     if (w->rank == 0) {
         ok = (!o->check || check_kernels(o->only, &e)) && (!o->golden || golden_run(&e)) &&
-             (!o->bench || bench_kernels(o->only, &e));
+             (!o->bench || bench_kernels(o->only, measure_peak_flops(MPI_COMM_SELF), &e));
     }
     return world_check_root(w, ok, &e) ? EXIT_SUCCESS : EXIT_FAILURE;
 }
@@ -4791,7 +3938,8 @@ static bool measure_node(World *w, const Plan *p, Machine *m, size_t nodes, Erro
     Trainer t = {.options = &o, .world = &mine, .T = p->T, .B = p->B, .global_batch = p->B};
     ModelConfig one = p->config;
     one.layers = 1;
-    double peak = measure_peak_flops(), base = measure_base(w), bandwidth = measure_adamw(&kernels_sve), classifier;
+    double peak = measure_peak_flops(MPI_COMM_WORLD), base = measure_base(w), bandwidth = measure_adamw(&kernels_sve),
+           classifier;
     MPI_Allreduce(MPI_IN_PLACE, &bandwidth, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
     if (!world_check(w, training_allocate(&t, &one, choose_kernels(o.kernels), e), e)) {
         training_free(&t);

@@ -87,7 +87,7 @@ static double seconds(void) {
 static bool duplicates_command(const CollectOptions *o, bool quiet, const char *scratch, int count, char **paths,
                                Error *e) {
     CollectResult r;
-    CollectCounts counts = {0};
+    uint64_t documents[COLLECT_REASONS] = {0}, text_bytes[COLLECT_REASONS] = {0};
     double began = seconds();
     if (!collect_duplicates(&r, (const char *const *)paths, (size_t)count, scratch, o, e)) {
         return false;
@@ -101,7 +101,8 @@ static bool duplicates_command(const CollectOptions *o, bool quiet, const char *
         while (ok && fread(bytes, collect_record_size(o), 1, file) == 1) {
             CollectRecord record;
             ok = collect_load(&record, bytes, paths[f], e);
-            collect_count(&counts, (CollectReason)r.reason[document], record.bytes);
+            documents[r.reason[document]]++;
+            text_bytes[r.reason[document]] += record.bytes;
             if (!quiet) {
                 printf("%s %lld %.9g\n", collect_reason_name((CollectReason)r.reason[document]),
                        r.of[document] == COLLECT_NONE ? -1LL : (long long)r.of[document], r.similarity[document]);
@@ -111,8 +112,8 @@ static bool duplicates_command(const CollectOptions *o, bool quiet, const char *
         fclose(file);
     }
     for (int i = 0; i < COLLECT_REASONS; i++) {
-        printf("%s %llu %llu\n", collect_reason_name((CollectReason)i), (unsigned long long)counts.documents[i],
-               (unsigned long long)counts.bytes[i]);
+        printf("%s %llu %llu\n", collect_reason_name((CollectReason)i), (unsigned long long)documents[i],
+               (unsigned long long)text_bytes[i]);
     }
     if (quiet) {
         printf("%zu documents: %.1f s on %d threads\n", r.documents, ended - began, omp_get_max_threads());

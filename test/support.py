@@ -78,6 +78,18 @@ def kill_all(process):
     process.wait()
 
 
+TOOL_FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-fopenmp"]
+TOOL_BUILDS = {"native": ["-O2"], "asan": ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined",
+                                           "-fno-sanitize-recover=all"]}
+
+
+def compile_tool(folder, source, compiler="gcc"):
+    """Compiles test/SOURCE, which drives a header for the tests: folder / "native", and "asan" under the sanitizers."""
+    for name, flags in TOOL_BUILDS.items():
+        subprocess.run([compiler, *TOOL_FLAGS, *flags, ROOT / "test" / source, "-o", folder / name, "-lm"], check=True)
+    return folder
+
+
 def command(args, build="native", ranks=1):
     program = [BINARIES["a64fx" if build in QEMU_CPUS else build]]
     if build in QEMU_CPUS:

@@ -20,20 +20,15 @@ import pytest
 from hypothesis import given, settings, strategies
 
 import support
-from support import ROOT, SANITIZERS
+from support import SANITIZERS, compile_tool
 
-FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-fopenmp"]
-BUILDS = {"native": ["-O1"], "asan": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]}
 K = 256  # values in a signature
 OFF = dict(min_characters=0, max_characters=2**64 - 1, min_japanese=0, max_repeated_lines=1, exact=0, near=0)
 
 
 @pytest.fixture(scope="session")
 def tools(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tools")
-    for name, flags in BUILDS.items():
-        subprocess.run(["gcc", *FLAGS, *flags, ROOT / "test/collect_tool.c", "-o", folder / name, "-lm"], check=True)
-    return folder
+    return compile_tool(tmp_path_factory.mktemp("tools"), "collect_tool.c")
 
 
 def call(tools, command, *args, build="asan", data=b"", threads=2, fails=False, **options):

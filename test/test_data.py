@@ -21,19 +21,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 from tokenizers import Tokenizer
 
-from support import SANITIZERS, kill_all
+from support import SANITIZERS, compile_tool, kill_all
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-fopenmp"]
-BUILDS = {"native": ["-O2"], "asan": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]}
 
 
 @pytest.fixture(scope="session")
 def tools(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tools")
-    for name, flags in BUILDS.items():
-        subprocess.run(["mpicc", *FLAGS, *flags, f"{ROOT}/test/data_tool.c", "-o", folder / name, "-lm"], check=True)
-    return folder
+    return compile_tool(tmp_path_factory.mktemp("tools"), "data_tool.c", "mpicc")
 
 
 def environment(env=None):

@@ -16,11 +16,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from support import (ROOT, arguments, checkpoint, checkpoints, fails, random_documents, read_log, read_pair, run,
-                     stable_log, state_bytes, write_llmc, write_pair)
+from support import (arguments, checkpoint, checkpoints, compile_tool, fails, random_documents, read_log, read_pair,
+                     run, stable_log, state_bytes, write_llmc, write_pair)
 
-FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror"]
-BUILDS = {"native": ["-O2"], "asan": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]}
 PERIOD_MAX = 1 << 20
 
 
@@ -28,9 +26,7 @@ PERIOD_MAX = 1 << 20
 def tool(tmp_path_factory):
     """tool("order", ...) runs mixture_tool and returns its lines; with error=[...] it must fail with one line that
     holds each of these words."""
-    folder = tmp_path_factory.mktemp("tool")
-    for name, flags in BUILDS.items():
-        subprocess.run(["gcc", *FLAGS, *flags, f"{ROOT}/test/mixture_tool.c", "-o", folder / name, "-lm"], check=True)
+    folder = compile_tool(tmp_path_factory.mktemp("tool"), "mixture_tool.c")
 
     def call(*args, build="asan", error=None, **options):
         result = subprocess.run([folder / build, *map(str, args)], capture_output=True, text=True, timeout=120,

@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-ROOT = Path(__file__).resolve().parent.parent
-SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+from support import ROOT, compile_tool
+from tokenizer_campaign import packed, unpacked
+
 SANITIZER_STATUS = 99
 END = "<|endoftext|>"
 
@@ -50,16 +51,9 @@ VECTORS = {
 # ----------------------------------------------------------------------------------------------------------------------
 # The tool
 
-def compile_tool(path, *flags):
-    subprocess.run(["gcc", "-std=c11", "-D_GNU_SOURCE", "-O2", "-fopenmp", "-Wall", "-Wextra", "-Werror", *flags,
-                    ROOT / "test/tokenizer_tool.c", "-o", path, "-lm"], check=True)
-    return path
-
-
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tools")
-    return {"native": compile_tool(folder / "tool"), "asan": compile_tool(folder / "tool.asan", *SANITIZE)}
+    return compile_tool(tmp_path_factory.mktemp("tools"), "tokenizer_tool.c")
 
 
 @pytest.fixture(scope="module", params=["native", "asan"])
@@ -67,7 +61,7 @@ def tool(request, tools):
     """Runs a command of the tool: its output and stderr, or with fails=True the line of its error. fails=None allows
     both, and returns the status."""
     def call(*args, data=b"", fails=False):
-        result = subprocess.run([tools[request.param], *map(str, args)], input=data, capture_output=True, timeout=300,
+        result = subprocess.run([tools / request.param, *map(str, args)], input=data, capture_output=True, timeout=300,
                                 env={**os.environ, "ASAN_OPTIONS": f"exitcode={SANITIZER_STATUS}"})
         error = result.stderr.decode()
         assert result.returncode in ([0, 1] if fails is None else [fails]), \
@@ -76,16 +70,6 @@ def tool(request, tools):
         return result.returncode if fails is None else error if fails else (result.stdout, error)
     call.build = request.param
     return call
-
-
-def packed(texts):
-    encoded = [text if isinstance(text, bytes) else text.encode() for text in texts]
-    return b"".join(len(text).to_bytes(4, "little") + text for text in encoded)
-
-
-def unpacked(output):
-    ids = np.frombuffer(output, np.int32)
-    return [part[:-1].tolist() for part in np.split(ids, np.flatnonzero(ids == -1) + 1)[:-1]]
 
 
 def encode(tool, directory, texts):
@@ -165,7 +149,7 @@ def merges_of(directory):
 def trained(texts, tools, tmp_path_factory):
     """A tokenizer of 3,000 tokens trained by us on the texts."""
     directory = tmp_path_factory.mktemp("trained")
-    subprocess.run([tools["native"], "train", "3000", directory], input=packed(texts), check=True)
+    subprocess.run([tools / "native", "train", "3000", directory], input=packed(texts), check=True)
     return directory
 
 
@@ -356,7 +340,7 @@ def test_auto_tokenizer(trained, tools, texts):
     theirs = AutoTokenizer.from_pretrained(trained)
     assert len(theirs) == 3000 and "GPT2" in type(theirs).__name__
     assert theirs.bos_token == theirs.eos_token == theirs.unk_token == END and theirs.eos_token_id == 2999
-    ours = unpacked(subprocess.run([tools["native"], "encode", trained], input=packed(texts), stdout=subprocess.PIPE,
+    ours = unpacked(subprocess.run([tools / "native", "encode", trained], input=packed(texts), stdout=subprocess.PIPE,
                                    check=True).stdout)
     assert theirs(texts)["input_ids"] == ours
     for text, ids in zip(texts[:60], ours):
@@ -401,7 +385,7 @@ def test_saved_twice_is_the_same(tool, trained, tmp_path):
 @pytest.fixture(scope="module")
 def small(tools, tmp_path_factory):
     directory = tmp_path_factory.mktemp("small")
-    subprocess.run([tools["native"], "train", "270", directory], input=packed([JAPANESE * 2]), check=True)
+    subprocess.run([tools / "native", "train", "270", directory], input=packed([JAPANESE * 2]), check=True)
     return directory
 
 

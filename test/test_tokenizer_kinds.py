@@ -1,12 +1,10 @@
 """tokenizer.h on all kinds of files against the library that owns each, a short form of test/tokenizer_campaign.py; and
 .model and tokenizer.json files that are not to be trusted."""
 import json
-import os
 import random
 import shutil
 import struct
 import subprocess
-from pathlib import Path
 
 import pytest
 import sentencepiece
@@ -14,20 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tokenizer_campaign as campaign
+from support import compile_tool
 from tokenizer_campaign import HUGGING_FACE, SENTENCEPIECE, SPACE, packed, unpacked, varint
 
-ROOT = Path(__file__).resolve().parent.parent
 KINDS = [*SENTENCEPIECE, "bpe-unused", "own", *HUGGING_FACE]
 
 
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tools")
-    for name, flags in {"native": ["-O2"], "asan": ["-O1", "-g", "-fsanitize=address,undefined",
-                                                    "-fno-sanitize-recover=all"]}.items():
-        subprocess.run(["gcc", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-fopenmp", *flags,
-                        ROOT / "test/tokenizer_tool.c", "-o", folder / name, "-lm"], check=True)
-    return folder
+    return compile_tool(tmp_path_factory.mktemp("tools"), "tokenizer_tool.c")
 
 
 @pytest.fixture(scope="module")

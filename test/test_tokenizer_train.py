@@ -8,7 +8,6 @@ import random
 import struct
 import subprocess
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-ROOT = Path(__file__).resolve().parent.parent
-SANITIZE = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+from support import ROOT, compile_tool
+
 FILES = ["tokenizer.model", "tokenizer.json", "tokenizer_config.json"]
 UNKNOWN, END = "<|unknown|>", "<|endoftext|>"
 ALWAYS = {"\n", *map(chr, range(0x20, 0x7F))}  # characters that are always pieces
@@ -38,12 +37,7 @@ HOSTILE = [
 
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tool")
-    paths = {"native": folder / "plain", "asan": folder / "asan"}
-    for name, flags in ("native", ["-O2"]), ("asan", SANITIZE):
-        subprocess.run(["gcc", "-std=c11", "-D_GNU_SOURCE", "-ffp-contract=off", "-fopenmp", "-Wall", "-Wextra",
-                        "-Werror", *flags, ROOT / "test/train_tool.c", "-o", paths[name], "-lm"], check=True)
-    return paths
+    return compile_tool(tmp_path_factory.mktemp("tool"), "train_tool.c")
 
 
 def call(tool, *args, data=b"", threads=2, status=0):
@@ -89,7 +83,7 @@ def split():
 
 @pytest.fixture(scope="module")
 def model(tools, split, tmp_path_factory):
-    return train(tools["native"], split[0], 6000, tmp_path_factory.mktemp("model"))
+    return train(tools / "native", split[0], 6000, tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +107,7 @@ def test_suffix_array(tools, build):
     while len(fibonacci[-1]) < 1500:
         fibonacci.append(fibonacci[-1] + fibonacci[-2])
     for text in texts + fibonacci[-1:]:
-        order = np.frombuffer(call(tools[build], "suffixes", data=text).stdout, np.int32)
+        order = np.frombuffer(call(tools / build, "suffixes", data=text).stdout, np.int32)
         assert order.tolist() == sorted(range(len(text) + 1), key=lambda i: text[i:])
 
 
@@ -291,7 +285,7 @@ def test_method(tools, tmp_path):
     counted = words + Counter({"\n": sum(words.values())})
     for extra in (60, 90, 150):
         wanted = len(ALWAYS | set(text)) + extra
-        out = train(tools["native"], [text], 258 + wanted, tmp_path / str(extra), 1)
+        out = train(tools / "native", [text], 258 + wanted, tmp_path / str(extra), 1)
         ours, theirs = dict(pieces_of(out)[258:]), reference_train(counted, wanted)
         assert len(ours) == wanted and ours.keys() == theirs.keys(), ours.keys() ^ theirs.keys()
         assert all(abs(ours[p] - theirs[p]) < 1 / 128 + 1e-5 for p in ours)
@@ -302,7 +296,7 @@ def test_method(tools, tmp_path):
 
 def test_same_files_for_any_number_of_threads(tools, split, tmp_path):
     texts = split[0][::4]
-    made = [train(tools["native"], texts, 4000, tmp_path / str(threads), threads=threads) for threads in (1, 2, 5)]
+    made = [train(tools / "native", texts, 4000, tmp_path / str(threads), threads=threads) for threads in (1, 2, 5)]
     for name in FILES:
         assert len({(folder / name).read_bytes() for folder in made}) == 1, name
 
@@ -313,8 +307,8 @@ def test_hostile_texts(tools, tmp_path, build):
     draw = random.Random(7)
     texts = [*HOSTILE, draw.randbytes(20000), b"\xff\xfe\xe3\x81" * 50, "漢" * 5000, "ab" * 3000, "\U0010ffff" * 20]
     texts += ["".join(map(chr, draw.choices([*range(0xD800), *range(0xE000, 0x110000)], k=2000)))]
-    largest = int(refused(tools[build], texts, 100_000, tmp_path, 0.9).rsplit(" ", 1)[1])
-    out = train(tools[build], texts, largest - 20, tmp_path / build, 0.9)
+    largest = int(refused(tools / build, texts, 100_000, tmp_path, 0.9).rsplit(" ", 1)[1])
+    out = train(tools / build, texts, largest - 20, tmp_path / build, 0.9)
     sp = sentencepiece.SentencePieceProcessor(model_file=str(out / "tokenizer.model"))
     assert sp.vocab_size() == largest - 20
     for text in HOSTILE:
@@ -325,23 +319,23 @@ def test_hostile_texts(tools, tmp_path, build):
 def test_largest_vocabulary(tools, tmp_path, build):
     """Too many tokens: the line names the largest number that the text fills, and that many can be trained."""
     text = "東京都と京都府。東京都庁は東京にある。京都は京都府にある。\n" * 5
-    line = refused(tools[build], [text], 5000, tmp_path)
+    line = refused(tools / build, [text], 5000, tmp_path)
     largest = int(line.rsplit(" ", 1)[1])
     assert line == f"the text fills only {largest} tokens: --vocab-size must be at most {largest}"
-    refused(tools[build], [text], largest + 1, tmp_path)
-    assert len(pieces_of(train(tools[build], [text], largest, tmp_path / "out"))) == largest
+    refused(tools / build, [text], largest + 1, tmp_path)
+    assert len(pieces_of(train(tools / build, [text], largest, tmp_path / "out"))) == largest
 
 
 @pytest.mark.parametrize("build", ["native", "asan"])
 def test_refused(tools, tmp_path, build):
     text = "いろはにほへと ちりぬるを\n" * 10
     least = 258 + len(ALWAYS | set(text))
-    line = refused(tools[build], [text], least - 1, tmp_path, 1)
+    line = refused(tools / build, [text], least - 1, tmp_path, 1)
     assert line.startswith(f"--vocab-size {least - 1}: must be {least} (2 special tokens, 256 bytes, the ")
-    assert len(pieces_of(train(tools[build], [text], least, tmp_path / "out", 1))) == least
-    assert "must be" in refused(tools[build], [text], 1 << 21, tmp_path)
+    assert len(pieces_of(train(tools / build, [text], least, tmp_path / "out", 1))) == least
+    assert "must be" in refused(tools / build, [text], 1 << 21, tmp_path)
     for coverage in ("0", "-1", "1.5", "nan"):
-        assert "coverage" in refused(tools[build], [text], 1000, tmp_path, coverage)
-    assert "must be at most 354" in refused(tools[build], [], 400, tmp_path)
-    line = refused(tools[build], [text], least, tmp_path / "missing", 1)
+        assert "coverage" in refused(tools / build, [text], 1000, tmp_path, coverage)
+    assert "must be at most 354" in refused(tools / build, [], 400, tmp_path)
+    line = refused(tools / build, [text], least, tmp_path / "missing", 1)
     assert "missing/tokenizer.model: cannot be written: " in line

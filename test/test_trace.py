@@ -15,20 +15,16 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from support import ROOT, arguments, fails, flip_bit, read_log, run, truncate, write_llmc, write_pair, random_documents
+from support import (ROOT, arguments, compile_tool, fails, flip_bit, read_log, run, truncate, write_llmc,
+                     write_pair, random_documents)
 
-FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-fopenmp"]
-BUILDS = {"native": ["-O2"], "asan": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]}
 SPLIT = "train"
 STEPS = int(os.environ.get("TRACE_STEPS", 48))  # of the run that is traced; several thousand for a campaign
 
 
 @pytest.fixture(scope="session")
 def tools(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trace_tools")
-    for name, flags in BUILDS.items():
-        subprocess.run(["gcc", *FLAGS, *flags, f"{ROOT}/test/trace_tool.c", "-o", folder / name, "-lm"], check=True)
-    return folder
+    return compile_tool(tmp_path_factory.mktemp("trace_tools"), "trace_tool.c")
 
 
 def call(tools, *args, build="asan", data=b"", status=0):

@@ -12,34 +12,7 @@
 //     tokenizer_tool classes                the class of each code point, one byte each
 #include "../tokenizer_train.h"
 
-#include <time.h>
-
-static int stop(const Error *e) {
-    fprintf(stderr, "%s\n", e->text);
-    return 1;
-}
-
-static double seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static char *read_stdin(size_t *length) {
-    size_t capacity = 1 << 16, n;
-    char *data = malloc(capacity);
-    *length = 0;
-    while (data && (n = fread(data + *length, 1, capacity - *length, stdin)) > 0) {
-        *length += n;
-        if (*length == capacity) {
-            data = realloc(data, capacity *= 2);
-        }
-    }
-    if (!data) {
-        abort();
-    }
-    return data;
-}
+#include "tool.h"
 
 static size_t cuts_made; // by `pieces`
 
