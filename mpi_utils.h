@@ -551,12 +551,14 @@ static inline void bucket_progress_(Buckets *b, size_t i) {
             tell_(summing ? &mine->summed : &mine->gathered, summing ? b->sums_begun : b->gathers_begun);
         }
     }
-    bool take = peers > 1 && ((bucket->state == BUCKET_SUMMED && !b->zero) || bucket->state == BUCKET_GATHERED);
-    bool sums = bucket->state == BUCKET_SUMMED;
-    if ((bucket->state == BUCKET_SUMMED || bucket->state == BUCKET_GATHERED) &&
-        (!take || bucket_take_(b, i, sums ? b->gradients : b->parameters, sums ? b->gradients_of : b->parameters_of,
-                               sums ? offsetof(BucketFlags, summed) : offsetof(BucketFlags, gathered),
-                               sums ? b->sums_begun : b->gathers_begun))) {
+    if (bucket->state == BUCKET_SUMMED &&
+        (peers == 1 || b->zero ||
+         bucket_take_(b, i, b->gradients, b->gradients_of, offsetof(BucketFlags, summed), b->sums_begun))) {
+        bucket->state = BUCKET_IDLE;
+    }
+    if (bucket->state == BUCKET_GATHERED &&
+        (peers == 1 ||
+         bucket_take_(b, i, b->parameters, b->parameters_of, offsetof(BucketFlags, gathered), b->gathers_begun))) {
         bucket->state = BUCKET_IDLE;
     }
 }

@@ -93,10 +93,11 @@ def test_signal(slow, tmp_path, ranks, number, build):
 
 
 def test_signal_to_the_launcher(slow, tmp_path):
-    """mpirun hands SIGUSR1 on to its ranks, as srun does."""
+    """mpirun hands SIGUSR1 on to its ranks, as srun does. Having done so, the mpirun of MPICH 4.0 loses their exit status
+    one time in three (`sh -c 'trap "" USR1; sleep 1; exit 100'` as well) and ends with 0: what the ranks say counts."""
     status, text = signalled(slow(tmp_path / "run"), tmp_path / "run", 3, signal.SIGUSR1, lambda mpirun: mpirun.pid,
                              ranks=2)
-    assert status == STOPPED, text
+    assert status in (STOPPED, 0), text
     stopped_step(tmp_path / "run", text)
 
 
