@@ -163,7 +163,8 @@ static inline size_t utf8_sanitize(char *out, const char *text, size_t length, b
 
 enum { CLASS_OTHER_, CLASS_LETTER_, CLASS_NUMBER_, CLASS_SPACE_, CLASS_MASK_ = 3 };
 enum { CLASS_WORD_ = 4 };        // a flag beside the class: may be part of a word (\w of Rust's regex)
-enum { CLASSES_END_ = 0x40000 }; // no letter, number or white space from here on
+enum { CLASSES_END_ = 0x40000 }; // no letter, number or white space from here on; of words only these marks:
+enum { VARIATION_SELECTORS_ = 0xE0100, VARIATION_SELECTORS_END_ = 0xE01F0 };
 
 // \p{L}, \p{N}, and \w without \p{L}: alternately the length of a gap and of a run of members, from U+0000 up; by
 // scripts/unicode_tables.py.
@@ -1973,8 +1974,9 @@ static inline const AddedToken *added_match_(const Tokenizer *t, int pass, const
 }
 
 static inline bool is_word_at_(const Tokenizer *t, const char *text, const char *end) {
-    uint32_t c = 0;
-    return utf8_decode(text, (size_t)(end - text), &c) && c < CLASSES_END_ ? t->classes[c] & CLASS_WORD_ : false;
+    uint32_t c;
+    return utf8_decode(text, (size_t)(end - text), &c) &&
+           (c < CLASSES_END_ ? t->classes[c] & CLASS_WORD_ : c >= VARIATION_SELECTORS_ && c < VARIATION_SELECTORS_END_);
 }
 
 // False if the token must stand alone and a part of a word is beside it.

@@ -51,6 +51,14 @@ def test_sums_of_long_texts(tools, folders):
         assert campaign.compare(tools / "native", folders[kind], texts, pieces=(1 << 15,))[:2] == (0, 0)
 
 
+def test_every_character_beside_a_token_that_stands_alone(tools, folders):
+    """Whether "x" is the added token depends on whether the character before or after it may be part of a word."""
+    points = [point for point in range(0x110000) if not 0xD800 <= point < 0xE000]
+    texts = ["".join(f"{chr(point)}x! x{chr(point)} " for point in points[first:first + 2000])
+             for first in range(0, len(points), 2000)]
+    assert campaign.compare(tools / "native", folders["llama"], texts)[:2] == (0, 0)
+
+
 CHARACTERS = st.one_of(st.sampled_from(campaign.ODD), st.characters(exclude_categories=["Cs"]))
 
 
