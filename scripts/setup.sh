@@ -64,6 +64,7 @@ look_for_test() {
     need_command gzip gzip
     need_command zstd zstd
     need_command chromium chromium
+    need_command iproute2 ip
     need_command munge munged
     need_command slurmctld slurmctld
     need_command slurmd slurmd

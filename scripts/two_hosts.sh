@@ -5,10 +5,15 @@
 #   scripts/two_hosts.sh [--delay 0.2ms] [--rate 1gbit] RANKS_PER_HOST PROGRAM ARGUMENT...
 #
 # Needs root (ip netns, tc). The namespaces are removed at the end. A kernel without netem limits the rate only (tbf).
+#
+# The ranks run on the MPICH in MPICH_ROOT (build/venv: the package `mpich` of test/requirements.txt), whichever MPICH the
+# program was linked with: the binary interface is one. With Debian's 4.0.2 (UCX over TCP) MPI_Finalize waits for ever
+# if one rank comes to it later than another.
 set -euo pipefail
 
 die() { echo "two_hosts: $*" >&2; exit 1; }
 
+MPICH_ROOT=$(realpath "${MPICH_ROOT:-$(dirname "$0")/../build/venv}")
 delay=0.2ms rate=1gbit
 while [[ "${1:-}" == --* ]]; do
     case "$1" in
@@ -20,6 +25,7 @@ while [[ "${1:-}" == --* ]]; do
 done
 [ $# -ge 2 ] || die "usage: two_hosts.sh [--delay TIME] [--rate RATE] RANKS_PER_HOST PROGRAM ARGUMENT..."
 [ "$(id -u)" = 0 ] || die "needs root for network namespaces"
+[ -x "$MPICH_ROOT/bin/mpirun" ] || die "no MPICH in $MPICH_ROOT: run scripts/setup.sh test"
 ranks=$1
 shift
 
@@ -52,19 +58,28 @@ for host in "$a" "$b"; do # the kernel takes up to a second to see that the cabl
     done
 done
 
-# What mpirun takes for ssh: HOST COMMAND..., in the namespace that has HOST's address.
+# Runs a command on host a or b: in its network, under its name.
+cat >"$work/on" <<EOF
+#!/bin/sh
+host=\$1
+shift
+exec ip netns exec "tgpt-\$host-$$" unshare --uts sh -c 'hostname "\$0"; exec "\$@"' "host-\$host" "\$@"
+EOF
+# What mpirun takes for ssh: [OPTION...] ADDRESS COMMAND...
 cat >"$work/ssh" <<EOF
 #!/bin/bash
 while [[ "\$1" == -* ]]; do shift; done
-host=\$1
-shift
-case "\$host" in
-$net.1) exec ip netns exec $a sh -c "\$*" ;;
-*) exec ip netns exec $b sh -c "\$*" ;;
+case "\$1" in
+$net.1) host=a ;;
+*) host=b ;;
 esac
+shift
+exec "$work/on" "\$host" sh -c "\$*"
 EOF
-chmod +x "$work/ssh"
-# UCX, under Debian's MPICH, would see that both hosts are one machine and use its memory: TCP only. And the cable only:
-# with the loopback device as a second way between the ranks of a host, MPI_Finalize of MPICH 4.0.2 waits for ever.
-ip netns exec "$a" mpirun -genv UCX_TLS tcp,self -genv UCX_NET_DEVICES cable -launcher ssh -launcher-exec "$work/ssh" -hosts "$net.1:$ranks,$net.2:$ranks" \
-    -localhost "$net.1" -n $((2 * ranks)) "$@"
+chmod +x "$work/on" "$work/ssh"
+
+ln -s "$MPICH_ROOT/lib/libmpi.so.12" "$work/libmpich.so.12"
+export LD_LIBRARY_PATH=$work:$MPICH_ROOT/lib:$MPICH_ROOT/lib/mpich
+# Between the hosts TCP: the library's other way, UCX, would see that they are one machine and use its memory.
+"$work/on" a "$MPICH_ROOT/bin/mpirun" -genv MPIR_CVAR_CH4_NETMOD ofi -genv FI_PROVIDER tcp -genv FI_TCP_IFACE cable \
+    -launcher ssh -launcher-exec "$work/ssh" -hosts "$net.1:$ranks,$net.2:$ranks" -localhost "$net.1" -n $((2 * ranks)) "$@"

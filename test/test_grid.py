@@ -4,10 +4,12 @@ checkpoints do not depend on the grid that wrote them.
 Tolerances: ranks add float sums in another order, which moves a loss by some 1e-8; eps is 1e-6, since AdamW turns the
 rounding errors of a gradient that is zero in theory (the bias of k) into steps of the size of the learning rate.
 """
+import subprocess
+
 import numpy as np
 import pytest
 
-from support import arguments, checkpoint, fails, read_log, run, state_bytes, weights
+from support import ROOT, arguments, checkpoint, fails, read_log, run, state_bytes, weights
 
 MODEL = dict(layers=4, heads=4, channels=32, seq_len=16, micro_batch=1, global_batch=8, lr=1e-3, min_lr=1e-4, steps=30,
              warmup_steps=3, seed=3, eps=1e-6, eval_every=15, eval_batches=2, save_every=15, keep=0)
@@ -16,11 +18,13 @@ GRIDS = [(tp, pp, dp) for tp in (1, 2, 4) for pp in (1, 2, 4) for dp in (1, 2, 4
 
 @pytest.fixture(scope="module")
 def train(pair):
-    """train(out, tp, pp, dp, **options) runs on tp * pp * dp ranks."""
-    def make(out, tp=1, pp=1, dp=1, **options):
+    """train(out, tp, pp, dp, **options) runs on tp * pp * dp ranks, on one host or half of them on each of two."""
+    def make(out, tp=1, pp=1, dp=1, two_hosts=False, **options):
         args = {**MODEL, "data": pair, "val_data": pair, "vocab_size": 97, "out": out, "tp": tp, "pp": pp, **options}
         flags = [f"--{flag}" for flag in args.pop("flags", [])]
-        return run([*arguments("train", **args), *flags], ranks=tp * pp * dp, timeout=300)
+        ranks = tp * pp * dp
+        launcher = dict(prefix=[ROOT / "scripts/two_hosts.sh", str(ranks // 2)]) if two_hosts else dict(ranks=ranks)
+        return run([*arguments("train", **args), *flags], timeout=300, **launcher)
     return make
 
 
@@ -80,6 +84,24 @@ def test_sums_by_messages(train, alone, tmp_path, zero):
     assert_same_training(alone, tmp_path / "run")
 
 
+def has_network_namespaces():
+    made = subprocess.run(["ip", "netns", "add", "train_gpt_probe"], capture_output=True)
+    subprocess.run(["ip", "netns", "del", "train_gpt_probe"], capture_output=True)
+    return made.returncode == 0
+
+
+needs_two_hosts = pytest.mark.skipif(not has_network_namespaces(), reason="network namespaces are for root")
+
+
+@needs_two_hosts
+@pytest.mark.parametrize("tp,pp,dp,zero", [(1, 1, 4, 0), (1, 1, 4, 1), (2, 1, 2, 0), (1, 4, 1, 0), (4, 1, 1, 0), (2, 2, 2, 1)])
+def test_two_hosts(train, alone, tmp_path, tp, pp, dp, zero):
+    """Memory that is shared within each of two hosts, messages between them."""
+    ran = train(tmp_path / "run", tp, pp, dp, zero=zero, two_hosts=True)
+    assert "host host-a" in ran.out and "host host-b" in ran.out
+    assert_same_training(alone, tmp_path / "run")
+
+
 @pytest.fixture(scope="module")
 def reproducible(train, tmp_path_factory):
     out = tmp_path_factory.mktemp("reproducible") / "run"
@@ -95,6 +117,12 @@ def test_reproducible(train, reproducible, tmp_path, dp, zero):
     for key in "loss", "grad_norm":
         assert read_log(tmp_path / "run").column(key) == read_log(reproducible).column(key)
     assert read_log(tmp_path / "run").evals == read_log(reproducible).evals
+
+
+@needs_two_hosts
+def test_reproducible_on_two_hosts(train, reproducible, tmp_path):
+    train(tmp_path / "run", dp=4, two_hosts=True, flags=["reproducible"])
+    assert state_bytes(checkpoint(tmp_path / "run", 30)) == state_bytes(checkpoint(reproducible, 30))
 
 
 def test_reproducible_with_odd_batches(train, tmp_path):
