@@ -3300,10 +3300,10 @@ static inline bool model_read_(Tokenizer *t, ModelFile_ *m, FileText_ file, cons
     Wire_ w = wire_message_(file);
     bool damaged = false;
     while (wire_next_(&w) && !damaged) {
-        Wire_ inner = wire_message_(w.bytes);
         if (w.wire != 2) {
             continue;
         }
+        Wire_ inner = wire_message_(w.bytes);
         if (w.field == 1 && !piece_read_(t, m, w.bytes, path, e)) {
             return false;
         }

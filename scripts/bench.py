@@ -1,13 +1,17 @@
 #!/usr/bin/env python3
 """Measures train_gpt beside its peers, alternating in one run, medians; installs and builds no peer.
 
-    build/venv/bin/python scripts/bench.py [gemm] [step] [--threads 1 2] [--rounds 3] [--llmc DIR...]
+    build/venv/bin/python scripts/bench.py [gemm] [step] [ranks] [overlap] [--threads 1 2] [--rounds 3] [--llmc DIR...]
+                                           [--rate 1gbit]
 
 gemm: the matrix products of GPT-2 124M against OpenBLAS (Debian's libopenblas0).
 step: a training step of GPT-2 124M, FP32, of 4 x 64 and of 1 x 1024 tokens, against PyTorch (transformers) and llm.c's CPU
       trainer: each DIR holds its train_gpt2.c, the built `train_gpt2` and the data files it opens. It has the batch
       4 x 64 built in; a second DIR may have B = 1 and T = 1024 put in their place. Also peak memory, and the rate as
       a share of OpenBLAS's own 2048^3 product.
+ranks: a step of GPT-2 124M, batch 2 x 512: 2 ranks of 1 thread against 1 rank of 2 threads.
+overlap: 4 ranks, two on each of two hosts (scripts/two_hosts.sh, for root) with a cable of --rate between them: the time
+      that a step waits for messages, with --overlap 0 and with --overlap 1.
 A peer that is not there is skipped with a word.
 """
 import argparse
@@ -24,6 +28,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS, CHANNELS, VOCAB = 12, 768, 50257
+# 29.5 million parameters: gradients of 118 MB; each host sends as much to the other.
+OVERLAP_MODEL = ["--layers", 8, "--heads", 8, "--channels", 512, "--vocab-size", 8192, "--seq-len", 256, "--micro-batch", 4,
+                 "--global-batch", 16, "--steps", 6]
 
 TORCH_STEP = """
 import sys, time, torch, transformers
@@ -42,6 +49,13 @@ for step in range(steps):
     optimizer.step()
     optimizer.zero_grad()
     print(time.perf_counter() - start, flush=True)
+"""
+
+# PEAK COMMAND...: runs the command and writes its peak memory in KiB.
+MEASURE_MEMORY = """
+import pathlib, resource, subprocess, sys
+subprocess.run(sys.argv[2:], check=True)
+pathlib.Path(sys.argv[1]).write_text(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
 """
 
 
@@ -71,26 +85,30 @@ def square_rate(text):
     return 1e9 * float(re.search(r"2048\^3: ([0-9.]+)", text).group(1))
 
 
-def make_tokens(path, count):
+def make_tokens(path, count, vocab):
     """An llm.c shard of made-up tokens: the step's time does not depend on what they say."""
     import numpy as np
     header = np.zeros(256, np.int32)
     header[:3] = 20240520, 1, count
-    tokens = np.random.default_rng(0).integers(0, VOCAB, count).astype(np.uint16)
+    tokens = np.random.default_rng(0).integers(0, vocab, count).astype(np.uint16)
     path.write_bytes(header.tobytes() + tokens.tobytes())
+
+
+def train(data, out, *options, launcher=(), threads=1):
+    """The lines of the log of each step after the first."""
+    command = [*launcher, ROOT / "train_gpt", "train", "--data", data, "--out", out, "--eval-every", 0, "--save-every", 0,
+               *options]
+    subprocess.run(list(map(str, command)), env=environment(threads), check=True, stdout=subprocess.DEVNULL)
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [line for line in log if "loss" in line][1:]
 
 
 def step_ours(data, folder, B, T, threads, steps):
     """Seconds of each step after the first, and the peak memory in GiB."""
-    out = Path(tempfile.mkdtemp(dir=folder))
-    command = [ROOT / "train_gpt", "train", "--data", data, "--out", out, "--model", "124m", "--seq-len", T, "--micro-batch", B,
-               "--steps", steps, "--eval-every", 0, "--save-every", 0]
-    result = subprocess.run(["/usr/bin/env", "python3", "-c", "import resource, subprocess, sys\n"
-                             "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
-                             "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)", *map(str, command)],
-                            env=environment(threads), check=True, text=True, capture_output=True)
-    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [line["step_ms"] / 1e3 for line in log if "loss" in line][1:], int(result.stdout) / 2**20
+    peak = folder / "peak"
+    lines = train(data, Path(tempfile.mkdtemp(dir=folder)), "--model", "124m", "--seq-len", T, "--micro-batch", B, "--steps",
+                  steps, launcher=(sys.executable, "-c", MEASURE_MEMORY, peak), threads=threads)
+    return [line["step_ms"] / 1e3 for line in lines], int(peak.read_text()) / 2**20
 
 
 def step_torch(B, T, threads, steps):
@@ -130,7 +148,7 @@ def bench_step(threads, rounds, folders):
     if not folders:
         print("llm.c: no --llmc DIR given: skipped")
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
-    make_tokens(folder / "tokens.bin", 200_000)
+    make_tokens(folder / "tokens.bin", 200_000, VOCAB)
     peers = {llmc_batch(llmc): llmc for llmc in folders}
     for B, T in (4, 64), (1, 1024):
         times, memory, rates = {"train_gpt": [], "PyTorch": [], "llm.c": []}, 0, []
@@ -159,20 +177,61 @@ def bench_step(threads, rounds, folders):
     shutil.rmtree(folder)
 
 
+def bench_ranks(rounds):
+    subprocess.run(["make", "-s", "train_gpt"], cwd=ROOT, check=True)
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        data = Path(folder) / "tokens.bin"
+        make_tokens(data, 200_000, VOCAB)
+        ways = {(1, 2): [], (2, 1): []}
+        for round_ in range(rounds):
+            for (ranks, threads), seconds in ways.items():
+                launcher = ["mpirun", "-bind-to", f"core:{threads}", "-n", ranks] if ranks > 1 else []
+                lines = train(data, Path(folder) / f"{ranks}-{round_}", "--model", "124m", "--seq-len", 512, "--micro-batch",
+                              2 // ranks, "--global-batch", 2, "--steps", 5, launcher=launcher, threads=threads)
+                seconds += [line["step_ms"] / 1e3 for line in lines]
+    one, two = map(statistics.median, ways.values())
+    print(f"-- step of GPT-2 124M, batch 2 x 512: 1 rank x 2 threads {one:.3f} s, 2 ranks x 1 thread {two:.3f} s, "
+          f"{one / two:.3f} times as fast")
+
+
+def bench_overlap(rounds, rate):
+    subprocess.run(["make", "-s", "train_gpt"], cwd=ROOT, check=True)
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        data = Path(folder) / "tokens.bin"
+        make_tokens(data, 200_000, 8192)
+        steps = {0: [], 1: []}
+        for round_ in range(rounds):
+            for overlap, lines in steps.items():
+                lines += train(data, Path(folder) / f"{overlap}-{round_}", *OVERLAP_MODEL, "--overlap", overlap,
+                               launcher=[ROOT / "scripts/two_hosts.sh", "--rate", rate, 2])
+    waits, times = ([statistics.median(line[name] / 1e3 for line in steps[overlap]) for overlap in (0, 1)]
+                    for name in ("comm_ms", "step_ms"))
+    print(f"-- 4 ranks on two hosts, {rate} between them; a step without overlap {times[0]:.3f} s, {waits[0]:.3f} s of it waiting "
+          f"for messages; with overlap {times[1]:.3f} s, {waits[1]:.3f} s: {100 * (1 - waits[1] / waits[0]):.0f} % of the wait "
+          f"is hidden, {100 * (times[0] - times[1]) / waits[0]:.0f} % of it taken off the step")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", help="gemm, step; both by default")
+    parser.add_argument("what", nargs="*", help="gemm, step, ranks, overlap; all by default")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="for gemm; step takes the largest")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--llmc", nargs="+", default=[], metavar="DIR", help="folders of a built llm.c")
+    parser.add_argument("--rate", default="1gbit", help="of the network between two hosts, as tc writes it")
     args = parser.parse_args()
-    if not set(args.what) <= {"gemm", "step"}:
-        parser.error("the benchmarks are gemm and step")
-    if not args.what or "gemm" in args.what:
+    known = ["gemm", "step", "ranks", "overlap"]
+    what = args.what or known
+    if not set(what) <= set(known):
+        parser.error(f"the benchmarks are {', '.join(known)}")
+    if "gemm" in what:
         for threads in args.threads:
             bench_gemm(threads)
-    if not args.what or "step" in args.what:
+    if "step" in what:
         bench_step(max(args.threads), args.rounds, args.llmc)
+    if "ranks" in what:
+        bench_ranks(args.rounds)
+    if "overlap" in what:
+        bench_overlap(args.rounds, args.rate)
 
 
 if __name__ == "__main__":
