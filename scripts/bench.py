@@ -2,7 +2,7 @@
 """Measures train_gpt beside its peers, alternating in one run, medians; installs and builds no peer.
 
     build/venv/bin/python scripts/bench.py [gemm] [step] [ranks] [overlap] [--threads 1 2] [--rounds 3] [--llmc DIR...]
-                                           [--rate 1gbit]
+                                           [--rate 1gbit] [--delay 0.2]
 
 gemm: the matrix products of GPT-2 124M against OpenBLAS (Debian's libopenblas0).
 step: a training step of GPT-2 124M, FP32, of 4 x 64 and of 1 x 1024 tokens, against PyTorch (transformers) and llm.c's CPU
@@ -10,8 +10,9 @@ step: a training step of GPT-2 124M, FP32, of 4 x 64 and of 1 x 1024 tokens, aga
       4 x 64 built in; a second DIR may have B = 1 and T = 1024 put in their place. Also peak memory, and the rate as
       a share of OpenBLAS's own 2048^3 product.
 ranks: a step of GPT-2 124M, batch 2 x 512: 2 ranks of 1 thread against 1 rank of 2 threads.
-overlap: 4 ranks, two on each of two hosts (scripts/two_hosts.sh, for root) with a cable of --rate between them: the time
-      that a step waits for messages, with --overlap 0 and with --overlap 1.
+overlap: 4 ranks, two on each of two hosts (scripts/two_hosts.sh, for root) with a cable of --rate and --delay milliseconds
+      between them: the time that a step waits for messages, with --overlap 0 and with --overlap 1.
+--short takes a tiny model for these two, to see that they run.
 A peer that is not there is skipped with a word.
 """
 import argparse
@@ -29,8 +30,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS, CHANNELS, VOCAB = 12, 768, 50257
 # 29.5 million parameters: gradients of 118 MB; each host sends as much to the other.
-OVERLAP_MODEL = ["--layers", 8, "--heads", 8, "--channels", 512, "--vocab-size", 8192, "--seq-len", 256, "--micro-batch", 4,
-                 "--global-batch", 16, "--steps", 6]
+OVERLAP_MODEL = ["--layers", 8, "--heads", 8, "--channels", 512]
+SHORT_MODEL = ["--layers", 2, "--heads", 2, "--channels", 64]
 
 TORCH_STEP = """
 import sys, time, torch, transformers
@@ -177,7 +178,7 @@ def bench_step(threads, rounds, folders):
     shutil.rmtree(folder)
 
 
-def bench_ranks(rounds):
+def bench_ranks(rounds, model):
     subprocess.run(["make", "-s", "train_gpt"], cwd=ROOT, check=True)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         data = Path(folder) / "tokens.bin"
@@ -186,15 +187,16 @@ def bench_ranks(rounds):
         for round_ in range(rounds):
             for (ranks, threads), seconds in ways.items():
                 launcher = ["mpirun", "-bind-to", f"core:{threads}", "-n", ranks] if ranks > 1 else []
-                lines = train(data, Path(folder) / f"{ranks}-{round_}", "--model", "124m", "--seq-len", 512, "--micro-batch",
-                              2 // ranks, "--global-batch", 2, "--steps", 5, launcher=launcher, threads=threads)
+                lines = train(data, Path(folder) / f"{ranks}-{round_}", *model, "--vocab-size", VOCAB, "--seq-len", 512,
+                              "--micro-batch", 2 // ranks, "--global-batch", 2, "--steps", 5, launcher=launcher,
+                              threads=threads)
                 seconds += [line["step_ms"] / 1e3 for line in lines]
     one, two = map(statistics.median, ways.values())
-    print(f"-- step of GPT-2 124M, batch 2 x 512: 1 rank x 2 threads {one:.3f} s, 2 ranks x 1 thread {two:.3f} s, "
+    print(f"-- step of batch 2 x 512, {' '.join(map(str, model))}: 1 rank x 2 threads {one:.3f} s, 2 ranks x 1 thread {two:.3f} s, "
           f"{one / two:.3f} times as fast")
 
 
-def bench_overlap(rounds, rate):
+def bench_overlap(rounds, model, rate, delay):
     subprocess.run(["make", "-s", "train_gpt"], cwd=ROOT, check=True)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         data = Path(folder) / "tokens.bin"
@@ -202,11 +204,12 @@ def bench_overlap(rounds, rate):
         steps = {0: [], 1: []}
         for round_ in range(rounds):
             for overlap, lines in steps.items():
-                lines += train(data, Path(folder) / f"{overlap}-{round_}", *OVERLAP_MODEL, "--overlap", overlap,
-                               launcher=[ROOT / "scripts/two_hosts.sh", "--rate", rate, 2])
+                lines += train(data, Path(folder) / f"{overlap}-{round_}", *model, "--vocab-size", 8192, "--seq-len", 256,
+                               "--micro-batch", 4, "--global-batch", 16, "--steps", 6, "--overlap", overlap,
+                               launcher=[ROOT / "scripts/two_hosts.sh", "--rate", rate, "--delay", delay, 2])
     waits, times = ([statistics.median(line[name] / 1e3 for line in steps[overlap]) for overlap in (0, 1)]
                     for name in ("comm_ms", "step_ms"))
-    print(f"-- 4 ranks on two hosts, {rate} between them; a step without overlap {times[0]:.3f} s, {waits[0]:.3f} s of it waiting "
+    print(f"-- 4 ranks on two hosts, {rate} and {delay} ms between them; a step without overlap {times[0]:.3f} s, {waits[0]:.3f} s of it waiting "
           f"for messages; with overlap {times[1]:.3f} s, {waits[1]:.3f} s: {100 * (1 - waits[1] / waits[0]):.0f} % of the wait "
           f"is hidden, {100 * (times[0] - times[1]) / waits[0]:.0f} % of it taken off the step")
 
@@ -218,6 +221,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--llmc", nargs="+", default=[], metavar="DIR", help="folders of a built llm.c")
     parser.add_argument("--rate", default="1gbit", help="of the network between two hosts, as tc writes it")
+    parser.add_argument("--delay", type=float, default=0.2, help="milliseconds from host to host")
+    parser.add_argument("--short", action="store_true")
     args = parser.parse_args()
     known = ["gemm", "step", "ranks", "overlap"]
     what = args.what or known
@@ -229,9 +234,9 @@ def main():
     if "step" in what:
         bench_step(max(args.threads), args.rounds, args.llmc)
     if "ranks" in what:
-        bench_ranks(args.rounds)
+        bench_ranks(args.rounds, SHORT_MODEL if args.short else ["--model", "124m"])
     if "overlap" in what:
-        bench_overlap(args.rounds, args.rate)
+        bench_overlap(args.rounds, SHORT_MODEL if args.short else OVERLAP_MODEL, args.rate, args.delay)
 
 
 if __name__ == "__main__":

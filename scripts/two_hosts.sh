@@ -1,10 +1,12 @@
 #!/bin/bash
-# Runs an MPI program on two hosts that are one machine: two network namespaces joined by a cable (veth) of given delay
-# and rate. The ranks see two hosts: memory is shared within one, between them are only messages over TCP.
+# Runs an MPI program on two hosts that are one machine: two network namespaces joined by a cable of given delay
+# (milliseconds, each way) and rate (as tc writes it). The ranks see two hosts: memory is shared within one, between them
+# are only messages over TCP.
 #
-#   scripts/two_hosts.sh [--delay 0.2ms] [--rate 1gbit] RANKS_PER_HOST PROGRAM ARGUMENT...
+#   scripts/two_hosts.sh [--delay 0.2] [--rate 1gbit] RANKS_PER_HOST PROGRAM ARGUMENT...
 #
-# Needs root (ip netns, tc). The namespaces are removed at the end. A kernel without netem limits the rate only (tbf).
+# Needs root (ip netns, tc). The namespaces are removed at the end. The cable is a veth pair with netem; in a kernel without
+# netem tbf limits the rate and scripts/delayed_cable.py carries the packets.
 #
 # The ranks run on the MPICH in MPICH_ROOT (build/venv: the package `mpich` of test/requirements.txt), whichever MPICH the
 # program was linked with: the binary interface is one. With Debian's 4.0.2 (UCX over TCP) MPI_Finalize waits for ever
@@ -14,7 +16,7 @@ set -euo pipefail
 die() { echo "two_hosts: $*" >&2; exit 1; }
 
 MPICH_ROOT=$(realpath "${MPICH_ROOT:-$(dirname "$0")/../build/venv}")
-delay=0.2ms rate=1gbit
+delay=0.2 rate=1gbit
 while [[ "${1:-}" == --* ]]; do
     case "$1" in
     --delay) delay=$2 ;;
@@ -23,7 +25,7 @@ while [[ "${1:-}" == --* ]]; do
     esac
     shift 2
 done
-[ $# -ge 2 ] || die "usage: two_hosts.sh [--delay TIME] [--rate RATE] RANKS_PER_HOST PROGRAM ARGUMENT..."
+[ $# -ge 2 ] || die "usage: two_hosts.sh [--delay MILLISECONDS] [--rate RATE] RANKS_PER_HOST PROGRAM ARGUMENT..."
 [ "$(id -u)" = 0 ] || die "needs root for network namespaces"
 [ -x "$MPICH_ROOT/bin/mpirun" ] || die "no MPICH in $MPICH_ROOT: run scripts/setup.sh test"
 ranks=$1
@@ -32,7 +34,9 @@ shift
 # Names of this run alone, so that several can run at once.
 a=tgpt-a-$$ b=tgpt-b-$$ net=10.$((77 + $$ % 100)).$(($$ / 100 % 200))
 work=$(mktemp -d)
+carrier=
 clean_up() {
+    [ -z "$carrier" ] || kill "$carrier" 2>/dev/null || true
     ip netns del "$a" 2>/dev/null || true
     ip netns del "$b" 2>/dev/null || true
     rm -rf "$work"
@@ -41,22 +45,34 @@ trap clean_up EXIT
 
 ip netns add "$a"
 ip netns add "$b"
-ip link add cable netns "$a" type veth peer name cable netns "$b"
+in_host() { ip netns exec "$@"; }
+if in_host "$a" tc qdisc add dev lo root netem delay 1ms 2>/dev/null; then
+    in_host "$a" tc qdisc del dev lo root
+    ip link add cable netns "$a" type veth peer name cable netns "$b"
+    limit=(netem delay "${delay}ms" rate "$rate" limit 100000)
+else
+    "$(dirname "$0")/delayed_cable.py" "${delay}e-3" "$a" "$b" &
+    carrier=$!
+    limit=(tbf rate "$rate" burst 256kb latency 200ms)
+fi
+wait_for() { # up to 5 s for what a command prints: the kernel takes its time to see that a cable is plugged in
+    for _ in {1..100}; do
+        [ "$("${@:2}" 2>/dev/null)" != "$1" ] || return 0
+        sleep 0.05
+    done
+    die "no cable between the hosts"
+}
 connect() { # NAMESPACE ADDRESS
-    ip netns exec "$1" ip link set lo up
-    ip netns exec "$1" ip addr add "$2/24" dev cable
-    ip netns exec "$1" ip link set cable up
-    ip netns exec "$1" tc qdisc add dev cable root netem delay "$delay" rate "$rate" limit 100000 2>/dev/null ||
-        ip netns exec "$1" tc qdisc add dev cable root tbf rate "$rate" burst 256kb latency 200ms
+    wait_for cable in_host "$1" ls /sys/class/net --ignore=lo
+    in_host "$1" ip link set lo up
+    in_host "$1" ip addr add "$2/24" dev cable
+    in_host "$1" ip link set cable up
+    in_host "$1" tc qdisc add dev cable root "${limit[@]}"
 }
 connect "$a" "$net.1"
 connect "$b" "$net.2"
-for host in "$a" "$b"; do # the kernel takes up to a second to see that the cable is plugged in
-    for _ in {1..100}; do
-        [ "$(ip netns exec "$host" cat /sys/class/net/cable/operstate)" != up ] || break
-        sleep 0.05
-    done
-done
+wait_for 1 in_host "$a" cat /sys/class/net/cable/carrier
+wait_for 1 in_host "$b" cat /sys/class/net/cable/carrier
 
 # Runs a command on host a or b: in its network, under its name.
 cat >"$work/on" <<EOF

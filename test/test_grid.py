@@ -4,7 +4,9 @@ checkpoints do not depend on the grid that wrote them.
 Tolerances: ranks add float sums in another order, which moves a loss by some 1e-8; eps is 1e-6, since AdamW turns the
 rounding errors of a gradient that is zero in theory (the bias of k) into steps of the size of the learning rate.
 """
+import re
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -100,6 +102,15 @@ def test_two_hosts(train, alone, tmp_path, tp, pp, dp, zero):
     ran = train(tmp_path / "run", tp, pp, dp, zero=zero, two_hosts=True)
     assert "host host-a" in ran.out and "host host-b" in ran.out
     assert_same_training(alone, tmp_path / "run")
+
+
+@needs_two_hosts
+def test_benchmark_of_ranks_and_overlap():
+    """That scripts/bench.py measures something; what it measures is for people to judge."""
+    result = subprocess.run([sys.executable, ROOT / "scripts/bench.py", "ranks", "overlap", "--short", "--rounds", "1"],
+                            capture_output=True, text=True, check=True, timeout=100)
+    assert re.search(r"1 rank x 2 threads 0\.\d+ s, 2 ranks x 1 thread 0\.\d+ s", result.stdout), result.stdout
+    assert re.search(r"without overlap \d\.\d+ s, \d\.\d+ s of it waiting .* with overlap", result.stdout), result.stdout
 
 
 @pytest.fixture(scope="module")
