@@ -793,6 +793,32 @@ static bool prepare_quietly(const PrepareOptions *options, PrepareReport *report
     return answer(ok, e);
 }
 
+// What a part of a killed prepare says of itself: read, written and read again it is the same.
+static bool run_unit(InputPart *parts) {
+    JsonWriter written[2] = {{0}};
+    Error e = {0};
+    put_part("unit.json", parts[0]);
+    for (int i = 0; i < 2; i++) {
+        UnitResult r;
+        bool ok = i ? unit_result_load_(&r, path_of("unit.json"), &e)
+                    : answer(unit_result_load_(&r, path_of("unit.json"), &e), &e);
+        if (ok) {
+            unit_result_put_(&written[i], &r);
+            put_file("unit.json", written[i].data, written[i].length);
+        }
+        unit_result_free_(&r);
+        if (!ok) {
+            promise(i == 0, "what was written is refused: %s", e.text);
+            return false;
+        }
+    }
+    promise(same_text(written[0].data, written[0].length, written[1].data, written[1].length),
+            "a part changes when read");
+    free(written[0].data);
+    free(written[1].data);
+    return true;
+}
+
 static void check_same_file(const char *one, const char *other) {
     char hex[65], other_hex[65];
     Error e = {0};
@@ -1388,6 +1414,7 @@ static const Target targets[] = {
     {"run", run_run, 2, {PART_LINES, PART_LINES}, NULL, NULL, false},
     {"mixture", run_mixture, 1, {PART_BYTES}, NULL, begin_mixture, false},
     {"report", run_report, 4, {PART_LINES, PART_LINES, PART_JSON, PART_BYTES}, NULL, NULL, false},
+    {"unit", run_unit, 1, {PART_JSON}, NULL, NULL, false},
     {"prepare", run_prepare, 2, {PART_LINES, PART_BYTES}, NULL, begin_prepare, false},
 };
 static const Target *target;

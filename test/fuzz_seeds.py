@@ -3,6 +3,7 @@ its target must accept, made by the library that owns the format where there is 
 import hashlib
 import io
 import json
+import re
 import struct
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from safetensors.numpy import save as save_numpy
 from safetensors.torch import save as save_torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from support import write_llmc, write_pair
+from support import ROOT, write_llmc, write_pair
 
 END = b"\n~~~~\n"  # between the files of one input
 TEXT = "the cat's mat, the dog's log: 12 345 words\n\n  and 日本語の文 with café  "
@@ -266,6 +267,15 @@ def index_seeds():
     yield END + b"the cat sat on a mat and dogs"
     yield END + "x cats の mat mat".encode()
     yield index + END + b"the cat sat on"
+
+
+def unit_seeds():
+    names = (ROOT / "prepare.h").read_text().split("define COUNTS_LIST_(X)")[1].split("// clang-format on")[0]
+    counts = {name: i for i, name in enumerate(re.findall(r"X\((\w+)\)", names))}
+    yield json.dumps({"counts": counts, "rejected": [], "origin": {}}).encode()
+    yield json.dumps({"counts": counts, "rejected": [{"line": 3, "why": ": is no JSON"}, {"line": 7, "why": ": 日本"}],
+                      "origin": {"license": [{"value": "MIT", "documents": 3, "tokens": 90},
+                                             {"value": None, "documents": 1, "tokens": 2}]}}).encode()
 
 
 def prepare_seeds():
