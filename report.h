@@ -1711,6 +1711,11 @@ static inline const char *number_grouped_(uint64_t value, char text[32]) {
     return text;
 }
 
+// A number that was computed from what files state as a whole number; 0 for what is none.
+static inline uint64_t whole_number_(double value) {
+    return value >= 0 && value < 0x1p64 ? (uint64_t)value : 0;
+}
+
 // Documents by the value of a facet of their origin (source, license, language), added up over sources and data sets.
 typedef struct {
     struct {
@@ -2030,7 +2035,7 @@ static inline void card_plot_(JsonWriter *w, const Curve *c) {
         low = fmin(low, value[i]);
         high = fmax(high, value[i]);
     }
-    if (columns < 2 || !(low > 0)) {
+    if (columns < 2 || !(low > 0) || !isfinite(high)) {
         return;
     }
     high = high > low * 1.01 ? high : low * 1.01;
@@ -2134,7 +2139,7 @@ static inline void card_data_(JsonWriter *w, const RunLog *r, const Json *run, c
         text_format_(w, " | %g |", number_or_(json_get(entry, "weight"), 1));
         if (isfinite(read)) {
             text_format_(w, " %.2f %% |", all > 0 ? 100 * read / (all * T) : 100);
-            text_format_(w, " %s |", number_grouped_((uint64_t)read, number));
+            text_format_(w, " %s |", number_grouped_(whole_number_(read), number));
         } else {
             text_format_(w, " | |");
         }
@@ -2164,7 +2169,7 @@ static inline void card_hardware_(JsonWriter *w, const RunLog *r, const Json *ru
     card_row_(w, "compiler", json_get(run, "compiler"));
     card_row_(w, "compiler flags", json_get(run, "compiler_flags"));
     if (r->seconds > 0) {
-        text_format_(w, "| tokens per second | %s |\n", number_grouped_((uint64_t)(read / r->seconds), number));
+        text_format_(w, "| tokens per second | %s |\n", number_grouped_(whole_number_(read / r->seconds), number));
     }
     if (points > 0) {
         text_format_(w, "| share of the measured peak FLOP/s (MFU) | %.1f %% |\n", mfu / points);

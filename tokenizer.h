@@ -508,7 +508,7 @@ typedef struct {
 } TrieNode_;
 
 typedef struct {
-    TrieNode_ *nodes; // (count), the root is 0; NULL: nothing to find
+    TrieNode_ *nodes; // (count), the root is 0
     int32_t *values;  // (count), of the key that ends here, -1 if none does
     size_t count, capacity, value_capacity;
 } Trie_;
@@ -627,10 +627,6 @@ static inline bool trie_build_(Trie_ *t, TrieKey_ *keys, size_t count, Error *e)
 static inline size_t trie_longest_(const Trie_ *t, const char *s, size_t n, bool *open) {
     uint32_t node = 0;
     size_t longest = 0, i = 0;
-    *open = false;
-    if (!t->nodes) {
-        return 0;
-    }
     for (; i < n && trie_step_(t, &node, s[i]); i++) {
         longest = t->values[node] >= 0 ? i + 1 : longest;
     }
@@ -1021,7 +1017,7 @@ static inline bool tokenizer_build_trie_(const Tokenizer *t, int kind, Trie_ *tr
             keys[count++] = (TrieKey_){t->bytes + t->tokens[id].offset, t->tokens[id].length, (int32_t)id};
         }
     }
-    bool ok = count == 0 || trie_build_(trie, keys, count, e);
+    bool ok = trie_build_(trie, keys, count, e);
     free(keys);
     return ok;
 }

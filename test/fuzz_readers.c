@@ -91,7 +91,7 @@ static void put_part_if_any(const char *name, InputPart part) {
 // json: what is read is written and read back, and is the same
 
 static bool same_text(const char *a, size_t a_length, const char *b, size_t b_length) {
-    return a_length == b_length && !memcmp(a, b, a_length);
+    return a_length == b_length && (a_length == 0 || !memcmp(a, b, a_length));
 }
 
 static bool same_json(const Json *a, const Json *b) {
