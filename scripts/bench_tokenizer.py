@@ -1,17 +1,20 @@
 #!/usr/bin/env python3
-"""Training of tokenizers, ours against Hugging Face `tokenizers` and sentencepiece: time, and bytes per token on
-held-out Japanese text.
+"""Tokenizers, ours against Hugging Face `tokenizers` and sentencepiece: time of training, bytes per token on held-out
+Japanese text, and speed of encoding.
 
     build/venv/bin/python scripts/bench_tokenizer.py time    [--vocab 4000 32000] [--mb 100] [--rounds 3] [--model bpe]
     build/venv/bin/python scripts/bench_tokenizer.py quality [--vocab 4000 32000]
+    build/venv/bin/python scripts/bench_tokenizer.py encode  [--rounds 3]
 
 Text: build/corpus, of whose Japanese files every 20th document is held out; `time` fills it up to --mb with the
 sources and documentation that this machine has. Times are of training alone, texts already in memory, in alternating
-rounds. Each tokenizer is encoded with by the library that owns it."""
+rounds. Each tokenizer is encoded with by the library that owns it. `encode` takes the vocabularies of
+test/tokenizer_campaign.py; each is encoded with by us and by the library that owns the file, one thread each."""
 import argparse
 import glob
 import json
 import os
+import statistics
 import struct
 import subprocess
 import sys
@@ -49,10 +52,10 @@ def filled(texts, size):
     return texts
 
 
-def build_tool(folder):
-    tool = folder / "train_tool"
+def build_tool(folder, name="train_tool"):
+    tool = folder / name
     subprocess.run(["gcc", "-std=c11", "-D_GNU_SOURCE", "-O3", "-march=native", "-ffp-contract=off", "-fopenmp",
-                    ROOT / "test/train_tool.c", "-o", tool, "-lm"], check=True)
+                    ROOT / f"test/{name}.c", "-o", tool, "-lm"], check=True)
     return tool
 
 
@@ -194,11 +197,37 @@ def measure_quality(args, folder):
             print(f"{vocab:6} tokens  {trainer.name:22} {'  '.join(rates)}  ({seconds:.1f} s)", flush=True)
 
 
+def measure_encode(args, folder):
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    sys.path.insert(0, str(ROOT / "test"))
+    import tokenizer_campaign as campaign
+    texts = [text for part in corpus() for text in part]
+    size = sum(len(text.encode()) for text in texts) / 1e6
+    data = campaign.packed(texts)
+    tool = build_tool(folder, "tokenizer_tool")
+    print(f"{size:.1f} MB, one thread, {args.rounds} alternating rounds; MB/s: median, and the lowest ratio of a round")
+    for name, vocabulary in campaign.make_all(ROOT / "build/tokenizer_campaign", tool).items():
+        reference = campaign.Reference(vocabulary)
+        ours, theirs = [], []
+        for _ in range(args.rounds):
+            ours.append(float(campaign.run_tool(tool, "encode", vocabulary, data=data)[1].split()[1]))
+            start = time.perf_counter()
+            if reference.is_model:
+                reference.library.encode(texts, num_threads=1)
+            else:
+                reference.library.encode_batch_fast(texts, add_special_tokens=False)
+            theirs.append(time.perf_counter() - start)
+        library = "sentencepiece" if reference.is_model else "tokenizers"
+        print(f"{name:20} ours {size / statistics.median(ours):6.1f}  {library:13} {size / statistics.median(theirs):6.2f}  "
+              f"{statistics.median(theirs) / statistics.median(ours):5.1f} times as fast, "
+              f"{min(b / a for a, b in zip(ours, theirs)):.1f} at least", flush=True)
+
+
 def main():
     if sys.argv[1:2] == ["hf"]:
         return train_hf(sys.argv[2], int(sys.argv[3]), sys.argv[4])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["time", "quality"])
+    parser.add_argument("what", choices=["time", "quality", "encode"])
     parser.add_argument("--model", choices=["bpe", "unigram"], default="bpe", help="what `time` trains")
     parser.add_argument("--vocab", type=int, nargs="+", default=[4000, 32000])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, os.cpu_count()])
@@ -206,7 +235,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        {"time": measure_time, "quality": measure_quality}[args.what](args, Path(folder))
+        {"time": measure_time, "quality": measure_quality, "encode": measure_encode}[args.what](args, Path(folder))
 
 
 if __name__ == "__main__":
