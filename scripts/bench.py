@@ -192,8 +192,8 @@ def bench_ranks(rounds, model):
                               threads=threads)
                 seconds += [line["step_ms"] / 1e3 for line in lines]
     one, two = map(statistics.median, ways.values())
-    print(f"-- step of batch 2 x 512, {' '.join(map(str, model))}: 1 rank x 2 threads {one:.3f} s, 2 ranks x 1 thread {two:.3f} s, "
-          f"{one / two:.3f} times as fast")
+    print(f"-- step of batch 2 x 512, {' '.join(map(str, model))}: 1 rank x 2 threads {one:.3f} s, "
+          f"2 ranks x 1 thread {two:.3f} s, {one / two:.3f} times as fast")
 
 
 def bench_overlap(rounds, model, rate, delay):
@@ -209,9 +209,10 @@ def bench_overlap(rounds, model, rate, delay):
                                launcher=[ROOT / "scripts/two_hosts.sh", "--rate", rate, "--delay", delay, 2])
     waits, times = ([statistics.median(line[name] / 1e3 for line in steps[overlap]) for overlap in (0, 1)]
                     for name in ("comm_ms", "step_ms"))
-    print(f"-- 4 ranks on two hosts, {rate} and {delay} ms between them; a step without overlap {times[0]:.3f} s, {waits[0]:.3f} s of it waiting "
-          f"for messages; with overlap {times[1]:.3f} s, {waits[1]:.3f} s: {100 * (1 - waits[1] / waits[0]):.0f} % of the wait "
-          f"is hidden, {100 * (times[0] - times[1]) / waits[0]:.0f} % of it taken off the step")
+    print(f"-- 4 ranks on two hosts, {rate} and {delay} ms between them; a step without overlap {times[0]:.3f} s, "
+          f"{waits[0]:.3f} s of it waiting for messages; with overlap {times[1]:.3f} s, {waits[1]:.3f} s: "
+          f"{100 * (1 - waits[1] / waits[0]):.0f} % of the wait is hidden, "
+          f"{100 * (times[0] - times[1]) / waits[0]:.0f} % of it taken off the step")
 
 
 def main():
