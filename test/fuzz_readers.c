@@ -610,12 +610,14 @@ static void check_encoding(const Tokenizer *t, const char *text, size_t length) 
     TokenBuffer ids = {0}, other = {0};
     JsonWriter decoded = {0};
     Encoder encoder;
-    // Added tokens whose text is not their bytes ("Ġ" for a space) do not decode to the text.
+    // Added tokens whose text is not their bytes ("Ġ" for a space), or that take the space beside them, do not decode to
+    // the text.
     bool exact = t->model == MODEL_BYTE_BPE && !t->prefix_space, plain = exact;
     for (size_t i = 0; i < t->added_count; i++) {
         size_t n;
         const char *bytes = tokenizer_text(t, t->added[i].id, &n);
-        exact = exact && same_text(bytes, n, t->added[i].text, t->added[i].length);
+        exact = exact && !t->added[i].left_strip && !t->added[i].right_strip &&
+                same_text(bytes, n, t->added[i].text, t->added[i].length);
         plain = plain && !memmem(text, length, t->added[i].text, t->added[i].length);
     }
     promise(encoder_init(&encoder, t, &e) && encoder_encode(&encoder, text, length, &ids, &e), "%s", e.text);
