@@ -610,8 +610,8 @@ static void check_encoding(const Tokenizer *t, const char *text, size_t length) 
     TokenBuffer ids = {0}, other = {0};
     JsonWriter decoded = {0};
     Encoder encoder;
-    // Added tokens whose text is not their bytes ("Ġ" for a space), or that take the space beside them, do not decode to
-    // the text.
+    // Added tokens whose text is not their bytes ("Ġ" for a space), or that take the space beside them, do not decode
+    // to the text.
     bool exact = t->model == MODEL_BYTE_BPE && !t->prefix_space, plain = exact;
     for (size_t i = 0; i < t->added_count; i++) {
         size_t n;
