@@ -1,33 +1,37 @@
-// collect.h: which documents of a corpus go into the training data: filters, exact duplicates, near-duplicates. Each
-// document that stays out gets one reason and the value that decided.
+// collect.h: which documents of a corpus go into the training data: filters, exact duplicates,
+// near-duplicates. Each document that stays out gets one reason and the value that decided.
 //
-// One document:  collect_begin, collect_add, collect_end   its filters and fingerprint, from text in pieces
-// On disk:       collect_store, collect_load               a record per document, in the order of the corpus
-// All of them:   collect_duplicates                        which ones repeat an earlier one, from the record files
+// One document:  collect_begin, collect_add, collect_end   its filters and fingerprint, from text
+// in pieces On disk:       collect_store, collect_load               a record per document, in the
+// order of the corpus All of them:   collect_duplicates                        which ones repeat an
+// earlier one, from the record files
 //
-// Everything is a function of the documents in their order: neither the pieces nor threads change a result. Sizes of
-// text are in characters (Unicode code points) unless bytes are named.
+// Everything is a function of the documents in their order: neither the pieces nor threads change a
+// result. Sizes of text are in characters (Unicode code points) unless bytes are named.
 #ifndef COLLECT_H
 #define COLLECT_H
 
 #include "dataloader.h" // defines: Error, fail, reserve_, hash_*, utf8_decode, sha256_*, load_le, store_le, read_at
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Options and reasons
 
 typedef struct {
     uint64_t min_characters, max_characters; // of the text with its white space
-    double min_japanese;                     // share of its characters that are not white space, see collect_class_
-    double max_repeated_lines;               // share of its characters in lines that occurred before, see CollectState
-    bool exact;                              // a text that equals an earlier one byte for byte goes
-    double near_duplicates; // one whose estimated similarity to an earlier one reaches this goes; 0: off
+    double min_japanese; // share of its characters that are not white space, see collect_class_
+    double max_repeated_lines; // share of its characters in lines that occurred before, see
+                               // CollectState
+    bool exact;                // a text that equals an earlier one byte for byte goes
+    double near_duplicates; // one whose estimated similarity to an earlier one reaches this goes;
+                            // 0: off
 } CollectOptions;
 
 // Drops nothing.
-static const CollectOptions COLLECT_EVERYTHING = {.max_characters = UINT64_MAX, .max_repeated_lines = 1};
+static const CollectOptions COLLECT_EVERYTHING = {.max_characters = UINT64_MAX,
+                                                  .max_repeated_lines = 1};
 
-// Why a document is left out. The filters come first, in the order in which they are asked: the first that objects is
-// the reason. A filtered document is not compared with others.
+// Why a document is left out. The filters come first, in the order in which they are asked: the
+// first that objects is the reason. A filtered document is not compared with others.
 typedef enum {
     COLLECT_KEPT,
     COLLECT_SHORT,          // value: characters
@@ -40,8 +44,8 @@ typedef enum {
 } CollectReason;
 
 static inline const char *collect_reason_name(CollectReason reason) {
-    static const char *const names[COLLECT_REASONS] = {"kept",           "short",           "long",          "japanese",
-                                                       "repeated_lines", "exact_duplicate", "near_duplicate"};
+    static const char *const names[COLLECT_REASONS] = {
+        "kept", "short", "long", "japanese", "repeated_lines", "exact_duplicate", "near_duplicate"};
     return names[reason];
 }
 
@@ -56,61 +60,72 @@ static inline bool collect_check(const CollectOptions *o, Error *e) {
            ((o->max_repeated_lines >= 0 && o->max_repeated_lines <= 1) ||
             fail(e, "share of repeated lines %g: must be from 0 to 1", o->max_repeated_lines)) &&
            (o->near_duplicates == 0 || (o->near_duplicates >= 0.5 && o->near_duplicates <= 1) ||
-            fail(e, "similarity of near-duplicates %g: must be from 0.5 to 1, or 0 for off", o->near_duplicates));
+            fail(e, "similarity of near-duplicates %g: must be from 0.5 to 1, or 0 for off",
+                 o->near_duplicates));
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Characters
 
 typedef enum { COLLECT_OTHER_, COLLECT_SPACE_, COLLECT_JAPANESE_ } CollectClass_;
 
-// White space is Unicode's White_Space. Japanese are Hiragana, Katakana of full and half width, Han (so that Chinese
-// counts as well), and their punctuation: the blocks CJK Radicals, Kangxi Radicals, CJK Symbols and Punctuation,
-// Hiragana, Katakana, Katakana Phonetic Extensions, CJK Unified Ideographs and extensions, CJK Compatibility Ideographs
-// and Forms, the Kana extensions from U+1AFF0 to U+1B16F, all of planes 2 and 3, and of Halfwidth and Fullwidth Forms
-// the Katakana and the punctuation. Full-width letters and digits are out: they spell other languages too.
+// White space is Unicode's White_Space. Japanese are Hiragana, Katakana of full and half width, Han
+// (so that Chinese counts as well), and their punctuation: the blocks CJK Radicals, Kangxi
+// Radicals, CJK Symbols and Punctuation, Hiragana, Katakana, Katakana Phonetic Extensions, CJK
+// Unified Ideographs and extensions, CJK Compatibility Ideographs and Forms, the Kana extensions
+// from U+1AFF0 to U+1B16F, all of planes 2 and 3, and of Halfwidth and Fullwidth Forms the Katakana
+// and the punctuation. Full-width letters and digits are out: they spell other languages too.
 static inline CollectClass_ collect_class_(uint32_t c) {
     if (c < 0x2000) {
-        return c == ' ' || (c >= 9 && c <= 13) || c == 0x85 || c == 0xA0 || c == 0x1680 ? COLLECT_SPACE_
-                                                                                        : COLLECT_OTHER_;
+        return c == ' ' || (c >= 9 && c <= 13) || c == 0x85 || c == 0xA0 || c == 0x1680
+                   ? COLLECT_SPACE_
+                   : COLLECT_OTHER_;
     }
     if (c < 0x3000) {
         bool space = c <= 0x200A || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F;
-        return space ? COLLECT_SPACE_ : c >= 0x2E80 && c < 0x2FE0 ? COLLECT_JAPANESE_ : COLLECT_OTHER_; // radicals
+        return space                       ? COLLECT_SPACE_
+               : c >= 0x2E80 && c < 0x2FE0 ? COLLECT_JAPANESE_
+                                           : COLLECT_OTHER_; // radicals
     }
     if (c < 0xA000) {
-        // U+3000 is the ideographic space. Out: Bopomofo, Hangul Jamo, enclosed and squared forms, hexagrams.
-        bool japanese = c < 0x3100 || c >= 0x4E00 || (c >= 0x31F0 && c < 0x3200) || (c >= 0x3400 && c < 0x4DC0);
+        // U+3000 is the ideographic space. Out: Bopomofo, Hangul Jamo, enclosed and squared forms,
+        // hexagrams.
+        bool japanese =
+            c < 0x3100 || c >= 0x4E00 || (c >= 0x31F0 && c < 0x3200) || (c >= 0x3400 && c < 0x4DC0);
         return c == 0x3000 ? COLLECT_SPACE_ : japanese ? COLLECT_JAPANESE_ : COLLECT_OTHER_;
     }
     bool han = (c >= 0xF900 && c < 0xFB00) || (c >= 0x20000 && c < 0x40000);
     bool kana = (c >= 0xFF66 && c < 0xFFA0) || (c >= 0x1AFF0 && c < 0x1B170);
-    bool punctuation = (c >= 0xFE30 && c < 0xFE50) || (c >= 0xFF01 && c < 0xFF10) || (c >= 0xFF1A && c < 0xFF21) ||
-                       (c >= 0xFF3B && c < 0xFF41) || (c >= 0xFF5B && c < 0xFF66);
+    bool punctuation = (c >= 0xFE30 && c < 0xFE50) || (c >= 0xFF01 && c < 0xFF10) ||
+                       (c >= 0xFF1A && c < 0xFF21) || (c >= 0xFF3B && c < 0xFF41) ||
+                       (c >= 0xFF5B && c < 0xFF66);
     return han || kana || punctuation ? COLLECT_JAPANESE_ : COLLECT_OTHER_;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // One document
 //
-// Repeated lines: lines end at LF and lose white space at both ends; blank ones do not count. A line that occurred
-// before in the document is repeated. The share is the characters of repeated lines over those of all lines. This is
-// the "duplicate line character fraction" of Gopher (Rae et al. 2021, table A1, which drops above 0.20) but for the
-// white space around lines, which there counts in the text's length. Lines are known by 64-bit hashes, the first
-// COLLECT_LINES different ones of a document; what first comes up later is never taken for repeated.
+// Repeated lines: lines end at LF and lose white space at both ends; blank ones do not count. A
+// line that occurred before in the document is repeated. The share is the characters of repeated
+// lines over those of all lines. This is the "duplicate line character fraction" of Gopher (Rae et
+// al. 2021, table A1, which drops above 0.20) but for the white space around lines, which there
+// counts in the text's length. Lines are known by 64-bit hashes, the first COLLECT_LINES different
+// ones of a document; what first comes up later is never taken for repeated.
 //
-// Fingerprint: SHA-256 of the text as it is, cut to 128 bits; and a MinHash signature (Broder 1997) of the set of
-// character n-grams after ASCII letters become lower case, runs of white space one space, and white space at both ends
-// nothing. Five characters a gram work for Japanese, which has no spaces, as for English (Okazaki et al. 2024 take them
-// for the Swallow corpus). A text of fewer characters is one gram; one without any has the empty set, which is similar
-// to itself only. The share of equal values in two signatures estimates the Jaccard similarity |A n B| / |A u B| of
-// the sets, with standard deviation sqrt(J (1 - J) / COLLECT_SIGNATURE).
+// Fingerprint: SHA-256 of the text as it is, cut to 128 bits; and a MinHash signature (Broder 1997)
+// of the set of character n-grams after ASCII letters become lower case, runs of white space one
+// space, and white space at both ends nothing. Five characters a gram work for Japanese, which has
+// no spaces, as for English (Okazaki et al. 2024 take them for the Swallow corpus). A text of fewer
+// characters is one gram; one without any has the empty set, which is similar to itself only. The
+// share of equal values in two signatures estimates the Jaccard similarity |A n B| / |A u B| of the
+// sets, with standard deviation sqrt(J (1 - J) / COLLECT_SIGNATURE).
 //
-// Signatures are made by fast similarity sketching (Dahlgaard, Knudsen, Thorup 2017): each gram falls into one bin, and
-// a bin keeps its smallest hash. Bins that no gram hit are filled in further rounds with new hashes, so that small sets
-// are estimated as well as large ones. That takes the set itself, as long as bins are empty: at most COLLECT_GRAMS
-// grams, of which the chance to leave a bin empty is 256 exp(-16) = 3e-5 (then the first COLLECT_GRAMS fill it).
-// A value keeps 16 bits of its hash (Li and Koenig 2010): two different grams look equal once in 65,536.
+// Signatures are made by fast similarity sketching (Dahlgaard, Knudsen, Thorup 2017): each gram
+// falls into one bin, and a bin keeps its smallest hash. Bins that no gram hit are filled in
+// further rounds with new hashes, so that small sets are estimated as well as large ones. That
+// takes the set itself, as long as bins are empty: at most COLLECT_GRAMS grams, of which the chance
+// to leave a bin empty is 256 exp(-16) = 3e-5 (then the first COLLECT_GRAMS fill it). A value keeps
+// 16 bits of its hash (Li and Koenig 2010): two different grams look equal once in 65,536.
 
 enum { COLLECT_NGRAM = 5, COLLECT_SIGNATURE = 256, COLLECT_GRAMS = 4096, COLLECT_LINES = 1 << 20 };
 
@@ -126,16 +141,18 @@ typedef struct {
     double japanese, repeated_lines; // shares; 0 in a text of white space
 } CollectVerdict;
 
-// Reused for any number of documents, one state per thread: about 50 KiB, and 32 MiB after a document of many lines.
+// Reused for any number of documents, one state per thread: about 50 KiB, and 32 MiB after a
+// document of many lines.
 typedef struct {
     CollectOptions options;
     uint64_t characters, spaces, japanese;
 
-    // The line that is being read. `line` and `line_characters` go to its last character that is no white space.
+    // The line that is being read. `line` and `line_characters` go to its last character that is no
+    // white space.
     uint64_t line, line_characters, line_so_far, line_characters_so_far;
     uint64_t all_characters, repeated_characters; // of the lines before
     uint64_t *lines;                              // [line_count] hashes of the different lines
-    uint32_t *line_slots;                         // [line_slot_count, a power of two] 1 + index into lines, 0: free
+    uint32_t *line_slots; // [line_slot_count, a power of two] 1 + index into lines, 0: free
     size_t line_count, line_capacity, line_slot_count, line_slot_capacity;
 
     Sha256 text;
@@ -145,8 +162,9 @@ typedef struct {
     uint32_t recent[8]; // ring of its last characters
     bool space_due;
     int empty_bins;
-    uint64_t bins[COLLECT_SIGNATURE];       // smallest hash, UINT64_MAX: none
-    uint64_t grams[COLLECT_GRAMS];          // [gram_count] the different grams that came while bins were empty
+    uint64_t bins[COLLECT_SIGNATURE]; // smallest hash, UINT64_MAX: none
+    uint64_t
+        grams[COLLECT_GRAMS]; // [gram_count] the different grams that came while bins were empty
     uint16_t gram_slots[2 * COLLECT_GRAMS]; // 1 + index into grams, 0: free
     size_t gram_count;
 } CollectState;
@@ -205,7 +223,8 @@ static inline uint32_t *collect_line_slot_(CollectState *s, uint64_t line) {
 // Makes the table of lines larger, and finds every line its new place.
 static inline bool collect_lines_grow_(CollectState *s, Error *e) {
     size_t slots = s->line_slot_count ? 2 * s->line_slot_count : 256;
-    if (!reserve_(&s->lines, &s->line_capacity, s->line_count, slots / 2 - s->line_count, sizeof *s->lines, e) ||
+    if (!reserve_(&s->lines, &s->line_capacity, s->line_count, slots / 2 - s->line_count,
+                  sizeof *s->lines, e) ||
         !reserve_(&s->line_slots, &s->line_slot_capacity, 0, slots, sizeof *s->line_slots, e)) {
         return false;
     }
@@ -219,7 +238,8 @@ static inline bool collect_lines_grow_(CollectState *s, Error *e) {
 
 static inline bool collect_line_end_(CollectState *s, Error *e) {
     if (s->line_characters > 0) {
-        if (2 * s->line_count >= s->line_slot_count && s->line_count < COLLECT_LINES && !collect_lines_grow_(s, e)) {
+        if (2 * s->line_count >= s->line_slot_count && s->line_count < COLLECT_LINES &&
+            !collect_lines_grow_(s, e)) {
             return false;
         }
         uint32_t *slot = collect_line_slot_(s, s->line);
@@ -264,8 +284,8 @@ static inline void gram_add_(CollectState *s) {
     *bin = gram < *bin ? gram : *bin;
 }
 
-// Appends a character to the normalised text. The last COLLECT_NGRAM characters c are hashed as the polynomial with
-// coefficients c + 1, modulo 2^64.
+// Appends a character to the normalised text. The last COLLECT_NGRAM characters c are hashed as the
+// polynomial with coefficients c + 1, modulo 2^64.
 static inline void normal_add_(CollectState *s, uint32_t c) {
     const uint64_t base = 0x9E3779B97F4A7C15u, last = base * base * base * base * base;
     s->rolling = s->rolling * base + (c + 1) - s->recent[(s->normal - COLLECT_NGRAM) % 8] * last;
@@ -275,8 +295,8 @@ static inline void normal_add_(CollectState *s, uint32_t c) {
     }
 }
 
-// Adds the next piece of the document's text, which ends at a character boundary. Bytes that are not UTF-8 count as
-// U+FFFD each. Fails only for lack of memory.
+// Adds the next piece of the document's text, which ends at a character boundary. Bytes that are
+// not UTF-8 count as U+FFFD each. Fails only for lack of memory.
 static inline bool collect_add(CollectState *s, const char *text, size_t length, Error *e) {
     if (s->options.exact) {
         sha256_add(&s->text, text, length);
@@ -317,8 +337,8 @@ static inline bool collect_add(CollectState *s, const char *text, size_t length,
     return true;
 }
 
-// Fills the empty bins. Round i gives each gram a new hash and, from round COLLECT_SIGNATURE on, one bin for all, so
-// that the rounds end. A bin filled in one round is closed to the next.
+// Fills the empty bins. Round i gives each gram a new hash and, from round COLLECT_SIGNATURE on,
+// one bin for all, so that the rounds end. A bin filled in one round is closed to the next.
 static inline void bins_fill_(CollectState *s) {
     uint16_t filled[COLLECT_SIGNATURE]; // the round, UINT16_MAX: none yet
     for (int i = 0; i < COLLECT_SIGNATURE; i++) {
@@ -327,7 +347,8 @@ static inline void bins_fill_(CollectState *s) {
     for (uint16_t round = 1; s->empty_bins > 0; round++) {
         for (size_t i = 0; i < s->gram_count; i++) {
             uint64_t hash = gram_hash_(s->grams[i] + round * 0x9E3779B97F4A7C15u);
-            size_t bin = round < COLLECT_SIGNATURE ? hash % COLLECT_SIGNATURE : round - (size_t)COLLECT_SIGNATURE;
+            size_t bin = round < COLLECT_SIGNATURE ? hash % COLLECT_SIGNATURE
+                                                   : round - (size_t)COLLECT_SIGNATURE;
             if (filled[bin] >= round) {
                 s->empty_bins -= filled[bin] == UINT16_MAX;
                 filled[bin] = round;
@@ -342,7 +363,8 @@ static inline CollectVerdict collect_verdict_(const CollectState *s) {
     uint64_t visible = s->characters - s->spaces;
     CollectVerdict v = {.characters = s->characters};
     v.japanese = visible ? (double)s->japanese / (double)visible : 0;
-    v.repeated_lines = s->all_characters ? (double)s->repeated_characters / (double)s->all_characters : 0;
+    v.repeated_lines =
+        s->all_characters ? (double)s->repeated_characters / (double)s->all_characters : 0;
     v.reason = v.characters < o->min_characters           ? COLLECT_SHORT
                : v.characters > o->max_characters         ? COLLECT_LONG
                : v.japanese < o->min_japanese             ? COLLECT_JAPANESE
@@ -355,8 +377,10 @@ static inline CollectVerdict collect_verdict_(const CollectState *s) {
     return v;
 }
 
-// Ends the document: its verdict, and its fingerprint as far as the options ask for one (zeros where they do not).
-static inline bool collect_end(CollectState *s, CollectVerdict *verdict, CollectFingerprint *fingerprint, Error *e) {
+// Ends the document: its verdict, and its fingerprint as far as the options ask for one (zeros
+// where they do not).
+static inline bool collect_end(CollectState *s, CollectVerdict *verdict,
+                               CollectFingerprint *fingerprint, Error *e) {
     *fingerprint = (CollectFingerprint){0};
     *verdict = (CollectVerdict){0};
     if (!collect_line_end_(s, e)) {
@@ -382,8 +406,9 @@ static inline bool collect_end(CollectState *s, CollectVerdict *verdict, Collect
     return true;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Record files: one record a document, filtered ones included, in the order of the corpus; no header. Little-endian.
+// ------------------------------------------------------------------------------------------------
+// Record files: one record a document, filtered ones included, in the order of the corpus; no
+// header. Little-endian.
 //   0   u8[16]   exact       cut SHA-256 of the text, 0 if options.exact is off
 //   16  u64      bytes       of the text
 //   24  f64      value       what the filter measured
@@ -391,7 +416,10 @@ static inline bool collect_end(CollectState *s, CollectVerdict *verdict, Collect
 //   36  u32      0
 //   40  u16[256] signature   only if options.near_duplicates is on
 
-enum { COLLECT_RECORD_SHORT_ = 40, COLLECT_RECORD_LIMIT = COLLECT_RECORD_SHORT_ + 2 * COLLECT_SIGNATURE };
+enum {
+    COLLECT_RECORD_SHORT_ = 40,
+    COLLECT_RECORD_LIMIT = COLLECT_RECORD_SHORT_ + 2 * COLLECT_SIGNATURE
+};
 
 typedef struct {
     CollectReason reason;
@@ -405,8 +433,9 @@ static inline size_t collect_record_size(const CollectOptions *o) {
 }
 
 // Writes the first collect_record_size(o) bytes of `record`, for a text of `bytes` bytes.
-static inline void collect_store(unsigned char record[COLLECT_RECORD_LIMIT], const CollectOptions *o,
-                                 const CollectVerdict *verdict, const CollectFingerprint *fingerprint, uint64_t bytes) {
+static inline void collect_store(unsigned char record[COLLECT_RECORD_LIMIT],
+                                 const CollectOptions *o, const CollectVerdict *verdict,
+                                 const CollectFingerprint *fingerprint, uint64_t bytes) {
     uint64_t value;
     memcpy(&value, &verdict->value, sizeof value);
     memcpy(record, fingerprint->exact, 16);
@@ -418,40 +447,51 @@ static inline void collect_store(unsigned char record[COLLECT_RECORD_LIMIT], con
     }
 }
 
-static inline bool collect_load(CollectRecord *out, const unsigned char *record, const char *path, Error *e) {
+static inline bool collect_load(CollectRecord *out, const unsigned char *record, const char *path,
+                                Error *e) {
     uint64_t value = load_le(record + 24, 8), reason = load_le(record + 32, 8);
     *out = (CollectRecord){0};
     if (reason >= COLLECT_EXACT) {
-        return fail(e, "%s: holds the reason %llu, which is no filter's: it is no file of collection records", path,
-                    (unsigned long long)reason);
+        return fail(
+            e,
+            "%s: holds the reason %llu, which is no filter's: it is no file of collection records",
+            path, (unsigned long long)reason);
     }
     *out = (CollectRecord){.reason = (CollectReason)reason, .bytes = load_le(record + 16, 8)};
     memcpy(&out->value, &value, sizeof value);
     return true;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Duplicates
 //
-// Locality-sensitive hashing: a signature is cut into bands of `rows` values. Two documents of similarity J agree in
-// all of a band with probability J^rows, and in at least one of the bands with 1 - (1 - J^rows)^bands. Those that do
-// are compared by their whole signatures.
+// Locality-sensitive hashing: a signature is cut into bands of `rows` values. Two documents of
+// similarity J agree in all of a band with probability J^rows, and in at least one of the bands
+// with 1 - (1 - J^rows)^bands. Those that do are compared by their whole signatures.
 //
-// A table of keys, one column for the texts' exact hash and one for each band, goes to a scratch file. Column by
-// column, documents with the same key form a bucket; in it each one is compared with the earlier ones that were kept so
-// far, the first COLLECT_BUCKET of them at most, and goes with the first that matches. So a bucket of n documents costs
-// at most COLLECT_BUCKET * n comparisons. A document that gave way in one column is absent from the next.
+// A table of keys, one column for the texts' exact hash and one for each band, goes to a scratch
+// file. Column by column, documents with the same key form a bucket; in it each one is compared
+// with the earlier ones that were kept so far, the first COLLECT_BUCKET of them at most, and goes
+// with the first that matches. So a bucket of n documents costs at most COLLECT_BUCKET * n
+// comparisons. A document that gave way in one column is absent from the next.
 //
-// A near-duplicate whose match gave way to a third in a later column is compared with that one, and comes back if the
-// two are not similar. Then the columns are gone through again, but only the buckets of those that came back, until
-// none does. (Each round makes at least the first document final that was not, so this ends.) In the end each
-// near-duplicate is similar to an earlier document that is kept, and no two that are kept share a band and are similar,
-// as if the documents had come one by one. Only in buckets of more than COLLECT_BUCKET kept documents may a pair be
+// A near-duplicate whose match gave way to a third in a later column is compared with that one, and
+// comes back if the two are not similar. Then the columns are gone through again, but only the
+// buckets of those that came back, until none does. (Each round makes at least the first document
+// final that was not, so this ends.) In the end each near-duplicate is similar to an earlier
+// document that is kept, and no two that are kept share a band and are similar, as if the documents
+// had come one by one. Only in buckets of more than COLLECT_BUCKET kept documents may a pair be
 // missed. An exact duplicate names the first document with its text, whatever became of that one.
 //
-// N documents take 17 N bytes of memory (21 N if most come back), and 4 N (bands + 1) of the scratch file.
+// N documents take 17 N bytes of memory (21 N if most come back), and 4 N (bands + 1) of the
+// scratch file.
 
-enum { COLLECT_BUCKET = 64, COLLECT_PARTS_ = 256, COLLECT_BLOCK_ = 4096, COLLECT_WANTED_ = 1 << 20 };
+enum {
+    COLLECT_BUCKET = 64,
+    COLLECT_PARTS_ = 256,
+    COLLECT_BLOCK_ = 4096,
+    COLLECT_WANTED_ = 1 << 20
+};
 
 static const uint32_t COLLECT_NONE = UINT32_MAX;
 
@@ -459,7 +499,8 @@ typedef struct {
     int rows, bands; // rows * bands <= COLLECT_SIGNATURE
 } CollectBands;
 
-// The most rows, and so the fewest comparisons in vain, with which a pair at the threshold meets with probability 0.98.
+// The most rows, and so the fewest comparisons in vain, with which a pair at the threshold meets
+// with probability 0.98.
 static inline CollectBands collect_bands(double threshold) {
     CollectBands best = {1, COLLECT_SIGNATURE};
     double agree = 1;
@@ -479,8 +520,8 @@ static inline CollectBands collect_bands(double threshold) {
 
 typedef struct {
     size_t documents;
-    uint8_t *reason;   // [documents] CollectReason: of the filters as recorded, or what came out here
-    uint32_t *of;      // [documents] the earlier document that a duplicate repeats, else COLLECT_NONE
+    uint8_t *reason; // [documents] CollectReason: of the filters as recorded, or what came out here
+    uint32_t *of;    // [documents] the earlier document that a duplicate repeats, else COLLECT_NONE
     float *similarity; // [documents] to that one, else 0
 } CollectResult;
 
@@ -506,7 +547,8 @@ typedef struct {
     const char *scratch_path;
     int scratch;
     CollectResult *result;
-    uint64_t *keys; // [documents] of a column: key << 32 | document, by parts of the key's upper 8 bits
+    uint64_t
+        *keys; // [documents] of a column: key << 32 | document, by parts of the key's upper 8 bits
     uint32_t *back; // [back_count] documents that came back in the last round
     size_t back_count, back_capacity;
     uint64_t *wanted; // [COLLECT_WANTED_ / 64] bit key >> 12: whether this round looks at such keys
@@ -517,17 +559,20 @@ static inline uint64_t column_offset_(const CollectDuplicates_ *d, int column) {
     return (uint64_t)column * d->result->documents * 4;
 }
 
-static inline uint32_t column_key_(const CollectDuplicates_ *d, const unsigned char *record, int column) {
+static inline uint32_t column_key_(const CollectDuplicates_ *d, const unsigned char *record,
+                                   int column) {
     size_t bytes = 2 * (size_t)d->bands.rows;
     const unsigned char *band = record + COLLECT_RECORD_SHORT_ + (size_t)(column - 1) * bytes;
-    return column == 0 ? (uint32_t)load_le(record, 4)
-                       : (uint32_t)(hash_mix_(hash_bytes_(HASH_START_, (const char *)band, bytes)) >> 32);
+    return column == 0
+               ? (uint32_t)load_le(record, 4)
+               : (uint32_t)(hash_mix_(hash_bytes_(HASH_START_, (const char *)band, bytes)) >> 32);
 }
 
-static inline bool scratch_write_(const CollectDuplicates_ *d, const void *data, size_t bytes, uint64_t offset,
-                                  Error *e) {
+static inline bool scratch_write_(const CollectDuplicates_ *d, const void *data, size_t bytes,
+                                  uint64_t offset, Error *e) {
     for (size_t done = 0; done < bytes;) {
-        ssize_t n = pwrite(d->scratch, (const char *)data + done, bytes - done, (off_t)(offset + done));
+        ssize_t n =
+            pwrite(d->scratch, (const char *)data + done, bytes - done, (off_t)(offset + done));
         if (n < 0 && errno != EINTR) {
             return fail(e, "%s: cannot be written: %s", d->scratch_path, strerror(errno));
         }
@@ -536,9 +581,10 @@ static inline bool scratch_write_(const CollectDuplicates_ *d, const void *data,
     return true;
 }
 
-// Reads the records of documents first .. first + count - 1 of a file; their reasons and keys go where they belong.
-static inline bool columns_block_(CollectDuplicates_ *d, const CollectFile_ *file, size_t first, size_t count,
-                                  Error *e) {
+// Reads the records of documents first .. first + count - 1 of a file; their reasons and keys go
+// where they belong.
+static inline bool columns_block_(CollectDuplicates_ *d, const CollectFile_ *file, size_t first,
+                                  size_t count, Error *e) {
     unsigned char *records = malloc(count * d->record), *keys = malloc(4 * count);
     bool ok = (records && keys) || fail(e, "collect: no memory for a block of records");
     ok = ok && read_at(file->file, file->path, records, count * d->record, first * d->record, e);
@@ -551,7 +597,8 @@ static inline bool columns_block_(CollectDuplicates_ *d, const CollectFile_ *fil
         for (size_t i = 0; i < count; i++) {
             store_le(keys + 4 * i, column_key_(d, records + i * d->record, column), 4);
         }
-        ok = scratch_write_(d, keys, 4 * count, column_offset_(d, column) + 4 * (file->first + first), e);
+        ok = scratch_write_(d, keys, 4 * count,
+                            column_offset_(d, column) + 4 * (file->first + first), e);
     }
     free(records);
     free(keys);
@@ -565,7 +612,8 @@ static inline bool columns_write_(CollectDuplicates_ *d, Error *e) {
 #pragma omp parallel for schedule(dynamic)
         for (size_t first = 0; first < file->count; first += COLLECT_BLOCK_) {
             Error why;
-            if (!columns_block_(d, file, first, min_u64_(COLLECT_BLOCK_, file->count - first), &why)) {
+            if (!columns_block_(d, file, first, min_u64_(COLLECT_BLOCK_, file->count - first),
+                                &why)) {
 #pragma omp critical(collect_error)
                 *e = why, ok = false;
             }
@@ -579,7 +627,8 @@ static inline bool keys_want_(CollectDuplicates_ *d, int column, Error *e) {
     memset(d->wanted, 0, COLLECT_WANTED_ / 8);
     for (size_t i = 0; i < d->back_count; i++) {
         unsigned char bytes[4];
-        if (!read_at(d->scratch, d->scratch_path, bytes, 4, column_offset_(d, column) + 4 * (uint64_t)d->back[i], e)) {
+        if (!read_at(d->scratch, d->scratch_path, bytes, 4,
+                     column_offset_(d, column) + 4 * (uint64_t)d->back[i], e)) {
             return false;
         }
         uint32_t bit = (uint32_t)load_le(bytes, 4) >> 12;
@@ -588,19 +637,21 @@ static inline bool keys_want_(CollectDuplicates_ *d, int column, Error *e) {
     return true;
 }
 
-// Counts (`place` false) or places the wanted keys of the documents that are still kept. The documents of a part stay
-// in order.
-static inline bool collect_keys_pass_(CollectDuplicates_ *d, int column, size_t begin[COLLECT_PARTS_ + 1], bool place,
-                                      Error *e) {
+// Counts (`place` false) or places the wanted keys of the documents that are still kept. The
+// documents of a part stay in order.
+static inline bool collect_keys_pass_(CollectDuplicates_ *d, int column,
+                                      size_t begin[COLLECT_PARTS_ + 1], bool place, Error *e) {
     unsigned char block[4 * COLLECT_BLOCK_];
     for (size_t first = 0; first < d->result->documents; first += COLLECT_BLOCK_) {
         size_t count = min_u64_(COLLECT_BLOCK_, d->result->documents - first);
-        if (!read_at(d->scratch, d->scratch_path, block, 4 * count, column_offset_(d, column) + 4 * first, e)) {
+        if (!read_at(d->scratch, d->scratch_path, block, 4 * count,
+                     column_offset_(d, column) + 4 * first, e)) {
             return false;
         }
         for (size_t i = 0; i < count; i++) {
             uint64_t key = load_le(block + 4 * i, 4);
-            if (d->result->reason[first + i] != COLLECT_KEPT || !(d->wanted[key >> 18] >> (key >> 12) % 64 & 1)) {
+            if (d->result->reason[first + i] != COLLECT_KEPT ||
+                !(d->wanted[key >> 18] >> (key >> 12) % 64 & 1)) {
                 continue;
             }
             if (place) {
@@ -632,8 +683,8 @@ static inline void collect_keys_sort_(uint64_t *keys, uint64_t *spare, size_t co
 }
 
 // Reads what a column compares of a document's record: the exact hash or the signature.
-static inline bool compared_read_(const CollectDuplicates_ *d, uint32_t document, bool exact, unsigned char *out,
-                                  Error *e) {
+static inline bool compared_read_(const CollectDuplicates_ *d, uint32_t document, bool exact,
+                                  unsigned char *out, Error *e) {
     size_t low = 0, high = d->file_count; // the file is in [low, high)
     while (high - low > 1) {
         size_t middle = (low + high) / 2;
@@ -644,7 +695,8 @@ static inline bool compared_read_(const CollectDuplicates_ *d, uint32_t document
                    (document - file->first) * d->record + (exact ? 0 : COLLECT_RECORD_SHORT_), e);
 }
 
-static inline double compared_similarity_(const unsigned char *a, const unsigned char *b, bool exact) {
+static inline double compared_similarity_(const unsigned char *a, const unsigned char *b,
+                                          bool exact) {
     int equal = 0;
     if (exact) {
         return memcmp(a, b, 16) == 0;
@@ -656,8 +708,10 @@ static inline double compared_similarity_(const unsigned char *a, const unsigned
 }
 
 // One bucket: documents with the same key, in order.
-static inline bool bucket_compare_(CollectDuplicates_ *d, const uint64_t *keys, size_t count, bool exact, Error *e) {
-    unsigned char compared[COLLECT_BUCKET + 1][2 * COLLECT_SIGNATURE]; // of the kept ones; the last is the one in hand
+static inline bool bucket_compare_(CollectDuplicates_ *d, const uint64_t *keys, size_t count,
+                                   bool exact, Error *e) {
+    unsigned char compared[COLLECT_BUCKET + 1]
+                          [2 * COLLECT_SIGNATURE]; // of the kept ones; the last is the one in hand
     uint32_t kept[COLLECT_BUCKET + 1];
     size_t kept_count = 0;
     const double threshold = exact ? 1 : d->options->near_duplicates;
@@ -669,8 +723,8 @@ static inline bool bucket_compare_(CollectDuplicates_ *d, const uint64_t *keys, 
         if (!compared_read_(d, document, exact, compared[kept_count], e)) {
             return false;
         }
-        while (k < kept_count &&
-               (similarity = compared_similarity_(compared[k], compared[kept_count], exact)) < threshold) {
+        while (k < kept_count && (similarity = compared_similarity_(
+                                      compared[k], compared[kept_count], exact)) < threshold) {
             k++;
         }
         if (k < kept_count) {
@@ -684,7 +738,8 @@ static inline bool bucket_compare_(CollectDuplicates_ *d, const uint64_t *keys, 
     return true;
 }
 
-static inline bool part_compare_(CollectDuplicates_ *d, uint64_t *keys, size_t count, bool exact, Error *e) {
+static inline bool part_compare_(CollectDuplicates_ *d, uint64_t *keys, size_t count, bool exact,
+                                 Error *e) {
     if (count < 2) {
         return true;
     }
@@ -705,7 +760,8 @@ static inline bool part_compare_(CollectDuplicates_ *d, uint64_t *keys, size_t c
     return true;
 }
 
-// A document is in one part of a column only, so parts can go to threads, and ranks could share them.
+// A document is in one part of a column only, so parts can go to threads, and ranks could share
+// them.
 static inline bool column_compare_(CollectDuplicates_ *d, int column, Error *e) {
     size_t begin[COLLECT_PARTS_ + 1] = {0}, end[COLLECT_PARTS_ + 1];
     bool ok = collect_keys_pass_(d, column, begin, false, e);
@@ -727,12 +783,15 @@ static inline bool column_compare_(CollectDuplicates_ *d, int column, Error *e) 
     return ok;
 }
 
-// Whether the near-duplicate of a document that gave way itself is one of the document that this gave way to.
-static inline bool chain_shorten_(CollectDuplicates_ *d, uint32_t document, bool *similar, Error *e) {
+// Whether the near-duplicate of a document that gave way itself is one of the document that this
+// gave way to.
+static inline bool chain_shorten_(CollectDuplicates_ *d, uint32_t document, bool *similar,
+                                  Error *e) {
     unsigned char compared[2][2 * COLLECT_SIGNATURE];
     CollectResult *r = d->result;
     uint32_t to = r->of[r->of[document]];
-    if (!compared_read_(d, document, false, compared[0], e) || !compared_read_(d, to, false, compared[1], e)) {
+    if (!compared_read_(d, document, false, compared[0], e) ||
+        !compared_read_(d, to, false, compared[1], e)) {
         return false;
     }
     double similarity = compared_similarity_(compared[0], compared[1], false);
@@ -761,13 +820,15 @@ static inline bool chains_settle_(CollectDuplicates_ *d, Error *e) {
     return true;
 }
 
-static inline bool record_files_open_(CollectDuplicates_ *d, const char *const *paths, size_t count, Error *e) {
+static inline bool record_files_open_(CollectDuplicates_ *d, const char *const *paths, size_t count,
+                                      Error *e) {
     size_t documents = 0;
     for (; d->file_count < count; d->file_count++) {
         CollectFile_ *file = &d->files[d->file_count];
         const char *path = paths[d->file_count];
         struct stat status;
-        *file = (CollectFile_){.path = path, .file = open(path, O_RDONLY | O_CLOEXEC), .first = documents};
+        *file = (CollectFile_){
+            .path = path, .file = open(path, O_RDONLY | O_CLOEXEC), .first = documents};
         if (file->file < 0 || fstat(file->file, &status)) {
             d->file_count += file->file >= 0;
             return fail(e, "%s: cannot be read: %s", path, strerror(errno));
@@ -777,7 +838,8 @@ static inline bool record_files_open_(CollectDuplicates_ *d, const char *const *
         if ((size_t)status.st_size % d->record || documents >= COLLECT_NONE) {
             d->file_count++;
             return fail(e, "%s: has %lld bytes, which is %s", path, (long long)status.st_size,
-                        documents >= COLLECT_NONE ? "more than 4,294,967,294 documents" : "no whole number of records");
+                        documents >= COLLECT_NONE ? "more than 4,294,967,294 documents"
+                                                  : "no whole number of records");
         }
     }
     d->result->documents = documents;
@@ -795,7 +857,8 @@ static inline bool result_allocate_(CollectResult *r, Error *e) {
     return true;
 }
 
-static inline bool duplicates_run_(CollectDuplicates_ *d, const char *const *paths, size_t count, Error *e) {
+static inline bool duplicates_run_(CollectDuplicates_ *d, const char *const *paths, size_t count,
+                                   Error *e) {
     if (!(d->files = calloc(count + 1, sizeof *d->files))) {
         return fail(e, "collect: no memory for %zu record files", count);
     }
@@ -821,7 +884,8 @@ static inline bool duplicates_run_(CollectDuplicates_ *d, const char *const *pat
     }
     do {
         for (int column = 1; column <= d->bands.bands; column++) {
-            if ((d->back_count > 0 && !keys_want_(d, column, e)) || !column_compare_(d, column, e)) {
+            if ((d->back_count > 0 && !keys_want_(d, column, e)) ||
+                !column_compare_(d, column, e)) {
                 return false;
             }
         }
@@ -832,13 +896,16 @@ static inline bool duplicates_run_(CollectDuplicates_ *d, const char *const *pat
     return true;
 }
 
-// Finds the duplicates among the documents of the record files, which follow one another in the order of the corpus and
-// were made under the same options. scratch_path names a file that does not exist yet. Parallel over OpenMP threads. On
-// failure there is nothing to free.
+// Finds the duplicates among the documents of the record files, which follow one another in the
+// order of the corpus and were made under the same options. scratch_path names a file that does not
+// exist yet. Parallel over OpenMP threads. On failure there is nothing to free.
 static inline bool collect_duplicates(CollectResult *out, const char *const *paths, size_t count,
                                       const char *scratch_path, const CollectOptions *o, Error *e) {
-    CollectDuplicates_ d = {
-        .options = o, .record = collect_record_size(o), .scratch_path = scratch_path, .scratch = -1, .result = out};
+    CollectDuplicates_ d = {.options = o,
+                            .record = collect_record_size(o),
+                            .scratch_path = scratch_path,
+                            .scratch = -1,
+                            .result = out};
     *out = (CollectResult){0};
     if (o->near_duplicates > 0) {
         d.bands = collect_bands(o->near_duplicates);

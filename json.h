@@ -1,8 +1,9 @@
-// json.h: a small strict JSON reader and writer, and the one-line Error that every header above reports with.
+// json.h: a small strict JSON reader and writer, and the one-line Error that every header above
+// reports with.
 //
-// Reader: RFC 8259 without extensions. Input is untrusted: UTF-8 and nesting depth are checked, the error names the
-// byte. A document is parsed into nodes that live in one arena; json_free releases all of them at once.
-// Writer: appends to a growing buffer; the caller says where the bytes go.
+// Reader: RFC 8259 without extensions. Input is untrusted: UTF-8 and nesting depth are checked, the
+// error names the byte. A document is parsed into nodes that live in one arena; json_free releases
+// all of them at once. Writer: appends to a growing buffer; the caller says where the bytes go.
 #ifndef JSON_H
 #define JSON_H
 
@@ -16,15 +17,16 @@
 #include <string.h>
 #include <sys/stat.h>
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Errors: library code never prints and never exits, it returns false and leaves one line here
 
 typedef struct {
     char text[1024]; // what failed, where, and what would be right; empty if nothing failed
 } Error;
 
-// Writes the line and returns false, so that a failing function ends in `return fail(e, ...)`. A control character,
-// from a name or a value in a file, would break the line or drive the terminal: it becomes a question mark.
+// Writes the line and returns false, so that a failing function ends in `return fail(e, ...)`. A
+// control character, from a name or a value in a file, would break the line or drive the terminal:
+// it becomes a question mark.
 __attribute__((format(printf, 2, 3))) static inline bool fail(Error *e, const char *format, ...) {
     va_list args;
     va_start(args, format);
@@ -36,8 +38,9 @@ __attribute__((format(printf, 2, 3))) static inline bool fail(Error *e, const ch
     return false;
 }
 
-// Reads a whole file into a fresh buffer that ends in one extra NUL byte (not counted in *length). A file of more than
-// `limit` bytes is refused. Returns NULL and fills the error on failure; the caller frees.
+// Reads a whole file into a fresh buffer that ends in one extra NUL byte (not counted in *length).
+// A file of more than `limit` bytes is refused. Returns NULL and fills the error on failure; the
+// caller frees.
 static inline char *read_file(const char *path, size_t limit, size_t *length, Error *e) {
     FILE *file = fopen(path, "rb");
     struct stat status;
@@ -47,8 +50,8 @@ static inline char *read_file(const char *path, size_t limit, size_t *length, Er
     } else if (!S_ISREG(status.st_mode)) {
         fail(e, "%s: is not a regular file", path);
     } else if ((uint64_t)status.st_size > limit) {
-        fail(e, "%s: has %lld bytes, more than the %zu that such a file may have", path, (long long)status.st_size,
-             limit);
+        fail(e, "%s: has %lld bytes, more than the %zu that such a file may have", path,
+             (long long)status.st_size, limit);
     } else {
         *length = (size_t)status.st_size;
         data = malloc(*length + 1);
@@ -69,8 +72,9 @@ static inline char *read_file(const char *path, size_t limit, size_t *length, Er
     return data;
 }
 
-// Length of the valid UTF-8 character that starts at s (n bytes left), 0 if there is none: no overlong forms, no
-// surrogates, nothing above U+10FFFF (Unicode 15, table 3-7). *code_point may be NULL.
+// Length of the valid UTF-8 character that starts at s (n bytes left), 0 if there is none: no
+// overlong forms, no surrogates, nothing above U+10FFFF (Unicode 15, table 3-7). *code_point may be
+// NULL.
 static inline size_t utf8_decode(const char *s, size_t n, uint32_t *code_point) {
     const unsigned char *u = (const unsigned char *)s;
     uint32_t c;
@@ -100,7 +104,8 @@ static inline size_t utf8_decode(const char *s, size_t n, uint32_t *code_point) 
         }
         c = c << 6 | (u[i] & 0x3F);
     }
-    if ((length == 3 && c < 0x800) || (c >= 0xD800 && c < 0xE000) || (length == 4 && c < 0x10000) || c > 0x10FFFF) {
+    if ((length == 3 && c < 0x800) || (c >= 0xD800 && c < 0xE000) || (length == 4 && c < 0x10000) ||
+        c > 0x10FFFF) {
         return 0;
     }
     if (code_point) {
@@ -109,7 +114,8 @@ static inline size_t utf8_decode(const char *s, size_t n, uint32_t *code_point) 
     return length;
 }
 
-// Writes the UTF-8 form of a code point below 0x110000 to out (at most 4 bytes), returns its length.
+// Writes the UTF-8 form of a code point below 0x110000 to out (at most 4 bytes), returns its
+// length.
 static inline size_t utf8_encode(uint32_t c, char *out) {
     if (c < 0x80) {
         out[0] = (char)c;
@@ -123,7 +129,7 @@ static inline size_t utf8_encode(uint32_t c, char *out) {
     return length;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Reader
 
 typedef enum { JSON_NULL, JSON_BOOL, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT } JsonKind;
@@ -131,9 +137,10 @@ typedef enum { JSON_NULL, JSON_BOOL, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_
 typedef struct Json {
     JsonKind kind;
     bool boolean;
-    const char *text; // string: decoded, UTF-8, NUL-terminated (may hold NULs inside); number: as written
-    size_t length;    // of text in bytes; for arrays and objects the number of members
-    const char *key;  // inside an object, decoded; else NULL
+    const char
+        *text; // string: decoded, UTF-8, NUL-terminated (may hold NULs inside); number: as written
+    size_t length;   // of text in bytes; for arrays and objects the number of members
+    const char *key; // inside an object, decoded; else NULL
     size_t key_length;
     struct Json *child; // first member of an array or object
     struct Json *next;  // next member of the same array or object
@@ -169,7 +176,8 @@ static inline void json_free(JsonDocument *document) {
 }
 
 static inline bool json_error_(JsonParser_ *p, const char *what) {
-    return fail(p->error, "%s: not valid JSON at byte %zu: %s", p->name, (size_t)(p->at - p->start), what);
+    return fail(p->error, "%s: not valid JSON at byte %zu: %s", p->name, (size_t)(p->at - p->start),
+                what);
 }
 
 static inline void *json_allocate_(JsonParser_ *p, size_t bytes) {
@@ -191,7 +199,8 @@ static inline void *json_allocate_(JsonParser_ *p, size_t bytes) {
 }
 
 static inline void json_skip_space_(JsonParser_ *p) {
-    while (p->at < p->end && (*p->at == ' ' || *p->at == '\t' || *p->at == '\n' || *p->at == '\r')) {
+    while (p->at < p->end &&
+           (*p->at == ' ' || *p->at == '\t' || *p->at == '\n' || *p->at == '\r')) {
         p->at++;
     }
 }
@@ -239,8 +248,8 @@ static inline bool json_unicode_escape_(JsonParser_ *p, uint32_t *code_point) {
     return true;
 }
 
-// At the opening quote. Decodes into the arena: a decoded string is never longer than its source, but for a lone
-// surrogate, whose 6 bytes of source become 3.
+// At the opening quote. Decodes into the arena: a decoded string is never longer than its source,
+// but for a lone surrogate, whose 6 bytes of source become 3.
 static inline bool json_parse_string_(JsonParser_ *p, const char **text, size_t *length) {
     const char *close = ++p->at;
     while (close < p->end && *close != '"') {
@@ -291,8 +300,8 @@ static inline bool json_parse_string_(JsonParser_ *p, const char **text, size_t 
 static inline bool json_parse_number_(JsonParser_ *p, Json *node) {
     const char *start = p->at;
     const char *s = p->at + (*p->at == '-');
-#define JSON_DIGITS_(s)                                                                                                \
-    while ((s) < p->end && *(s) >= '0' && *(s) <= '9')                                                                 \
+#define JSON_DIGITS_(s)                                                                            \
+    while ((s) < p->end && *(s) >= '0' && *(s) <= '9')                                             \
     (s)++
     const char *digits = s;
     JSON_DIGITS_(s);
@@ -383,8 +392,9 @@ static inline bool json_parse_value_(JsonParser_ *p, Json *node, int depth) {
     static const struct {
         const char *word;
         Json node;
-    } words[] = {
-        {"null", {.kind = JSON_NULL}}, {"true", {.kind = JSON_BOOL, .boolean = true}}, {"false", {.kind = JSON_BOOL}}};
+    } words[] = {{"null", {.kind = JSON_NULL}},
+                 {"true", {.kind = JSON_BOOL, .boolean = true}},
+                 {"false", {.kind = JSON_BOOL}}};
     json_skip_space_(p);
     size_t left = (size_t)(p->end - p->at);
     if (left == 0) {
@@ -411,9 +421,11 @@ static inline bool json_parse_value_(JsonParser_ *p, Json *node, int depth) {
     return json_error_(p, "expected a value");
 }
 
-// Parses one JSON text of `length` bytes; anything but white space after it is an error. `name` stands in the error
-// line (a file's path). On failure nothing is left to free. The text may be freed after parsing.
-static inline bool json_parse(JsonDocument *document, const char *text, size_t length, const char *name, Error *e) {
+// Parses one JSON text of `length` bytes; anything but white space after it is an error. `name`
+// stands in the error line (a file's path). On failure nothing is left to free. The text may be
+// freed after parsing.
+static inline bool json_parse(JsonDocument *document, const char *text, size_t length,
+                              const char *name, Error *e) {
     *document = (JsonDocument){0};
     JsonParser_ p = {name, text, text, text + length, document, e};
     Json *root = json_allocate_(&p, sizeof *root);
@@ -431,7 +443,8 @@ static inline bool json_parse(JsonDocument *document, const char *text, size_t l
 }
 
 // Reads and parses a file of at most `limit` bytes.
-static inline bool json_parse_file(JsonDocument *document, const char *path, size_t limit, Error *e) {
+static inline bool json_parse_file(JsonDocument *document, const char *path, size_t limit,
+                                   Error *e) {
     size_t length;
     char *text = read_file(path, limit, &length, e);
     bool ok = text && json_parse(document, text, length, path, e);
@@ -439,8 +452,8 @@ static inline bool json_parse_file(JsonDocument *document, const char *path, siz
     return ok;
 }
 
-// The member of an object with this key, the last one if the key is repeated (as Python does); NULL if `object` is
-// NULL, not an object, or has no such key.
+// The member of an object with this key, the last one if the key is repeated (as Python does); NULL
+// if `object` is NULL, not an object, or has no such key.
 static inline const Json *json_get(const Json *object, const char *key) {
     const Json *found = NULL;
     size_t length = strlen(key);
@@ -456,7 +469,8 @@ static inline const Json *json_get(const Json *object, const char *key) {
 
 // Value of a string node that holds no NUL byte, else NULL (also for a NULL node).
 static inline const char *json_string(const Json *node) {
-    return node && node->kind == JSON_STRING && strlen(node->text) == node->length ? node->text : NULL;
+    return node && node->kind == JSON_STRING && strlen(node->text) == node->length ? node->text
+                                                                                   : NULL;
 }
 
 // True if the node is a whole number without fraction or exponent that fits; then *value is exact.
@@ -478,7 +492,7 @@ static inline bool json_double(const Json *node, double *value) {
     return isfinite(*value);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Writer
 
 typedef struct {
@@ -532,7 +546,11 @@ static inline void json_append_quoted_(JsonWriter *w, const char *text, size_t l
             json_append(w, text + start, i - start);
             start = i + 1;
             if (i < length) {
-                snprintf(escape, sizeof escape, c == '"' || c == '\\' ? "\\%c" : c == '\n' ? "\\n" : "\\u%04x", c);
+                snprintf(escape, sizeof escape,
+                         c == '"' || c == '\\' ? "\\%c"
+                         : c == '\n'           ? "\\n"
+                                               : "\\u%04x",
+                         c);
                 json_append_text_(w, escape);
             }
         }
@@ -599,8 +617,8 @@ static inline void json_put_null(JsonWriter *w, const char *key) {
     json_append_text_(w, "null");
 }
 
-// The shortest decimal that reads back as the same double, always with a point or an exponent (strict readers tell
-// 0.0 from 0). JSON has no NaN or infinity: null stands for them.
+// The shortest decimal that reads back as the same double, always with a point or an exponent
+// (strict readers tell 0.0 from 0). JSON has no NaN or infinity: null stands for them.
 static inline void json_put_double(JsonWriter *w, const char *key, double value) {
     char text[40];
     if (!isfinite(value)) {

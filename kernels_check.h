@@ -1,5 +1,5 @@
-// kernels_check.h: the two tables of kernels side by side: every kernel is one line of `probes`. check_kernels compares
-// them on many shapes and kinds of values, bench_kernels times them.
+// kernels_check.h: the two tables of kernels side by side: every kernel is one line of `probes`.
+// check_kernels compares them on many shapes and kinds of values, bench_kernels times them.
 #ifndef KERNELS_CHECK_H
 #define KERNELS_CHECK_H
 
@@ -22,11 +22,12 @@ typedef void (*KernelRun)(const Kernels *k, float **x, const int32_t *tokens, co
 typedef struct {
     const char *name;
     int outputs;                      // how many of the arrays below it writes: the first ones
-    const char *arrays[PROBE_ARRAYS]; // sizes: products of B T C H V O, R = B T, K = CLASSIFIER_ROWS, and digits
+    const char *arrays[PROBE_ARRAYS]; // sizes: products of B T C H V O, R = B T, K =
+                                      // CLASSIFIER_ROWS, and digits
     const char *sum;                  // length of its longest sum, likewise
-    const char *work;                 // what it does, likewise: operations, or floats moved to and from memory
-    bool bytes;                       // work counts floats moved
-    KernelRun prepare;                // makes random arrays consistent, with the reference; may be NULL
+    const char *work;  // what it does, likewise: operations, or floats moved to and from memory
+    bool bytes;        // work counts floats moved
+    KernelRun prepare; // makes random arrays consistent, with the reference; may be NULL
     KernelRun run;
 } KernelProbe;
 
@@ -47,14 +48,15 @@ static inline size_t product_of(const char *letters, const Shape *s) {
     return product;
 }
 
-#define RUN(name) static inline void name(const Kernels *k, float **x, const int32_t *tokens, const Shape *s)
+#define RUN(name)                                                                                  \
+    static inline void name(const Kernels *k, float **x, const int32_t *tokens, const Shape *s)
 #define UNUSED_TOKENS (void)tokens
 
 RUN(run_embedding_forward) {
-    k->embedding_forward(x[0], tokens, x[1], x[2], (Words){0, s->V}, 0, s->B, s->T, s->C);
+    k->embedding_forward(x[0], tokens, x[1], x[2], (VocabShard){0, s->V}, 0, s->B, s->T, s->C);
 }
 RUN(run_embedding_backward) {
-    k->embedding_backward(x[0], x[1], x[2], tokens, (Words){0, s->V}, s->B, s->T, s->C);
+    k->embedding_backward(x[0], x[1], x[2], tokens, (VocabShard){0, s->V}, s->B, s->T, s->C);
 }
 RUN(run_layernorm_forward) {
     UNUSED_TOKENS;
@@ -108,20 +110,22 @@ RUN(run_logits_forward) {
 RUN(run_classifier) {
     float dloss = 1 / (float)(s->B * s->T), scale[CLASSIFIER_ROWS], *branch = x[6];
     SliceSoftmax softmax[2 * CLASSIFIER_ROWS];
-    const Words words[2] = {{0, (s->V + 1) / 2}, {(s->V + 1) / 2, s->V / 2}};
+    const VocabShard vocab[2] = {{0, (s->V + 1) / 2}, {(s->V + 1) / 2, s->V / 2}};
     const size_t slices = s->V > 1 ? 2 : 1;
     for (size_t r = 0; r < s->B * s->T; r += CLASSIFIER_ROWS) {
-        size_t R = s->B * s->T - r < CLASSIFIER_ROWS ? s->B * s->T - r : CLASSIFIER_ROWS, n = R * s->C;
-        float *logits[2] = {x[3], x[3] + R * words[0].count}, *dinp = x[1] + r * s->C;
+        size_t R = s->B * s->T - r < CLASSIFIER_ROWS ? s->B * s->T - r : CLASSIFIER_ROWS,
+               n = R * s->C;
+        float *logits[2] = {x[3], x[3] + R * vocab[0].count}, *dinp = x[1] + r * s->C;
         const float *inp = x[4] + r * s->C;
         for (size_t i = 0; i < slices; i++) {
-            k->classifier_forward(logits[i], softmax + i * R, inp, x[5] + words[i].first * s->C, tokens + r, words[i],
-                                  R, s->C);
+            k->classifier_forward(logits[i], softmax + i * R, inp, x[5] + vocab[i].first * s->C,
+                                  tokens + r, vocab[i], R, s->C);
         }
         for (size_t i = 0; i < slices; i++) {
             k->cross_entropy(x[0] + r, scale, softmax, slices, i, dloss, R);
-            k->classifier_backward(i ? branch : dinp, x[2] + words[i].first * s->C, logits[i], scale, inp,
-                                   x[5] + words[i].first * s->C, tokens + r, dloss, words[i], R, s->C);
+            k->classifier_backward(i ? branch : dinp, x[2] + vocab[i].first * s->C, logits[i],
+                                   scale, inp, x[5] + vocab[i].first * s->C, tokens + r, dloss,
+                                   vocab[i], R, s->C);
         }
         for (size_t i = 0; i < n && slices > 1; i++) {
             dinp[i] += branch[i];
@@ -147,7 +151,14 @@ RUN(prepare_adamw) { // v is a mean of squares
 static const KernelProbe probes[] = {
     {"embedding_forward", 1, {"RC", "VC", "TC"}, "1", "3RC", true, NULL, run_embedding_forward},
     {"embedding_backward", 2, {"VC", "TC", "RC"}, "R", "5RC", true, NULL, run_embedding_backward},
-    {"layernorm_forward", 3, {"RC", "R", "R", "RC", "C", "C"}, "C", "2RC", true, NULL, run_layernorm_forward},
+    {"layernorm_forward",
+     3,
+     {"RC", "R", "R", "RC", "C", "C"},
+     "C",
+     "2RC",
+     true,
+     NULL,
+     run_layernorm_forward},
     {"layernorm_backward",
      3,
      {"RC", "C", "C", "RC", "RC", "C", "R", "R", "RC"},
@@ -156,9 +167,30 @@ static const KernelProbe probes[] = {
      true,
      prepare_layernorm_backward,
      run_layernorm_backward},
-    {"matmul_forward", 1, {"RO", "RC", "CO", "O", "RO"}, "C", "2RCO", false, NULL, run_matmul_forward},
-    {"matmul_gelu_forward", 2, {"RO", "RO", "RC", "CO", "O"}, "C", "2RCO", false, NULL, run_matmul_gelu_forward},
-    {"matmul_backward_input", 1, {"RC", "RO", "CO"}, "O", "2RCO", false, NULL, run_matmul_backward_input},
+    {"matmul_forward",
+     1,
+     {"RO", "RC", "CO", "O", "RO"},
+     "C",
+     "2RCO",
+     false,
+     NULL,
+     run_matmul_forward},
+    {"matmul_gelu_forward",
+     2,
+     {"RO", "RO", "RC", "CO", "O"},
+     "C",
+     "2RCO",
+     false,
+     NULL,
+     run_matmul_gelu_forward},
+    {"matmul_backward_input",
+     1,
+     {"RC", "RO", "CO"},
+     "O",
+     "2RCO",
+     false,
+     NULL,
+     run_matmul_backward_input},
     {"matmul_gelu_backward_input",
      1,
      {"RC", "RO", "CO", "RC"},
@@ -167,7 +199,14 @@ static const KernelProbe probes[] = {
      false,
      NULL,
      run_matmul_gelu_backward_input},
-    {"matmul_backward_weight", 2, {"CO", "O", "RC", "RO"}, "R", "2RCO", false, NULL, run_matmul_backward_weight},
+    {"matmul_backward_weight",
+     2,
+     {"CO", "O", "RC", "RO"},
+     "R",
+     "2RCO",
+     false,
+     NULL,
+     run_matmul_backward_weight},
     {"attention_forward", 2, {"RC", "RH", "3RC"}, "TC", "2RTC", false, NULL, run_attention_forward},
     {"attention_backward",
      1,
@@ -178,14 +217,21 @@ static const KernelProbe probes[] = {
      prepare_attention_backward,
      run_attention_backward},
     {"logits_forward", 1, {"RV", "RC", "VC"}, "C", "2RCV", false, NULL, run_logits_forward},
-    {"classifier", 3, {"R", "RC", "VC", "KV", "RC", "VC", "KC"}, "V", "6RCV", false, NULL, run_classifier},
+    {"classifier",
+     3,
+     {"R", "RC", "VC", "KV", "RC", "VC", "KC"},
+     "V",
+     "6RCV",
+     false,
+     NULL,
+     run_classifier},
     {"sum_of_squares", 1, {"1", "CO"}, "CO", "CO", true, NULL, run_sum_of_squares},
     {"adamw", 3, {"CO", "CO", "CO", "CO"}, "1", "7CO", true, prepare_adamw, run_adamw},
 };
 enum { PROBES = sizeof probes / sizeof *probes };
 
-// How the arrays are filled: values in [-1, 1), in [-40, 40), where exponentials saturate, or with extreme ones
-// among them.
+// How the arrays are filled: values in [-1, 1), in [-40, 40), where exponentials saturate, or with
+// extreme ones among them.
 typedef enum { FILL_PLAIN, FILL_LARGE, FILL_DENORMAL, FILL_HUGE, FILLS } Fill;
 static const char *fill_names[FILLS] = {"plain", "large", "denormal", "1e30"};
 
@@ -217,7 +263,8 @@ static inline void probe_free(ProbeArrays *p) {
 }
 
 // The arrays of a probe, filled: the same for both tables.
-static inline bool probe_create(ProbeArrays *p, const KernelProbe *probe, const Shape *s, Fill fill, Error *e) {
+static inline bool probe_create(ProbeArrays *p, const KernelProbe *probe, const Shape *s, Fill fill,
+                                Error *e) {
     *p = (ProbeArrays){.tokens = malloc(s->B * s->T * sizeof(int32_t))};
     bool ok = p->tokens != NULL;
     for (size_t r = 0; ok && r < s->B * s->T; r++) {
@@ -241,9 +288,11 @@ static inline bool probe_create(ProbeArrays *p, const KernelProbe *probe, const 
     return true;
 }
 
-// Largest difference between two arrays, absolute and relative to the largest finite value of the reference. Where
-// the reference is not finite the other must not be either; else the difference is NaN or infinite.
-static inline void compare_arrays(const float *want, const float *got, size_t n, double *absolute, double *relative) {
+// Largest difference between two arrays, absolute and relative to the largest finite value of the
+// reference. Where the reference is not finite the other must not be either; else the difference is
+// NaN or infinite.
+static inline void compare_arrays(const float *want, const float *got, size_t n, double *absolute,
+                                  double *relative) {
     double scale = 0, worst = 0;
     for (size_t i = 0; i < n; i++) {
         double difference = fabs((double)want[i] - (double)got[i]);
@@ -255,17 +304,19 @@ static inline void compare_arrays(const float *want, const float *got, size_t n,
     *relative = worst == 0 ? 0 : worst / fmax(scale, FLT_MIN);
 }
 
-// The bound on the relative difference: both tables round each of the n terms of a sum, in different orders, which
-// walks about sqrt(n) half units at random; 8 units are for what else is rounded, exp and the reciprocal among it.
-// Attention turns an error of a score, epsilon times its size, into a relative error of exp(score): q and k of size
-// s make scores of size s^2 sqrt(D).
+// The bound on the relative difference: both tables round each of the n terms of a sum, in
+// different orders, which walks about sqrt(n) half units at random; 8 units are for what else is
+// rounded, exp and the reciprocal among it. Attention turns an error of a score, epsilon times its
+// size, into a relative error of exp(score): q and k of size s make scores of size s^2 sqrt(D).
 static inline double probe_bound(const KernelProbe *probe, const Shape *s, Fill fill) {
     double bound = FLT_EPSILON * (8 + 2 * sqrt((double)product_of(probe->sum, s)));
     bool attention = strstr(probe->name, "attention") != NULL;
-    return attention && fill == FILL_LARGE ? bound * LARGE * LARGE * sqrt((double)(s->C / s->H)) : bound;
+    return attention && fill == FILL_LARGE ? bound * LARGE * LARGE * sqrt((double)(s->C / s->H))
+                                           : bound;
 }
 
-static inline bool check_probe(const KernelProbe *probe, const Shape *s, Fill fill, bool *passed, Error *e) {
+static inline bool check_probe(const KernelProbe *probe, const Shape *s, Fill fill, bool *passed,
+                               Error *e) {
     ProbeArrays ref, sve;
     double absolute = 0, relative = 0, bound = probe_bound(probe, s, fill);
     if (!probe_create(&ref, probe, s, fill, e)) {
@@ -284,8 +335,10 @@ static inline bool check_probe(const KernelProbe *probe, const Shape *s, Fill fi
         relative = r <= relative ? relative : r;
     }
     *passed = relative <= bound; // false for NaN
-    printf("%-27s B %zu T %-3zu C %-3zu H %zu V %-3zu O %-3zu %-8s abs %.2e rel %.2e bound %.2e %s\n", probe->name,
-           s->B, s->T, s->C, s->H, s->V, s->O, fill_names[fill], absolute, relative, bound, *passed ? "pass" : "FAIL");
+    printf(
+        "%-27s B %zu T %-3zu C %-3zu H %zu V %-3zu O %-3zu %-8s abs %.2e rel %.2e bound %.2e %s\n",
+        probe->name, s->B, s->T, s->C, s->H, s->V, s->O, fill_names[fill], absolute, relative,
+        bound, *passed ? "pass" : "FAIL");
     probe_free(&ref);
     probe_free(&sve);
     return true;
@@ -308,7 +361,8 @@ static inline bool check_kernels(const char *only, Error *e) {
     };
     size_t checked = 0, failed = 0;
     for (size_t i = 0; i < PROBES; i++) {
-        for (size_t j = 0; j < sizeof shapes / sizeof *shapes && (!only || strstr(probes[i].name, only)); j++) {
+        for (size_t j = 0;
+             j < sizeof shapes / sizeof *shapes && (!only || strstr(probes[i].name, only)); j++) {
             for (Fill fill = FILL_PLAIN; fill < FILLS; fill++) {
                 bool passed;
                 if (!check_probe(&probes[i], &shapes[j], fill, &passed, e)) {
@@ -325,7 +379,8 @@ static inline bool check_kernels(const char *only, Error *e) {
 }
 
 // Best time of a probe with one table, over at least three runs and a tenth of a second.
-static inline double probe_seconds(const KernelProbe *probe, const Kernels *k, ProbeArrays *p, const Shape *s) {
+static inline double probe_seconds(const KernelProbe *probe, const Kernels *k, ProbeArrays *p,
+                                   const Shape *s) {
     double best = INFINITY, begin = omp_get_wtime();
     for (int run = 0; run < 3 || omp_get_wtime() - begin < 0.1; run++) {
         double start = omp_get_wtime(), seconds;
@@ -339,7 +394,8 @@ static inline double probe_seconds(const KernelProbe *probe, const Kernels *k, P
 // Bytes a second of sums of two arrays that no cache holds.
 static inline double measure_bandwidth(void) {
     enum { ROWS = 4096, CHANNELS = 8192 };
-    const KernelProbe probe = {"bandwidth", 1, {"RC", "RC", "TC"}, "1", "3RC", true, NULL, run_embedding_forward};
+    const KernelProbe probe = {"bandwidth", 1,    {"RC", "RC", "TC"},   "1", "3RC",
+                               true,        NULL, run_embedding_forward};
     const Shape s = {1, ROWS, CHANNELS, 1, ROWS, 1};
     ProbeArrays p;
     if (!probe_create(&p, &probe, &s, FILL_PLAIN, &(Error){0})) {
@@ -355,26 +411,34 @@ static inline double measure_bandwidth(void) {
 
 static inline bool bench_kernels(const char *only, double flops, Error *e) {
     static const Shape shapes[] = {
-        {1, 1024, 768, 12, 50257, 768},  {1, 1024, 768, 12, 50257, 2304}, {1, 1024, 768, 12, 50257, 3072},
-        {1, 1024, 3072, 12, 50257, 768}, {4, 64, 768, 12, 50257, 2304},
+        {1, 1024, 768, 12, 50257, 768},  {1, 1024, 768, 12, 50257, 2304},
+        {1, 1024, 768, 12, 50257, 3072}, {1, 1024, 3072, 12, 50257, 768},
+        {4, 64, 768, 12, 50257, 2304},
     };
     double bandwidth = measure_bandwidth();
     printf("measured peak: %.1f GFLOP/s, %.1f GB/s, %d threads\n", 1e-9 * flops, 1e-9 * bandwidth,
            omp_get_max_threads());
     for (size_t i = 0; i < PROBES; i++) {
         const KernelProbe *probe = &probes[i];
-        // only matrix products depend on all of the shapes; the others are timed at the first and the last
-        size_t stride = strchr(probe->work, 'O') && !probe->bytes ? 1 : sizeof shapes / sizeof *shapes - 1;
-        for (size_t j = 0; j < sizeof shapes / sizeof *shapes && (!only || strstr(probe->name, only)); j += stride) {
+        // only matrix products depend on all of the shapes; the others are timed at the first and
+        // the last
+        size_t stride =
+            strchr(probe->work, 'O') && !probe->bytes ? 1 : sizeof shapes / sizeof *shapes - 1;
+        for (size_t j = 0;
+             j < sizeof shapes / sizeof *shapes && (!only || strstr(probe->name, only));
+             j += stride) {
             const Shape *s = &shapes[j];
             ProbeArrays p;
             if (!probe_create(&p, probe, s, FILL_PLAIN, e)) {
                 return false;
             }
-            double sve = probe_seconds(probe, &kernels_sve, &p, s), ref = probe_seconds(probe, &kernels_ref, &p, s);
+            double sve = probe_seconds(probe, &kernels_sve, &p, s),
+                   ref = probe_seconds(probe, &kernels_ref, &p, s);
             double work = (double)product_of(probe->work, s) * (probe->bytes ? sizeof(float) : 1);
-            printf("%-27s B %zu T %-4zu C %-4zu O %-5zu %9.3f ms %8.1f %s %5.1f %% of peak, %5.1f x ref\n", probe->name,
-                   s->B, s->T, s->C, s->O, 1e3 * sve, 1e-9 * work / sve, probe->bytes ? "GB/s   " : "GFLOP/s",
+            printf("%-27s B %zu T %-4zu C %-4zu O %-5zu %9.3f ms %8.1f %s %5.1f %% of peak, %5.1f "
+                   "x ref\n",
+                   probe->name, s->B, s->T, s->C, s->O, 1e3 * sve, 1e-9 * work / sve,
+                   probe->bytes ? "GB/s   " : "GFLOP/s",
                    100 * work / sve / (probe->bytes ? bandwidth : flops), ref / sve);
             probe_free(&p);
         }

@@ -1,12 +1,15 @@
-// kernels_ref.h: what every kernel computes, in plain scalar C. This is the specification: the fast kernels have the
-// same signatures and are diffed against these. Kernels know nothing of MPI, files or the model.
+// kernels_ref.h: what every kernel computes, in plain scalar C. This is the specification: the fast
+// kernels have the same signatures and are diffed against these. Kernels know nothing of MPI, files
+// or the model.
 //
-// Letters: B sequences of T tokens, R = B * T rows, C channels, H heads of D = C / H channels, V words,
-// OC output channels of a matrix product. All arrays are dense, row-major; a gradient has a d in front of its name.
+// Letters: B sequences of T tokens, R = B * T rows, C channels, H heads of D = C / H channels, V
+// words, OC output channels of a matrix product. All arrays are dense, row-major; a gradient has a
+// d in front of its name.
 //
-// Bits: each output element is computed by one thread, in one fixed order, so that results do not depend on the number
-// of threads. Sums along a row go over 16 virtual lanes that are added in a fixed tree: what a vector unit of any
-// length up to 16 lanes can reproduce, and what a compiler may vectorise without reordering anything.
+// Bits: each output element is computed by one thread, in one fixed order, so that results do not
+// depend on the number of threads. Sums along a row go over 16 virtual lanes that are added in a
+// fixed tree: what a vector unit of any length up to 16 lanes can reproduce, and what a compiler
+// may vectorise without reordering anything.
 //
 // REAL is float; the gradient tests compile this file once more with double.
 #ifndef KERNELS_REF_H
@@ -28,10 +31,11 @@ typedef REAL real;
 // The rows of logits that exist at one time: B x T x V of them are never stored.
 enum { CLASSIFIER_ROWS = 256 };
 
-// A slice of the vocabulary, words first .. first + count - 1: all of it, or a tensor-parallel rank's share.
+// A slice of the vocabulary, words first .. first + count - 1: all of it, or a tensor-parallel
+// rank's share.
 typedef struct {
     size_t first, count;
-} Words;
+} VocabShard;
 
 // The softmax of one row over one slice of the vocabulary: what the slices tell each other.
 typedef struct {
@@ -40,42 +44,48 @@ typedef struct {
     real target; // the target's logit; -inf if another slice holds that word
 } SliceSoftmax;
 
-// One entry per kernel. `--kernels` picks a table; a diff, a benchmark or a test is a loop over two of them.
+// One entry per kernel. `--kernels` picks a table; a diff, a benchmark or a test is a loop over two
+// of them.
 typedef struct {
     const char *name;
-    void (*embedding_forward)(real *out, const int32_t *tokens, const real *wte, const real *wpe, Words words,
-                              size_t first_position, size_t B, size_t T, size_t C);
-    void (*embedding_backward)(real *dwte, real *dwpe, const real *dout, const int32_t *tokens, Words words, size_t B,
-                               size_t T, size_t C);
-    void (*layernorm_forward)(real *out, real *mean, real *rstd, const real *inp, const real *weight, const real *bias,
-                              size_t R, size_t C);
-    void (*layernorm_backward)(real *dinp, real *dweight, real *dbias, const real *dout, const real *inp,
-                               const real *weight, const real *mean, const real *rstd, size_t R, size_t C);
-    void (*matmul_forward)(real *out, const real *inp, const real *weight, const real *bias, const real *residual,
-                           size_t R, size_t C, size_t OC);
-    void (*matmul_gelu_forward)(real *out, real *gelu, const real *inp, const real *weight, const real *bias, size_t R,
-                                size_t C, size_t OC);
-    void (*matmul_backward_input)(real *dinp, const real *dout, const real *weight, const real *gelu_inp, size_t R,
-                                  size_t C, size_t OC);
-    void (*matmul_backward_weight)(real *dweight, real *dbias, const real *inp, const real *dout, size_t R, size_t C,
-                                   size_t OC);
-    void (*attention_forward)(real *out, real *lse, const real *qkv, size_t first_row, size_t B, size_t T, size_t C,
-                              size_t H);
-    void (*attention_backward)(real *dqkv, const real *dout, const real *out, const real *qkv, const real *lse,
-                               size_t B, size_t T, size_t C, size_t H);
-    void (*logits_forward)(real *logits, const real *inp, const real *wte, size_t R, size_t C, size_t V);
-    void (*classifier_forward)(real *logits, SliceSoftmax *softmax, const real *inp, const real *wte,
-                               const int32_t *targets, Words words, size_t R, size_t C);
-    void (*cross_entropy)(real *losses, real *scale, const SliceSoftmax *slices, size_t S, size_t mine, real dloss,
-                          size_t R);
-    void (*classifier_backward)(real *dinp, real *dwte, real *logits, const real *scale, const real *inp,
-                                const real *wte, const int32_t *targets, real dloss, Words words, size_t R, size_t C);
+    void (*embedding_forward)(real *out, const int32_t *tokens, const real *wte, const real *wpe,
+                              VocabShard vocab, size_t first_position, size_t B, size_t T,
+                              size_t C);
+    void (*embedding_backward)(real *dwte, real *dwpe, const real *dout, const int32_t *tokens,
+                               VocabShard vocab, size_t B, size_t T, size_t C);
+    void (*layernorm_forward)(real *out, real *mean, real *rstd, const real *inp,
+                              const real *weight, const real *bias, size_t R, size_t C);
+    void (*layernorm_backward)(real *dinp, real *dweight, real *dbias, const real *dout,
+                               const real *inp, const real *weight, const real *mean,
+                               const real *rstd, size_t R, size_t C);
+    void (*matmul_forward)(real *out, const real *inp, const real *weight, const real *bias,
+                           const real *residual, size_t R, size_t C, size_t OC);
+    void (*matmul_gelu_forward)(real *out, real *gelu, const real *inp, const real *weight,
+                                const real *bias, size_t R, size_t C, size_t OC);
+    void (*matmul_backward_input)(real *dinp, const real *dout, const real *weight,
+                                  const real *gelu_inp, size_t R, size_t C, size_t OC);
+    void (*matmul_backward_weight)(real *dweight, real *dbias, const real *inp, const real *dout,
+                                   size_t R, size_t C, size_t OC);
+    void (*attention_forward)(real *out, real *lse, const real *qkv, size_t first_row, size_t B,
+                              size_t T, size_t C, size_t H);
+    void (*attention_backward)(real *dqkv, const real *dout, const real *out, const real *qkv,
+                               const real *lse, size_t B, size_t T, size_t C, size_t H);
+    void (*logits_forward)(real *logits, const real *inp, const real *wte, size_t R, size_t C,
+                           size_t V);
+    void (*classifier_forward)(real *logits, SliceSoftmax *softmax, const real *inp,
+                               const real *wte, const int32_t *targets, VocabShard vocab, size_t R,
+                               size_t C);
+    void (*cross_entropy)(real *losses, real *scale, const SliceSoftmax *slices, size_t S,
+                          size_t mine, real dloss, size_t R);
+    void (*classifier_backward)(real *dinp, real *dwte, real *logits, const real *scale,
+                                const real *inp, const real *wte, const int32_t *targets,
+                                real dloss, VocabShard vocab, size_t R, size_t C);
     double (*sum_of_squares)(const real *x, size_t n);
-    void (*adamw)(real *param, real *m, real *v, const real *grad, size_t n, real grad_scale, real lr, real beta1,
-                  real beta2, real eps, real weight_decay, uint64_t step);
+    void (*adamw)(real *param, real *m, real *v, const real *grad, size_t n, real grad_scale,
+                  real lr, real beta1, real beta2, real eps, real weight_decay, uint64_t step);
 } Kernels;
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Sums along a row
 
 enum { LANES = 16 };
@@ -105,7 +115,7 @@ static inline real dot_ref(const real *a, const real *b, size_t n) {
     return add_lanes_ref(lane);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // GELU, tanh form (Hendrycks, Gimpel 2016): x/2 (1 + tanh(s)), s = sqrt(2/pi) (x + 0.044715 x^3)
 
 #define GELU_SCALE ((real)0.79788456080286535588) // sqrt(2 / pi)
@@ -119,7 +129,8 @@ static inline void gelu_forward_ref(real *out, const real *inp, size_t n) {
     }
 }
 
-// dinp = dout * (1/2 (1 + tanh(s)) + x/2 (1 - tanh(s)^2) ds/dx); dinp and dout may be the same array.
+// dinp = dout * (1/2 (1 + tanh(s)) + x/2 (1 - tanh(s)^2) ds/dx); dinp and dout may be the same
+// array.
 static inline void gelu_backward_ref(real *dinp, const real *inp, const real *dout, size_t n) {
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < n; i++) {
@@ -129,22 +140,24 @@ static inline void gelu_backward_ref(real *dinp, const real *inp, const real *do
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Matrix products
 
-// A tile of 6 x 16 sums lives in vector registers while k runs; its columns of b are copied into a panel of up to 256
-// k.
+// A tile of 6 x 16 sums lives in vector registers while k runs; its columns of b are copied into a
+// panel of up to 256 k.
 enum { TILE_ROWS = 6, TILE_COLUMNS = 16, TILE_DEPTH = 256 };
 
-// A matrix seen through strides: element (i, j) is data[i * row + j * column]; so a transpose is a view too.
+// A matrix seen through strides: element (i, j) is data[i * row + j * column]; so a transpose is a
+// view too.
 typedef struct {
     const real *data;
     size_t row, column;
 } MatrixRef;
 
-// panel (TILE_DEPTH, TILE_COLUMNS) = b[k0 .. k0 + depth) x [j0 .. j0 + columns), columns beyond are zero.
-static inline void gemm_pack_ref(real (*panel)[TILE_COLUMNS], MatrixRef b, size_t k0, size_t depth, size_t j0,
-                                 size_t columns) {
+// panel (TILE_DEPTH, TILE_COLUMNS) = b[k0 .. k0 + depth) x [j0 .. j0 + columns), columns beyond are
+// zero.
+static inline void gemm_pack_ref(real (*panel)[TILE_COLUMNS], MatrixRef b, size_t k0, size_t depth,
+                                 size_t j0, size_t columns) {
     for (size_t k = 0; k < depth; k++) {
         for (size_t j = 0; j < TILE_COLUMNS; j++) {
             panel[k][j] = j < columns ? b.data[(k0 + k) * b.row + (j0 + j) * b.column] : 0;
@@ -152,10 +165,11 @@ static inline void gemm_pack_ref(real (*panel)[TILE_COLUMNS], MatrixRef b, size_
     }
 }
 
-// out[i][j] += sum_k a(i, k) * panel[k][j] for one tile, k ascending. Rows beyond `rows` are computed on the last one
-// and dropped, columns beyond `columns` are zero and dropped.
-static inline void gemm_tile_ref(real *out, size_t out_row, const real *a, size_t a_row, size_t a_column,
-                                 real (*panel)[TILE_COLUMNS], size_t depth, size_t rows, size_t columns) {
+// out[i][j] += sum_k a(i, k) * panel[k][j] for one tile, k ascending. Rows beyond `rows` are
+// computed on the last one and dropped, columns beyond `columns` are zero and dropped.
+static inline void gemm_tile_ref(real *out, size_t out_row, const real *a, size_t a_row,
+                                 size_t a_column, real (*panel)[TILE_COLUMNS], size_t depth,
+                                 size_t rows, size_t columns) {
     real sum[TILE_ROWS][TILE_COLUMNS] = {{0}};
     const real *a_i[TILE_ROWS];
     for (size_t i = 0; i < TILE_ROWS; i++) {
@@ -177,7 +191,8 @@ static inline void gemm_tile_ref(real *out, size_t out_row, const real *a, size_
     }
 }
 
-// out (M, N) += a (M, K) b (K, N): the one product behind all that follow. A thread owns whole columns of tiles.
+// out (M, N) += a (M, K) b (K, N): the one product behind all that follow. A thread owns whole
+// columns of tiles.
 static inline void gemm_ref(real *out, MatrixRef a, MatrixRef b, size_t M, size_t N, size_t K) {
 #pragma omp parallel for schedule(static)
     for (size_t j0 = 0; j0 < N; j0 += TILE_COLUMNS) {
@@ -188,16 +203,17 @@ static inline void gemm_ref(real *out, MatrixRef a, MatrixRef b, size_t M, size_
             gemm_pack_ref(panel, b, k0, depth, j0, columns);
             for (size_t i0 = 0; i0 < M; i0 += TILE_ROWS) {
                 size_t rows = M - i0 < TILE_ROWS ? M - i0 : TILE_ROWS;
-                gemm_tile_ref(out + i0 * N + j0, N, a.data + i0 * a.row + k0 * a.column, a.row, a.column, panel, depth,
-                              rows, columns);
+                gemm_tile_ref(out + i0 * N + j0, N, a.data + i0 * a.row + k0 * a.column, a.row,
+                              a.column, panel, depth, rows, columns);
             }
         }
     }
 }
 
 // out (R, OC) = inp (R, C) weight (C, OC) + bias (OC), and, unless it is NULL, + residual (R, OC)
-static inline void matmul_forward_ref(real *out, const real *inp, const real *weight, const real *bias,
-                                      const real *residual, size_t R, size_t C, size_t OC) {
+static inline void matmul_forward_ref(real *out, const real *inp, const real *weight,
+                                      const real *bias, const real *residual, size_t R, size_t C,
+                                      size_t OC) {
     for (size_t r = 0; r < R; r++) {
         memcpy(out + r * OC, bias, OC * sizeof(real));
     }
@@ -208,15 +224,17 @@ static inline void matmul_forward_ref(real *out, const real *inp, const real *we
 }
 
 // out as above without residual, and gelu (R, OC) = GELU(out)
-static inline void matmul_gelu_forward_ref(real *out, real *gelu, const real *inp, const real *weight, const real *bias,
-                                           size_t R, size_t C, size_t OC) {
+static inline void matmul_gelu_forward_ref(real *out, real *gelu, const real *inp,
+                                           const real *weight, const real *bias, size_t R, size_t C,
+                                           size_t OC) {
     matmul_forward_ref(out, inp, weight, bias, NULL, R, C, OC);
     gelu_forward_ref(gelu, out, R * OC);
 }
 
-// dinp (R, C) = dout (R, OC) weight^T (OC, C); unless gelu_inp (R, C) is NULL, times the derivative of GELU there
-static inline void matmul_backward_input_ref(real *dinp, const real *dout, const real *weight, const real *gelu_inp,
-                                             size_t R, size_t C, size_t OC) {
+// dinp (R, C) = dout (R, OC) weight^T (OC, C); unless gelu_inp (R, C) is NULL, times the derivative
+// of GELU there
+static inline void matmul_backward_input_ref(real *dinp, const real *dout, const real *weight,
+                                             const real *gelu_inp, size_t R, size_t C, size_t OC) {
     memset(dinp, 0, R * C * sizeof(real));
     gemm_ref(dinp, (MatrixRef){dout, OC, 1}, (MatrixRef){weight, 1, OC}, R, C, OC);
     if (gelu_inp) {
@@ -225,8 +243,8 @@ static inline void matmul_backward_input_ref(real *dinp, const real *dout, const
 }
 
 // dweight (C, OC) += inp^T (C, R) dout (R, OC);  dbias (OC) += sum_r dout (r, :)
-static inline void matmul_backward_weight_ref(real *dweight, real *dbias, const real *inp, const real *dout, size_t R,
-                                              size_t C, size_t OC) {
+static inline void matmul_backward_weight_ref(real *dweight, real *dbias, const real *inp,
+                                              const real *dout, size_t R, size_t C, size_t OC) {
     gemm_ref(dweight, (MatrixRef){inp, 1, C}, (MatrixRef){dout, OC, 1}, C, OC, R);
     for (size_t r = 0; r < R; r++) {
         for (size_t o = 0; o < OC; o++) {
@@ -235,34 +253,37 @@ static inline void matmul_backward_weight_ref(real *dweight, real *dbias, const 
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Embedding: out (B, T, C) = wte[token] + wpe[position]; wte: (words, C), wpe: (positions, C), tokens: (B, T).
-// Positions are first_position .. first_position + T - 1. A word outside the slice counts as zeros, and so do positions
-// where wpe is NULL: the slices' outputs add up to the whole.
+// ------------------------------------------------------------------------------------------------
+// Embedding: out (B, T, C) = wte[token] + wpe[position]; wte: (words, C), wpe: (positions, C),
+// tokens: (B, T). Positions are first_position .. first_position + T - 1. A word outside the slice
+// counts as zeros, and so do positions where wpe is NULL: the slices' outputs add up to the whole.
 
-static inline void embedding_forward_ref(real *out, const int32_t *tokens, const real *wte, const real *wpe,
-                                         Words words, size_t first_position, size_t B, size_t T, size_t C) {
+static inline void embedding_forward_ref(real *out, const int32_t *tokens, const real *wte,
+                                         const real *wpe, VocabShard vocab, size_t first_position,
+                                         size_t B, size_t T, size_t C) {
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < B * T; r++) {
-        size_t word = (size_t)tokens[r] - words.first; // of no slice: wraps to a large number
+        size_t word = (size_t)tokens[r] - vocab.first; // of no slice: wraps to a large number
         for (size_t c = 0; c < C; c++) {
-            real of_word = word < words.count ? wte[word * C + c] : 0;
+            real of_word = word < vocab.count ? wte[word * C + c] : 0;
             out[r * C + c] = wpe ? of_word + wpe[(first_position + r % T) * C + c] : of_word;
         }
     }
 }
 
-// dwte (words, C) += and dwpe (T, C) += the rows of dout (B, T, C) that read them. A thread owns whole channels, so
-// that a word that occurs twice is added up by one thread, in the order of the rows.
-static inline void embedding_backward_ref(real *dwte, real *dwpe, const real *dout, const int32_t *tokens, Words words,
-                                          size_t B, size_t T, size_t C) {
+// dwte (words, C) += and dwpe (T, C) += the rows of dout (B, T, C) that read them. A thread owns
+// whole channels, so that a word that occurs twice is added up by one thread, in the order of the
+// rows.
+static inline void embedding_backward_ref(real *dwte, real *dwpe, const real *dout,
+                                          const int32_t *tokens, VocabShard vocab, size_t B,
+                                          size_t T, size_t C) {
 #pragma omp parallel for schedule(static)
     for (size_t c0 = 0; c0 < C; c0 += LANES) {
         size_t c1 = c0 + LANES < C ? c0 + LANES : C;
         for (size_t r = 0; r < B * T; r++) {
-            size_t word = (size_t)tokens[r] - words.first;
+            size_t word = (size_t)tokens[r] - vocab.first;
             for (size_t c = c0; c < c1; c++) {
-                if (word < words.count) {
+                if (word < vocab.count) {
                     dwte[word * C + c] += dout[r * C + c];
                 }
                 dwpe[r % T * C + c] += dout[r * C + c];
@@ -271,12 +292,12 @@ static inline void embedding_backward_ref(real *dwte, real *dwpe, const real *do
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// LayerNorm (Ba, Kiros, Hinton 2016), each row of C: out = (x - mean) * rstd * weight + bias, rstd = 1 / sqrt(var +
-// 1e-5). mean and rstd: (R), kept for backward.
+// ------------------------------------------------------------------------------------------------
+// LayerNorm (Ba, Kiros, Hinton 2016), each row of C: out = (x - mean) * rstd * weight + bias, rstd
+// = 1 / sqrt(var + 1e-5). mean and rstd: (R), kept for backward.
 
-static inline void layernorm_forward_ref(real *out, real *mean, real *rstd, const real *inp, const real *weight,
-                                         const real *bias, size_t R, size_t C) {
+static inline void layernorm_forward_ref(real *out, real *mean, real *rstd, const real *inp,
+                                         const real *weight, const real *bias, size_t R, size_t C) {
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < R; r++) {
         const real *x = inp + r * C;
@@ -300,8 +321,9 @@ static inline void layernorm_forward_ref(real *out, real *mean, real *rstd, cons
 // With n = (x - mean) * rstd and g = dout * weight:
 // dinp += rstd * (g - avg(g) - n * avg(g * n));  dweight += sum_r dout * n;  dbias += sum_r dout.
 // dinp is added to, because x also goes around the block through the residual stream.
-static inline void layernorm_backward_ref(real *dinp, real *dweight, real *dbias, const real *dout, const real *inp,
-                                          const real *weight, const real *mean, const real *rstd, size_t R, size_t C) {
+static inline void layernorm_backward_ref(real *dinp, real *dweight, real *dbias, const real *dout,
+                                          const real *inp, const real *weight, const real *mean,
+                                          const real *rstd, size_t R, size_t C) {
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < R; r++) {
         const real *x = inp + r * C, *dy = dout + r * C;
@@ -329,16 +351,16 @@ static inline void layernorm_backward_ref(real *dinp, real *dweight, real *dbias
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Causal attention. qkv: (B, T, 3C): each row holds q, k, v of all heads. For head h and row t:
 // score[u] = q_t . k_u / sqrt(D) for u <= t;  out_t = sum_u softmax(score)[u] * v_u.
-// Nothing of size T x T is stored: softmax streams (Milakov, Gimelshein 2018), and backward computes it again from
-// lse (B, H, T) = log sum_u exp(score[u]).
+// Nothing of size T x T is stored: softmax streams (Milakov, Gimelshein 2018), and backward
+// computes it again from lse (B, H, T) = log sum_u exp(score[u]).
 
-// Computes rows first_row .. T - 1 of each sequence, which may read all rows before them: with first_row > 0 the k and
-// v of earlier calls serve as the key-value cache of generation.
-static inline void attention_forward_ref(real *out, real *lse, const real *qkv, size_t first_row, size_t B, size_t T,
-                                         size_t C, size_t H) {
+// Computes rows first_row .. T - 1 of each sequence, which may read all rows before them: with
+// first_row > 0 the k and v of earlier calls serve as the key-value cache of generation.
+static inline void attention_forward_ref(real *out, real *lse, const real *qkv, size_t first_row,
+                                         size_t B, size_t T, size_t C, size_t H) {
     size_t D = C / H, rows = T - first_row;
     real scale = 1 / sqrt((real)D);
 #pragma omp parallel for schedule(static)
@@ -372,10 +394,12 @@ static inline void attention_forward_ref(real *out, real *lse, const real *qkv, 
     }
 }
 
-// With p_u = exp(score[u] - lse_t):  dv_u += p_u dout_t;  dscore_u = p_u (dout_t . v_u - dout_t . out_t);
-// dq_t += dscore_u k_u / sqrt(D);  dk_u += dscore_u q_t / sqrt(D). dqkv is overwritten. A thread owns whole heads.
-static inline void attention_backward_ref(real *dqkv, const real *dout, const real *out, const real *qkv,
-                                          const real *lse, size_t B, size_t T, size_t C, size_t H) {
+// With p_u = exp(score[u] - lse_t):  dv_u += p_u dout_t;  dscore_u = p_u (dout_t . v_u - dout_t .
+// out_t); dq_t += dscore_u k_u / sqrt(D);  dk_u += dscore_u q_t / sqrt(D). dqkv is overwritten. A
+// thread owns whole heads.
+static inline void attention_backward_ref(real *dqkv, const real *dout, const real *out,
+                                          const real *qkv, const real *lse, size_t B, size_t T,
+                                          size_t C, size_t H) {
     size_t D = C / H;
     real scale = 1 / sqrt((real)D);
     memset(dqkv, 0, B * T * 3 * C * sizeof(real));
@@ -402,27 +426,31 @@ static inline void attention_backward_ref(real *dqkv, const real *dout, const re
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Classifier: logits = inp wte^T, softmax and cross-entropy
 
 // logits (R, V) = inp (R, C) wte^T (C, V)
-static inline void logits_forward_ref(real *logits, const real *inp, const real *wte, size_t R, size_t C, size_t V) {
+static inline void logits_forward_ref(real *logits, const real *inp, const real *wte, size_t R,
+                                      size_t C, size_t V) {
     memset(logits, 0, R * V * sizeof(real));
     gemm_ref(logits, (MatrixRef){inp, C, 1}, (MatrixRef){wte, 1, C}, R, V, C);
 }
 
-// The classifier in three steps, so that ranks may share the vocabulary (Shoeybi et al. 2019): each slice computes its
-// logits and their softmax, slices exchange the latter, each slice turns its logits into gradients.
+// The classifier in three steps, so that ranks may share the vocabulary (Shoeybi et al. 2019): each
+// slice computes its logits and their softmax, slices exchange the latter, each slice turns its
+// logits into gradients.
 
 // logits (R, words) = exp(inp wte^T - max), softmax (R): of this slice
-static inline void classifier_forward_ref(real *logits, SliceSoftmax *softmax, const real *inp, const real *wte,
-                                          const int32_t *targets, Words words, size_t R, size_t C) {
-    size_t V = words.count;
+static inline void classifier_forward_ref(real *logits, SliceSoftmax *softmax, const real *inp,
+                                          const real *wte, const int32_t *targets, VocabShard vocab,
+                                          size_t R, size_t C) {
+    size_t V = vocab.count;
     logits_forward_ref(logits, inp, wte, R, C, V);
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < R; r++) {
-        size_t target = (size_t)targets[r] - words.first;
-        real *x = logits + r * V, max = x[0], lane[LANES] = {0}, target_logit = target < V ? x[target] : -INFINITY;
+        size_t target = (size_t)targets[r] - vocab.first;
+        real *x = logits + r * V, max = x[0], lane[LANES] = {0},
+             target_logit = target < V ? x[target] : -INFINITY;
         for (size_t v = 1; v < V; v++) {
             max = x[v] > max ? x[v] : max;
         }
@@ -434,10 +462,11 @@ static inline void classifier_forward_ref(real *logits, SliceSoftmax *softmax, c
     }
 }
 
-// From slices (S, R), the softmax of each row over all S slices: losses (R) = -log softmax(logits)[target], and scale
-// (R), what slice `mine` has to multiply its exp(logit - max) by to get dloss softmax(logits).
-static inline void cross_entropy_ref(real *losses, real *scale, const SliceSoftmax *slices, size_t S, size_t mine,
-                                     real dloss, size_t R) {
+// From slices (S, R), the softmax of each row over all S slices: losses (R) = -log
+// softmax(logits)[target], and scale (R), what slice `mine` has to multiply its exp(logit - max) by
+// to get dloss softmax(logits).
+static inline void cross_entropy_ref(real *losses, real *scale, const SliceSoftmax *slices,
+                                     size_t S, size_t mine, real dloss, size_t R) {
     for (size_t r = 0; r < R; r++) {
         real max = -INFINITY, target = -INFINITY, sum = 0;
         for (size_t s = 0; s < S; s++) {
@@ -452,15 +481,15 @@ static inline void cross_entropy_ref(real *losses, real *scale, const SliceSoftm
     }
 }
 
-// dlogits (R, words) = dloss (softmax(logits) - onehot(target)), over the logits of classifier_forward;
-// dinp (R, C) = dlogits wte;  dwte (words, C) += dlogits^T inp.
-static inline void classifier_backward_ref(real *dinp, real *dwte, real *logits, const real *scale, const real *inp,
-                                           const real *wte, const int32_t *targets, real dloss, Words words, size_t R,
-                                           size_t C) {
-    size_t V = words.count;
+// dlogits (R, words) = dloss (softmax(logits) - onehot(target)), over the logits of
+// classifier_forward; dinp (R, C) = dlogits wte;  dwte (words, C) += dlogits^T inp.
+static inline void classifier_backward_ref(real *dinp, real *dwte, real *logits, const real *scale,
+                                           const real *inp, const real *wte, const int32_t *targets,
+                                           real dloss, VocabShard vocab, size_t R, size_t C) {
+    size_t V = vocab.count;
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < R; r++) {
-        size_t target = (size_t)targets[r] - words.first;
+        size_t target = (size_t)targets[r] - vocab.first;
         for (size_t v = 0; v < V; v++) {
             logits[r * V + v] *= scale[r];
         }
@@ -473,7 +502,7 @@ static inline void classifier_backward_ref(real *dinp, real *dwte, real *logits,
     gemm_ref(dwte, (MatrixRef){logits, 1, V}, (MatrixRef){inp, C, 1}, V, C, R);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Update
 
 // sum_i x[i]^2 in double, over 256 fixed segments: the order does not depend on the threads.
@@ -483,7 +512,8 @@ static inline double sum_of_squares_ref(const real *x, size_t n) {
 #pragma omp parallel for schedule(static)
     for (size_t s = 0; s < SEGMENTS; s++) {
         double lane[LANES] = {0};
-        for (size_t i = n / SEGMENTS * s, end = s + 1 < SEGMENTS ? n / SEGMENTS * (s + 1) : n; i < end; i++) {
+        for (size_t i = n / SEGMENTS * s, end = s + 1 < SEGMENTS ? n / SEGMENTS * (s + 1) : n;
+             i < end; i++) {
             lane[i % LANES] += (double)x[i] * (double)x[i];
         }
         segment[s] = 0;
@@ -499,7 +529,8 @@ static inline double sum_of_squares_ref(const real *x, size_t n) {
 
 // AdamW (Loshchilov, Hutter 2019), step counted from 1, g = grad_scale * grad (the scale clips):
 // m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
-// param = param (1 - lr weight_decay) - lr m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps)
+// param = param (1 - lr weight_decay) - lr m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) +
+// eps)
 
 // What is the same for all elements.
 typedef struct {
@@ -518,8 +549,8 @@ static inline double power_ref(double base, uint64_t n) {
     return result;
 }
 
-static inline AdamwTerms adamw_terms_ref(real grad_scale, real lr, real beta1, real beta2, real eps, real weight_decay,
-                                         uint64_t step) {
+static inline AdamwTerms adamw_terms_ref(real grad_scale, real lr, real beta1, real beta2, real eps,
+                                         real weight_decay, uint64_t step) {
     return (AdamwTerms){.grad_scale = grad_scale,
                         .beta1 = beta1,
                         .beta2 = beta2,
@@ -529,8 +560,9 @@ static inline AdamwTerms adamw_terms_ref(real grad_scale, real lr, real beta1, r
                         .keep = 1 - lr * weight_decay};
 }
 
-static inline void adamw_ref(real *param, real *m, real *v, const real *grad, size_t n, real grad_scale, real lr,
-                             real beta1, real beta2, real eps, real weight_decay, uint64_t step) {
+static inline void adamw_ref(real *param, real *m, real *v, const real *grad, size_t n,
+                             real grad_scale, real lr, real beta1, real beta2, real eps,
+                             real weight_decay, uint64_t step) {
     AdamwTerms a = adamw_terms_ref(grad_scale, lr, beta1, beta2, eps, weight_decay, step);
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < n; i++) {

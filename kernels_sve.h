@@ -1,14 +1,16 @@
-// kernels_sve.h: the kernels of kernels_ref.h, fast, in Arm SVE intrinsics. Correct for every vector length from 128 to
-// 2048 bits, tuned for the 512 of A64FX; on machines without SVE the same source is compiled over sve_shim.h.
+// kernels_sve.h: the kernels of kernels_ref.h, fast, in Arm SVE intrinsics. Correct for every
+// vector length from 128 to 2048 bits, tuned for the 512 of A64FX; on machines without SVE the same
+// source is compiled over sve_shim.h.
 //
-// Bits: the results are the same for any number of threads, any vector length and either instruction set. Matrix
-// products add over k one after another with fused multiply-adds, whatever the tiles. Sums along a row go over 64
-// virtual lanes that are added in a fixed tree. exp, reciprocal and square root are sequences of exactly rounded
-// operations. So this file is compiled with -ffp-contract=off: every fused multiply-add is written out.
+// Bits: the results are the same for any number of threads, any vector length and either
+// instruction set. Matrix products add over k one after another with fused multiply-adds, whatever
+// the tiles. Sums along a row go over 64 virtual lanes that are added in a fixed tree. exp,
+// reciprocal and square root are sequences of exactly rounded operations. So this file is compiled
+// with -ffp-contract=off: every fused multiply-add is written out.
 //
-// SVE code stays in plain functions over one row or tile, called from parallel regions: gcc 12 for AArch64 crashes on
-// vectors that cross the edge of a region, and on loops of full vectors with a tail; each pass here is one predicated
-// loop.
+// SVE code stays in plain functions over one row or tile, called from parallel regions: gcc 12 for
+// AArch64 crashes on vectors that cross the edge of a region, and on loops of full vectors with a
+// tail; each pass here is one predicated loop.
 #ifndef KERNELS_SVE_H
 #define KERNELS_SVE_H
 
@@ -22,16 +24,17 @@
 #include "kernels_ref.h"
 #include "sve_shim.h"
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Sizes: all that is tuned stands here
 //
-// A tile of the matrix product is TILE_ROWS_SVE rows x 2 vectors of sums in registers. A64FX: 20 sums, 2 vectors of b
-// and up to 10 broadcasts fill the 32 registers, and 20 chains cover two pipes of 9 cycles. AVX-512 needs fewer chains,
-// and batches divide by 8. AVX2 has 16 registers: 12 sums.
+// A tile of the matrix product is TILE_ROWS_SVE rows x 2 vectors of sums in registers. A64FX: 20
+// sums, 2 vectors of b and up to 10 broadcasts fill the 32 registers, and 20 chains cover two pipes
+// of 9 cycles. AVX-512 needs fewer chains, and batches divide by 8. AVX2 has 16 registers: 12 sums.
 //
-// A strip of a, TILE_ROWS_SVE x GEMM_DEPTH (12 or 15 KiB), stays in L1, while the panels of b pass by from L2: 2
-// vectors for 20 multiply-adds, a third of what A64FX's L2 gives each core. The panels of a thread, GEMM_DEPTH x
-// GEMM_COLUMNS, stay in L2: 0.6 MiB where a core has its own, 0.2 MiB on A64FX, whose 12 cores share 7 MiB.
+// A strip of a, TILE_ROWS_SVE x GEMM_DEPTH (12 or 15 KiB), stays in L1, while the panels of b pass
+// by from L2: 2 vectors for 20 multiply-adds, a third of what A64FX's L2 gives each core. The
+// panels of a thread, GEMM_DEPTH x GEMM_COLUMNS, stay in L2: 0.6 MiB where a core has its own, 0.2
+// MiB on A64FX, whose 12 cores share 7 MiB.
 
 #if defined __AVX512F__
 #define TILE_EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
@@ -53,15 +56,18 @@ enum {
     K_GROUP = 4,                 // steps of k that are packed together: 16 bytes of a row
     GEMM_ROWS = 1080,            // rows of a that are packed at a time, a multiple of 6, 8 and 10,
     GEMM_STEPS = 8 * GEMM_DEPTH, // and steps of k
-    PACK_AHEAD = 8,   // rows of b that are asked for ahead of packing: each is a new line, and often a new page
-    MAX_LANES = 64,   // floats in the longest vector, 2048 bits
+    PACK_AHEAD = 8, // rows of b that are asked for ahead of packing: each is a new line, and often
+                    // a new page
+    MAX_LANES = 64, // floats in the longest vector, 2048 bits
     QUERY_BLOCK = 80, // rows of attention computed at a time, a multiple of 8 and 10
-    KEY_BLOCK = 160,  // keys they meet at a time: the order of the streaming softmax, so the same everywhere
-    ROW_LANES = 64,   // virtual lanes of a sum along a row
-    ROW_GROUP = 16    // of which a vector holds at most this many
+    KEY_BLOCK =
+        160, // keys they meet at a time: the order of the streaming softmax, so the same everywhere
+    ROW_LANES = 64, // virtual lanes of a sum along a row
+    ROW_GROUP = 16  // of which a vector holds at most this many
 };
 
-static const float zeros_sve[(size_t)GEMM_COLUMNS + KEY_BLOCK]; // what a product may start from, and more
+static const float
+    zeros_sve[(size_t)GEMM_COLUMNS + KEY_BLOCK]; // what a product may start from, and more
 
 static inline size_t round_up(size_t n, size_t to) {
     return (n + to - 1) / to * to;
@@ -71,8 +77,8 @@ static inline size_t at_most(size_t n, size_t most) {
     return n < most ? n : most;
 }
 
-// Zeros by all threads in equal parts: the first time, each part's memory comes to lie near the cores that will work on
-// it.
+// Zeros by all threads in equal parts: the first time, each part's memory comes to lie near the
+// cores that will work on it.
 static inline void zero_floats(float *x, size_t n) {
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < n; i++) {
@@ -87,10 +93,12 @@ static inline size_t allocated_bytes(size_t n) {
     return round_up(n * sizeof(float), n * sizeof(float) < HUGE_PAGE ? 256 : HUGE_PAGE);
 }
 
-// Memory for n floats, zero, on huge pages where the system offers them; NULL if there is not enough.
+// Memory for n floats, zero, on huge pages where the system offers them; NULL if there is not
+// enough.
 static inline float *allocate_floats(size_t n) {
     const size_t align = n * sizeof(float) < HUGE_PAGE ? 256 : HUGE_PAGE;
-    float *data = n < SIZE_MAX / sizeof(float) - HUGE_PAGE ? aligned_alloc(align, allocated_bytes(n)) : NULL;
+    float *data =
+        n < SIZE_MAX / sizeof(float) - HUGE_PAGE ? aligned_alloc(align, allocated_bytes(n)) : NULL;
     if (!data) {
         return NULL;
     }
@@ -103,23 +111,27 @@ static inline float *allocate_floats(size_t n) {
 
 #define SVE_INLINE static inline __attribute__((always_inline))
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Elementary functions
 
-// A64FX takes 9 cycles for an operation and looks 128 instructions ahead, less than one of these chains is long: loops
-// over them take several vectors at a time, piece by piece.
+// A64FX takes 9 cycles for an operation and looks 128 instructions ahead, less than one of these
+// chains is long: loops over them take several vectors at a time, piece by piece.
 #define FOUR(DO) DO(0) DO(1) DO(2) DO(3)
 
-// exp(x) within 2 units in the last place; it stays at exp(-87.33) = 1.2e-38 below that and at exp(80) above 80. In two
-// pieces: n = round(x / ln 2), r = x - n ln 2 with ln 2 in two parts (Cody, Waite 1980); exp(x) = 2^n exp(r), a
-// polynomial on |r| <= 0.347 (Estrin's order) whose exponent bits n is added to.
+// exp(x) within 2 units in the last place; it stays at exp(-87.33) = 1.2e-38 below that and at
+// exp(80) above 80. In two pieces: n = round(x / ln 2), r = x - n ln 2 with ln 2 in two parts
+// (Cody, Waite 1980); exp(x) = 2^n exp(r), a polynomial on |r| <= 0.347 (Estrin's order) whose
+// exponent bits n is added to.
 SVE_INLINE svfloat32_t exp_reduce_sve(svbool_t p, svfloat32_t x, svint32_t *power) {
-    const svfloat32_t magic = svdup_n_f32(12582912.0f); // 1.5 * 2^23: adding it rounds to an integer
+    const svfloat32_t magic =
+        svdup_n_f32(12582912.0f); // 1.5 * 2^23: adding it rounds to an integer
     x = svmin_f32_x(p, svdup_n_f32(80.0f), svmax_f32_x(p, svdup_n_f32(-87.33f), x));
     svfloat32_t shifted = svmla_f32_x(p, magic, x, svdup_n_f32(1.44269504f));
     svfloat32_t n = svsub_f32_x(p, shifted, magic);
-    *power = svlsl_n_s32_x(p, svreinterpret_s32_f32(shifted), 23); // n; the bits of 1.5 * 2^23 fall out
-    return svmla_f32_x(p, svmla_f32_x(p, x, n, svdup_n_f32(-0.693145752f)), n, svdup_n_f32(-1.42860677e-6f));
+    *power =
+        svlsl_n_s32_x(p, svreinterpret_s32_f32(shifted), 23); // n; the bits of 1.5 * 2^23 fall out
+    return svmla_f32_x(p, svmla_f32_x(p, x, n, svdup_n_f32(-0.693145752f)), n,
+                       svdup_n_f32(-1.42860677e-6f));
 }
 
 SVE_INLINE svfloat32_t exp_finish_sve(svbool_t p, svfloat32_t r, svint32_t power) {
@@ -137,8 +149,9 @@ SVE_INLINE svfloat32_t exp_sve(svbool_t p, svfloat32_t x) {
     return exp_finish_sve(p, r, power);
 }
 
-// 1 / x for x in 2^-100 .. 2^120, within 1 unit in the last place: a guess from the exponent's bits, relative error
-// below 0.06, squared by each of three Newton steps. A64FX divides 16 numbers in 98 cycles that nothing else may use.
+// 1 / x for x in 2^-100 .. 2^120, within 1 unit in the last place: a guess from the exponent's
+// bits, relative error below 0.06, squared by each of three Newton steps. A64FX divides 16 numbers
+// in 98 cycles that nothing else may use.
 SVE_INLINE svfloat32_t reciprocal_guess_sve(svbool_t p, svfloat32_t x) {
     return svreinterpret_f32_s32(svsub_s32_x(p, svdup_n_s32(0x7EF311C3), svreinterpret_s32_f32(x)));
 }
@@ -154,34 +167,40 @@ SVE_INLINE svfloat32_t reciprocal_sve(svbool_t p, svfloat32_t x) {
     return reciprocal_step_sve(p, y, x);
 }
 
-// 1 / sqrt(x) for normal x, relative error below 1e-6 after two steps from the guess, each with the constant that
-// centres its error (Moroz et al. 2018); finite for x = 0, so that x times it is sqrt(x) there too.
+// 1 / sqrt(x) for normal x, relative error below 1e-6 after two steps from the guess, each with the
+// constant that centres its error (Moroz et al. 2018); finite for x = 0, so that x times it is
+// sqrt(x) there too.
 SVE_INLINE svfloat32_t root_guess_sve(svbool_t p, svfloat32_t x) {
     return svreinterpret_f32_s32(
         svsub_s32_x(p, svdup_n_s32(0x5F371200), svasr_n_s32_x(p, svreinterpret_s32_f32(x), 1)));
 }
 
-SVE_INLINE svfloat32_t root_step_sve(svbool_t p, svfloat32_t y, svfloat32_t half_x, float three_halves) {
-    return svmul_f32_x(p, y, svmls_f32_x(p, svdup_n_f32(three_halves), svmul_f32_x(p, half_x, y), y));
+SVE_INLINE svfloat32_t root_step_sve(svbool_t p, svfloat32_t y, svfloat32_t half_x,
+                                     float three_halves) {
+    return svmul_f32_x(p, y,
+                       svmls_f32_x(p, svdup_n_f32(three_halves), svmul_f32_x(p, half_x, y), y));
 }
 
-// GELU is x times the gate 1 / (1 + exp(-2 s)) with s = sqrt(2/pi) (x + 0.044715 x^3), since (1 + tanh(s)) / 2 is.
-// This is -2 s.
+// GELU is x times the gate 1 / (1 + exp(-2 s)) with s = sqrt(2/pi) (x + 0.044715 x^3), since (1 +
+// tanh(s)) / 2 is. This is -2 s.
 SVE_INLINE svfloat32_t gelu_exponent_sve(svbool_t p, svfloat32_t x) {
     svfloat32_t square = svmul_f32_x(p, x, x);
     return svmul_f32_x(p, x,
-                       svmla_f32_x(p, svdup_n_f32(-2 * GELU_SCALE), square, svdup_n_f32(-2 * GELU_SCALE * GELU_CUBE)));
+                       svmla_f32_x(p, svdup_n_f32(-2 * GELU_SCALE), square,
+                                   svdup_n_f32(-2 * GELU_SCALE * GELU_CUBE)));
 }
 
 // Of the vectors x0 .. x3: e0 .. e3 = exp(-2 s), and the gates gate0 .. gate3.
-#define GELU_GATES                                                                                                     \
-    svint32_t power0, power1, power2, power3;                                                                          \
-    FOUR(GELU_REDUCE)                                                                                                  \
-    FOUR(GELU_EXP)                                                                                                     \
+#define GELU_GATES                                                                                 \
+    svint32_t power0, power1, power2, power3;                                                      \
+    FOUR(GELU_REDUCE)                                                                              \
+    FOUR(GELU_EXP)                                                                                 \
     FOUR(GELU_RECIPROCAL)
-#define GELU_REDUCE(j) svfloat32_t e##j = exp_reduce_sve(p##j, gelu_exponent_sve(p##j, x##j), &power##j);
+#define GELU_REDUCE(j)                                                                             \
+    svfloat32_t e##j = exp_reduce_sve(p##j, gelu_exponent_sve(p##j, x##j), &power##j);
 #define GELU_EXP(j) e##j = exp_finish_sve(p##j, e##j, power##j);
-#define GELU_RECIPROCAL(j) svfloat32_t gate##j = reciprocal_sve(p##j, svadd_f32_x(p##j, svdup_n_f32(1.0f), e##j));
+#define GELU_RECIPROCAL(j)                                                                         \
+    svfloat32_t gate##j = reciprocal_sve(p##j, svadd_f32_x(p##j, svdup_n_f32(1.0f), e##j));
 
 // exp of one number, by the same operations.
 static inline float exp_scalar_sve(float x) {
@@ -190,9 +209,9 @@ static inline float exp_scalar_sve(float x) {
     return y[0];
 }
 
-// log(x) of one positive number: x = 2^n m with m in sqrt(1/2) .. sqrt(2), log m = 2 atanh((m - 1) / (m + 1)) as a
-// series in double, whose last term is below 2^-50. For the rows' sums: the library's log differs from machine to
-// machine.
+// log(x) of one positive number: x = 2^n m with m in sqrt(1/2) .. sqrt(2), log m = 2 atanh((m - 1)
+// / (m + 1)) as a series in double, whose last term is below 2^-50. For the rows' sums: the
+// library's log differs from machine to machine.
 static inline float log_scalar_sve(float x) {
     int n;
     double m = frexp((double)x, &n);
@@ -207,8 +226,9 @@ static inline float log_scalar_sve(float x) {
     return (float)(n * 0.69314718055994531 + 2 * z * sum);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Sums along a row: 64 virtual lanes in four groups of 16. Lane j of group g takes elements 64 i + 16 g + j.
+// ------------------------------------------------------------------------------------------------
+// Sums along a row: 64 virtual lanes in four groups of 16. Lane j of group g takes elements 64 i +
+// 16 g + j.
 
 typedef struct {
     const float *a, *b, *c;
@@ -233,7 +253,8 @@ SVE_INLINE float sum_row_sve(size_t n, RowTerm term, const RowTerms *row) {
                 s3 = term(s3, p, i + 3 * ROW_GROUP, row);
                 continue;
             }
-#define GROUP(g) (left > g * ROW_GROUP ? (left - g * ROW_GROUP < width ? left - g * ROW_GROUP : width) : 0)
+#define GROUP(g)                                                                                   \
+    (left > g * ROW_GROUP ? (left - g * ROW_GROUP < width ? left - g * ROW_GROUP : width) : 0)
             s0 = term(s0, svwhilelt_b32_u64(0, GROUP(0)), i, row);
             s1 = term(s1, svwhilelt_b32_u64(0, GROUP(1)), i + ROW_GROUP, row);
             s2 = term(s2, svwhilelt_b32_u64(0, GROUP(2)), i + 2 * ROW_GROUP, row);
@@ -261,13 +282,15 @@ SVE_INLINE svfloat32_t add_square_sve(svfloat32_t sum, svbool_t p, size_t i, con
 }
 
 // (a - s) * t * b * c
-SVE_INLINE svfloat32_t add_normalized_sve(svfloat32_t sum, svbool_t p, size_t i, const RowTerms *row) {
+SVE_INLINE svfloat32_t add_normalized_sve(svfloat32_t sum, svbool_t p, size_t i,
+                                          const RowTerms *row) {
     svfloat32_t x = svsub_f32_x(p, svld1_f32(p, row->a + i), svdup_n_f32(row->s));
     svfloat32_t g = svmul_f32_x(p, svld1_f32(p, row->b + i), svld1_f32(p, row->c + i));
     return svmla_f32_m(p, sum, svmul_f32_x(p, x, svdup_n_f32(row->t)), g);
 }
 
-// Largest of n values, -infinity if n is 0. A NaN need not be seen here: the sum of exponentials that follows is NaN.
+// Largest of n values, -infinity if n is 0. A NaN need not be seen here: the sum of exponentials
+// that follows is NaN.
 static inline float max_row_sve(const float *x, size_t n) {
     svfloat32_t max = svdup_n_f32(-INFINITY);
     for (size_t i = 0; i < n; i += svcntw()) {
@@ -278,18 +301,19 @@ static inline float max_row_sve(const float *x, size_t n) {
 }
 
 // The vector at element i + j vectors of a row of n, and its predicate.
-#define LOAD_X(j)                                                                                                      \
-    const size_t at##j = i + j * vl;                                                                                   \
-    const svbool_t p##j = svwhilelt_b32_u64(at##j, n);                                                                 \
+#define LOAD_X(j)                                                                                  \
+    const size_t at##j = i + j * vl;                                                               \
+    const svbool_t p##j = svwhilelt_b32_u64(at##j, n);                                             \
     svfloat32_t x##j = svld1_f32(p##j, x + at##j);
 
-// Turns the vectors x0 .. x3 into exp(x scale - less); the product is rounded first, as the maximum's was.
-#define EXP_SCALED                                                                                                     \
-    svint32_t power0, power1, power2, power3;                                                                          \
-    FOUR(EXP_REDUCE)                                                                                                   \
+// Turns the vectors x0 .. x3 into exp(x scale - less); the product is rounded first, as the
+// maximum's was.
+#define EXP_SCALED                                                                                 \
+    svint32_t power0, power1, power2, power3;                                                      \
+    FOUR(EXP_REDUCE)                                                                               \
     FOUR(EXP_FINISH)
-#define EXP_REDUCE(j)                                                                                                  \
-    x##j = svsub_f32_x(p##j, svmul_f32_x(p##j, x##j, svdup_n_f32(scale)), svdup_n_f32(less));                          \
+#define EXP_REDUCE(j)                                                                              \
+    x##j = svsub_f32_x(p##j, svmul_f32_x(p##j, x##j, svdup_n_f32(scale)), svdup_n_f32(less));      \
     x##j = exp_reduce_sve(p##j, x##j, &power##j);
 #define EXP_FINISH(j) x##j = exp_finish_sve(p##j, x##j, power##j);
 
@@ -321,13 +345,14 @@ static inline void add_row_sve(float *y, const float *x, size_t n) {
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Matrix products: out (M, N) = or += a (M, K) b (K, N), then an epilogue while the rows are in cache. a and b are
-// packed, so that the tile reads both front to back: a in strips of TILE_ROWS_SVE rows, b in panels of 2 vectors of
-// columns. Depths are padded with zeros to whole groups of K_GROUP.
+// ------------------------------------------------------------------------------------------------
+// Matrix products: out (M, N) = or += a (M, K) b (K, N), then an epilogue while the rows are in
+// cache. a and b are packed, so that the tile reads both front to back: a in strips of
+// TILE_ROWS_SVE rows, b in panels of 2 vectors of columns. Depths are padded with zeros to whole
+// groups of K_GROUP.
 
-// What becomes of the product: it starts from the bias, from zero or from what is there, and ends with at most one of
-// residual, gelu and gelu_inp.
+// What becomes of the product: it starts from the bias, from zero or from what is there, and ends
+// with at most one of residual, gelu and gelu_inp.
 typedef struct {
     bool accumulate;       // start from what is there
     const float *bias;     // (N), else zero
@@ -336,35 +361,39 @@ typedef struct {
     const float *gelu_inp; // (M, N): out is multiplied by the derivative of GELU there
 } Epilogue;
 
-// out (TILE_ROWS_SVE, 2 vectors) = start + a strip times a panel. A row of `start` may be out's own, or the same for
-// all (start_row 0). `a` points at the strip; where its elements lie, the kind of tile knows.
-typedef void Tile(float *out, size_t out_row, const float *start, size_t start_row, const float *a, const float *b,
-                  size_t depth);
+// out (TILE_ROWS_SVE, 2 vectors) = start + a strip times a panel. A row of `start` may be out's
+// own, or the same for all (start_row 0). `a` points at the strip; where its elements lie, the kind
+// of tile knows.
+typedef void Tile(float *out, size_t out_row, const float *start, size_t start_row, const float *a,
+                  const float *b, size_t depth);
 
-// Element (row i, step k) of a group is a[i * row_step + k * k_step]; the next group is group_step further. The loop
-// takes half a group a turn: enough for the counters and the branch to hide behind the multiply-adds.
-SVE_INLINE void gemm_tile_sve(float *out, size_t out_row, const float *start, size_t start_row, const float *a,
-                              const size_t row_step, const size_t k_step, const size_t group_step, const float *b,
-                              size_t depth) {
+// Element (row i, step k) of a group is a[i * row_step + k * k_step]; the next group is group_step
+// further. The loop takes half a group a turn: enough for the counters and the branch to hide
+// behind the multiply-adds.
+SVE_INLINE void gemm_tile_sve(float *out, size_t out_row, const float *start, size_t start_row,
+                              const float *a, const size_t row_step, const size_t k_step,
+                              const size_t group_step, const float *b, size_t depth) {
     const svbool_t all = svptrue_b32();
     const size_t vl = svcntw();
-#define START_ROW(i)                                                                                                   \
-    svfloat32_t low##i = svld1_f32(all, start + i * start_row), high##i = svld1_f32(all, start + i * start_row + vl);
-#define PREFETCH_ROW(i)                                                                                                \
-    __builtin_prefetch(out + i * out_row + 2 * vl, 1);                                                                 \
+#define START_ROW(i)                                                                               \
+    svfloat32_t low##i = svld1_f32(all, start + i * start_row),                                    \
+                high##i = svld1_f32(all, start + i * start_row + vl);
+#define PREFETCH_ROW(i)                                                                            \
+    __builtin_prefetch(out + i * out_row + 2 * vl, 1);                                             \
     __builtin_prefetch(out + i * out_row + 3 * vl, 1);
-#define MULTIPLY_ADD_ROW(i)                                                                                            \
-    x = svdup_n_f32(a[i * row_step + step * k_step]);                                                                  \
-    low##i = svmla_f32_m(all, low##i, b_low, x);                                                                       \
+#define MULTIPLY_ADD_ROW(i)                                                                        \
+    x = svdup_n_f32(a[i * row_step + step * k_step]);                                              \
+    low##i = svmla_f32_m(all, low##i, b_low, x);                                                   \
     high##i = svmla_f32_m(all, high##i, b_high, x);
-#define STEP(number)                                                                                                   \
-    {                                                                                                                  \
-        const size_t step = number;                                                                                    \
-        svfloat32_t b_low = svld1_f32(all, b + 2 * step * vl), b_high = svld1_f32(all, b + (2 * step + 1) * vl), x;    \
-        TILE_EACH_ROW(MULTIPLY_ADD_ROW)                                                                                \
+#define STEP(number)                                                                               \
+    {                                                                                              \
+        const size_t step = number;                                                                \
+        svfloat32_t b_low = svld1_f32(all, b + 2 * step * vl),                                     \
+                    b_high = svld1_f32(all, b + (2 * step + 1) * vl), x;                           \
+        TILE_EACH_ROW(MULTIPLY_ADD_ROW)                                                            \
     }
-#define STORE_ROW(i)                                                                                                   \
-    svst1_f32(all, out + i * out_row, low##i);                                                                         \
+#define STORE_ROW(i)                                                                               \
+    svst1_f32(all, out + i * out_row, low##i);                                                     \
     svst1_f32(all, out + i * out_row + vl, high##i);
     TILE_EACH_ROW(START_ROW)
     TILE_EACH_ROW(PREFETCH_ROW) // the next tile is to the right
@@ -383,26 +412,27 @@ SVE_INLINE void gemm_tile_sve(float *out, size_t out_row, const float *start, si
 #undef STORE_ROW
 }
 
-// A packed strip whose groups are (row, step), as rows of memory give them by 16 bytes; and one whose groups are
-// (step, row), as columns of memory do.
-static void tile_of_rows_sve(float *out, size_t out_row, const float *start, size_t start_row, const float *a,
-                             const float *b, size_t depth) {
+// A packed strip whose groups are (row, step), as rows of memory give them by 16 bytes; and one
+// whose groups are (step, row), as columns of memory do.
+static void tile_of_rows_sve(float *out, size_t out_row, const float *start, size_t start_row,
+                             const float *a, const float *b, size_t depth) {
     gemm_tile_sve(out, out_row, start, start_row, a, K_GROUP, 1, K_GROUP * TILE_ROWS_SVE, b, depth);
 }
 
-static void tile_of_columns_sve(float *out, size_t out_row, const float *start, size_t start_row, const float *a,
-                                const float *b, size_t depth) {
-    gemm_tile_sve(out, out_row, start, start_row, a, 1, TILE_ROWS_SVE, K_GROUP * TILE_ROWS_SVE, b, depth);
+static void tile_of_columns_sve(float *out, size_t out_row, const float *start, size_t start_row,
+                                const float *a, const float *b, size_t depth) {
+    gemm_tile_sve(out, out_row, start, start_row, a, 1, TILE_ROWS_SVE, K_GROUP * TILE_ROWS_SVE, b,
+                  depth);
 }
 
 // A block of attention's scores as it lies, and its transpose.
-static void tile_of_scores_sve(float *out, size_t out_row, const float *start, size_t start_row, const float *a,
-                               const float *b, size_t depth) {
+static void tile_of_scores_sve(float *out, size_t out_row, const float *start, size_t start_row,
+                               const float *a, const float *b, size_t depth) {
     gemm_tile_sve(out, out_row, start, start_row, a, KEY_BLOCK, 1, K_GROUP, b, depth);
 }
 
-static void tile_of_scores_t_sve(float *out, size_t out_row, const float *start, size_t start_row, const float *a,
-                                 const float *b, size_t depth) {
+static void tile_of_scores_t_sve(float *out, size_t out_row, const float *start, size_t start_row,
+                                 const float *a, const float *b, size_t depth) {
     gemm_tile_sve(out, out_row, start, start_row, a, 1, KEY_BLOCK, K_GROUP * KEY_BLOCK, b, depth);
 }
 
@@ -413,8 +443,9 @@ typedef struct {
     Tile *tile;
 } Strips;
 
-// Steps that a packed strip or panel takes up: whole groups, and one more that nobody reads. Without it neighbours
-// would lie a multiple of 4 KiB apart, and writing one step of all of them would hit one set of L1.
+// Steps that a packed strip or panel takes up: whole groups, and one more that nobody reads.
+// Without it neighbours would lie a multiple of 4 KiB apart, and writing one step of all of them
+// would hit one set of L1.
 static inline size_t packed_depth(size_t depth) {
     return round_up(depth, K_GROUP) + K_GROUP;
 }
@@ -425,10 +456,11 @@ typedef struct {
     size_t next; // from a panel to the next
 } Panels;
 
-// One strip against panels of at least `depth` that make `columns`; at most TILE_ROWS_SVE rows. A tile at an edge goes
-// through a whole one on the stack: the only place where edges are handled.
-static inline void gemm_strip_sve(float *out, size_t out_row, const float *start, size_t start_row, Tile *tile,
-                                  const float *strip, Panels panels, size_t depth, size_t rows, size_t columns) {
+// One strip against panels of at least `depth` that make `columns`; at most TILE_ROWS_SVE rows. A
+// tile at an edge goes through a whole one on the stack: the only place where edges are handled.
+static inline void gemm_strip_sve(float *out, size_t out_row, const float *start, size_t start_row,
+                                  Tile *tile, const float *strip, Panels panels, size_t depth,
+                                  size_t rows, size_t columns) {
     const size_t width = 2 * svcntw();
     const float *panel = panels.data;
     float whole[TILE_ROWS_SVE * 2 * MAX_LANES];
@@ -450,28 +482,28 @@ static inline void gemm_strip_sve(float *out, size_t out_row, const float *start
 }
 
 // Stores element k of four vectors as four neighbours at to + k * to_row, for k < count.
-static inline void store_quads_sve(float *to, size_t to_row, size_t count, svfloat32_t r0, svfloat32_t r1,
-                                   svfloat32_t r2, svfloat32_t r3) {
+static inline void store_quads_sve(float *to, size_t to_row, size_t count, svfloat32_t r0,
+                                   svfloat32_t r1, svfloat32_t r2, svfloat32_t r3) {
     const svbool_t quad = svwhilelt_b32_u64(0, 4);
     const size_t per_vector = svcntw() / 4;
     svfloat32_t low02 = svzip1_f32(r0, r2), low13 = svzip1_f32(r1, r3);
     svfloat32_t high02 = svzip2_f32(r0, r2), high13 = svzip2_f32(r1, r3);
-#define STORE_QUADS(from, v)                                                                                           \
-    for (size_t k = (from)*per_vector; k < ((from) + 1) * per_vector && k < count; k += 4) {                           \
-        const size_t left = count - k < per_vector ? count - k : per_vector;                                           \
-        svst1_f32(quad, to + k * to_row, v);                                                                           \
-        if (left > 1) {                                                                                                \
-            svst1_f32(quad, to + (k + 1) * to_row, svext_f32(v, v, 4));                                                \
-        }                                                                                                              \
-        if (left > 2) {                                                                                                \
-            svst1_f32(quad, to + (k + 2) * to_row, svext_f32(v, v, 8));                                                \
-        }                                                                                                              \
-        if (left > 3) {                                                                                                \
-            svst1_f32(quad, to + (k + 3) * to_row, svext_f32(v, v, 12));                                               \
-        }                                                                                                              \
-        if (per_vector > 4) {                                                                                          \
-            v = svext_f32(v, v, 16);                                                                                   \
-        }                                                                                                              \
+#define STORE_QUADS(from, v)                                                                       \
+    for (size_t k = (from)*per_vector; k < ((from) + 1) * per_vector && k < count; k += 4) {       \
+        const size_t left = count - k < per_vector ? count - k : per_vector;                       \
+        svst1_f32(quad, to + k * to_row, v);                                                       \
+        if (left > 1) {                                                                            \
+            svst1_f32(quad, to + (k + 1) * to_row, svext_f32(v, v, 4));                            \
+        }                                                                                          \
+        if (left > 2) {                                                                            \
+            svst1_f32(quad, to + (k + 2) * to_row, svext_f32(v, v, 8));                            \
+        }                                                                                          \
+        if (left > 3) {                                                                            \
+            svst1_f32(quad, to + (k + 3) * to_row, svext_f32(v, v, 12));                           \
+        }                                                                                          \
+        if (per_vector > 4) {                                                                      \
+            v = svext_f32(v, v, 16);                                                               \
+        }                                                                                          \
     }
     svfloat32_t v0 = svzip1_f32(low02, low13), v1 = svzip2_f32(low02, low13);
     svfloat32_t v2 = svzip1_f32(high02, high13), v3 = svzip2_f32(high02, high13);
@@ -482,13 +514,16 @@ static inline void store_quads_sve(float *to, size_t to_row, size_t count, svflo
 #undef STORE_QUADS
 }
 
-// A strip of groups (row, step): `rows` rows of memory, `row` apart; rows and steps beyond are zero.
-static inline void pack_rows_sve(float *strip, const float *from, size_t row, size_t rows, size_t depth) {
+// A strip of groups (row, step): `rows` rows of memory, `row` apart; rows and steps beyond are
+// zero.
+static inline void pack_rows_sve(float *strip, const float *from, size_t row, size_t rows,
+                                 size_t depth) {
     const size_t group = K_GROUP * TILE_ROWS_SVE, whole = depth / K_GROUP * K_GROUP;
     if (rows < TILE_ROWS_SVE || whole < depth) {
         memset(strip, 0, round_up(depth, K_GROUP) * TILE_ROWS_SVE * sizeof *strip);
     }
-    for (size_t k = 0; k < whole; k += K_GROUP, strip += group) { // all rows at once: as many misses under way
+    for (size_t k = 0; k < whole;
+         k += K_GROUP, strip += group) { // all rows at once: as many misses under way
         for (size_t i = 0; i < rows; i++) {
             memcpy(strip + i * K_GROUP, from + i * row + k, K_GROUP * sizeof *strip);
         }
@@ -498,14 +533,16 @@ static inline void pack_rows_sve(float *strip, const float *from, size_t row, si
     }
 }
 
-// Strips of groups (step, row), `next` apart: `rows` columns of memory, whose neighbours are `column` apart.
-static inline void pack_columns_sve(float *strips, size_t next, const float *from, size_t column, size_t rows,
-                                    size_t depth) {
+// Strips of groups (step, row), `next` apart: `rows` columns of memory, whose neighbours are
+// `column` apart.
+static inline void pack_columns_sve(float *strips, size_t next, const float *from, size_t column,
+                                    size_t rows, size_t depth) {
     const size_t whole = rows / TILE_ROWS_SVE, left = rows % TILE_ROWS_SVE;
     if (left) {
         memset(strips + whole * next, 0, depth * TILE_ROWS_SVE * sizeof *strips);
     }
-    for (size_t k = 0; k < depth; k++, from += column) { // all strips at once: memory is read front to back
+    for (size_t k = 0; k < depth;
+         k++, from += column) { // all strips at once: memory is read front to back
         float *to = strips + k * TILE_ROWS_SVE;
         for (size_t i = 0; i < whole; i++) {
             memcpy(to + i * next, from + i * TILE_ROWS_SVE, TILE_ROWS_SVE * sizeof *to);
@@ -519,7 +556,8 @@ static inline void pack_columns_sve(float *strips, size_t next, const float *fro
 }
 
 // One row k of panels, `next` apart: `columns` of `from`, and zeros beyond.
-static inline void pack_panels_row_sve(float *to, size_t next, const float *from, size_t columns, size_t ahead) {
+static inline void pack_panels_row_sve(float *to, size_t next, const float *from, size_t columns,
+                                       size_t ahead) {
     const size_t vl = svcntw();
     const svbool_t all = svptrue_b32();
     for (size_t j = 0; j < columns; j += 2 * vl, to += next) {
@@ -531,15 +569,16 @@ static inline void pack_panels_row_sve(float *to, size_t next, const float *from
 }
 
 // Columns of one panel, each `column` apart in memory: four at a time.
-static inline void pack_panel_columns_sve(float *panel, const float *from, size_t column, size_t columns,
-                                          size_t depth) {
+static inline void pack_panel_columns_sve(float *panel, const float *from, size_t column,
+                                          size_t columns, size_t depth) {
     const size_t vl = svcntw(), width = 2 * vl;
     size_t j = 0;
     for (; j + 4 <= columns; j += 4, panel += 4, from += 4 * column) {
         for (size_t k = 0; k < depth; k += vl) {
             svbool_t p = svwhilelt_b32_u64(k, depth);
-            store_quads_sve(panel + k * width, width, at_most(depth - k, vl), svld1_f32(p, from + k),
-                            svld1_f32(p, from + column + k), svld1_f32(p, from + 2 * column + k),
+            store_quads_sve(panel + k * width, width, at_most(depth - k, vl),
+                            svld1_f32(p, from + k), svld1_f32(p, from + column + k),
+                            svld1_f32(p, from + 2 * column + k),
                             svld1_f32(p, from + 3 * column + k));
         }
     }
@@ -550,10 +589,12 @@ static inline void pack_panel_columns_sve(float *panel, const float *from, size_
     }
 }
 
-// Packs rows k0 .. k0 + depth of b, columns j0 .. j0 + columns, as panels (depth, 2 vectors), one after another; rows
-// and columns beyond are zero.
-static inline void pack_panels_sve(float *panels, MatrixRef b, size_t k0, size_t depth, size_t j0, size_t columns) {
-    const size_t width = 2 * svcntw(), padded = round_up(depth, K_GROUP), next = width * packed_depth(depth);
+// Packs rows k0 .. k0 + depth of b, columns j0 .. j0 + columns, as panels (depth, 2 vectors), one
+// after another; rows and columns beyond are zero.
+static inline void pack_panels_sve(float *panels, MatrixRef b, size_t k0, size_t depth, size_t j0,
+                                   size_t columns) {
+    const size_t width = 2 * svcntw(), padded = round_up(depth, K_GROUP),
+                 next = width * packed_depth(depth);
     const float *from = b.data + k0 * b.row + j0 * b.column;
     if (b.column == 1) {
         for (size_t k = 0; k < depth; k++, from += b.row) {
@@ -565,7 +606,8 @@ static inline void pack_panels_sve(float *panels, MatrixRef b, size_t k0, size_t
             if (columns - j < width) {
                 memset(panels, 0, next * sizeof *panels);
             }
-            pack_panel_columns_sve(panels, from + j * b.column, b.column, at_most(columns - j, width), depth);
+            pack_panel_columns_sve(panels, from + j * b.column, b.column,
+                                   at_most(columns - j, width), depth);
         }
         memset(panels + depth * width, 0, (padded - depth) * width * sizeof *panels);
     }
@@ -582,16 +624,18 @@ static inline void gelu_row_sve(float *gelu, const float *x, size_t n) {
 #undef STORE
 }
 
-// dout *= gelu'(x). With the gate g = (1 + tanh(s)) / 2: gelu' = g + x * 2 g (1 - g) * ds/dx, and 1 - g = exp(-2 s) g.
+// dout *= gelu'(x). With the gate g = (1 + tanh(s)) / 2: gelu' = g + x * 2 g (1 - g) * ds/dx, and 1
+// - g = exp(-2 s) g.
 static inline void gelu_backward_row_sve(float *dout, const float *x, size_t n) {
     const size_t vl = svcntw();
-#define SLOPE(j)                                                                                                       \
-    svfloat32_t slope##j = svmul_f32_x(p##j, x##j, x##j);                                                              \
-    slope##j = svmla_f32_x(p##j, svdup_n_f32(2 * GELU_SCALE), slope##j, svdup_n_f32(6 * GELU_SCALE * GELU_CUBE));      \
+#define SLOPE(j)                                                                                   \
+    svfloat32_t slope##j = svmul_f32_x(p##j, x##j, x##j);                                          \
+    slope##j = svmla_f32_x(p##j, svdup_n_f32(2 * GELU_SCALE), slope##j,                            \
+                           svdup_n_f32(6 * GELU_SCALE * GELU_CUBE));                               \
     slope##j = svmul_f32_x(p##j, slope##j, x##j);
-#define STORE(j)                                                                                                       \
-    svfloat32_t change##j = svmul_f32_x(p##j, gate##j, svmul_f32_x(p##j, e##j, gate##j));                              \
-    change##j = svmla_f32_x(p##j, gate##j, slope##j, change##j);                                                       \
+#define STORE(j)                                                                                   \
+    svfloat32_t change##j = svmul_f32_x(p##j, gate##j, svmul_f32_x(p##j, e##j, gate##j));          \
+    change##j = svmla_f32_x(p##j, gate##j, slope##j, change##j);                                   \
     svst1_f32(p##j, dout + at##j, svmul_f32_x(p##j, svld1_f32(p##j, dout + at##j), change##j));
     for (size_t i = 0; i < n; i += 4 * vl) {
         FOUR(LOAD_X)
@@ -614,7 +658,8 @@ static inline void end_row_sve(float *out, const Epilogue *e, size_t at, size_t 
     }
 }
 
-// A block of the product: rows m0 .. m0 + rows and steps k0 .. k0 + depth of all K, whose strips are packed together.
+// A block of the product: rows m0 .. m0 + rows and steps k0 .. k0 + depth of all K, whose strips
+// are packed together.
 typedef struct {
     const float *strips;
     Tile *tile;
@@ -628,26 +673,27 @@ static inline size_t strip_place(const PackedBlock *p, size_t i, size_t k) {
 }
 
 // Packs the strips of rows first .. end of a block.
-static inline void pack_block_sve(float *strips, const PackedBlock *p, MatrixRef a, size_t first, size_t end) {
+static inline void pack_block_sve(float *strips, const PackedBlock *p, MatrixRef a, size_t first,
+                                  size_t end) {
     for (size_t k = 0; k < p->depth && first < end; k += GEMM_DEPTH) {
         const size_t depth = at_most(p->depth - k, GEMM_DEPTH);
         const float *from = a.data + p->m0 * a.row + (p->k0 + k) * a.column;
         if (a.row == 1) {
-            pack_columns_sve(strips + strip_place(p, first, k), TILE_ROWS_SVE * packed_depth(depth), from + first,
-                             a.column, end - first, depth);
+            pack_columns_sve(strips + strip_place(p, first, k), TILE_ROWS_SVE * packed_depth(depth),
+                             from + first, a.column, end - first, depth);
             continue;
         }
         for (size_t i = first; i < end; i += TILE_ROWS_SVE) {
-            pack_rows_sve(strips + strip_place(p, i, k), from + i * a.row, a.row, at_most(end - i, TILE_ROWS_SVE),
-                          depth);
+            pack_rows_sve(strips + strip_place(p, i, k), from + i * a.row, a.row,
+                          at_most(end - i, TILE_ROWS_SVE), depth);
         }
     }
 }
 
-// Columns j .. j + columns of a block. A strip stays in L1 while the panels of its depth pass by. panels: scratch of
-// this thread, (GEMM_DEPTH, GEMM_COLUMNS).
-static inline void gemm_columns_sve(float *out, size_t N, MatrixRef b, const Epilogue *e, const PackedBlock *p,
-                                    float *panels, size_t j, size_t columns) {
+// Columns j .. j + columns of a block. A strip stays in L1 while the panels of its depth pass by.
+// panels: scratch of this thread, (GEMM_DEPTH, GEMM_COLUMNS).
+static inline void gemm_columns_sve(float *out, size_t N, MatrixRef b, const Epilogue *e,
+                                    const PackedBlock *p, float *panels, size_t j, size_t columns) {
     for (size_t k = 0; k < p->depth; k += GEMM_DEPTH) {
         const size_t depth = at_most(p->depth - k, GEMM_DEPTH);
         const bool from_out = p->k0 + k > 0 || e->accumulate, last = p->k0 + k + depth == p->K;
@@ -656,8 +702,8 @@ static inline void gemm_columns_sve(float *out, size_t N, MatrixRef b, const Epi
         for (size_t i = 0; i < p->rows; i += TILE_ROWS_SVE) {
             const size_t tile_rows = at_most(p->rows - i, TILE_ROWS_SVE), at = (p->m0 + i) * N + j;
             const float *start = from_out ? out + at : e->bias ? e->bias + j : zeros_sve;
-            gemm_strip_sve(out + at, N, start, from_out ? N : 0, p->tile, p->strips + strip_place(p, i, k), packed,
-                           depth, tile_rows, columns);
+            gemm_strip_sve(out + at, N, start, from_out ? N : 0, p->tile,
+                           p->strips + strip_place(p, i, k), packed, depth, tile_rows, columns);
             for (size_t r = 0; r < tile_rows && last; r++) {
                 end_row_sve(out + at + r * N, e, at + r * N, columns);
             }
@@ -674,7 +720,8 @@ static inline float *pack_scratch_sve(size_t floats) {
         size = floats;
         scratch = allocate_floats(floats);
         if (!scratch) {
-            fprintf(stderr, "train_gpt: no memory for %zu MiB of scratch: choose a smaller --micro-batch\n",
+            fprintf(stderr,
+                    "train_gpt: no memory for %zu MiB of scratch: choose a smaller --micro-batch\n",
                     floats >> 18);
             exit(EXIT_FAILURE);
         }
@@ -682,12 +729,14 @@ static inline float *pack_scratch_sve(size_t floats) {
     return scratch;
 }
 
-// The part-th of `parts` nearly equal parts of n in whole units: where it starts; where the next one does, it ends.
+// The part-th of `parts` nearly equal parts of n in whole units: where it starts; where the next
+// one does, it ends.
 static inline size_t part_start(size_t n, size_t unit, size_t part, size_t parts) {
     return at_most(n, (n + unit - 1) / unit * part / parts * unit);
 }
 
-// One thread's part of a block: the strips that it packs for all, then its own columns, first .. end, of the product.
+// One thread's part of a block: the strips that it packs for all, then its own columns, first ..
+// end, of the product.
 static inline void gemm_block_sve(float *out, size_t N, MatrixRef a, MatrixRef b, const Epilogue *e,
                                   const PackedBlock *p, float *strips, float *panels) {
     const size_t thread = (size_t)omp_get_thread_num(), threads = (size_t)omp_get_num_threads();
@@ -698,9 +747,10 @@ static inline void gemm_block_sve(float *out, size_t N, MatrixRef a, MatrixRef b
                    part_start(p->rows, TILE_ROWS_SVE, thread + 1, threads));
 #pragma omp barrier
     for (size_t part = 0; part < parts; part++) {
-        const size_t j = part_start(wanted, width, part, parts), end = part_start(wanted, width, part + 1, parts);
-        gemm_columns_sve(out, N, b, e, p, panels + thread * packed_depth(GEMM_DEPTH) * GEMM_COLUMNS, first + j,
-                         end - j);
+        const size_t j = part_start(wanted, width, part, parts),
+                     end = part_start(wanted, width, part + 1, parts);
+        gemm_columns_sve(out, N, b, e, p, panels + thread * packed_depth(GEMM_DEPTH) * GEMM_COLUMNS,
+                         first + j, end - j);
     }
 #pragma omp barrier
 }
@@ -723,42 +773,47 @@ static inline size_t gemm_scratch_sve(size_t M, size_t K, size_t threads) {
 }
 
 // Threads share the strips of a, and each packs the panels of its own columns of b.
-static inline void gemm_sve(float *out, MatrixRef a, MatrixRef b, size_t M, size_t N, size_t K, const Epilogue *e) {
+static inline void gemm_sve(float *out, MatrixRef a, MatrixRef b, size_t M, size_t N, size_t K,
+                            const Epilogue *e) {
     const size_t rows = packed_rows_sve(M), strips_size = strips_size_sve(M, K);
     float *strips = pack_scratch_sve(gemm_scratch_sve(M, K, (size_t)omp_get_max_threads()));
     Tile *tile = a.row == 1 ? tile_of_columns_sve : tile_of_rows_sve;
 #pragma omp parallel
     for (size_t m0 = 0; m0 < M; m0 += rows) {
         for (size_t k0 = 0; k0 < K; k0 += GEMM_STEPS) {
-            const PackedBlock p = {strips, tile, m0, at_most(M - m0, rows), k0, at_most(K - k0, GEMM_STEPS), K};
+            const PackedBlock p = {
+                strips, tile, m0, at_most(M - m0, rows), k0, at_most(K - k0, GEMM_STEPS), K};
             gemm_block_sve(out, N, a, b, e, &p, strips, strips + strips_size);
         }
     }
 }
 
-static inline void matmul_forward_sve(float *out, const float *inp, const float *weight, const float *bias,
-                                      const float *residual, size_t R, size_t C, size_t OC) {
+static inline void matmul_forward_sve(float *out, const float *inp, const float *weight,
+                                      const float *bias, const float *residual, size_t R, size_t C,
+                                      size_t OC) {
     gemm_sve(out, (MatrixRef){inp, C, 1}, (MatrixRef){weight, OC, 1}, R, OC, C,
              &(Epilogue){.bias = bias, .residual = residual});
 }
 
-static inline void matmul_gelu_forward_sve(float *out, float *gelu, const float *inp, const float *weight,
-                                           const float *bias, size_t R, size_t C, size_t OC) {
+static inline void matmul_gelu_forward_sve(float *out, float *gelu, const float *inp,
+                                           const float *weight, const float *bias, size_t R,
+                                           size_t C, size_t OC) {
     gemm_sve(out, (MatrixRef){inp, C, 1}, (MatrixRef){weight, OC, 1}, R, OC, C,
              &(Epilogue){.bias = bias, .gelu = gelu});
 }
 
-static inline void matmul_backward_input_sve(float *dinp, const float *dout, const float *weight, const float *gelu_inp,
-                                             size_t R, size_t C, size_t OC) {
-    gemm_sve(dinp, (MatrixRef){dout, OC, 1}, (MatrixRef){weight, 1, OC}, R, C, OC, &(Epilogue){.gelu_inp = gelu_inp});
+static inline void matmul_backward_input_sve(float *dinp, const float *dout, const float *weight,
+                                             const float *gelu_inp, size_t R, size_t C, size_t OC) {
+    gemm_sve(dinp, (MatrixRef){dout, OC, 1}, (MatrixRef){weight, 1, OC}, R, C, OC,
+             &(Epilogue){.gelu_inp = gelu_inp});
 }
 
 // dbias (OC) += the rows of dout (R, OC), one after another: four vectors of columns from i on.
 static inline void add_rows_sve(float *dbias, const float *dout, size_t R, size_t OC, size_t i) {
     const size_t vl = svcntw();
-#define BEGIN(j)                                                                                                       \
-    const size_t at##j = i + j * vl;                                                                                   \
-    const svbool_t p##j = svwhilelt_b32_u64(at##j, OC);                                                                \
+#define BEGIN(j)                                                                                   \
+    const size_t at##j = i + j * vl;                                                               \
+    const svbool_t p##j = svwhilelt_b32_u64(at##j, OC);                                            \
     svfloat32_t sum##j = svld1_f32(p##j, dbias + at##j);
 #define ADD(j) sum##j = svadd_f32_x(p##j, sum##j, svld1_f32(p##j, dout + r * OC + at##j));
 #define STORE(j) svst1_f32(p##j, dbias + at##j, sum##j);
@@ -772,9 +827,10 @@ static inline void add_rows_sve(float *dbias, const float *dout, size_t R, size_
 #undef STORE
 }
 
-static inline void matmul_backward_weight_sve(float *dweight, float *dbias, const float *inp, const float *dout,
-                                              size_t R, size_t C, size_t OC) {
-    gemm_sve(dweight, (MatrixRef){inp, 1, C}, (MatrixRef){dout, OC, 1}, C, OC, R, &(Epilogue){.accumulate = true});
+static inline void matmul_backward_weight_sve(float *dweight, float *dbias, const float *inp,
+                                              const float *dout, size_t R, size_t C, size_t OC) {
+    gemm_sve(dweight, (MatrixRef){inp, 1, C}, (MatrixRef){dout, OC, 1}, C, OC, R,
+             &(Epilogue){.accumulate = true});
     const size_t columns = 4 * svcntw();
 #pragma omp parallel for schedule(static)
     for (size_t o = 0; o < OC; o += columns) {
@@ -782,7 +838,7 @@ static inline void matmul_backward_weight_sve(float *dweight, float *dbias, cons
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Embedding
 
 static inline void add_rows_into_sve(float *out, const float *a, const float *b, size_t n) {
@@ -792,30 +848,33 @@ static inline void add_rows_into_sve(float *out, const float *a, const float *b,
     }
 }
 
-static inline void embedding_forward_sve(float *out, const int32_t *tokens, const float *wte, const float *wpe,
-                                         Words words, size_t first_position, size_t B, size_t T, size_t C) {
+static inline void embedding_forward_sve(float *out, const int32_t *tokens, const float *wte,
+                                         const float *wpe, VocabShard vocab, size_t first_position,
+                                         size_t B, size_t T, size_t C) {
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < B * T; r++) {
-        size_t word = (size_t)tokens[r] - words.first;
+        size_t word = (size_t)tokens[r] - vocab.first;
         float *row = out + r * C;
-        if (word < words.count && wpe) {
+        if (word < vocab.count && wpe) {
             add_rows_into_sve(row, wte + word * C, wpe + (first_position + r % T) * C, C);
-        } else if (word < words.count || wpe) {
-            memcpy(row, word < words.count ? wte + word * C : wpe + (first_position + r % T) * C, C * sizeof *row);
+        } else if (word < vocab.count || wpe) {
+            memcpy(row, word < vocab.count ? wte + word * C : wpe + (first_position + r % T) * C,
+                   C * sizeof *row);
         } else {
             memset(row, 0, C * sizeof *row);
         }
     }
 }
 
-static inline void embedding_backward_sve(float *dwte, float *dwpe, const float *dout, const int32_t *tokens,
-                                          Words words, size_t B, size_t T, size_t C) {
+static inline void embedding_backward_sve(float *dwte, float *dwpe, const float *dout,
+                                          const int32_t *tokens, VocabShard vocab, size_t B,
+                                          size_t T, size_t C) {
 #pragma omp parallel for schedule(static)
     for (size_t c = 0; c < C; c += MAX_LANES) {
         size_t n = C - c < MAX_LANES ? C - c : MAX_LANES;
         for (size_t r = 0; r < B * T; r++) {
-            size_t word = (size_t)tokens[r] - words.first;
-            if (word < words.count) {
+            size_t word = (size_t)tokens[r] - vocab.first;
+            if (word < vocab.count) {
                 add_row_sve(dwte + word * C + c, dout + r * C + c, n);
             }
             add_row_sve(dwpe + r % T * C + c, dout + r * C + c, n);
@@ -823,39 +882,43 @@ static inline void embedding_backward_sve(float *dwte, float *dwpe, const float 
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // LayerNorm
 
-static inline void layernorm_row_sve(float *out, float *mean, float *rstd, const float *x, const float *weight,
-                                     const float *bias, size_t C) {
+static inline void layernorm_row_sve(float *out, float *mean, float *rstd, const float *x,
+                                     const float *weight, const float *bias, size_t C) {
     float m = sum_row_sve(C, add_a_sve, &(RowTerms){.a = x}) / (float)C;
     float variance = sum_row_sve(C, add_square_sve, &(RowTerms){.a = x, .s = m}) / (float)C;
     float s = 1 / sqrtf(variance + 1e-5f);
     for (size_t c = 0; c < C; c += svcntw()) {
         svbool_t p = svwhilelt_b32_u64(c, C);
-        svfloat32_t n = svmul_f32_x(p, svsub_f32_x(p, svld1_f32(p, x + c), svdup_n_f32(m)), svdup_n_f32(s));
+        svfloat32_t n =
+            svmul_f32_x(p, svsub_f32_x(p, svld1_f32(p, x + c), svdup_n_f32(m)), svdup_n_f32(s));
         svst1_f32(p, out + c, svmla_f32_x(p, svld1_f32(p, bias + c), n, svld1_f32(p, weight + c)));
     }
     *mean = m;
     *rstd = s;
 }
 
-static inline void layernorm_forward_sve(float *out, float *mean, float *rstd, const float *inp, const float *weight,
-                                         const float *bias, size_t R, size_t C) {
+static inline void layernorm_forward_sve(float *out, float *mean, float *rstd, const float *inp,
+                                         const float *weight, const float *bias, size_t R,
+                                         size_t C) {
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < R; r++) {
         layernorm_row_sve(out + r * C, mean + r, rstd + r, inp + r * C, weight, bias, C);
     }
 }
 
-static inline void layernorm_backward_row_sve(float *dx, const float *dout, const float *x, const float *weight,
-                                              float mean, float rstd, size_t C) {
+static inline void layernorm_backward_row_sve(float *dx, const float *dout, const float *x,
+                                              const float *weight, float mean, float rstd,
+                                              size_t C) {
     RowTerms row = {.a = x, .b = dout, .c = weight, .s = mean, .t = rstd};
     float gn_avg = sum_row_sve(C, add_normalized_sve, &row) / (float)C;
     float g_avg = sum_row_sve(C, add_a_b_sve, &(RowTerms){.a = dout, .b = weight}) / (float)C;
     for (size_t c = 0; c < C; c += svcntw()) {
         svbool_t p = svwhilelt_b32_u64(c, C);
-        svfloat32_t n = svmul_f32_x(p, svsub_f32_x(p, svld1_f32(p, x + c), svdup_n_f32(mean)), svdup_n_f32(rstd));
+        svfloat32_t n = svmul_f32_x(p, svsub_f32_x(p, svld1_f32(p, x + c), svdup_n_f32(mean)),
+                                    svdup_n_f32(rstd));
         svfloat32_t g = svmul_f32_x(p, svld1_f32(p, dout + c), svld1_f32(p, weight + c));
         g = svmla_f32_x(p, svsub_f32_x(p, g, svdup_n_f32(g_avg)), n, svdup_n_f32(-gn_avg));
         svst1_f32(p, dx + c, svmla_f32_x(p, svld1_f32(p, dx + c), g, svdup_n_f32(rstd)));
@@ -863,8 +926,9 @@ static inline void layernorm_backward_row_sve(float *dx, const float *dout, cons
 }
 
 // dweight and dbias of one vector of channels, the rows one after another
-static inline void layernorm_backward_weight_sve(float *dweight, float *dbias, const float *dout, const float *inp,
-                                                 const float *mean, const float *rstd, size_t R, size_t C, size_t c) {
+static inline void layernorm_backward_weight_sve(float *dweight, float *dbias, const float *dout,
+                                                 const float *inp, const float *mean,
+                                                 const float *rstd, size_t R, size_t C, size_t c) {
     svbool_t p = svwhilelt_b32_u64(c, C);
     svfloat32_t dw = svld1_f32(p, dweight + c), db = svld1_f32(p, dbias + c);
     for (size_t r = 0; r < R; r++) {
@@ -877,13 +941,15 @@ static inline void layernorm_backward_weight_sve(float *dweight, float *dbias, c
     svst1_f32(p, dbias + c, db);
 }
 
-static inline void layernorm_backward_sve(float *dinp, float *dweight, float *dbias, const float *dout,
-                                          const float *inp, const float *weight, const float *mean, const float *rstd,
-                                          size_t R, size_t C) {
+static inline void layernorm_backward_sve(float *dinp, float *dweight, float *dbias,
+                                          const float *dout, const float *inp, const float *weight,
+                                          const float *mean, const float *rstd, size_t R,
+                                          size_t C) {
     size_t vl = svcntw();
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < R; r++) {
-        layernorm_backward_row_sve(dinp + r * C, dout + r * C, inp + r * C, weight, mean[r], rstd[r], C);
+        layernorm_backward_row_sve(dinp + r * C, dout + r * C, inp + r * C, weight, mean[r],
+                                   rstd[r], C);
     }
 #pragma omp parallel for schedule(static)
     for (size_t c = 0; c < C; c += vl) {
@@ -891,29 +957,34 @@ static inline void layernorm_backward_sve(float *dinp, float *dweight, float *db
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Attention, block-wise (Dao et al. 2022): QUERY_BLOCK rows meet KEY_BLOCK keys at a time, all products through the
-// tile of the matrix product. Keys and values of a head are packed once. A thread computes whole heads.
+// ------------------------------------------------------------------------------------------------
+// Attention, block-wise (Dao et al. 2022): QUERY_BLOCK rows meet KEY_BLOCK keys at a time, all
+// products through the tile of the matrix product. Keys and values of a head are packed once. A
+// thread computes whole heads.
 
 // Packs rows of a head, (rows, D) with a row stride, as strips.
-static inline Strips pack_strips_sve(float *to, const float *from, size_t row, size_t rows, size_t D) {
+static inline Strips pack_strips_sve(float *to, const float *from, size_t row, size_t rows,
+                                     size_t D) {
     const size_t next = TILE_ROWS_SVE * packed_depth(D);
     for (size_t i = 0; i < rows; i += TILE_ROWS_SVE) {
-        pack_rows_sve(to + i / TILE_ROWS_SVE * next, from + i * row, row, at_most(rows - i, TILE_ROWS_SVE), D);
+        pack_rows_sve(to + i / TILE_ROWS_SVE * next, from + i * row, row,
+                      at_most(rows - i, TILE_ROWS_SVE), D);
     }
     return (Strips){to, next, tile_of_rows_sve};
 }
 
 // out (M, N) = start + strips (M, K) panels (K, N)
-static inline void block_gemm_sve(float *out, size_t out_row, const float *start, size_t start_row, Strips strips,
-                                  Panels panels, size_t M, size_t N, size_t K) {
+static inline void block_gemm_sve(float *out, size_t out_row, const float *start, size_t start_row,
+                                  Strips strips, Panels panels, size_t M, size_t N, size_t K) {
     for (size_t i = 0; i < M; i += TILE_ROWS_SVE) {
         gemm_strip_sve(out + i * out_row, out_row, start + i * start_row, start_row, strips.tile,
-                       strips.data + i / TILE_ROWS_SVE * strips.next, panels, K, at_most(M - i, TILE_ROWS_SVE), N);
+                       strips.data + i / TILE_ROWS_SVE * strips.next, panels, K,
+                       at_most(M - i, TILE_ROWS_SVE), N);
     }
 }
 
-// A block of scores (QUERY_BLOCK, KEY_BLOCK) is not packed: the tile reads its rows, or its columns, as they lie.
+// A block of scores (QUERY_BLOCK, KEY_BLOCK) is not packed: the tile reads its rows, or its
+// columns, as they lie.
 static inline Strips scores_as_rows_sve(const float *scores) {
     return (Strips){scores, TILE_ROWS_SVE * KEY_BLOCK, tile_of_scores_sve};
 }
@@ -922,10 +993,11 @@ static inline Strips scores_as_columns_sve(const float *scores) {
     return (Strips){scores, TILE_ROWS_SVE, tile_of_scores_t_sve};
 }
 
-// Sizes in floats of what one thread needs for one head of T rows and D channels. Keys and values are packed by key
-// blocks: k^T and v^T as (D, KEY_BLOCK), k and v as (KEY_BLOCK, D).
+// Sizes in floats of what one thread needs for one head of T rows and D channels. Keys and values
+// are packed by key blocks: k^T and v^T as (D, KEY_BLOCK), k and v as (KEY_BLOCK, D).
 typedef struct {
-    size_t D, key_blocks, across, along;  // floats of a packed block: across for (D, keys), along for (keys, D)
+    size_t D, key_blocks, across,
+        along; // floats of a packed block: across for (D, keys), along for (keys, D)
     float *key_t, *value_t, *key, *value; // per key block; those not needed are NULL
     float *strips[2], *panels[2];         // of a block of queries
     float *score, *dscore;                // (QUERY_BLOCK, KEY_BLOCK)
@@ -933,8 +1005,10 @@ typedef struct {
 } AttentionScratch;
 
 // Lays the scratch out over `base`; with base NULL only counts. Returns the floats that it takes.
-static inline size_t attention_scratch_sve(AttentionScratch *s, size_t T, size_t D, bool backward, float *base) {
-    const size_t width = 2 * svcntw(), depth = packed_depth(D), rows = round_up(QUERY_BLOCK, TILE_ROWS_SVE);
+static inline size_t attention_scratch_sve(AttentionScratch *s, size_t T, size_t D, bool backward,
+                                           float *base) {
+    const size_t width = 2 * svcntw(), depth = packed_depth(D),
+                 rows = round_up(QUERY_BLOCK, TILE_ROWS_SVE);
     const size_t block = rows * KEY_BLOCK + TILE_ROWS_SVE; // the last strip may read beyond
     size_t used = 0;
     *s = (AttentionScratch){.D = D, .key_blocks = (T + KEY_BLOCK - 1) / KEY_BLOCK};
@@ -964,7 +1038,8 @@ static inline size_t attention_scratch_sve(AttentionScratch *s, size_t T, size_t
 }
 
 // Packs the keys and values of one head, rows 0 .. T - 1 of k and v (row stride 3C).
-static inline void attention_pack_sve(const AttentionScratch *s, const float *k, const float *v, size_t row, size_t T) {
+static inline void attention_pack_sve(const AttentionScratch *s, const float *k, const float *v,
+                                      size_t row, size_t T) {
     for (size_t block = 0; block < s->key_blocks; block++) {
         size_t u = block * KEY_BLOCK, keys = T - u < KEY_BLOCK ? T - u : KEY_BLOCK;
         pack_panels_sve(s->key_t + block * s->across, (MatrixRef){k, 1, row}, 0, s->D, u, keys);
@@ -972,7 +1047,8 @@ static inline void attention_pack_sve(const AttentionScratch *s, const float *k,
             pack_panels_sve(s->value + block * s->along, (MatrixRef){v, row, 1}, u, keys, 0, s->D);
         }
         if (s->value_t) {
-            pack_panels_sve(s->value_t + block * s->across, (MatrixRef){v, 1, row}, 0, s->D, u, keys);
+            pack_panels_sve(s->value_t + block * s->across, (MatrixRef){v, 1, row}, 0, s->D, u,
+                            keys);
             pack_panels_sve(s->key + block * s->along, (MatrixRef){k, row, 1}, u, keys, 0, s->D);
         }
     }
@@ -988,10 +1064,10 @@ static inline Panels key_panels_sve(const float *blocks, size_t block, size_t si
     return (Panels){blocks + block * size, 2 * svcntw() * packed_depth(depth)};
 }
 
-// Turns the scores of row i with `seen` keys into exp(score - max), and takes what was summed so far to the new
-// maximum.
-static inline void softmax_row_sve(const AttentionScratch *s, size_t i, size_t seen, float scale, float *max,
-                                   float *sum) {
+// Turns the scores of row i with `seen` keys into exp(score - max), and takes what was summed so
+// far to the new maximum.
+static inline void softmax_row_sve(const AttentionScratch *s, size_t i, size_t seen, float scale,
+                                   float *max, float *sum) {
     float *p = s->score + i * KEY_BLOCK, largest = scale * max_row_sve(p, seen);
     if (largest > *max) {
         float shrink = exp_scalar_sve(*max - largest);
@@ -1003,8 +1079,9 @@ static inline void softmax_row_sve(const AttentionScratch *s, size_t i, size_t s
 }
 
 // Rows t0 .. t0 + rows - 1 of one head. out: (rows, D) with row stride C; lse: (rows).
-static inline void attention_queries_sve(const AttentionScratch *s, float *out, size_t out_row, float *lse,
-                                         const float *q, size_t q_row, size_t t0, size_t rows, size_t T) {
+static inline void attention_queries_sve(const AttentionScratch *s, float *out, size_t out_row,
+                                         float *lse, const float *q, size_t q_row, size_t t0,
+                                         size_t rows, size_t T) {
     float max[QUERY_BLOCK], sum[QUERY_BLOCK], scale = 1 / sqrtf((float)s->D);
     const Strips q_strips = pack_strips_sve(s->strips[0], q, q_row, rows, s->D);
     memset(s->out, 0, rows * s->D * sizeof(float));
@@ -1015,8 +1092,8 @@ static inline void attention_queries_sve(const AttentionScratch *s, float *out, 
     for (size_t block = 0; block * KEY_BLOCK < t0 + rows; block++) {
         size_t u = block * KEY_BLOCK, keys = keys_seen_(t0 + rows - 1, u, KEY_BLOCK);
         size_t packed_keys = T - u < KEY_BLOCK ? T - u : KEY_BLOCK;
-        block_gemm_sve(s->score, KEY_BLOCK, zeros_sve, 0, q_strips, key_panels_sve(s->key_t, block, s->across, s->D),
-                       rows, keys, s->D);
+        block_gemm_sve(s->score, KEY_BLOCK, zeros_sve, 0, q_strips,
+                       key_panels_sve(s->key_t, block, s->across, s->D), rows, keys, s->D);
         for (size_t i = 0; i < rows; i++) {
             size_t seen = keys_seen_(t0 + i, u, keys);
             memset(s->score + i * KEY_BLOCK + seen, 0,
@@ -1035,8 +1112,8 @@ static inline void attention_queries_sve(const AttentionScratch *s, float *out, 
     }
 }
 
-static inline void attention_forward_sve(float *out, float *lse, const float *qkv, size_t first_row, size_t B, size_t T,
-                                         size_t C, size_t H) {
+static inline void attention_forward_sve(float *out, float *lse, const float *qkv, size_t first_row,
+                                         size_t B, size_t T, size_t C, size_t H) {
     size_t D = C / H;
     AttentionScratch counted;
     size_t size = attention_scratch_sve(&counted, T, D, false, NULL);
@@ -1049,19 +1126,23 @@ static inline void attention_forward_sve(float *out, float *lse, const float *qk
         attention_scratch_sve(&s, T, D, false, scratch + (size_t)omp_get_thread_num() * size);
         attention_pack_sve(&s, q + C, q + 2 * C, 3 * C, T);
         for (size_t t = first_row; t < T; t += QUERY_BLOCK) {
-            attention_queries_sve(&s, out + (b * T + t) * C + h * D, C, lse + i * T + t, q + t * 3 * C, 3 * C, t,
+            attention_queries_sve(&s, out + (b * T + t) * C + h * D, C, lse + i * T + t,
+                                  q + t * 3 * C, 3 * C, t,
                                   T - t < QUERY_BLOCK ? T - t : QUERY_BLOCK, T);
         }
     }
 }
 
-// Turns scores x into p = exp(scale x - lse) and dscore into scale p (dscore - dout . out), row by row.
-static inline void attention_dscore_row_sve(float *x, float *ds, size_t n, float scale, float less, float dy_y) {
+// Turns scores x into p = exp(scale x - lse) and dscore into scale p (dscore - dout . out), row by
+// row.
+static inline void attention_dscore_row_sve(float *x, float *ds, size_t n, float scale, float less,
+                                            float dy_y) {
     const size_t vl = svcntw();
-#define STORE(j)                                                                                                       \
-    svst1_f32(p##j, x + at##j, x##j);                                                                                  \
-    svfloat32_t d##j = svsub_f32_x(p##j, svld1_f32(p##j, ds + at##j), svdup_n_f32(dy_y));                              \
-    svst1_f32(p##j, ds + at##j, svmul_f32_x(p##j, svmul_f32_x(p##j, x##j, svdup_n_f32(scale)), d##j));
+#define STORE(j)                                                                                   \
+    svst1_f32(p##j, x + at##j, x##j);                                                              \
+    svfloat32_t d##j = svsub_f32_x(p##j, svld1_f32(p##j, ds + at##j), svdup_n_f32(dy_y));          \
+    svst1_f32(p##j, ds + at##j,                                                                    \
+              svmul_f32_x(p##j, svmul_f32_x(p##j, x##j, svdup_n_f32(scale)), d##j));
     for (size_t i = 0; i < n; i += 4 * vl) {
         FOUR(LOAD_X)
         EXP_SCALED
@@ -1073,11 +1154,14 @@ static inline void attention_dscore_row_sve(float *x, float *ds, size_t n, float
 }
 
 // What rows t0 .. t0 + rows - 1 of one head add to dq, dk and dv (row stride 3C, zero or begun).
-static inline void attention_backward_queries_sve(const AttentionScratch *s, float *dq, float *dk, float *dv,
-                                                  const float *q, size_t row, const float *dy, const float *y,
-                                                  size_t y_row, const float *lse, size_t t0, size_t rows, size_t T) {
+static inline void attention_backward_queries_sve(const AttentionScratch *s, float *dq, float *dk,
+                                                  float *dv, const float *q, size_t row,
+                                                  const float *dy, const float *y, size_t y_row,
+                                                  const float *lse, size_t t0, size_t rows,
+                                                  size_t T) {
     float dy_y[QUERY_BLOCK], scale = 1 / sqrtf((float)s->D);
-    const size_t D = s->D, padded_rows = round_up(rows, K_GROUP), panel = 2 * svcntw() * packed_depth(rows);
+    const size_t D = s->D, padded_rows = round_up(rows, K_GROUP),
+                 panel = 2 * svcntw() * packed_depth(rows);
     const Strips q_strips = pack_strips_sve(s->strips[0], q, row, rows, D);
     const Strips dy_strips = pack_strips_sve(s->strips[1], dy, y_row, rows, D);
     const Strips ds = scores_as_rows_sve(s->dscore), p_t = scores_as_columns_sve(s->score);
@@ -1093,22 +1177,24 @@ static inline void attention_backward_queries_sve(const AttentionScratch *s, flo
     for (size_t block = 0; block * KEY_BLOCK < t0 + rows; block++) {
         size_t u = block * KEY_BLOCK, keys = keys_seen_(t0 + rows - 1, u, KEY_BLOCK);
         size_t packed_keys = T - u < KEY_BLOCK ? T - u : KEY_BLOCK;
-        block_gemm_sve(s->score, KEY_BLOCK, zeros_sve, 0, q_strips, key_panels_sve(s->key_t, block, s->across, D), rows,
-                       keys, D);
-        block_gemm_sve(s->dscore, KEY_BLOCK, zeros_sve, 0, dy_strips, key_panels_sve(s->value_t, block, s->across, D),
-                       rows, keys, D);
+        block_gemm_sve(s->score, KEY_BLOCK, zeros_sve, 0, q_strips,
+                       key_panels_sve(s->key_t, block, s->across, D), rows, keys, D);
+        block_gemm_sve(s->dscore, KEY_BLOCK, zeros_sve, 0, dy_strips,
+                       key_panels_sve(s->value_t, block, s->across, D), rows, keys, D);
         for (size_t i = 0; i < rows; i++) {
-            attention_dscore_row_sve(s->score + i * KEY_BLOCK, s->dscore + i * KEY_BLOCK, keys_seen_(t0 + i, u, keys),
-                                     scale, lse[i], dy_y[i]);
+            attention_dscore_row_sve(s->score + i * KEY_BLOCK, s->dscore + i * KEY_BLOCK,
+                                     keys_seen_(t0 + i, u, keys), scale, lse[i], dy_y[i]);
         }
         block_gemm_sve(dv + u * row, row, dv + u * row, row, p_t, dy_panels, keys, D, rows);
         block_gemm_sve(dk + u * row, row, dk + u * row, row, ds_t, q_panels, keys, D, rows);
-        block_gemm_sve(dq, row, dq, row, ds, key_panels_sve(s->key, block, s->along, packed_keys), rows, D, keys);
+        block_gemm_sve(dq, row, dq, row, ds, key_panels_sve(s->key, block, s->along, packed_keys),
+                       rows, D, keys);
     }
 }
 
-static inline void attention_backward_sve(float *dqkv, const float *dout, const float *out, const float *qkv,
-                                          const float *lse, size_t B, size_t T, size_t C, size_t H) {
+static inline void attention_backward_sve(float *dqkv, const float *dout, const float *out,
+                                          const float *qkv, const float *lse, size_t B, size_t T,
+                                          size_t C, size_t H) {
     size_t D = C / H;
     AttentionScratch counted;
     size_t size = attention_scratch_sve(&counted, T, D, true, NULL);
@@ -1127,35 +1213,37 @@ static inline void attention_backward_sve(float *dqkv, const float *dout, const 
         attention_pack_sve(&s, q + C, q + 2 * C, 3 * C, T);
         for (size_t t = 0; t < T; t += QUERY_BLOCK) {
             size_t at = (b * T + t) * C + h * D;
-            attention_backward_queries_sve(&s, dq + t * 3 * C, dq + C, dq + 2 * C, q + t * 3 * C, 3 * C, dout + at,
-                                           out + at, C, lse + i * T + t, t, T - t < QUERY_BLOCK ? T - t : QUERY_BLOCK,
-                                           T);
+            attention_backward_queries_sve(&s, dq + t * 3 * C, dq + C, dq + 2 * C, q + t * 3 * C,
+                                           3 * C, dout + at, out + at, C, lse + i * T + t, t,
+                                           T - t < QUERY_BLOCK ? T - t : QUERY_BLOCK, T);
         }
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Classifier
 
-static inline void logits_forward_sve(float *logits, const float *inp, const float *wte, size_t R, size_t C, size_t V) {
+static inline void logits_forward_sve(float *logits, const float *inp, const float *wte, size_t R,
+                                      size_t C, size_t V) {
     gemm_sve(logits, (MatrixRef){inp, C, 1}, (MatrixRef){wte, 1, C}, R, V, C, &(Epilogue){0});
 }
 
-static inline void classifier_forward_sve(float *logits, SliceSoftmax *softmax, const float *inp, const float *wte,
-                                          const int32_t *targets, Words words, size_t R, size_t C) {
-    logits_forward_sve(logits, inp, wte, R, C, words.count);
+static inline void classifier_forward_sve(float *logits, SliceSoftmax *softmax, const float *inp,
+                                          const float *wte, const int32_t *targets,
+                                          VocabShard vocab, size_t R, size_t C) {
+    logits_forward_sve(logits, inp, wte, R, C, vocab.count);
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < R; r++) {
-        size_t target = (size_t)targets[r] - words.first;
-        float *x = logits + r * words.count, max = max_row_sve(x, words.count);
-        softmax[r].target = target < words.count ? x[target] : -INFINITY;
+        size_t target = (size_t)targets[r] - vocab.first;
+        float *x = logits + r * vocab.count, max = max_row_sve(x, vocab.count);
+        softmax[r].target = target < vocab.count ? x[target] : -INFINITY;
         softmax[r].max = max;
-        softmax[r].sum = exp_row_sve(x, words.count, 1, max);
+        softmax[r].sum = exp_row_sve(x, vocab.count, 1, max);
     }
 }
 
-static inline void cross_entropy_sve(float *losses, float *scale, const SliceSoftmax *slices, size_t S, size_t mine,
-                                     float dloss, size_t R) {
+static inline void cross_entropy_sve(float *losses, float *scale, const SliceSoftmax *slices,
+                                     size_t S, size_t mine, float dloss, size_t R) {
     for (size_t r = 0; r < R; r++) {
         float max = -INFINITY, target = -INFINITY, sum = 0;
         for (size_t s = 0; s < S; s++) {
@@ -1170,27 +1258,29 @@ static inline void cross_entropy_sve(float *losses, float *scale, const SliceSof
     }
 }
 
-static inline void classifier_backward_sve(float *dinp, float *dwte, float *logits, const float *scale,
-                                           const float *inp, const float *wte, const int32_t *targets, float dloss,
-                                           Words words, size_t R, size_t C) {
-    size_t V = words.count;
+static inline void classifier_backward_sve(float *dinp, float *dwte, float *logits,
+                                           const float *scale, const float *inp, const float *wte,
+                                           const int32_t *targets, float dloss, VocabShard vocab,
+                                           size_t R, size_t C) {
+    size_t V = vocab.count;
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < R; r++) {
-        size_t target = (size_t)targets[r] - words.first;
+        size_t target = (size_t)targets[r] - vocab.first;
         scale_row_sve(logits + r * V, V, scale[r]);
         if (target < V) {
             logits[r * V + target] -= dloss;
         }
     }
     gemm_sve(dinp, (MatrixRef){logits, V, 1}, (MatrixRef){wte, C, 1}, R, C, V, &(Epilogue){0});
-    gemm_sve(dwte, (MatrixRef){logits, 1, V}, (MatrixRef){inp, C, 1}, V, C, R, &(Epilogue){.accumulate = true});
+    gemm_sve(dwte, (MatrixRef){logits, 1, V}, (MatrixRef){inp, C, 1}, V, C, R,
+             &(Epilogue){.accumulate = true});
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Update
 
-// The sum of squares of a block of 4096, in float lanes, is exact to 1e-6; blocks are added in double, one after
-// another in each of 256 fixed segments.
+// The sum of squares of a block of 4096, in float lanes, is exact to 1e-6; blocks are added in
+// double, one after another in each of 256 fixed segments.
 static inline double sum_of_squares_sve(const float *x, size_t n) {
     enum { SEGMENTS = 256, BLOCK = 4096 };
     double segment[SEGMENTS], sum = 0;
@@ -1198,7 +1288,8 @@ static inline double sum_of_squares_sve(const float *x, size_t n) {
 #pragma omp parallel for schedule(static)
     for (size_t s = 0; s < SEGMENTS; s++) {
         segment[s] = 0;
-        for (size_t i = s * per_segment * BLOCK; i < (s + 1) * per_segment * BLOCK && i < n; i += BLOCK) {
+        for (size_t i = s * per_segment * BLOCK; i < (s + 1) * per_segment * BLOCK && i < n;
+             i += BLOCK) {
             RowTerms row = {.a = x + i, .b = x + i};
             segment[s] += (double)sum_row_sve(n - i < BLOCK ? n - i : BLOCK, add_a_b_sve, &row);
         }
@@ -1209,32 +1300,37 @@ static inline double sum_of_squares_sve(const float *x, size_t n) {
     return sum;
 }
 
-// Eight vectors at a time, in three pieces that leave little in registers: moments, 1 / sqrt(v), the update.
-static inline void adamw_block_sve(float *param, float *m, float *v, const float *grad, size_t n, AdamwTerms a) {
+// Eight vectors at a time, in three pieces that leave little in registers: moments, 1 / sqrt(v),
+// the update.
+static inline void adamw_block_sve(float *param, float *m, float *v, const float *grad, size_t n,
+                                   AdamwTerms a) {
     const size_t vl = svcntw();
 #define EIGHT(DO) FOUR(DO) DO(4) DO(5) DO(6) DO(7)
-#define MOMENTS(j)                                                                                                     \
-    const size_t at##j = i + j * vl;                                                                                   \
-    const svbool_t p##j = svwhilelt_b32_u64(at##j, n);                                                                 \
-    svfloat32_t g##j = svmul_f32_x(p##j, svld1_f32(p##j, grad + at##j), svdup_n_f32(a.grad_scale));                    \
-    svfloat32_t m##j = svmul_f32_x(p##j, g##j, svdup_n_f32(1 - a.beta1));                                              \
-    m##j = svmla_f32_x(p##j, m##j, svld1_f32(p##j, m + at##j), svdup_n_f32(a.beta1));                                  \
-    svst1_f32(p##j, m + at##j, m##j);                                                                                  \
-    svfloat32_t v##j = svmul_f32_x(p##j, svld1_f32(p##j, v + at##j), svdup_n_f32(a.beta2));                            \
-    v##j = svmla_f32_x(p##j, v##j, svmul_f32_x(p##j, g##j, g##j), svdup_n_f32(1 - a.beta2));                           \
-    v##j = svmin_f32_x(p##j, svdup_n_f32(FLT_MAX), v##j);                                                              \
+#define MOMENTS(j)                                                                                 \
+    const size_t at##j = i + j * vl;                                                               \
+    const svbool_t p##j = svwhilelt_b32_u64(at##j, n);                                             \
+    svfloat32_t g##j =                                                                             \
+        svmul_f32_x(p##j, svld1_f32(p##j, grad + at##j), svdup_n_f32(a.grad_scale));               \
+    svfloat32_t m##j = svmul_f32_x(p##j, g##j, svdup_n_f32(1 - a.beta1));                          \
+    m##j = svmla_f32_x(p##j, m##j, svld1_f32(p##j, m + at##j), svdup_n_f32(a.beta1));              \
+    svst1_f32(p##j, m + at##j, m##j);                                                              \
+    svfloat32_t v##j = svmul_f32_x(p##j, svld1_f32(p##j, v + at##j), svdup_n_f32(a.beta2));        \
+    v##j = svmla_f32_x(p##j, v##j, svmul_f32_x(p##j, g##j, g##j), svdup_n_f32(1 - a.beta2));       \
+    v##j = svmin_f32_x(p##j, svdup_n_f32(FLT_MAX), v##j);                                          \
     svst1_f32(p##j, v + at##j, v##j);
-#define ROOT_GUESS(j)                                                                                                  \
-    svfloat32_t half##j = svmul_f32_x(p##j, svdup_n_f32(0.5f), v##j), y##j = root_guess_sve(p##j, v##j);
+#define ROOT_GUESS(j)                                                                              \
+    svfloat32_t half##j = svmul_f32_x(p##j, svdup_n_f32(0.5f), v##j),                              \
+                y##j = root_guess_sve(p##j, v##j);
 #define ROOT_FIRST(j) y##j = root_step_sve(p##j, y##j, half##j, 1.50090015f);
 #define ROOT_SECOND(j) y##j = root_step_sve(p##j, y##j, half##j, 1.50000072f);
-#define DIVISOR(j)                                                                                                     \
-    half##j = svmla_f32_x(p##j, svdup_n_f32(a.eps), svmul_f32_x(p##j, half##j, y##j), svdup_n_f32(2 * a.v_scale));     \
+#define DIVISOR(j)                                                                                 \
+    half##j = svmla_f32_x(p##j, svdup_n_f32(a.eps), svmul_f32_x(p##j, half##j, y##j),              \
+                          svdup_n_f32(2 * a.v_scale));                                             \
     y##j = reciprocal_guess_sve(p##j, half##j);
 #define RECIPROCAL_STEP(j) y##j = reciprocal_step_sve(p##j, y##j, half##j);
-#define UPDATE(j)                                                                                                      \
-    svfloat32_t kept##j = svmul_f32_x(p##j, svld1_f32(p##j, param + at##j), svdup_n_f32(a.keep));                      \
-    y##j = svmul_f32_x(p##j, y##j, svdup_n_f32(-a.step_size));                                                         \
+#define UPDATE(j)                                                                                  \
+    svfloat32_t kept##j = svmul_f32_x(p##j, svld1_f32(p##j, param + at##j), svdup_n_f32(a.keep));  \
+    y##j = svmul_f32_x(p##j, y##j, svdup_n_f32(-a.step_size));                                     \
     svst1_f32(p##j, param + at##j, svmla_f32_x(p##j, kept##j, svld1_f32(p##j, m + at##j), y##j));
     for (size_t i = 0; i < n; i += 8 * vl) {
         // clang-format off
@@ -1254,8 +1350,9 @@ static inline void adamw_block_sve(float *param, float *m, float *v, const float
 #undef UPDATE
 }
 
-static inline void adamw_sve(float *param, float *m, float *v, const float *grad, size_t n, float grad_scale, float lr,
-                             float beta1, float beta2, float eps, float weight_decay, uint64_t step) {
+static inline void adamw_sve(float *param, float *m, float *v, const float *grad, size_t n,
+                             float grad_scale, float lr, float beta1, float beta2, float eps,
+                             float weight_decay, uint64_t step) {
     enum { BLOCK = 16384 };
     AdamwTerms a = adamw_terms_ref(grad_scale, lr, beta1, beta2, eps, weight_decay, step);
 #pragma omp parallel for schedule(static)
@@ -1264,24 +1361,27 @@ static inline void adamw_sve(float *param, float *m, float *v, const float *grad
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // The machine
 
 // Runs the tile `rounds` times on data in L1; returns the floating-point operations that were done.
 static inline double tile_flops_sve(size_t rounds) {
     enum { FLOPS_DEPTH = 256 };
     Tile *volatile tile_function = tile_of_rows_sve; // not a copy that knows that all is zero
-    _Alignas(256) static const float strip[TILE_ROWS_SVE * FLOPS_DEPTH], panel[2 * MAX_LANES * FLOPS_DEPTH]; // zeros
-    _Alignas(256) float tile[2 * TILE_ROWS_SVE * 2 * MAX_LANES] = {0}; // twice: the tile prefetches the next one
+    _Alignas(256) static const float strip[TILE_ROWS_SVE * FLOPS_DEPTH],
+        panel[2 * MAX_LANES * FLOPS_DEPTH]; // zeros
+    _Alignas(256) float tile[2 * TILE_ROWS_SVE * 2 * MAX_LANES] = {
+        0}; // twice: the tile prefetches the next one
     for (size_t i = 0; i < rounds; i++) {
         tile_function(tile, 2 * svcntw(), tile, 2 * svcntw(), strip, panel, FLOPS_DEPTH);
-        __asm__ volatile("" ::"r"(tile) : "memory"); // the compiler must not see that nobody reads it
+        __asm__ volatile("" ::"r"(tile)
+                         : "memory"); // the compiler must not see that nobody reads it
     }
     return 2.0 * (double)rounds * TILE_ROWS_SVE * 2 * (double)svcntw() * FLOPS_DEPTH;
 }
 
-// From now on this thread treats denormal numbers as zero: they cost up to a hundred times the time, and mean nothing
-// in training. Threads that are started later inherit it.
+// From now on this thread treats denormal numbers as zero: they cost up to a hundred times the
+// time, and mean nothing in training. Threads that are started later inherit it.
 static inline void flush_denormals(void) {
 #if defined __x86_64__
     _mm_setcsr(_mm_getcsr() | 0x8040); // flush to zero, denormals are zero

@@ -1,11 +1,14 @@
-// prepare.h: text files become token shards, tokenizer and manifest, in one folder, over all ranks and their threads.
+// prepare.h: text files become token shards, tokenizer and manifest, in one folder, over all ranks
+// and their threads.
 //
-// Writing:  prepare_corpus       sources -> SPLIT.bin, .idx, .docs, .meta, dropped.jsonl, tokenizer/, manifest.json
+// Writing:  prepare_corpus       sources -> SPLIT.bin, .idx, .docs, .meta, dropped.jsonl,
+// tokenizer/, manifest.json
 //
-// The corpus is a list of units that depends on nothing but the input: a stretch of an uncompressed JSON Lines file, or
-// a whole file. A rank takes a unit through a pass in batches of documents, which its threads parse and encode; what
-// comes of it goes into the unit's own part files. Then the parts are put together in the order of the units. So the
-// result is the same for any number of ranks and threads, and a run that was killed goes on behind its whole units.
+// The corpus is a list of units that depends on nothing but the input: a stretch of an uncompressed
+// JSON Lines file, or a whole file. A rank takes a unit through a pass in batches of documents,
+// which its threads parse and encode; what comes of it goes into the unit's own part files. Then
+// the parts are put together in the order of the units. So the result is the same for any number of
+// ranks and threads, and a run that was killed goes on behind its whole units.
 #ifndef PREPARE_H
 #define PREPARE_H
 
@@ -20,11 +23,11 @@
 #include "tokenizer_train.h"
 #include "trace.h" // index_build, sums_build
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // What prepare_corpus is asked to do, and what it tells
 
-// Inputs are files or folders; from folders it takes the files that source_kind_ knows, in the order of their names'
-// bytes.
+// Inputs are files or folders; from folders it takes the files that source_kind_ knows, in the
+// order of their names' bytes.
 typedef struct {
     const char *const *inputs;
     size_t input_count;
@@ -32,14 +35,16 @@ typedef struct {
     const char *tokenizer;     // folder of the tokenizer to use; NULL: train one
     size_t vocab_size;         // of the one to train
     bool unigram;              // which kind to train: Unigram with byte fallback, or byte-level BPE
-    uint64_t tokenizer_sample; // bytes of text to train it on; a rank holds at most a quarter more in memory
+    uint64_t tokenizer_sample; // bytes of text to train it on; a rank holds at most a quarter more
+                               // in memory
     double val_fraction;       // share of the documents that make the validation split, 0 <= F < 1
     const char *text_key;      // of JSON Lines: the key that holds the text
     uint64_t seed;             // of the split and of the tokenizer's sample
-    uint64_t unit_bytes;    // of a stretch of JSON Lines; 0: by the size of the corpus. Changes nothing in the result
-    CollectOptions collect; // which documents stay out
-    bool index;             // make an index of the text, for trace
-    const char *revision;   // of the program: what another one left unfinished is not gone on with
+    uint64_t unit_bytes;       // of a stretch of JSON Lines; 0: by the size of the corpus. Changes
+                               // nothing in the result
+    CollectOptions collect;    // which documents stay out
+    bool index;                // make an index of the text, for trace
+    const char *revision; // of the program: what another one left unfinished is not gone on with
     const char *const *command; // the command line, for the manifest
     size_t command_count;
     FILE *progress; // for people; NULL: silent
@@ -48,9 +53,9 @@ typedef struct {
 // Everything that is counted, for a unit, a source and the corpus alike.
 //   lines                                of JSON Lines
 //   documents, tokens, text_bytes        that are written; tokens with the ends of documents
-//   empty, blank_lines, rejected_lines   left out: without text; without JSON; no JSON object with a text
-//   dropped_*                            left out by the CollectReason of that name, in its order
-//   replaced                             ill-formed UTF-8 sequences that became U+FFFD
+//   empty, blank_lines, rejected_lines   left out: without text; without JSON; no JSON object with
+//   a text dropped_*                            left out by the CollectReason of that name, in its
+//   order replaced                             ill-formed UTF-8 sequences that became U+FFFD
 //   train_*, val_*                       by split; the third is bytes of SPLIT.meta
 //   dropped_bytes                        of dropped.jsonl
 // clang-format off
@@ -90,18 +95,19 @@ static inline void counts_add_(Counts *sum, const Counts *more) {
 enum { REPORT_NOTES = 5, NOTE_LIMIT = sizeof(Error) };
 
 typedef struct {
-    uint64_t sources, skipped_files; // files read; files in the input folders of kinds that are not read
+    uint64_t sources,
+        skipped_files; // files read; files in the input folders of kinds that are not read
     Counts counts;
     size_t vocab_size;
     size_t note_count;
     char notes[REPORT_NOTES][NOTE_LIMIT]; // "FILE:LINE: what is wrong" for the first rejected lines
 } PrepareReport;
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // What JSON Lines say about where their documents come from
 
-// Number of documents and tokens per distinct value of a facet. A table is bounded: documents with a value that is too
-// long, or new when the table is full, are counted together.
+// Number of documents and tokens per distinct value of a facet. A table is bounded: documents with
+// a value that is too long, or new when the table is full, are counted together.
 typedef struct {
     struct {
         char *value;
@@ -112,11 +118,15 @@ typedef struct {
 } OriginFacet;
 
 enum { ORIGIN_SOURCE, ORIGIN_LICENSE, ORIGIN_LANGUAGE, ORIGIN_FACETS };
-enum { ORIGIN_VALUES = 32, ORIGIN_UNIT_VALUES = 1024, ORIGIN_LENGTH = 200 }; // of a source, of a unit; bytes of a value
+enum {
+    ORIGIN_VALUES = 32,
+    ORIGIN_UNIT_VALUES = 1024,
+    ORIGIN_LENGTH = 200
+}; // of a source, of a unit; bytes of a value
 
-// The metadata that is kept of a document, with the keys under which corpora have it (Dolma, FineWeb, llm-jp-corpus,
-// mC4, Wikipedia, the Pile, the Stack). They are looked for in the object, then in its "meta", then in its "metadata";
-// the first string wins, else the first number.
+// The metadata that is kept of a document, with the keys under which corpora have it (Dolma,
+// FineWeb, llm-jp-corpus, mC4, Wikipedia, the Pile, the Stack). They are looked for in the object,
+// then in its "meta", then in its "metadata"; the first string wins, else the first number.
 static const struct {
     const char *name, *keys[3];
     int facet; // that counts its strings, or -1
@@ -140,7 +150,8 @@ enum { METADATA_FIELDS = sizeof metadata_fields_ / sizeof *metadata_fields_, MET
 static const char *const origin_names_[ORIGIN_FACETS] = {"source", "license", "language"};
 
 static inline const Json *metadata_find_(const Json *object, int field) {
-    const Json *places[3] = {object, json_get(object, "meta"), json_get(object, "metadata")}, *number = NULL;
+    const Json *places[3] = {object, json_get(object, "meta"), json_get(object, "metadata")},
+               *number = NULL;
     for (int i = 0; i < 9; i++) {
         const char *key = metadata_fields_[field].keys[i % 3];
         const Json *found = key && places[i / 3] ? json_get(places[i / 3], key) : NULL;
@@ -152,10 +163,11 @@ static inline const Json *metadata_find_(const Json *object, int field) {
     return number;
 }
 
-static inline bool origin_add_(OriginFacet *facet, size_t limit, const char *value, size_t length, uint64_t documents,
-                               uint64_t tokens, Error *e) {
+static inline bool origin_add_(OriginFacet *facet, size_t limit, const char *value, size_t length,
+                               uint64_t documents, uint64_t tokens, Error *e) {
     size_t v = 0;
-    while (v < facet->count && (strncmp(facet->values[v].value, value, length) || facet->values[v].value[length])) {
+    while (v < facet->count &&
+           (strncmp(facet->values[v].value, value, length) || facet->values[v].value[length])) {
         v++;
     }
     if (length > ORIGIN_LENGTH || v == limit || memchr(value, 0, length)) {
@@ -164,7 +176,8 @@ static inline bool origin_add_(OriginFacet *facet, size_t limit, const char *val
         return true;
     }
     if (v == facet->count) {
-        if (!reserve_(&facet->values, &facet->capacity, facet->count, 1, sizeof *facet->values, e)) {
+        if (!reserve_(&facet->values, &facet->capacity, facet->count, 1, sizeof *facet->values,
+                      e)) {
             return false;
         }
         facet->values[v].value = strndup(value, length);
@@ -190,12 +203,13 @@ static inline void origins_free_(OriginFacet origin[ORIGIN_FACETS]) {
 }
 
 // Adds the tables of a unit to those of its source.
-static inline bool origins_add_(OriginFacet to[ORIGIN_FACETS], const OriginFacet from[ORIGIN_FACETS], Error *e) {
+static inline bool origins_add_(OriginFacet to[ORIGIN_FACETS],
+                                const OriginFacet from[ORIGIN_FACETS], Error *e) {
     for (int f = 0; f < ORIGIN_FACETS; f++) {
         for (size_t v = 0; v < from[f].count; v++) {
             const char *value = from[f].values[v].value;
-            if (!origin_add_(&to[f], ORIGIN_VALUES, value, strlen(value), from[f].values[v].documents,
-                             from[f].values[v].tokens, e)) {
+            if (!origin_add_(&to[f], ORIGIN_VALUES, value, strlen(value),
+                             from[f].values[v].documents, from[f].values[v].tokens, e)) {
                 return false;
             }
         }
@@ -205,7 +219,8 @@ static inline bool origins_add_(OriginFacet to[ORIGIN_FACETS], const OriginFacet
     return true;
 }
 
-// "origin": {FACET: [{"value": ..., "documents": n, "tokens": n}]}, where null stands for all values beyond the table.
+// "origin": {FACET: [{"value": ..., "documents": n, "tokens": n}]}, where null stands for all
+// values beyond the table.
 static inline void origins_put_(JsonWriter *w, const OriginFacet origin[ORIGIN_FACETS]) {
     json_open(w, "origin", '{');
     for (int f = 0; f < ORIGIN_FACETS; f++) {
@@ -218,8 +233,10 @@ static inline void origins_put_(JsonWriter *w, const OriginFacet origin[ORIGIN_F
             bool other = v == facet->count;
             if (!other || facet->other_documents) {
                 json_open(w, NULL, '{');
-                other ? json_put_null(w, "value") : json_put_string(w, "value", facet->values[v].value);
-                json_put_uint(w, "documents", other ? facet->other_documents : facet->values[v].documents);
+                other ? json_put_null(w, "value")
+                      : json_put_string(w, "value", facet->values[v].value);
+                json_put_uint(w, "documents",
+                              other ? facet->other_documents : facet->values[v].documents);
                 json_put_uint(w, "tokens", other ? facet->other_tokens : facet->values[v].tokens);
                 json_close(w, '}');
             }
@@ -230,7 +247,8 @@ static inline void origins_put_(JsonWriter *w, const OriginFacet origin[ORIGIN_F
 }
 
 // Adds what origins_put_ wrote to tables of at most `limit` values.
-static inline bool origins_take_(OriginFacet origin[ORIGIN_FACETS], size_t limit, const Json *from, Error *e) {
+static inline bool origins_take_(OriginFacet origin[ORIGIN_FACETS], size_t limit, const Json *from,
+                                 Error *e) {
     for (int f = 0; f < ORIGIN_FACETS; f++) {
         const Json *list = json_get(from, origin_names_[f]);
         for (const Json *entry = list ? list->child : NULL; entry; entry = entry->next) {
@@ -241,7 +259,8 @@ static inline bool origins_take_(OriginFacet origin[ORIGIN_FACETS], size_t limit
             if (!value) {
                 origin[f].other_documents += documents;
                 origin[f].other_tokens += tokens;
-            } else if (!origin_add_(&origin[f], limit, value, strlen(value), documents, tokens, e)) {
+            } else if (!origin_add_(&origin[f], limit, value, strlen(value), documents, tokens,
+                                    e)) {
                 return false;
             }
         }
@@ -249,7 +268,7 @@ static inline bool origins_take_(OriginFacet origin[ORIGIN_FACETS], size_t limit
     return true;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Sources: the text files of a corpus, found, opened and read in blocks
 
 typedef enum { SOURCE_UNKNOWN, SOURCE_TEXT, SOURCE_JSON_LINES } SourceKind;
@@ -262,7 +281,8 @@ typedef struct {
     char *path;
     SourceKind kind;
     Compression compression;
-    uint64_t bytes, inode; // when it was found; a source that changes later is an error. (The device's number may
+    uint64_t bytes, inode; // when it was found; a source that changes later is an error. (The
+                           // device's number may
     struct timespec time;  // differ from host to host.)
     char hash[65];         // of the file as it lies on disk
     Counts counts;
@@ -275,10 +295,11 @@ typedef struct {
     uint64_t skipped;
 } SourceList;
 
-static const char SOURCE_KINDS[] = ".txt, .text, .md or .jsonl, also with .gz or .zst, or .json.gz or .json.zst";
+static const char SOURCE_KINDS[] =
+    ".txt, .text, .md or .jsonl, also with .gz or .zst, or .json.gz or .json.zst";
 
-// By the name's end. Compressed .json is JSON Lines in practice (Dolma, C4); uncompressed .json is mostly something
-// else.
+// By the name's end. Compressed .json is JSON Lines in practice (Dolma, C4); uncompressed .json is
+// mostly something else.
 static inline SourceKind source_kind_(const char *path, Compression *compression) {
     static const struct {
         const char *ending;
@@ -324,10 +345,12 @@ static inline bool utf8_is_valid_(const char *text, size_t length) {
 
 static inline bool sources_add_file_(SourceList *list, const Source *source, Error *e) {
     if (!utf8_is_valid_(source->path, strlen(source->path))) {
-        return fail(e, "%s: its name is not valid UTF-8, so the manifest cannot name it: rename it", source->path);
+        return fail(e, "%s: its name is not valid UTF-8, so the manifest cannot name it: rename it",
+                    source->path);
     }
     if (list->count == UINT32_MAX) {
-        return fail(e, "%s: is one file too many; the .docs files number at most %u", source->path, UINT32_MAX);
+        return fail(e, "%s: is one file too many; the .docs files number at most %u", source->path,
+                    UINT32_MAX);
     }
     if (!reserve_(&list->items, &list->capacity, list->count, 1, sizeof *list->items, e)) {
         return false;
@@ -344,15 +367,18 @@ static inline bool sources_add_file_(SourceList *list, const Source *source, Err
 // Why a path that was named cannot be read as text.
 static inline bool sources_refuse_(const char *path, Error *e) {
     size_t length = strlen(path);
-    bool tokens = length > 4 && (!strcmp(path + length - 4, ".bin") || !strcmp(path + length - 4, ".idx"));
-    return tokens
-               ? fail(e, "%s: holds tokens already: give Megatron pairs and llm.c shards to train --data as they are",
-                      path)
-               : fail(e, "%s: cannot be read as text: that is %s", path, SOURCE_KINDS);
+    bool tokens =
+        length > 4 && (!strcmp(path + length - 4, ".bin") || !strcmp(path + length - 4, ".idx"));
+    return tokens ? fail(e,
+                         "%s: holds tokens already: give Megatron pairs and llm.c shards to train "
+                         "--data as they are",
+                         path)
+                  : fail(e, "%s: cannot be read as text: that is %s", path, SOURCE_KINDS);
 }
 
-// Adds a file, or all files below a folder. What was `named` on the command line must be readable text; in folders
-// other files, hidden ones, and links to folders (which may go in circles) are passed over and counted.
+// Adds a file, or all files below a folder. What was `named` on the command line must be readable
+// text; in folders other files, hidden ones, and links to folders (which may go in circles) are
+// passed over and counted.
 static inline bool sources_add_(SourceList *list, const char *path, bool named, Error *e) {
     Source source = {.path = (char *)path};
     struct stat status, link;
@@ -360,12 +386,14 @@ static inline bool sources_add_(SourceList *list, const char *path, bool named, 
     source.kind = source_kind_(path, &source.compression);
     if (stat(path, &status) || lstat(path, &link)) {
         list->skipped += !named && source.kind == SOURCE_UNKNOWN;
-        return (!named && source.kind == SOURCE_UNKNOWN) || fail(e, "%s: cannot be read: %s", path, strerror(errno));
+        return (!named && source.kind == SOURCE_UNKNOWN) ||
+               fail(e, "%s: cannot be read: %s", path, strerror(errno));
     }
     bool folder = S_ISDIR(status.st_mode);
     if (folder && (named || !S_ISLNK(link.st_mode))) {
         int count = list_folder(path, &names);
-        bool ok = count >= 0 || fail(e, "%s: this folder cannot be read: %s", path, strerror(errno));
+        bool ok =
+            count >= 0 || fail(e, "%s: this folder cannot be read: %s", path, strerror(errno));
         for (int i = 0; ok && i < count; i++) {
             char child[PATH_LIMIT];
             const char *slash = path[strlen(path) - 1] == '/' ? "" : "/";
@@ -393,12 +421,17 @@ static inline bool source_unchanged_(const Source *source, Error *e) {
         return fail(e, "%s: cannot be read any more: %s", source->path, strerror(errno));
     }
     return (now.st_ino == source->inode && (uint64_t)now.st_size == source->bytes &&
-            now.st_mtim.tv_sec == source->time.tv_sec && now.st_mtim.tv_nsec == source->time.tv_nsec) ||
-           fail(e, "%s: was changed while it was being prepared; run prepare again when it is complete", source->path);
+            now.st_mtim.tv_sec == source->time.tv_sec &&
+            now.st_mtim.tv_nsec == source->time.tv_nsec) ||
+           fail(
+               e,
+               "%s: was changed while it was being prepared; run prepare again when it is complete",
+               source->path);
 }
 
-// Bytes read at a time, and of the pieces that documents are encoded in; the longest line of JSON Lines; the longest
-// stretch of text without a place to cut, of which the encoder needs some 40 times as much memory.
+// Bytes read at a time, and of the pieces that documents are encoded in; the longest line of JSON
+// Lines; the longest stretch of text without a place to cut, of which the encoder needs some 40
+// times as much memory.
 enum { READ_BLOCK = 1 << 18, LINE_LIMIT = 1 << 28, UNCUT_LIMIT = 1 << 24 };
 
 typedef struct {
@@ -425,15 +458,18 @@ static inline bool reader_decompress_(Reader *r, Error *e) {
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, r->input, 0);
     posix_spawn_file_actions_adddup2(&actions, ends[1], 1);
-    posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0); // the error line is ours
+    posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY,
+                                     0); // the error line is ours
     int status = posix_spawnp(&r->decompressor, program, &actions, NULL, arguments, environ);
     posix_spawn_file_actions_destroy(&actions);
     close(ends[1]);
     r->file = ends[0];
-    (void)fcntl(r->file, F_SETPIPE_SZ, 1 << 20); // let it work ahead; what it cannot have does no harm
+    (void)fcntl(r->file, F_SETPIPE_SZ,
+                1 << 20); // let it work ahead; what it cannot have does no harm
     if (status) {
         r->decompressor = 0;
-        return fail(e, "%s: %s, which reads it, cannot be started: %s", r->source->path, program, strerror(status));
+        return fail(e, "%s: %s, which reads it, cannot be started: %s", r->source->path, program,
+                    strerror(status));
     }
     return true;
 }
@@ -445,7 +481,8 @@ static inline bool reader_more_(Reader *r, Error *e) {
         r->end -= r->start;
         r->start = 0;
     }
-    if (r->capacity - r->end < READ_BLOCK && !reserve_(&r->data, &r->capacity, r->end, READ_BLOCK, 1, e)) {
+    if (r->capacity - r->end < READ_BLOCK &&
+        !reserve_(&r->data, &r->capacity, r->end, READ_BLOCK, 1, e)) {
         return false;
     }
     ssize_t n;
@@ -476,12 +513,13 @@ static inline void reader_use_(Reader *r, size_t bytes) {
 // Moves to the first line that begins in [begin, end); to `end` or beyond if there is none.
 static inline bool reader_skip_to_line_(Reader *r, uint64_t begin, uint64_t end, Error *e) {
     if (lseek(r->file, (off_t)begin - 1, SEEK_SET) < 0) {
-        return fail(e, "%s: cannot be read at byte %llu: %s", r->source->path, (unsigned long long)begin,
-                    strerror(errno));
+        return fail(e, "%s: cannot be read at byte %llu: %s", r->source->path,
+                    (unsigned long long)begin, strerror(errno));
     }
     r->offset = begin - 1;
     while (r->offset < end && !(r->ended && r->start == r->end)) {
-        const char *newline = r->end > r->start ? memchr(r->data + r->start, '\n', r->end - r->start) : NULL;
+        const char *newline =
+            r->end > r->start ? memchr(r->data + r->start, '\n', r->end - r->start) : NULL;
         if (newline) {
             reader_use_(r, (size_t)(newline - (r->data + r->start)) + 1);
             return true;
@@ -495,12 +533,14 @@ static inline bool reader_skip_to_line_(Reader *r, uint64_t begin, uint64_t end,
     return true;
 }
 
-// Opens a source: from its beginning, behind the byte order mark if there is one, or at the first line that begins in
-// [begin, end). reader_close_ releases the reader, also after a failure.
-static inline bool reader_open_(Reader *r, const Source *source, uint64_t begin, uint64_t end, Error *e) {
+// Opens a source: from its beginning, behind the byte order mark if there is one, or at the first
+// line that begins in [begin, end). reader_close_ releases the reader, also after a failure.
+static inline bool reader_open_(Reader *r, const Source *source, uint64_t begin, uint64_t end,
+                                Error *e) {
     uint64_t bytes;
     *r = (Reader){.source = source, .input = open_regular_(source->path, &bytes, e), .file = -1};
-    if (r->input < 0 || !source_unchanged_(source, e) || (source->compression && !reader_decompress_(r, e))) {
+    if (r->input < 0 || !source_unchanged_(source, e) ||
+        (source->compression && !reader_decompress_(r, e))) {
         return false;
     }
     r->file = source->compression ? r->file : r->input;
@@ -516,8 +556,8 @@ static inline bool reader_open_(Reader *r, const Source *source, uint64_t begin,
     return true;
 }
 
-// `ok` says whether all went well so far; if so, the decompressor must have ended well, and the file must be what it
-// was.
+// `ok` says whether all went well so far; if so, the decompressor must have ended well, and the
+// file must be what it was.
 static inline bool reader_close_(Reader *r, bool ok, Error *e) {
     int status = 0;
     if (r->file >= 0 && r->file != r->input) {
@@ -536,17 +576,19 @@ static inline bool reader_close_(Reader *r, bool ok, Error *e) {
     }
     const char *program = decompressors_[r->source->compression];
     return status == 0 ||
-           fail(e, "%s: %s -dc ended with status %d: the file is damaged or not compressed by %s", r->source->path,
-                program, WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), program);
+           fail(e, "%s: %s -dc ended with status %d: the file is damaged or not compressed by %s",
+                r->source->path, program,
+                WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), program);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Units: what a rank takes at a time
 
 typedef struct {
     uint32_t source;
-    uint64_t begin, end; // JSON Lines: the lines that begin in [begin, end). A whole file: 0, UINT64_MAX
-    uint64_t bytes;      // of the source that it reads, about
+    uint64_t begin,
+        end;        // JSON Lines: the lines that begin in [begin, end). A whole file: 0, UINT64_MAX
+    uint64_t bytes; // of the source that it reads, about
 } Unit;
 
 typedef struct {
@@ -599,12 +641,13 @@ static inline bool unit_result_load_(UnitResult *r, const char *path, Error *e) 
     }
     bool ok = true;
     for (size_t i = 0; ok && i < COUNTS; i++) {
-        ok = json_uint(json_get(json_get(json.root, "counts"), count_names_[i]), count_at_(&r->counts, i)) ||
+        ok = json_uint(json_get(json_get(json.root, "counts"), count_names_[i]),
+                       count_at_(&r->counts, i)) ||
              fail(e, "%s: has no count of %s", path, count_names_[i]);
     }
     const Json *rejected = json_get(json.root, "rejected");
-    for (const Json *note = rejected ? rejected->child : NULL; ok && note && r->note_count < REPORT_NOTES;
-         note = note->next) {
+    for (const Json *note = rejected ? rejected->child : NULL;
+         ok && note && r->note_count < REPORT_NOTES; note = note->next) {
         const char *why = json_string(json_get(note, "why"));
         Note *to = &r->notes[r->note_count];
         ok = (json_uint(json_get(note, "line"), &to->line) && why && (to->why = strdup(why))) ||
@@ -620,16 +663,19 @@ static inline bool unit_result_load_(UnitResult *r, const char *path, Error *e) 
 static inline bool write_whole_(const char *path, const JsonWriter *w, Error *e) {
     char temporary[PATH_LIMIT], hash[65];
     OutputFile file;
-    if (!path_format(temporary, e, "%s.tmp", path) || (w->failed && !fail(e, "%s: no memory to write it", path)) ||
+    if (!path_format(temporary, e, "%s.tmp", path) ||
+        (w->failed && !fail(e, "%s: no memory to write it", path)) ||
         !output_open(&file, temporary, e)) {
         return false;
     }
     bool ok = output_write(&file, w->data, w->length, e);
     ok = output_close(&file, hash, ok ? e : &(Error){0}) && ok;
-    return ok && (rename(temporary, path) == 0 || fail(e, "%s: cannot be written: %s", path, strerror(errno)));
+    return ok && (rename(temporary, path) == 0 ||
+                  fail(e, "%s: cannot be written: %s", path, strerror(errno)));
 }
 
-// The part files of a unit: for each split the pieces of SPLIT.bin, .docs and .meta, and the piece of dropped.jsonl.
+// The part files of a unit: for each split the pieces of SPLIT.bin, .docs and .meta, and the piece
+// of dropped.jsonl.
 enum { SPLIT_TRAIN, SPLIT_VAL, SPLITS };
 enum { PART_BIN, PART_DOCS, PART_META, PART_KINDS };
 
@@ -643,7 +689,8 @@ typedef struct {
 
 typedef struct {
     PartFile files[SPLITS][PART_KINDS], dropped;
-    PartFile records, places; // PASS_SCAN: for each document with text, its record for collect.h and its offset
+    PartFile records,
+        places; // PASS_SCAN: for each document with text, its record for collect.h and its offset
 } Parts;
 
 enum { PART_FILES = sizeof(Parts) / sizeof(PartFile) };
@@ -670,7 +717,7 @@ static inline bool parts_close_(Parts *parts, bool ok, Error *e) {
     return ok;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Batches: some documents of a unit, which the threads work on together
 
 // Why a document is left out.
@@ -684,8 +731,9 @@ typedef enum {
 
 static const char *const dropped_reasons_[] = {"kept", "empty", "blank_line", "rejected_line"};
 
-// What was decided about a document that collect.h leaves out, as it lies in WORK/verdicts: one after the other in the
-// order of the corpus. The file is read by the run that wrote it, or the one that goes on with its job.
+// What was decided about a document that collect.h leaves out, as it lies in WORK/verdicts: one
+// after the other in the order of the corpus. The file is read by the run that wrote it, or the one
+// that goes on with its job.
 typedef struct {
     uint64_t document;  // its number among the documents of the corpus that have text
     uint32_t reason;    // CollectReason
@@ -759,7 +807,8 @@ typedef struct {
 typedef enum { PASS_SCAN, PASS_SAMPLE, PASS_ENCODE } PassKind;
 
 static const char *const pass_names_[] = {"scan", "sample", "encode"};
-static const char *const pass_titles_[] = {"looking at the documents", "sampling for the tokenizer", "tokenizing"};
+static const char *const pass_titles_[] = {"looking at the documents", "sampling for the tokenizer",
+                                           "tokenizing"};
 
 // What the ranks tell each other about once a second: sums over them.
 typedef struct {
@@ -772,7 +821,8 @@ typedef struct {
     World *world;
     const PrepareOptions *options;
     PrepareReport *report;
-    char work[PATH_LIMIT]; // the hidden sibling of options->out; in it job.json, parts/, and data/, which becomes `out`
+    char work[PATH_LIMIT]; // the hidden sibling of options->out; in it job.json, parts/, and data/,
+                           // which becomes `out`
     int lock;              // rank 0: descriptor of it, locked; -1 while it is not ours
     bool resuming;         // rank 0: an earlier run has left parts of the same job
     SourceList sources;
@@ -795,11 +845,11 @@ typedef struct {
 
     // What collect.h leaves out.
     uint64_t *first_documents; // [unit_count + 1] number of the unit's first document with text
-    FILE *verdicts;            // WORK/verdicts, in front of the one after `verdict`; NULL: nothing is left out
-    Verdict verdict;           // the next one
-    uint64_t candidate;        // number of the next document with text
-    bool dropping;             // the document at hand is left out: plain text may go on over batches
-    Verdict dropped;           // why
+    FILE *verdicts; // WORK/verdicts, in front of the one after `verdict`; NULL: nothing is left out
+    Verdict verdict;    // the next one
+    uint64_t candidate; // number of the next document with text
+    bool dropping;      // the document at hand is left out: plain text may go on over batches
+    Verdict dropped;    // why
 
     // The unit.
     size_t unit;
@@ -826,7 +876,8 @@ static inline const Source *prepare_source_(const Preparation *p) {
     return &p->sources.items[p->units[p->unit].source];
 }
 
-static inline bool part_path_(char *path, const Preparation *p, size_t unit, const char *name, Error *e) {
+static inline bool part_path_(char *path, const Preparation *p, size_t unit, const char *name,
+                              Error *e) {
     return path_format(path, e, "%s/parts/%08zu.%s", p->work, unit, name);
 }
 
@@ -848,27 +899,31 @@ static inline const char *stored_(const Preparation *p, const BatchDocument *d, 
     return store ? store + span.at : ""; // nothing stored yet: an empty text
 }
 
-// Takes lines into the batch: those that begin before the end of the unit, as far as the reader holds them whole.
+// Takes lines into the batch: those that begin before the end of the unit, as far as the reader
+// holds them whole.
 static inline bool batch_read_lines_(Preparation *p, Reader *r, Error *e) {
     const uint64_t end = p->units[p->unit].end;
-    const size_t limit = BATCH_BYTES * (size_t)p->worker_count, most = BATCH_DOCUMENTS * (size_t)p->worker_count;
+    const size_t limit = BATCH_BYTES * (size_t)p->worker_count,
+                 most = BATCH_DOCUMENTS * (size_t)p->worker_count;
     size_t searched = 0, taken = 0;
     if (!reader_fill_(r, min_u64_(limit, end - r->offset), e)) {
         return false;
     }
-    while (!r->ended &&
-           (r->start == r->end || !memchr(r->data + r->start + searched, '\n', r->end - r->start - searched))) {
+    while (!r->ended && (r->start == r->end || !memchr(r->data + r->start + searched, '\n',
+                                                       r->end - r->start - searched))) {
         searched = r->end - r->start;
         if (searched > LINE_LIMIT) {
-            return fail(e, "%s: the line at byte %llu is longer than the %d MiB supported", r->source->path,
-                        (unsigned long long)r->offset, LINE_LIMIT >> 20);
+            return fail(e, "%s: the line at byte %llu is longer than the %d MiB supported",
+                        r->source->path, (unsigned long long)r->offset, LINE_LIMIT >> 20);
         }
         if (!reader_more_(r, e)) {
             return false;
         }
     }
-    while (r->start + taken < r->end && r->offset + taken < end && taken < limit && p->batch.document_count < most) {
-        const char *text = r->data + r->start + taken, *newline = memchr(text, '\n', r->end - r->start - taken);
+    while (r->start + taken < r->end && r->offset + taken < end && taken < limit &&
+           p->batch.document_count < most) {
+        const char *text = r->data + r->start + taken,
+                   *newline = memchr(text, '\n', r->end - r->start - taken);
         if (!newline && !r->ended) {
             break;
         }
@@ -884,7 +939,8 @@ static inline bool batch_read_lines_(Preparation *p, Reader *r, Error *e) {
                            .line_text = text,
                            .length = length};
         taken += length + (newline != NULL);
-        d.length -= length > 0 && text[length - 1] == '\r'; // one CR before the LF is part of the line's end
+        d.length -= length > 0 &&
+                    text[length - 1] == '\r'; // one CR before the LF is part of the line's end
         p->batch.documents[p->batch.document_count++] = d;
     }
     reader_use_(r, taken); // the data stay where they are until the reader reads on
@@ -902,16 +958,19 @@ static inline bool batch_read_text_(Preparation *p, Reader *r, Error *e) {
         p->document.offset = start;
         p->lines = 1;
     }
-    if (!reader_fill_(r, limit, e) || !reserve_(&p->batch.documents, &p->batch.document_capacity, 0, 1, sizeof d, e)) {
+    if (!reader_fill_(r, limit, e) ||
+        !reserve_(&p->batch.documents, &p->batch.document_capacity, 0, 1, sizeof d, e)) {
         return false;
     }
     do {
         size_t left = r->end - r->start, block = min_u64_(left, READ_BLOCK);
-        if (!reserve_(&p->pending, &p->pending_capacity, p->pending_length, 3 * block + 1, 1, e)) { // never NULL
+        if (!reserve_(&p->pending, &p->pending_capacity, p->pending_length, 3 * block + 1, 1,
+                      e)) { // never NULL
             return false;
         }
-        p->pending_length += utf8_sanitize(p->pending + p->pending_length, r->data + r->start, block,
-                                           r->ended && block == left, &consumed, &d.replaced);
+        p->pending_length +=
+            utf8_sanitize(p->pending + p->pending_length, r->data + r->start, block,
+                          r->ended && block == left, &consumed, &d.replaced);
         reader_use_(r, consumed);
     } while (consumed > 0 && r->start < r->end);
     p->mine.text_bytes += r->offset - start;
@@ -982,8 +1041,8 @@ static inline bool metadata_store_(Worker *w, BatchDocument *d, const Json *obje
 }
 
 // Takes the document's next text into what collect.h knows of it; at its end, stores its record.
-static inline bool document_scan_(const Preparation *p, Worker *w, BatchDocument *d, const char *text, size_t length,
-                                  Error *e) {
+static inline bool document_scan_(const Preparation *p, Worker *w, BatchDocument *d,
+                                  const char *text, size_t length, Error *e) {
     unsigned char record[COLLECT_RECORD_LIMIT];
     CollectVerdict verdict;
     CollectFingerprint fingerprint;
@@ -1000,7 +1059,8 @@ static inline bool document_scan_(const Preparation *p, Worker *w, BatchDocument
         return false;
     }
     collect_store(record, &p->options->collect, &verdict, &fingerprint, d->length);
-    return worker_store_(w, &d->record, (const char *)record, collect_record_size(&p->options->collect), e);
+    return worker_store_(w, &d->record, (const char *)record,
+                         collect_record_size(&p->options->collect), e);
 }
 
 // From a line to the document's text and metadata. False only if the whole run must stop.
@@ -1034,8 +1094,9 @@ static inline bool line_parse_(const Preparation *p, Worker *w, BatchDocument *d
     } else if (ok) {
         d->replaced += json.replaced;
         d->text_length = value->length;
-        ok = p->pass == PASS_SCAN ? document_scan_(p, w, d, value->text, value->length, e)
-                                  : worker_store_(w, &d->stored_text, value->text, value->length, e);
+        ok = p->pass == PASS_SCAN
+                 ? document_scan_(p, w, d, value->text, value->length, e)
+                 : worker_store_(w, &d->stored_text, value->text, value->length, e);
     }
     json_free(&json);
     return ok;
@@ -1083,8 +1144,8 @@ static inline size_t sample_safe_cut_(const char *text, size_t length) {
     return length;
 }
 
-// Cuts the document's text into pieces of about READ_BLOCK bytes, up to its end or to where it goes on in the next
-// batch; *used is what they take. Where the cuts are depends on the text alone.
+// Cuts the document's text into pieces of about READ_BLOCK bytes, up to its end or to where it goes
+// on in the next batch; *used is what they take. Where the cuts are depends on the text alone.
 static inline bool document_cut_(Preparation *p, BatchDocument *d, size_t *used, Error *e) {
     Batch *b = &p->batch;
     d->first_piece = b->piece_count;
@@ -1105,9 +1166,11 @@ static inline bool document_cut_(Preparation *p, BatchDocument *d, size_t *used,
             if (cut == 0) {
                 if (p->next_cut >= UNCUT_LIMIT) {
                     return fail(e,
-                                "%s: the document at byte %llu has %zu bytes without a place to cut; %d MiB are "
+                                "%s: the document at byte %llu has %zu bytes without a place to "
+                                "cut; %d MiB are "
                                 "supported",
-                                prepare_source_(p)->path, (unsigned long long)d->offset, window, UNCUT_LIMIT >> 20);
+                                prepare_source_(p)->path, (unsigned long long)d->offset, window,
+                                UNCUT_LIMIT >> 20);
                 }
                 p->next_cut *= 2;
                 continue;
@@ -1118,7 +1181,8 @@ static inline bool document_cut_(Preparation *p, BatchDocument *d, size_t *used,
         if (!reserve_(&b->pieces, &b->piece_capacity, b->piece_count, 1, sizeof *b->pieces, e)) {
             return false;
         }
-        b->pieces[b->piece_count++] = (BatchPiece){.text = text, .length = cut, .continues = *used > 0 || !d->begins};
+        b->pieces[b->piece_count++] =
+            (BatchPiece){.text = text, .length = cut, .continues = *used > 0 || !d->begins};
         *used += cut;
         p->next_cut = READ_BLOCK;
     }
@@ -1135,7 +1199,8 @@ static inline bool verdict_next_(Preparation *p, Error *e) {
         return true;
     }
     p->verdict = (Verdict){.document = UINT64_MAX};
-    return !p->verdicts || !ferror(p->verdicts) || fail(e, "%s/verdicts: cannot be read: %s", p->work, strerror(errno));
+    return !p->verdicts || !ferror(p->verdicts) ||
+           fail(e, "%s/verdicts: cannot be read: %s", p->work, strerror(errno));
 }
 
 // Goes to the first verdict on this unit or a later one.
@@ -1152,10 +1217,12 @@ static inline bool verdict_seek_(Preparation *p, size_t unit, Error *e) {
     }
     while (low < high) {
         uint64_t middle = (low + high) / 2;
-        if (fseeko(p->verdicts, (off_t)(middle * sizeof(Verdict)), SEEK_SET) || !verdict_next_(p, e)) {
+        if (fseeko(p->verdicts, (off_t)(middle * sizeof(Verdict)), SEEK_SET) ||
+            !verdict_next_(p, e)) {
             return fail(e, "%s/verdicts: cannot be read: %s", p->work, strerror(errno));
         }
-        *(p->verdict.document < p->candidate ? &low : &high) = middle + (p->verdict.document < p->candidate);
+        *(p->verdict.document < p->candidate ? &low : &high) =
+            middle + (p->verdict.document < p->candidate);
     }
     return (!p->verdicts || fseeko(p->verdicts, (off_t)(low * sizeof(Verdict)), SEEK_SET) == 0 ||
             fail(e, "%s/verdicts: cannot be read: %s", p->work, strerror(errno))) &&
@@ -1187,7 +1254,8 @@ static inline void piece_encode_(Preparation *p, BatchPiece *piece, int worker) 
     piece->worker = worker;
     piece->first_token = w->tokens.count;
     int part = (piece->continues ? TEXT_CONTINUES : 0) | (piece->goes_on ? TEXT_GOES_ON : 0);
-    w->ok = w->ok && encoder_encode_part(&w->encoder, piece->text, piece->length, part, &w->tokens, &w->error);
+    w->ok = w->ok && encoder_encode_part(&w->encoder, piece->text, piece->length, part, &w->tokens,
+                                         &w->error);
     piece->token_count = w->tokens.count - piece->first_token;
 }
 
@@ -1204,7 +1272,8 @@ static inline bool batch_encode_(Preparation *p, Error *e) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(p->worker_count)
     for (size_t i = 0; i < b->document_count; i++) {
         const BatchDocument *d = &b->documents[i];
-        int worker = b->document_count > 1 ? omp_get_thread_num() : 0; // a part of one: always the same
+        int worker =
+            b->document_count > 1 ? omp_get_thread_num() : 0; // a part of one: always the same
         for (size_t k = 0; k < d->piece_count; k++) {
             piece_encode_(p, &b->pieces[d->first_piece + k], worker);
         }
@@ -1212,12 +1281,13 @@ static inline bool batch_encode_(Preparation *p, Error *e) {
     return workers_check_(p, e);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // The sample for the tokenizer
 
 static inline int sample_by_rank_(const void *a, const void *b) {
     const SamplePiece *x = a, *y = b;
-    return x->rank != y->rank ? (x->rank < y->rank ? -1 : 1) : (x->length > y->length) - (x->length < y->length);
+    return x->rank != y->rank ? (x->rank < y->rank ? -1 : 1)
+                              : (x->length > y->length) - (x->length < y->length);
 }
 
 static inline void sample_sort_(Preparation *p) {
@@ -1253,9 +1323,9 @@ static inline void sample_trim_(Preparation *p, uint64_t limit) {
     p->sample_bytes = bytes;
 }
 
-// Adds a piece to the sample. Every piece has a random rank, and the sample is the pieces of lowest rank, as many as
-// the limit holds. So each piece has the same chance, the size of the corpus need not be known, and it does not matter
-// which rank of the run meets which piece.
+// Adds a piece to the sample. Every piece has a random rank, and the sample is the pieces of lowest
+// rank, as many as the limit holds. So each piece has the same chance, the size of the corpus need
+// not be known, and it does not matter which rank of the run meets which piece.
 static inline bool sample_piece_(Preparation *p, const char *text, size_t length, Error *e) {
     const uint64_t limit = sample_limit_(p);
     uint64_t document = random_bits(p->options->seed, p->document.source, p->document.offset);
@@ -1294,14 +1364,15 @@ static inline void sample_free_(Preparation *p) {
     p->sample_count = p->sample_capacity = 0;
 }
 
-// Collective: the pieces of lowest rank over all ranks of the run that fit into the limit stay. What the first rank
-// beyond them is, is found bit by bit.
+// Collective: the pieces of lowest rank over all ranks of the run that fit into the limit stay.
+// What the first rank beyond them is, is found bit by bit.
 static inline void sample_agree_(Preparation *p) {
     const uint64_t limit = sample_limit_(p);
     uint64_t beyond = 0; // all pieces of a rank below this fit
     sample_trim_(p, limit);
     for (int bit = 63; bit >= 0; bit--) {
-        uint64_t candidate = beyond | (uint64_t)1 << bit, bytes = candidate > p->sample_threshold ? limit + 1 : 0;
+        uint64_t candidate = beyond | (uint64_t)1 << bit,
+                 bytes = candidate > p->sample_threshold ? limit + 1 : 0;
         for (size_t i = 0; i < p->sample_count && p->sample[i].rank < candidate; i++) {
             bytes += sample_cost_(&p->sample[i]);
         }
@@ -1358,10 +1429,11 @@ static inline bool sample_gather_(Preparation *p, Error *e) {
     return ok;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // A batch goes into the part files
 
-static inline bool part_tokens_(PartFile *f, int token_bytes, const int32_t *ids, size_t count, Error *e) {
+static inline bool part_tokens_(PartFile *f, int token_bytes, const int32_t *ids, size_t count,
+                                Error *e) {
     unsigned char raw[8192];
     size_t block = sizeof raw / (size_t)token_bytes;
     for (size_t done = 0; done < count;) {
@@ -1389,8 +1461,10 @@ static inline uint64_t *split_counts_(Counts *c, int split) {
     return split == SPLIT_TRAIN ? &c->train_documents : &c->val_documents;
 }
 
-// One line of dropped.jsonl: where the document is, and why it is not in the data. The passes before leave none.
-static inline bool document_drop_(Preparation *p, const BatchDocument *d, DocumentState state, Error *e) {
+// One line of dropped.jsonl: where the document is, and why it is not in the data. The passes
+// before leave none.
+static inline bool document_drop_(Preparation *p, const BatchDocument *d, DocumentState state,
+                                  Error *e) {
     JsonWriter w = {0};
     if (p->pass != PASS_ENCODE) {
         return true;
@@ -1404,14 +1478,16 @@ static inline bool document_drop_(Preparation *p, const BatchDocument *d, Docume
         json_append(&w, stored_(p, d, d->id), d->id.length);
     }
     json_put_string(&w, "reason",
-                    state == DOCUMENT_COLLECTED ? collect_reason_name((CollectReason)d->verdict.reason)
-                                                : dropped_reasons_[state]);
+                    state == DOCUMENT_COLLECTED
+                        ? collect_reason_name((CollectReason)d->verdict.reason)
+                        : dropped_reasons_[state]);
     if (state == DOCUMENT_REJECTED) {
         size_t colon = d->why.length > 2 ? 2 : 0; // the text begins with ": "
         json_put_text(&w, "detail", stored_(p, d, d->why) + colon, d->why.length - colon);
     } else if (state == DOCUMENT_COLLECTED) {
         bool whole = d->verdict.reason == COLLECT_SHORT || d->verdict.reason == COLLECT_LONG;
-        whole ? json_put_uint(&w, "value", (uint64_t)d->verdict.value) : json_put_double(&w, "value", d->verdict.value);
+        whole ? json_put_uint(&w, "value", (uint64_t)d->verdict.value)
+              : json_put_double(&w, "value", d->verdict.value);
     }
     if (state == DOCUMENT_COLLECTED && d->verdict.reason >= COLLECT_EXACT) {
         json_open(&w, "duplicate_of", '{');
@@ -1422,7 +1498,8 @@ static inline bool document_drop_(Preparation *p, const BatchDocument *d, Docume
     json_close(&w, '}');
     json_append(&w, "\n", 1);
     p->result.counts.dropped_bytes += w.length;
-    bool ok = (!w.failed || fail(e, "%s: no memory for a line of dropped.jsonl", prepare_source_(p)->path)) &&
+    bool ok = (!w.failed ||
+               fail(e, "%s: no memory for a line of dropped.jsonl", prepare_source_(p)->path)) &&
               part_write_(&p->parts.dropped, w.data, w.length, e);
     free(w.data);
     return ok;
@@ -1459,7 +1536,8 @@ static inline bool document_piece_(Preparation *p, const BatchPiece *piece, Erro
     }
     p->document.tokens += piece->token_count;
     return part_tokens_(&p->parts.files[p->split][PART_BIN], token_bytes_(p),
-                        p->workers[piece->worker].tokens.ids + piece->first_token, piece->token_count, e);
+                        p->workers[piece->worker].tokens.ids + piece->first_token,
+                        piece->token_count, e);
 }
 
 static inline bool document_end_(Preparation *p, const BatchDocument *d, Error *e) {
@@ -1493,8 +1571,9 @@ static inline bool document_end_(Preparation *p, const BatchDocument *d, Error *
     split[1] += p->document.tokens;
     split[2] += d->metadata.length + (d->metadata.length > 0);
     for (int f = 0; f < ORIGIN_FACETS; f++) {
-        if (d->has_facet[f] && !origin_add_(&p->result.origin[f], ORIGIN_UNIT_VALUES, stored_(p, d, d->facets[f]),
-                                            d->facets[f].length, 1, p->document.tokens, e)) {
+        if (d->has_facet[f] &&
+            !origin_add_(&p->result.origin[f], ORIGIN_UNIT_VALUES, stored_(p, d, d->facets[f]),
+                         d->facets[f].length, 1, p->document.tokens, e)) {
             return false;
         }
     }
@@ -1542,7 +1621,8 @@ static inline bool batch_run_(Preparation *p, Reader *r, Error *e) {
         return false;
     }
     if (!lines && p->pass == PASS_SCAN &&
-        !document_scan_(p, p->workers, b->documents, b->documents->text, b->documents->text_length, e)) {
+        !document_scan_(p, p->workers, b->documents, b->documents->text, b->documents->text_length,
+                        e)) {
         return false;
     }
     for (size_t i = 0; i < b->document_count; i++) {
@@ -1565,7 +1645,7 @@ static inline bool batch_run_(Preparation *p, Reader *r, Error *e) {
     return true;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // The ranks keep together
 
 static inline double seconds_between_(struct timespec a, struct timespec b) {
@@ -1582,7 +1662,8 @@ static inline uint64_t sources_bytes_(const Preparation *p) {
 
 // One line for people: how far the pass is.
 static inline void pulse_show_(const Preparation *p, struct timespec now) {
-    const double seconds = seconds_between_(p->began, now) + 1e-9, total = (double)sources_bytes_(p) + 1e-9;
+    const double seconds = seconds_between_(p->began, now) + 1e-9,
+                 total = (double)sources_bytes_(p) + 1e-9;
     const double done = (double)(p->resumed_bytes + p->all.source_bytes);
     const double share = p->pulse_over ? 1 : done < total ? done / total : 1;
     const double left = (total - done) / ((double)p->all.source_bytes / seconds + 1e-9);
@@ -1590,26 +1671,29 @@ static inline void pulse_show_(const Preparation *p, struct timespec now) {
     if (!out || p->world->rank != 0) {
         return;
     }
-    fprintf(out, "%s: %.0f %% of %.1f MB, %.1f MB of text, %.1f MB/s, %llu documents", pass_titles_[p->pass],
-            100 * share, total / 1e6, (double)p->all.text_bytes / 1e6, (double)p->all.text_bytes / 1e6 / seconds,
-            (unsigned long long)p->all.documents);
-    p->pulse_over || p->all.source_bytes == 0 ? fprintf(out, "\n")
-                                              : fprintf(out, ", %.0f s left\n", left < 0 ? 0 : left);
+    fprintf(out, "%s: %.0f %% of %.1f MB, %.1f MB of text, %.1f MB/s, %llu documents",
+            pass_titles_[p->pass], 100 * share, total / 1e6, (double)p->all.text_bytes / 1e6,
+            (double)p->all.text_bytes / 1e6 / seconds, (unsigned long long)p->all.documents);
+    p->pulse_over || p->all.source_bytes == 0
+        ? fprintf(out, "\n")
+        : fprintf(out, ", %.0f s left\n", left < 0 ? 0 : left);
     fflush(out);
 }
 
-// Every rank calls this often. About once a second the ranks add up how far they are; when all have finished or one has
-// failed, the pass is over on all of them. Nobody waits in here.
+// Every rank calls this often. About once a second the ranks add up how far they are; when all have
+// finished or one has failed, the pass is over on all of them. Nobody waits in here.
 static inline void pulse_(Preparation *p) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     if (p->pulse_over) {
         return;
     }
-    if (!p->pulse_under_way && (p->mine.finished || p->mine.failed || seconds_between_(p->pulsed, now) >= 1)) {
+    if (!p->pulse_under_way &&
+        (p->mine.finished || p->mine.failed || seconds_between_(p->pulsed, now) >= 1)) {
         static_assert(sizeof(Pulse) == PULSE_FIELDS * sizeof(uint64_t), "a Pulse is numbers only");
         p->sent = p->mine;
-        MPI_Iallreduce(&p->sent, &p->all, PULSE_FIELDS, MPI_UINT64_T, MPI_SUM, MPI_COMM_WORLD, &p->request);
+        MPI_Iallreduce(&p->sent, &p->all, PULSE_FIELDS, MPI_UINT64_T, MPI_SUM, MPI_COMM_WORLD,
+                       &p->request);
         p->pulse_under_way = true;
     }
     int arrived = 0;
@@ -1627,7 +1711,8 @@ static inline void pulse_(Preparation *p) {
     }
 }
 
-// Says that this rank has nothing more to do and waits until the pass is over. `ok`: whether all went well here.
+// Says that this rank has nothing more to do and waits until the pass is over. `ok`: whether all
+// went well here.
 static inline void pulse_finish_(Preparation *p, bool ok) {
     p->mine.finished = 1;
     p->mine.failed = !ok;
@@ -1639,7 +1724,7 @@ static inline void pulse_finish_(Preparation *p, bool ok) {
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // A pass: every unit that is not whole yet, by one rank each
 
 static inline bool unit_begin_(Preparation *p, size_t unit, Error *e) {
@@ -1665,8 +1750,10 @@ static inline bool unit_begin_(Preparation *p, size_t unit, Error *e) {
 
 // Bytes of the unit's source that the reader has taken.
 static inline uint64_t unit_bytes_read_(const Preparation *p, const Reader *r) {
-    off_t at = r->source->compression ? lseek(r->input, 0, SEEK_CUR) : 0; // what the decompressor has taken
-    uint64_t bytes = r->source->compression ? (at > 0 ? (uint64_t)at : 0) : r->offset - p->units[p->unit].begin;
+    off_t at = r->source->compression ? lseek(r->input, 0, SEEK_CUR)
+                                      : 0; // what the decompressor has taken
+    uint64_t bytes =
+        r->source->compression ? (at > 0 ? (uint64_t)at : 0) : r->offset - p->units[p->unit].begin;
     return min_u64_(bytes, p->units[p->unit].bytes);
 }
 
@@ -1706,12 +1793,14 @@ typedef struct {
 
 static inline int share_by_size_(const void *a, const void *b) {
     const Share_ *x = a, *y = b;
-    return x->bytes != y->bytes ? (x->bytes > y->bytes ? -1 : 1) : (x->index > y->index) - (x->index < y->index);
+    return x->bytes != y->bytes ? (x->bytes > y->bytes ? -1 : 1)
+                                : (x->index > y->index) - (x->index < y->index);
 }
 
-// Which rank does what: the largest first, each to the rank with the least to do (Graham 1969). Every rank computes the
-// same. mine[i] says whether task i, of bytes[i], is this rank's.
-static inline bool share_out_(const World *w, const uint64_t *bytes, size_t count, bool *mine, Error *e) {
+// Which rank does what: the largest first, each to the rank with the least to do (Graham 1969).
+// Every rank computes the same. mine[i] says whether task i, of bytes[i], is this rank's.
+static inline bool share_out_(const World *w, const uint64_t *bytes, size_t count, bool *mine,
+                              Error *e) {
     Share_ *shares = malloc((count + 1) * sizeof *shares);
     Heap_ ranks = {0}; // by bytes so far
     bool ok = shares || fail(e, "prepare: no memory to share %zu tasks out", count);
@@ -1736,7 +1825,8 @@ static inline bool share_out_(const World *w, const uint64_t *bytes, size_t coun
     return ok;
 }
 
-static inline bool part_check_(const Preparation *p, size_t unit, const char *name, uint64_t bytes, Error *e) {
+static inline bool part_check_(const Preparation *p, size_t unit, const char *name, uint64_t bytes,
+                               Error *e) {
     char path[PATH_LIMIT];
     struct stat status;
     return bytes == 0 || (part_path_(path, p, unit, name, e) &&
@@ -1753,12 +1843,14 @@ static inline bool unit_load_(const Preparation *p, size_t unit, UnitResult *r, 
         return false;
     }
     if (p->pass == PASS_SCAN) {
-        return part_check_(p, unit, "records", r->counts.documents * collect_record_size(&p->options->collect), e) &&
+        return part_check_(p, unit, "records",
+                           r->counts.documents * collect_record_size(&p->options->collect), e) &&
                part_check_(p, unit, "places", 8 * r->counts.documents, e);
     }
     for (int s = 0; s < SPLITS && p->pass == PASS_ENCODE; s++) {
         const uint64_t *split = split_counts_(&r->counts, s);
-        const uint64_t bytes[PART_KINDS] = {split[1] * (uint64_t)token_bytes_(p), split[0] * DOCS_RECORD, split[2]};
+        const uint64_t bytes[PART_KINDS] = {split[1] * (uint64_t)token_bytes_(p),
+                                            split[0] * DOCS_RECORD, split[2]};
         for (int k = 0; k < PART_KINDS; k++) {
             snprintf(name, sizeof name, "%s.%s", split_names_[s], part_names_[k]);
             if (!part_check_(p, unit, name, bytes[k], e)) {
@@ -1769,7 +1861,8 @@ static inline bool unit_load_(const Preparation *p, size_t unit, UnitResult *r, 
     return part_check_(p, unit, "dropped", r->counts.dropped_bytes, e);
 }
 
-// Collective: finds the units that an earlier run has left whole. A sampling pass leaves no parts to go on with.
+// Collective: finds the units that an earlier run has left whole. A sampling pass leaves no parts
+// to go on with.
 static inline void pass_resume_(Preparation *p) {
     size_t whole = 0;
     p->resumed_bytes = 0;
@@ -1783,21 +1876,25 @@ static inline void pass_resume_(Preparation *p) {
         unit_result_free_(&r);
     }
     if (whole && p->options->progress) {
-        fprintf(p->options->progress, "%s: going on with %zu of %zu parts done\n", pass_titles_[p->pass], whole,
-                p->unit_count);
+        fprintf(p->options->progress, "%s: going on with %zu of %zu parts done\n",
+                pass_titles_[p->pass], whole, p->unit_count);
     }
     broadcast(p->whole, p->unit_count * sizeof *p->whole);
 }
 
-// A note as a line: "FILE:LINE: what is wrong". `before` counts the lines of the source in front of the unit.
-static inline void note_format_(char *out, const Source *source, uint64_t before, const Note *note) {
-    snprintf(out, NOTE_LIMIT, "%s:%llu%.500s", source->path, (unsigned long long)(before + note->line), note->why);
+// A note as a line: "FILE:LINE: what is wrong". `before` counts the lines of the source in front of
+// the unit.
+static inline void note_format_(char *out, const Source *source, uint64_t before,
+                                const Note *note) {
+    snprintf(out, NOTE_LIMIT, "%s:%llu%.500s", source->path,
+             (unsigned long long)(before + note->line), note->why);
     utf8_trim_(out);
 }
 
-// Adds what the pass found in a unit to its source and to the report; `first` gets the note on the source's first
-// rejected line.
-static inline bool unit_collect_(Preparation *p, const UnitResult *r, Source *s, char first[NOTE_LIMIT], Error *e) {
+// Adds what the pass found in a unit to its source and to the report; `first` gets the note on the
+// source's first rejected line.
+static inline bool unit_collect_(Preparation *p, const UnitResult *r, Source *s,
+                                 char first[NOTE_LIMIT], Error *e) {
     for (size_t i = 0; i < r->note_count; i++) {
         char note[NOTE_LIMIT];
         note_format_(note, s, s->counts.lines, &r->notes[i]);
@@ -1822,11 +1919,15 @@ static inline bool report_check_(const Preparation *p, Error *e) {
         dropped += *count_dropped((Counts *)c, (CollectReason)reason);
     }
     if (c->documents == 0) {
-        return dropped ? fail(e, "%s: the filters leave none of its %llu documents", input, (unsigned long long)dropped)
+        return dropped ? fail(e, "%s: the filters leave none of its %llu documents", input,
+                              (unsigned long long)dropped)
                        : fail(e, "%s: there is no document with any text in the input", input);
     }
     return c->documents > 1 || p->options->val_fraction == 0 ||
-           fail(e, "%s: holds a single document, which cannot be split: use --val-fraction 0 or more documents", input);
+           fail(e,
+                "%s: holds a single document, which cannot be split: use --val-fraction 0 or more "
+                "documents",
+                input);
 }
 
 // Rank 0: adds up what the pass found, per source and in all.
@@ -1846,16 +1947,18 @@ static inline bool pass_collect_(Preparation *p, Error *e) {
         ok = unit_load_(p, u, &r, e) && unit_collect_(p, &r, s, first, e);
         p->counts[u] = r.counts;
         unit_result_free_(&r);
-        uint64_t filled = s->counts.lines - s->counts.blank_lines, rejected = s->counts.rejected_lines;
+        uint64_t filled = s->counts.lines - s->counts.blank_lines,
+                 rejected = s->counts.rejected_lines;
         if (ok && last && rejected > 0 && rejected >= filled - rejected) {
-            ok = fail(e, "%s: %llu of %llu lines hold no document, so something is wrong: %.500s", s->path,
-                      (unsigned long long)rejected, (unsigned long long)filled, first);
+            ok = fail(e, "%s: %llu of %llu lines hold no document, so something is wrong: %.500s",
+                      s->path, (unsigned long long)rejected, (unsigned long long)filled, first);
         }
     }
     return ok && report_check_(p, e);
 }
 
-// Collective: takes all units through a pass. Afterwards every rank has their counts. On failure the line is printed.
+// Collective: takes all units through a pass. Afterwards every rank has their counts. On failure
+// the line is printed.
 static inline bool pass_run_(Preparation *p, PassKind pass) {
     Error e = {{0}};
     uint64_t *bytes = calloc(p->unit_count + 1, sizeof *bytes);
@@ -1863,7 +1966,8 @@ static inline bool pass_run_(Preparation *p, PassKind pass) {
     p->pass = pass;
     p->mine = p->all = (Pulse){0};
     p->pulse_over = p->pulse_under_way = false;
-    bool ok = world_check(p->world, (bytes && mine) || fail(&e, "prepare: no memory for its tasks"), &e);
+    bool ok =
+        world_check(p->world, (bytes && mine) || fail(&e, "prepare: no memory for its tasks"), &e);
     if (ok) {
         pass_resume_(p);
         for (size_t u = 0; u < p->unit_count; u++) {
@@ -1892,16 +1996,18 @@ static inline bool pass_run_(Preparation *p, PassKind pass) {
     return ok;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Hashes of many files, by all threads of all ranks
 
 enum { HEX_HASH = 65 };
 
-// Collective: hashes[i] gets the SHA-256 of paths[i], of about bytes[i], on all ranks. On failure the line is printed.
-static inline bool hash_files_(World *world, const char *const *paths, const uint64_t *bytes, size_t count,
-                               char (*hashes)[HEX_HASH]) {
+// Collective: hashes[i] gets the SHA-256 of paths[i], of about bytes[i], on all ranks. On failure
+// the line is printed.
+static inline bool hash_files_(World *world, const char *const *paths, const uint64_t *bytes,
+                               size_t count, char (*hashes)[HEX_HASH]) {
     Error e = {{0}};
-    bool *mine = calloc(count + 1, sizeof *mine), ok = mine || fail(&e, "prepare: no memory to hash %zu files", count);
+    bool *mine = calloc(count + 1, sizeof *mine),
+         ok = mine || fail(&e, "prepare: no memory to hash %zu files", count);
     ok = ok && share_out_(world, bytes, count, mine, &e);
     memset(hashes, 0, count * sizeof *hashes);
 #pragma omp parallel for schedule(dynamic, 1)
@@ -1918,7 +2024,8 @@ static inline bool hash_files_(World *world, const char *const *paths, const uin
     free(mine);
     for (size_t i = 0; i < count; i += MESSAGE_ELEMENTS / HEX_HASH) {
         size_t n = min_u64_(count - i, MESSAGE_ELEMENTS / HEX_HASH);
-        MPI_Allreduce(MPI_IN_PLACE, hashes[i], (int)(n * HEX_HASH), MPI_BYTE, MPI_BOR, MPI_COMM_WORLD);
+        MPI_Allreduce(MPI_IN_PLACE, hashes[i], (int)(n * HEX_HASH), MPI_BYTE, MPI_BOR,
+                      MPI_COMM_WORLD);
     }
     return world_check(world, ok, &e);
 }
@@ -1951,20 +2058,23 @@ static inline bool hash_sources_(Preparation *p) {
     return ok;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // The parts become the files of a split
 //
-// SPLIT.idx   one sequence a document; only a document of more than SEQUENCE_LIMIT tokens has several, since a
-//             sequence's length is an int32. Made from SPLIT.docs, so memory does not grow with the corpus.
+// SPLIT.idx   one sequence a document; only a document of more than SEQUENCE_LIMIT tokens has
+// several, since a
+//             sequence's length is an int32. Made from SPLIT.docs, so memory does not grow with the
+//             corpus.
 
 enum { SEQUENCE_LIMIT = 1 << 30 };
 
-// One pass over the records of an open .docs, writing one array of the .idx. A document makes ceil(tokens / limit)
-// sequences; *sequences and *documents count what was passed.
+// One pass over the records of an open .docs, writing one array of the .idx. A document makes
+// ceil(tokens / limit) sequences; *sequences and *documents count what was passed.
 typedef enum { IDX_COUNT, IDX_LENGTHS, IDX_POINTERS, IDX_DOCUMENTS } IdxArray;
 
-static inline bool idx_write_array_(OutputFile *idx, FILE *docs, const char *docs_path, IdxArray array, int token_bytes,
-                                    uint64_t limit, uint64_t *sequences, uint64_t *documents, Error *e) {
+static inline bool idx_write_array_(OutputFile *idx, FILE *docs, const char *docs_path,
+                                    IdxArray array, int token_bytes, uint64_t limit,
+                                    uint64_t *sequences, uint64_t *documents, Error *e) {
     unsigned char record[DOCS_RECORD], number[8];
     uint64_t pointer = 0;
     bool ok = fseeko(docs, DOCS_HEADER, SEEK_SET) == 0;
@@ -1991,9 +2101,10 @@ static inline bool idx_write_array_(OutputFile *idx, FILE *docs, const char *doc
     return (ok && !ferror(docs)) || fail(e, "%s: cannot be read: %s", docs_path, strerror(errno));
 }
 
-// Writes the .idx that belongs to a complete .docs, sequences no longer than `limit` tokens; `hex` gets its SHA-256.
-static inline bool idx_write_(const char *idx_path, const char *docs_path, int token_bytes, uint64_t limit,
-                              char hex[65], Error *e) {
+// Writes the .idx that belongs to a complete .docs, sequences no longer than `limit` tokens; `hex`
+// gets its SHA-256.
+static inline bool idx_write_(const char *idx_path, const char *docs_path, int token_bytes,
+                              uint64_t limit, char hex[65], Error *e) {
     unsigned char header[IDX_HEADER] = {0}, last[8];
     uint64_t sequences, documents;
     OutputFile idx;
@@ -2002,7 +2113,8 @@ static inline bool idx_write_(const char *idx_path, const char *docs_path, int t
         return fail(e, "%s: cannot be read: %s", docs_path, strerror(errno));
     }
     bool opened = output_open(&idx, idx_path, e), ok = opened;
-    ok = ok && idx_write_array_(&idx, docs, docs_path, IDX_COUNT, token_bytes, limit, &sequences, &documents, e);
+    ok = ok && idx_write_array_(&idx, docs, docs_path, IDX_COUNT, token_bytes, limit, &sequences,
+                                &documents, e);
     if (ok) {
         memcpy(header, idx_magic_, sizeof idx_magic_);
         store_le(header + 9, 1, 8);
@@ -2013,7 +2125,8 @@ static inline bool idx_write_(const char *idx_path, const char *docs_path, int t
         ok = output_write(&idx, header, sizeof header, e);
     }
     for (int array = IDX_LENGTHS; ok && array <= IDX_DOCUMENTS; array++) {
-        ok = idx_write_array_(&idx, docs, docs_path, (IdxArray)array, token_bytes, limit, &sequences, &documents, e);
+        ok = idx_write_array_(&idx, docs, docs_path, (IdxArray)array, token_bytes, limit,
+                              &sequences, &documents, e);
     }
     ok = ok && output_write(&idx, last, sizeof last, e);
     fclose(docs);
@@ -2030,7 +2143,8 @@ typedef struct {
 typedef struct {
     const char *name;
     char paths[PART_KINDS][PATH_LIMIT], idx_path[PATH_LIMIT];
-    char hashes[PART_KINDS][HEX_HASH], idx_hash[HEX_HASH], index_hash[HEX_HASH], sums_hash[HEX_HASH];
+    char hashes[PART_KINDS][HEX_HASH], idx_hash[HEX_HASH], index_hash[HEX_HASH],
+        sums_hash[HEX_HASH];
     uint64_t documents, tokens, meta_bytes;
     Segment *segments;
     size_t segment_count;
@@ -2042,7 +2156,8 @@ static inline uint64_t shard_bytes_(const Preparation *p, const Shard *s, int ki
                                : s->meta_bytes;
 }
 
-static inline bool shard_part_path_(char *path, const Preparation *p, const Segment *g, int kind, Error *e) {
+static inline bool shard_part_path_(char *path, const Preparation *p, const Segment *g, int kind,
+                                    Error *e) {
     char name[32];
     snprintf(name, sizeof name, "%s.%s", split_names_[g->from], part_names_[kind]);
     return part_path_(path, p, g->unit, name, e);
@@ -2089,7 +2204,8 @@ static inline bool shard_move_last_(const Preparation *p, Shard *to, Shard *from
     return ok;
 }
 
-// Says what goes into which split. If the random split leaves one side without a document, it gets the last one.
+// Says what goes into which split. If the random split leaves one side without a document, it gets
+// the last one.
 static inline bool shards_plan_(const Preparation *p, Shard shards[SPLITS], Error *e) {
     const bool split = p->options->val_fraction > 0;
     for (int s = 0; s < SPLITS; s++) {
@@ -2106,7 +2222,8 @@ static inline bool shards_plan_(const Preparation *p, Shard shards[SPLITS], Erro
         shard->segment_count = p->unit_count;
         shard_sum_up_(shard);
         for (int k = 0; k < PART_KINDS; k++) {
-            if (!path_format(shard->paths[k], e, "%s/data/%s.%s", p->work, shard->name, part_names_[k])) {
+            if (!path_format(shard->paths[k], e, "%s/data/%s.%s", p->work, shard->name,
+                             part_names_[k])) {
                 return false;
             }
         }
@@ -2119,15 +2236,17 @@ static inline bool shards_plan_(const Preparation *p, Shard shards[SPLITS], Erro
                       (train->documents > 0 || shard_move_last_(p, train, val, e)));
 }
 
-// Copies `bytes` at `at` of the file `from_path` to `to_at` of an open file. In records of .docs, `add` is added to
-// where the metadata is.
-static inline bool copy_range_(const char *from_path, uint64_t at, uint64_t bytes, int to, const char *to_path,
-                               uint64_t to_at, bool records, uint64_t add, Error *e) {
+// Copies `bytes` at `at` of the file `from_path` to `to_at` of an open file. In records of .docs,
+// `add` is added to where the metadata is.
+static inline bool copy_range_(const char *from_path, uint64_t at, uint64_t bytes, int to,
+                               const char *to_path, uint64_t to_at, bool records, uint64_t add,
+                               Error *e) {
     enum { BLOCK = DOCS_RECORD << 13 };
     unsigned char *block = malloc(BLOCK);
     int from = bytes ? open(from_path, O_RDONLY | O_CLOEXEC) : -1;
-    bool ok = (block || fail(e, "%s: no memory", to_path)) &&
-              (!bytes || from >= 0 || fail(e, "%s: cannot be read: %s", from_path, strerror(errno)));
+    bool ok =
+        (block || fail(e, "%s: no memory", to_path)) &&
+        (!bytes || from >= 0 || fail(e, "%s: cannot be read: %s", from_path, strerror(errno)));
     for (uint64_t done = 0, n; ok && done < bytes; done += n) {
         n = min_u64_(bytes - done, BLOCK);
         ok = read_at(from, from_path, block, n, at + done, e);
@@ -2151,12 +2270,17 @@ static inline bool close_synced_(int file, const char *path, bool ok, Error *e) 
         return false;
     }
     ok = ok && (fsync(file) == 0 || fail(e, "%s: cannot be written: %s", path, strerror(errno)));
-    return (close(file) == 0 || !ok || fail(e, "%s: cannot be written: %s", path, strerror(errno))) && ok;
+    return (close(file) == 0 || !ok ||
+            fail(e, "%s: cannot be written: %s", path, strerror(errno))) &&
+           ok;
 }
 
-// Writes this rank's part of one file of a split: every size-th segment to where those before it end.
+// Writes this rank's part of one file of a split: every size-th segment to where those before it
+// end.
 static inline bool shard_write_(const Preparation *p, const Shard *s, int kind, Error *e) {
-    uint64_t unit = kind == PART_BIN ? (uint64_t)token_bytes_(p) : kind == PART_DOCS ? DOCS_RECORD : 1;
+    uint64_t unit = kind == PART_BIN    ? (uint64_t)token_bytes_(p)
+                    : kind == PART_DOCS ? DOCS_RECORD
+                                        : 1;
     uint64_t to_at = kind == PART_DOCS ? DOCS_HEADER : 0, meta = 0;
     unsigned char header[DOCS_HEADER] = "TGPTDOCS";
     int file = open(s->paths[kind], O_WRONLY | O_CLOEXEC);
@@ -2169,13 +2293,17 @@ static inline bool shard_write_(const Preparation *p, const Shard *s, int kind, 
     }
     for (size_t i = 0; ok && i < s->segment_count; i++) {
         const Segment *g = &s->segments[i];
-        uint64_t first = kind == PART_BIN ? g->first_token : kind == PART_DOCS ? g->first_document : g->first_meta;
-        uint64_t count = kind == PART_BIN ? g->tokens : kind == PART_DOCS ? g->documents : g->meta_bytes;
+        uint64_t first = kind == PART_BIN    ? g->first_token
+                         : kind == PART_DOCS ? g->first_document
+                                             : g->first_meta;
+        uint64_t count = kind == PART_BIN    ? g->tokens
+                         : kind == PART_DOCS ? g->documents
+                                             : g->meta_bytes;
         char from[PATH_LIMIT];
         if (i % (size_t)p->world->size == (size_t)p->world->rank) {
             ok = shard_part_path_(from, p, g, kind, e) &&
-                 copy_range_(from, first * unit, count * unit, file, s->paths[kind], to_at, kind == PART_DOCS,
-                             meta - g->first_meta, e);
+                 copy_range_(from, first * unit, count * unit, file, s->paths[kind], to_at,
+                             kind == PART_DOCS, meta - g->first_meta, e);
         }
         to_at += count * unit;
         meta += g->meta_bytes;
@@ -2187,7 +2315,8 @@ static inline bool shard_write_(const Preparation *p, const Shard *s, int kind, 
 typedef uint64_t (*PartBytes)(const Preparation *p, const Counts *counts);
 
 // Writes this rank's share of a file that joins a part of each unit.
-static inline bool parts_join_(const Preparation *p, const char *name, PartBytes bytes_of, const char *path, Error *e) {
+static inline bool parts_join_(const Preparation *p, const char *name, PartBytes bytes_of,
+                               const char *path, Error *e) {
     uint64_t to_at = 0;
     int file = open(path, O_WRONLY | O_CLOEXEC);
     bool ok = file >= 0 || fail(e, "%s: cannot be written: %s", path, strerror(errno));
@@ -2195,7 +2324,8 @@ static inline bool parts_join_(const Preparation *p, const char *name, PartBytes
         char from[PATH_LIMIT];
         uint64_t bytes = bytes_of(p, &p->counts[u]);
         if (u % (size_t)p->world->size == (size_t)p->world->rank) {
-            ok = part_path_(from, p, u, name, e) && copy_range_(from, 0, bytes, file, path, to_at, false, 0, e);
+            ok = part_path_(from, p, u, name, e) &&
+                 copy_range_(from, 0, bytes, file, path, to_at, false, 0, e);
         }
         to_at += bytes;
     }
@@ -2211,10 +2341,12 @@ static inline bool create_empty_(const char *path, Error *e) {
 }
 
 // Collective: joins one part of each unit, to a file. On failure the line is printed.
-static inline bool parts_join_all_(const Preparation *p, const char *name, PartBytes bytes_of, const char *path) {
+static inline bool parts_join_all_(const Preparation *p, const char *name, PartBytes bytes_of,
+                                   const char *path) {
     Error e = {{0}};
     bool ok = p->world->rank != 0 || create_empty_(path, &e);
-    return world_check(p->world, ok, &e) && world_check(p->world, parts_join_(p, name, bytes_of, path, &e), &e);
+    return world_check(p->world, ok, &e) &&
+           world_check(p->world, parts_join_(p, name, bytes_of, path, &e), &e);
 }
 
 static inline uint64_t dropped_bytes_of_(const Preparation *p, const Counts *c) {
@@ -2222,12 +2354,15 @@ static inline uint64_t dropped_bytes_of_(const Preparation *p, const Counts *c) 
     return c->dropped_bytes;
 }
 
-// Rank 0: what is made from the joined files of a split: .idx; for trace .index, if it is asked for, and .sums.
+// Rank 0: what is made from the joined files of a split: .idx; for trace .index, if it is asked
+// for, and .sums.
 static inline bool shard_finish_(const Preparation *p, Shard *s, Error *e) {
     char data[PATH_LIMIT];
     return path_format(data, e, "%s/data", p->work) &&
-           idx_write_(s->idx_path, s->paths[PART_DOCS], token_bytes_(p), SEQUENCE_LIMIT, s->idx_hash, e) &&
-           (!p->options->index || index_build(data, s->name, &p->tokenizer, p->options->progress, s->index_hash, e)) &&
+           idx_write_(s->idx_path, s->paths[PART_DOCS], token_bytes_(p), SEQUENCE_LIMIT,
+                      s->idx_hash, e) &&
+           (!p->options->index ||
+            index_build(data, s->name, &p->tokenizer, p->options->progress, s->index_hash, e)) &&
            sums_build(data, s->name, s->sums_hash, e);
 }
 
@@ -2246,7 +2381,8 @@ static inline bool prepare_join_(Preparation *p, Shard shards[SPLITS], const cha
         bytes[i + 1] = shard_bytes_(p, &shards[i / PART_KINDS], i % PART_KINDS);
         ok = p->world->rank != 0 || create_empty_(paths[i + 1], &e);
     }
-    if (!world_check(p->world, ok, &e) || !parts_join_all_(p, "dropped", dropped_bytes_of_, dropped)) {
+    if (!world_check(p->world, ok, &e) ||
+        !parts_join_all_(p, "dropped", dropped_bytes_of_, dropped)) {
         return false;
     }
     for (int i = 0; ok && i < files; i++) {
@@ -2258,7 +2394,8 @@ static inline bool prepare_join_(Preparation *p, Shard shards[SPLITS], const cha
     for (int s = 0; ok && s < splits && p->world->rank == 0; s++) {
         ok = shard_finish_(p, &shards[s], &e);
     }
-    if (!world_check(p->world, ok, &e) || !hash_files_(p->world, paths, bytes, (size_t)files + 1, hashes)) {
+    if (!world_check(p->world, ok, &e) ||
+        !hash_files_(p->world, paths, bytes, (size_t)files + 1, hashes)) {
         return false;
     }
     memcpy(dropped_hash, hashes[0], HEX_HASH);
@@ -2268,12 +2405,12 @@ static inline bool prepare_join_(Preparation *p, Shard shards[SPLITS], const cha
     return true;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Collection: what collect.h makes of all documents becomes WORK/verdicts
 
 static inline bool collect_is_on_(const CollectOptions *o) {
-    return o->exact || o->near_duplicates > 0 || o->min_characters > 0 || o->max_characters < UINT64_MAX ||
-           o->min_japanese > 0 || o->max_repeated_lines < 1;
+    return o->exact || o->near_duplicates > 0 || o->min_characters > 0 ||
+           o->max_characters < UINT64_MAX || o->min_japanese > 0 || o->max_repeated_lines < 1;
 }
 
 static inline uint64_t records_bytes_of_(const Preparation *p, const Counts *c) {
@@ -2296,12 +2433,14 @@ static inline size_t unit_of_document_(const Preparation *p, uint64_t document) 
 }
 
 // The verdict on a document that is left out; `records` and `places` are the joined files.
-static inline bool verdict_make_(const Preparation *p, const CollectResult *r, uint64_t document, int records,
-                                 int places, Verdict *v, Error *e) {
+static inline bool verdict_make_(const Preparation *p, const CollectResult *r, uint64_t document,
+                                 int records, int places, Verdict *v, Error *e) {
     const size_t size = collect_record_size(&p->options->collect);
     unsigned char record[COLLECT_RECORD_LIMIT], place[8];
     CollectRecord measured;
-    *v = (Verdict){.document = document, .reason = r->reason[document], .value = (double)r->similarity[document]};
+    *v = (Verdict){.document = document,
+                   .reason = r->reason[document],
+                   .value = (double)r->similarity[document]};
     if (v->reason < COLLECT_EXACT) {
         if (!read_at(records, "records", record, size, document * size, e) ||
             !collect_load(&measured, record, "records", e)) {
@@ -2319,24 +2458,28 @@ static inline bool verdict_make_(const Preparation *p, const CollectResult *r, u
 }
 
 // Rank 0: decides about all documents and writes `path`, whole or not at all.
-static inline bool verdicts_write_(const Preparation *p, const char *records_path, const char *places_path,
-                                   const char *path, Error *e) {
+static inline bool verdicts_write_(const Preparation *p, const char *records_path,
+                                   const char *places_path, const char *path, Error *e) {
     char temporary[PATH_LIMIT], scratch[PATH_LIMIT];
     CollectResult r = {0};
-    if (!path_format(temporary, e, "%s.tmp", path) || !path_format(scratch, e, "%s.scratch", path) ||
+    if (!path_format(temporary, e, "%s.tmp", path) ||
+        !path_format(scratch, e, "%s.scratch", path) ||
         !collect_duplicates(&r, &records_path, 1, scratch, &p->options->collect, e)) {
         return false;
     }
-    int records = open(records_path, O_RDONLY | O_CLOEXEC), places = open(places_path, O_RDONLY | O_CLOEXEC);
+    int records = open(records_path, O_RDONLY | O_CLOEXEC),
+        places = open(places_path, O_RDONLY | O_CLOEXEC);
     FILE *file = fopen(temporary, "wb");
-    bool ok = (records >= 0 && places >= 0 && file) || fail(e, "%s: cannot be made: %s", path, strerror(errno));
+    bool ok = (records >= 0 && places >= 0 && file) ||
+              fail(e, "%s: cannot be made: %s", path, strerror(errno));
     for (size_t d = 0; ok && d < r.documents; d++) {
         Verdict v;
-        ok = r.reason[d] == COLLECT_KEPT ||
-             (verdict_make_(p, &r, d, records, places, &v, e) && write_(file, temporary, &v, sizeof v, e));
+        ok = r.reason[d] == COLLECT_KEPT || (verdict_make_(p, &r, d, records, places, &v, e) &&
+                                             write_(file, temporary, &v, sizeof v, e));
     }
     ok = (!file || close_written_(file, temporary, ok ? e : &(Error){{0}})) && ok;
-    ok = ok && (rename(temporary, path) == 0 || fail(e, "%s: cannot be made: %s", path, strerror(errno)));
+    ok = ok &&
+         (rename(temporary, path) == 0 || fail(e, "%s: cannot be made: %s", path, strerror(errno)));
     if (records >= 0) {
         close(records);
     }
@@ -2375,7 +2518,8 @@ static inline bool prepare_collect_(Preparation *p) {
     if (!there) {
         ok = parts_join_all_(p, "records", records_bytes_of_, records) &&
              parts_join_all_(p, "places", places_bytes_of_, places) &&
-             world_check_root(w, w->rank != 0 || verdicts_write_(p, records, places, verdicts, &e), &e);
+             world_check_root(w, w->rank != 0 || verdicts_write_(p, records, places, verdicts, &e),
+                              &e);
         if (w->rank == 0) {
             unlink(records);
             unlink(places);
@@ -2389,10 +2533,11 @@ static inline bool prepare_collect_(Preparation *p) {
     return world_check(w, ok, &e);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Manifest
 
-static inline void manifest_file_(JsonWriter *w, const char *key, const char *path, uint64_t bytes, const char *hash) {
+static inline void manifest_file_(JsonWriter *w, const char *key, const char *path, uint64_t bytes,
+                                  const char *hash) {
     json_open(w, key, '{');
     json_put_string(w, "file", strrchr(path, '/') + 1);
     json_put_uint(w, "bytes", bytes);
@@ -2401,8 +2546,8 @@ static inline void manifest_file_(JsonWriter *w, const char *key, const char *pa
 }
 
 // An entry for a file of a split that lies in the folder.
-static inline bool manifest_split_file_(const Preparation *p, JsonWriter *w, const Shard *s, const char *kind,
-                                        const char *hash, Error *e) {
+static inline bool manifest_split_file_(const Preparation *p, JsonWriter *w, const Shard *s,
+                                        const char *kind, const char *hash, Error *e) {
     char path[PATH_LIMIT];
     struct stat status;
     if (!path_format(path, e, "%s/data/%s.%s", p->work, s->name, kind)) {
@@ -2455,8 +2600,9 @@ static inline void manifest_source_(JsonWriter *w, const Source *s) {
     json_close(w, '}');
 }
 
-static inline bool manifest_text_(const Preparation *p, const Shard shards[SPLITS], const char *dropped_path,
-                                  const char *dropped_hash, const char *tokenizer_hash, JsonWriter *w, Error *e) {
+static inline bool manifest_text_(const Preparation *p, const Shard shards[SPLITS],
+                                  const char *dropped_path, const char *dropped_hash,
+                                  const char *tokenizer_hash, JsonWriter *w, Error *e) {
     const PrepareReport *r = p->report;
     json_open(w, NULL, '{');
     json_put_string(w, "format", "train_gpt prepared data");
@@ -2502,21 +2648,26 @@ static inline bool manifest_text_(const Preparation *p, const Shard shards[SPLIT
     return true;
 }
 
-static inline bool prepare_write_manifest_(const Preparation *p, const Shard shards[SPLITS], const char *dropped_path,
-                                           const char *dropped_hash, Error *e) {
+static inline bool prepare_write_manifest_(const Preparation *p, const Shard shards[SPLITS],
+                                           const char *dropped_path, const char *dropped_hash,
+                                           Error *e) {
     char folder[PATH_LIMIT], path[PATH_LIMIT], tokenizer_hash[HEX_HASH];
     JsonWriter w = {.indent = 2};
-    bool ok = path_format(folder, e, "%s/data/tokenizer", p->work) && tokenizer_main_file(path, folder, e) &&
-              sha256_file(path, tokenizer_hash, e) && path_format(path, e, "%s/data/manifest.json", p->work) &&
-              manifest_text_(p, shards, dropped_path, dropped_hash, tokenizer_hash, &w, e) && write_whole_(path, &w, e);
+    bool ok = path_format(folder, e, "%s/data/tokenizer", p->work) &&
+              tokenizer_main_file(path, folder, e) && sha256_file(path, tokenizer_hash, e) &&
+              path_format(path, e, "%s/data/manifest.json", p->work) &&
+              manifest_text_(p, shards, dropped_path, dropped_hash, tokenizer_hash, &w, e) &&
+              write_whole_(path, &w, e);
     free(w.data);
     return ok;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// The folder: made in a hidden sibling, which a run that is killed leaves to the next one with the same job
+// ------------------------------------------------------------------------------------------------
+// The folder: made in a hidden sibling, which a run that is killed leaves to the next one with the
+// same job
 
-static inline void job_file_(JsonWriter *w, const char *path, uint64_t bytes, uint64_t inode, struct timespec time) {
+static inline void job_file_(JsonWriter *w, const char *path, uint64_t bytes, uint64_t inode,
+                             struct timespec time) {
     json_open(w, NULL, '{');
     json_put_string(w, "path", path);
     json_put_uint(w, "bytes", bytes);
@@ -2534,7 +2685,8 @@ static inline bool job_tokenizer_(JsonWriter *w, const char *path, Error *e) {
     for (int i = -1; ok && i < count; i++) {
         char file[PATH_LIMIT];
         struct stat status;
-        ok = i < 0 ? path_format(file, e, "%s", path) : path_format(file, e, "%s/%s", path, names[i]->d_name);
+        ok = i < 0 ? path_format(file, e, "%s", path)
+                   : path_format(file, e, "%s/%s", path, names[i]->d_name);
         if (ok && stat(file, &status) == 0 && S_ISREG(status.st_mode)) {
             job_file_(w, file, (uint64_t)status.st_size, (uint64_t)status.st_ino, status.st_mtim);
         }
@@ -2596,7 +2748,8 @@ static inline void remove_contents_(const char *folder) {
 static inline bool make_folder_(const char *work, const char *name, Error *e) {
     char path[PATH_LIMIT];
     return path_format(path, e, "%s/%s", work, name) &&
-           (mkdir(path, 0777) == 0 || errno == EEXIST || fail(e, "%s: cannot be made: %s", path, strerror(errno)));
+           (mkdir(path, 0777) == 0 || errno == EEXIST ||
+            fail(e, "%s: cannot be made: %s", path, strerror(errno)));
 }
 
 // Names p->work, the hidden sibling of `out`.
@@ -2613,11 +2766,12 @@ static inline bool prepare_name_folder_(Preparation *p, Error *e) {
     if (length == 0 || name == length) {
         return fail(e, "\"%s\": is not a name for the output folder", out);
     }
-    return path_format(p->work, e, "%.*s.%.*s.preparing", (int)name, out, (int)(length - name), out + name);
+    return path_format(p->work, e, "%.*s.%.*s.preparing", (int)name, out, (int)(length - name),
+                       out + name);
 }
 
-// Rank 0: makes p->work and locks it against a second prepare. What a killed run left in it is kept if it was the same
-// job, else removed.
+// Rank 0: makes p->work and locks it against a second prepare. What a killed run left in it is kept
+// if it was the same job, else removed.
 static inline bool prepare_begin_folder_(Preparation *p, Error *e) {
     const char *out = p->options->out;
     struct dirent **names = NULL;
@@ -2673,7 +2827,8 @@ static inline bool prepare_begin_folder_(Preparation *p, Error *e) {
 static inline bool prepare_publish_(Preparation *p, Error *e) {
     const char *out = p->options->out, *slash = strrchr(p->work, '/');
     char parent[PATH_LIMIT], data[PATH_LIMIT];
-    if (!path_format(parent, e, "%.*s", slash ? (int)(slash - p->work) + 1 : 1, slash ? p->work : ".") ||
+    if (!path_format(parent, e, "%.*s", slash ? (int)(slash - p->work) + 1 : 1,
+                     slash ? p->work : ".") ||
         !path_format(data, e, "%s/data", p->work) || !sync_directory(data, e)) {
         return false;
     }
@@ -2683,7 +2838,7 @@ static inline bool prepare_publish_(Preparation *p, Error *e) {
     return sync_directory(parent, e);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // prepare
 
 static inline bool prepare_check_options_(const PrepareOptions *o, Error *e) {
@@ -2693,13 +2848,15 @@ static inline bool prepare_check_options_(const PrepareOptions *o, Error *e) {
         const char *text = i < 2 ? texts[i] : o->command[i - 2];
         valid = valid && utf8_is_valid_(text, strlen(text));
     }
-    return (valid || fail(e, "the command line is not valid UTF-8, so the manifest cannot hold it")) &&
+    return (valid ||
+            fail(e, "the command line is not valid UTF-8, so the manifest cannot hold it")) &&
            (o->input_count > 0 || fail(e, "--input: name at least one file or folder")) &&
            ((o->val_fraction >= 0 && o->val_fraction < 1) ||
             fail(e, "--val-fraction %g: must be at least 0 and less than 1", o->val_fraction)) &&
            collect_check(&o->collect, e) &&
            (o->tokenizer || o->tokenizer_sample >= 1024 ||
-            fail(e, "--tokenizer-sample %llu: must be at least 1024 bytes", (unsigned long long)o->tokenizer_sample));
+            fail(e, "--tokenizer-sample %llu: must be at least 1024 bytes",
+                 (unsigned long long)o->tokenizer_sample));
 }
 
 // Rank 0: finds the sources.
@@ -2710,8 +2867,9 @@ static inline bool sources_find_(Preparation *p, Error *e) {
             return false;
         }
     }
-    return p->sources.count > 0 || fail(e, "%s: holds no %s; %llu others were passed over", o->inputs[0], SOURCE_KINDS,
-                                        (unsigned long long)p->sources.skipped);
+    return p->sources.count > 0 ||
+           fail(e, "%s: holds no %s; %llu others were passed over", o->inputs[0], SOURCE_KINDS,
+                (unsigned long long)p->sources.skipped);
 }
 
 // Collective: rank 0's sources go to all ranks.
@@ -2749,11 +2907,14 @@ static inline bool units_make_(Preparation *p, Error *e) {
         uint64_t begin = 0;
         do {
             bool last = whole || s->bytes - begin <= bytes;
-            if (p->unit_count == UINT32_MAX || !reserve_(&p->units, &capacity, p->unit_count, 1, sizeof(Unit), e)) {
-                return p->unit_count < UINT32_MAX ? false : fail(e, "%s: is one file too many", s->path);
+            if (p->unit_count == UINT32_MAX ||
+                !reserve_(&p->units, &capacity, p->unit_count, 1, sizeof(Unit), e)) {
+                return p->unit_count < UINT32_MAX ? false
+                                                  : fail(e, "%s: is one file too many", s->path);
             }
             p->units[p->unit_count++] =
-                (Unit){(uint32_t)i, begin, last ? UINT64_MAX : begin + bytes, last ? s->bytes - begin : bytes};
+                (Unit){(uint32_t)i, begin, last ? UINT64_MAX : begin + bytes,
+                       last ? s->bytes - begin : bytes};
             begin = last ? s->bytes : begin + bytes;
         } while (begin < s->bytes);
     }
@@ -2803,20 +2964,23 @@ static inline bool tokenizer_train_(Preparation *p, const char *made, Error *e) 
     }
     sample_free_(p);
     if (ok && o->progress) {
-        fprintf(o->progress, "training a tokenizer of %zu tokens on %.1f MB\n", o->vocab_size, (double)bytes / 1e6);
+        fprintf(o->progress, "training a tokenizer of %zu tokens on %.1f MB\n", o->vocab_size,
+                (double)bytes / 1e6);
         fflush(o->progress);
     }
     if (o->unigram) {
         ok = ok && trainer_finish_unigram(&trainer, o->vocab_size, UNIGRAM_COVERAGE, made, e);
     } else {
-        ok = ok && trainer_finish(&trainer, o->vocab_size, &p->tokenizer, e) && tokenizer_save(&p->tokenizer, made, e);
+        ok = ok && trainer_finish(&trainer, o->vocab_size, &p->tokenizer, e) &&
+             tokenizer_save(&p->tokenizer, made, e);
     }
     trainer_free(&trainer);
     tokenizer_free(&p->tokenizer);
     return ok;
 }
 
-// Rank 0: makes `folder`, whole or not at all: a trained tokenizer, or a copy of the one that was given.
+// Rank 0: makes `folder`, whole or not at all: a trained tokenizer, or a copy of the one that was
+// given.
 static inline bool tokenizer_write_(Preparation *p, const char *folder, Error *e) {
     char made[PATH_LIMIT];
     if (!path_format(made, e, "%s/tokenizer", p->work)) {
@@ -2824,9 +2988,11 @@ static inline bool tokenizer_write_(Preparation *p, const char *folder, Error *e
     }
     remove_directory(made); // what a killed run began
     return make_folder_(p->work, "tokenizer", e) &&
-           (p->options->tokenizer ? tokenizer_save(&p->tokenizer, made, e) : tokenizer_train_(p, made, e)) &&
+           (p->options->tokenizer ? tokenizer_save(&p->tokenizer, made, e)
+                                  : tokenizer_train_(p, made, e)) &&
            sync_directory(made, e) &&
-           (rename(made, folder) == 0 || fail(e, "%s: cannot be made: %s", folder, strerror(errno)));
+           (rename(made, folder) == 0 ||
+            fail(e, "%s: cannot be made: %s", folder, strerror(errno)));
 }
 
 // Collective: every rank gets the tokenizer, and the folder has it. On failure the line is printed.
@@ -2882,23 +3048,26 @@ static inline bool prepare_run_(Preparation *p, Shard shards[SPLITS]) {
     char dropped[PATH_LIMIT], dropped_hash[HEX_HASH];
     bool root = w->rank == 0;
     bool ok = prepare_check_options_(p->options, &e) && prepare_name_folder_(p, &e) &&
-              path_format(dropped, &e, "%s/data/dropped.jsonl", p->work) && (!root || sources_find_(p, &e));
+              path_format(dropped, &e, "%s/data/dropped.jsonl", p->work) &&
+              (!root || sources_find_(p, &e));
     if (!world_check(w, ok, &e) || !world_check(w, sources_share_(p, &e), &e)) {
         return false;
     }
     ok = units_make_(p, &e) && workers_make_(p, &e) && (!root || prepare_begin_folder_(p, &e));
-    return world_check(w, ok, &e) && prepare_collect_(p) && prepare_tokenizer_(p) && pass_run_(p, PASS_ENCODE) &&
-           hash_sources_(p) && prepare_join_(p, shards, dropped, dropped_hash) &&
+    return world_check(w, ok, &e) && prepare_collect_(p) && prepare_tokenizer_(p) &&
+           pass_run_(p, PASS_ENCODE) && hash_sources_(p) &&
+           prepare_join_(p, shards, dropped, dropped_hash) &&
            world_check_root(w, !root || prepare_finish_(p, shards, dropped, dropped_hash, &e), &e);
 }
 
-// Collective. Makes the folder o->out from the texts o->inputs: tokenizer, shards, manifest. It appears only when it is
-// complete and on disk; after a failure, whose line is printed, nothing is left of it. The same input, options and
-// command give the same bytes on any number of ranks and threads; the same call after a kill goes on where that one
-// was. All ranks must see the same file system; a rank holds a few megabytes per thread, the longest line of JSON
-// Lines and its sample. No document vanishes silently: what is left out stands in dropped.jsonl, its number in
-// the report and in the manifest, and a file of JSON Lines of which half or more cannot be used is an error. The report
-// is rank 0's.
+// Collective. Makes the folder o->out from the texts o->inputs: tokenizer, shards, manifest. It
+// appears only when it is complete and on disk; after a failure, whose line is printed, nothing is
+// left of it. The same input, options and command give the same bytes on any number of ranks and
+// threads; the same call after a kill goes on where that one was. All ranks must see the same file
+// system; a rank holds a few megabytes per thread, the longest line of JSON Lines and its sample.
+// No document vanishes silently: what is left out stands in dropped.jsonl, its number in the report
+// and in the manifest, and a file of JSON Lines of which half or more cannot be used is an error.
+// The report is rank 0's.
 static inline bool prepare_corpus(World *world, const PrepareOptions *o, PrepareReport *r) {
     *r = (PrepareReport){0};
     Error e = {{0}};

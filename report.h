@@ -1,9 +1,10 @@
-// report.h: what a run tells the world: TensorBoard event files while it goes on, a page of charts afterwards, and the
-// model card of its checkpoints. Everything here is made from what lies in the run's folder: log.jsonl (one object a
-// line, the first one describes the run), restarts.jsonl, and the manifests of the data that the log names.
+// report.h: what a run tells the world: TensorBoard event files while it goes on, a page of charts
+// afterwards, and the model card of its checkpoints. Everything here is made from what lies in the
+// run's folder: log.jsonl (one object a line, the first one describes the run), restarts.jsonl, and
+// the manifests of the data that the log names.
 //
-// Events:      events_open, events_add, events_close   OUT/events.out.tfevents.*, always equal to log.jsonl
-// Report:      report_page                             one HTML page of one or more runs
+// Events:      events_open, events_add, events_close   OUT/events.out.tfevents.*, always equal to
+// log.jsonl Report:      report_page                             one HTML page of one or more runs
 // Model card:  model_card                              README.md of a checkpoint
 #ifndef REPORT_H
 #define REPORT_H
@@ -15,12 +16,13 @@
 
 #include "checkpoint.h" // defines: checkpoint_list
 #include "dataloader.h" // defines: PATH_LIMIT, path_format, OutputFile, output_*, store_le, load_le, list_folder
-#include "json.h"       // defines: Error, fail, Json, JsonWriter (also the text buffer here), json_*
+#include "json.h" // defines: Error, fail, Json, JsonWriter (also the text buffer here), json_*
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Text that grows, and lines of a log of any length
 
-__attribute__((format(printf, 2, 3))) static inline void text_format_(JsonWriter *w, const char *format, ...) {
+__attribute__((format(printf, 2, 3))) static inline void text_format_(JsonWriter *w,
+                                                                      const char *format, ...) {
     char small[512];
     va_list args, again;
     va_start(args, format);
@@ -37,19 +39,21 @@ __attribute__((format(printf, 2, 3))) static inline void text_format_(JsonWriter
     va_end(args);
 }
 
-// Escapes for HTML and XML, text and attributes alike. Bytes that are no UTF-8 and characters that XML forbids become
-// U+FFFD.
+// Escapes for HTML and XML, text and attributes alike. Bytes that are no UTF-8 and characters that
+// XML forbids become U+FFFD.
 static inline void text_html_(JsonWriter *w, const char *text) {
     for (size_t left = strlen(text), n; left > 0; text += n, left -= n) {
         uint32_t c = 0;
         n = utf8_decode(text, left, &c);
-        const char *entity = c == '<'                                                                       ? "&lt;"
-                             : c == '>'                                                                     ? "&gt;"
-                             : c == '&'                                                                     ? "&amp;"
-                             : c == '"'                                                                     ? "&quot;"
-                             : c == '\''                                                                    ? "&#39;"
-                             : n == 0 || (c < 0x20 && c != '\t' && c != '\n') || c == 0xFFFE || c == 0xFFFF ? "\uFFFD"
-                                                                                                            : NULL;
+        const char *entity =
+            c == '<'    ? "&lt;"
+            : c == '>'  ? "&gt;"
+            : c == '&'  ? "&amp;"
+            : c == '"'  ? "&quot;"
+            : c == '\'' ? "&#39;"
+            : n == 0 || (c < 0x20 && c != '\t' && c != '\n') || c == 0xFFFE || c == 0xFFFF
+                ? "\uFFFD"
+                : NULL;
         n = n ? n : 1;
         entity ? json_append(w, entity, strlen(entity)) : json_append(w, text, n);
     }
@@ -60,7 +64,8 @@ typedef struct {
     FILE *file;
     char *line; // without its newline, NUL-terminated
     size_t length, capacity;
-    bool broken; // the line has no newline (the end of a file that is being written, or was cut) or is too long
+    bool broken; // the line has no newline (the end of a file that is being written, or was cut) or
+                 // is too long
     bool failed; // out of memory
 } LineReader_;
 
@@ -128,7 +133,8 @@ static inline bool parse_line_(const LineReader_ *r, JsonDocument *document) {
     return true;
 }
 
-// The i-th training set that the log's first line names; "data" is one object, or an array of them. NULL at the end.
+// The i-th training set that the log's first line names; "data" is one object, or an array of them.
+// NULL at the end.
 static inline const Json *data_entry_(const Json *head, const char *key, size_t i) {
     const Json *entry = json_get(head, key);
     if (entry && entry->kind == JSON_ARRAY) {
@@ -146,17 +152,19 @@ static inline const char *data_path_(const Json *head, size_t i) {
     return path ? path : "?";
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // TensorBoard event files
 //
-// A file is a sequence of records {u64 length, u32 crc(length), data, u32 crc(data)}; data is an Event message of
-// Protocol Buffers {1: double wall_time, 2: int64 step, 3: string file_version | 5: Summary | 7: SessionLog}, Summary
-// is {1: repeated {1: string tag, 2: float simple_value}}. The crc is CRC-32C, rotated and shifted ("masked").
+// A file is a sequence of records {u64 length, u32 crc(length), data, u32 crc(data)}; data is an
+// Event message of Protocol Buffers {1: double wall_time, 2: int64 step, 3: string file_version |
+// 5: Summary | 7: SessionLog}, Summary is {1: repeated {1: string tag, 2: float simple_value}}. The
+// crc is CRC-32C, rotated and shifted ("masked").
 //
-// A run has one file that equals its log. When a run is taken up again its log is cut back to the checkpoint; then a
-// new file is made from the log, under a newer name, and takes the place of the old one. Times of day, which the log
-// does not have, come from the old file. The file begins with a session start at step 0: a TensorBoard that is watching
-// drops what it has and reads the run anew.
+// A run has one file that equals its log. When a run is taken up again its log is cut back to the
+// checkpoint; then a new file is made from the log, under a newer name, and takes the place of the
+// old one. Times of day, which the log does not have, come from the old file. The file begins with
+// a session start at step 0: a TensorBoard that is watching drops what it has and reads the run
+// anew.
 
 typedef struct {
     FILE *file; // NULL while closed
@@ -209,7 +217,8 @@ static inline void proto_double_(JsonWriter *w, char tag, double value) {
 }
 
 // Adds a value to a Summary. What JSON cannot hold (NaN, infinity) is null in the log and NaN here.
-static inline void summary_scalar_(JsonWriter *summary, const char *group, const char *name, const Json *value) {
+static inline void summary_scalar_(JsonWriter *summary, const char *group, const char *name,
+                                   const Json *value) {
     JsonWriter scalar = {0}, tag = {0};
     char bytes[5] = {0x15};
     uint32_t bits;
@@ -227,7 +236,8 @@ static inline void summary_scalar_(JsonWriter *summary, const char *group, const
     free(tag.data);
 }
 
-// All numbers of a line of the log: train/KEY of a step, eval/KEY of an eval, eval/val_loss/DATA, data/samples/DATA.
+// All numbers of a line of the log: train/KEY of a step, eval/KEY of an eval, eval/val_loss/DATA,
+// data/samples/DATA.
 static inline void summary_of_line_(JsonWriter *summary, const Json *head, const Json *line) {
     const char *group = json_get(line, "val_loss") ? "eval" : "train";
     for (const Json *m = line->child; m; m = m->next) {
@@ -249,7 +259,8 @@ static inline void summary_of_line_(JsonWriter *summary, const Json *head, const
     }
 }
 
-// Writes one record with a single call, so that a reader never sees half of it unless the process dies in the middle.
+// Writes one record with a single call, so that a reader never sees half of it unless the process
+// dies in the middle.
 static inline bool events_record_(EventWriter *w, JsonWriter *event, Error *e) {
     JsonWriter record = {0};
     unsigned char prefix[12], suffix[4];
@@ -267,7 +278,8 @@ static inline bool events_record_(EventWriter *w, JsonWriter *event, Error *e) {
     return ok;
 }
 
-static inline bool events_line_(EventWriter *w, const Json *line, uint64_t step, double wall_time, Error *e) {
+static inline bool events_line_(EventWriter *w, const Json *line, uint64_t step, double wall_time,
+                                Error *e) {
     JsonWriter event = {0}, summary = {0};
     summary_of_line_(&summary, w->head.root, line);
     proto_double_(&event, 0x09, wall_time);
@@ -280,12 +292,14 @@ static inline bool events_line_(EventWriter *w, const Json *line, uint64_t step,
 }
 
 // The next record of an old file that is a step's: false at its end, or where it is broken.
-static inline bool events_read_(const EventWriter *w, FILE *old, double *wall_time, uint64_t *step) {
+static inline bool events_read_(const EventWriter *w, FILE *old, double *wall_time,
+                                uint64_t *step) {
     unsigned char prefix[12], *data = NULL;
     bool found = false, whole = true;
     while (whole && !found) {
         uint64_t length = 0, bits;
-        whole = fread(prefix, 1, 12, old) == 12 && load_le(prefix + 8, 4) == crc32c_masked_(w->crc, prefix, 8);
+        whole = fread(prefix, 1, 12, old) == 12 &&
+                load_le(prefix + 8, 4) == crc32c_masked_(w->crc, prefix, 8);
         length = whole ? load_le(prefix, 8) : 0;
         whole = whole && length < LOG_LINE_LIMIT && (data = malloc(length + 4)) &&
                 fread(data, 1, length + 4, old) == length + 4 &&
@@ -323,9 +337,10 @@ static inline double wall_time_now_(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-// Writes the events of all lines of the log. Times of day come from `old` (NULL if there is none) where it has the
-// step, else they are those of the step before.
-static inline bool events_from_log_(EventWriter *w, LineReader_ *log, FILE *old, double wall_time, Error *e) {
+// Writes the events of all lines of the log. Times of day come from `old` (NULL if there is none)
+// where it has the step, else they are those of the step before.
+static inline bool events_from_log_(EventWriter *w, LineReader_ *log, FILE *old, double wall_time,
+                                    Error *e) {
     JsonDocument line;
     JsonWriter event = {0};
     double old_time = 0;
@@ -384,10 +399,11 @@ static inline bool same_content_(const char *path, const char *other) {
     return same;
 }
 
-// Finds the event files of OUT that this program made. path: the newest by name, "" if there is none; *seconds becomes
-// later than what is in the names. Returns how many there are. With `remove` they are removed but for `keep`.
-static inline size_t events_find_(const char *out, char path[PATH_LIMIT], uint64_t *seconds, bool remove,
-                                  const char *keep) {
+// Finds the event files of OUT that this program made. path: the newest by name, "" if there is
+// none; *seconds becomes later than what is in the names. Returns how many there are. With `remove`
+// they are removed but for `keep`.
+static inline size_t events_find_(const char *out, char path[PATH_LIMIT], uint64_t *seconds,
+                                  bool remove, const char *keep) {
     struct dirent **names = NULL;
     struct stat status;
     Error ignored;
@@ -396,7 +412,8 @@ static inline size_t events_find_(const char *out, char path[PATH_LIMIT], uint64
     path[0] = 0;
     for (int i = 0; i < count; i++) {
         char candidate[PATH_LIMIT];
-        if (!is_own_events_(names[i]->d_name) || !path_format(candidate, &ignored, "%s/%s", out, names[i]->d_name) ||
+        if (!is_own_events_(names[i]->d_name) ||
+            !path_format(candidate, &ignored, "%s/%s", out, names[i]->d_name) ||
             lstat(candidate, &status) || !S_ISREG(status.st_mode)) {
             continue;
         }
@@ -412,8 +429,9 @@ static inline size_t events_find_(const char *out, char path[PATH_LIMIT], uint64
     return found;
 }
 
-// Begins the event file of the run in OUT, which must have its log.jsonl: makes it from the log, in the place of any
-// that was there; one that is right as it is stays. The writer must be zero or closed. On failure it is closed.
+// Begins the event file of the run in OUT, which must have its log.jsonl: makes it from the log, in
+// the place of any that was there; one that is right as it is stays. The writer must be zero or
+// closed. On failure it is closed.
 static inline bool events_open(EventWriter *w, const char *out, Error *e) {
     char path[PATH_LIMIT], temporary[PATH_LIMIT], previous[PATH_LIMIT], host[256] = "localhost";
     unsigned char first[21];
@@ -424,15 +442,18 @@ static inline bool events_open(EventWriter *w, const char *out, Error *e) {
     crc32c_table_(w->crc);
     gethostname(host, sizeof host - 1);
     size_t found = events_find_(out, previous, &seconds, false, "");
-    if (!path_format(path, e, "%s/log.jsonl", out) || !path_format(temporary, e, "%s/.events.new", out) ||
-        !path_format(w->path, e, "%s/events.out.tfevents.%010llu.%s.%ld.0.train_gpt", out, (unsigned long long)seconds,
-                     host, (long)getpid()) ||
+    if (!path_format(path, e, "%s/log.jsonl", out) ||
+        !path_format(temporary, e, "%s/.events.new", out) ||
+        !path_format(w->path, e, "%s/events.out.tfevents.%010llu.%s.%ld.0.train_gpt", out,
+                     (unsigned long long)seconds, host, (long)getpid()) ||
         !lines_open_(&log, path, e)) {
         return false;
     }
-    double wall_time = fstat(fileno(log.file), &status) ? wall_time_now_() : (double)status.st_mtim.tv_sec;
+    double wall_time =
+        fstat(fileno(log.file), &status) ? wall_time_now_() : (double)status.st_mtim.tv_sec;
     FILE *old = previous[0] ? fopen(previous, "rb") : NULL;
-    if (old && fread(first, 1, sizeof first, old) == sizeof first && first[12] == 0x09) { // its first event's time
+    if (old && fread(first, 1, sizeof first, old) == sizeof first &&
+        first[12] == 0x09) { // its first event's time
         double old_time;
         bits = load_le(first + 13, 8);
         memcpy(&old_time, &bits, 8);
@@ -442,7 +463,8 @@ static inline bool events_open(EventWriter *w, const char *out, Error *e) {
     w->file = fopen(temporary, "wb");
     bool ok = w->file || fail(e, "%s: cannot be created: %s", temporary, strerror(errno));
     ok = ok && events_from_log_(w, &log, old, wall_time, e);
-    ok = ok && (fflush(w->file) == 0 || fail(e, "%s: cannot be written: %s", w->path, strerror(errno)));
+    ok = ok &&
+         (fflush(w->file) == 0 || fail(e, "%s: cannot be written: %s", w->path, strerror(errno)));
     if (ok && found == 1 && same_content_(temporary, previous)) {
         fclose(w->file);
         unlink(temporary);
@@ -450,7 +472,8 @@ static inline bool events_open(EventWriter *w, const char *out, Error *e) {
         w->file = fopen(previous, "ab");
         ok = w->file || fail(e, "%s: cannot be written: %s", previous, strerror(errno));
     } else if (ok) {
-        ok = rename(temporary, w->path) == 0 || fail(e, "%s: cannot be written: %s", w->path, strerror(errno));
+        ok = rename(temporary, w->path) == 0 ||
+             fail(e, "%s: cannot be written: %s", w->path, strerror(errno));
         events_find_(out, path, &seconds, ok, w->path);
     }
     if (old) {
@@ -470,15 +493,17 @@ static inline bool events_add(EventWriter *w, const char *text, size_t length, E
     if (!json_parse(&line, text, length, "log.jsonl", e)) {
         return false;
     }
-    bool ok = !json_uint(json_get(line.root, "step"), &step) ||
-              (events_line_(w, line.root, step, wall_time_now_(), e) &&
-               (fflush(w->file) == 0 || fail(e, "%s: cannot be written: %s", w->path, strerror(errno))));
+    bool ok =
+        !json_uint(json_get(line.root, "step"), &step) ||
+        (events_line_(w, line.root, step, wall_time_now_(), e) &&
+         (fflush(w->file) == 0 || fail(e, "%s: cannot be written: %s", w->path, strerror(errno))));
     json_free(&line);
     return ok;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Curves: any number of points in a bounded number of buckets that keep the lowest and the highest of what fell in
+// ------------------------------------------------------------------------------------------------
+// Curves: any number of points in a bounded number of buckets that keep the lowest and the highest
+// of what fell in
 
 typedef struct {
     double x_low, low, x_high, high; // the lowest and the highest point
@@ -492,11 +517,13 @@ enum { CURVE_BUCKETS = 1024 };
 typedef struct {
     Bucket_ *buckets; // (CURVE_BUCKETS) once there is a point
     size_t count;
-    uint64_t points, per_bucket; // a bucket is full with per_bucket points; this doubles whenever all are full
+    uint64_t points,
+        per_bucket; // a bucket is full with per_bucket points; this doubles whenever all are full
     double x_first, first, x_last, last;
 } Curve;
 
-// Values that are not finite, or so large that ranges would not be, are left out. False if there is no memory.
+// Values that are not finite, or so large that ranges would not be, are left out. False if there is
+// no memory.
 static inline bool curve_add_(Curve *c, double x, double y) {
     if (!(fabs(y) < 1e30) || !(fabs(x) < 1e30)) {
         return true;
@@ -538,7 +565,8 @@ static inline bool curve_add_(Curve *c, double x, double y) {
     return true;
 }
 
-// The curve as points of a line: at most two a bucket, and the ends as they are. x, y: (2 * CURVE_BUCKETS + 2).
+// The curve as points of a line: at most two a bucket, and the ends as they are. x, y: (2 *
+// CURVE_BUCKETS + 2).
 static inline size_t curve_line_(const Curve *c, double *x, double *y) {
     size_t n = 0;
     for (size_t i = 0; i < c->count; i++) {
@@ -558,13 +586,15 @@ static inline size_t curve_line_(const Curve *c, double *x, double *y) {
     return n;
 }
 
-// The curve smoothed: at each bucket a straight line fitted under a Gaussian window of 1/60 of the curve (local linear
-// regression, Cleveland 1979), which unlike a moving mean is not bent at the ends. x, y: (CURVE_BUCKETS).
+// The curve smoothed: at each bucket a straight line fitted under a Gaussian window of 1/60 of the
+// curve (local linear regression, Cleveland 1979), which unlike a moving mean is not bent at the
+// ends. x, y: (CURVE_BUCKETS).
 static inline size_t curve_smooth_(const Curve *c, double *x, double *y) {
     double width = fmax((double)c->count / 60, 1);
     size_t reach = (size_t)ceil(3 * width);
     for (size_t i = 0; i < c->count; i++) {
-        size_t from = i > reach ? i - reach : 0, to = i + reach < c->count ? i + reach : c->count - 1;
+        size_t from = i > reach ? i - reach : 0,
+               to = i + reach < c->count ? i + reach : c->count - 1;
         double w0 = 0, w1 = 0, w2 = 0, y0 = 0, y1 = 0;
         for (size_t j = from; j <= to; j++) {
             const Bucket_ *b = &c->buckets[j];
@@ -579,7 +609,7 @@ static inline size_t curve_smooth_(const Curve *c, double *x, double *y) {
     return c->count;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // A run's folder, read once from beginning to end
 
 enum { MARKS_KEPT = 200, SOURCES_KEPT = 4096 };
@@ -610,12 +640,14 @@ typedef struct {
     double seconds;                    // of all steps in the log
     double best_val;
     uint64_t best_val_step;
-    uint64_t broken, ignored; // lines that are no JSON object; lines out of order or of an unknown kind
-    bool cut;                 // the last line has no end
+    uint64_t broken,
+        ignored; // lines that are no JSON object; lines out of order or of an unknown kind
+    bool cut;    // the last line has no end
 } RunLog;
 
 static inline void run_free_(RunLog *r) {
-    Curve *curves[] = {&r->loss, &r->grad_norm, &r->lr, &r->tokens_per_s, &r->mfu, &r->comm, &r->val_loss};
+    Curve *curves[] = {&r->loss, &r->grad_norm, &r->lr,      &r->tokens_per_s,
+                       &r->mfu,  &r->comm,      &r->val_loss};
     for (size_t i = 0; i < sizeof curves / sizeof *curves; i++) {
         free(curves[i]->buckets);
     }
@@ -729,13 +761,15 @@ static inline bool run_eval_line_(RunLog *r, const Json *line, uint64_t step, bo
         r->best_val_step = step;
     }
     bool ok = curve_add_(&r->val_loss, x, loss);
-    for (const Json *m = by_source && by_source->kind == JSON_OBJECT ? by_source->child : NULL; m && ok; m = m->next) {
+    for (const Json *m = by_source && by_source->kind == JSON_OBJECT ? by_source->child : NULL;
+         m && ok; m = m->next) {
         ok = run_val_source_(r, x, m);
     }
     return ok;
 }
 
-// restarts.jsonl, if there is one. Steps that were done again are in the log once; so are their tokens.
+// restarts.jsonl, if there is one. Steps that were done again are in the log once; so are their
+// tokens.
 static inline bool run_restarts_(RunLog *r, bool by_tokens, Error *e) {
     char path[PATH_LIMIT];
     LineReader_ lines;
@@ -767,7 +801,8 @@ static inline bool run_restarts_(RunLog *r, bool by_tokens, Error *e) {
 }
 
 // Reads the first line of DIRECTORY/log.jsonl into *head. A folder without such a line is no run.
-static inline bool run_head_(const char *directory, JsonDocument *head, LineReader_ *lines, Error *e) {
+static inline bool run_head_(const char *directory, JsonDocument *head, LineReader_ *lines,
+                             Error *e) {
     char path[PATH_LIMIT];
     if (!path_format(path, e, "%s/log.jsonl", directory)) {
         return false;
@@ -784,14 +819,17 @@ static inline bool run_head_(const char *directory, JsonDocument *head, LineRead
             json_free(head);
         }
         lines_close_(lines);
-        return fail(e, "%s: does not begin with the line that train_gpt writes first: not the log of a run", path);
+        return fail(
+            e, "%s: does not begin with the line that train_gpt writes first: not the log of a run",
+            path);
     }
     return true;
 }
 
-// Reads a run up to `until`, the last step of interest. Broken lines are counted, never a reason to stop: the last one
-// may be half written. `by_tokens` chooses the x axis.
-static inline bool run_read_(RunLog *r, const char *directory, bool by_tokens, uint64_t until, Error *e) {
+// Reads a run up to `until`, the last step of interest. Broken lines are counted, never a reason to
+// stop: the last one may be half written. `by_tokens` chooses the x axis.
+static inline bool run_read_(RunLog *r, const char *directory, bool by_tokens, uint64_t until,
+                             Error *e) {
     LineReader_ lines;
     JsonDocument line;
     *r = (RunLog){.directory = directory};
@@ -809,7 +847,8 @@ static inline bool run_read_(RunLog *r, const char *directory, bool by_tokens, u
         bool numbered = json_uint(json_get(line.root, "step"), &step);
         if (numbered && step <= until && step > r->last_step && json_get(line.root, "loss")) {
             ok = run_step_line_(r, line.root, step, by_tokens);
-        } else if (numbered && step <= until && step >= r->last_step && json_get(line.root, "val_loss")) {
+        } else if (numbered && step <= until && step >= r->last_step &&
+                   json_get(line.root, "val_loss")) {
             ok = run_eval_line_(r, line.root, step, by_tokens);
         } else if (!numbered || step <= until) {
             r->ignored++;
@@ -825,10 +864,17 @@ static inline bool run_read_(RunLog *r, const char *directory, bool by_tokens, u
     return ok;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Charts: inline SVG, 640 x 300 units
 
-enum { CHART_WIDTH = 640, CHART_HEIGHT = 300, CHART_LEFT = 84, CHART_RIGHT = 30, CHART_TOP = 14, CHART_BOTTOM = 52 };
+enum {
+    CHART_WIDTH = 640,
+    CHART_HEIGHT = 300,
+    CHART_LEFT = 84,
+    CHART_RIGHT = 30,
+    CHART_TOP = 14,
+    CHART_BOTTOM = 52
+};
 enum { COLORS = 8, TICKS = 12 };
 
 typedef struct {
@@ -838,7 +884,8 @@ typedef struct {
 } Axis;
 
 static inline double axis_at_(const Axis *a, double value) {
-    double share = a->log ? log(value / a->low) / log(a->high / a->low) : (value - a->low) / (a->high - a->low);
+    double share = a->log ? log(value / a->low) / log(a->high / a->low)
+                          : (value - a->low) / (a->high - a->low);
     return a->from + share * (a->to - a->from);
 }
 
@@ -856,7 +903,8 @@ static inline size_t axis_ticks_(const Axis *a, double gap, double ticks[TICKS])
     double span = fabs(a->to - a->from), step = nice_step_((a->high - a->low) * gap / span);
     size_t n = 0;
     if (!a->log || a->high / a->low < 4) {
-        for (double k = ceil(a->low / step - 1e-9); k * step <= a->high + 1e-9 * step && n < TICKS; k++) {
+        for (double k = ceil(a->low / step - 1e-9); k * step <= a->high + 1e-9 * step && n < TICKS;
+             k++) {
             double at = k == 0 ? 0 : k * step;
             bool apart = n == 0 || fabs(axis_at_(a, at) - axis_at_(a, ticks[n - 1])) >= gap;
             if (apart) {
@@ -897,7 +945,8 @@ static inline const char *number_short_(double v, char text[32]) {
     }
     for (size_t i = 0; i < 4; i++) {
         if (fabs(v) >= units[i].unit * 0.999999) {
-            snprintf(text, 32, "%.4g%s", v / (units[i].unit == 1e4 ? 1e3 : units[i].unit), units[i].letter);
+            snprintf(text, 32, "%.4g%s", v / (units[i].unit == 1e4 ? 1e3 : units[i].unit),
+                     units[i].letter);
             return text;
         }
     }
@@ -922,7 +971,8 @@ typedef struct {
     size_t run_count;
 } Chart;
 
-// Ranges of all series; false if there is no point. Values that a logarithmic axis cannot show are left out.
+// Ranges of all series; false if there is no point. Values that a logarithmic axis cannot show are
+// left out.
 static inline bool chart_ranges_(const Chart *c, Axis *x, Axis *y) {
     *x = (Axis){INFINITY, -INFINITY, CHART_LEFT, CHART_WIDTH - CHART_RIGHT, false};
     *y = (Axis){INFINITY, -INFINITY, CHART_HEIGHT - CHART_BOTTOM, CHART_TOP, c->log_y};
@@ -964,7 +1014,8 @@ static inline void chart_axes_(JsonWriter *w, const Chart *c, const Axis *x, con
     for (size_t i = 0; i < n; i++) {
         double at = axis_at_(y, ticks[i]);
         text_format_(w,
-                     "<line class=\"grid\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/><text x=\"%d\" y=\"%.1f\" "
+                     "<line class=\"grid\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/><text "
+                     "x=\"%d\" y=\"%.1f\" "
                      "text-anchor=\"end\">%s</text>\n",
                      CHART_LEFT, CHART_WIDTH - CHART_RIGHT, at, at, CHART_LEFT - 8, at + 5,
                      number_short_(ticks[i], text));
@@ -973,23 +1024,25 @@ static inline void chart_axes_(JsonWriter *w, const Chart *c, const Axis *x, con
     for (size_t i = 0; i < n; i++) {
         double at = axis_at_(x, ticks[i]);
         text_format_(w,
-                     "<line class=\"tick\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\"/><text x=\"%.1f\" y=\"%d\" "
+                     "<line class=\"tick\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\"/><text "
+                     "x=\"%.1f\" y=\"%d\" "
                      "text-anchor=\"middle\">%s</text>\n",
                      at, at, CHART_HEIGHT - CHART_BOTTOM, CHART_HEIGHT - CHART_BOTTOM + 5, at,
                      CHART_HEIGHT - CHART_BOTTOM + 22, number_short_(ticks[i], text));
     }
-    text_format_(
-        w,
-        "<line class=\"axis\" x1=\"%d\" x2=\"%d\" y1=\"%d\" y2=\"%d\"/><text class=\"label\" x=\"%d\" y=\"%d\" "
-        "text-anchor=\"end\">%s</text>\n",
-        CHART_LEFT, CHART_WIDTH - CHART_RIGHT, CHART_HEIGHT - CHART_BOTTOM, CHART_HEIGHT - CHART_BOTTOM,
-        CHART_WIDTH - CHART_RIGHT, CHART_HEIGHT - 8, c->x_label);
+    text_format_(w,
+                 "<line class=\"axis\" x1=\"%d\" x2=\"%d\" y1=\"%d\" y2=\"%d\"/><text "
+                 "class=\"label\" x=\"%d\" y=\"%d\" "
+                 "text-anchor=\"end\">%s</text>\n",
+                 CHART_LEFT, CHART_WIDTH - CHART_RIGHT, CHART_HEIGHT - CHART_BOTTOM,
+                 CHART_HEIGHT - CHART_BOTTOM, CHART_WIDTH - CHART_RIGHT, CHART_HEIGHT - 8,
+                 c->x_label);
 }
 
-// The d of a path through n points; what a logarithmic axis cannot show breaks the line. A single point becomes a short
-// stroke that can be seen.
-static inline void chart_path_(JsonWriter *w, const Axis *ax, const Axis *ay, const double *x, const double *y,
-                               size_t n) {
+// The d of a path through n points; what a logarithmic axis cannot show breaks the line. A single
+// point becomes a short stroke that can be seen.
+static inline void chart_path_(JsonWriter *w, const Axis *ax, const Axis *ay, const double *x,
+                               const double *y, size_t n) {
     bool pen = false;
     for (size_t i = 0; i < n; i++) {
         if (ay->log && y[i] <= 0) {
@@ -1009,9 +1062,10 @@ static inline void chart_series_(JsonWriter *w, const Series *s, const Axis *ax,
     double x[2 * CURVE_BUCKETS + 2], y[2 * CURVE_BUCKETS + 2];
     size_t n = curve_line_(s->curve, x, y);
     bool smooth = s->smooth && s->curve->count > 20;
-    text_format_(w, "<path class=\"run%zu c%zu%s%s\" data-points=\"%llu\" data-last=\"%.17g %.17g\" d=\"", s->run,
-                 s->color % COLORS, dashes[s->color / COLORS % 4], smooth ? " raw" : "",
-                 (unsigned long long)s->curve->points, s->curve->x_last, s->curve->last);
+    text_format_(
+        w, "<path class=\"run%zu c%zu%s%s\" data-points=\"%llu\" data-last=\"%.17g %.17g\" d=\"",
+        s->run, s->color % COLORS, dashes[s->color / COLORS % 4], smooth ? " raw" : "",
+        (unsigned long long)s->curve->points, s->curve->x_last, s->curve->last);
     chart_path_(w, ax, ay, x, y, n);
     text_format_(w, "\"/>\n");
     if (smooth) {
@@ -1028,22 +1082,27 @@ static inline void chart_marks_(JsonWriter *w, const Chart *c, const Axis *ax) {
         const RunLog *run = &c->runs[r];
         for (size_t i = 0; i < run->restarts.count && i < MARKS_KEPT; i++) {
             double at = axis_at_(ax, fmax(ax->low, fmin(ax->high, run->restarts.x[i])));
-            text_format_(w, "<line class=\"restart run%zu c%zu\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\"><title>",
+            text_format_(w,
+                         "<line class=\"restart run%zu c%zu\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" "
+                         "y2=\"%d\"><title>",
                          r, r % COLORS, at, at, CHART_TOP, CHART_HEIGHT - CHART_BOTTOM);
             text_html_(w, run->label);
-            text_format_(w, ": restarted after step %llu</title></line>\n", (unsigned long long)run->restarts.steps[i]);
+            text_format_(w, ": restarted after step %llu</title></line>\n",
+                         (unsigned long long)run->restarts.steps[i]);
         }
         for (size_t i = 0; i < run->skipped.count && i < MARKS_KEPT; i++) {
             double at = axis_at_(ax, fmax(ax->low, fmin(ax->high, run->skipped.x[i])));
-            text_format_(w, "<path class=\"skipped run%zu f%zu\" d=\"M%.1f %dl5 -9h-10z\"><title>", r, r % COLORS, at,
-                         CHART_TOP + 9);
+            text_format_(w, "<path class=\"skipped run%zu f%zu\" d=\"M%.1f %dl5 -9h-10z\"><title>",
+                         r, r % COLORS, at, CHART_TOP + 9);
             text_html_(w, run->label);
-            text_format_(w, ": step %llu was skipped</title></path>\n", (unsigned long long)run->skipped.steps[i]);
+            text_format_(w, ": step %llu was skipped</title></path>\n",
+                         (unsigned long long)run->skipped.steps[i]);
         }
     }
 }
 
-static inline void chart_begin_(JsonWriter *w, const char *id, const char *title, const char *unit) {
+static inline void chart_begin_(JsonWriter *w, const char *id, const char *title,
+                                const char *unit) {
     text_format_(w, "<figure id=\"%s\"><figcaption>", id);
     text_html_(w, title);
     text_format_(w, " <small>");
@@ -1104,10 +1163,12 @@ static inline void chart_write_(JsonWriter *w, const Chart *c, bool keys) {
     text_format_(w, "</svg></figure>\n");
 }
 
-// The run's data: share of each training set in the samples read so far, stacked, under dashed lines where the weights
-// would have them. Sets beyond the largest COLORS - 1 are drawn as one.
-static inline bool chart_shares_(JsonWriter *w, const RunLog *r, size_t run, const char *x_label, char **names) {
-    size_t n = r->samples_count, points = n ? r->samples[0].count : 0, bands = n < COLORS ? n : COLORS;
+// The run's data: share of each training set in the samples read so far, stacked, under dashed
+// lines where the weights would have them. Sets beyond the largest COLORS - 1 are drawn as one.
+static inline bool chart_shares_(JsonWriter *w, const RunLog *r, size_t run, const char *x_label,
+                                 char **names) {
+    size_t n = r->samples_count, points = n ? r->samples[0].count : 0,
+           bands = n < COLORS ? n : COLORS;
     char id[32], title[256];
     double *x = malloc((points + 1) * sizeof *x), *low = calloc(points + 1, sizeof *low);
     double *high = calloc(points + 1, sizeof *high), *total = calloc(points + 1, sizeof *total);
@@ -1126,7 +1187,8 @@ static inline bool chart_shares_(JsonWriter *w, const RunLog *r, size_t run, con
         }
     }
     if (ok && points) {
-        Axis ax = {r->samples[0].buckets[0].x_high, r->samples[0].x_last, CHART_LEFT, CHART_WIDTH - CHART_RIGHT, false};
+        Axis ax = {r->samples[0].buckets[0].x_high, r->samples[0].x_last, CHART_LEFT,
+                   CHART_WIDTH - CHART_RIGHT, false};
         Axis ay = {0, 100, CHART_HEIGHT - CHART_BOTTOM, CHART_TOP, false};
         ax.high = ax.high > ax.low ? ax.high : ax.low + 1;
         snprintf(id, sizeof id, "shares%zu", run);
@@ -1135,11 +1197,13 @@ static inline bool chart_shares_(JsonWriter *w, const RunLog *r, size_t run, con
         chart_begin_(w, id, title, "% of the samples so far; dashed: by the weights");
         Series keys[COLORS];
         for (size_t b = 0; b < bands; b++) {
-            keys[b] = (Series){.name = b + 1 < bands || n == bands ? names[order[b]] : "all others", .color = b};
+            keys[b] = (Series){.name = b + 1 < bands || n == bands ? names[order[b]] : "all others",
+                               .color = b};
         }
         chart_keys_(w, keys, bands);
         chart_svg_(w, id, title);
-        text_html_(w, "Share of each data set in the samples read so far, the largest at the bottom.");
+        text_html_(w,
+                   "Share of each data set in the samples read so far, the largest at the bottom.");
         text_format_(w, "</desc>\n");
         chart_axes_(w, &(Chart){.x_label = x_label}, &ax, &ay);
         for (size_t b = 0; b < bands; b++) {
@@ -1147,10 +1211,12 @@ static inline bool chart_shares_(JsonWriter *w, const RunLog *r, size_t run, con
             for (size_t i = 0; i < points; i++) {
                 x[i] = axis_at_(&ax, r->samples[0].buckets[i].x_high);
                 low[i] = high[i];
-                double share = total[i] > 0 ? 100 * r->samples[order[b]].buckets[i].high / total[i] : 0;
+                double share =
+                    total[i] > 0 ? 100 * r->samples[order[b]].buckets[i].high / total[i] : 0;
                 high[i] = rest ? 100 : low[i] + share;
             }
-            text_format_(w, "<path class=\"area f%zu\" data-last=\"%.17g\" d=\"", b, r->samples[order[b]].last);
+            text_format_(w, "<path class=\"area f%zu\" data-last=\"%.17g\" d=\"", b,
+                         r->samples[order[b]].last);
             for (size_t i = 0; i < points; i++) {
                 text_format_(w, "%c%.1f %.1f", i ? 'L' : 'M', x[i], axis_at_(&ay, high[i]));
             }
@@ -1159,11 +1225,13 @@ static inline bool chart_shares_(JsonWriter *w, const RunLog *r, size_t run, con
             }
             text_format_(w, "z\"/>\n");
             const Json *entry = data_entry_(r->head.root, "data", order[b]);
-            weights_below += weight_sum > 0 ? number_or_(json_get(entry, "weight"), 0) / weight_sum : 0;
+            weights_below +=
+                weight_sum > 0 ? number_or_(json_get(entry, "weight"), 0) / weight_sum : 0;
             if (!rest && weight_sum > 0) {
                 double at = axis_at_(&ay, 100 * fmin(1, weights_below));
-                text_format_(w, "<line class=\"weight\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/>\n", CHART_LEFT,
-                             CHART_WIDTH - CHART_RIGHT, at, at);
+                text_format_(
+                    w, "<line class=\"weight\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/>\n",
+                    CHART_LEFT, CHART_WIDTH - CHART_RIGHT, at, at);
             }
         }
         text_format_(w, "</svg></figure></div>\n");
@@ -1176,51 +1244,72 @@ static inline bool chart_shares_(JsonWriter *w, const RunLog *r, size_t run, con
     return ok;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // The page: one file that needs no network, no server and no script
 
 static const char page_style_[] =
-    ":root{color-scheme:light dark;--bg:#f6f7f9;--card:#fff;--ink:#1c2128;--dim:#5c6670;--grid:#e3e7eb;--axis:#9aa4ae;"
-    "--c0:#0b69c7;--c1:#d9480f;--c2:#2b8a3e;--c3:#9c36b5;--c4:#b08900;--c5:#0c8599;--c6:#c2255c;--c7:#5f3dc4}\n"
-    "@media (prefers-color-scheme:dark){:root{--bg:#14171b;--card:#1d2126;--ink:#e8ebee;--dim:#9aa4ae;--grid:#2e343b;"
-    "--axis:#6b7680;--c0:#5aa9f2;--c1:#ff8a57;--c2:#69c77b;--c3:#d78ae8;--c4:#e3c04a;--c5:#4fc3d4;--c6:#f2799f;"
+    ":root{color-scheme:light "
+    "dark;--bg:#f6f7f9;--card:#fff;--ink:#1c2128;--dim:#5c6670;--grid:#e3e7eb;--axis:#9aa4ae;"
+    "--c0:#0b69c7;--c1:#d9480f;--c2:#2b8a3e;--c3:#9c36b5;--c4:#b08900;--c5:#0c8599;--c6:#c2255c;--"
+    "c7:#5f3dc4}\n"
+    "@media "
+    "(prefers-color-scheme:dark){:root{--bg:#14171b;--card:#1d2126;--ink:#e8ebee;--dim:#9aa4ae;--"
+    "grid:#2e343b;"
+    "--axis:#6b7680;--c0:#5aa9f2;--c1:#ff8a57;--c2:#69c77b;--c3:#d78ae8;--c4:#e3c04a;--c5:#4fc3d4;-"
+    "-c6:#f2799f;"
     "--c7:#a592f5}}\n"
-    "*{box-sizing:border-box}body{margin:0 auto;max-width:1360px;padding:16px;background:var(--bg);color:var(--ink);"
+    "*{box-sizing:border-box}body{margin:0 "
+    "auto;max-width:1360px;padding:16px;background:var(--bg);color:var(--ink);"
     "font:15px/1.45 system-ui,-apple-system,'Segoe UI','Noto Sans','DejaVu Sans',sans-serif}\n"
-    "h1{font-size:22px;margin:4px 0 2px}h2{font-size:17px;margin:26px 0 8px}p{margin:4px 0 10px;color:var(--dim)}\n"
-    ".runs{display:inline-block;margin:4px 16px 4px 0;font-weight:600;overflow-wrap:anywhere;cursor:pointer}"
+    "h1{font-size:22px;margin:4px 0 2px}h2{font-size:17px;margin:26px 0 8px}p{margin:4px 0 "
+    "10px;color:var(--dim)}\n"
+    ".runs{display:inline-block;margin:4px 16px 4px "
+    "0;font-weight:600;overflow-wrap:anywhere;cursor:pointer}"
     "input{margin:0 6px 0 0;vertical-align:middle}\n"
-    ".charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,520px),1fr));gap:14px;margin-top:10px}"
+    ".charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,520px),1fr));gap:"
+    "14px;margin-top:10px}"
     ".charts>div{min-width:0}\n"
-    "figure{margin:0;background:var(--card);border:1px solid var(--grid);border-radius:8px;padding:10px "
+    "figure{margin:0;background:var(--card);border:1px solid "
+    "var(--grid);border-radius:8px;padding:10px "
     "12px;min-width:0}"
-    "figcaption{font-weight:600;overflow-wrap:anywhere}small{font-weight:400;color:var(--dim);font-size:13px}\n"
+    "figcaption{font-weight:600;overflow-wrap:anywhere}small{font-weight:400;color:var(--dim);font-"
+    "size:13px}\n"
     "svg{display:block;width:100%;height:auto}svg text{font-size:14px;fill:var(--dim);"
     "font-variant-numeric:tabular-nums}\n"
     "svg path,svg line{fill:none;stroke-linejoin:round;stroke-linecap:round;stroke-width:1.8}"
-    "svg .grid{stroke:var(--grid);stroke-width:1}svg .axis,svg .tick{stroke:var(--axis);stroke-width:1}\n"
+    "svg .grid{stroke:var(--grid);stroke-width:1}svg .axis,svg "
+    ".tick{stroke:var(--axis);stroke-width:1}\n"
     "svg .raw{stroke-width:1;opacity:.35}svg .smooth{stroke-width:2.2}"
-    "svg .restart{stroke-width:1.2;stroke-dasharray:2 5;opacity:.9}svg .skipped,svg .area{stroke:none}"
+    "svg .restart{stroke-width:1.2;stroke-dasharray:2 5;opacity:.9}svg .skipped,svg "
+    ".area{stroke:none}"
     "svg .area{opacity:.75}svg .weight{stroke:var(--ink);stroke-width:1.2;stroke-dasharray:5 4}\n"
     ".dash1{stroke-dasharray:7 4}.dash2{stroke-dasharray:2 4}.dash3{stroke-dasharray:9 3 2 3}\n"
-    ".keys{list-style:none;margin:4px 0 0;padding:0;font-size:13px;display:flex;flex-wrap:wrap;gap:2px 14px}"
-    ".keys li{overflow-wrap:anywhere}i{display:inline-block;width:14px;height:4px;border-radius:2px;margin-right:6px;"
+    ".keys{list-style:none;margin:4px 0 "
+    "0;padding:0;font-size:13px;display:flex;flex-wrap:wrap;gap:2px 14px}"
+    ".keys "
+    "li{overflow-wrap:anywhere}i{display:inline-block;width:14px;height:4px;border-radius:2px;"
+    "margin-right:6px;"
     "vertical-align:middle}i.dashed{opacity:.6}.swatch{height:11px;width:11px}\n"
     ".scroll{overflow-x:auto;background:var(--card);border:1px solid var(--grid);border-radius:8px}"
-    "table{border-collapse:collapse;font-size:13px;width:100%}th,td{padding:4px 10px;text-align:left;"
+    "table{border-collapse:collapse;font-size:13px;width:100%}th,td{padding:4px "
+    "10px;text-align:left;"
     "border-bottom:1px solid var(--grid);vertical-align:top}tr:last-child>*{border-bottom:0}"
-    "th{font-weight:600;white-space:nowrap}td{font-variant-numeric:tabular-nums}.n{text-align:right;white-space:nowrap}"
-    ".differs td{font-weight:600}.hash{font-family:ui-monospace,'DejaVu Sans Mono',monospace;font-size:12px}\n"
+    "th{font-weight:600;white-space:nowrap}td{font-variant-numeric:tabular-nums}.n{text-align:"
+    "right;white-space:nowrap}"
+    ".differs td{font-weight:600}.hash{font-family:ui-monospace,'DejaVu Sans "
+    "Mono',monospace;font-size:12px}\n"
     "@media (max-width:620px){body{padding:10px}figure{padding:8px 6px}svg text{font-size:21px}}\n";
 
 static inline void colors_style_(JsonWriter *w) {
     for (int c = 0; c < COLORS; c++) {
-        text_format_(w, "svg .c%d{stroke:var(--c%d)}svg .f%d{fill:var(--c%d)}.b%d{background:var(--c%d)}\n", c, c, c, c,
-                     c, c);
+        text_format_(
+            w, "svg .c%d{stroke:var(--c%d)}svg .f%d{fill:var(--c%d)}.b%d{background:var(--c%d)}\n",
+            c, c, c, c, c, c);
     }
 }
 
-// Last part of a path; of the shards in a prepared folder, the folder's. To be freed; NULL if there is no memory.
+// Last part of a path; of the shards in a prepared folder, the folder's. To be freed; NULL if there
+// is no memory.
 static inline char *short_name_(const char *path) {
     static const char *endings[] = {"/train.bin", "/val.bin"};
     char *name = strdup(path), *slash;
@@ -1247,7 +1336,8 @@ static inline void free_strings_(char **strings, size_t count) {
     free(strings);
 }
 
-// Short names of `count` paths, in full where the short one would name two of them. NULL if there is no memory.
+// Short names of `count` paths, in full where the short one would name two of them. NULL if there
+// is no memory.
 static inline char **short_names_(const char *const *paths, size_t count) {
     char **names = calloc(count + 1, sizeof *names);
     bool *twice = calloc(count + 1, sizeof *twice);
@@ -1284,11 +1374,13 @@ static inline void table_number_(JsonWriter *w, bool known, const char *format_t
 }
 
 static inline void page_results_(JsonWriter *w, const RunLog *runs, size_t count) {
-    static const char *heads[] = {"Run",      "Steps", "Tokens",        "Loss",    "Val. loss", "Best val. (step)",
-                                  "Tokens/s", "MFU",   "Time of steps", "Skipped", "Restarts",  "Notes"};
+    static const char *heads[] = {
+        "Run",      "Steps", "Tokens",        "Loss",    "Val. loss", "Best val. (step)",
+        "Tokens/s", "MFU",   "Time of steps", "Skipped", "Restarts",  "Notes"};
     text_format_(w, "<h2>Results</h2><div class=\"scroll\"><table id=\"results\"><thead><tr>");
     for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) {
-        text_format_(w, "<th scope=\"col\"%s>%s</th>", i > 0 && i < 11 ? " class=\"n\"" : "", heads[i]);
+        text_format_(w, "<th scope=\"col\"%s>%s</th>", i > 0 && i < 11 ? " class=\"n\"" : "",
+                     heads[i]);
     }
     text_format_(w, "</tr></thead><tbody>\n");
     for (size_t i = 0; i < count; i++) {
@@ -1303,15 +1395,16 @@ static inline void page_results_(JsonWriter *w, const RunLog *runs, size_t count
         text_format_(w, "<tr><th scope=\"row\"><i class=\"swatch b%zu\"></i>", i % COLORS);
         text_html_(w, r->label);
         text_format_(w, "</th>");
-        snprintf(text, sizeof text, planned ? "%llu of %llu" : "%llu", (unsigned long long)r->last_step,
-                 (unsigned long long)planned);
+        snprintf(text, sizeof text, planned ? "%llu of %llu" : "%llu",
+                 (unsigned long long)r->last_step, (unsigned long long)planned);
         table_number_(w, true, text);
         table_number_(w, r->tokens > 0, number_short_((double)r->tokens, number));
         snprintf(text, sizeof text, "%.4f", r->loss.last);
         table_number_(w, r->loss.points > 0, text);
         snprintf(text, sizeof text, "%.4f", r->val_loss.last);
         table_number_(w, r->val_loss.points > 0, text);
-        snprintf(text, sizeof text, "%.4f (%llu)", r->best_val, (unsigned long long)r->best_val_step);
+        snprintf(text, sizeof text, "%.4f (%llu)", r->best_val,
+                 (unsigned long long)r->best_val_step);
         table_number_(w, r->val_loss.points > 0, text);
         table_number_(w, r->seconds > 0 && read > 0, number_short_(read / r->seconds, number));
         snprintf(text, sizeof text, "%.1f %%", mfu / points);
@@ -1324,7 +1417,8 @@ static inline void page_results_(JsonWriter *w, const RunLog *runs, size_t count
         table_number_(w, true, text);
         text_format_(w, "<td>%s", r->cut ? "the last line of the log is incomplete; " : "");
         if (r->broken) {
-            text_format_(w, "%llu broken line%s left out; ", (unsigned long long)r->broken, r->broken == 1 ? "" : "s");
+            text_format_(w, "%llu broken line%s left out; ", (unsigned long long)r->broken,
+                         r->broken == 1 ? "" : "s");
         }
         if (r->ignored) {
             text_format_(w, "%llu line%s out of order left out; ", (unsigned long long)r->ignored,
@@ -1340,11 +1434,14 @@ static inline void page_results_(JsonWriter *w, const RunLog *runs, size_t count
 
 // The data sets of each run: wanted and read.
 static inline void page_data_(JsonWriter *w, const RunLog *runs, size_t count) {
-    text_format_(w, "<h2>Data</h2><div class=\"scroll\"><table id=\"data\"><thead><tr><th scope=\"col\">Run</th>"
-                    "<th scope=\"col\">Data set</th><th scope=\"col\" class=\"n\">Tokens</th>"
-                    "<th scope=\"col\" class=\"n\">Weight</th><th scope=\"col\" class=\"n\">Share read</th>"
-                    "<th scope=\"col\" class=\"n\">Samples read</th><th scope=\"col\" class=\"n\">Epochs</th>"
-                    "<th scope=\"col\">SHA-256</th></tr></thead><tbody>\n");
+    text_format_(
+        w,
+        "<h2>Data</h2><div class=\"scroll\"><table id=\"data\"><thead><tr><th "
+        "scope=\"col\">Run</th>"
+        "<th scope=\"col\">Data set</th><th scope=\"col\" class=\"n\">Tokens</th>"
+        "<th scope=\"col\" class=\"n\">Weight</th><th scope=\"col\" class=\"n\">Share read</th>"
+        "<th scope=\"col\" class=\"n\">Samples read</th><th scope=\"col\" class=\"n\">Epochs</th>"
+        "<th scope=\"col\">SHA-256</th></tr></thead><tbody>\n");
     for (size_t i = 0; i < count; i++) {
         const RunLog *r = &runs[i];
         double all = 0, last, per_sample = number_or_(json_get(r->head.root, "seq_len"), 0);
@@ -1356,8 +1453,11 @@ static inline void page_data_(JsonWriter *w, const RunLog *runs, size_t count) {
             char number[32], text[64];
             const char *hash = json_string(json_get(entry, "sha256"));
             double samples = number_or_(json_get(entry, "samples"), 0), weight = 0;
-            bool several = s < r->samples_count, has_weight = json_double(json_get(entry, "weight"), &weight);
-            last = several ? r->samples[s].last : per_sample > 0 ? (double)r->tokens / per_sample : 0;
+            bool several = s < r->samples_count,
+                 has_weight = json_double(json_get(entry, "weight"), &weight);
+            last = several          ? r->samples[s].last
+                   : per_sample > 0 ? (double)r->tokens / per_sample
+                                    : 0;
             text_format_(w, "<tr><td>");
             text_html_(w, r->label);
             text_format_(w, "</td><td>");
@@ -1399,16 +1499,19 @@ static inline void scalar_show_(JsonWriter *w, const Json *node) {
     }
 }
 
-// A row for each key of `group` of the runs' first lines (NULL: of the line itself). Rows in which runs differ stand
-// out.
-static inline void page_config_rows_(JsonWriter *w, const RunLog *runs, size_t count, const char *group) {
+// A row for each key of `group` of the runs' first lines (NULL: of the line itself). Rows in which
+// runs differ stand out.
+static inline void page_config_rows_(JsonWriter *w, const RunLog *runs, size_t count,
+                                     const char *group) {
     for (size_t i = 0; i < count; i++) {
         const Json *own = group ? json_get(runs[i].head.root, group) : runs[i].head.root;
         for (const Json *m = own && own->kind == JSON_OBJECT ? own->child : NULL; m; m = m->next) {
-            bool seen = !is_scalar_(m) || !strcmp(m->key, "program") || !strcmp(m->key, "from_step");
+            bool seen =
+                !is_scalar_(m) || !strcmp(m->key, "program") || !strcmp(m->key, "from_step");
             bool differs = false;
             for (size_t j = 0; j < count; j++) {
-                const Json *other = json_get(group ? json_get(runs[j].head.root, group) : runs[j].head.root, m->key);
+                const Json *other = json_get(
+                    group ? json_get(runs[j].head.root, group) : runs[j].head.root, m->key);
                 seen |= j < i && other;
                 differs |= strcmp(scalar_text_(other), scalar_text_(m)) != 0;
             }
@@ -1420,7 +1523,9 @@ static inline void page_config_rows_(JsonWriter *w, const RunLog *runs, size_t c
             text_format_(w, "</th>");
             for (size_t j = 0; j < count; j++) {
                 text_format_(w, "<td>");
-                scalar_show_(w, json_get(group ? json_get(runs[j].head.root, group) : runs[j].head.root, m->key));
+                scalar_show_(
+                    w, json_get(group ? json_get(runs[j].head.root, group) : runs[j].head.root,
+                                m->key));
                 text_format_(w, "</td>");
             }
             text_format_(w, "</tr>\n");
@@ -1429,7 +1534,8 @@ static inline void page_config_rows_(JsonWriter *w, const RunLog *runs, size_t c
 }
 
 static inline void page_config_(JsonWriter *w, const RunLog *runs, size_t count) {
-    text_format_(w, "<h2>Configuration</h2><div class=\"scroll\"><table id=\"config\"><thead><tr><th></th>");
+    text_format_(
+        w, "<h2>Configuration</h2><div class=\"scroll\"><table id=\"config\"><thead><tr><th></th>");
     for (size_t i = 0; i < count; i++) {
         text_format_(w, "<th scope=\"col\"><i class=\"swatch b%zu\"></i>", i % COLORS);
         text_html_(w, runs[i].label);
@@ -1445,11 +1551,12 @@ static inline void page_config_(JsonWriter *w, const RunLog *runs, size_t count)
 static inline bool page_curves_(JsonWriter *w, Chart chart, size_t which, bool smooth, bool marks) {
     Series *series = calloc(chart.run_count, sizeof *series);
     for (size_t i = 0; i < chart.run_count && series; i++) {
-        series[i] = (Series){.name = chart.runs[i].label,
-                             .curve = (const Curve *)(const void *)((const char *)&chart.runs[i] + which),
-                             .run = i,
-                             .color = i,
-                             .smooth = smooth};
+        series[i] =
+            (Series){.name = chart.runs[i].label,
+                     .curve = (const Curve *)(const void *)((const char *)&chart.runs[i] + which),
+                     .run = i,
+                     .color = i,
+                     .smooth = smooth};
     }
     chart.series = series;
     chart.count = chart.run_count;
@@ -1461,8 +1568,10 @@ static inline bool page_curves_(JsonWriter *w, Chart chart, size_t which, bool s
     return series != NULL;
 }
 
-// Validation loss by data set. Of one run: one chart, a line per set. Of several: a chart per set with a line per run.
-static inline bool page_val_sources_(JsonWriter *w, const RunLog *runs, size_t count, const char *x_label) {
+// Validation loss by data set. Of one run: one chart, a line per set. Of several: a chart per set
+// with a line per run.
+static inline bool page_val_sources_(JsonWriter *w, const RunLog *runs, size_t count,
+                                     const char *x_label) {
     enum { MOST = 4 * COLORS };
     size_t names_count = 0, most = 0;
     for (size_t i = 0; i < count; i++) {
@@ -1510,7 +1619,8 @@ static inline bool page_val_sources_(JsonWriter *w, const RunLog *runs, size_t c
         chart_write_(w, &chart, true);
     }
     if (ok && shown < names_count) {
-        text_format_(w, "<p>%zu more data sets have validation losses, which are not drawn.</p>", names_count - shown);
+        text_format_(w, "<p>%zu more data sets have validation losses, which are not drawn.</p>",
+                     names_count - shown);
     }
     free_strings_(names, names_count);
     free(paths);
@@ -1535,12 +1645,13 @@ static inline bool page_shares_(JsonWriter *w, const RunLog *r, size_t run, cons
 
 static inline bool page_write_(JsonWriter *w, const RunLog *runs, size_t count, bool by_tokens) {
     const char *x_label = by_tokens ? "tokens" : "step";
-    text_format_(
-        w,
-        "<!DOCTYPE html>\n<html lang=\"en\" xmlns=\"http://www.w3.org/1999/xhtml\"><head>"
-        "<meta charset=\"utf-8\"/><meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src "
-        "'unsafe-inline'; img-src data:\"/><meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"/>"
-        "<link rel=\"icon\" href=\"data:,\"/><title>Training report: ");
+    text_format_(w,
+                 "<!DOCTYPE html>\n<html lang=\"en\" xmlns=\"http://www.w3.org/1999/xhtml\"><head>"
+                 "<meta charset=\"utf-8\"/><meta http-equiv=\"Content-Security-Policy\" "
+                 "content=\"default-src 'none'; style-src "
+                 "'unsafe-inline'; img-src data:\"/><meta name=\"viewport\" "
+                 "content=\"width=device-width,initial-scale=1\"/>"
+                 "<link rel=\"icon\" href=\"data:,\"/><title>Training report: ");
     for (size_t i = 0; i < count; i++) {
         text_html_(w, i ? ", " : "");
         text_html_(w, runs[i].label);
@@ -1552,15 +1663,18 @@ static inline bool page_write_(JsonWriter *w, const RunLog *runs, size_t count, 
         text_format_(w, "#show%zu:not(:checked)~main .run%zu{display:none}\n", i, i);
     }
     text_format_(w,
-                 "</style></head><body>\n<h1>Training report</h1>\n<p>%s; thin lines are the values of the log, thick "
-                 "ones their mean over a sixtieth of the run. Triangles: skipped steps; dotted verticals: restarts."
+                 "</style></head><body>\n<h1>Training report</h1>\n<p>%s; thin lines are the "
+                 "values of the log, thick "
+                 "ones their mean over a sixtieth of the run. Triangles: skipped steps; dotted "
+                 "verticals: restarts."
                  "</p>\n",
                  count > 1 ? "A box takes a run off the charts" : "One run");
     for (size_t i = 0; i < count; i++) {
-        text_format_(w,
-                     "<input type=\"checkbox\" id=\"show%zu\" checked=\"checked\"/><label class=\"runs\" "
-                     "for=\"show%zu\"><i class=\"swatch b%zu\"></i>",
-                     i, i, i % COLORS);
+        text_format_(
+            w,
+            "<input type=\"checkbox\" id=\"show%zu\" checked=\"checked\"/><label class=\"runs\" "
+            "for=\"show%zu\"><i class=\"swatch b%zu\"></i>",
+            i, i, i % COLORS);
         text_html_(w, runs[i].label);
         text_format_(w, "</label>\n");
     }
@@ -1578,7 +1692,10 @@ static inline bool page_write_(JsonWriter *w, const RunLog *runs, size_t count, 
          offsetof(RunLog, val_loss),
          false,
          false},
-        {{.id = "lr", .title = "Learning rate", .unit = "", .from_zero = true}, offsetof(RunLog, lr), false, false},
+        {{.id = "lr", .title = "Learning rate", .unit = "", .from_zero = true},
+         offsetof(RunLog, lr),
+         false,
+         false},
         {{.id = "grad-norm", .title = "Gradient norm", .unit = "before clipping", .log_y = true},
          offsetof(RunLog, grad_norm),
          true,
@@ -1617,9 +1734,10 @@ static inline bool page_write_(JsonWriter *w, const RunLog *runs, size_t count, 
     return ok && !w->failed;
 }
 
-// Reads the first line of each run and finds whether their steps have equally many tokens; if not, tokens are what the
-// runs are to be compared over.
-static inline bool runs_differ_in_step_(const char *const *directories, size_t count, bool *differ, Error *e) {
+// Reads the first line of each run and finds whether their steps have equally many tokens; if not,
+// tokens are what the runs are to be compared over.
+static inline bool runs_differ_in_step_(const char *const *directories, size_t count, bool *differ,
+                                        Error *e) {
     double first = 0;
     *differ = false;
     for (size_t i = 0; i < count; i++) {
@@ -1637,9 +1755,11 @@ static inline bool runs_differ_in_step_(const char *const *directories, size_t c
     return true;
 }
 
-// Writes a page about the runs in these folders to `out`; the file appears only when it is whole. The logs are read as
-// streams: memory does not depend on their length. A folder that is no run is an error.
-static inline bool report_page(const char *const *directories, size_t count, const char *out, Error *e) {
+// Writes a page about the runs in these folders to `out`; the file appears only when it is whole.
+// The logs are read as streams: memory does not depend on their length. A folder that is no run is
+// an error.
+static inline bool report_page(const char *const *directories, size_t count, const char *out,
+                               Error *e) {
     char temporary[PATH_LIMIT], hash[65];
     bool by_tokens;
     OutputFile file;
@@ -1657,11 +1777,13 @@ static inline bool report_page(const char *const *directories, size_t count, con
             labels[i] = NULL;
         }
     }
-    ok = ok && (page_write_(&page, runs, count, by_tokens) || fail(e, "%s: no memory to write it", out));
+    ok = ok &&
+         (page_write_(&page, runs, count, by_tokens) || fail(e, "%s: no memory to write it", out));
     if (ok && path_format(temporary, e, "%s.new", out) && output_open(&file, temporary, e)) {
         ok = output_write(&file, page.data, page.length, e);
         ok = output_close(&file, hash, ok ? e : &(Error){0}) && ok;
-        ok = ok && (!rename(temporary, out) || fail(e, "%s: cannot be replaced: %s", out, strerror(errno)));
+        ok = ok && (!rename(temporary, out) ||
+                    fail(e, "%s: cannot be replaced: %s", out, strerror(errno)));
         if (!ok) {
             unlink(temporary);
         }
@@ -1677,9 +1799,9 @@ static inline bool report_page(const char *const *directories, size_t count, con
     return ok;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Model card: README.md of a checkpoint, as the Hugging Face hub shows it: YAML between two ---, then Markdown. Only
-// the part "Hardware and time" differs between two runs that compute the same.
+// ------------------------------------------------------------------------------------------------
+// Model card: README.md of a checkpoint, as the Hugging Face hub shows it: YAML between two ---,
+// then Markdown. Only the part "Hardware and time" differs between two runs that compute the same.
 
 // Escapes for the cell of a Markdown table.
 static inline void text_markdown_(JsonWriter *w, const char *text) {
@@ -1716,7 +1838,8 @@ static inline uint64_t whole_number_(double value) {
     return value >= 0 && value < 0x1p64 ? (uint64_t)value : 0;
 }
 
-// Documents by the value of a facet of their origin (source, license, language), added up over sources and data sets.
+// Documents by the value of a facet of their origin (source, license, language), added up over
+// sources and data sets.
 typedef struct {
     struct {
         const char *value; // points into a manifest
@@ -1756,8 +1879,8 @@ static inline bool facet_add_(Facet_ *f, const Json *origin, const char *name) {
     return true;
 }
 
-// Index of the largest item smaller than the one before it in this order: documents down, then names up. Start with
-// SIZE_MAX; SIZE_MAX at the end.
+// Index of the largest item smaller than the one before it in this order: documents down, then
+// names up. Start with SIZE_MAX; SIZE_MAX at the end.
 static inline size_t facet_next_(const Facet_ *f, size_t before) {
     size_t best = SIZE_MAX;
     for (size_t i = 0; i < f->count; i++) {
@@ -1782,7 +1905,8 @@ static inline void facet_cell_(JsonWriter *w, const Facet_ *f, uint64_t document
     char number[32];
     size_t shown = 0;
     uint64_t counted = 0;
-    for (size_t i = facet_next_(f, SIZE_MAX); i != SIZE_MAX && shown < 4; i = facet_next_(f, i), shown++) {
+    for (size_t i = facet_next_(f, SIZE_MAX); i != SIZE_MAX && shown < 4;
+         i = facet_next_(f, i), shown++) {
         text_format_(w, "%s", shown ? ", " : "");
         text_markdown_(w, f->items[i].value);
         counted += f->items[i].documents;
@@ -1791,21 +1915,25 @@ static inline void facet_cell_(JsonWriter *w, const Facet_ *f, uint64_t document
         }
     }
     if (f->stated > counted) {
-        text_format_(w, "%sothers: %s", shown ? ", " : "", number_grouped_(f->stated - counted, number));
+        text_format_(w, "%sothers: %s", shown ? ", " : "",
+                     number_grouped_(f->stated - counted, number));
     }
     if (f->stated < documents) {
-        text_format_(w, f->stated ? ", not stated: %s" : "not stated", number_grouped_(documents - f->stated, number));
+        text_format_(w, f->stated ? ", not stated: %s" : "not stated",
+                     number_grouped_(documents - f->stated, number));
     }
 }
 
 // A facet as a table of its own.
-static inline void facet_table_(JsonWriter *w, const Facet_ *f, const char *title, uint64_t documents) {
+static inline void facet_table_(JsonWriter *w, const Facet_ *f, const char *title,
+                                uint64_t documents) {
     enum { ROWS = 20 };
     char number[32];
     size_t shown = 0;
     uint64_t counted = 0;
     text_format_(w, "| %s | documents | share |\n| --- | ---: | ---: |\n", title);
-    for (size_t i = facet_next_(f, SIZE_MAX); i != SIZE_MAX && shown < ROWS; i = facet_next_(f, i), shown++) {
+    for (size_t i = facet_next_(f, SIZE_MAX); i != SIZE_MAX && shown < ROWS;
+         i = facet_next_(f, i), shown++) {
         text_format_(w, "| ");
         text_markdown_(w, f->items[i].value);
         text_format_(w, " | %s | %.2f %% |\n", number_grouped_(f->items[i].documents, number),
@@ -1818,13 +1946,15 @@ static inline void facet_table_(JsonWriter *w, const Facet_ *f, const char *titl
                      100 * (double)(f->stated - counted) / (double)documents);
     }
     if (f->stated < documents) {
-        text_format_(w, "| not stated | %s | %.2f %% |\n", number_grouped_(documents - f->stated, number),
+        text_format_(w, "| not stated | %s | %.2f %% |\n",
+                     number_grouped_(documents - f->stated, number),
                      100 * (double)(documents - f->stated) / (double)documents);
     }
     text_format_(w, "\n");
 }
 
-// The manifest of a training set: that of the folder, if `path` names a prepared folder or the shards in one.
+// The manifest of a training set: that of the folder, if `path` names a prepared folder or the
+// shards in one.
 typedef struct {
     JsonDocument document; // root is NULL if there is none
     char hash[65];
@@ -1846,7 +1976,8 @@ static inline void manifest_load_(Manifest_ *m, const Json *entry) {
     if (!path_format(path, &m->reason, "%s/manifest.json", folder) || access(path, F_OK)) {
         return;
     }
-    if (!sha256_file(path, m->hash, &m->reason) || !json_parse_file(&m->document, path, (size_t)1 << 31, &m->reason)) {
+    if (!sha256_file(path, m->hash, &m->reason) ||
+        !json_parse_file(&m->document, path, (size_t)1 << 31, &m->reason)) {
         return;
     }
     const Json *split = json_get(json_get(m->document.root, "splits"), "train");
@@ -1860,8 +1991,10 @@ static inline void manifest_load_(Manifest_ *m, const Json *entry) {
 static inline void card_source_row_(JsonWriter *w, const Json *source, double all_tokens) {
     static const char *names[] = {"source", "license", "language"};
     char number[32];
-    const char *path = json_string(json_get(source, "path")), *hash = json_string(json_get(source, "sha256"));
-    uint64_t documents = uint_or_(json_get(source, "documents"), 0), tokens = uint_or_(json_get(source, "tokens"), 0);
+    const char *path = json_string(json_get(source, "path")),
+               *hash = json_string(json_get(source, "sha256"));
+    uint64_t documents = uint_or_(json_get(source, "documents"), 0),
+             tokens = uint_or_(json_get(source, "tokens"), 0);
     text_format_(w, "| ");
     text_markdown_(w, path ? path : "?");
     text_format_(w, " | %s", number_grouped_(documents, number));
@@ -1883,7 +2016,8 @@ static inline void card_source_row_(JsonWriter *w, const Json *source, double al
 // The sources of one training set: a row each where they are few, else by what is known of them.
 static inline void card_sources_(JsonWriter *w, const Manifest_ *m, const char *path) {
     enum { FEW = 20 };
-    static const char *names[] = {"source", "license", "language"}, *titles[] = {"origin", "licence", "language"};
+    static const char *names[] = {"source", "license", "language"},
+                      *titles[] = {"origin", "licence", "language"};
     const Json *sources = json_get(m->document.root, "sources");
     char number[32];
     uint64_t documents = 0, tokens = 0;
@@ -1891,7 +2025,8 @@ static inline void card_sources_(JsonWriter *w, const Manifest_ *m, const char *
     text_markdown_(w, path);
     text_format_(w, "\n\n");
     if (!m->document.root) {
-        text_markdown_(w, m->reason.text[0] ? m->reason.text : "Nothing is known of where these tokens come from.");
+        text_markdown_(w, m->reason.text[0] ? m->reason.text
+                                            : "Nothing is known of where these tokens come from.");
         text_format_(w, "\n\n");
         return;
     }
@@ -1904,13 +2039,17 @@ static inline void card_sources_(JsonWriter *w, const Manifest_ *m, const char *
             w->failed |= !facet_add_(&facets[f], json_get(s, "origin"), names[f]);
         }
     }
-    text_format_(w, "%zu source file%s, ", first ? sources->length : 0, first && sources->length == 1 ? "" : "s");
+    text_format_(w, "%zu source file%s, ", first ? sources->length : 0,
+                 first && sources->length == 1 ? "" : "s");
     text_format_(w, "%s documents, ", number_grouped_(documents, number));
-    text_format_(w, "%s tokens, those kept for validation included. SHA-256 of manifest.json: `%s`.\n\n",
-                 number_grouped_(tokens, number), m->hash);
+    text_format_(
+        w, "%s tokens, those kept for validation included. SHA-256 of manifest.json: `%s`.\n\n",
+        number_grouped_(tokens, number), m->hash);
     if (first && sources->length <= FEW) {
-        text_format_(w, "| source file | documents | tokens | share | origin | licence | language | SHA-256 |\n"
-                        "| --- | ---: | ---: | ---: | --- | --- | --- | --- |\n");
+        text_format_(
+            w,
+            "| source file | documents | tokens | share | origin | licence | language | SHA-256 |\n"
+            "| --- | ---: | ---: | ---: | --- | --- | --- | --- |\n");
         for (const Json *s = first; s; s = s->next) {
             card_source_row_(w, s, (double)tokens);
         }
@@ -1939,8 +2078,8 @@ static inline bool is_hub_license_(const char *name) {
     return false;
 }
 
-// The head of the card. A licence stands there only if every document has one and the same, and the hub knows it; a
-// language if its name is a code of two or three letters.
+// The head of the card. A licence stands there only if every document has one and the same, and the
+// hub knows it; a language if its name is a code of two or three letters.
 static inline void card_front_matter_(JsonWriter *w, const Manifest_ *manifests, size_t count) {
     Facet_ license = {0}, language = {0};
     uint64_t documents = 0;
@@ -1948,7 +2087,8 @@ static inline void card_front_matter_(JsonWriter *w, const Manifest_ *manifests,
     for (size_t i = 0; i < count; i++) {
         const Json *sources = json_get(manifests[i].document.root, "sources");
         all_known &= sources && sources->kind == JSON_ARRAY;
-        for (const Json *s = sources && sources->kind == JSON_ARRAY ? sources->child : NULL; s; s = s->next) {
+        for (const Json *s = sources && sources->kind == JSON_ARRAY ? sources->child : NULL; s;
+             s = s->next) {
             documents += uint_or_(json_get(s, "documents"), 0);
             w->failed |= !facet_add_(&license, json_get(s, "origin"), "license") ||
                          !facet_add_(&language, json_get(s, "origin"), "language");
@@ -1991,13 +2131,14 @@ static inline void card_row_(JsonWriter *w, const char *name, const Json *value)
 
 // All options but those that say only where files are and when something is written.
 static inline void card_training_(JsonWriter *w, const RunLog *r, const Json *run) {
-    static const char *left_out[] = {"data",         "val_data",   "out",        "resume",  "model",
-                                     "layers",       "heads",      "channels",   "seq_len", "vocab_size",
-                                     "global_batch", "eval_every", "save_every", "keep",    "verify_data",
-                                     "kernels",      "steps",      "micro_batch"};
+    static const char *left_out[] = {
+        "data",       "val_data", "out",         "resume",     "model",        "layers",
+        "heads",      "channels", "seq_len",     "vocab_size", "global_batch", "eval_every",
+        "save_every", "keep",     "verify_data", "kernels",    "steps",        "micro_batch"};
     const Json *options = json_get(run, "options");
     char number[32];
-    text_format_(w, "## Training\n\n| | |\n| --- | --- |\n| steps done | %s", number_grouped_(r->last_step, number));
+    text_format_(w, "## Training\n\n| | |\n| --- | --- |\n| steps done | %s",
+                 number_grouped_(r->last_step, number));
     text_format_(w, " of %s |\n", number_grouped_(uint_or_(json_get(options, "steps"), 0), number));
     text_format_(w, "| tokens read | %s |\n", number_grouped_(r->tokens, number));
     text_format_(w, "| tokens read per parameter | %.2f |\n",
@@ -2006,8 +2147,10 @@ static inline void card_training_(JsonWriter *w, const RunLog *r, const Json *ru
     card_row_(w, "tokens in a sequence", json_get(run, "seq_len"));
     text_format_(w, "| skipped steps (loss or gradient not finite) | %s |\n",
                  number_grouped_(r->skipped.count, number));
-    text_format_(w, "| optimizer | AdamW; matrices decay, vectors do not |\n| precision | float32 throughout |\n");
-    for (const Json *m = options && options->kind == JSON_OBJECT ? options->child : NULL; m; m = m->next) {
+    text_format_(w, "| optimizer | AdamW; matrices decay, vectors do not |\n| precision | float32 "
+                    "throughout |\n");
+    for (const Json *m = options && options->kind == JSON_OBJECT ? options->child : NULL; m;
+         m = m->next) {
         bool out = false;
         for (size_t i = 0; i < sizeof left_out / sizeof *left_out; i++) {
             out |= !strcmp(m->key, left_out[i]);
@@ -2019,8 +2162,8 @@ static inline void card_training_(JsonWriter *w, const RunLog *r, const Json *ru
     text_format_(w, "\n");
 }
 
-// The training loss in characters, which shows wherever the text does: 60 columns of the mean over equally many steps
-// each, on a logarithmic scale.
+// The training loss in characters, which shows wherever the text does: 60 columns of the mean over
+// equally many steps each, on a logarithmic scale.
 static inline void card_plot_(JsonWriter *w, const Curve *c) {
     enum { COLUMNS = 60, ROWS = 12 };
     double value[COLUMNS], low = INFINITY, high = 0;
@@ -2065,7 +2208,8 @@ static inline void card_plot_(JsonWriter *w, const Curve *c) {
 static inline void card_losses_(JsonWriter *w, const RunLog *r) {
     enum { ROWS = 10 };
     const Curve *c = &r->loss;
-    size_t rows = c->count < ROWS ? c->count : ROWS, evals = r->val_loss.count, first = evals > ROWS ? evals - ROWS : 0;
+    size_t rows = c->count < ROWS ? c->count : ROWS, evals = r->val_loss.count,
+           first = evals > ROWS ? evals - ROWS : 0;
     text_format_(w, "## Loss\n\nIn nats per token.\n\n");
     card_plot_(w, c);
     if (rows > 0) {
@@ -2120,20 +2264,22 @@ static inline void card_losses_(JsonWriter *w, const RunLog *r) {
     }
 }
 
-static inline void card_data_(JsonWriter *w, const RunLog *r, const Json *run, const Manifest_ *manifests,
-                              size_t count) {
+static inline void card_data_(JsonWriter *w, const RunLog *r, const Json *run,
+                              const Manifest_ *manifests, size_t count) {
     double all = 0, T = number_or_(json_get(run, "seq_len"), 0);
     char number[32];
     for (size_t s = 0; s < r->samples_count; s++) {
         all += r->samples[s].last;
     }
-    text_format_(w,
-                 "## Training data\n\n| data set | weight | share read | tokens read | tokens in it | SHA-256 of the "
-                 "tokens |\n| --- | ---: | ---: | ---: | ---: | --- |\n");
+    text_format_(w, "## Training data\n\n| data set | weight | share read | tokens read | tokens "
+                    "in it | SHA-256 of the "
+                    "tokens |\n| --- | ---: | ---: | ---: | ---: | --- |\n");
     for (size_t s = 0; s < count; s++) {
         const Json *entry = data_entry_(run, "data", s);
         const char *hash = json_string(json_get(entry, "sha256"));
-        double read = r->samples_count == count ? r->samples[s].last * T : count == 1 ? (double)r->tokens : NAN;
+        double read = r->samples_count == count ? r->samples[s].last * T
+                      : count == 1              ? (double)r->tokens
+                                                : NAN;
         text_format_(w, "| ");
         text_markdown_(w, data_path_(run, s));
         text_format_(w, " | %g |", number_or_(json_get(entry, "weight"), 1));
@@ -2160,27 +2306,32 @@ static inline void card_hardware_(JsonWriter *w, const RunLog *r, const Json *ru
         points += (double)r->mfu.buckets[b].count;
     }
     duration_text_(r->seconds, duration);
-    text_format_(w, "## Hardware and time\n\n| | |\n| --- | --- |\n| processes x threads | %llu x %llu |\n",
-                 (unsigned long long)uint_or_(json_get(run, "ranks"), 0),
-                 (unsigned long long)uint_or_(json_get(run, "threads"), 0));
+    text_format_(
+        w, "## Hardware and time\n\n| | |\n| --- | --- |\n| processes x threads | %llu x %llu |\n",
+        (unsigned long long)uint_or_(json_get(run, "ranks"), 0),
+        (unsigned long long)uint_or_(json_get(run, "threads"), 0));
     card_row_(w, "kernels", json_get(run, "kernels"));
     card_row_(w, "sequences in a micro-batch", json_get(json_get(run, "options"), "micro_batch"));
     card_row_(w, "train_gpt revision", json_get(run, "git_revision"));
     card_row_(w, "compiler", json_get(run, "compiler"));
     card_row_(w, "compiler flags", json_get(run, "compiler_flags"));
     if (r->seconds > 0) {
-        text_format_(w, "| tokens per second | %s |\n", number_grouped_(whole_number_(read / r->seconds), number));
+        text_format_(w, "| tokens per second | %s |\n",
+                     number_grouped_(whole_number_(read / r->seconds), number));
     }
     if (points > 0) {
         text_format_(w, "| share of the measured peak FLOP/s (MFU) | %.1f %% |\n", mfu / points);
     }
-    text_format_(w, "| time of all steps | %s |\n| restarts | %llu |", duration, (unsigned long long)r->restarts.count);
+    text_format_(w, "| time of all steps | %s |\n| restarts | %llu |", duration,
+                 (unsigned long long)r->restarts.count);
 }
 
-// Appends the card of the checkpoint at `step` of the run in OUT. `run` (length bytes) is the object that describes the
-// run as it goes on now, like the log's first line. Losses and times come from the log, sources from the manifests of
-// the data; a manifest that cannot be read is said to be so in the card.
-static inline bool model_card(JsonWriter *w, const char *out, const char *run, size_t length, uint64_t step, Error *e) {
+// Appends the card of the checkpoint at `step` of the run in OUT. `run` (length bytes) is the
+// object that describes the run as it goes on now, like the log's first line. Losses and times come
+// from the log, sources from the manifests of the data; a manifest that cannot be read is said to
+// be so in the card.
+static inline bool model_card(JsonWriter *w, const char *out, const char *run, size_t length,
+                              uint64_t step, Error *e) {
     JsonDocument document;
     RunLog r;
     char number[32];
@@ -2207,13 +2358,16 @@ static inline bool model_card(JsonWriter *w, const char *out, const char *run, s
                      number_grouped_(uint_or_(json_get(head, "parameters"), 0), number));
         text_format_(w, "Trained by train_gpt from ");
         text_markdown_(w, init ? init : "random weights");
-        text_format_(w,
-                     ". It goes on from a text; it was not tuned to follow instructions.\n\n## Architecture\n\n"
-                     "Decoder-only transformer as GPT-2: learned positions, LayerNorm before attention and MLP, GELU "
-                     "(tanh form), output head tied to the embedding, no dropout.\n\n| | |\n| --- | --- |\n");
-        static const char *shape[][2] = {{"parameters", "parameters"}, {"layers", "layers"},
-                                         {"channels", "channels"},     {"attention heads", "heads"},
-                                         {"vocabulary", "vocab_size"}, {"tokens in a training sequence", "seq_len"}};
+        text_format_(w, ". It goes on from a text; it was not tuned to follow instructions.\n\n## "
+                        "Architecture\n\n"
+                        "Decoder-only transformer as GPT-2: learned positions, LayerNorm before "
+                        "attention and MLP, GELU "
+                        "(tanh form), output head tied to the embedding, no dropout.\n\n| | |\n| "
+                        "--- | --- |\n");
+        static const char *shape[][2] = {
+            {"parameters", "parameters"}, {"layers", "layers"},
+            {"channels", "channels"},     {"attention heads", "heads"},
+            {"vocabulary", "vocab_size"}, {"tokens in a training sequence", "seq_len"}};
         for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
             text_format_(w, "| %s | %s |\n", shape[i][0],
                          number_grouped_(uint_or_(json_get(head, shape[i][1]), 0), number));
@@ -2222,11 +2376,13 @@ static inline bool model_card(JsonWriter *w, const char *out, const char *run, s
         card_training_(w, &r, head);
         card_losses_(w, &r);
         card_data_(w, &r, head, manifests, count);
-        text_format_(w,
-                     "## Limits and risks\n\n- It writes what is likely after the text before, true or not, and takes "
-                     "over errors and bias of its training data.\n- It can repeat passages of its training data word "
-                     "for word, with whatever rights and personal data are in them.\n- It was measured by the losses "
-                     "above alone: no test of knowledge, safety or bias was made.\n\n");
+        text_format_(w, "## Limits and risks\n\n- It writes what is likely after the text before, "
+                        "true or not, and takes "
+                        "over errors and bias of its training data.\n- It can repeat passages of "
+                        "its training data word "
+                        "for word, with whatever rights and personal data are in them.\n- It was "
+                        "measured by the losses "
+                        "above alone: no test of knowledge, safety or bias was made.\n\n");
         card_hardware_(w, &r, head);
     }
     bool ok = (manifests && !w->failed) || fail(e, "no memory for the model card");

@@ -1,11 +1,13 @@
-// suffix_array.h: sorts the suffixes of a text, by SA-IS (Nong, Zhang, Chan: Linear suffix array construction by almost
-// pure induced-sorting, 2009). For the index that finds text in training data, and for the seeds of Unigram tokenizers.
+// suffix_array.h: sorts the suffixes of a text, by SA-IS (Nong, Zhang, Chan: Linear suffix array
+// construction by almost pure induced-sorting, 2009). For the index that finds text in training
+// data, and for the seeds of Unigram tokenizers.
 //
-// A suffix is of type S if it is smaller than the one that begins one symbol later, else of type L; an S behind an L is
-// a leftmost S (LMS). All suffixes can be induced from the sorted LMS ones: L-types from left to right, S-types from
-// right to left, each into the bucket of its first symbol. The LMS suffixes are sorted by giving each LMS substring (up
-// to the next LMS) a name in their order, and sorting the text of names, which is at most half as long. Behind the text
-// stands a symbol smaller than all others, so the last suffix is of type L.
+// A suffix is of type S if it is smaller than the one that begins one symbol later, else of type L;
+// an S behind an L is a leftmost S (LMS). All suffixes can be induced from the sorted LMS ones:
+// L-types from left to right, S-types from right to left, each into the bucket of its first symbol.
+// The LMS suffixes are sorted by giving each LMS substring (up to the next LMS) a name in their
+// order, and sorting the text of names, which is at most half as long. Behind the text stands a
+// symbol smaller than all others, so the last suffix is of type L.
 #ifndef SUFFIX_ARRAY_H
 #define SUFFIX_ARRAY_H
 
@@ -20,7 +22,8 @@ typedef struct {
     int32_t *positions; // (symbols) where the next suffix of a bucket goes
 } SuffixSort_;
 
-__attribute__((always_inline)) static inline int32_t sais_symbol_(const SuffixSort_ *s, bool wide, int32_t i) {
+__attribute__((always_inline)) static inline int32_t sais_symbol_(const SuffixSort_ *s, bool wide,
+                                                                  int32_t i) {
     return wide ? ((const int32_t *)s->text)[i] : ((const unsigned char *)s->text)[i];
 }
 
@@ -45,7 +48,8 @@ static inline void sais_buckets_(const SuffixSort_ *s, bool ends) {
 __attribute__((always_inline)) static inline void sais_induce_(const SuffixSort_ *s, bool wide) {
     int32_t *out = s->suffixes, n = s->length;
     sais_buckets_(s, false);
-    out[s->positions[sais_symbol_(s, wide, n - 1)]++] = n - 1; // what the symbol behind the text induces
+    out[s->positions[sais_symbol_(s, wide, n - 1)]++] =
+        n - 1; // what the symbol behind the text induces
     for (int32_t i = 0; i < n; i++) {
         int32_t j = out[i] - 1;
         if (j >= 0 && !sais_is_s_(s, j)) {
@@ -61,10 +65,13 @@ __attribute__((always_inline)) static inline void sais_induce_(const SuffixSort_
     }
 }
 
-// Whether the LMS substrings at a and b are equal. One that runs into the end of the text equals none.
-__attribute__((always_inline)) static inline bool sais_equal_(const SuffixSort_ *s, bool wide, int32_t a, int32_t b) {
+// Whether the LMS substrings at a and b are equal. One that runs into the end of the text equals
+// none.
+__attribute__((always_inline)) static inline bool sais_equal_(const SuffixSort_ *s, bool wide,
+                                                              int32_t a, int32_t b) {
     for (int32_t i = 0;; i++) {
-        if (a + i >= s->length || b + i >= s->length || sais_symbol_(s, wide, a + i) != sais_symbol_(s, wide, b + i) ||
+        if (a + i >= s->length || b + i >= s->length ||
+            sais_symbol_(s, wide, a + i) != sais_symbol_(s, wide, b + i) ||
             sais_is_s_(s, a + i) != sais_is_s_(s, b + i)) {
             return false;
         }
@@ -74,11 +81,12 @@ __attribute__((always_inline)) static inline bool sais_equal_(const SuffixSort_ 
     }
 }
 
-static inline bool suffix_sort_symbols(const int32_t *text, int32_t length, int32_t symbols, int32_t *suffixes,
-                                       Error *e);
+static inline bool suffix_sort_symbols(const int32_t *text, int32_t length, int32_t symbols,
+                                       int32_t *suffixes, Error *e);
 
-// The L-types left of the entry behind them may have been overwritten by S-types only: an L-type that is an LMS'
-// neighbour never is LMS itself, so the first pass leaves the LMS substrings in order.
+// The L-types left of the entry behind them may have been overwritten by S-types only: an L-type
+// that is an LMS' neighbour never is LMS itself, so the first pass leaves the LMS substrings in
+// order.
 __attribute__((always_inline)) static inline bool sais_run_(SuffixSort_ *s, bool wide, Error *e) {
     int32_t *out = s->suffixes, n = s->length, count = 0, names = 0, previous = -1;
     for (int32_t i = 0; i < n; i++) {
@@ -106,7 +114,8 @@ __attribute__((always_inline)) static inline bool sais_run_(SuffixSort_ *s, bool
             out[count++] = out[i];
         }
     }
-    // Their names, first at count + position / 2 (LMS are at least two apart), then together at the end.
+    // Their names, first at count + position / 2 (LMS are at least two apart), then together at the
+    // end.
     for (int32_t i = count; i < n; i++) {
         out[i] = -1;
     }
@@ -167,18 +176,25 @@ static inline bool sais_(SuffixSort_ *s, bool wide, Error *e) {
     return ok;
 }
 
-// suffixes[0 .. length): where the suffixes of a text of bytes begin, in the order of their bytes; of two of which one
-// begins the other, the shorter comes first. Linear time; needs about length / 8 + 1.4 * length bytes beside both.
-static inline bool suffix_sort(const unsigned char *text, int32_t length, int32_t *suffixes, Error *e) {
+// suffixes[0 .. length): where the suffixes of a text of bytes begin, in the order of their bytes;
+// of two of which one begins the other, the shorter comes first. Linear time; needs about length /
+// 8 + 1.4 * length bytes beside both.
+static inline bool suffix_sort(const unsigned char *text, int32_t length, int32_t *suffixes,
+                               Error *e) {
     return length == 0 ||
-           sais_(&(SuffixSort_){.text = text, .length = length, .symbols = 256, .suffixes = suffixes}, false, e);
+           sais_(
+               &(SuffixSort_){.text = text, .length = length, .symbols = 256, .suffixes = suffixes},
+               false, e);
 }
 
 // The same for a text of symbols 0 .. symbols - 1.
-static inline bool suffix_sort_symbols(const int32_t *text, int32_t length, int32_t symbols, int32_t *suffixes,
-                                       Error *e) {
-    return length == 0 ||
-           sais_(&(SuffixSort_){.text = text, .length = length, .symbols = symbols, .suffixes = suffixes}, true, e);
+static inline bool suffix_sort_symbols(const int32_t *text, int32_t length, int32_t symbols,
+                                       int32_t *suffixes, Error *e) {
+    return length == 0 || sais_(&(SuffixSort_){.text = text,
+                                               .length = length,
+                                               .symbols = symbols,
+                                               .suffixes = suffixes},
+                                true, e);
 }
 
 #endif

@@ -1,13 +1,14 @@
-// sve_shim.h: the few SVE types and intrinsics that kernels_sve.h uses, for machines without SVE, so that the same
-// source runs on x86 and NEON, under debuggers and sanitizers too.
+// sve_shim.h: the few SVE types and intrinsics that kernels_sve.h uses, for machines without SVE,
+// so that the same source runs on x86 and NEON, under debuggers and sanitizers too.
 //
-// A vector is a GNU vector of SHIM_BYTES: 64 with AVX-512, 32 with AVX, else 16; any power of two up to 256 can be
-// asked for, so that vector lengths can be tested without an emulator. A predicate is the number of its leading active
-// lanes: all that svptrue and svwhilelt make. Inactive lanes of a load are zero; arithmetic (the _x forms) ignores
-// predicates.
+// A vector is a GNU vector of SHIM_BYTES: 64 with AVX-512, 32 with AVX, else 16; any power of two
+// up to 256 can be asked for, so that vector lengths can be tested without an emulator. A predicate
+// is the number of its leading active lanes: all that svptrue and svwhilelt make. Inactive lanes of
+// a load are zero; arithmetic (the _x forms) ignores predicates.
 //
-// Exactness: each function rounds once, as the SVE instruction does. svmla is a fused multiply-add on every machine; so
-// files that use this are compiled with -ffp-contract=off, and results are those of SVE bit for bit.
+// Exactness: each function rounds once, as the SVE instruction does. svmla is a fused multiply-add
+// on every machine; so files that use this are compiled with -ffp-contract=off, and results are
+// those of SVE bit for bit.
 #ifndef SVE_SHIM_H
 #define SVE_SHIM_H
 
@@ -63,8 +64,8 @@ SHIM __m256i shim_mask(svbool_t p) {
 }
 #endif
 
-// Lanes by masks in one instruction where the machine has it. Not under AddressSanitizer, which sees only plain
-// accesses.
+// Lanes by masks in one instruction where the machine has it. Not under AddressSanitizer, which
+// sees only plain accesses.
 #if SHIM_BYTES == 64 && defined __AVX512F__ && !defined __SANITIZE_ADDRESS__
 SHIM svfloat32_t svld1_f32(svbool_t p, const float *from) {
     return (svfloat32_t)_mm512_maskz_loadu_ps(shim_mask(p), from);
@@ -253,7 +254,8 @@ SHIM svint32_t svasr_n_s32_x(svbool_t p, svint32_t a, unsigned bits) {
     return a >> bits;
 }
 
-// Lane i is lane map[i] of a followed by b. gcc has a builtin with a variable map; clang makes a shuffle of the loop.
+// Lane i is lane map[i] of a followed by b. gcc has a builtin with a variable map; clang makes a
+// shuffle of the loop.
 SHIM svfloat32_t shim_shuffle(svfloat32_t a, svfloat32_t b, svint32_t map) {
 #ifdef __clang__
     svfloat32_t v;
@@ -276,7 +278,8 @@ SHIM svint32_t shim_lanes(void) {
     return lane;
 }
 
-// Lanes of a and b in turn, from their lower halves (zip1) and their upper ones (zip2): what transposes are made of.
+// Lanes of a and b in turn, from their lower halves (zip1) and their upper ones (zip2): what
+// transposes are made of.
 SHIM svfloat32_t svzip1_f32(svfloat32_t a, svfloat32_t b) {
     svint32_t lane = shim_lanes();
     return shim_shuffle(a, b, lane / 2 + lane % 2 * SHIM_LANES);

@@ -1,14 +1,17 @@
-// tokenizer.h: tokenizers of three families: load, save, encode, decode; tokenizer_train.h makes new ones.
+// tokenizer.h: tokenizers of three families: load, save, encode, decode; tokenizer_train.h makes
+// new ones.
 //
-// - Byte-level BPE of GPT-2's kind (tokenizer.json, vocab.json with merges.txt): text is cut into pre-tokens by the
-// split
-//   expression of GPT-2, GPT-4 or Qwen 2; inside a pre-token, bytes are merged by rank (Sennrich et al. 2016, over
-//   bytes as in Radford et al. 2019).
-// - Unigram (Kudo 2018; tokenizer.json of llm-jp's, Llama's or Metaspace kind, and .model): the pieces whose scores add
+// - Byte-level BPE of GPT-2's kind (tokenizer.json, vocab.json with merges.txt): text is cut into
+// pre-tokens by the split
+//   expression of GPT-2, GPT-4 or Qwen 2; inside a pre-token, bytes are merged by rank (Sennrich et
+//   al. 2016, over bytes as in Radford et al. 2019).
+// - Unigram (Kudo 2018; tokenizer.json of llm-jp's, Llama's or Metaspace kind, and .model): the
+// pieces whose scores add
 //   up highest (Viterbi), with byte fallback.
-// - BPE and characters of SentencePiece (.model): neighbours merge that spell a piece, highest score first.
-// The ids are those of the library that owns the file: Hugging Face `tokenizers` for tokenizer.json, sentencepiece for
-// .model. They differ in how they sum scores, in normalization and in what control pieces match: see tokenizer_save.
+// - BPE and characters of SentencePiece (.model): neighbours merge that spell a piece, highest
+// score first. The ids are those of the library that owns the file: Hugging Face `tokenizers` for
+// tokenizer.json, sentencepiece for .model. They differ in how they sum scores, in normalization
+// and in what control pieces match: see tokenizer_save.
 //
 //     Tokenizer t;                  Encoder encoder;   // one per thread
 //     tokenizer_load(&t, dir, &e);  encoder_init(&encoder, &t, &e);
@@ -28,25 +31,28 @@
 
 #include "json.h" // Error, fail, utf8_*, the JSON reader and writer
 
-// Ids have 21 bits and ranks 22, so that a pair of ids and its rank fill one word of the pair table.
+// Ids have 21 bits and ranks 22, so that a pair of ids and its rank fill one word of the pair
+// table.
 enum { TOKENIZER_MAX_VOCAB = (1 << 21) - 1, TOKENIZER_MAX_MERGES = (1 << 22) - 1 };
 
 static const size_t TOKENIZER_MAX_FILE_ = (size_t)1 << 28; // bytes of a tokenizer.json or .model
 static const char END_OF_DOCUMENT_TEXT[] = "<|endoftext|>";
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Growing arrays, hashes, and the heap that encoder and trainer take their next merge from
 
-// Makes room for `more` elements of `size` bytes after the `count` first ones of *array, with space to grow.
-static inline bool reserve_(void *array, size_t *capacity, size_t count, size_t more, size_t size, Error *e) {
+// Makes room for `more` elements of `size` bytes after the `count` first ones of *array, with space
+// to grow.
+static inline bool reserve_(void *array, size_t *capacity, size_t count, size_t more, size_t size,
+                            Error *e) {
     size_t wanted, bytes;
     void *memory;
     if (*capacity - count >= more) {
         return true;
     }
     memcpy(&memory, array, sizeof memory);
-    if (__builtin_add_overflow(count, more, &wanted) || __builtin_mul_overflow(wanted, 2 * size, &bytes) ||
-        !(memory = realloc(memory, bytes))) {
+    if (__builtin_add_overflow(count, more, &wanted) ||
+        __builtin_mul_overflow(wanted, 2 * size, &bytes) || !(memory = realloc(memory, bytes))) {
         return fail(e, "tokenizer: no memory for %zu more elements of %zu bytes", more, size);
     }
     memcpy(array, &memory, sizeof memory);
@@ -111,11 +117,12 @@ static inline HeapEntry_ heap_pop_(Heap_ *h) {
     return top;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // UTF-8 repair
 
-// Bytes of the ill-formed sequence at s that one U+FFFD stands for: the longest start of a well-formed character, else
-// one byte (Unicode 15, section 3.9, "substitution of maximal subparts"). No character may start at s.
+// Bytes of the ill-formed sequence at s that one U+FFFD stands for: the longest start of a
+// well-formed character, else one byte (Unicode 15, section 3.9, "substitution of maximal
+// subparts"). No character may start at s.
 static inline size_t utf8_maximal_subpart_(const char *s, size_t length) {
     const unsigned char *u = (const unsigned char *)s;
     size_t wanted = u[0] < 0xC2 || u[0] > 0xF4 ? 1 : u[0] < 0xE0 ? 2 : u[0] < 0xF0 ? 3 : 4;
@@ -129,12 +136,13 @@ static inline size_t utf8_maximal_subpart_(const char *s, size_t length) {
     return n;
 }
 
-// Copies text, replacing each ill-formed sequence by U+FFFD just as Python's bytes.decode("utf-8", "replace") does.
-// `out` has room for 3 * length bytes. Returns the bytes written and adds the replacements to *replaced. *consumed is
-// `length` if this is the `final` block of a stream, else up to 3 bytes less: a character cut off by the end of the
-// block, which the caller puts in front of the next block.
-static inline size_t utf8_sanitize(char *out, const char *text, size_t length, bool final, size_t *consumed,
-                                   uint64_t *replaced) {
+// Copies text, replacing each ill-formed sequence by U+FFFD just as Python's bytes.decode("utf-8",
+// "replace") does. `out` has room for 3 * length bytes. Returns the bytes written and adds the
+// replacements to *replaced. *consumed is `length` if this is the `final` block of a stream, else
+// up to 3 bytes less: a character cut off by the end of the block, which the caller puts in front
+// of the next block.
+static inline size_t utf8_sanitize(char *out, const char *text, size_t length, bool final,
+                                   size_t *consumed, uint64_t *replaced) {
     size_t written = 0, i = 0;
     while (i < length) {
         size_t n = utf8_decode(text + i, length - i, NULL);
@@ -158,16 +166,19 @@ static inline size_t utf8_sanitize(char *out, const char *text, size_t length, b
     return written;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Character classes, as in the regex engine of Hugging Face `tokenizers` (Unicode 14 and what came up to 16)
+// ------------------------------------------------------------------------------------------------
+// Character classes, as in the regex engine of Hugging Face `tokenizers` (Unicode 14 and what came
+// up to 16)
 
 enum { CLASS_OTHER_, CLASS_LETTER_, CLASS_NUMBER_, CLASS_SPACE_, CLASS_MASK_ = 3 };
-enum { CLASS_WORD_ = 4 };        // a flag beside the class: may be part of a word (\w of Rust's regex)
-enum { CLASSES_END_ = 0x40000 }; // no letter, number or white space from here on; of words only these marks:
+enum { CLASS_WORD_ = 4 }; // a flag beside the class: may be part of a word (\w of Rust's regex)
+enum {
+    CLASSES_END_ = 0x40000
+}; // no letter, number or white space from here on; of words only these marks:
 enum { VARIATION_SELECTORS_ = 0xE0100, VARIATION_SELECTORS_END_ = 0xE01F0 };
 
-// \p{L}, \p{N}, and \w without \p{L}: alternately the length of a gap and of a run of members, from U+0000 up; by
-// scripts/unicode_tables.py.
+// \p{L}, \p{N}, and \w without \p{L}: alternately the length of a gap and of a run of members, from
+// U+0000 up; by scripts/unicode_tables.py.
 // clang-format off
 static const uint16_t UNICODE_LETTERS_[] = {
     65, 26, 6, 26, 47, 1, 10, 1, 4, 1, 5, 23, 1, 31, 1, 458, 4, 12, 14, 5, 7, 1, 1, 1, 129, 5, 1, 2, 2, 4, 1,
@@ -267,12 +278,14 @@ static inline uint8_t *character_classes_(Error *e) {
         const uint16_t *lengths;
         size_t count;
         uint8_t bits;
-    } tables[] = {{UNICODE_LETTERS_, sizeof UNICODE_LETTERS_ / sizeof(uint16_t), CLASS_LETTER_ | CLASS_WORD_},
-                  {UNICODE_NUMBERS_, sizeof UNICODE_NUMBERS_ / sizeof(uint16_t), CLASS_NUMBER_},
-                  {UNICODE_WORDS_, sizeof UNICODE_WORDS_ / sizeof(uint16_t), CLASS_WORD_}};
-    static const uint16_t spaces[] = {0x9,    0xA,    0xB,    0xC,    0xD,    0x20,   0x85,   0xA0,   0x1680,
-                                      0x2000, 0x2001, 0x2002, 0x2003, 0x2004, 0x2005, 0x2006, 0x2007, 0x2008,
-                                      0x2009, 0x200A, 0x2028, 0x2029, 0x202F, 0x205F, 0x3000};
+    } tables[] = {
+        {UNICODE_LETTERS_, sizeof UNICODE_LETTERS_ / sizeof(uint16_t), CLASS_LETTER_ | CLASS_WORD_},
+        {UNICODE_NUMBERS_, sizeof UNICODE_NUMBERS_ / sizeof(uint16_t), CLASS_NUMBER_},
+        {UNICODE_WORDS_, sizeof UNICODE_WORDS_ / sizeof(uint16_t), CLASS_WORD_}};
+    static const uint16_t spaces[] = {0x9,    0xA,    0xB,    0xC,    0xD,    0x20,   0x85,
+                                      0xA0,   0x1680, 0x2000, 0x2001, 0x2002, 0x2003, 0x2004,
+                                      0x2005, 0x2006, 0x2007, 0x2008, 0x2009, 0x200A, 0x2028,
+                                      0x2029, 0x202F, 0x205F, 0x3000};
     uint8_t *classes = calloc(CLASSES_END_, 1); // CLASS_OTHER_
     if (!classes) {
         fail(e, "tokenizer: no memory for the character classes");
@@ -293,8 +306,10 @@ static inline uint8_t *character_classes_(Error *e) {
     return classes;
 }
 
-// Class and length in bytes of the character at s < end. A byte that starts no character counts as one of class other.
-static inline int class_at_(const uint8_t *classes, const char *s, const char *end, size_t *length) {
+// Class and length in bytes of the character at s < end. A byte that starts no character counts as
+// one of class other.
+static inline int class_at_(const uint8_t *classes, const char *s, const char *end,
+                            size_t *length) {
     uint32_t c = (unsigned char)*s;
     *length = 1;
     if (c >= 0x80) {
@@ -307,19 +322,19 @@ static inline int class_at_(const uint8_t *classes, const char *s, const char *e
     return c < CLASSES_END_ ? classes[c] & CLASS_MASK_ : CLASS_OTHER_;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Split into pre-tokens
 
 // Which expression of the model family cuts the text.
 typedef enum {
-    SPLIT_GPT2_,          // 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+    SPLIT_GPT2_, // 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
     SPLIT_GPT2_DIGITS_,   // the same, behind a pre-tokenizer that isolates every digit
     SPLIT_GPT4_,          // cl100k, Llama 3: SPLIT_EXPRESSIONS_[0]
     SPLIT_GPT4_ONE_DIGIT_ // Qwen 2: the same with single digits
 } SplitRule_;
 
-#define SPLIT_GPT4_TEXT_(digits)                                                                                       \
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits                                               \
+#define SPLIT_GPT4_TEXT_(digits)                                                                   \
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits                           \
     "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
 static const struct {
@@ -328,7 +343,8 @@ static const struct {
 } SPLIT_EXPRESSIONS_[] = {
     {SPLIT_GPT4_TEXT_("\\p{N}{1,3}"), SPLIT_GPT4_},
     {SPLIT_GPT4_TEXT_("\\p{N}"), SPLIT_GPT4_ONE_DIGIT_},
-    {"'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+", SPLIT_GPT2_},
+    {"'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
+     SPLIT_GPT2_},
 };
 
 static inline size_t contraction_(const char *text, size_t length) {
@@ -336,17 +352,18 @@ static inline size_t contraction_(const char *text, size_t length) {
         if (text[1] == 's' || text[1] == 't' || text[1] == 'm' || text[1] == 'd') {
             return 2;
         }
-        if (length >= 3 && ((text[1] == 'r' && text[2] == 'e') || (text[1] == 'v' && text[2] == 'e') ||
-                            (text[1] == 'l' && text[2] == 'l'))) {
+        if (length >= 3 &&
+            ((text[1] == 'r' && text[2] == 'e') || (text[1] == 'v' && text[2] == 'e') ||
+             (text[1] == 'l' && text[2] == 'l'))) {
             return 3;
         }
     }
     return 0;
 }
 
-// Bytes of the pre-token at the start of the text (length > 0), as SPLIT_GPT2_ matches there. So: a contraction; else a
-// run of one class, with a space before it; else white space, without the last character if something follows, since
-// that character may be the space of the next match.
+// Bytes of the pre-token at the start of the text (length > 0), as SPLIT_GPT2_ matches there. So: a
+// contraction; else a run of one class, with a space before it; else white space, without the last
+// character if something follows, since that character may be the space of the next match.
 static inline size_t pretoken_length_(const uint8_t *classes, const char *text, size_t length) {
     const char *end = text + length, *at = text, *last = text;
     size_t n = contraction_(text, length);
@@ -368,15 +385,18 @@ static inline size_t pretoken_length_(const uint8_t *classes, const char *text, 
 }
 
 // Bytes of the run of one class at `text`, of at most `most` characters.
-static inline size_t run_length_(const uint8_t *classes, const char *text, size_t length, int class, size_t most) {
+static inline size_t run_length_(const uint8_t *classes, const char *text, size_t length, int class,
+                                 size_t most) {
     size_t at = 0, n;
-    for (; at < length && most > 0 && class_at_(classes, text + at, text + length, &n) == class; most--) {
+    for (; at < length && most > 0 && class_at_(classes, text + at, text + length, &n) == class;
+         most--) {
         at += n;
     }
     return at;
 }
 
-// Contractions of any case. The only other character that folds to a letter of theirs is U+017F, the long s.
+// Contractions of any case. The only other character that folds to a letter of theirs is U+017F,
+// the long s.
 static inline size_t contraction_any_case_(const char *text, size_t length) {
     char lower[3] = {0};
     if (length >= 3 && !memcmp(text, "'\xC5\xBF", 3)) {
@@ -397,7 +417,8 @@ static inline size_t line_ends_(const char *text, size_t length) {
 }
 
 // The same for SPLIT_GPT4_, in whose runs of numbers there are at most `digits` characters.
-static inline size_t pretoken_length_gpt4_(const uint8_t *classes, const char *text, size_t length, size_t digits) {
+static inline size_t pretoken_length_gpt4_(const uint8_t *classes, const char *text, size_t length,
+                                           size_t digits) {
     const char *end = text + length;
     size_t n, next, contraction = contraction_any_case_(text, length);
     if (contraction) {
@@ -434,7 +455,8 @@ static inline size_t pretoken_length_gpt4_(const uint8_t *classes, const char *t
 }
 
 // Bytes of the pre-token at the start of the text (length > 0) by the tokenizer's rule.
-static inline size_t split_length_(SplitRule_ rule, const uint8_t *classes, const char *text, size_t length) {
+static inline size_t split_length_(SplitRule_ rule, const uint8_t *classes, const char *text,
+                                   size_t length) {
     if (rule == SPLIT_GPT2_) {
         return pretoken_length_(classes, text, length);
     }
@@ -449,7 +471,7 @@ static inline size_t split_length_(SplitRule_ rule, const uint8_t *classes, cons
     return at == 0 ? n : pretoken_length_(classes, text, at);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // GPT-2's byte alphabet: in files each byte of a token stands as one printable character
 
 typedef struct {
@@ -458,7 +480,8 @@ typedef struct {
     int16_t byte[0x144]; // byte that a code point stands for, -1 if none
 } ByteAlphabet_;
 
-// Bytes 21-7E, A1-AC and AE-FF stand for themselves and have the first ids; the 68 others are U+0100 and up, in order.
+// Bytes 21-7E, A1-AC and AE-FF stand for themselves and have the first ids; the 68 others are
+// U+0100 and up, in order.
 static inline ByteAlphabet_ byte_alphabet_(void) {
     ByteAlphabet_ a;
     int printable = 0, other = 0;
@@ -472,7 +495,7 @@ static inline ByteAlphabet_ byte_alphabet_(void) {
     return a;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Growing text
 
 typedef struct {
@@ -491,16 +514,17 @@ static inline bool text_append_(TextBuffer *b, const char *text, size_t length, 
     return true;
 }
 
-// Bytes that the lead byte promises, at most n: how both libraries step through text, well-formed or not.
+// Bytes that the lead byte promises, at most n: how both libraries step through text, well-formed
+// or not.
 static inline size_t character_length_(const char *s, size_t n) {
     unsigned char lead = (unsigned char)*s;
     size_t length = lead < 0xC0 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
     return length < n ? length : n;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Trie over bytes: a double array (Aoe 1989). The child of node p by byte c is at base(p) ^ c, and is there if that
-// place names p as its parent.
+// ------------------------------------------------------------------------------------------------
+// Trie over bytes: a double array (Aoe 1989). The child of node p by byte c is at base(p) ^ c, and
+// is there if that place names p as its parent.
 
 typedef struct {
     uint32_t base;   // of the children, within one block of 256 places
@@ -520,7 +544,9 @@ typedef struct {
 } TrieKey_;
 
 static const uint32_t TRIE_FREE_ = UINT32_MAX, TRIE_ROOT_ = UINT32_MAX - 1;
-enum { TRIE_OPEN_BLOCKS_ = 4 }; // the last blocks are searched for room, older ones stay as they are
+enum {
+    TRIE_OPEN_BLOCKS_ = 4
+}; // the last blocks are searched for room, older ones stay as they are
 
 static inline void trie_free_(Trie_ *t) {
     free(t->nodes);
@@ -544,11 +570,13 @@ static inline int trie_compare_(const void *first, const void *second) {
     if (order) {
         return order;
     }
-    return a->length != b->length ? (a->length < b->length ? -1 : 1) : (a->value > b->value) - (a->value < b->value);
+    return a->length != b->length ? (a->length < b->length ? -1 : 1)
+                                  : (a->value > b->value) - (a->value < b->value);
 }
 
 static inline bool trie_add_block_(Trie_ *t, Error *e) {
-    if (t->count > UINT32_MAX / 2 || !reserve_(&t->nodes, &t->capacity, t->count, 256, sizeof *t->nodes, e) ||
+    if (t->count > UINT32_MAX / 2 ||
+        !reserve_(&t->nodes, &t->capacity, t->count, 256, sizeof *t->nodes, e) ||
         !reserve_(&t->values, &t->value_capacity, t->count, 256, sizeof *t->values, e)) {
         return fail(e, "tokenizer: no memory for a trie of %zu places", t->count + 256);
     }
@@ -559,7 +587,8 @@ static inline bool trie_add_block_(Trie_ *t, Error *e) {
 }
 
 // A base at which all `labels` fall on free places.
-static inline bool trie_find_base_(Trie_ *t, const unsigned char *labels, size_t n, uint32_t *base, Error *e) {
+static inline bool trie_find_base_(Trie_ *t, const unsigned char *labels, size_t n, uint32_t *base,
+                                   Error *e) {
     for (;;) {
         size_t open = (size_t)TRIE_OPEN_BLOCKS_ * 256;
         for (size_t i = t->count > open ? t->count - open : 1; i < t->count; i++) {
@@ -583,7 +612,8 @@ typedef struct {
     size_t first, last, depth; // keys [first, last) pass through the node, which is at this depth
 } TrieTask_;
 
-// Builds the trie; sorts the keys. No key is empty; of equal keys the one with the greatest value counts.
+// Builds the trie; sorts the keys. No key is empty; of equal keys the one with the greatest value
+// counts.
 static inline bool trie_build_(Trie_ *t, TrieKey_ *keys, size_t count, Error *e) {
     TrieTask_ *tasks = NULL;
     size_t task_count = 0, task_capacity = 0;
@@ -622,8 +652,8 @@ static inline bool trie_build_(Trie_ *t, TrieKey_ *keys, size_t count, Error *e)
     return ok;
 }
 
-// Bytes of the longest key that the text starts with, 0 if there is none. *open: the text ends where a longer key might
-// go on.
+// Bytes of the longest key that the text starts with, 0 if there is none. *open: the text ends
+// where a longer key might go on.
 static inline size_t trie_longest_(const Trie_ *t, const char *s, size_t n, bool *open) {
     uint32_t node = 0;
     size_t longest = 0, i = 0;
@@ -634,8 +664,9 @@ static inline size_t trie_longest_(const Trie_ *t, const char *s, size_t n, bool
     return longest;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Character map of a SentencePiece model: u32 size, a Darts double array of that many bytes, NUL-terminated texts
+// ------------------------------------------------------------------------------------------------
+// Character map of a SentencePiece model: u32 size, a Darts double array of that many bytes,
+// NUL-terminated texts
 
 typedef struct {
     uint32_t *units; // (count); NULL: no rules
@@ -651,9 +682,11 @@ static inline uint32_t charsmap_offset_(uint32_t unit) {
 }
 
 // Checks size, texts and each rule's place among the texts.
-static inline bool charsmap_read_(Charsmap_ *m, const char *blob, size_t length, const char *path, Error *e) {
+static inline bool charsmap_read_(Charsmap_ *m, const char *blob, size_t length, const char *path,
+                                  Error *e) {
     const unsigned char *u = (const unsigned char *)blob;
-    size_t size = length < 4 ? 0 : (size_t)u[0] | (size_t)u[1] << 8 | (size_t)u[2] << 16 | (size_t)u[3] << 24;
+    size_t size =
+        length < 4 ? 0 : (size_t)u[0] | (size_t)u[1] << 8 | (size_t)u[2] << 16 | (size_t)u[3] << 24;
     if (length <= 4 || size >= length - 4 || size < 4 || size % 4 || blob[length - 1]) {
         return fail(e, "%s: its precompiled_charsmap of %zu bytes is cut off", path, length);
     }
@@ -663,26 +696,32 @@ static inline bool charsmap_read_(Charsmap_ *m, const char *blob, size_t length,
     }
     for (size_t i = 0; i < m->count; i++) {
         const unsigned char *p = u + 4 + 4 * i;
-        m->units[i] = (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+        m->units[i] =
+            (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
     }
     for (size_t i = 0, n; i < m->text_bytes; i += n) {
         n = utf8_decode(m->texts + i, m->text_bytes - i, NULL);
         if (n == 0) {
-            return fail(e, "%s: its precompiled_charsmap is damaged: a replacement is not UTF-8", path);
+            return fail(e, "%s: its precompiled_charsmap is damaged: a replacement is not UTF-8",
+                        path);
         }
     }
     for (size_t i = 0; i < m->count; i++) {
         size_t leaf = i ^ charsmap_offset_(m->units[i]);
-        bool has_leaf = m->units[i] >> 31 == 0 && m->units[i] >> 8 & 1; // bit 31 marks the values themselves
+        bool has_leaf =
+            m->units[i] >> 31 == 0 && m->units[i] >> 8 & 1; // bit 31 marks the values themselves
         if (has_leaf && (leaf >= m->count || (m->units[leaf] & 0x7FFFFFFF) >= m->text_bytes)) {
-            return fail(e, "%s: its precompiled_charsmap is damaged: a rule points outside it", path);
+            return fail(e, "%s: its precompiled_charsmap is damaged: a rule points outside it",
+                        path);
         }
     }
     return true;
 }
 
-// Bytes that the longest matching rule replaces, 0 if there is none, and its replacement. *open as in trie_longest_.
-static inline size_t charsmap_longest_(const Charsmap_ *m, const char *s, size_t n, const char **text, bool *open) {
+// Bytes that the longest matching rule replaces, 0 if there is none, and its replacement. *open as
+// in trie_longest_.
+static inline size_t charsmap_longest_(const Charsmap_ *m, const char *s, size_t n,
+                                       const char **text, bool *open) {
     size_t longest = 0, i = 0, at;
     *open = false;
     if (!m->units) {
@@ -706,7 +745,7 @@ static inline size_t charsmap_longest_(const Charsmap_ *m, const char *s, size_t
     return longest;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // The tokenizer
 
 typedef enum { MODEL_BYTE_BPE, MODEL_UNIGRAM, MODEL_PIECE_BPE, MODEL_CHARACTER } TokenizerModel;
@@ -716,7 +755,8 @@ typedef struct {
 } Merge;
 
 typedef struct {
-    char *text; // as it stands in the text, UTF-8; if `normalized`, in what the normalizer makes of the text
+    char *text; // as it stands in the text, UTF-8; if `normalized`, in what the normalizer makes of
+                // the text
     size_t length;
     int32_t id;
     bool special;                 // left out when decoding
@@ -729,36 +769,51 @@ typedef struct {
 enum { PIECE_NORMAL_ = 1, PIECE_UNKNOWN_, PIECE_CONTROL_, PIECE_USER_, PIECE_UNUSED_, PIECE_BYTE_ };
 
 typedef struct {
-    size_t offset, length;          // in Tokenizer.bytes
-    size_t decoded, decoded_length; // the same of what it is to the decoder, if that is another text
+    size_t offset, length; // in Tokenizer.bytes
+    size_t decoded,
+        decoded_length; // the same of what it is to the decoder, if that is another text
     bool added, special;
-    bool verbatim; // byte-level BPE: the file's text, not the byte alphabet: a character of it stands for no byte
+    bool verbatim; // byte-level BPE: the file's text, not the byte alphabet: a character of it
+                   // stands for no byte
     uint8_t kind;  // PIECE_*
     int16_t byte;  // that a piece written <0xNN> stands for, -1 for others
 } Token;
 
 // One step of the normalizer of a tokenizer.json.
-typedef enum { NORMALIZE_PREPEND_, NORMALIZE_REPLACE_, NORMALIZE_SPACES_, NORMALIZE_STRIP_ } NormalizeOperation_;
+typedef enum {
+    NORMALIZE_PREPEND_,
+    NORMALIZE_REPLACE_,
+    NORMALIZE_SPACES_,
+    NORMALIZE_STRIP_
+} NormalizeOperation_;
 
 enum { STEP_TEXT_ = 32, MAX_STEPS_ = 8 };
 
 typedef struct {
     NormalizeOperation_ operation;
-    char pattern[STEP_TEXT_], content[STEP_TEXT_]; // REPLACE: pattern by content; SPACES: runs of two and more; PREPEND
+    char pattern[STEP_TEXT_],
+        content[STEP_TEXT_]; // REPLACE: pattern by content; SPACES: runs of two and more; PREPEND
     size_t pattern_length, content_length;
     bool left, right; // STRIP
 } NormalizeStep_;
 
 // One step of the decoder of a tokenizer.json.
-typedef enum { DECODE_REPLACE_, DECODE_BYTES_, DECODE_METASPACE_, DECODE_STRIP_, DECODE_FUSE_ } DecodeOperation_;
+typedef enum {
+    DECODE_REPLACE_,
+    DECODE_BYTES_,
+    DECODE_METASPACE_,
+    DECODE_STRIP_,
+    DECODE_FUSE_
+} DecodeOperation_;
 
 typedef struct {
     DecodeOperation_ operation;
     char pattern[STEP_TEXT_], content[STEP_TEXT_];
-    size_t pattern_length, content_length; // METASPACE: pattern is the replacement; STRIP: the character
-    size_t start, stop;                    // STRIP: as many characters at most
-    bool fused;                            // behind FUSE: all tokens are one
-    bool keeps_first;                      // METASPACE with prepend_scheme "never"
+    size_t pattern_length,
+        content_length; // METASPACE: pattern is the replacement; STRIP: the character
+    size_t start, stop; // STRIP: as many characters at most
+    bool fused;         // behind FUSE: all tokens are one
+    bool keeps_first;   // METASPACE with prepend_scheme "never"
 } DecodeStep_;
 
 typedef enum { PREPEND_NEVER_, PREPEND_FIRST_, PREPEND_ALWAYS_ } PrependScheme_;
@@ -766,19 +821,22 @@ typedef enum { PREPEND_NEVER_, PREPEND_FIRST_, PREPEND_ALWAYS_ } PrependScheme_;
 // Never changes after loading or training: threads may share it.
 typedef struct {
     TokenizerModel model;
-    bool sentencepiece; // loaded from a .model: ids are those of the sentencepiece library; else of `tokenizers`
+    bool sentencepiece; // loaded from a .model: ids are those of the sentencepiece library; else of
+                        // `tokenizers`
     size_t vocab_size;  // ids are 0 .. vocab_size - 1
     size_t model_size;  // ids from here on are added tokens outside the model's vocabulary
     int32_t end_of_document;
-    int32_t begin, unknown, pad; // for tokenizer_config.json, -1 if there is none; `unknown` also encodes
-    uint64_t model_max_length;   // for tokenizer_config.json, in tokens; 0 leaves it out
-    Token *tokens;               // (vocab_size)
+    int32_t begin, unknown,
+        pad; // for tokenizer_config.json, -1 if there is none; `unknown` also encodes
+    uint64_t model_max_length; // for tokenizer_config.json, in tokens; 0 leaves it out
+    Token *tokens;             // (vocab_size)
     size_t token_capacity;
     char *bytes; // of all tokens
     size_t byte_count, byte_capacity;
     AddedToken *added; // (added_count), in order of id
     size_t added_count, added_capacity;
-    char *source; // the file it was loaded from, kept to be saved as it is; NULL: tokenizer_save writes it anew
+    char *source; // the file it was loaded from, kept to be saved as it is; NULL: tokenizer_save
+                  // writes it anew
     size_t source_length;
 
     // Byte-level BPE
@@ -794,7 +852,8 @@ typedef struct {
     double unknown_score; // Unigram: of a character that is no piece
     bool byte_fallback;   // unknown text becomes the pieces of its bytes
     bool has_unused;      // pieces of kind UNUSED
-    bool words_apart;     // BPE: no piece has anything before a space symbol, so words are encoded one by one
+    bool words_apart; // BPE: no piece has anything before a space symbol, so words are encoded one
+                      // by one
 
     // Normalization as sentencepiece does it
     Charsmap_ charsmap;
@@ -816,14 +875,16 @@ typedef struct {
 
     // Derived by tokenizer_index_:
     int32_t byte_id[256]; // token of a single byte
-    uint64_t *pairs;      // open addressing: left id (21 bits), right id (21), rank (22); all ones if empty
+    uint64_t
+        *pairs; // open addressing: left id (21 bits), right id (21), rank (22); all ones if empty
     size_t pair_mask;
     Trie_ trie;           // pieces that text can match
     size_t longest_piece; // in bytes
     uint32_t *text_slots; // open addressing: id + 1 by text, 0 if empty
     size_t text_mask;
     const AddedToken **added_order; // (added_count), by pass, first byte, then longest first
-    uint32_t added_first[2][257];   // where a pass and a first byte begin in added_order; [256] is the end of the pass
+    uint32_t added_first[2][257];   // where a pass and a first byte begin in added_order; [256] is
+                                    // the end of the pass
     uint8_t *classes;               // (CLASSES_END_)
 } Tokenizer;
 
@@ -854,8 +915,8 @@ static inline void tokenizer_free(Tokenizer *t) {
     *t = (Tokenizer){0};
 }
 
-// Bytes of a token as they stand in text or, for pieces, as the vocabulary spells it; no NUL at the end. An id outside
-// the vocabulary has none.
+// Bytes of a token as they stand in text or, for pieces, as the vocabulary spells it; no NUL at the
+// end. An id outside the vocabulary has none.
 static inline const char *tokenizer_text(const Tokenizer *t, int32_t id, size_t *length) {
     if (id < 0 || (size_t)id >= t->vocab_size) {
         *length = 0;
@@ -885,7 +946,8 @@ static inline int16_t piece_byte_(const char *text, size_t length, bool lower_ca
     return (int16_t)value;
 }
 
-static inline bool tokenizer_add_token_(Tokenizer *t, const char *bytes, size_t length, bool verbatim, Error *e) {
+static inline bool tokenizer_add_token_(Tokenizer *t, const char *bytes, size_t length,
+                                        bool verbatim, Error *e) {
     if (!reserve_(&t->tokens, &t->token_capacity, t->vocab_size, 1, sizeof *t->tokens, e) ||
         !reserve_(&t->bytes, &t->byte_capacity, t->byte_count, length, 1, e)) {
         return false;
@@ -970,7 +1032,8 @@ static inline uint32_t *text_slot_(const Tokenizer *t, const char *text, size_t 
     for (size_t i = (size_t)hash_mix_(hash_bytes_(HASH_START_, text, length)) & t->text_mask;;
          i = (i + 1) & t->text_mask) {
         const Token *token = t->text_slots[i] ? &t->tokens[t->text_slots[i] - 1] : NULL;
-        if (!token || (token->length == length && !memcmp(t->bytes + token->offset, text, length))) {
+        if (!token ||
+            (token->length == length && !memcmp(t->bytes + token->offset, text, length))) {
             return &t->text_slots[i];
         }
     }
@@ -984,8 +1047,9 @@ static inline int32_t text_find_(const Tokenizer *t, const char *text, size_t le
 // Can text become this token? (In byte-level BPE the spelling in `bytes` is the text.)
 static inline bool token_matches_(const Tokenizer *t, size_t id) {
     const Token *token = &t->tokens[id];
-    return !token->verbatim && (!t->sentencepiece || token->kind == PIECE_NORMAL_ || token->kind == PIECE_USER_ ||
-                                (token->kind == PIECE_UNUSED_ && t->model != MODEL_UNIGRAM));
+    return !token->verbatim &&
+           (!t->sentencepiece || token->kind == PIECE_NORMAL_ || token->kind == PIECE_USER_ ||
+            (token->kind == PIECE_UNUSED_ && t->model != MODEL_UNIGRAM));
 }
 
 static inline bool tokenizer_index_texts_(Tokenizer *t, Error *e) {
@@ -998,8 +1062,10 @@ static inline bool tokenizer_index_texts_(Tokenizer *t, Error *e) {
     }
     for (size_t id = 0; id < t->model_size; id++) {
         if (token_matches_(t, id)) {
-            *text_slot_(t, t->bytes + t->tokens[id].offset, t->tokens[id].length) = (uint32_t)id + 1;
-            t->longest_piece = t->tokens[id].length > t->longest_piece ? t->tokens[id].length : t->longest_piece;
+            *text_slot_(t, t->bytes + t->tokens[id].offset, t->tokens[id].length) =
+                (uint32_t)id + 1;
+            t->longest_piece =
+                t->tokens[id].length > t->longest_piece ? t->tokens[id].length : t->longest_piece;
         }
     }
     return true;
@@ -1014,7 +1080,8 @@ static inline bool tokenizer_build_trie_(const Tokenizer *t, int kind, Trie_ *tr
     }
     for (size_t id = 0; id < t->model_size; id++) {
         if (kind ? t->tokens[id].kind == kind : token_matches_(t, id)) {
-            keys[count++] = (TrieKey_){t->bytes + t->tokens[id].offset, t->tokens[id].length, (int32_t)id};
+            keys[count++] =
+                (TrieKey_){t->bytes + t->tokens[id].offset, t->tokens[id].length, (int32_t)id};
         }
     }
     bool ok = trie_build_(trie, keys, count, e);
@@ -1024,14 +1091,16 @@ static inline bool tokenizer_build_trie_(const Tokenizer *t, int kind, Trie_ *tr
 
 // For qsort: by pass, first byte, then longest first.
 static inline int added_compare_(const void *first, const void *second) {
-    const AddedToken *a = *(const AddedToken *const *)first, *b = *(const AddedToken *const *)second;
+    const AddedToken *a = *(const AddedToken *const *)first,
+                     *b = *(const AddedToken *const *)second;
     if (a->normalized != b->normalized) {
         return a->normalized - b->normalized;
     }
     if (a->text[0] != b->text[0]) {
         return (unsigned char)a->text[0] - (unsigned char)b->text[0];
     }
-    return a->length != b->length ? (a->length < b->length ? 1 : -1) : memcmp(a->text, b->text, a->length);
+    return a->length != b->length ? (a->length < b->length ? 1 : -1)
+                                  : memcmp(a->text, b->text, a->length);
 }
 
 static inline bool tokenizer_index_added_(Tokenizer *t, Error *e) {
@@ -1087,7 +1156,9 @@ static inline bool tokenizer_index_bytes_(Tokenizer *t, const char *name, Error 
     }
     for (int b = 0; b < 256; b++) {
         if (t->byte_id[b] < 0) {
-            return fail(e, "%s: the vocabulary has no token for byte 0x%02X: byte-level BPE needs all 256", name, b);
+            return fail(
+                e, "%s: the vocabulary has no token for byte 0x%02X: byte-level BPE needs all 256",
+                name, b);
         }
     }
     return tokenizer_index_pairs_(t, e) && (!t->ignore_merges || tokenizer_index_texts_(t, e));
@@ -1116,20 +1187,23 @@ static inline bool tokenizer_index_(Tokenizer *t, const char *name, Error *e) {
         t->space_strips |= t->added[i].left_strip || t->added[i].right_strip;
     }
     return t->classes &&
-           (t->model == MODEL_BYTE_BPE ? tokenizer_index_bytes_(t, name, e) : tokenizer_index_pieces_(t, e)) &&
+           (t->model == MODEL_BYTE_BPE ? tokenizer_index_bytes_(t, name, e)
+                                       : tokenizer_index_pieces_(t, e)) &&
            tokenizer_index_added_(t, e);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Encode
 
 typedef struct {
     int32_t id;
-    int32_t rank; // of the merge with the next symbol, NO_RANK_ if there is none or this symbol is gone
+    int32_t
+        rank; // of the merge with the next symbol, NO_RANK_ if there is none or this symbol is gone
     uint32_t previous, next;
 } Symbol_;
 
-// The same for pieces, which have no merge list: a merge is a piece that is spelled like two neighbours.
+// The same for pieces, which have no merge list: a merge is a piece that is spelled like two
+// neighbours.
 typedef struct {
     uint32_t start, length; // length 0: gone
     uint32_t previous, next;
@@ -1139,7 +1213,8 @@ typedef struct {
 // Best way to reach a place in the text.
 typedef struct {
     double score;
-    uint32_t start; // of the last piece, UNREACHED_ if there is no way; when walked back: the end of the next piece
+    uint32_t start; // of the last piece, UNREACHED_ if there is no way; when walked back: the end
+                    // of the next piece
     int32_t id;     // of the last piece
 } LatticePlace_;
 
@@ -1176,7 +1251,8 @@ typedef struct {
 enum { TEXT_WHOLE = 0, TEXT_CONTINUES = 1, TEXT_GOES_ON = 2 };
 
 static inline bool encoder_init(Encoder *encoder, const Tokenizer *t, Error *e) {
-    *encoder = (Encoder){.tokenizer = t, .cache = calloc((size_t)1 << CACHE_BITS_, sizeof(CacheEntry_))};
+    *encoder =
+        (Encoder){.tokenizer = t, .cache = calloc((size_t)1 << CACHE_BITS_, sizeof(CacheEntry_))};
     if (t->model == MODEL_PIECE_BPE) {
         encoder->unused_cuts = calloc(t->model_size + 1, sizeof *encoder->unused_cuts);
     }
@@ -1202,7 +1278,8 @@ static inline bool ids_reserve_(TokenBuffer *out, size_t more, Error *e) {
 }
 
 // The place of a text of at most CACHE_KEY_ bytes in the cache, and its key.
-static inline CacheEntry_ *cache_entry_(Encoder *encoder, const char *text, size_t n, uint64_t key[3]) {
+static inline CacheEntry_ *cache_entry_(Encoder *encoder, const char *text, size_t n,
+                                        uint64_t key[3]) {
     char bytes[24] = {(char)n};
     memcpy(bytes + 1, text, n);
     memcpy(key, bytes, sizeof bytes);
@@ -1214,7 +1291,8 @@ static inline bool cache_hit_(const CacheEntry_ *entry, const uint64_t key[3]) {
     return entry->key[0] == key[0] && entry->key[1] == key[1] && entry->key[2] == key[2];
 }
 
-static inline void cache_store_(CacheEntry_ *entry, const uint64_t key[3], const int32_t *ids, size_t count) {
+static inline void cache_store_(CacheEntry_ *entry, const uint64_t key[3], const int32_t *ids,
+                                size_t count) {
     if (count <= CACHE_IDS_) {
         memcpy(entry->key, key, sizeof entry->key);
         memcpy(entry->ids, ids, count * sizeof *ids);
@@ -1222,8 +1300,8 @@ static inline void cache_store_(CacheEntry_ *entry, const uint64_t key[3], const
     }
 }
 
-// Merges a short pre-token: at each step a look at all ranks, which beats a heap for a few dozen symbols. The ids go to
-// out; returns how many.
+// Merges a short pre-token: at each step a look at all ranks, which beats a heap for a few dozen
+// symbols. The ids go to out; returns how many.
 static inline size_t merge_short_(const Tokenizer *t, const char *text, size_t n, int32_t *out) {
     uint32_t ranks[SHORT_PRETOKEN_]; // of the merge with the next symbol; NO_RANK_ is the greatest
     for (size_t i = 0; i < n; i++) {
@@ -1261,16 +1339,20 @@ static inline size_t merge_short_(const Tokenizer *t, const char *text, size_t n
 // Looks up the rank of symbol i with its right neighbour and, if they merge, puts it on the heap.
 static inline bool queue_pair_(Encoder *encoder, uint32_t i, size_t n, Error *e) {
     Symbol_ *s = &encoder->symbols[i];
-    s->rank = s->next < n ? pair_rank_(encoder->tokenizer, s->id, encoder->symbols[s->next].id) : NO_RANK_;
-    return s->rank == NO_RANK_ || heap_push_(&encoder->heap, (HeapEntry_){(uint64_t)s->rank, i, i}, e);
+    s->rank = s->next < n ? pair_rank_(encoder->tokenizer, s->id, encoder->symbols[s->next].id)
+                          : NO_RANK_;
+    return s->rank == NO_RANK_ ||
+           heap_push_(&encoder->heap, (HeapEntry_){(uint64_t)s->rank, i, i}, e);
 }
 
-// Merges a pre-token of any length in O(n log n): a heap of (rank, position), where an entry counts only while the
-// symbol at its position still has that rank.
-static inline bool merge_long_(Encoder *encoder, const char *text, size_t n, TokenBuffer *out, Error *e) {
+// Merges a pre-token of any length in O(n log n): a heap of (rank, position), where an entry counts
+// only while the symbol at its position still has that rank.
+static inline bool merge_long_(Encoder *encoder, const char *text, size_t n, TokenBuffer *out,
+                               Error *e) {
     const Tokenizer *t = encoder->tokenizer;
     if (n >= UINT32_MAX) {
-        return fail(e, "tokenizer: a run of %zu bytes without a place to split is longer than 4 GiB", n);
+        return fail(
+            e, "tokenizer: a run of %zu bytes without a place to split is longer than 4 GiB", n);
     }
     if (!reserve_(&encoder->symbols, &encoder->symbol_capacity, 0, n, sizeof(Symbol_), e)) {
         return false;
@@ -1298,7 +1380,8 @@ static inline bool merge_long_(Encoder *encoder, const char *text, size_t n, Tok
         if (left->next < n) {
             symbols[left->next].previous = top.item;
         }
-        if (!queue_pair_(encoder, top.item, n, e) || (top.item && !queue_pair_(encoder, left->previous, n, e))) {
+        if (!queue_pair_(encoder, top.item, n, e) ||
+            (top.item && !queue_pair_(encoder, left->previous, n, e))) {
             return false;
         }
     }
@@ -1309,7 +1392,8 @@ static inline bool merge_long_(Encoder *encoder, const char *text, size_t n, Tok
 }
 
 // Encodes one pre-token; out has room for an id per byte.
-static inline bool encode_pretoken_(Encoder *encoder, const char *text, size_t n, TokenBuffer *out, Error *e) {
+static inline bool encode_pretoken_(Encoder *encoder, const char *text, size_t n, TokenBuffer *out,
+                                    Error *e) {
     const Tokenizer *t = encoder->tokenizer;
     int32_t *ids = out->ids + out->count;
     uint64_t key[3];
@@ -1343,7 +1427,8 @@ static inline bool encode_pretoken_(Encoder *encoder, const char *text, size_t n
     return true;
 }
 
-static inline bool encode_split_(Encoder *encoder, const char *text, size_t length, TokenBuffer *out, Error *e) {
+static inline bool encode_split_(Encoder *encoder, const char *text, size_t length,
+                                 TokenBuffer *out, Error *e) {
     const Tokenizer *t = encoder->tokenizer;
     while (length) {
         size_t n = split_length_(t->split, t->classes, text, length);
@@ -1356,11 +1441,12 @@ static inline bool encode_split_(Encoder *encoder, const char *text, size_t leng
     return true;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Encode: pieces
 
 // Ids for text that is no piece: one of its bytes each, or the unknown piece, once for neighbours.
-static inline bool encode_unknown_(Encoder *encoder, const char *text, size_t n, TokenBuffer *out, Error *e) {
+static inline bool encode_unknown_(Encoder *encoder, const char *text, size_t n, TokenBuffer *out,
+                                   Error *e) {
     const Tokenizer *t = encoder->tokenizer;
     if (!ids_reserve_(out, n, e)) {
         return false;
@@ -1375,11 +1461,13 @@ static inline bool encode_unknown_(Encoder *encoder, const char *text, size_t n,
     return true;
 }
 
-// sentencepiece sums in single precision, and starts anew from 0 at the first place that is below this.
+// sentencepiece sums in single precision, and starts anew from 0 at the first place that is below
+// this.
 static const double LOWEST_SUM_ = -100000.0;
 
 // Takes the sum at `start` off all places that are reached from there on.
-static inline void lattice_rebase_(const Tokenizer *t, LatticePlace_ *lattice, size_t start, size_t n) {
+static inline void lattice_rebase_(const Tokenizer *t, LatticePlace_ *lattice, size_t start,
+                                   size_t n) {
     size_t end = n - start < t->longest_piece ? n : start + t->longest_piece;
     double base = lattice[start].score;
     for (size_t i = start; i <= end; i++) {
@@ -1387,10 +1475,12 @@ static inline void lattice_rebase_(const Tokenizer *t, LatticePlace_ *lattice, s
     }
 }
 
-// Fills the lattice for text of n bytes: the best way to each place by the sum of the scores (Viterbi), the earliest
-// start on a tie. `tokenizers` sums in double precision; sentencepiece rounds each sum to single precision before it
-// compares (since release 0.2.2 or 0.2.3; up to 0.2.1 it compared the unrounded sum, which settles other ties).
-static inline void lattice_fill_(const Tokenizer *t, LatticePlace_ *lattice, const char *text, size_t n, bool single) {
+// Fills the lattice for text of n bytes: the best way to each place by the sum of the scores
+// (Viterbi), the earliest start on a tie. `tokenizers` sums in double precision; sentencepiece
+// rounds each sum to single precision before it compares (since release 0.2.2 or 0.2.3; up to 0.2.1
+// it compared the unrounded sum, which settles other ties).
+static inline void lattice_fill_(const Tokenizer *t, LatticePlace_ *lattice, const char *text,
+                                 size_t n, bool single) {
     const TrieNode_ *nodes = t->trie.nodes;
     for (size_t start = 0; start < n;) {
         if (single && lattice[start].score < LOWEST_SUM_) {
@@ -1408,7 +1498,8 @@ static inline void lattice_fill_(const Tokenizer *t, LatticePlace_ *lattice, con
             node = child;
             int32_t id = t->trie.values[node];
             if (id >= 0) {
-                double score = single ? (double)(float)(t->scores[id] + here) : t->scores[id] + here;
+                double score =
+                    single ? (double)(float)(t->scores[id] + here) : t->scores[id] + here;
                 LatticePlace_ *place = &lattice[end];
                 if (place->start == UNREACHED_ || score > place->score) {
                     *place = (LatticePlace_){score, (uint32_t)start, id};
@@ -1417,7 +1508,8 @@ static inline void lattice_fill_(const Tokenizer *t, LatticePlace_ *lattice, con
             }
         }
         if (!whole) {
-            double score = single ? (double)(float)(t->unknown_score + here) : t->unknown_score + here;
+            double score =
+                single ? (double)(float)(t->unknown_score + here) : t->unknown_score + here;
             LatticePlace_ *place = &lattice[start + step];
             if (place->start == UNREACHED_ || score > place->score) {
                 *place = (LatticePlace_){score, (uint32_t)start, t->unknown};
@@ -1427,8 +1519,8 @@ static inline void lattice_fill_(const Tokenizer *t, LatticePlace_ *lattice, con
     }
 }
 
-// Turns the links of the best way round: lattice[end].start becomes the end of the piece that follows. Returns the end
-// of the first piece.
+// Turns the links of the best way round: lattice[end].start becomes the end of the piece that
+// follows. Returns the end of the first piece.
 static inline uint32_t lattice_reverse_(LatticePlace_ *lattice, size_t n) {
     uint32_t next = UNREACHED_;
     for (uint32_t end = (uint32_t)n; end > 0;) {
@@ -1440,9 +1532,10 @@ static inline uint32_t lattice_reverse_(LatticePlace_ *lattice, size_t n) {
     return next;
 }
 
-// A run of unknown characters as `tokenizers` treats it: the piece that is spelled so, else bytes, else the unknown
-// token.
-static inline bool encode_unknown_run_(Encoder *encoder, const char *text, size_t n, TokenBuffer *out, Error *e) {
+// A run of unknown characters as `tokenizers` treats it: the piece that is spelled so, else bytes,
+// else the unknown token.
+static inline bool encode_unknown_run_(Encoder *encoder, const char *text, size_t n,
+                                       TokenBuffer *out, Error *e) {
     const Tokenizer *t = encoder->tokenizer;
     int32_t id = text_find_(t, text, n);
     bool bytes = t->byte_fallback;
@@ -1461,16 +1554,18 @@ static inline bool encode_unknown_run_(Encoder *encoder, const char *text, size_
     return true;
 }
 
-static inline bool encode_unigram_(Encoder *encoder, const char *text, size_t n, bool continues, TokenBuffer *out,
-                                   Error *e) {
+static inline bool encode_unigram_(Encoder *encoder, const char *text, size_t n, bool continues,
+                                   TokenBuffer *out, Error *e) {
     const Tokenizer *t = encoder->tokenizer;
     if (n == 0) {
         return true;
     }
     if (n >= UNREACHED_) {
-        return fail(e, "tokenizer: a text of %zu bytes without a place to cut is longer than 4 GiB", n);
+        return fail(e, "tokenizer: a text of %zu bytes without a place to cut is longer than 4 GiB",
+                    n);
     }
-    if (!reserve_(&encoder->lattice, &encoder->lattice_capacity, 0, n + 1, sizeof(LatticePlace_), e)) {
+    if (!reserve_(&encoder->lattice, &encoder->lattice_capacity, 0, n + 1, sizeof(LatticePlace_),
+                  e)) {
         return false;
     }
     LatticePlace_ *lattice = encoder->lattice;
@@ -1485,7 +1580,8 @@ static inline bool encode_unigram_(Encoder *encoder, const char *text, size_t n,
     }
     encoder->score = lattice[n].score;
     size_t unknown_start = SIZE_MAX;
-    for (size_t start = 0, end = lattice_reverse_(lattice, n); start < n; start = end, end = lattice[end].start) {
+    for (size_t start = 0, end = lattice_reverse_(lattice, n); start < n;
+         start = end, end = lattice[end].start) {
         int32_t id = lattice[end].id;
         if (id == t->unknown && t->sentencepiece) {
             if (!encode_unknown_(encoder, text + start, end - start, out, e)) {
@@ -1513,9 +1609,10 @@ static inline bool encode_unigram_(Encoder *encoder, const char *text, size_t n,
     return true;
 }
 
-// Ids of one symbol: its piece, or for a piece of kind UNUSED those of the two parts that made it. One that no merge
-// made is unknown.
-static inline bool encode_symbol_(Encoder *encoder, const char *text, size_t n, TokenBuffer *out, Error *e) {
+// Ids of one symbol: its piece, or for a piece of kind UNUSED those of the two parts that made it.
+// One that no merge made is unknown.
+static inline bool encode_symbol_(Encoder *encoder, const char *text, size_t n, TokenBuffer *out,
+                                  Error *e) {
     const Tokenizer *t = encoder->tokenizer;
     int32_t id = text_find_(t, text, n);
     bool unused = id >= 0 && t->tokens[id].kind == PIECE_UNUSED_;
@@ -1524,7 +1621,8 @@ static inline bool encode_symbol_(Encoder *encoder, const char *text, size_t n, 
         return encode_unknown_(encoder, text, n, out, e);
     }
     if (cut) {
-        return encode_symbol_(encoder, text, cut, out, e) && encode_symbol_(encoder, text + cut, n - cut, out, e);
+        return encode_symbol_(encoder, text, cut, out, e) &&
+               encode_symbol_(encoder, text + cut, n - cut, out, e);
     }
     if (!ids_reserve_(out, 1, e)) {
         return false;
@@ -1541,8 +1639,10 @@ static inline uint64_t score_order_(double score) {
     return UINT32_MAX - (bits >> 31 ? ~bits : bits | 0x80000000u);
 }
 
-// Queues the merge of symbol i and its right neighbour if they spell a piece: highest score first, then leftmost.
-static inline bool queue_piece_(Encoder *encoder, const char *text, uint32_t i, uint32_t count, Error *e) {
+// Queues the merge of symbol i and its right neighbour if they spell a piece: highest score first,
+// then leftmost.
+static inline bool queue_piece_(Encoder *encoder, const char *text, uint32_t i, uint32_t count,
+                                Error *e) {
     const Tokenizer *t = encoder->tokenizer;
     const PieceSymbol_ *left = &encoder->pieces[i];
     if (left->next >= count || left->frozen || encoder->pieces[left->next].frozen) {
@@ -1559,12 +1659,15 @@ static inline bool queue_piece_(Encoder *encoder, const char *text, uint32_t i, 
     return heap_push_(&encoder->heap, (HeapEntry_){score_order_(t->scores[id]), i, length}, e);
 }
 
-// The symbols that text of n bytes starts as: user-defined symbols and characters. Returns their number.
-static inline bool piece_symbols_(Encoder *encoder, const char *text, size_t n, uint32_t *count, Error *e) {
+// The symbols that text of n bytes starts as: user-defined symbols and characters. Returns their
+// number.
+static inline bool piece_symbols_(Encoder *encoder, const char *text, size_t n, uint32_t *count,
+                                  Error *e) {
     const Tokenizer *t = encoder->tokenizer;
     *count = 0;
     if (n >= UINT32_MAX) {
-        return fail(e, "tokenizer: a text of %zu bytes without a place to cut is longer than 4 GiB", n);
+        return fail(e, "tokenizer: a text of %zu bytes without a place to cut is longer than 4 GiB",
+                    n);
     }
     if (!reserve_(&encoder->pieces, &encoder->piece_capacity, 0, n, sizeof(PieceSymbol_), e)) {
         return false;
@@ -1573,14 +1676,16 @@ static inline bool piece_symbols_(Encoder *encoder, const char *text, size_t n, 
         bool open;
         size_t user = trie_longest_(&t->user_symbols, text + start, n - start, &open);
         size_t length = user ? user : character_length_(text + start, n - start);
-        encoder->pieces[*count] = (PieceSymbol_){(uint32_t)start, (uint32_t)length, *count - 1, *count + 1, user > 0};
+        encoder->pieces[*count] =
+            (PieceSymbol_){(uint32_t)start, (uint32_t)length, *count - 1, *count + 1, user > 0};
         start += length;
     }
     return true;
 }
 
 // Merges neighbours that spell a piece, the piece with the highest score first.
-static inline bool merge_pieces_(Encoder *encoder, const char *text, size_t n, TokenBuffer *out, Error *e) {
+static inline bool merge_pieces_(Encoder *encoder, const char *text, size_t n, TokenBuffer *out,
+                                 Error *e) {
     uint32_t count;
     if (!piece_symbols_(encoder, text, n, &count, e)) {
         return false;
@@ -1619,10 +1724,12 @@ static inline bool merge_pieces_(Encoder *encoder, const char *text, size_t n, T
 }
 
 // Appends the ids of a word; an unknown piece that follows one goes into it.
-static inline bool append_word_(Encoder *encoder, const int32_t *ids, size_t count, TokenBuffer *out, Error *e) {
+static inline bool append_word_(Encoder *encoder, const int32_t *ids, size_t count,
+                                TokenBuffer *out, Error *e) {
     const Tokenizer *t = encoder->tokenizer;
-    bool joins = count && !t->byte_fallback && ids[0] == t->unknown && out->count > encoder->first_id &&
-                 out->ids[out->count - 1] == t->unknown && t->sentencepiece;
+    bool joins = count && !t->byte_fallback && ids[0] == t->unknown &&
+                 out->count > encoder->first_id && out->ids[out->count - 1] == t->unknown &&
+                 t->sentencepiece;
     if (!ids_reserve_(out, count, e)) {
         return false;
     }
@@ -1632,7 +1739,8 @@ static inline bool append_word_(Encoder *encoder, const int32_t *ids, size_t cou
 }
 
 // Encodes a word that does not depend on its surroundings, through the cache.
-static inline bool encode_word_(Encoder *encoder, const char *text, size_t n, TokenBuffer *out, Error *e) {
+static inline bool encode_word_(Encoder *encoder, const char *text, size_t n, TokenBuffer *out,
+                                Error *e) {
     const Tokenizer *t = encoder->tokenizer;
     uint64_t key[3];
     CacheEntry_ *entry = n <= CACHE_KEY_ ? cache_entry_(encoder, text, n, key) : NULL;
@@ -1641,8 +1749,9 @@ static inline bool encode_word_(Encoder *encoder, const char *text, size_t n, To
     }
     size_t first_id = encoder->first_id;
     encoder->word.count = encoder->first_id = 0;
-    bool ok = t->model == MODEL_UNIGRAM ? encode_unigram_(encoder, text, n, false, &encoder->word, e)
-                                        : merge_pieces_(encoder, text, n, &encoder->word, e);
+    bool ok = t->model == MODEL_UNIGRAM
+                  ? encode_unigram_(encoder, text, n, false, &encoder->word, e)
+                  : merge_pieces_(encoder, text, n, &encoder->word, e);
     encoder->first_id = first_id;
     if (ok && entry) {
         cache_store_(entry, key, encoder->word.ids, encoder->word.count);
@@ -1650,8 +1759,10 @@ static inline bool encode_word_(Encoder *encoder, const char *text, size_t n, To
     return ok && append_word_(encoder, encoder->word.ids, encoder->word.count, out, e);
 }
 
-// Bytes up to the next space symbol (`symbol`, of m bytes) that begins a word; `runs`: that ends a run of others.
-static inline size_t word_length_(const char *text, size_t n, const char *symbol, size_t m, bool runs) {
+// Bytes up to the next space symbol (`symbol`, of m bytes) that begins a word; `runs`: that ends a
+// run of others.
+static inline size_t word_length_(const char *text, size_t n, const char *symbol, size_t m,
+                                  bool runs) {
     size_t at = 0;
     if (runs) {
         while (n - at >= m && !memcmp(text + at, symbol, m)) {
@@ -1674,9 +1785,10 @@ static inline size_t word_length_(const char *text, size_t n, const char *symbol
     return at;
 }
 
-// Encodes text that is normalized. `continues`: the ways through the lattice go on from those of the last part.
-static inline bool encode_pieces_(Encoder *encoder, const char *text, size_t n, bool continues, TokenBuffer *out,
-                                  Error *e) {
+// Encodes text that is normalized. `continues`: the ways through the lattice go on from those of
+// the last part.
+static inline bool encode_pieces_(Encoder *encoder, const char *text, size_t n, bool continues,
+                                  TokenBuffer *out, Error *e) {
     const Tokenizer *t = encoder->tokenizer;
     if (t->model == MODEL_UNIGRAM) {
         return encode_unigram_(encoder, text, n, continues, out, e);
@@ -1704,14 +1816,15 @@ static inline bool encode_pieces_(Encoder *encoder, const char *text, size_t n, 
     return true;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Normalize
 
-// One step of sentencepiece's normalizer at s: the bytes it takes; what they become is *out. A user-defined symbol
-// stays as it is; else the longest rule of the character map counts; else a character stays, and a byte that belongs to
-// none becomes U+FFFD. *open: the text ends where a longer symbol or rule might go on.
-static inline size_t normalize_step_(const Tokenizer *t, const char *s, size_t n, const char **out, size_t *length,
-                                     bool *open) {
+// One step of sentencepiece's normalizer at s: the bytes it takes; what they become is *out. A
+// user-defined symbol stays as it is; else the longest rule of the character map counts; else a
+// character stays, and a byte that belongs to none becomes U+FFFD. *open: the text ends where a
+// longer symbol or rule might go on.
+static inline size_t normalize_step_(const Tokenizer *t, const char *s, size_t n, const char **out,
+                                     size_t *length, bool *open) {
     bool open_rule;
     size_t taken = trie_longest_(&t->user_symbols, s, n, open);
     *out = s, *length = taken;
@@ -1749,8 +1862,8 @@ static inline bool cut_place_add_(CutPlaces_ *cuts, size_t raw, size_t normalize
 }
 
 // Appends text, each U+0020 as the space symbol.
-static inline bool append_escaped_(TextBuffer *out, const char *text, size_t length, const char *symbol, size_t size,
-                                   Error *e) {
+static inline bool append_escaped_(TextBuffer *out, const char *text, size_t length,
+                                   const char *symbol, size_t size, Error *e) {
     if (!reserve_(&out->data, &out->capacity, out->length, 3 * length, 1, e)) {
         return false;
     }
@@ -1767,10 +1880,11 @@ static inline bool append_escaped_(TextBuffer *out, const char *text, size_t len
     return true;
 }
 
-// Normalizes as sentencepiece does; *out is written anew. `part` leaves out what is done at the beginning and the end
-// of a text. With `cuts`, lists the places from raw position `from` on.
-static inline bool normalize_sentencepiece_(const Tokenizer *t, const char *text, size_t n, int part, TextBuffer *out,
-                                            CutPlaces_ *cuts, size_t from, Error *e) {
+// Normalizes as sentencepiece does; *out is written anew. `part` leaves out what is done at the
+// beginning and the end of a text. With `cuts`, lists the places from raw position `from` on.
+static inline bool normalize_sentencepiece_(const Tokenizer *t, const char *text, size_t n,
+                                            int part, TextBuffer *out, CutPlaces_ *cuts,
+                                            size_t from, Error *e) {
     const char *symbol = t->escape_spaces ? SPACE_SYMBOL_ : " ", *piece;
     const size_t size = t->escape_spaces ? 3 : 1;
     size_t at = 0, length, taken;
@@ -1786,7 +1900,8 @@ static inline bool normalize_sentencepiece_(const Tokenizer *t, const char *text
     if (at == n) {
         return true;
     }
-    if (t->dummy_prefix && !t->space_suffix && !(part & TEXT_CONTINUES) && !text_append_(out, symbol, size, e)) {
+    if (t->dummy_prefix && !t->space_suffix && !(part & TEXT_CONTINUES) &&
+        !text_append_(out, symbol, size, e)) {
         return false;
     }
     bool after_space = t->collapse_spaces && !(part & TEXT_CONTINUES);
@@ -1798,16 +1913,18 @@ static inline bool normalize_sentencepiece_(const Tokenizer *t, const char *text
         if (!append_escaped_(out, piece, length, symbol, size, e)) {
             return false;
         }
-        after_space = length ? t->collapse_spaces && piece[length - 1] == ' ' : after_space && t->collapse_spaces;
-        if (cuts && before_open && length && piece[length - 1] != ' ' && at + taken >= from && at + taken < n &&
-            !cut_place_add_(cuts, at + taken, out->length, e)) {
+        after_space = length ? t->collapse_spaces && piece[length - 1] == ' '
+                             : after_space && t->collapse_spaces;
+        if (cuts && before_open && length && piece[length - 1] != ' ' && at + taken >= from &&
+            at + taken < n && !cut_place_add_(cuts, at + taken, out->length, e)) {
             return false;
         }
     }
     if (part & TEXT_GOES_ON) {
         return true;
     }
-    while (t->collapse_spaces && out->length >= size && !memcmp(out->data + out->length - size, symbol, size)) {
+    while (t->collapse_spaces && out->length >= size &&
+           !memcmp(out->data + out->length - size, symbol, size)) {
         out->length -= size;
     }
     return !t->dummy_prefix || !t->space_suffix || text_append_(out, symbol, size, e);
@@ -1825,7 +1942,8 @@ static inline size_t trailing_space_(const uint8_t *classes, const char *text, s
         while (start > 0 && end - start < 4 && ((unsigned char)text[start] & 0xC0) == 0x80) {
             start--;
         }
-        if (class_at_(classes, text + start, text + end, &length) != CLASS_SPACE_ || start + length != end) {
+        if (class_at_(classes, text + start, text + end, &length) != CLASS_SPACE_ ||
+            start + length != end) {
             break;
         }
         end = start;
@@ -1833,8 +1951,9 @@ static inline size_t trailing_space_(const uint8_t *classes, const char *text, s
     return n - end;
 }
 
-static inline bool append_replaced_(TextBuffer *out, const char *text, size_t n, const char *pattern, size_t m,
-                                    const char *content, size_t content_length, Error *e) {
+static inline bool append_replaced_(TextBuffer *out, const char *text, size_t n,
+                                    const char *pattern, size_t m, const char *content,
+                                    size_t content_length, Error *e) {
     for (size_t start = 0; start < n;) {
         const char *found = memmem(text + start, n - start, pattern, m);
         size_t end = found ? (size_t)(found - text) : n;
@@ -1848,8 +1967,8 @@ static inline bool append_replaced_(TextBuffer *out, const char *text, size_t n,
 }
 
 // Runs of two spaces and more become the content.
-static inline bool append_collapsed_(TextBuffer *out, const char *text, size_t n, const char *content,
-                                     size_t content_length, Error *e) {
+static inline bool append_collapsed_(TextBuffer *out, const char *text, size_t n,
+                                     const char *content, size_t content_length, Error *e) {
     for (size_t at = 0; at < n;) {
         size_t spaces = 0, others = 0;
         while (at + spaces < n && text[at + spaces] == ' ') {
@@ -1858,7 +1977,8 @@ static inline bool append_collapsed_(TextBuffer *out, const char *text, size_t n
         while (at + spaces + others < n && text[at + spaces + others] != ' ') {
             others++;
         }
-        if (!(spaces > 1 ? text_append_(out, content, content_length, e) : text_append_(out, text + at, spaces, e)) ||
+        if (!(spaces > 1 ? text_append_(out, content, content_length, e)
+                         : text_append_(out, text + at, spaces, e)) ||
             !text_append_(out, text + at + spaces, others, e)) {
             return false;
         }
@@ -1867,30 +1987,34 @@ static inline bool append_collapsed_(TextBuffer *out, const char *text, size_t n
     return true;
 }
 
-static inline bool normalize_apply_(const Tokenizer *t, const NormalizeStep_ *step, const char *text, size_t n,
-                                    int part, TextBuffer *out, Error *e) {
+static inline bool normalize_apply_(const Tokenizer *t, const NormalizeStep_ *step,
+                                    const char *text, size_t n, int part, TextBuffer *out,
+                                    Error *e) {
     size_t left, right;
     out->length = 0;
     switch (step->operation) {
     case NORMALIZE_PREPEND_:
-        return (n == 0 || part & TEXT_CONTINUES || text_append_(out, step->content, step->content_length, e)) &&
+        return (n == 0 || part & TEXT_CONTINUES ||
+                text_append_(out, step->content, step->content_length, e)) &&
                text_append_(out, text, n, e);
     case NORMALIZE_REPLACE_:
-        return append_replaced_(out, text, n, step->pattern, step->pattern_length, step->content, step->content_length,
-                                e);
+        return append_replaced_(out, text, n, step->pattern, step->pattern_length, step->content,
+                                step->content_length, e);
     case NORMALIZE_SPACES_:
         return append_collapsed_(out, text, n, step->content, step->content_length, e);
     case NORMALIZE_STRIP_:
         left = step->left && !(part & TEXT_CONTINUES) ? leading_space_(t->classes, text, n) : 0;
-        right = step->right && !(part & TEXT_GOES_ON) ? trailing_space_(t->classes, text + left, n - left) : 0;
+        right = step->right && !(part & TEXT_GOES_ON)
+                    ? trailing_space_(t->classes, text + left, n - left)
+                    : 0;
         return text_append_(out, text + left, n - left - right, e);
     }
     return true;
 }
 
 // Normalizes as a tokenizer.json says, into *out by way of *other.
-static inline bool normalize_steps_(const Tokenizer *t, const char *text, size_t n, int part, TextBuffer *out,
-                                    TextBuffer *other, Error *e) {
+static inline bool normalize_steps_(const Tokenizer *t, const char *text, size_t n, int part,
+                                    TextBuffer *out, TextBuffer *other, Error *e) {
     out->length = 0;
     if (!text_append_(out, text, n, e)) {
         return false;
@@ -1906,12 +2030,13 @@ static inline bool normalize_steps_(const Tokenizer *t, const char *text, size_t
     return true;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Encode: the whole way
 
-// Encodes what lies between added tokens, normalized: the pre-tokenizer and the model. `first`: it begins the text.
-static inline bool encode_between_(Encoder *encoder, const char *text, size_t n, int part, bool first, TokenBuffer *out,
-                                   Error *e) {
+// Encodes what lies between added tokens, normalized: the pre-tokenizer and the model. `first`: it
+// begins the text.
+static inline bool encode_between_(Encoder *encoder, const char *text, size_t n, int part,
+                                   bool first, TokenBuffer *out, Error *e) {
     const Tokenizer *t = encoder->tokenizer;
     const size_t m = t->replacement_length;
     if (n == 0) {
@@ -1922,7 +2047,8 @@ static inline bool encode_between_(Encoder *encoder, const char *text, size_t n,
             return encode_split_(encoder, text, n, out, e);
         }
         encoder->other.length = 0;
-        return text_append_(&encoder->other, " ", 1, e) && text_append_(&encoder->other, text, n, e) &&
+        return text_append_(&encoder->other, " ", 1, e) &&
+               text_append_(&encoder->other, text, n, e) &&
                encode_split_(encoder, encoder->other.data, n + 1, out, e);
     }
     if (m == 0) {
@@ -1958,7 +2084,8 @@ static inline bool encode_between_(Encoder *encoder, const char *text, size_t n,
 }
 
 // The longest added token of this pass that starts at text[0] (length > 0), NULL if there is none.
-static inline const AddedToken *added_match_(const Tokenizer *t, int pass, const char *text, size_t length) {
+static inline const AddedToken *added_match_(const Tokenizer *t, int pass, const char *text,
+                                             size_t length) {
     const uint32_t *range = &t->added_first[pass][(unsigned char)*text];
     for (uint32_t k = range[0]; k < range[1]; k++) {
         const AddedToken *a = t->added_order[k];
@@ -1972,12 +2099,13 @@ static inline const AddedToken *added_match_(const Tokenizer *t, int pass, const
 static inline bool is_word_at_(const Tokenizer *t, const char *text, const char *end) {
     uint32_t c;
     return utf8_decode(text, (size_t)(end - text), &c) &&
-           (c < CLASSES_END_ ? t->classes[c] & CLASS_WORD_ : c >= VARIATION_SELECTORS_ && c < VARIATION_SELECTORS_END_);
+           (c < CLASSES_END_ ? t->classes[c] & CLASS_WORD_
+                             : c >= VARIATION_SELECTORS_ && c < VARIATION_SELECTORS_END_);
 }
 
 // False if the token must stand alone and a part of a word is beside it.
-static inline bool added_stands_(const Tokenizer *t, const AddedToken *a, const char *text, size_t length,
-                                 size_t start) {
+static inline bool added_stands_(const Tokenizer *t, const AddedToken *a, const char *text,
+                                 size_t length, size_t start) {
     size_t stop = start + a->length, before = start;
     if (!a->single_word) {
         return true;
@@ -1988,14 +2116,16 @@ static inline bool added_stands_(const Tokenizer *t, const AddedToken *a, const 
            (stop == length || !is_word_at_(t, text + stop, text + length));
 }
 
-static inline bool encode_pass_(Encoder *encoder, int pass, const char *text, size_t length, int part, bool first,
-                                TokenBuffer *out, Error *e);
+static inline bool encode_pass_(Encoder *encoder, int pass, const char *text, size_t length,
+                                int part, bool first, TokenBuffer *out, Error *e);
 
 // What pass `pass` has left between two added tokens: text[start .. stop).
-static inline bool encode_slice_(Encoder *encoder, int pass, const char *text, size_t length, size_t start, size_t stop,
-                                 int part, bool first, TokenBuffer *out, Error *e) {
+static inline bool encode_slice_(Encoder *encoder, int pass, const char *text, size_t length,
+                                 size_t start, size_t stop, int part, bool first, TokenBuffer *out,
+                                 Error *e) {
     const Tokenizer *t = encoder->tokenizer;
-    int here = (start == 0 ? part & TEXT_CONTINUES : 0) | (stop == length ? part & TEXT_GOES_ON : 0);
+    int here =
+        (start == 0 ? part & TEXT_CONTINUES : 0) | (stop == length ? part & TEXT_GOES_ON : 0);
     first = first && start == 0;
     if (start >= stop) {
         return true;
@@ -2006,14 +2136,17 @@ static inline bool encode_slice_(Encoder *encoder, int pass, const char *text, s
     if (t->step_count == 0) {
         return encode_pass_(encoder, 1, text + start, stop - start, here, first, out, e);
     }
-    return normalize_steps_(t, text + start, stop - start, here, &encoder->normalized, &encoder->other, e) &&
-           encode_pass_(encoder, 1, encoder->normalized.data, encoder->normalized.length, here, first, out, e);
+    return normalize_steps_(t, text + start, stop - start, here, &encoder->normalized,
+                            &encoder->other, e) &&
+           encode_pass_(encoder, 1, encoder->normalized.data, encoder->normalized.length, here,
+                        first, out, e);
 }
 
-// Cuts the added tokens out, leftmost first, the longest of those that start there: in pass 0 those with normalized =
-// false, in pass 1 the others from what lies between, normalized. What lies between after both is encoded.
-static inline bool encode_pass_(Encoder *encoder, int pass, const char *text, size_t length, int part, bool first,
-                                TokenBuffer *out, Error *e) {
+// Cuts the added tokens out, leftmost first, the longest of those that start there: in pass 0 those
+// with normalized = false, in pass 1 the others from what lies between, normalized. What lies
+// between after both is encoded.
+static inline bool encode_pass_(Encoder *encoder, int pass, const char *text, size_t length,
+                                int part, bool first, TokenBuffer *out, Error *e) {
     const Tokenizer *t = encoder->tokenizer;
     size_t done = 0, i = 0;
     while (i < length && t->added_first[pass][0] < t->added_first[pass][256]) {
@@ -2034,7 +2167,8 @@ static inline bool encode_pass_(Encoder *encoder, int pass, const char *text, si
         if (a->right_strip) {
             stop += leading_space_(t->classes, text + stop, length - stop);
         }
-        if (!encode_slice_(encoder, pass, text, length, done, start, part, first, out, e) || !ids_reserve_(out, 1, e)) {
+        if (!encode_slice_(encoder, pass, text, length, done, start, part, first, out, e) ||
+            !ids_reserve_(out, 1, e)) {
             return false;
         }
         out->ids[out->count++] = a->id;
@@ -2043,39 +2177,44 @@ static inline bool encode_pass_(Encoder *encoder, int pass, const char *text, si
     return encode_slice_(encoder, pass, text, length, done, length, part, first, out, e);
 }
 
-// Appends the ids of a part of a text. `part` is TEXT_WHOLE, or TEXT_CONTINUES and TEXT_GOES_ON, or'ed, for a piece
-// that tokenizer_safe_cut has cut off: one encoder gets the pieces of a text in order. The text should be UTF-8 (see
-// utf8_sanitize). Added tokens in it become their ids; none is added at the beginning or the end.
-static inline bool encoder_encode_part(Encoder *encoder, const char *text, size_t length, int part, TokenBuffer *out,
-                                       Error *e) {
+// Appends the ids of a part of a text. `part` is TEXT_WHOLE, or TEXT_CONTINUES and TEXT_GOES_ON,
+// or'ed, for a piece that tokenizer_safe_cut has cut off: one encoder gets the pieces of a text in
+// order. The text should be UTF-8 (see utf8_sanitize). Added tokens in it become their ids; none is
+// added at the beginning or the end.
+static inline bool encoder_encode_part(Encoder *encoder, const char *text, size_t length, int part,
+                                       TokenBuffer *out, Error *e) {
     const Tokenizer *t = encoder->tokenizer;
     encoder->first_id = out->count;
     if (!t->sentencepiece) {
         return encode_pass_(encoder, 0, text, length, part, !(part & TEXT_CONTINUES), out, e);
     }
     return normalize_sentencepiece_(t, text, length, part, &encoder->normalized, NULL, 0, e) &&
-           encode_pieces_(encoder, encoder->normalized.data, encoder->normalized.length, part & TEXT_CONTINUES, out, e);
+           encode_pieces_(encoder, encoder->normalized.data, encoder->normalized.length,
+                          part & TEXT_CONTINUES, out, e);
 }
 
 // Appends the ids of a whole text.
-static inline bool encoder_encode(Encoder *encoder, const char *text, size_t length, TokenBuffer *out, Error *e) {
+static inline bool encoder_encode(Encoder *encoder, const char *text, size_t length,
+                                  TokenBuffer *out, Error *e) {
     return encoder_encode_part(encoder, text, length, TEXT_WHOLE, out, e);
 }
 
 // The same with an encoder made for this one text.
-static inline bool tokenizer_encode(const Tokenizer *t, const char *text, size_t length, TokenBuffer *out, Error *e) {
+static inline bool tokenizer_encode(const Tokenizer *t, const char *text, size_t length,
+                                    TokenBuffer *out, Error *e) {
     Encoder encoder;
     bool ok = encoder_init(&encoder, t, e) && encoder_encode(&encoder, text, length, out, e);
     encoder_free(&encoder);
     return ok;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Where a text may be cut
 
-// True if an added token that is looked for in this pass, whole or cut off by the end of the text, lies across position
-// `cut` or touches it.
-static inline bool added_token_touches_(const Tokenizer *t, int pass, const char *text, size_t length, size_t cut) {
+// True if an added token that is looked for in this pass, whole or cut off by the end of the text,
+// lies across position `cut` or touches it.
+static inline bool added_token_touches_(const Tokenizer *t, int pass, const char *text,
+                                        size_t length, size_t cut) {
     for (size_t k = 0; k < t->added_count; k++) {
         const AddedToken *a = &t->added[k];
         size_t start = cut >= a->length ? cut - a->length : 0;
@@ -2089,15 +2228,17 @@ static inline bool added_token_touches_(const Tokenizer *t, int pass, const char
     return false;
 }
 
-// Byte-level BPE: a place between a character a that is not white space and a character b of another class, except an
-// apostrophe and a letter, and except beside an added token. There no pre-token of GPT-2's spans the cut: a run has one
-// class; a space may precede a run, but a is none; a contraction is an apostrophe and letters; \s+ takes white space
-// only. Nor does what follows the cut change a match before it: a run ends at the cut either way; a contraction before
-// the cut has all its letters there, for b continues none; and white space before a is followed by the same character
-// as before, so (?!\S) sees the same. Matches behind the cut never look back. Added tokens are found from left to
-// right, so where none touches the cut, the same ones are found on both sides, with the same surroundings: a and b are
-// not both white space. By the other rules the same holds where a is a letter and b none: only a run of letters or a
-// contraction ends in a letter, and both end there; digits and line ends belong to what follows.
+// Byte-level BPE: a place between a character a that is not white space and a character b of
+// another class, except an apostrophe and a letter, and except beside an added token. There no
+// pre-token of GPT-2's spans the cut: a run has one class; a space may precede a run, but a is
+// none; a contraction is an apostrophe and letters; \s+ takes white space only. Nor does what
+// follows the cut change a match before it: a run ends at the cut either way; a contraction before
+// the cut has all its letters there, for b continues none; and white space before a is followed by
+// the same character as before, so (?!\S) sees the same. Matches behind the cut never look back.
+// Added tokens are found from left to right, so where none touches the cut, the same ones are found
+// on both sides, with the same surroundings: a and b are not both white space. By the other rules
+// the same holds where a is a letter and b none: only a run of letters or a contraction ends in a
+// letter, and both end there; digits and line ends belong to what follows.
 static inline size_t cut_pretokens_(const Tokenizer *t, const char *text, size_t length) {
     int class_after = -1; // of the character that starts at `end`
     for (size_t end = length; end > 0;) {
@@ -2110,9 +2251,12 @@ static inline size_t cut_pretokens_(const Tokenizer *t, const char *text, size_t
             class = class_after;
         }
         bool quoted = text[start] == '\'' && class_after == CLASS_LETTER_;
-        bool ends = t->split == SPLIT_GPT2_ ? class != CLASS_SPACE_ && !quoted : class == CLASS_LETTER_;
-        if (end < length && ends && class != class_after && !(t->space_strips && class_after == CLASS_SPACE_) &&
-            !added_token_touches_(t, 0, text, length, end) && !added_token_touches_(t, 1, text, length, end)) {
+        bool ends =
+            t->split == SPLIT_GPT2_ ? class != CLASS_SPACE_ && !quoted : class == CLASS_LETTER_;
+        if (end < length && ends && class != class_after &&
+            !(t->space_strips && class_after == CLASS_SPACE_) &&
+            !added_token_touches_(t, 0, text, length, end) &&
+            !added_token_touches_(t, 1, text, length, end)) {
             return end;
         }
         class_after = class;
@@ -2121,7 +2265,8 @@ static inline size_t cut_pretokens_(const Tokenizer *t, const char *text, size_t
     return 0;
 }
 
-// True if no step of the tokenizer.json's normalization looks at this character, makes it, or takes it away.
+// True if no step of the tokenizer.json's normalization looks at this character, makes it, or takes
+// it away.
 static inline bool is_inert_(const Tokenizer *t, const char *text, size_t n) {
     size_t length;
     if (class_at_(t->classes, text, text + n, &length) == CLASS_SPACE_) {
@@ -2137,18 +2282,20 @@ static inline bool is_inert_(const Tokenizer *t, const char *text, size_t n) {
     return !memmem(t->replacement, t->replacement_length, text, length);
 }
 
-// Normalizes text[begin .. n) as a tokenizer.json says and lists the places between two inert characters. No step
-// changes an inert character or takes two neighbours apart, so the k-th of the text is the k-th of what it becomes.
-// `restart`: an added token lies before the place.
-static inline bool normalize_tail_(const Tokenizer *t, const char *text, size_t n, size_t begin, TextBuffer *out,
-                                   TextBuffer *other, CutPlaces_ *cuts, Error *e) {
-    if (!normalize_steps_(t, text + begin, n - begin, TEXT_CONTINUES | TEXT_GOES_ON, out, other, e)) {
+// Normalizes text[begin .. n) as a tokenizer.json says and lists the places between two inert
+// characters. No step changes an inert character or takes two neighbours apart, so the k-th of the
+// text is the k-th of what it becomes. `restart`: an added token lies before the place.
+static inline bool normalize_tail_(const Tokenizer *t, const char *text, size_t n, size_t begin,
+                                   TextBuffer *out, TextBuffer *other, CutPlaces_ *cuts, Error *e) {
+    if (!normalize_steps_(t, text + begin, n - begin, TEXT_CONTINUES | TEXT_GOES_ON, out, other,
+                          e)) {
         return false;
     }
     if (t->replacement_length) {
         TextBuffer from = *out;
         other->length = 0;
-        if (!append_replaced_(other, from.data, from.length, " ", 1, t->replacement, t->replacement_length, e)) {
+        if (!append_replaced_(other, from.data, from.length, " ", 1, t->replacement,
+                              t->replacement_length, e)) {
             return false;
         }
         *out = *other, *other = from;
@@ -2184,8 +2331,8 @@ static inline bool normalize_tail_(const Tokenizer *t, const char *text, size_t 
     return true;
 }
 
-// Can the token that ends behind this character, the last before a cut, only be a known one? Otherwise unknown
-// characters on both sides would become one.
+// Can the token that ends behind this character, the last before a cut, only be a known one?
+// Otherwise unknown characters on both sides would become one.
 static inline bool ends_known_(const Tokenizer *t, const char *text, size_t at, size_t length) {
     size_t n;
     if (t->sentencepiece && t->byte_fallback) {
@@ -2198,14 +2345,17 @@ static inline bool ends_known_(const Tokenizer *t, const char *text, size_t at, 
 }
 
 // Keeps the places that no piece lies across in any segmentation.
-static inline void keep_places_between_pieces_(const Tokenizer *t, const TextBuffer *text, CutPlaces_ *cuts) {
+static inline void keep_places_between_pieces_(const Tokenizer *t, const TextBuffer *text,
+                                               CutPlaces_ *cuts) {
     size_t reach = 0, kept = 0, next = 0, length = 0;
-    size_t from = cuts->count ? cuts->places[0].normalized : 0; // pieces from before this place are not seen
+    size_t from =
+        cuts->count ? cuts->places[0].normalized : 0; // pieces from before this place are not seen
     for (size_t at = from; next < cuts->count && at < text->length; at += length) {
         CutPlace_ *place = &cuts->places[next];
         if (at == place->normalized) {
             from = place->restart ? at : from;
-            if (reach <= at && at - from > t->longest_piece && ends_known_(t, text->data, at, length)) {
+            if (reach <= at && at - from > t->longest_piece &&
+                ends_known_(t, text->data, at, length)) {
                 cuts->places[kept++] = *place;
             }
             next++;
@@ -2220,15 +2370,17 @@ static inline void keep_places_between_pieces_(const Tokenizer *t, const TextBuf
     cuts->count = kept;
 }
 
-// Pieces: a place where normalization may be cut and that no piece lies across, whichever way the text before and
-// behind it is segmented, far enough behind an added token. All ways through the lattice meet there, and no merge
-// crosses it. (A sum of scores goes on behind the cut: see Encoder.score.)
+// Pieces: a place where normalization may be cut and that no piece lies across, whichever way the
+// text before and behind it is segmented, far enough behind an added token. All ways through the
+// lattice meet there, and no merge crosses it. (A sum of scores goes on behind the cut: see
+// Encoder.score.)
 static inline size_t cut_pieces_(const Tokenizer *t, const char *text, size_t length) {
     TextBuffer normalized = {0}, other = {0};
     CutPlaces_ cuts = {0};
     Error e;
     size_t cut = 0;
-    bool ok = !(t->has_unused && t->model == MODEL_PIECE_BPE); // how those are cut in two depends on the whole text
+    bool ok = !(t->has_unused &&
+                t->model == MODEL_PIECE_BPE); // how those are cut in two depends on the whole text
     for (size_t window = 4096; ok && cut == 0; window *= 8) {
         size_t begin = length > window ? length - window : 0;
         while (begin > 0 && ((unsigned char)text[begin] & 0xC0) == 0x80) {
@@ -2236,18 +2388,21 @@ static inline size_t cut_pieces_(const Tokenizer *t, const char *text, size_t le
         }
         while (begin > 0 && !t->sentencepiece) { // between two inert characters
             size_t before = begin - 1;
-            while (before > 0 && begin - before < 4 && ((unsigned char)text[before] & 0xC0) == 0x80) {
+            while (before > 0 && begin - before < 4 &&
+                   ((unsigned char)text[before] & 0xC0) == 0x80) {
                 before--;
             }
-            if (is_inert_(t, text + before, length - before) && is_inert_(t, text + begin, length - begin)) {
+            if (is_inert_(t, text + before, length - before) &&
+                is_inert_(t, text + begin, length - begin)) {
                 break;
             }
             begin = before;
         }
         cuts.count = 0;
-        ok = t->sentencepiece ? normalize_sentencepiece_(t, text, length, TEXT_CONTINUES | TEXT_GOES_ON, &normalized,
-                                                         &cuts, begin, &e)
-                              : normalize_tail_(t, text, length, begin, &normalized, &other, &cuts, &e);
+        ok = t->sentencepiece
+                 ? normalize_sentencepiece_(t, text, length, TEXT_CONTINUES | TEXT_GOES_ON,
+                                            &normalized, &cuts, begin, &e)
+                 : normalize_tail_(t, text, length, begin, &normalized, &other, &cuts, &e);
         if (!ok) {
             break;
         }
@@ -2267,24 +2422,25 @@ static inline size_t cut_pieces_(const Tokenizer *t, const char *text, size_t le
     return cut;
 }
 
-// The largest position found such that text[0 .. cut) and text[cut ..), the latter with anything appended, give the
-// same ids encoded apart (encoder_encode_part, one encoder) as together; 0 if there is none. `text` ends with a whole
-// character; it may itself continue another.
+// The largest position found such that text[0 .. cut) and text[cut ..), the latter with anything
+// appended, give the same ids encoded apart (encoder_encode_part, one encoder) as together; 0 if
+// there is none. `text` ends with a whole character; it may itself continue another.
 static inline size_t tokenizer_safe_cut(const Tokenizer *t, const char *text, size_t length) {
-    return t->model == MODEL_BYTE_BPE ? cut_pretokens_(t, text, length) : cut_pieces_(t, text, length);
+    return t->model == MODEL_BYTE_BPE ? cut_pretokens_(t, text, length)
+                                      : cut_pieces_(t, text, length);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Decode
 
-// Turns ids into text, one by one, as the owning library turns all of them: what is certain so far stands in `text`,
-// always whole characters; the caller takes it from there and sets text.length to 0. To continue a text, give the ids
-// before it first.
+// Turns ids into text, one by one, as the owning library turns all of them: what is certain so far
+// stands in `text`, always whole characters; the caller takes it from there and sets text.length to
+// 0. To continue a text, give the ids before it first.
 typedef struct {
     const Tokenizer *tokenizer;
     bool all; // special tokens too
     TextBuffer text;
-    TextBuffer held;                // bytes of a character, or of a run of byte pieces, that is not complete
+    TextBuffer held; // bytes of a character, or of a run of byte pieces, that is not complete
     TextBuffer scratch[MAX_STEPS_]; // of a decoder step
     size_t seen[MAX_STEPS_ + 1];    // by a decoder step: tokens, or characters it has stripped
     bool begun;                     // sentencepiece: no space is dropped any more
@@ -2303,8 +2459,8 @@ static inline void decoder_free(Decoder *d) {
     *d = (Decoder){0};
 }
 
-// Passes on the held bytes as far as they are whole characters, at the end all of them. Ill-formed ones become U+FFFD:
-// one for each maximal part of a character, or with `each` one for each byte.
+// Passes on the held bytes as far as they are whole characters, at the end all of them. Ill-formed
+// ones become U+FFFD: one for each maximal part of a character, or with `each` one for each byte.
 static inline bool decoder_flush_(Decoder *d, bool final, bool each, Error *e) {
     const char *bytes = d->held.data;
     size_t n = d->held.length, at = 0;
@@ -2314,7 +2470,8 @@ static inline bool decoder_flush_(Decoder *d, bool final, bool each, Error *e) {
         size_t length = taken;
         if (taken == 0) {
             taken = utf8_maximal_subpart_(bytes + at, n - at);
-            if (!final && at + taken == n && (unsigned char)bytes[at] >= 0xC2 && (unsigned char)bytes[at] <= 0xF4) {
+            if (!final && at + taken == n && (unsigned char)bytes[at] >= 0xC2 &&
+                (unsigned char)bytes[at] <= 0xF4) {
                 break;
             }
             text = "\xEF\xBF\xBD", length = 3;
@@ -2353,15 +2510,19 @@ static inline bool decoder_end_run_(Decoder *d, size_t i, Error *e) {
 }
 
 // Bytes of `text` without up to `most` of the step's characters at its beginning or end.
-static inline size_t stripped_start_(const DecodeStep_ *s, const char *text, size_t length, size_t most) {
+static inline size_t stripped_start_(const DecodeStep_ *s, const char *text, size_t length,
+                                     size_t most) {
     size_t at = 0;
-    for (; most && length - at >= s->pattern_length && !memcmp(text + at, s->pattern, s->pattern_length); most--) {
+    for (; most && length - at >= s->pattern_length &&
+           !memcmp(text + at, s->pattern, s->pattern_length);
+         most--) {
         at += s->pattern_length;
     }
     return at;
 }
 
-static inline size_t stripped_stop_(const DecodeStep_ *s, const char *text, size_t length, size_t most) {
+static inline size_t stripped_stop_(const DecodeStep_ *s, const char *text, size_t length,
+                                    size_t most) {
     size_t n = s->pattern_length, end = length;
     for (; most && end >= n && !memcmp(text + end - n, s->pattern, n); most--) {
         end -= n;
@@ -2374,7 +2535,8 @@ static inline bool decoder_step_(Decoder *d, size_t i, const char *text, size_t 
     const Tokenizer *t = d->tokenizer;
     if (i == t->decode_step_count) {
         bool space = t->joins_with_spaces && d->seen[i]++;
-        return (!space || text_append_(&d->text, " ", 1, e)) && text_append_(&d->text, text, length, e);
+        return (!space || text_append_(&d->text, " ", 1, e)) &&
+               text_append_(&d->text, text, length, e);
     }
     const DecodeStep_ *s = &t->decode_steps[i];
     TextBuffer *scratch = &d->scratch[i];
@@ -2385,8 +2547,8 @@ static inline bool decoder_step_(Decoder *d, size_t i, const char *text, size_t 
     case DECODE_FUSE_:
         return decoder_step_(d, i + 1, text, length, e);
     case DECODE_REPLACE_:
-        return append_replaced_(scratch, text, length, s->pattern, s->pattern_length, s->content, s->content_length,
-                                e) &&
+        return append_replaced_(scratch, text, length, s->pattern, s->pattern_length, s->content,
+                                s->content_length, e) &&
                decoder_step_(d, i + 1, scratch->data, scratch->length, e);
     case DECODE_METASPACE_:
         start = d->seen[i]++;
@@ -2409,7 +2571,8 @@ static inline bool decoder_step_(Decoder *d, size_t i, const char *text, size_t 
         }
         start = stripped_start_(s, text, length, s->start);
         stop = stripped_stop_(s, text, length, s->stop);
-        return decoder_step_(d, i + 1, text + start, start + stop < length ? length - start - stop : 0, e);
+        return decoder_step_(d, i + 1, text + start,
+                             start + stop < length ? length - start - stop : 0, e);
     }
     return true;
 }
@@ -2433,7 +2596,8 @@ static inline bool decoder_add_piece_(Decoder *d, const Token *token, const char
     if (token->kind == PIECE_UNKNOWN_) {
         return text_append_(&d->text, t->unknown_surface, t->unknown_surface_length, e);
     }
-    if (!d->begun && (t->dummy_prefix || t->collapse_spaces) && length >= 3 && !memcmp(text, SPACE_SYMBOL_, 3)) {
+    if (!d->begun && (t->dummy_prefix || t->collapse_spaces) && length >= 3 &&
+        !memcmp(text, SPACE_SYMBOL_, 3)) {
         text += 3, length -= 3;
         d->seen[0] = !t->collapse_spaces; // one space only, even if no text has come yet
     }
@@ -2470,7 +2634,7 @@ static inline bool decoder_end(Decoder *d, Error *e) {
     return decoder_flush_(d, true, t->sentencepiece, e);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Load: what the formats share
 
 typedef struct {
@@ -2487,11 +2651,13 @@ typedef struct {
 
 // Slot of the token whose text is `a` followed by `b`, or the empty slot where it would be.
 static inline uint32_t *vocabulary_slot_(const Vocabulary_ *v, FileText_ a, FileText_ b) {
-    uint64_t hash = hash_mix_(hash_bytes_(hash_bytes_(HASH_START_, a.text, a.length), b.text, b.length));
+    uint64_t hash =
+        hash_mix_(hash_bytes_(hash_bytes_(HASH_START_, a.text, a.length), b.text, b.length));
     for (size_t i = (size_t)hash & v->mask;; i = (i + 1) & v->mask) {
         const FileText_ *token = v->slots[i] ? &v->tokens[v->slots[i] - 1] : NULL;
-        if (!token || (token->length == a.length + b.length && !memcmp(token->text, a.text, a.length) &&
-                       !memcmp(token->text + a.length, b.text, b.length))) {
+        if (!token ||
+            (token->length == a.length + b.length && !memcmp(token->text, a.text, a.length) &&
+             !memcmp(token->text + a.length, b.text, b.length))) {
             return &v->slots[i];
         }
     }
@@ -2512,9 +2678,11 @@ static inline void vocabulary_free_(Vocabulary_ *v) {
     free(v->slots);
 }
 
-static inline bool vocabulary_reserve_(Vocabulary_ *v, size_t count, size_t more, const char *path, Error *e) {
+static inline bool vocabulary_reserve_(Vocabulary_ *v, size_t count, size_t more, const char *path,
+                                       Error *e) {
     if (count > TOKENIZER_MAX_VOCAB || more > TOKENIZER_MAX_VOCAB - count) {
-        return fail(e, "%s: %zu tokens; at most %d are supported", path, count + more, TOKENIZER_MAX_VOCAB);
+        return fail(e, "%s: %zu tokens; at most %d are supported", path, count + more,
+                    TOKENIZER_MAX_VOCAB);
     }
     for (v->mask = 15; v->mask < 2 * (count + more);) {
         v->mask = 2 * v->mask + 1;
@@ -2539,15 +2707,16 @@ static inline bool json_is_bool_(const Json *node, bool value) {
 
 static inline bool path_join_(char path[4096], const char *directory, const char *name, Error *e) {
     int n = snprintf(path, 4096, "%s/%s", directory, name);
-    return (n > 0 && n < 4096) || fail(e, "%.200s...: the path is longer than 4095 bytes", directory);
+    return (n > 0 && n < 4096) ||
+           fail(e, "%.200s...: the path is longer than 4095 bytes", directory);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Load: tokenizer.json, the components
 
 // Copies a short text of a component into a step.
-static inline bool step_text_(char out[STEP_TEXT_], size_t *length, const Json *node, const char *what,
-                              const char *path, Error *e) {
+static inline bool step_text_(char out[STEP_TEXT_], size_t *length, const Json *node,
+                              const char *what, const char *path, Error *e) {
     if (!json_string(node) || node->length >= STEP_TEXT_) {
         return fail(e, "%s: %s must be a text of less than %d bytes", path, what, STEP_TEXT_);
     }
@@ -2561,21 +2730,26 @@ static inline bool is_literal_(const char *expression) {
     return *expression && !strpbrk(expression, "\\^$.|?*+()[]{}");
 }
 
-static const char START_OF_TEXT_[] = "(?<!\\n)^"; // Oniguruma's ^ holds at every line; this, only where the text begins
+static const char START_OF_TEXT_[] =
+    "(?<!\\n)^"; // Oniguruma's ^ holds at every line; this, only where the text begins
 
-// Replace {"pattern": {"String": s} or {"Regex": r}, "content": s}: the texts, and the expression if it is no literal.
+// Replace {"pattern": {"String": s} or {"Regex": r}, "content": s}: the texts, and the expression
+// if it is no literal.
 static inline bool replace_read_(const Json *node, char pattern[STEP_TEXT_], size_t *pattern_length,
-                                 char content[STEP_TEXT_], size_t *content_length, const char **expression,
-                                 const char *path, Error *e) {
+                                 char content[STEP_TEXT_], size_t *content_length,
+                                 const char **expression, const char *path, Error *e) {
     const Json *literal = json_get(json_get(node, "pattern"), "String");
     const Json *regex = json_get(json_get(node, "pattern"), "Regex");
     *expression = regex && json_string(regex) && !is_literal_(regex->text) ? regex->text : NULL;
-    return step_text_(content, content_length, json_get(node, "content"), "the content of Replace", path, e) &&
-           step_text_(pattern, pattern_length, literal ? literal : regex, "the pattern of Replace", path, e) &&
+    return step_text_(content, content_length, json_get(node, "content"), "the content of Replace",
+                      path, e) &&
+           step_text_(pattern, pattern_length, literal ? literal : regex, "the pattern of Replace",
+                      path, e) &&
            (*pattern_length > 0 || fail(e, "%s: the pattern of Replace must not be empty", path));
 }
 
-static inline bool normalizer_read_(Tokenizer *t, const Json *node, int depth, const char *path, Error *e) {
+static inline bool normalizer_read_(Tokenizer *t, const Json *node, int depth, const char *path,
+                                    Error *e) {
     const Json *list = json_get(node, "normalizers");
     if (json_has_type_(node, "Sequence") && list && list->kind == JSON_ARRAY && depth < 4) {
         for (const Json *child = list->child; child; child = child->next) {
@@ -2592,20 +2766,20 @@ static inline bool normalizer_read_(Tokenizer *t, const Json *node, int depth, c
     *step = (NormalizeStep_){0};
     if (json_has_type_(node, "Prepend")) {
         step->operation = NORMALIZE_PREPEND_;
-        return step_text_(step->content, &step->content_length, json_get(node, "prepend"), "the text of Prepend", path,
-                          e);
+        return step_text_(step->content, &step->content_length, json_get(node, "prepend"),
+                          "the text of Prepend", path, e);
     }
     if (json_has_type_(node, "Strip")) {
         const Json *left = json_get(node, "strip_left"), *right = json_get(node, "strip_right");
-        *step =
-            (NormalizeStep_){NORMALIZE_STRIP_, .left = json_is_bool_(left, true), .right = json_is_bool_(right, true)};
+        *step = (NormalizeStep_){NORMALIZE_STRIP_, .left = json_is_bool_(left, true),
+                                 .right = json_is_bool_(right, true)};
         return (left && right && left->kind == JSON_BOOL && right->kind == JSON_BOOL) ||
                fail(e, "%s: Strip must have strip_left and strip_right, true or false", path);
     }
     if (json_has_type_(node, "Replace")) {
         const char *expression;
-        if (!replace_read_(node, step->pattern, &step->pattern_length, step->content, &step->content_length,
-                           &expression, path, e)) {
+        if (!replace_read_(node, step->pattern, &step->pattern_length, step->content,
+                           &step->content_length, &expression, path, e)) {
             return false;
         }
         if (expression && !strcmp(expression, START_OF_TEXT_)) {
@@ -2621,9 +2795,11 @@ static inline bool normalizer_read_(Tokenizer *t, const Json *node, int depth, c
     const char *type = json_string(json_get(node, "type")),
                *expression = json_string(json_get(json_get(node, "pattern"), "Regex"));
     return fail(e,
-                "%s: the normalizer %.40s%s%.60s would give other ids here: Sequence, Prepend, Strip and Replace (of a "
+                "%s: the normalizer %.40s%s%.60s would give other ids here: Sequence, Prepend, "
+                "Strip and Replace (of a "
                 "text, of \" {2,}\", of \"(?<!\\n)^\") are supported",
-                path, type ? type : "without a type", expression ? " with " : "", expression ? expression : "");
+                path, type ? type : "without a type", expression ? " with " : "",
+                expression ? expression : "");
 }
 
 static inline bool metaspace_read_(Tokenizer *t, const Json *node, const char *path, Error *e) {
@@ -2637,14 +2813,17 @@ static inline bool metaspace_read_(Tokenizer *t, const Json *node, const char *p
     }
     if (!name || (strcmp(name, "always") && strcmp(name, "first") && strcmp(name, "never")) ||
         (json_is_bool_(json_get(node, "add_prefix_space"), false) && strcmp(name, "never"))) {
-        return fail(e,
-                    "%s: the prepend_scheme of Metaspace must be always, first or never, and never where "
-                    "add_prefix_space is false",
-                    path);
+        return fail(
+            e,
+            "%s: the prepend_scheme of Metaspace must be always, first or never, and never where "
+            "add_prefix_space is false",
+            path);
     }
     memcpy(t->replacement, replacement->text, replacement->length);
     t->replacement_length = replacement->length;
-    t->prepend = !strcmp(name, "always") ? PREPEND_ALWAYS_ : !strcmp(name, "first") ? PREPEND_FIRST_ : PREPEND_NEVER_;
+    t->prepend = !strcmp(name, "always")  ? PREPEND_ALWAYS_
+                 : !strcmp(name, "first") ? PREPEND_FIRST_
+                                          : PREPEND_NEVER_;
     t->metaspace_split = !json_is_bool_(split, false);
     return true;
 }
@@ -2672,31 +2851,38 @@ static inline bool byte_level_read_(Tokenizer *t, const Json *node, const char *
     bool ok = true;
     if (json_has_type_(node, "Sequence") && list && list->kind == JSON_ARRAY && list->length == 1) {
         node = list->child;
-    } else if (json_has_type_(node, "Sequence") && list && list->kind == JSON_ARRAY && list->length == 2) {
+    } else if (json_has_type_(node, "Sequence") && list && list->kind == JSON_ARRAY &&
+               list->length == 2) {
         before = list->child;
         node = before->next;
     }
     const Json *regex = json_get(node, "use_regex");
     ok = json_has_type_(node, "ByteLevel") && json_get(node, "add_prefix_space") &&
-         json_get(node, "add_prefix_space")->kind == JSON_BOOL && (!regex || regex->kind == JSON_BOOL);
+         json_get(node, "add_prefix_space")->kind == JSON_BOOL &&
+         (!regex || regex->kind == JSON_BOOL);
     bool splits = ok && !json_is_bool_(regex, false);
     t->prefix_space = ok && json_get(node, "add_prefix_space")->boolean;
-    if (before && json_has_type_(before, "Digits") && json_is_bool_(json_get(before, "individual_digits"), true)) {
+    if (before && json_has_type_(before, "Digits") &&
+        json_is_bool_(json_get(before, "individual_digits"), true)) {
         t->split = SPLIT_GPT2_DIGITS_;
         ok = ok && splits && !t->prefix_space;
     } else if (before) {
-        ok = ok && json_has_type_(before, "Split") && !splits && !t->prefix_space && split_read_(t, before);
+        ok = ok && json_has_type_(before, "Split") && !splits && !t->prefix_space &&
+             split_read_(t, before);
     } else {
         ok = ok && splits;
     }
     return ok || fail(e,
-                      "%s: this pre_tokenizer would give other ids here: it must be ByteLevel with use_regex true, or "
-                      "Digits with individual_digits before it, or a Split by the expression of GPT-2, GPT-4 or "
+                      "%s: this pre_tokenizer would give other ids here: it must be ByteLevel with "
+                      "use_regex true, or "
+                      "Digits with individual_digits before it, or a Split by the expression of "
+                      "GPT-2, GPT-4 or "
                       "Qwen 2 before it and use_regex false",
                       path);
 }
 
-static inline bool decoder_read_(Tokenizer *t, const Json *node, int depth, const char *path, Error *e) {
+static inline bool decoder_read_(Tokenizer *t, const Json *node, int depth, const char *path,
+                                 Error *e) {
     const Json *list = json_get(node, "decoders");
     if (json_has_type_(node, "Sequence") && list && list->kind == JSON_ARRAY && depth < 4) {
         for (const Json *child = list->child; child; child = child->next) {
@@ -2738,12 +2924,13 @@ static inline bool decoder_read_(Tokenizer *t, const Json *node, int depth, cons
     if (json_has_type_(node, "Strip")) {
         uint64_t start, stop;
         step->operation = DECODE_STRIP_;
-        if (!step_text_(step->pattern, &step->pattern_length, json_get(node, "content"), "the content of Strip", path,
-                        e)) {
+        if (!step_text_(step->pattern, &step->pattern_length, json_get(node, "content"),
+                        "the content of Strip", path, e)) {
             return false;
         }
-        if (json_uint(json_get(node, "start"), &start) && json_uint(json_get(node, "stop"), &stop) &&
-            step->pattern_length && utf8_decode(step->pattern, step->pattern_length, NULL) == step->pattern_length &&
+        if (json_uint(json_get(node, "start"), &start) &&
+            json_uint(json_get(node, "stop"), &stop) && step->pattern_length &&
+            utf8_decode(step->pattern, step->pattern_length, NULL) == step->pattern_length &&
             (!fused || stop == 0)) {
             step->start = (size_t)start, step->stop = (size_t)stop;
             return true;
@@ -2751,8 +2938,8 @@ static inline bool decoder_read_(Tokenizer *t, const Json *node, int depth, cons
     }
     if (json_has_type_(node, "Replace")) {
         const char *expression;
-        if (!replace_read_(node, step->pattern, &step->pattern_length, step->content, &step->content_length,
-                           &expression, path, e)) {
+        if (!replace_read_(node, step->pattern, &step->pattern_length, step->content,
+                           &step->content_length, &expression, path, e)) {
             return false;
         }
         step->operation = DECODE_REPLACE_;
@@ -2760,21 +2947,24 @@ static inline bool decoder_read_(Tokenizer *t, const Json *node, int depth, cons
             return true;
         }
         if (expression && !strcmp(expression, "(?<!\\n)^ ") && step->content_length == 0) {
-            *step = (DecodeStep_){DECODE_STRIP_, .pattern = " ", .pattern_length = 1, .start = 1, .fused = fused};
+            *step = (DecodeStep_){DECODE_STRIP_, .pattern = " ", .pattern_length = 1, .start = 1,
+                                  .fused = fused};
             return true;
         }
     }
     const char *type = json_string(json_get(node, "type"));
     return fail(e,
-                "%s: the decoder's step %zu, %.40s, is not supported: a Sequence of ByteFallback, Metaspace, Strip, "
-                "Replace (of a text, of \"(?<!\\n)^ \") and Fuse is, where after Fuse only the beginning is stripped",
+                "%s: the decoder's step %zu, %.40s, is not supported: a Sequence of ByteFallback, "
+                "Metaspace, Strip, "
+                "Replace (of a text, of \"(?<!\\n)^ \") and Fuse is, where after Fuse only the "
+                "beginning is stripped",
                 path, t->decode_step_count, type ? type : "without a type");
 }
 
 // A post-processor only adds special tokens, which no text here gets, or moves offsets.
 static inline bool post_processor_is_known_(const Json *post) {
-    static const char *const known[] = {"ByteLevel", "TemplateProcessing", "RobertaProcessing", "BertProcessing",
-                                        "Sequence"};
+    static const char *const known[] = {"ByteLevel", "TemplateProcessing", "RobertaProcessing",
+                                        "BertProcessing", "Sequence"};
     bool found = json_absent_(post);
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         found |= json_has_type_(post, known[i]);
@@ -2782,12 +2972,13 @@ static inline bool post_processor_is_known_(const Json *post) {
     return found;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Load: tokenizer.json, the model
 
-// Checks that the ids of {token: id} are 0 .. count - 1, each once, and files the tokens by id and by text; leaves room
-// for `more` tokens.
-static inline bool vocabulary_read_(Vocabulary_ *v, const Json *vocab, size_t more, const char *path, Error *e) {
+// Checks that the ids of {token: id} are 0 .. count - 1, each once, and files the tokens by id and
+// by text; leaves room for `more` tokens.
+static inline bool vocabulary_read_(Vocabulary_ *v, const Json *vocab, size_t more,
+                                    const char *path, Error *e) {
     if (!vocab || vocab->kind != JSON_OBJECT || vocab->length == 0) {
         return fail(e, "%s: the vocabulary must be an object {token: id}", path);
     }
@@ -2799,11 +2990,15 @@ static inline bool vocabulary_read_(Vocabulary_ *v, const Json *vocab, size_t mo
         FileText_ text = {token->key, token->key_length};
         uint64_t id;
         if (text.length == 0 || memchr(text.text, 0, text.length)) {
-            return fail(e, "%s: vocabulary entry %zu is empty or holds a NUL character", path, entry);
+            return fail(e, "%s: vocabulary entry %zu is empty or holds a NUL character", path,
+                        entry);
         }
         if (!json_uint(token, &id) || id >= count) {
-            return fail(e, "%s: vocabulary entry %zu: the ids of %zu tokens must be 0 to %zu without holes, not %.20s",
-                        path, entry, count, count - 1, token->kind == JSON_NUMBER ? token->text : "another value");
+            return fail(e,
+                        "%s: vocabulary entry %zu: the ids of %zu tokens must be 0 to %zu without "
+                        "holes, not %.20s",
+                        path, entry, count, count - 1,
+                        token->kind == JSON_NUMBER ? token->text : "another value");
         }
         if (v->tokens[id].text || vocabulary_find_(v, text) >= 0) {
             return fail(e, "%s: vocabulary entry %zu repeats %s", path, entry,
@@ -2814,9 +3009,10 @@ static inline bool vocabulary_read_(Vocabulary_ *v, const Json *vocab, size_t mo
     return true;
 }
 
-// Adds the token that a file writes as `text`: mapped back through the byte alphabet, or as it is if a character of it
-// stands for no byte.
-static inline bool tokenizer_add_text_(Tokenizer *t, const ByteAlphabet_ *alphabet, FileText_ text, Error *e) {
+// Adds the token that a file writes as `text`: mapped back through the byte alphabet, or as it is
+// if a character of it stands for no byte.
+static inline bool tokenizer_add_text_(Tokenizer *t, const ByteAlphabet_ *alphabet, FileText_ text,
+                                       Error *e) {
     char *bytes = malloc(text.length);
     size_t count = 0;
     bool verbatim = false;
@@ -2826,18 +3022,20 @@ static inline bool tokenizer_add_text_(Tokenizer *t, const ByteAlphabet_ *alphab
     for (size_t i = 0, n; i < text.length && !verbatim; i += n) {
         uint32_t c = 0;
         n = utf8_decode(text.text + i, text.length - i, &c);
-        verbatim = n == 0 || c >= sizeof alphabet->byte / sizeof *alphabet->byte || alphabet->byte[c] < 0;
+        verbatim =
+            n == 0 || c >= sizeof alphabet->byte / sizeof *alphabet->byte || alphabet->byte[c] < 0;
         if (!verbatim) {
             bytes[count++] = (char)alphabet->byte[c];
         }
     }
-    bool ok = tokenizer_add_token_(t, verbatim ? text.text : bytes, verbatim ? text.length : count, verbatim, e);
+    bool ok = tokenizer_add_token_(t, verbatim ? text.text : bytes, verbatim ? text.length : count,
+                                   verbatim, e);
     free(bytes);
     return ok;
 }
 
-static inline bool tokenizer_set_vocabulary_(Tokenizer *t, const ByteAlphabet_ *alphabet, const Vocabulary_ *v,
-                                             size_t count, Error *e) {
+static inline bool tokenizer_set_vocabulary_(Tokenizer *t, const ByteAlphabet_ *alphabet,
+                                             const Vocabulary_ *v, size_t count, Error *e) {
     for (size_t id = 0; id < count; id++) {
         if (!tokenizer_add_text_(t, alphabet, v->tokens[id], e)) {
             return false;
@@ -2848,9 +3046,10 @@ static inline bool tokenizer_set_vocabulary_(Tokenizer *t, const ByteAlphabet_ *
 }
 
 // Adds the merge of the tokens `a` and `b`, checked. `index` is where it stands, for error lines.
-static inline bool merge_read_(Tokenizer *t, const Vocabulary_ *v, FileText_ a, FileText_ b, const char *path,
-                               size_t index, Error *e) {
-    Merge merge = {vocabulary_find_(v, a), vocabulary_find_(v, b), (int32_t)*vocabulary_slot_(v, a, b) - 1};
+static inline bool merge_read_(Tokenizer *t, const Vocabulary_ *v, FileText_ a, FileText_ b,
+                               const char *path, size_t index, Error *e) {
+    Merge merge = {vocabulary_find_(v, a), vocabulary_find_(v, b),
+                   (int32_t)*vocabulary_slot_(v, a, b) - 1};
     if (merge.left < 0 || merge.right < 0 || merge.result < 0) {
         return fail(e, "%s: merge %zu: its %s is not in the vocabulary", path, index,
                     merge.left < 0    ? "first part"
@@ -2867,8 +3066,8 @@ static inline bool merge_read_(Tokenizer *t, const Vocabulary_ *v, FileText_ a, 
 }
 
 // A merge written "a b", or the version line, which has no rank.
-static inline bool merge_read_line_(Tokenizer *t, const Vocabulary_ *v, FileText_ line, const char *path, size_t index,
-                                    Error *e) {
+static inline bool merge_read_line_(Tokenizer *t, const Vocabulary_ *v, FileText_ line,
+                                    const char *path, size_t index, Error *e) {
     const char *space = memchr(line.text, ' ', line.length);
     if (line.length >= 8 && !memcmp(line.text, "#version", 8)) {
         return true;
@@ -2877,23 +3076,26 @@ static inline bool merge_read_line_(Tokenizer *t, const Vocabulary_ *v, FileText
     if (!space || memchr(space + 1, ' ', right)) {
         return fail(e, "%s: merge %zu must be two tokens with one space between", path, index);
     }
-    return merge_read_(t, v, (FileText_){line.text, left}, (FileText_){space + 1, right}, path, index, e);
+    return merge_read_(t, v, (FileText_){line.text, left}, (FileText_){space + 1, right}, path,
+                       index, e);
 }
 
 // "merges" of a tokenizer.json: strings "a b" or pairs ["a", "b"].
-static inline bool merges_read_json_(Tokenizer *t, const Vocabulary_ *v, const Json *merges, const char *path,
-                                     Error *e) {
+static inline bool merges_read_json_(Tokenizer *t, const Vocabulary_ *v, const Json *merges,
+                                     const char *path, Error *e) {
     size_t index = 0;
     if (!merges || merges->kind != JSON_ARRAY) {
         return fail(e, "%s: model.merges must be an array", path);
     }
     for (const Json *m = merges->child; m; m = m->next, index++) {
-        const Json *a = m->kind == JSON_ARRAY && m->length == 2 ? m->child : NULL, *b = a ? a->next : NULL;
+        const Json *a = m->kind == JSON_ARRAY && m->length == 2 ? m->child : NULL,
+                   *b = a ? a->next : NULL;
         bool ok;
         if (m->kind == JSON_STRING) {
             ok = merge_read_line_(t, v, (FileText_){m->text, m->length}, path, index, e);
         } else if (a && a->kind == JSON_STRING && b->kind == JSON_STRING) {
-            ok = merge_read_(t, v, (FileText_){a->text, a->length}, (FileText_){b->text, b->length}, path, index, e);
+            ok = merge_read_(t, v, (FileText_){a->text, a->length}, (FileText_){b->text, b->length},
+                             path, index, e);
         } else {
             ok = fail(e, "%s: merge %zu must be \"a b\" or [\"a\", \"b\"]", path, index);
         }
@@ -2904,8 +3106,9 @@ static inline bool merges_read_json_(Tokenizer *t, const Vocabulary_ *v, const J
     return true;
 }
 
-// The number as `tokenizers` reads it (serde_json without exact rounding): 64 bits of digits, then one division or
-// product by a power of ten. It may differ from the nearest double in the last bit, which decides ties.
+// The number as `tokenizers` reads it (serde_json without exact rounding): 64 bits of digits, then
+// one division or product by a power of ten. It may differ from the nearest double in the last bit,
+// which decides ties.
 static inline double serde_double_(const char *text) {
     static const int limit = 100000; // beyond any exponent that matters
     bool negative = *text == '-';
@@ -2915,16 +3118,16 @@ static inline double serde_double_(const char *text) {
     text += negative;
     for (; *text >= '0' && *text <= '9'; text++) {
         uint64_t more;
-        full |=
-            __builtin_mul_overflow(digits, 10, &more) || __builtin_add_overflow(more, (uint64_t)(*text - '0'), &more);
+        full |= __builtin_mul_overflow(digits, 10, &more) ||
+                __builtin_add_overflow(more, (uint64_t)(*text - '0'), &more);
         digits = full ? digits : more;
         exponent += full && exponent < limit;
     }
     full = false;
     for (text += *text == '.'; *text >= '0' && *text <= '9'; text++) {
         uint64_t more;
-        full |=
-            __builtin_mul_overflow(digits, 10, &more) || __builtin_add_overflow(more, (uint64_t)(*text - '0'), &more);
+        full |= __builtin_mul_overflow(digits, 10, &more) ||
+                __builtin_add_overflow(more, (uint64_t)(*text - '0'), &more);
         digits = full ? digits : more;
         exponent -= !full && exponent > -limit;
     }
@@ -2936,7 +3139,8 @@ static inline double serde_double_(const char *text) {
         exponent += down ? -written : written;
     }
     double value = (double)digits;
-    for (; value != 0.0 && (exponent > 308 || exponent < -308); exponent += exponent < 0 ? 308 : -308) {
+    for (; value != 0.0 && (exponent > 308 || exponent < -308);
+         exponent += exponent < 0 ? 308 : -308) {
         value = exponent < 0 ? value / 1e308 : value * 1e308;
         if (isinf(value)) {
             return value;
@@ -2944,16 +3148,18 @@ static inline double serde_double_(const char *text) {
     }
     if (value != 0.0) {
         double power = strtod((char[]){'1', 'e', (char)('0' + abs(exponent) / 100),
-                                       (char)('0' + abs(exponent) / 10 % 10), (char)('0' + abs(exponent) % 10), 0},
+                                       (char)('0' + abs(exponent) / 10 % 10),
+                                       (char)('0' + abs(exponent) % 10), 0},
                               NULL);
         value = exponent < 0 ? value / power : value * power;
     }
     return negative ? -value : value;
 }
 
-// "vocab" of a Unigram model: [[piece, score], ...]; the index is the id. Of a repeated piece the last one counts.
-static inline bool unigram_read_(Tokenizer *t, Vocabulary_ *v, const Json *model, size_t more, const char *path,
-                                 Error *e) {
+// "vocab" of a Unigram model: [[piece, score], ...]; the index is the id. Of a repeated piece the
+// last one counts.
+static inline bool unigram_read_(Tokenizer *t, Vocabulary_ *v, const Json *model, size_t more,
+                                 const char *path, Error *e) {
     const Json *vocab = json_get(model, "vocab"), *fallback = json_get(model, "byte_fallback");
     uint64_t unknown;
     double lowest = INFINITY;
@@ -2964,8 +3170,10 @@ static inline bool unigram_read_(Tokenizer *t, Vocabulary_ *v, const Json *model
         return false;
     }
     if (!json_uint(json_get(model, "unk_id"), &unknown) || unknown >= vocab->length) {
-        return fail(e, "%s: unk_id must be an id below %zu: without one, text of other characters has no ids", path,
-                    vocab->length);
+        return fail(
+            e,
+            "%s: unk_id must be an id below %zu: without one, text of other characters has no ids",
+            path, vocab->length);
     }
     t->scores = malloc(vocab->length * sizeof *t->scores);
     if (!t->scores) {
@@ -2976,12 +3184,15 @@ static inline bool unigram_read_(Tokenizer *t, Vocabulary_ *v, const Json *model
         const Json *score = piece ? piece->next : NULL;
         size_t id = t->vocab_size;
         if (!json_string(piece) || piece->length == 0 || score->kind != JSON_NUMBER) {
-            return fail(e, "%s: vocabulary entry %zu must be [piece, score], the piece not empty and without NUL", path,
-                        id);
+            return fail(e,
+                        "%s: vocabulary entry %zu must be [piece, score], the piece not empty and "
+                        "without NUL",
+                        path, id);
         }
         t->scores[id] = serde_double_(score->text);
         if (!isfinite(t->scores[id])) {
-            return fail(e, "%s: vocabulary entry %zu: its score %.40s is out of range", path, id, score->text);
+            return fail(e, "%s: vocabulary entry %zu: its score %.40s is out of range", path, id,
+                        score->text);
         }
         lowest = t->scores[id] < lowest ? t->scores[id] : lowest;
         if (!tokenizer_add_token_(t, piece->text, piece->length, false, e)) {
@@ -3007,7 +3218,8 @@ static inline bool unigram_parts_read_(Tokenizer *t, const Json *root, const cha
     }
     if (!json_absent_(pre) && !json_has_type_(pre, "Metaspace")) {
         return fail(e,
-                    "%s: this pre_tokenizer would give other ids here: that of a Unigram model must be null or "
+                    "%s: this pre_tokenizer would give other ids here: that of a Unigram model "
+                    "must be null or "
                     "Metaspace",
                     path);
     }
@@ -3017,12 +3229,14 @@ static inline bool unigram_parts_read_(Tokenizer *t, const Json *root, const cha
            (json_absent_(decoder) || decoder_read_(t, decoder, 0, path, e));
 }
 
-// Byte-level BPE: refuses every setting that would give other ids. unk_token, fuse_unk and byte_fallback have no effect
-// where all 256 bytes are in the vocabulary.
-static inline bool byte_bpe_parts_read_(Tokenizer *t, const Json *root, const char *path, Error *e) {
+// Byte-level BPE: refuses every setting that would give other ids. unk_token, fuse_unk and
+// byte_fallback have no effect where all 256 bytes are in the vocabulary.
+static inline bool byte_bpe_parts_read_(Tokenizer *t, const Json *root, const char *path,
+                                        Error *e) {
     const Json *model = json_get(root, "model"), *dropout = json_get(model, "dropout");
     const Json *prefix = json_get(model, "continuing_subword_prefix");
-    const Json *suffix = json_get(model, "end_of_word_suffix"), *ignore = json_get(model, "ignore_merges");
+    const Json *suffix = json_get(model, "end_of_word_suffix"),
+               *ignore = json_get(model, "ignore_merges");
     double rate;
     const char *wrong = NULL;
     if (!json_absent_(json_get(root, "normalizer"))) {
@@ -3038,17 +3252,19 @@ static inline bool byte_bpe_parts_read_(Tokenizer *t, const Json *root, const ch
         wrong = "model.ignore_merges must be true or false";
     }
     t->ignore_merges = json_is_bool_(ignore, true);
-    return wrong ? fail(e, "%s: %s", path, wrong) : byte_level_read_(t, json_get(root, "pre_tokenizer"), path, e);
+    return wrong ? fail(e, "%s: %s", path, wrong)
+                 : byte_level_read_(t, json_get(root, "pre_tokenizer"), path, e);
 }
 
-// One entry of "added_tokens". Its id must be the one that Hugging Face gives it whatever the file says: the
-// vocabulary's if its text is there, else the next free one.
-static inline bool added_read_(Tokenizer *t, const ByteAlphabet_ *alphabet, Vocabulary_ *v, const Json *entry,
-                               size_t index, const char *path, Error *e) {
+// One entry of "added_tokens". Its id must be the one that Hugging Face gives it whatever the file
+// says: the vocabulary's if its text is there, else the next free one.
+static inline bool added_read_(Tokenizer *t, const ByteAlphabet_ *alphabet, Vocabulary_ *v,
+                               const Json *entry, size_t index, const char *path, Error *e) {
     const Json *content = json_get(entry, "content");
     uint64_t id;
     if (!json_string(content) || content->length == 0 || content->length > 1000) {
-        return fail(e, "%s: added token %zu: content must be 1 to 1000 bytes without NUL", path, index);
+        return fail(e, "%s: added token %zu: content must be 1 to 1000 bytes without NUL", path,
+                    index);
     }
     FileText_ text = {content->text, content->length};
     int32_t known = vocabulary_find_(v, text);
@@ -3058,7 +3274,8 @@ static inline bool added_read_(Tokenizer *t, const ByteAlphabet_ *alphabet, Voca
     }
     if (!json_uint(json_get(entry, "id"), &id) || id != expected) {
         return fail(e, "%s: added token %zu: its id must be %zu (%s)", path, index, expected,
-                    known >= 0 ? "as in the vocabulary" : "the next after the vocabulary, without holes");
+                    known >= 0 ? "as in the vocabulary"
+                               : "the next after the vocabulary, without holes");
     }
     AddedToken added = {.text = (char *)text.text,
                         .length = text.length,
@@ -3070,9 +3287,11 @@ static inline bool added_read_(Tokenizer *t, const ByteAlphabet_ *alphabet, Voca
                         .single_word = json_is_bool_(json_get(entry, "single_word"), true)};
     TextBuffer normalized = {0}, other = {0};
     bool ok = true;
-    if (added.normalized && t->step_count) { // it is looked for, and decoded, as the normalizer leaves it
+    if (added.normalized &&
+        t->step_count) { // it is looked for, and decoded, as the normalizer leaves it
         ok = normalize_steps_(t, text.text, text.length, TEXT_WHOLE, &normalized, &other, e) &&
-             (normalized.length || fail(e, "%s: added token %zu: the normalizer leaves nothing of it", path, index));
+             (normalized.length ||
+              fail(e, "%s: added token %zu: the normalizer leaves nothing of it", path, index));
         added.text = normalized.data;
         added.length = normalized.length;
     }
@@ -3094,7 +3313,8 @@ static inline bool added_read_(Tokenizer *t, const ByteAlphabet_ *alphabet, Voca
     return ok;
 }
 
-static inline bool tokenizer_read_json_(Tokenizer *t, Vocabulary_ *v, const Json *root, const char *path, Error *e) {
+static inline bool tokenizer_read_json_(Tokenizer *t, Vocabulary_ *v, const Json *root,
+                                        const char *path, Error *e) {
     const Json *model = json_get(root, "model"), *added = json_get(root, "added_tokens");
     ByteAlphabet_ alphabet = byte_alphabet_();
     size_t index = 0, more = added && added->kind == JSON_ARRAY ? added->length : 0;
@@ -3114,22 +3334,27 @@ static inline bool tokenizer_read_json_(Tokenizer *t, Vocabulary_ *v, const Json
     t->classes = character_classes_(e);
     bool ok = t->classes != NULL;
     if (unigram) {
-        ok = ok && unigram_parts_read_(t, root, path, e) && unigram_read_(t, v, model, more, path, e);
+        ok = ok && unigram_parts_read_(t, root, path, e) &&
+             unigram_read_(t, v, model, more, path, e);
     } else {
         const Json *vocab = json_get(model, "vocab");
-        ok = ok && byte_bpe_parts_read_(t, root, path, e) && vocabulary_read_(v, vocab, more, path, e) &&
+        ok = ok && byte_bpe_parts_read_(t, root, path, e) &&
+             vocabulary_read_(v, vocab, more, path, e) &&
              tokenizer_set_vocabulary_(t, &alphabet, v, vocab->length, e) &&
              merges_read_json_(t, v, json_get(model, "merges"), path, e);
     }
-    for (const Json *entry = ok && added ? added->child : NULL; entry && ok; entry = entry->next, index++) {
+    for (const Json *entry = ok && added ? added->child : NULL; entry && ok;
+         entry = entry->next, index++) {
         ok = added_read_(t, &alphabet, v, entry, index, path, e);
     }
     return ok && tokenizer_index_(t, path, e);
 }
 
-// vocab.json, parsed, and the text of merges.txt. `end_text` becomes an added token, as transformers makes it one.
-static inline bool tokenizer_read_pair_(Tokenizer *t, Vocabulary_ *v, const Json *vocab, const char *vocab_path,
-                                        FileText_ merges, const char *merges_path, const char *end_text, Error *e) {
+// vocab.json, parsed, and the text of merges.txt. `end_text` becomes an added token, as
+// transformers makes it one.
+static inline bool tokenizer_read_pair_(Tokenizer *t, Vocabulary_ *v, const Json *vocab,
+                                        const char *vocab_path, FileText_ merges,
+                                        const char *merges_path, const char *end_text, Error *e) {
     ByteAlphabet_ alphabet = byte_alphabet_();
     size_t index = 0;
     if (!vocabulary_read_(v, vocab, 0, vocab_path, e) ||
@@ -3150,7 +3375,7 @@ static inline bool tokenizer_read_pair_(Tokenizer *t, Vocabulary_ *v, const Json
     return (id < 0 || tokenizer_add_added_(t, added, e)) && tokenizer_index_(t, vocab_path, e);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Load: SentencePiece .model, a bare protobuf ModelProto
 
 typedef struct {
@@ -3208,7 +3433,8 @@ static inline bool wire_next_(Wire_ *w) {
 }
 
 static inline Wire_ wire_message_(FileText_ bytes) {
-    return (Wire_){.at = (const unsigned char *)bytes.text, .end = (const unsigned char *)bytes.text + bytes.length};
+    return (Wire_){.at = (const unsigned char *)bytes.text,
+                   .end = (const unsigned char *)bytes.text + bytes.length};
 }
 
 // What a .model says besides its pieces.
@@ -3220,7 +3446,8 @@ typedef struct {
     size_t score_capacity;
 } ModelFile_;
 
-static inline bool piece_read_(Tokenizer *t, ModelFile_ *m, FileText_ message, const char *path, Error *e) {
+static inline bool piece_read_(Tokenizer *t, ModelFile_ *m, FileText_ message, const char *path,
+                               Error *e) {
     Wire_ w = wire_message_(message);
     FileText_ piece = {"", 0};
     float score = 0;
@@ -3232,7 +3459,8 @@ static inline bool piece_read_(Tokenizer *t, ModelFile_ *m, FileText_ message, c
         } else if (w.field == 2 && w.wire == 5) {
             uint32_t bits = (uint32_t)w.number;
             memcpy(&score, &bits, sizeof score);
-        } else if (w.field == 3 && w.wire == 0 && w.number >= PIECE_NORMAL_ && w.number <= PIECE_BYTE_) {
+        } else if (w.field == 3 && w.wire == 0 && w.number >= PIECE_NORMAL_ &&
+                   w.number <= PIECE_BYTE_) {
             kind = w.number;
         }
     }
@@ -3245,8 +3473,8 @@ static inline bool piece_read_(Tokenizer *t, ModelFile_ *m, FileText_ message, c
                         : memchr(piece.text, 0, piece.length) ? "holds a NUL character"
                         : well_formed != piece.length         ? "is not UTF-8"
                         : !isfinite(score)                    ? "has a score that is not finite"
-                        : id == TOKENIZER_MAX_VOCAB           ? "is one too many: 2097151 are supported"
-                                                              : NULL;
+                        : id == TOKENIZER_MAX_VOCAB ? "is one too many: 2097151 are supported"
+                                                    : NULL;
     if (wrong) {
         return fail(e, "%s: piece %zu %s", path, id, wrong);
     }
@@ -3271,7 +3499,8 @@ static inline void trainer_spec_read_(Tokenizer *t, ModelFile_ *m, Wire_ *w) {
             // A longer one than there is room for is refused by model_check_.
             t->unknown_surface_length = w->bytes.length;
             memcpy(t->unknown_surface, w->bytes.text,
-                   w->bytes.length < sizeof t->unknown_surface ? w->bytes.length : sizeof t->unknown_surface);
+                   w->bytes.length < sizeof t->unknown_surface ? w->bytes.length
+                                                               : sizeof t->unknown_surface);
         } else if (w->wire == 2 && w->field >= 46 && w->field <= 48 && w->bytes.length) {
             *(w->field == 46 ? &m->begin : w->field == 47 ? &m->end : &m->pad) = w->bytes;
         }
@@ -3292,7 +3521,8 @@ static inline void normalizer_spec_read_(Tokenizer *t, ModelFile_ *m, Wire_ *w) 
     }
 }
 
-static inline bool model_read_(Tokenizer *t, ModelFile_ *m, FileText_ file, const char *path, Error *e) {
+static inline bool model_read_(Tokenizer *t, ModelFile_ *m, FileText_ file, const char *path,
+                               Error *e) {
     Wire_ w = wire_message_(file);
     bool damaged = false;
     while (wire_next_(&w) && !damaged) {
@@ -3320,14 +3550,17 @@ static inline bool model_read_(Tokenizer *t, ModelFile_ *m, FileText_ file, cons
                 (size_t)((const char *)w.at - file.text));
 }
 
-// Is this piece matched by text, so that it lives in the one name space of sentencepiece, or in that of the others?
+// Is this piece matched by text, so that it lives in the one name space of sentencepiece, or in
+// that of the others?
 static inline bool is_text_piece_(const Token *token) {
-    return token->kind == PIECE_NORMAL_ || token->kind == PIECE_USER_ || token->kind == PIECE_UNUSED_;
+    return token->kind == PIECE_NORMAL_ || token->kind == PIECE_USER_ ||
+           token->kind == PIECE_UNUSED_;
 }
 
-// Files the pieces by name and refuses what sentencepiece refuses: a repeated piece, bytes that are wrong or missing,
-// not exactly one unknown piece. With BPE and characters, also a piece that is spelled like a control piece: there
-// sentencepiece gives the control piece's id to text, or no ids at all.
+// Files the pieces by name and refuses what sentencepiece refuses: a repeated piece, bytes that are
+// wrong or missing, not exactly one unknown piece. With BPE and characters, also a piece that is
+// spelled like a control piece: there sentencepiece gives the control piece's id to text, or no ids
+// at all.
 static inline bool model_names_(Tokenizer *t, Vocabulary_ *v, const char *path, Error *e) {
     bool found[256] = {false};
     if (!vocabulary_reserve_(v, t->model_size, 0, path, e)) {
@@ -3352,20 +3585,25 @@ static inline bool model_names_(Tokenizer *t, Vocabulary_ *v, const char *path, 
         const char *text = t->bytes + token->offset;
         int16_t byte = token->kind == PIECE_BYTE_ ? piece_byte_(text, token->length, false) : -1;
         if (token->kind == PIECE_BYTE_ && (byte < 0 || !t->byte_fallback)) {
-            return fail(e, "%s: piece %zu of type BYTE must be written <0xNN>, in a model with byte_fallback", path,
-                        id);
+            return fail(
+                e,
+                "%s: piece %zu of type BYTE must be written <0xNN>, in a model with byte_fallback",
+                path, id);
         }
         if (byte >= 0) {
             found[byte] = true;
         }
         if (token->kind == PIECE_UNKNOWN_ && t->unknown >= 0) {
-            return fail(e, "%s: pieces %d and %zu are both of type UNKNOWN", path, (int)t->unknown, id);
+            return fail(e, "%s: pieces %d and %zu are both of type UNKNOWN", path, (int)t->unknown,
+                        id);
         }
         t->unknown = token->kind == PIECE_UNKNOWN_ ? (int32_t)id : t->unknown;
         if (token->kind == PIECE_CONTROL_ && t->model != MODEL_UNIGRAM &&
             character_length_(text, token->length) == token->length) {
-            return fail(e, "%s: control piece %zu is one character: sentencepiece gives no ids for text with it", path,
-                        id);
+            return fail(e,
+                        "%s: control piece %zu is one character: sentencepiece gives no ids for "
+                        "text with it",
+                        path, id);
         }
     }
     for (int b = 0; b < 256 && t->byte_fallback; b++) {
@@ -3376,8 +3614,9 @@ static inline bool model_names_(Tokenizer *t, Vocabulary_ *v, const char *path, 
     return t->unknown >= 0 || fail(e, "%s: has no piece of type UNKNOWN", path);
 }
 
-// Unigram: the score of an unknown character; and of a user-defined piece, which is to win against others: 0.1 for each
-// byte but the first (measured with release 0.2.3; up to 0.2.1 it was about -0.1 whatever the length).
+// Unigram: the score of an unknown character; and of a user-defined piece, which is to win against
+// others: 0.1 for each byte but the first (measured with release 0.2.3; up to 0.2.1 it was about
+// -0.1 whatever the length).
 static inline void model_scores_(Tokenizer *t) {
     float lowest = FLT_MAX;
     for (size_t id = 0; id < t->model_size; id++) {
@@ -3396,8 +3635,9 @@ static inline int32_t control_piece_(const Tokenizer *t, const Vocabulary_ *v, F
 }
 
 // Reads t->source. Takes the text of the end-of-document piece where *end_text is NULL.
-static inline bool tokenizer_read_model_(Tokenizer *t, Vocabulary_ *v, const char *path, const char **end_text,
-                                         char end_name[STEP_TEXT_], Error *e) {
+static inline bool tokenizer_read_model_(Tokenizer *t, Vocabulary_ *v, const char *path,
+                                         const char **end_text, char end_name[STEP_TEXT_],
+                                         Error *e) {
     static const char surface[] = " \xE2\x81\x87 ";
     ModelFile_ m = {.type = 1, .begin = {"<s>", 3}, .end = {"</s>", 4}, .pad = {"<pad>", 5}};
     t->sentencepiece = t->dummy_prefix = t->collapse_spaces = t->escape_spaces = true;
@@ -3412,13 +3652,16 @@ static inline bool tokenizer_read_model_(Tokenizer *t, Vocabulary_ *v, const cha
         return fail(e, "%s: model_type WORD is not supported: UNIGRAM, BPE and CHAR are", path);
     }
     if (m.denormalizes) {
-        return fail(e, "%s: its denormalizer_spec has rules: text would decode otherwise here", path);
+        return fail(e, "%s: its denormalizer_spec has rules: text would decode otherwise here",
+                    path);
     }
     if (t->unknown_surface_length >= sizeof t->unknown_surface || m.end.length >= STEP_TEXT_) {
-        return fail(e, "%s: unk_surface or eos_piece is longer than %d bytes", path, STEP_TEXT_ - 1);
+        return fail(e, "%s: unk_surface or eos_piece is longer than %d bytes", path,
+                    STEP_TEXT_ - 1);
     }
     if (!model_names_(t, v, path, e) ||
-        (m.charsmap.length && !charsmap_read_(&t->charsmap, m.charsmap.text, m.charsmap.length, path, e))) {
+        (m.charsmap.length &&
+         !charsmap_read_(&t->charsmap, m.charsmap.text, m.charsmap.length, path, e))) {
         return false;
     }
     model_scores_(t);
@@ -3432,7 +3675,7 @@ static inline bool tokenizer_read_model_(Tokenizer *t, Vocabulary_ *v, const cha
     return tokenizer_index_(t, path, e);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Load: which files
 
 // What is being loaded, all of which ends with the call.
@@ -3445,7 +3688,8 @@ typedef struct {
     const char *end_text; // NULL: not known yet
 } Loading_;
 
-// The text of a role in tokenizer_config.json: a string or {"content": string}; NULL if it is not there.
+// The text of a role in tokenizer_config.json: a string or {"content": string}; NULL if it is not
+// there.
 static inline bool config_token_(const Loading_ *l, const char *role, const char **text, Error *e) {
     const Json *node = json_get(l->config.root, role);
     *text = NULL;
@@ -3453,7 +3697,8 @@ static inline bool config_token_(const Loading_ *l, const char *role, const char
         return true;
     }
     *text = json_string(node->kind == JSON_OBJECT ? json_get(node, "content") : node);
-    return (*text && **text) || fail(e, "%s/tokenizer_config.json: %s must be a string", l->directory, role);
+    return (*text && **text) ||
+           fail(e, "%s/tokenizer_config.json: %s must be a string", l->directory, role);
 }
 
 static inline bool config_read_(Loading_ *l, Error *e) {
@@ -3482,8 +3727,8 @@ static inline bool find_model_(Loading_ *l, size_t *count, Error *e) {
     return true;
 }
 
-// Path of the file that says the ids in a folder that tokenizer_save made: tokenizer.model if there is one, else
-// tokenizer.json. Its hash is the tokenizer's in manifests and logs.
+// Path of the file that says the ids in a folder that tokenizer_save made: tokenizer.model if there
+// is one, else tokenizer.json. Its hash is the tokenizer's in manifests and logs.
 static inline bool tokenizer_main_file(char path[4096], const char *directory, Error *e) {
     return path_join_(path, directory, "tokenizer.model", e) &&
            (!access(path, F_OK) || path_join_(path, directory, "tokenizer.json", e));
@@ -3491,13 +3736,15 @@ static inline bool tokenizer_main_file(char path[4096], const char *directory, E
 
 typedef enum { FILE_JSON_, FILE_PAIR_, FILE_MODEL_ } FileKind_;
 
-// Chooses the file to read. In a directory: tokenizer.model, else tokenizer.json, else vocab.json with merges.txt, else
-// the one *.model.
+// Chooses the file to read. In a directory: tokenizer.model, else tokenizer.json, else vocab.json
+// with merges.txt, else the one *.model.
 static inline bool choose_file_(Loading_ *l, const char *path, FileKind_ *kind, Error *e) {
     static const struct {
         const char *name;
         FileKind_ kind;
-    } files[] = {{"tokenizer.model", FILE_MODEL_}, {"tokenizer.json", FILE_JSON_}, {"vocab.json", FILE_PAIR_}};
+    } files[] = {{"tokenizer.model", FILE_MODEL_},
+                 {"tokenizer.json", FILE_JSON_},
+                 {"vocab.json", FILE_PAIR_}};
     struct stat status;
     size_t n = strlen(path), models;
     if (n >= sizeof l->path) {
@@ -3524,9 +3771,10 @@ static inline bool choose_file_(Loading_ *l, const char *path, FileKind_ *kind, 
     if (!find_model_(l, &models, e)) {
         return false;
     }
-    return models == 1 ||
-           fail(e, "%s: has neither tokenizer.model, tokenizer.json nor vocab.json with merges.txt, and %s", path,
-                models ? "more than one *.model" : "no *.model");
+    return models == 1 || fail(e,
+                               "%s: has neither tokenizer.model, tokenizer.json nor vocab.json "
+                               "with merges.txt, and %s",
+                               path, models ? "more than one *.model" : "no *.model");
 }
 
 static inline bool load_json_(Tokenizer *t, Loading_ *l, Error *e) {
@@ -3535,7 +3783,8 @@ static inline bool load_json_(Tokenizer *t, Loading_ *l, Error *e) {
         !tokenizer_read_json_(t, &l->vocabulary, l->document.root, l->path, e)) {
         return false;
     }
-    if (t->model == MODEL_BYTE_BPE && t->split == SPLIT_GPT2_) { // tokenizer_save can write all of it
+    if (t->model == MODEL_BYTE_BPE &&
+        t->split == SPLIT_GPT2_) { // tokenizer_save can write all of it
         free(t->source);
         t->source = NULL;
     }
@@ -3550,16 +3799,18 @@ static inline bool load_pair_(Tokenizer *t, Loading_ *l, Error *e) {
     return path_join_(merges_path, l->directory, "merges.txt", e) &&
            json_parse_file(&l->document, l->path, TOKENIZER_MAX_FILE_, e) &&
            (l->merges = read_file(merges_path, TOKENIZER_MAX_FILE_, &length, e)) &&
-           tokenizer_read_pair_(t, &l->vocabulary, l->document.root, l->path, (FileText_){l->merges, length},
-                                merges_path, l->end_text, e);
+           tokenizer_read_pair_(t, &l->vocabulary, l->document.root, l->path,
+                                (FileText_){l->merges, length}, merges_path, l->end_text, e);
 }
 
 static inline bool load_model_(Tokenizer *t, Loading_ *l, Error *e) {
     t->source = read_file(l->path, TOKENIZER_MAX_FILE_, &t->source_length, e);
-    return t->source && tokenizer_read_model_(t, &l->vocabulary, l->path, &l->end_text, l->end_name, e);
+    return t->source &&
+           tokenizer_read_model_(t, &l->vocabulary, l->path, &l->end_text, l->end_name, e);
 }
 
-// The ids of the roles: of end_of_document from eos_token, else the model's end piece, else END_OF_DOCUMENT_TEXT.
+// The ids of the roles: of end_of_document from eos_token, else the model's end piece, else
+// END_OF_DOCUMENT_TEXT.
 static inline bool load_roles_(Tokenizer *t, const Loading_ *l, const char *path, Error *e) {
     const struct {
         const char *role;
@@ -3578,27 +3829,29 @@ static inline bool load_roles_(Tokenizer *t, const Loading_ *l, const char *path
     t->end_of_document = vocabulary_find_(&l->vocabulary, (FileText_){end, strlen(end)});
     return t->end_of_document >= 0 ||
            fail(e,
-                "%s: the end-of-document token (eos_token of tokenizer_config.json, else %s) is not in the vocabulary",
+                "%s: the end-of-document token (eos_token of tokenizer_config.json, else %s) is "
+                "not in the vocabulary",
                 path, t->sentencepiece ? "the model's eos_piece" : END_OF_DOCUMENT_TEXT);
 }
 
 // Reads a tokenizer from a directory or a file:
-//   *.model                      SentencePiece, Unigram, BPE or characters; ids as the sentencepiece library gives
-//   them,
+//   *.model                      SentencePiece, Unigram, BPE or characters; ids as the
+//   sentencepiece library gives them,
 //                                sums of scores in single precision (release 0.2.3)
-//   tokenizer.json               byte-level BPE of GPT-2's kind, or Unigram; ids as Hugging Face `tokenizers` gives
-//   them,
+//   tokenizer.json               byte-level BPE of GPT-2's kind, or Unigram; ids as Hugging Face
+//   `tokenizers` gives them,
 //                                sums of scores in double precision
 //   vocab.json and merges.txt    byte-level BPE
-// A directory may hold several of them: tokenizer.model comes first. The end-of-document token is eos_token of
-// tokenizer_config.json beside it, else the model's eos_piece, else <|endoftext|>. The files are not trusted: what
-// cannot be used, or would give other ids than the owning library, is refused with one line.
+// A directory may hold several of them: tokenizer.model comes first. The end-of-document token is
+// eos_token of tokenizer_config.json beside it, else the model's eos_piece, else <|endoftext|>. The
+// files are not trusted: what cannot be used, or would give other ids than the owning library, is
+// refused with one line.
 static inline bool tokenizer_load(Tokenizer *t, const char *path, Error *e) {
     Loading_ *l = calloc(1, sizeof *l);
     FileKind_ kind = FILE_JSON_;
     *t = (Tokenizer){.begin = -1, .unknown = -1, .pad = -1};
-    bool ok = (l || fail(e, "tokenizer: no memory to load %s", path)) && choose_file_(l, path, &kind, e) &&
-              config_read_(l, e) &&
+    bool ok = (l || fail(e, "tokenizer: no memory to load %s", path)) &&
+              choose_file_(l, path, &kind, e) && config_read_(l, e) &&
               (kind == FILE_JSON_   ? load_json_(t, l, e)
                : kind == FILE_PAIR_ ? load_pair_(t, l, e)
                                     : load_model_(t, l, e)) &&
@@ -3616,11 +3869,12 @@ static inline bool tokenizer_load(Tokenizer *t, const char *path, Error *e) {
     return ok;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Save
 
 // Appends the token as files write it.
-static inline void token_file_text_(JsonWriter *w, const Tokenizer *t, const ByteAlphabet_ *alphabet, int32_t id) {
+static inline void token_file_text_(JsonWriter *w, const Tokenizer *t,
+                                    const ByteAlphabet_ *alphabet, int32_t id) {
     size_t length;
     const char *bytes = tokenizer_text(t, id, &length);
     if (t->tokens[id].verbatim || t->model != MODEL_BYTE_BPE) {
@@ -3629,11 +3883,13 @@ static inline void token_file_text_(JsonWriter *w, const Tokenizer *t, const Byt
     }
     for (size_t i = 0; i < length; i++) {
         char character[4];
-        json_append(w, character, utf8_encode(alphabet->symbol[(unsigned char)bytes[i]], character));
+        json_append(w, character,
+                    utf8_encode(alphabet->symbol[(unsigned char)bytes[i]], character));
     }
 }
 
-static inline void put_vocabulary_(JsonWriter *w, const char *key, const Tokenizer *t, const ByteAlphabet_ *alphabet) {
+static inline void put_vocabulary_(JsonWriter *w, const char *key, const Tokenizer *t,
+                                   const ByteAlphabet_ *alphabet) {
     JsonWriter text = {0};
     json_open(w, key, '{');
     for (size_t id = 0; id < t->model_size; id++) {
@@ -3648,8 +3904,10 @@ static inline void put_vocabulary_(JsonWriter *w, const char *key, const Tokeniz
     free(text.data);
 }
 
-// Merges as "a b": every version of `tokenizers` reads that form, and no token of a merge has a space.
-static inline void merge_file_text_(JsonWriter *w, const Tokenizer *t, const ByteAlphabet_ *alphabet, size_t rank) {
+// Merges as "a b": every version of `tokenizers` reads that form, and no token of a merge has a
+// space.
+static inline void merge_file_text_(JsonWriter *w, const Tokenizer *t,
+                                    const ByteAlphabet_ *alphabet, size_t rank) {
     token_file_text_(w, t, alphabet, t->merges[rank].left);
     json_append(w, " ", 1);
     token_file_text_(w, t, alphabet, t->merges[rank].right);
@@ -3688,7 +3946,8 @@ static inline void put_byte_level_(JsonWriter *w, const char *key, bool prefix_s
     json_close(w, '}');
 }
 
-static inline void put_tokenizer_json_(JsonWriter *w, const Tokenizer *t, const ByteAlphabet_ *alphabet) {
+static inline void put_tokenizer_json_(JsonWriter *w, const Tokenizer *t,
+                                       const ByteAlphabet_ *alphabet) {
     json_open(w, NULL, '{');
     json_put_string(w, "version", "1.0");
     json_put_null(w, "truncation");
@@ -3720,8 +3979,10 @@ static inline void put_tokenizer_json_(JsonWriter *w, const Tokenizer *t, const 
     json_close(w, '}');
 }
 
-// GPT2Tokenizer would take <|endoftext|> for bos, eos and unk where they are missing, with a new id if need be.
-static inline void put_tokenizer_config_(JsonWriter *w, const Tokenizer *t, const ByteAlphabet_ *alphabet) {
+// GPT2Tokenizer would take <|endoftext|> for bos, eos and unk where they are missing, with a new id
+// if need be.
+static inline void put_tokenizer_config_(JsonWriter *w, const Tokenizer *t,
+                                         const ByteAlphabet_ *alphabet) {
     static const char *const roles[] = {"bos_token", "eos_token", "unk_token"};
     JsonWriter end = {0};
     token_file_text_(&end, t, alphabet, t->end_of_document);
@@ -3749,7 +4010,8 @@ static inline void put_tokenizer_config_(JsonWriter *w, const Tokenizer *t, cons
     free(end.data);
 }
 
-static inline void put_merges_txt_(JsonWriter *w, const Tokenizer *t, const ByteAlphabet_ *alphabet) {
+static inline void put_merges_txt_(JsonWriter *w, const Tokenizer *t,
+                                   const ByteAlphabet_ *alphabet) {
     json_append(w, "#version: 0.2", 13);
     for (size_t rank = 0; rank < t->merge_count; rank++) {
         json_append(w, "\n", 1);
@@ -3757,7 +4019,8 @@ static inline void put_merges_txt_(JsonWriter *w, const Tokenizer *t, const Byte
     }
 }
 
-static inline void put_vocab_json_(JsonWriter *w, const Tokenizer *t, const ByteAlphabet_ *alphabet) {
+static inline void put_vocab_json_(JsonWriter *w, const Tokenizer *t,
+                                   const ByteAlphabet_ *alphabet) {
     put_vocabulary_(w, NULL, t, alphabet);
 }
 
@@ -3787,7 +4050,8 @@ static inline void put_base64_(JsonWriter *w, const char *key, const char *data,
     free(text.data);
 }
 
-static inline void put_replace_(JsonWriter *w, const char *kind, const char *pattern, const char *content) {
+static inline void put_replace_(JsonWriter *w, const char *kind, const char *pattern,
+                                const char *content) {
     json_open(w, NULL, '{');
     json_put_string(w, "type", "Replace");
     json_open(w, "pattern", '{');
@@ -3856,10 +4120,12 @@ typedef struct {
 
 static inline int scored_compare_(const void *first, const void *second) {
     const ScoredPiece_ *a = first, *b = second;
-    return a->score != b->score ? (a->score > b->score ? -1 : 1) : (a->id > b->id) - (a->id < b->id);
+    return a->score != b->score ? (a->score > b->score ? -1 : 1)
+                                : (a->id > b->id) - (a->id < b->id);
 }
 
-// A BPE model of SentencePiece has no merge list: every two pieces that spell a third one merge, by its score.
+// A BPE model of SentencePiece has no merge list: every two pieces that spell a third one merge, by
+// its score.
 static inline void put_model_merges_(JsonWriter *w, const Tokenizer *t) {
     ScoredPiece_ *order = malloc(t->model_size * sizeof *order);
     if (!order) {
@@ -3874,9 +4140,11 @@ static inline void put_model_merges_(JsonWriter *w, const Tokenizer *t) {
     for (size_t i = 0; i < t->model_size; i++) {
         size_t length, step;
         const char *text = tokenizer_text(t, order[i].id, &length);
-        for (size_t cut = 0; t->tokens[order[i].id].kind == PIECE_NORMAL_ && cut < length; cut += step) {
+        for (size_t cut = 0; t->tokens[order[i].id].kind == PIECE_NORMAL_ && cut < length;
+             cut += step) {
             step = character_length_(text + cut, length - cut);
-            if (cut && text_find_(t, text, cut) >= 0 && text_find_(t, text + cut, length - cut) >= 0) {
+            if (cut && text_find_(t, text, cut) >= 0 &&
+                text_find_(t, text + cut, length - cut) >= 0) {
                 json_open(w, NULL, '[');
                 json_put_text(w, NULL, text, cut);
                 json_put_text(w, NULL, text + cut, length - cut);
@@ -3911,8 +4179,10 @@ static inline void put_model_vocabulary_(JsonWriter *w, const Tokenizer *t) {
     free(key.data);
 }
 
-// A tokenizer.json for a .model, for libraries that read no .model. Its ids differ on some texts: see tokenizer_save.
-static inline void put_model_json_(JsonWriter *w, const Tokenizer *t, const ByteAlphabet_ *alphabet) {
+// A tokenizer.json for a .model, for libraries that read no .model. Its ids differ on some texts:
+// see tokenizer_save.
+static inline void put_model_json_(JsonWriter *w, const Tokenizer *t,
+                                   const ByteAlphabet_ *alphabet) {
     bool bpe = t->model == MODEL_PIECE_BPE;
     (void)alphabet;
     json_open(w, NULL, '{');
@@ -3953,13 +4223,17 @@ static inline void put_model_json_(JsonWriter *w, const Tokenizer *t, const Byte
     json_close(w, '}');
 }
 
-// tokenizer_config.json of all but GPT-2's kind. "ids_follow" is for people: transformers ignores it.
-static inline void put_fast_config_(JsonWriter *w, const Tokenizer *t, const ByteAlphabet_ *alphabet) {
+// tokenizer_config.json of all but GPT-2's kind. "ids_follow" is for people: transformers ignores
+// it.
+static inline void put_fast_config_(JsonWriter *w, const Tokenizer *t,
+                                    const ByteAlphabet_ *alphabet) {
     const struct {
         const char *role;
         int32_t id;
-    } roles[] = {
-        {"bos_token", t->begin}, {"eos_token", t->end_of_document}, {"unk_token", t->unknown}, {"pad_token", t->pad}};
+    } roles[] = {{"bos_token", t->begin},
+                 {"eos_token", t->end_of_document},
+                 {"unk_token", t->unknown},
+                 {"pad_token", t->pad}};
     json_open(w, NULL, '{');
     json_put_string(w, "tokenizer_class", "PreTrainedTokenizerFast");
     for (size_t i = 0; i < sizeof roles / sizeof *roles; i++) {
@@ -3976,7 +4250,8 @@ static inline void put_fast_config_(JsonWriter *w, const Tokenizer *t, const Byt
         json_put_uint(w, "model_max_length", t->model_max_length);
     }
     json_put_string(w, "ids_follow",
-                    t->sentencepiece ? "tokenizer.model, read by sentencepiece" : "tokenizer.json, read by tokenizers");
+                    t->sentencepiece ? "tokenizer.model, read by sentencepiece"
+                                     : "tokenizer.json, read by tokenizers");
     json_close(w, '}');
 }
 
@@ -3986,7 +4261,8 @@ static inline bool write_file_(const char *path, const JsonWriter *w, Error *e) 
         return fail(e, "%s: no memory to write it", path);
     }
     FILE *file = fopen(path, "wb");
-    bool ok = file && fwrite(w->data, 1, w->length, file) == w->length && !fflush(file) && !fsync(fileno(file));
+    bool ok = file && fwrite(w->data, 1, w->length, file) == w->length && !fflush(file) &&
+              !fsync(fileno(file));
     int cause = errno;
     if (file && fclose(file) && ok) {
         ok = false, cause = errno;
@@ -3996,7 +4272,8 @@ static inline bool write_file_(const char *path, const JsonWriter *w, Error *e) 
 
 typedef struct {
     const char *name;
-    void (*put)(JsonWriter *, const Tokenizer *, const ByteAlphabet_ *); // NULL: the file it was loaded from
+    void (*put)(JsonWriter *, const Tokenizer *,
+                const ByteAlphabet_ *); // NULL: the file it was loaded from
 } SavedFile_;
 
 static const SavedFile_ SAVED_GPT2_[] = {{"tokenizer.json", put_tokenizer_json_},
@@ -4004,8 +4281,9 @@ static const SavedFile_ SAVED_GPT2_[] = {{"tokenizer.json", put_tokenizer_json_}
                                          {"vocab.json", put_vocab_json_},
                                          {"merges.txt", put_merges_txt_},
                                          {NULL, NULL}};
-static const SavedFile_ SAVED_BYTE_BPE_[] = {
-    {"tokenizer.json", put_tokenizer_json_}, {"tokenizer_config.json", put_fast_config_}, {NULL, NULL}};
+static const SavedFile_ SAVED_BYTE_BPE_[] = {{"tokenizer.json", put_tokenizer_json_},
+                                             {"tokenizer_config.json", put_fast_config_},
+                                             {NULL, NULL}};
 static const SavedFile_ SAVED_JSON_[] = {
     {"tokenizer.json", NULL}, {"tokenizer_config.json", put_fast_config_}, {NULL, NULL}};
 static const SavedFile_ SAVED_MODEL_[] = {{"tokenizer.model", NULL},
@@ -4014,18 +4292,20 @@ static const SavedFile_ SAVED_MODEL_[] = {{"tokenizer.model", NULL},
                                           {NULL, NULL}};
 
 // All names that tokenizer_save gives to files.
-static const char *const TOKENIZER_FILES[] = {"tokenizer.model", "tokenizer.json", "tokenizer_config.json",
-                                              "vocab.json",      "merges.txt",     NULL};
+static const char *const TOKENIZER_FILES[] = {
+    "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", NULL};
 
-// Writes the tokenizer into an existing directory, which tokenizer_load and AutoTokenizer.from_pretrained open as it
-// is:
-//   byte-level BPE    tokenizer.json, tokenizer_config.json and, if it is just GPT-2's kind, vocab.json and merges.txt
-//   tokenizer.json    byte for byte as it was loaded if it is of another kind, and tokenizer_config.json
-//   .model            tokenizer.model, byte for byte as it was loaded, a tokenizer.json made from it, and
+// Writes the tokenizer into an existing directory, which tokenizer_load and
+// AutoTokenizer.from_pretrained open as it is:
+//   byte-level BPE    tokenizer.json, tokenizer_config.json and, if it is just GPT-2's kind,
+//   vocab.json and merges.txt tokenizer.json    byte for byte as it was loaded if it is of another
+//   kind, and tokenizer_config.json .model            tokenizer.model, byte for byte as it was
+//   loaded, a tokenizer.json made from it, and
 //                     tokenizer_config.json
-// "ids_follow" in tokenizer_config.json says which file the ids follow. With a .model it is tokenizer.model:
-// tokenizers, which reads the tokenizer.json, sums scores in double precision, matches byte and control pieces that
-// stand in the text, and normalizes by grapheme clusters, so that some texts get other ids from it.
+// "ids_follow" in tokenizer_config.json says which file the ids follow. With a .model it is
+// tokenizer.model: tokenizers, which reads the tokenizer.json, sums scores in double precision,
+// matches byte and control pieces that stand in the text, and normalizes by grapheme clusters, so
+// that some texts get other ids from it.
 static inline bool tokenizer_save(const Tokenizer *t, const char *directory, Error *e) {
     const SavedFile_ *file = t->sentencepiece                              ? SAVED_MODEL_
                              : t->source                                   ? SAVED_JSON_

@@ -1,14 +1,15 @@
 // tokenizer_train.h: makes a tokenizer from text.
 //
-// Byte-level BPE of GPT-2's kind (Sennrich et al. 2016, over bytes as in Radford et al. 2019): the pre-tokens of the
-// text are counted, then the commonest pair of symbols is merged, again and again. Or a Unigram language model with
-// byte fallback (Kudo 2018), in the files of SentencePiece and of Hugging Face `tokenizers`.
+// Byte-level BPE of GPT-2's kind (Sennrich et al. 2016, over bytes as in Radford et al. 2019): the
+// pre-tokens of the text are counted, then the commonest pair of symbols is merged, again and
+// again. Or a Unigram language model with byte fallback (Kudo 2018), in the files of SentencePiece
+// and of Hugging Face `tokenizers`.
 //
 //     TokenizerTrainer trainer;
 //     trainer_init(&trainer, &e);                      // trainer_init_unigram
 //     trainer_add(&trainer, text, n, &e);
-//     trainer_finish(&trainer, 32000, &tokenizer, &e); // trainer_finish_unigram(&trainer, 32000, 0.9995, folder, &e)
-//     trainer_free(&trainer);
+//     trainer_finish(&trainer, 32000, &tokenizer, &e); // trainer_finish_unigram(&trainer, 32000,
+//     0.9995, folder, &e) trainer_free(&trainer);
 #ifndef TOKENIZER_TRAIN_H
 #define TOKENIZER_TRAIN_H
 
@@ -17,7 +18,7 @@
 #include "suffix_array.h" // defines: suffix_sort_symbols
 #include "tokenizer.h"    // defines: Tokenizer, pretoken_length_, heap_*, hash_*, reserve_
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Train: count the pre-tokens
 
 typedef struct {
@@ -25,10 +26,11 @@ typedef struct {
     size_t start, length; // in TokenizerTrainer.text
 } Word_;
 
-// Different words, which no token crosses, and how often each came. Memory grows with the different ones only: for
-// text without end, train on a sample.
+// Different words, which no token crosses, and how often each came. Memory grows with the different
+// ones only: for text without end, train on a sample.
 typedef struct {
-    size_t (*word_length)(const uint8_t *classes, const char *text, size_t length); // of the word at the start
+    size_t (*word_length)(const uint8_t *classes, const char *text,
+                          size_t length); // of the word at the start
     uint8_t *classes;
     Word_ *words;
     size_t word_count, word_capacity;
@@ -38,7 +40,8 @@ typedef struct {
     size_t mask;
 } TokenizerTrainer;
 
-// The words of Unigram: as GPT-2's pre-tokens, but digits and punctuation go together, and there are no contractions.
+// The words of Unigram: as GPT-2's pre-tokens, but digits and punctuation go together, and there
+// are no contractions.
 static inline size_t unigram_word_length_(const uint8_t *classes, const char *text, size_t length) {
     const char *end = text + length, *at = text + (*text == ' ' && length > 1);
     size_t n;
@@ -56,7 +59,8 @@ static inline size_t unigram_word_length_(const uint8_t *classes, const char *te
 
 // For trainer_finish: byte-level BPE.
 static inline bool trainer_init(TokenizerTrainer *trainer, Error *e) {
-    *trainer = (TokenizerTrainer){pretoken_length_, .mask = 65535, .classes = character_classes_(e)};
+    *trainer =
+        (TokenizerTrainer){pretoken_length_, .mask = 65535, .classes = character_classes_(e)};
     trainer->slots = calloc(trainer->mask + 1, sizeof *trainer->slots);
     return trainer->classes && (trainer->slots || fail(e, "tokenizer: no memory for a trainer"));
 }
@@ -81,7 +85,8 @@ static inline bool trainer_grow_(TokenizerTrainer *trainer, Error *e) {
     uint32_t *slots = calloc(mask + 1, sizeof *slots);
     if (!slots || trainer->word_count >= UINT32_MAX - 1) {
         free(slots);
-        return fail(e, "tokenizer: no room for %zu different words; train on a smaller sample", trainer->word_count);
+        return fail(e, "tokenizer: no room for %zu different words; train on a smaller sample",
+                    trainer->word_count);
     }
     for (size_t w = 0; w < trainer->word_count; w++) {
         size_t i = (size_t)trainer->words[w].hash & mask;
@@ -96,17 +101,20 @@ static inline bool trainer_grow_(TokenizerTrainer *trainer, Error *e) {
     return true;
 }
 
-static inline bool trainer_count_(TokenizerTrainer *trainer, const char *text, size_t length, Error *e) {
+static inline bool trainer_count_(TokenizerTrainer *trainer, const char *text, size_t length,
+                                  Error *e) {
     uint64_t hash = hash_mix_(hash_bytes_(HASH_START_, text, length));
     size_t i = (size_t)hash & trainer->mask;
     for (; trainer->slots[i]; i = (i + 1) & trainer->mask) {
         Word_ *word = &trainer->words[trainer->slots[i] - 1];
-        if (word->hash == hash && word->length == length && !memcmp(trainer->text + word->start, text, length)) {
+        if (word->hash == hash && word->length == length &&
+            !memcmp(trainer->text + word->start, text, length)) {
             word->count++;
             return true;
         }
     }
-    if (!reserve_(&trainer->words, &trainer->word_capacity, trainer->word_count, 1, sizeof(Word_), e) ||
+    if (!reserve_(&trainer->words, &trainer->word_capacity, trainer->word_count, 1, sizeof(Word_),
+                  e) ||
         !reserve_(&trainer->text, &trainer->text_capacity, trainer->text_length, length, 1, e)) {
         return false;
     }
@@ -118,7 +126,8 @@ static inline bool trainer_count_(TokenizerTrainer *trainer, const char *text, s
 }
 
 // Adds one text (a document, or a part cut where tokenizer_safe_cut would).
-static inline bool trainer_add(TokenizerTrainer *trainer, const char *text, size_t length, Error *e) {
+static inline bool trainer_add(TokenizerTrainer *trainer, const char *text, size_t length,
+                               Error *e) {
     while (length) {
         size_t n = trainer->word_length(trainer->classes, text, length);
         if (!trainer_count_(trainer, text, n, e)) {
@@ -130,16 +139,17 @@ static inline bool trainer_add(TokenizerTrainer *trainer, const char *text, size
     return true;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Train: merge the commonest pair, again and again
 //
-// All words lie one after the other in an array with a slot per byte and an empty slot around each. A symbol takes as
-// many slots as it has bytes; its first and its last slot name it, so that both neighbours are found by the lengths.
-// The first slot also stands in the list of all places where the symbol and its right neighbour form the same pair. So
-// a merge visits just the places it changes and finds the pairs that these places leave and join without a hash table:
-// all pairs with the new symbol arise during its merge, told apart by the other symbol. Later their counts only fall.
-// Hence a pair that is left below two when the merge is over never comes back, and the heap may hold old counts: an
-// entry whose count has fallen is put back when it reaches the top.
+// All words lie one after the other in an array with a slot per byte and an empty slot around each.
+// A symbol takes as many slots as it has bytes; its first and its last slot name it, so that both
+// neighbours are found by the lengths. The first slot also stands in the list of all places where
+// the symbol and its right neighbour form the same pair. So a merge visits just the places it
+// changes and finds the pairs that these places leave and join without a hash table: all pairs with
+// the new symbol arise during its merge, told apart by the other symbol. Later their counts only
+// fall. Hence a pair that is left below two when the merge is over never comes back, and the heap
+// may hold old counts: an entry whose count has fallen is put back when it reaches the top.
 
 enum { NO_PAIR_ = UINT32_MAX, NO_PLACE_ = UINT32_MAX, NO_SYMBOL_ = -1 };
 
@@ -192,7 +202,8 @@ static inline void place_leave_(Merger_ *m, uint32_t at) {
 }
 
 // Appends a place to the list of the pair in *slot, which is made if it is NO_PAIR_.
-static inline bool place_join_(Merger_ *m, uint32_t at, uint32_t *slot, int32_t left, int32_t right, Error *e) {
+static inline bool place_join_(Merger_ *m, uint32_t at, uint32_t *slot, int32_t left, int32_t right,
+                               Error *e) {
     if (*slot == NO_PAIR_) {
         if (m->unused != NO_PAIR_) {
             *slot = m->unused;
@@ -227,7 +238,8 @@ static inline void pair_drop_(Merger_ *m, uint32_t index) {
 
 static inline bool pair_queue_(Merger_ *m, uint32_t index, Error *e) {
     const Pair_ *pair = &m->pairs[index];
-    HeapEntry_ entry = {UINT64_MAX - pair->count, (uint64_t)pair->left << 32 | (uint64_t)pair->right, index};
+    HeapEntry_ entry = {UINT64_MAX - pair->count,
+                        (uint64_t)pair->left << 32 | (uint64_t)pair->right, index};
     return heap_push_(&m->heap, entry, e);
 }
 
@@ -248,8 +260,8 @@ static inline bool created_queue_(Merger_ *m, Error *e) {
 }
 
 // Lays the words out and lists the places of all pairs of bytes.
-static inline bool merger_start_(Merger_ *m, const TokenizerTrainer *trainer, const int32_t *byte_id, size_t vocab_size,
-                                 Error *e) {
+static inline bool merger_start_(Merger_ *m, const TokenizerTrainer *trainer,
+                                 const int32_t *byte_id, size_t vocab_size, Error *e) {
     size_t count = trainer->text_length + trainer->word_count + 1;
     uint32_t *byte_pairs = malloc(65536 * sizeof *byte_pairs), at = 0;
     *m = (Merger_){.words = trainer->words, .created = NO_PAIR_, .unused = NO_PAIR_};
@@ -259,7 +271,9 @@ static inline bool merger_start_(Merger_ *m, const TokenizerTrainer *trainer, co
     m->lengths = malloc(vocab_size * sizeof *m->lengths);
     bool ok = byte_pairs && m->places && m->with_left && m->with_right && m->lengths;
     if (!ok) {
-        fail(e, "tokenizer: no memory to train on %zu bytes of different words; train on a smaller sample",
+        fail(e,
+             "tokenizer: no memory to train on %zu bytes of different words; train on a smaller "
+             "sample",
              trainer->text_length);
     } else {
         memset(byte_pairs, 0xFF, 65536 * sizeof *byte_pairs);
@@ -274,7 +288,8 @@ static inline bool merger_start_(Merger_ *m, const TokenizerTrainer *trainer, co
         const Word_ *word = &trainer->words[w];
         for (size_t i = 0; ok && i <= word->length; i++, at++) {
             bool inside = i < word->length;
-            int32_t id = inside ? byte_id[(unsigned char)trainer->text[word->start + i]] : NO_SYMBOL_;
+            int32_t id =
+                inside ? byte_id[(unsigned char)trainer->text[word->start + i]] : NO_SYMBOL_;
             m->places[at] = (Place_){id, (uint32_t)w, NO_PAIR_, 0, 0};
             if (inside && i > 0) {
                 int32_t left = m->places[at - 1].symbol;
@@ -321,7 +336,8 @@ static inline bool merger_apply_(Merger_ *m, uint32_t index, int32_t id, Error *
                 return false;
             }
         }
-        // A pair of two new symbols is told by its left one; it comes up here only from its right one, above.
+        // A pair of two new symbols is told by its left one; it comes up here only from its right
+        // one, above.
         if (after != NO_SYMBOL_ && !place_join_(m, at, &m->with_right[after], id, after, e)) {
             return false;
         }
@@ -337,15 +353,17 @@ static inline bool trainer_merge_(Merger_ *m, size_t vocab_size, Tokenizer *out,
             return false;
         }
         if (best == NO_PAIR_) {
-            return fail(e, "the text fills only %zu tokens: --vocab-size must be at most %zu", out->vocab_size + 1,
-                        out->vocab_size + 1);
+            return fail(e, "the text fills only %zu tokens: --vocab-size must be at most %zu",
+                        out->vocab_size + 1, out->vocab_size + 1);
         }
         Merge merge = {m->pairs[best].left, m->pairs[best].right, (int32_t)out->vocab_size};
         Token left = out->tokens[merge.left], right = out->tokens[merge.right];
-        if (!reserve_(&out->bytes, &out->byte_capacity, out->byte_count, 2 * (left.length + right.length), 1, e)) {
+        if (!reserve_(&out->bytes, &out->byte_capacity, out->byte_count,
+                      2 * (left.length + right.length), 1, e)) {
             return false;
         }
-        char *joined = out->bytes + out->byte_count + left.length + right.length; // beyond the token's own place
+        char *joined = out->bytes + out->byte_count + left.length +
+                       right.length; // beyond the token's own place
         memcpy(joined, out->bytes + left.offset, left.length);
         memcpy(joined + left.length, out->bytes + right.offset, right.length);
         if (!tokenizer_add_token_(out, joined, left.length + right.length, false, e) ||
@@ -356,28 +374,32 @@ static inline bool trainer_merge_(Merger_ *m, size_t vocab_size, Tokenizer *out,
     return true;
 }
 
-// Makes the tokenizer: ids as GPT-2 gives them, 0 .. 255 the bytes in the order of their alphabet, 256 + r the merge of
-// rank r, the last one <|endoftext|>. Each merge is that of the commonest pair; among equals that with the smallest
-// left id, then with the smallest right id. Only pairs that occur at least twice are merged; if the text has too few of
-// them, that is an error whose line names the largest vocabulary it can fill. The trainer is left as it was.
-static inline bool trainer_finish(const TokenizerTrainer *trainer, size_t vocab_size, Tokenizer *out, Error *e) {
+// Makes the tokenizer: ids as GPT-2 gives them, 0 .. 255 the bytes in the order of their alphabet,
+// 256 + r the merge of rank r, the last one <|endoftext|>. Each merge is that of the commonest
+// pair; among equals that with the smallest left id, then with the smallest right id. Only pairs
+// that occur at least twice are merged; if the text has too few of them, that is an error whose
+// line names the largest vocabulary it can fill. The trainer is left as it was.
+static inline bool trainer_finish(const TokenizerTrainer *trainer, size_t vocab_size,
+                                  Tokenizer *out, Error *e) {
     ByteAlphabet_ alphabet = byte_alphabet_();
     Merger_ merger = {0};
     int32_t byte_id[256];
     *out = (Tokenizer){0};
     if (vocab_size < 257 || vocab_size > TOKENIZER_MAX_VOCAB) {
-        return fail(e, "--vocab-size %zu: must be 257 (the 256 bytes and %s) to %d", vocab_size, END_OF_DOCUMENT_TEXT,
-                    TOKENIZER_MAX_VOCAB);
+        return fail(e, "--vocab-size %zu: must be 257 (the 256 bytes and %s) to %d", vocab_size,
+                    END_OF_DOCUMENT_TEXT, TOKENIZER_MAX_VOCAB);
     }
     bool ok = true;
     for (int id = 0; ok && id < 256; id++) {
         byte_id[alphabet.byte_of_id[id]] = id;
         ok = tokenizer_add_token_(out, (const char *)&alphabet.byte_of_id[id], 1, false, e);
     }
-    AddedToken end = {(char *)END_OF_DOCUMENT_TEXT, strlen(END_OF_DOCUMENT_TEXT), (int32_t)vocab_size - 1,
-                      .special = true};
-    ok = ok && merger_start_(&merger, trainer, byte_id, vocab_size, e) && trainer_merge_(&merger, vocab_size, out, e) &&
-         tokenizer_add_token_(out, end.text, end.length, false, e) && tokenizer_add_added_(out, end, e);
+    AddedToken end = {(char *)END_OF_DOCUMENT_TEXT, strlen(END_OF_DOCUMENT_TEXT),
+                      (int32_t)vocab_size - 1, .special = true};
+    ok = ok && merger_start_(&merger, trainer, byte_id, vocab_size, e) &&
+         trainer_merge_(&merger, vocab_size, out, e) &&
+         tokenizer_add_token_(out, end.text, end.length, false, e) &&
+         tokenizer_add_added_(out, end, e);
     out->end_of_document = end.id;
     out->model_size = out->vocab_size;
     ok = ok && tokenizer_index_(out, "trained tokenizer", e);
@@ -388,23 +410,26 @@ static inline bool trainer_finish(const TokenizerTrainer *trainer, size_t vocab_
     return ok;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Unigram: the text as symbols
 //
-// Unigram language model with byte fallback (Kudo 2018), as SentencePiece trains it: each piece has a probability, a
-// word's is summed over all its segmentations, and the text is cut into the likeliest one.
+// Unigram language model with byte fallback (Kudo 2018), as SentencePiece trains it: each piece has
+// a probability, a word's is summed over all its segmentations, and the text is cut into the
+// likeliest one.
 //
-// No piece crosses a white space (a space may begin one) or mixes letters with what are none; kanji, kana and Latin
-// letters are all letters. Runs of white space are words too, so indentation and empty lines become pieces.
+// No piece crosses a white space (a space may begin one) or mixes letters with what are none;
+// kanji, kana and Latin letters are all letters. Runs of white space are words too, so indentation
+// and empty lines become pieces.
 
 enum {
-    UNIGRAM_SPECIALS_ = 2,      // unknown and end of document, then the 256 bytes, then what was trained
+    UNIGRAM_SPECIALS_ = 2, // unknown and end of document, then the 256 bytes, then what was trained
     UNIGRAM_PIECE_LENGTH_ = 16, // characters at most
     UNIGRAM_WORD_LENGTH_ = 48,  // longer ones are cut: see UNIGRAM_SCALE_
     UNIGRAM_SEEDS_ = 1000000,
-    UNIGRAM_SEED_COUNT_ = 3,  // times that a seed comes at least: rarer ones fit this text only
-    UNIGRAM_ITERATIONS_ = 2,  // of expectation maximisation before each pruning
-    UNIGRAM_COUNT_BITS_ = 24, // expected counts are integers, in units of 2^-24: their sum has no order
+    UNIGRAM_SEED_COUNT_ = 3, // times that a seed comes at least: rarer ones fit this text only
+    UNIGRAM_ITERATIONS_ = 2, // of expectation maximisation before each pruning
+    UNIGRAM_COUNT_BITS_ =
+        24, // expected counts are integers, in units of 2^-24: their sum has no order
     SYMBOL_END_ = 0,
     SYMBOL_CUT_ = 1, // between words
     SYMBOL_FIRST_ = 2,
@@ -412,16 +437,17 @@ enum {
 };
 static const char UNIGRAM_UNKNOWN_TEXT_[] = "<|unknown|>";
 static const double UNIGRAM_SHRINK_ = 0.75;
-// A token more in the text counts as much as a loss of 8 in log likelihood, some token's worth: the vocabulary is for
-// models whose cost is the number of tokens.
+// A token more in the text counts as much as a loss of 8 in log likelihood, some token's worth: the
+// vocabulary is for models whose cost is the number of tokens.
 static const double UNIGRAM_TOKEN_COST_ = 8;
 static const double UNIGRAM_COVERAGE = 0.9995;
-// Probabilities are multiplied by e^8 for each character, so that those of whole words can be summed as they are: with
-// logarithms of at least -22 (5e-10) for a character, 48 characters stay within e^-672 and e^384, and doubles within
-// e^-708 and e^709.
+// Probabilities are multiplied by e^8 for each character, so that those of whole words can be
+// summed as they are: with logarithms of at least -22 (5e-10) for a character, 48 characters stay
+// within e^-672 and e^384, and doubles within e^-708 and e^709.
 static const double UNIGRAM_SCALE_ = 8, UNIGRAM_MIN_SCORE_ = -22;
-// Scores are multiples of 1/64. Then float32 sums are exact up to 2^18, some 100 KB of text, so that sentencepiece,
-// which sums in float32, and `tokenizers`, which sums in double, cut the text alike.
+// Scores are multiples of 1/64. Then float32 sums are exact up to 2^18, some 100 KB of text, so
+// that sentencepiece, which sums in float32, and `tokenizers`, which sums in double, cut the text
+// alike.
 static const double UNIGRAM_SCORE_UNITS_ = 64;
 
 typedef struct {
@@ -453,7 +479,8 @@ typedef struct {
     uint32_t *code_points; // (alphabet), of a symbol
     int32_t *symbols;      // (CODE_POINTS_), of a code point, SYMBOL_CUT_ if none
     int32_t alphabet;
-    int32_t *text; // the alphabet as words of one character, then all words, each followed by SYMBOL_CUT_; SYMBOL_END_
+    int32_t *text; // the alphabet as words of one character, then all words, each followed by
+                   // SYMBOL_CUT_; SYMBOL_END_
     size_t text_length, text_capacity;
     UnigramWord_ *words;
     size_t word_count, word_capacity;
@@ -490,20 +517,23 @@ static inline int character_order_(const void *a, const void *b) {
                                 : (x->code_point > y->code_point) - (x->code_point < y->code_point);
 }
 
-// Printable ASCII and the line end are always pieces. So the text "<0x41>" never needs an unknown character, which
-// might make a reader that matches byte pieces in text (`tokenizers`) take it for the byte 0x41.
+// Printable ASCII and the line end are always pieces. So the text "<0x41>" never needs an unknown
+// character, which might make a reader that matches byte pieces in text (`tokenizers`) take it for
+// the byte 0x41.
 static inline bool always_piece_(uint32_t c) {
     return c == '\n' || (c >= 0x20 && c < 0x7F);
 }
 
-// NUL ends strings in some readers; U+2581 stands for a space in sentencepiece, whose decoder makes it one. Both are
-// always written as bytes.
+// NUL ends strings in some readers; U+2581 stands for a space in sentencepiece, whose decoder makes
+// it one. Both are always written as bytes.
 static inline bool never_piece_(uint32_t c) {
     return c == 0 || c == 0x2581;
 }
 
-// Gives symbols, in order of code point, to the commonest characters that make up `coverage` of the text.
-static inline bool unigram_alphabet_(UnigramTrainer_ *u, const TokenizerTrainer *trainer, double coverage, Error *e) {
+// Gives symbols, in order of code point, to the commonest characters that make up `coverage` of the
+// text.
+static inline bool unigram_alphabet_(UnigramTrainer_ *u, const TokenizerTrainer *trainer,
+                                     double coverage, Error *e) {
     CharacterCount_ *counts = calloc(CODE_POINTS_, sizeof *counts);
     uint64_t total = 0, covered = 0;
     u->symbols = malloc(CODE_POINTS_ * sizeof *u->symbols);
@@ -548,7 +578,9 @@ static inline bool unigram_alphabet_(UnigramTrainer_ *u, const TokenizerTrainer 
 
 static inline bool unigram_symbol_(UnigramTrainer_ *u, int32_t symbol, Error *e) {
     if (u->text_length >= INT32_MAX - 1) {
-        return fail(e, "tokenizer: more than %d characters of different words; train on a smaller sample", INT32_MAX);
+        return fail(
+            e, "tokenizer: more than %d characters of different words; train on a smaller sample",
+            INT32_MAX);
     }
     if (!reserve_(&u->text, &u->text_capacity, u->text_length, 1, sizeof *u->text, e)) {
         return false;
@@ -565,7 +597,8 @@ static inline bool unigram_cut_(UnigramTrainer_ *u, size_t start, uint64_t count
     if (!reserve_(&u->words, &u->word_capacity, u->word_count, 1, sizeof *u->words, e)) {
         return false;
     }
-    u->words[u->word_count++] = (UnigramWord_){(uint32_t)start, (uint32_t)(u->text_length - start), count};
+    u->words[u->word_count++] =
+        (UnigramWord_){(uint32_t)start, (uint32_t)(u->text_length - start), count};
     return unigram_symbol_(u, SYMBOL_CUT_, e);
 }
 
@@ -593,7 +626,7 @@ static inline bool unigram_text_(UnigramTrainer_ *u, const TokenizerTrainer *tra
     return ok && unigram_symbol_(u, SYMBOL_END_, e);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Unigram: the pieces to begin with
 
 typedef struct {
@@ -625,7 +658,8 @@ static inline void seeds_trim_(Seeds_ *s) {
     }
 }
 
-static inline bool seeds_add_(Seeds_ *s, uint64_t count, uint32_t start, uint32_t length, Error *e) {
+static inline bool seeds_add_(Seeds_ *s, uint64_t count, uint32_t start, uint32_t length,
+                              Error *e) {
     if (count < UNIGRAM_SEED_COUNT_ || length < 2 || count * length < s->least) {
         return true;
     }
@@ -639,8 +673,9 @@ static inline bool seeds_add_(Seeds_ *s, uint64_t count, uint32_t start, uint32_
     return true;
 }
 
-// The suffix array of the text and, by position, how many symbols the suffix there shares with the one before it in
-// order and how many symbols its word still has; both at most UNIGRAM_PIECE_LENGTH_.
+// The suffix array of the text and, by position, how many symbols the suffix there shares with the
+// one before it in order and how many symbols its word still has; both at most
+// UNIGRAM_PIECE_LENGTH_.
 typedef struct {
     int32_t *order;
     uint8_t *shared, *left;
@@ -654,12 +689,13 @@ static inline void suffixes_free_(Suffixes_ *s) {
     free(s->word);
 }
 
-// Common prefixes as Kasai et al. 2001 find them: from one position to the next they get shorter by at most one, and
-// so do they when they end with the word.
+// Common prefixes as Kasai et al. 2001 find them: from one position to the next they get shorter by
+// at most one, and so do they when they end with the word.
 static inline bool suffixes_init_(Suffixes_ *s, const UnigramTrainer_ *u, Error *e) {
     const size_t n = u->text_length;
     int32_t *before = malloc(n * sizeof *before); // by position, the position before it in order
-    *s = (Suffixes_){malloc(n * sizeof *s->order), malloc(n), calloc(n, 1), calloc(n, sizeof *s->word)};
+    *s = (Suffixes_){malloc(n * sizeof *s->order), malloc(n), calloc(n, 1),
+                     calloc(n, sizeof *s->word)};
     if (!before || !s->order || !s->shared || !s->left || !s->word ||
         !suffix_sort_symbols(u->text, (int32_t)n, u->alphabet, s->order, e)) {
         free(before);
@@ -683,7 +719,8 @@ static inline bool suffixes_init_(Suffixes_ *s, const UnigramTrainer_ *u, Error 
         const UnigramWord_ *word = &u->words[w];
         for (uint32_t i = 0; i < word->length; i++) {
             uint32_t left = word->length - i;
-            s->left[word->start + i] = (uint8_t)(left < UNIGRAM_PIECE_LENGTH_ ? left : UNIGRAM_PIECE_LENGTH_);
+            s->left[word->start + i] =
+                (uint8_t)(left < UNIGRAM_PIECE_LENGTH_ ? left : UNIGRAM_PIECE_LENGTH_);
             s->word[word->start + i] = (uint32_t)w;
         }
     }
@@ -691,9 +728,11 @@ static inline bool suffixes_init_(Suffixes_ *s, const UnigramTrainer_ *u, Error 
     return true;
 }
 
-// Walks the inner nodes of the suffix tree, which are the runs of the suffix array that share a prefix: the longest
-// strings among those that come at the same places. A string that comes in one word only is one if the word came often.
-static inline bool seeds_collect_(Seeds_ *seeds, const Suffixes_ *s, const UnigramTrainer_ *u, Error *e) {
+// Walks the inner nodes of the suffix tree, which are the runs of the suffix array that share a
+// prefix: the longest strings among those that come at the same places. A string that comes in one
+// word only is one if the word came often.
+static inline bool seeds_collect_(Seeds_ *seeds, const Suffixes_ *s, const UnigramTrainer_ *u,
+                                  Error *e) {
     struct {
         uint64_t before; // count of the suffixes before the run
         uint32_t depth, start;
@@ -703,7 +742,8 @@ static inline bool seeds_collect_(Seeds_ *seeds, const Suffixes_ *s, const Unigr
     bool ok = true;
     for (size_t i = 0; ok && i < u->text_length; i++) {
         uint32_t at = (uint32_t)s->order[i], start = at, left = s->left[at];
-        uint32_t here = s->shared[at], next = i + 1 < u->text_length ? s->shared[s->order[i + 1]] : 0;
+        uint32_t here = s->shared[at],
+                 next = i + 1 < u->text_length ? s->shared[s->order[i + 1]] : 0;
         uint64_t before = sum, count = left ? u->words[s->word[at]].count : 0;
         sum += count;
         ok = left <= here || left <= next || seeds_add_(seeds, count, at, left, e);
@@ -720,7 +760,8 @@ static inline bool seeds_collect_(Seeds_ *seeds, const Suffixes_ *s, const Unigr
     return ok;
 }
 
-static inline bool unigram_add_piece_(UnigramTrainer_ *u, uint32_t start, uint32_t length, double score, Error *e) {
+static inline bool unigram_add_piece_(UnigramTrainer_ *u, uint32_t start, uint32_t length,
+                                      double score, Error *e) {
     if (!reserve_(&u->pieces, &u->piece_capacity, u->piece_count, 1, sizeof *u->pieces, e)) {
         return false;
     }
@@ -728,7 +769,8 @@ static inline bool unigram_add_piece_(UnigramTrainer_ *u, uint32_t start, uint32
     return true;
 }
 
-// Sets the pieces: all characters, then the seeds, each with a probability in proportion to its count times its length.
+// Sets the pieces: all characters, then the seeds, each with a probability in proportion to its
+// count times its length.
 static inline bool unigram_seed_(UnigramTrainer_ *u, Error *e) {
     Suffixes_ suffixes;
     Seeds_ seeds = {0};
@@ -753,7 +795,8 @@ static inline bool unigram_seed_(UnigramTrainer_ *u, Error *e) {
     }
     u->characters = (size_t)(u->alphabet - SYMBOL_FIRST_);
     for (size_t k = 0; ok && k < u->characters; k++) {
-        ok = unigram_add_piece_(u, u->words[k].start, 1, log(weights[SYMBOL_FIRST_ + k] / total), e);
+        ok =
+            unigram_add_piece_(u, u->words[k].start, 1, log(weights[SYMBOL_FIRST_ + k] / total), e);
     }
     for (size_t k = 0; ok && k < seeds.count; k++) {
         const Seed_ *seed = &seeds.seeds[k];
@@ -764,7 +807,7 @@ static inline bool unigram_seed_(UnigramTrainer_ *u, Error *e) {
     return ok;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Unigram: the lattice of a word
 
 static inline TrieSlot_ *trie_slot_(const UnigramTrie_ *t, uint32_t node, int32_t symbol) {
@@ -830,13 +873,15 @@ typedef struct {
 } Lattice_;
 
 // All pieces in a word.
-static inline void lattice_score_(Lattice_ *lattice, const UnigramTrainer_ *u, const int32_t *text, uint32_t length) {
+static inline void lattice_score_(Lattice_ *lattice, const UnigramTrainer_ *u, const int32_t *text,
+                                  uint32_t length) {
     lattice->count = 0;
     for (uint32_t start = 0; start < length; start++) {
         const TrieSlot_ *slot = &u->trie.roots[text[start]];
         for (uint32_t end = start + 1;; end++) {
             if (slot->piece != NO_PIECE_ && u->pieces[slot->piece].scaled > 0) {
-                lattice->edges[lattice->count++] = (Edge_){slot->piece, (uint8_t)start, (uint8_t)end};
+                lattice->edges[lattice->count++] =
+                    (Edge_){slot->piece, (uint8_t)start, (uint8_t)end};
             }
             if (!slot->child || end == length) {
                 break;
@@ -849,10 +894,10 @@ static inline void lattice_score_(Lattice_ *lattice, const UnigramTrainer_ *u, c
     }
 }
 
-// Adds to counts[piece] how often the piece is expected in a word that came `count` times: over all segmentations, by
-// their probability (forward-backward).
-static inline void lattice_expect_(const Lattice_ *lattice, const UnigramPiece_ *pieces, const UnigramWord_ *word,
-                                   uint64_t *counts) {
+// Adds to counts[piece] how often the piece is expected in a word that came `count` times: over all
+// segmentations, by their probability (forward-backward).
+static inline void lattice_expect_(const Lattice_ *lattice, const UnigramPiece_ *pieces,
+                                   const UnigramWord_ *word, uint64_t *counts) {
     double forward[UNIGRAM_WORD_LENGTH_ + 1] = {1}, backward[UNIGRAM_WORD_LENGTH_ + 1] = {0};
     for (const Edge_ *edge = lattice->edges; edge < lattice->edges + lattice->count; edge++) {
         forward[edge->end] += forward[edge->start] * pieces[edge->piece].scaled;
@@ -867,10 +912,12 @@ static inline void lattice_expect_(const Lattice_ *lattice, const UnigramPiece_ 
     }
 }
 
-// The likeliest segmentation, without the piece `except`: its pieces from the last to the first. Among equals the one
-// whose last piece is the longest, as encoders choose. Returns their number; *score is the sum of their scores.
-static inline size_t lattice_best_(const Lattice_ *lattice, const UnigramPiece_ *pieces, uint32_t length,
-                                   uint32_t except, uint32_t best[UNIGRAM_WORD_LENGTH_], double *score) {
+// The likeliest segmentation, without the piece `except`: its pieces from the last to the first.
+// Among equals the one whose last piece is the longest, as encoders choose. Returns their number;
+// *score is the sum of their scores.
+static inline size_t lattice_best_(const Lattice_ *lattice, const UnigramPiece_ *pieces,
+                                   uint32_t length, uint32_t except,
+                                   uint32_t best[UNIGRAM_WORD_LENGTH_], double *score) {
     double scores[UNIGRAM_WORD_LENGTH_ + 1] = {0};
     const Edge_ *from[UNIGRAM_WORD_LENGTH_ + 1] = {0};
     size_t count = 0;
@@ -888,11 +935,12 @@ static inline size_t lattice_best_(const Lattice_ *lattice, const UnigramPiece_ 
     return count;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Unigram: expectation maximisation and pruning
 
-// counts[0 .. piece_count): the expected count of each piece, or that in the likeliest segmentations. Threads count in
-// arrays of their own; as counts are integers, the sum does not depend on who counted what.
+// counts[0 .. piece_count): the expected count of each piece, or that in the likeliest
+// segmentations. Threads count in arrays of their own; as counts are integers, the sum does not
+// depend on who counted what.
 static inline void unigram_count_(UnigramTrainer_ *u, bool likeliest) {
     memset(u->counts, 0, (size_t)u->threads * u->piece_count * sizeof *u->counts);
 #pragma omp parallel num_threads(u->threads)
@@ -923,14 +971,16 @@ static inline void unigram_count_(UnigramTrainer_ *u, bool likeliest) {
     }
 }
 
-// Derivative of the logarithm of the gamma function, x > 0: psi(x) = psi(x + 1) - 1 / x, and its asymptotic series.
+// Derivative of the logarithm of the gamma function, x > 0: psi(x) = psi(x + 1) - 1 / x, and its
+// asymptotic series.
 static inline double digamma_(double x) {
     double sum = 0;
     for (; x < 7; x++) {
         sum -= 1 / x;
     }
     double r = 1 / (x * x);
-    return sum + log(x) - 0.5 / x - r * (1.0 / 12 - r * (1.0 / 120 - r * (1.0 / 252 - r * (1.0 / 240 - r / 132))));
+    return sum + log(x) - 0.5 / x -
+           r * (1.0 / 12 - r * (1.0 / 120 - r * (1.0 / 252 - r * (1.0 / 240 - r / 132))));
 }
 
 static inline void unigram_set_scaled_(UnigramPiece_ *piece) {
@@ -938,9 +988,9 @@ static inline void unigram_set_scaled_(UnigramPiece_ *piece) {
     piece->scaled = exp(piece->score + UNIGRAM_SCALE_ * piece->length);
 }
 
-// Probabilities from the expected counts, with the digamma function in place of the logarithm: a sparse prior (Liang,
-// Petrov, Jordan, Klein 2007). What is expected less than half a time is left out, but for single characters and, if
-// `all`, for the rest.
+// Probabilities from the expected counts, with the digamma function in place of the logarithm: a
+// sparse prior (Liang, Petrov, Jordan, Klein 2007). What is expected less than half a time is left
+// out, but for single characters and, if `all`, for the rest.
 static inline void unigram_maximise_(UnigramTrainer_ *u, bool all) {
     const double unit = ldexp(1, -UNIGRAM_COUNT_BITS_);
     double total = 0;
@@ -985,10 +1035,11 @@ static inline int worth_order_(const void *a, const void *b) {
                                   : (x->piece > y->piece) - (x->piece < y->piece);
 }
 
-// How much the log likelihood of the likeliest segmentations would fall if a piece were cut into the next best ones
-// (Kudo 2018, section 3.2), and what the tokens would cost that come to it. counts are those in the likeliest
-// segmentations, `total` their sum.
-static inline Worth_ piece_worth_(const UnigramTrainer_ *u, Lattice_ *lattice, uint32_t p, double total) {
+// How much the log likelihood of the likeliest segmentations would fall if a piece were cut into
+// the next best ones (Kudo 2018, section 3.2), and what the tokens would cost that come to it.
+// counts are those in the likeliest segmentations, `total` their sum.
+static inline Worth_ piece_worth_(const UnigramTrainer_ *u, Lattice_ *lattice, uint32_t p,
+                                  double total) {
     const UnigramPiece_ *piece = &u->pieces[p];
     double count = (double)u->counts[p], without, value = 0;
     uint32_t parts[UNIGRAM_WORD_LENGTH_];
@@ -1026,7 +1077,8 @@ static inline bool unigram_keep_(UnigramTrainer_ *u, Worth_ *worth, size_t kept,
     return true;
 }
 
-// Drops the pieces of least worth, down to the share UNIGRAM_SHRINK_ of those in use, but not below `least`.
+// Drops the pieces of least worth, down to the share UNIGRAM_SHRINK_ of those in use, but not below
+// `least`.
 static inline bool unigram_prune_(UnigramTrainer_ *u, size_t least, Error *e) {
     Worth_ *worth = malloc(u->piece_count * sizeof *worth);
     size_t used = 0;
@@ -1050,7 +1102,8 @@ static inline bool unigram_prune_(UnigramTrainer_ *u, size_t least, Error *e) {
     return ok;
 }
 
-// Keeps the likeliest pieces, as pruning alone leaves long ones that are rare and come to nothing in other texts.
+// Keeps the likeliest pieces, as pruning alone leaves long ones that are rare and come to nothing
+// in other texts.
 static inline bool unigram_choose_(UnigramTrainer_ *u, size_t wanted, Error *e) {
     Worth_ *worth = malloc(u->piece_count * sizeof *worth);
     if (!worth) {
@@ -1079,7 +1132,8 @@ static inline bool unigram_train_(UnigramTrainer_ *u, size_t wanted, Error *e) {
     }
     if (used < wanted) {
         size_t largest = UNIGRAM_SPECIALS_ + 256 + used;
-        return fail(e, "the text fills only %zu tokens: --vocab-size must be at most %zu", largest, largest);
+        return fail(e, "the text fills only %zu tokens: --vocab-size must be at most %zu", largest,
+                    largest);
     }
     while (u->piece_count > wanted + wanted / 10) {
         if (!unigram_prune_(u, wanted + wanted / 10, e) || !unigram_learn_(u, false, e)) {
@@ -1090,12 +1144,13 @@ static inline bool unigram_train_(UnigramTrainer_ *u, size_t wanted, Error *e) {
         return false;
     }
     for (size_t p = 0; p < u->piece_count; p++) {
-        u->pieces[p].score = round(u->pieces[p].score * UNIGRAM_SCORE_UNITS_) / UNIGRAM_SCORE_UNITS_;
+        u->pieces[p].score =
+            round(u->pieces[p].score * UNIGRAM_SCORE_UNITS_) / UNIGRAM_SCORE_UNITS_;
     }
     return true;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Unigram: the files
 
 // Everything in the vocabulary in order of id. Types as SentencePiece numbers them.
@@ -1112,28 +1167,33 @@ static inline int vocabulary_piece_order_(const void *a, const void *b) {
     return x->score != y->score ? (x->score < y->score ? 1 : -1) : strcmp(x->text, y->text);
 }
 
-static inline void vocabulary_piece_set_(VocabularyPiece_ *piece, const char *text, double score, int type) {
+static inline void vocabulary_piece_set_(VocabularyPiece_ *piece, const char *text, double score,
+                                         int type) {
     piece->length = (size_t)snprintf(piece->text, sizeof piece->text, "%s", text);
     piece->score = score;
     piece->type = type;
 }
 
-// The vocabulary: unknown, end of document, bytes, then the trained pieces from the likeliest down. The first ones
-// never stand for text, but `tokenizers` looks for them there: their score is below that of any six characters, which
-// is how "<0x41>" must be cut.
-static inline VocabularyPiece_ *unigram_vocabulary_(const UnigramTrainer_ *u, size_t *count, Error *e) {
+// The vocabulary: unknown, end of document, bytes, then the trained pieces from the likeliest down.
+// The first ones never stand for text, but `tokenizers` looks for them there: their score is below
+// that of any six characters, which is how "<0x41>" must be cut.
+static inline VocabularyPiece_ *unigram_vocabulary_(const UnigramTrainer_ *u, size_t *count,
+                                                    Error *e) {
     const size_t first = UNIGRAM_SPECIALS_ + 256;
     VocabularyPiece_ *vocabulary = malloc((first + u->piece_count) * sizeof *vocabulary);
     if (!vocabulary) {
         unigram_no_memory_(e);
         return NULL;
     }
-    vocabulary_piece_set_(&vocabulary[0], UNIGRAM_UNKNOWN_TEXT_, 8 * UNIGRAM_MIN_SCORE_, PIECE_UNKNOWN_);
-    vocabulary_piece_set_(&vocabulary[1], END_OF_DOCUMENT_TEXT, 8 * UNIGRAM_MIN_SCORE_, PIECE_CONTROL_);
+    vocabulary_piece_set_(&vocabulary[0], UNIGRAM_UNKNOWN_TEXT_, 8 * UNIGRAM_MIN_SCORE_,
+                          PIECE_UNKNOWN_);
+    vocabulary_piece_set_(&vocabulary[1], END_OF_DOCUMENT_TEXT, 8 * UNIGRAM_MIN_SCORE_,
+                          PIECE_CONTROL_);
     for (int b = 0; b < 256; b++) {
         char text[8];
         snprintf(text, sizeof text, "<0x%02X>", b);
-        vocabulary_piece_set_(&vocabulary[UNIGRAM_SPECIALS_ + b], text, 8 * UNIGRAM_MIN_SCORE_, PIECE_BYTE_);
+        vocabulary_piece_set_(&vocabulary[UNIGRAM_SPECIALS_ + b], text, 8 * UNIGRAM_MIN_SCORE_,
+                              PIECE_BYTE_);
     }
     for (size_t p = 0; p < u->piece_count; p++) {
         VocabularyPiece_ *piece = &vocabulary[first + p];
@@ -1156,7 +1216,8 @@ static inline void put_added_token_(JsonWriter *w, const char *text, uint64_t id
     json_close(w, '}');
 }
 
-static inline void put_unigram_json_(JsonWriter *w, const VocabularyPiece_ *vocabulary, size_t count) {
+static inline void put_unigram_json_(JsonWriter *w, const VocabularyPiece_ *vocabulary,
+                                     size_t count) {
     static const char *const decoders[] = {"ByteFallback", "Fuse"};
     json_open(w, NULL, '{');
     json_put_string(w, "version", "1.0");
@@ -1197,7 +1258,8 @@ static inline void put_unigram_json_(JsonWriter *w, const VocabularyPiece_ *voca
     json_append(w, "\n", 1);
 }
 
-static inline void put_unigram_config_(JsonWriter *w, const VocabularyPiece_ *vocabulary, size_t count) {
+static inline void put_unigram_config_(JsonWriter *w, const VocabularyPiece_ *vocabulary,
+                                       size_t count) {
     (void)count;
     json_open(w, NULL, '{');
     json_put_string(w, "tokenizer_class", "PreTrainedTokenizerFast");
@@ -1231,7 +1293,8 @@ static inline void put_float_field_(JsonWriter *w, unsigned field, float value) 
     }
 }
 
-static inline void put_bytes_field_(JsonWriter *w, unsigned field, const char *bytes, size_t length) {
+static inline void put_bytes_field_(JsonWriter *w, unsigned field, const char *bytes,
+                                    size_t length) {
     put_varint_(w, field << 3 | 2);
     put_varint_(w, length);
     json_append(w, bytes, length);
@@ -1244,9 +1307,10 @@ static inline void put_message_field_(JsonWriter *w, unsigned field, JsonWriter 
     message->length = 0;
 }
 
-// SentencePiece's ModelProto. Spaces stay what they are: with its usual mark for a space, U+2581, a text that holds
-// that character would not come back.
-static inline void put_unigram_model_(JsonWriter *w, const VocabularyPiece_ *vocabulary, size_t count) {
+// SentencePiece's ModelProto. Spaces stay what they are: with its usual mark for a space, U+2581, a
+// text that holds that character would not come back.
+static inline void put_unigram_model_(JsonWriter *w, const VocabularyPiece_ *vocabulary,
+                                      size_t count) {
     enum { PIECES = 1, TRAINER = 2, NORMALIZER = 3 };                  // ModelProto
     enum { PIECE = 1, SCORE = 2, TYPE = 3 };                           // SentencePiece
     enum { MODEL_TYPE = 3, VOCAB_SIZE = 4, BYTE_FALLBACK = 35 };       // TrainerSpec
@@ -1300,14 +1364,15 @@ static inline bool unigram_save_(const UnigramTrainer_ *u, const char *directory
     return ok;
 }
 
-// Trains a Unigram tokenizer of exactly `vocab_size` tokens and writes tokenizer.model (SentencePiece), tokenizer.json
-// (the same for Hugging Face `tokenizers`) and tokenizer_config.json into an existing directory. Ids: 0 <|unknown|>,
-// which no text gives, 1 <|endoftext|>, 2 .. 257 the bytes, then the pieces from the likeliest down. Characters beyond
-// the commonest that make up `coverage` (0 < coverage <= 1) of the text are cut into bytes. No normalization and no
-// prefix: every text comes back word for word. The files depend on the text alone, not on the number of threads. The
-// trainer is left as it was.
-static inline bool trainer_finish_unigram(const TokenizerTrainer *trainer, size_t vocab_size, double coverage,
-                                          const char *directory, Error *e) {
+// Trains a Unigram tokenizer of exactly `vocab_size` tokens and writes tokenizer.model
+// (SentencePiece), tokenizer.json (the same for Hugging Face `tokenizers`) and
+// tokenizer_config.json into an existing directory. Ids: 0 <|unknown|>, which no text gives, 1
+// <|endoftext|>, 2 .. 257 the bytes, then the pieces from the likeliest down. Characters beyond the
+// commonest that make up `coverage` (0 < coverage <= 1) of the text are cut into bytes. No
+// normalization and no prefix: every text comes back word for word. The files depend on the text
+// alone, not on the number of threads. The trainer is left as it was.
+static inline bool trainer_finish_unigram(const TokenizerTrainer *trainer, size_t vocab_size,
+                                          double coverage, const char *directory, Error *e) {
     UnigramTrainer_ u = {.threads = omp_get_max_threads()};
     if (!(coverage > 0 && coverage <= 1)) {
         return fail(e, "character coverage %g: must be above 0 and at most 1", coverage);
@@ -1315,14 +1380,17 @@ static inline bool trainer_finish_unigram(const TokenizerTrainer *trainer, size_
     bool ok = unigram_alphabet_(&u, trainer, coverage, e);
     if (ok) {
         size_t least = UNIGRAM_SPECIALS_ + 256 + (size_t)(u.alphabet - SYMBOL_FIRST_);
-        ok = (vocab_size >= least && vocab_size <= TOKENIZER_MAX_VOCAB) ||
-             fail(e,
-                  "--vocab-size %zu: must be %zu (2 special tokens, 256 bytes, the %zu characters that make up %g of "
-                  "the text) to %d",
-                  vocab_size, least, least - UNIGRAM_SPECIALS_ - 256, coverage, TOKENIZER_MAX_VOCAB);
+        ok =
+            (vocab_size >= least && vocab_size <= TOKENIZER_MAX_VOCAB) ||
+            fail(e,
+                 "--vocab-size %zu: must be %zu (2 special tokens, 256 bytes, the %zu characters "
+                 "that make up %g of "
+                 "the text) to %d",
+                 vocab_size, least, least - UNIGRAM_SPECIALS_ - 256, coverage, TOKENIZER_MAX_VOCAB);
     }
     ok = ok && unigram_text_(&u, trainer, e) && unigram_seed_(&u, e) &&
-         unigram_train_(&u, vocab_size - UNIGRAM_SPECIALS_ - 256, e) && unigram_save_(&u, directory, e);
+         unigram_train_(&u, vocab_size - UNIGRAM_SPECIALS_ - 256, e) &&
+         unigram_save_(&u, directory, e);
     unigram_free_(&u);
     return ok;
 }

@@ -1,13 +1,15 @@
-// trace.h: from a step of a run to the documents that it read, from a document to the steps that read it, from a text
-// to the places of the training data that hold it word for word. Nothing is stored while training: the order of the
-// samples is computed again, and hashes prove that run and data belong together.
+// trace.h: from a step of a run to the documents that it read, from a document to the steps that
+// read it, from a text to the places of the training data that hold it word for word. Nothing is
+// stored while training: the order of the samples is computed again, and hashes prove that run and
+// data belong together.
 //
-// Proof:      sums_build, proof_*     chunk hashes, so that an answer is proved without hashing all of the data
-// Index:      index_build             suffix array over the tokens of a split, sorted by the text that follows
-// Documents:  trace_data_*            which document holds a token, and what is known of it
-// Run:        trace_run_*             steps, rows and ranks out of log.jsonl and restarts.jsonl
-// Search:     text_search             the longest spans of a text that stand in the data
-// Answers:    trace_answer            what the trace command prints, for people or as JSON Lines
+// Proof:      sums_build, proof_*     chunk hashes, so that an answer is proved without hashing all
+// of the data Index:      index_build             suffix array over the tokens of a split, sorted
+// by the text that follows Documents:  trace_data_*            which document holds a token, and
+// what is known of it Run:        trace_run_*             steps, rows and ranks out of log.jsonl
+// and restarts.jsonl Search:     text_search             the longest spans of a text that stand in
+// the data Answers:    trace_answer            what the trace command prints, for people or as JSON
+// Lines
 #ifndef TRACE_H
 #define TRACE_H
 
@@ -16,19 +18,27 @@
 #include <sys/mman.h>
 
 #include "dataloader.h" // defines: Dataset, Mixture, mixture_*, DocumentRecord, docs_load, Sha256, OutputFile, read_at
-#include "json.h"       // defines: Error, fail, Json, json_*
+#include "json.h"         // defines: Error, fail, Json, json_*
 #include "suffix_array.h" // defines: suffix_sort
 #include "tokenizer.h"    // defines: Tokenizer, tokenizer_text
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Proof: SPLIT.sums holds the SHA-256 of each 16 KiB of a split's files, and its own hash is in manifest.json, whose
-// hash is in the run's log. So what an answer rests on is proved by hashing the chunks it was read from.
+// ------------------------------------------------------------------------------------------------
+// Proof: SPLIT.sums holds the SHA-256 of each 16 KiB of a split's files, and its own hash is in
+// manifest.json, whose hash is in the run's log. So what an answer rests on is proved by hashing
+// the chunks it was read from.
 //
 //   0   "TGPTSUMS", u32 version = 1, u32 bytes of a chunk, u32 files, 12 zero bytes
 //   32  per file: name (56 bytes, padded with NUL), u64 bytes
 //       per file, per chunk: SHA-256 (32 bytes); the last chunk of a file may be short
 
-enum { SUMS_VERSION = 1, SUMS_CHUNK = 1 << 14, SUMS_HEADER = 32, SUMS_NAME = 56, SUMS_ENTRY = 64, SUMS_FILES = 5 };
+enum {
+    SUMS_VERSION = 1,
+    SUMS_CHUNK = 1 << 14,
+    SUMS_HEADER = 32,
+    SUMS_NAME = 56,
+    SUMS_ENTRY = 64,
+    SUMS_FILES = 5
+};
 
 static const char *const sums_endings_[SUMS_FILES] = {"bin", "idx", "docs", "meta", "index"};
 
@@ -55,8 +65,8 @@ static inline bool sums_add_file_(OutputFile *out, const char *path, uint64_t by
     return ok;
 }
 
-// Writes FOLDER/SPLIT.sums over those of SPLIT.bin, .idx, .docs, .meta and .index that are there; they must not change
-// any more. `hex` gets its SHA-256.
+// Writes FOLDER/SPLIT.sums over those of SPLIT.bin, .idx, .docs, .meta and .index that are there;
+// they must not change any more. `hex` gets its SHA-256.
 static inline bool sums_build(const char *folder, const char *split, char hex[65], Error *e) {
     char path[SUMS_FILES][PATH_LIMIT], out_path[PATH_LIMIT];
     unsigned char header[SUMS_HEADER] = "TGPTSUMS", entry[SUMS_FILES][SUMS_ENTRY] = {{0}};
@@ -70,7 +80,8 @@ static inline bool sums_build(const char *folder, const char *split, char hex[65
         }
         if (stat(path[files], &status) == 0) {
             bytes[files] = (uint64_t)status.st_size;
-            if (snprintf((char *)entry[files], SUMS_NAME, "%s.%s", split, sums_endings_[i]) >= SUMS_NAME) {
+            if (snprintf((char *)entry[files], SUMS_NAME, "%s.%s", split, sums_endings_[i]) >=
+                SUMS_NAME) {
                 return fail(e, "%s: the name of this split is too long", split);
             }
             store_le(entry[files] + SUMS_NAME, bytes[files], 8);
@@ -83,20 +94,23 @@ static inline bool sums_build(const char *folder, const char *split, char hex[65
     if (!path_format(out_path, e, "%s/%s.sums", folder, split) || !output_open(&out, out_path, e)) {
         return false;
     }
-    bool ok = output_write(&out, header, sizeof header, e) && output_write(&out, entry, (size_t)files * SUMS_ENTRY, e);
+    bool ok = output_write(&out, header, sizeof header, e) &&
+              output_write(&out, entry, (size_t)files * SUMS_ENTRY, e);
     for (uint32_t i = 0; ok && i < files; i++) {
         ok = sums_add_file_(&out, path[i], bytes[i], e);
     }
     return output_close(&out, hex, ok ? e : &(Error){0}) && ok;
 }
 
-// A file mapped into memory. Its bytes may be read anywhere, and count as proved where proof_check said so.
+// A file mapped into memory. Its bytes may be read anywhere, and count as proved where proof_check
+// said so.
 typedef struct {
     char path[PATH_LIMIT]; // empty: there is no such file
     const unsigned char *data;
     uint64_t bytes;
-    const unsigned char *sums; // 32 bytes a chunk; NULL: proved as a whole, or nothing is there to prove it by
-    unsigned char *checked;    // one byte a chunk
+    const unsigned char
+        *sums; // 32 bytes a chunk; NULL: proved as a whole, or nothing is there to prove it by
+    unsigned char *checked; // one byte a chunk
 } ProofFile;
 
 static inline void proof_bus_error_(int signal) {
@@ -134,14 +148,16 @@ static inline bool proof_open(ProofFile *f, const char *path, Error *e) {
     return true;
 }
 
-// Proves the bytes from `offset` on, which must lie in the file: each chunk is hashed the first time.
+// Proves the bytes from `offset` on, which must lie in the file: each chunk is hashed the first
+// time.
 static inline bool proof_check(ProofFile *f, uint64_t offset, uint64_t bytes, Error *e) {
     if (offset > f->bytes || bytes > f->bytes - offset) {
-        return fail(e, "%s: has %llu bytes, but byte %llu of it is referred to", f->path, (unsigned long long)f->bytes,
+        return fail(e, "%s: has %llu bytes, but byte %llu of it is referred to", f->path,
+                    (unsigned long long)f->bytes,
                     (unsigned long long)min_u64_(offset, UINT64_MAX - bytes) + bytes);
     }
-    for (uint64_t chunk = offset / SUMS_CHUNK; f->sums && bytes && chunk <= (offset + bytes - 1) / SUMS_CHUNK;
-         chunk++) {
+    for (uint64_t chunk = offset / SUMS_CHUNK;
+         f->sums && bytes && chunk <= (offset + bytes - 1) / SUMS_CHUNK; chunk++) {
         unsigned char digest[32];
         uint64_t first = chunk * SUMS_CHUNK;
         if (f->checked[chunk]) {
@@ -152,8 +168,9 @@ static inline bool proof_check(ProofFile *f, uint64_t offset, uint64_t bytes, Er
         sha256_add(&hash, f->data + first, min_u64_(f->bytes - first, SUMS_CHUNK));
         sha256_digest(&hash, digest);
         if (memcmp(digest, f->sums + 32 * chunk, 32)) {
-            return fail(e, "%s: was altered: bytes %llu to %llu are not those that prepare wrote", f->path,
-                        (unsigned long long)first, (unsigned long long)min_u64_(f->bytes, first + SUMS_CHUNK) - 1);
+            return fail(e, "%s: was altered: bytes %llu to %llu are not those that prepare wrote",
+                        f->path, (unsigned long long)first,
+                        (unsigned long long)min_u64_(f->bytes, first + SUMS_CHUNK) - 1);
         }
         f->checked[chunk] = 1;
     }
@@ -161,11 +178,12 @@ static inline bool proof_check(ProofFile *f, uint64_t offset, uint64_t bytes, Er
 }
 
 // Gives each of `files` the chunk hashes that `sums`, the content of a .sums, holds for it.
-static inline bool sums_attach_(const char *path, const unsigned char *sums, size_t bytes, ProofFile *const *files,
-                                size_t count, Error *e) {
+static inline bool sums_attach_(const char *path, const unsigned char *sums, size_t bytes,
+                                ProofFile *const *files, size_t count, Error *e) {
     uint64_t listed = bytes < SUMS_HEADER ? 0 : load_le(sums + 16, 4);
-    if (bytes < SUMS_HEADER || memcmp(sums, "TGPTSUMS", 8) || load_le(sums + 8, 4) != SUMS_VERSION ||
-        load_le(sums + 12, 4) != SUMS_CHUNK || listed > SUMS_FILES || bytes < SUMS_HEADER + SUMS_ENTRY * listed) {
+    if (bytes < SUMS_HEADER || memcmp(sums, "TGPTSUMS", 8) ||
+        load_le(sums + 8, 4) != SUMS_VERSION || load_le(sums + 12, 4) != SUMS_CHUNK ||
+        listed > SUMS_FILES || bytes < SUMS_HEADER + SUMS_ENTRY * listed) {
         return fail(e, "%s: is not a table of chunk hashes of version %d", path, SUMS_VERSION);
     }
     uint64_t at = SUMS_HEADER + SUMS_ENTRY * listed;
@@ -178,7 +196,8 @@ static inline bool sums_attach_(const char *path, const unsigned char *sums, siz
         }
         for (size_t f = 0; f < count; f++) {
             const char *slash = strrchr(files[f]->path, '/');
-            if (!files[f]->path[0] || strcmp(slash ? slash + 1 : files[f]->path, (const char *)entry)) {
+            if (!files[f]->path[0] ||
+                strcmp(slash ? slash + 1 : files[f]->path, (const char *)entry)) {
                 continue;
             }
             if (files[f]->bytes != size) {
@@ -202,24 +221,27 @@ static inline bool sums_attach_(const char *path, const unsigned char *sums, siz
             return fail(e, "%s: has no hashes in %s", files[f]->path, path);
         }
     }
-    return at == bytes || fail(e, "%s: is damaged: its table does not fit its %zu bytes", path, bytes);
+    return at == bytes ||
+           fail(e, "%s: is damaged: its table does not fit its %zu bytes", path, bytes);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Index: SPLIT.index, the tokens of a split in the order of the text that begins with them
 //
-//   0   "TGPTINDX", u32 version = 1, u32 longest span, u64 tokens, u64 entries, u64 blocks, 24 zero bytes
-//   64  per block: u64 first token, u64 first entry
+//   0   "TGPTINDX", u32 version = 1, u32 longest span, u64 tokens, u64 entries, u64 blocks, 24 zero
+//   bytes 64  per block: u64 first token, u64 first entry
 //       u32 entries: tokens, counted from the first of their block
 //
-// A block is as many tokens as make 64 MiB of text. Its entries are sorted by the bytes of the text that follows, up to
-// INDEX_OVERLAP bytes beyond the block; so each span of up to INDEX_OVERLAP bytes that begins in the block is found in
-// it by bisection. Text ends at the end-of-document token (and at one without text), below every byte; such tokens have
-// no entry. Sorting text, not ids, makes a span found however its edges were cut into tokens.
+// A block is as many tokens as make 64 MiB of text. Its entries are sorted by the bytes of the text
+// that follows, up to INDEX_OVERLAP bytes beyond the block; so each span of up to INDEX_OVERLAP
+// bytes that begins in the block is found in it by bisection. Text ends at the end-of-document
+// token (and at one without text), below every byte; such tokens have no entry. Sorting text, not
+// ids, makes a span found however its edges were cut into tokens.
 
 enum { INDEX_VERSION = 1, INDEX_HEADER = 64, INDEX_BLOCK = 1 << 26, INDEX_OVERLAP = 1 << 16 };
 
-// The text that each token stands for in the data. One that ends it, as the end-of-document token does, has none.
+// The text that each token stands for in the data. One that ends it, as the end-of-document token
+// does, has none.
 typedef struct {
     char *bytes;
     size_t *starts; // (vocab_size + 1) where a token's text begins in `bytes`
@@ -232,8 +254,9 @@ static inline void token_texts_free(TokenTexts *t) {
     *t = (TokenTexts){0};
 }
 
-// Writes the text of a token to `out`, which has room for what tokenizer_text gives. A piece is spelled with U+2581 for
-// a space, and as <0xNN> for a byte. What a tokenizer normalizes is found as it left it.
+// Writes the text of a token to `out`, which has room for what tokenizer_text gives. A piece is
+// spelled with U+2581 for a space, and as <0xNN> for a byte. What a tokenizer normalizes is found
+// as it left it.
 static inline size_t token_text_of_(const Tokenizer *t, int32_t id, char *out) {
     size_t length, written = 0;
     const char *text = tokenizer_text(t, id, &length);
@@ -308,15 +331,17 @@ typedef struct {
 static inline bool token_next_(TokenReader_ *r, size_t vocab_size, uint64_t *id, Error *e) {
     const size_t bytes = (size_t)r->data->token_bytes, block = sizeof r->raw / bytes;
     size_t j = r->held % block;
-    if (j == 0 && !read_at(r->data->file, r->data->path, r->raw, min_u64_(r->end - r->at, block) * bytes,
-                           r->data->first_byte + r->at * bytes, e)) {
+    if (j == 0 &&
+        !read_at(r->data->file, r->data->path, r->raw, min_u64_(r->end - r->at, block) * bytes,
+                 r->data->first_byte + r->at * bytes, e)) {
         return false;
     }
     *id = load_le(r->raw + j * bytes, (int)bytes);
     r->held++;
     r->at++;
-    return *id < vocab_size || fail(e, "%s: token %llu has id %llu, outside the vocabulary of %zu", r->data->path,
-                                    (unsigned long long)r->at - 1, (unsigned long long)*id, vocab_size);
+    return *id < vocab_size ||
+           fail(e, "%s: token %llu has id %llu, outside the vocabulary of %zu", r->data->path,
+                (unsigned long long)r->at - 1, (unsigned long long)*id, vocab_size);
 }
 
 static inline bool index_add_block_(IndexBuild_ *b, uint64_t token, uint64_t entry, Error *e) {
@@ -356,8 +381,8 @@ static inline bool index_plan_(IndexBuild_ *b, Error *e) {
     return ok;
 }
 
-// The text of a block as symbols for the sort: 0 for its ends, byte + 1 below C0, which UTF-8 never uses, and the byte
-// itself above.
+// The text of a block as symbols for the sort: 0 for its ends, byte + 1 below C0, which UTF-8 never
+// uses, and the byte itself above.
 typedef struct {
     unsigned char *symbols;
     int32_t *suffixes;
@@ -367,7 +392,8 @@ typedef struct {
     uint64_t tokens; // of the block itself, without what overlaps
 } IndexBlock_;
 
-static inline bool index_block_add_(IndexBlock_ *t, const char *text, size_t length, const char *path, Error *e) {
+static inline bool index_block_add_(IndexBlock_ *t, const char *text, size_t length,
+                                    const char *path, Error *e) {
     if (t->capacity - t->bytes <= length) { // only a token of more than 1 MiB can get here
         return fail(e, "%s: a token of %zu bytes is too long to index", path, length);
     }
@@ -375,7 +401,8 @@ static inline bool index_block_add_(IndexBlock_ *t, const char *text, size_t len
     for (size_t i = 0; i < length; i++) {
         unsigned char c = (unsigned char)text[i];
         if (c == 0xC0) {
-            return fail(e, "%s: holds a byte C0, which no UTF-8 text has: it cannot be indexed", path);
+            return fail(e, "%s: holds a byte C0, which no UTF-8 text has: it cannot be indexed",
+                        path);
         }
         t->symbols[t->bytes++] = (unsigned char)(c + (c < 0xC0));
     }
@@ -394,7 +421,8 @@ static inline bool index_block_read_(const IndexBuild_ *b, size_t n, IndexBlock_
     if (ok) {
         *r = (TokenReader_){.data = &b->data, .at = b->first_token[n], .end = b->data.tokens};
     }
-    while (ok && r->at < r->end && (r->at < last || (length > 0 && t->bytes - end < INDEX_OVERLAP))) {
+    while (ok && r->at < r->end &&
+           (r->at < last || (length > 0 && t->bytes - end < INDEX_OVERLAP))) {
         ok = token_next_(r, b->texts.vocab_size, &id, e);
         if (ok) {
             const char *text = token_text(&b->texts, id, &length);
@@ -411,7 +439,8 @@ static inline bool index_block_read_(const IndexBuild_ *b, size_t n, IndexBlock_
     return ok;
 }
 
-static inline bool write_at_(int file, const char *path, const void *data, size_t bytes, uint64_t offset, Error *e) {
+static inline bool write_at_(int file, const char *path, const void *data, size_t bytes,
+                             uint64_t offset, Error *e) {
     for (size_t done = 0; done < bytes;) {
         ssize_t n = pwrite(file, (const char *)data + done, bytes - done, (off_t)(offset + done));
         if (n < 0 && errno != EINTR) {
@@ -422,9 +451,11 @@ static inline bool write_at_(int file, const char *path, const void *data, size_
     return true;
 }
 
-// Writes the entries of a sorted block: of its suffixes those that begin with a token of the block that has text.
+// Writes the entries of a sorted block: of its suffixes those that begin with a token of the block
+// that has text.
 static inline bool index_block_write_(const IndexBuild_ *b, size_t n, IndexBlock_ *t, Error *e) {
-    unsigned char *out = (unsigned char *)t->suffixes; // entry k is written only after suffix k was read
+    unsigned char *out =
+        (unsigned char *)t->suffixes; // entry k is written only after suffix k was read
     uint64_t entries = 0, expected = b->first_entry[n + 1] - b->first_entry[n];
     for (size_t i = 0; i < t->bytes; i++) {
         size_t at = (size_t)t->suffixes[i];
@@ -444,7 +475,8 @@ static inline bool index_block_write_(const IndexBuild_ *b, size_t n, IndexBlock
 }
 
 static inline bool index_block_build_(const IndexBuild_ *b, size_t n, Error *e) {
-    size_t capacity = b->block_bytes + INDEX_OVERLAP + (1 << 20); // pages that are not used take no memory
+    size_t capacity =
+        b->block_bytes + INDEX_OVERLAP + (1 << 20); // pages that are not used take no memory
     IndexBlock_ t = {.capacity = capacity};
     t.symbols = malloc(capacity);
     t.suffixes = malloc(capacity * sizeof *t.suffixes);
@@ -452,8 +484,8 @@ static inline bool index_block_build_(const IndexBuild_ *b, size_t n, Error *e) 
     t.ranks = malloc((capacity / 64 + 1) * sizeof *t.ranks);
     bool ok = (t.symbols && t.suffixes && t.starts && t.ranks) ||
               fail(e, "%s: no memory to index it: each thread needs about 350 MB", b->data.path);
-    ok = ok && index_block_read_(b, n, &t, e) && suffix_sort(t.symbols, (int32_t)t.bytes, t.suffixes, e) &&
-         index_block_write_(b, n, &t, e);
+    ok = ok && index_block_read_(b, n, &t, e) &&
+         suffix_sort(t.symbols, (int32_t)t.bytes, t.suffixes, e) && index_block_write_(b, n, &t, e);
     free(t.symbols);
     free(t.suffixes);
     free(t.starts);
@@ -509,8 +541,8 @@ static inline bool index_write_(IndexBuild_ *b, FILE *progress, Error *e) {
 }
 
 // index_build with blocks of any size, so that tests see many.
-static inline bool index_build_(const char *folder, const char *split, const Tokenizer *tokenizer, size_t block_bytes,
-                                FILE *progress, char hex[65], Error *e) {
+static inline bool index_build_(const char *folder, const char *split, const Tokenizer *tokenizer,
+                                size_t block_bytes, FILE *progress, char hex[65], Error *e) {
     char prefix[PATH_LIMIT];
     IndexBuild_ *b = calloc(1, sizeof *b);
     if (!b) {
@@ -518,9 +550,11 @@ static inline bool index_build_(const char *folder, const char *split, const Tok
     }
     b->data.file = b->file = -1;
     b->block_bytes = block_bytes;
-    bool ok = token_texts_init(&b->texts, tokenizer, e) && path_format(prefix, e, "%s/%s", folder, split) &&
-              path_format(b->path, e, "%s.index", prefix) && dataset_open(&b->data, prefix, split, 1, e) &&
-              index_write_(b, progress, e) && sha256_file(b->path, hex, e);
+    bool ok = token_texts_init(&b->texts, tokenizer, e) &&
+              path_format(prefix, e, "%s/%s", folder, split) &&
+              path_format(b->path, e, "%s.index", prefix) &&
+              dataset_open(&b->data, prefix, split, 1, e) && index_write_(b, progress, e) &&
+              sha256_file(b->path, hex, e);
     dataset_close(&b->data);
     token_texts_free(&b->texts);
     free(b->first_token);
@@ -529,22 +563,24 @@ static inline bool index_build_(const char *folder, const char *split, const Tok
     return ok;
 }
 
-// Writes FOLDER/SPLIT.index from FOLDER/SPLIT.bin and .idx, whose tokens `tokenizer` made; a manifest need not be there
-// yet. Every thread of OpenMP takes a block at a time, with about 350 MB each; the file is the same for any number of
-// them. `progress` gets a line a block, NULL: none. `hex` gets the file's SHA-256.
-static inline bool index_build(const char *folder, const char *split, const Tokenizer *tokenizer, FILE *progress,
-                               char hex[65], Error *e) {
+// Writes FOLDER/SPLIT.index from FOLDER/SPLIT.bin and .idx, whose tokens `tokenizer` made; a
+// manifest need not be there yet. Every thread of OpenMP takes a block at a time, with about 350 MB
+// each; the file is the same for any number of them. `progress` gets a line a block, NULL: none.
+// `hex` gets the file's SHA-256.
+static inline bool index_build(const char *folder, const char *split, const Tokenizer *tokenizer,
+                               FILE *progress, char hex[65], Error *e) {
     return index_build_(folder, split, tokenizer, INDEX_BLOCK, progress, hex, e);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Documents: the files of a split as trace reads them, and what they say of a token
 
 typedef struct {
     const Dataset *data;
     const char *path; // as the run was given it
     ProofFile bin, idx, docs, meta, index;
-    bool proved;         // hashes lead from the run's log to every file but, without index_proved, the index
+    bool
+        proved; // hashes lead from the run's log to every file but, without index_proved, the index
     bool index_proved;   // the index is in the manifest too
     unsigned char *sums; // content of the .sums
     JsonDocument manifest;
@@ -557,8 +593,9 @@ typedef struct {
 
 // What is known of a document.
 typedef struct {
-    uint64_t number, first, tokens; // number in its split; its first token there; its tokens, with the end of document
-    bool known;                     // there is a record of it
+    uint64_t number, first,
+        tokens; // number in its split; its first token there; its tokens, with the end of document
+    bool known; // there is a record of it
     DocumentRecord record;
     const char *source;    // path of its source file
     JsonDocument metadata; // root is NULL if there is none
@@ -579,7 +616,8 @@ static inline void trace_data_close(TraceData *t) {
 }
 
 // Hashes a file whole and compares.
-static inline bool proof_whole_(const ProofFile *f, const char *expected, const char *by, Error *e) {
+static inline bool proof_whole_(const ProofFile *f, const char *expected, const char *by,
+                                Error *e) {
     char hex[65];
     Sha256 hash;
     sha256_begin(&hash);
@@ -603,10 +641,12 @@ static inline bool trace_sources_(TraceData *t, Error *e) {
     return true;
 }
 
-// Opens the files of a prepared split and proves them by the manifest, whose hash the caller has checked.
+// Opens the files of a prepared split and proves them by the manifest, whose hash the caller has
+// checked.
 static inline bool trace_open_split_(TraceData *t, const char *split, Error *e) {
     char path[PATH_LIMIT];
-    ProofFile *files[SUMS_FILES] = {&t->bin, &t->idx, &t->docs, &t->meta, &t->index}, *listed[SUMS_FILES];
+    ProofFile *files[SUMS_FILES] = {&t->bin, &t->idx, &t->docs, &t->meta, &t->index},
+              *listed[SUMS_FILES];
     size_t count = 0;
     uint64_t bytes;
     if (!path_format(path, e, "%s/manifest.json", t->path) ||
@@ -662,9 +702,11 @@ static inline bool trace_open_split_(TraceData *t, const char *split, Error *e) 
 
 // Opens a bare Megatron pair or llm.c shard, which only the log itself can prove.
 static inline bool trace_open_bare_(TraceData *t, const Json *logged, Error *e) {
-    const char *bin = json_string(json_get(logged, "sha256")), *idx = json_string(json_get(logged, "idx_sha256"));
+    const char *bin = json_string(json_get(logged, "sha256")),
+               *idx = json_string(json_get(logged, "idx_sha256"));
     bool pair = t->data->idx_path[0];
-    if (!proof_open(&t->bin, t->data->path, e) || (pair && !proof_open(&t->idx, t->data->idx_path, e))) {
+    if (!proof_open(&t->bin, t->data->path, e) ||
+        (pair && !proof_open(&t->idx, t->data->idx_path, e))) {
         return false;
     }
     t->proved = bin && (idx || !pair);
@@ -678,13 +720,15 @@ static inline bool trace_open_index_(TraceData *t, Error *e) {
     if (!f->path[0]) {
         return true;
     }
-    if (f->bytes < INDEX_HEADER || memcmp(f->data, "TGPTINDX", 8) || load_le(f->data + 8, 4) != INDEX_VERSION ||
-        load_le(f->data + 12, 4) != INDEX_OVERLAP || blocks > (f->bytes - INDEX_HEADER) / 16) {
+    if (f->bytes < INDEX_HEADER || memcmp(f->data, "TGPTINDX", 8) ||
+        load_le(f->data + 8, 4) != INDEX_VERSION || load_le(f->data + 12, 4) != INDEX_OVERLAP ||
+        blocks > (f->bytes - INDEX_HEADER) / 16) {
         return fail(e, "%s: is not an index of version %d", f->path, INDEX_VERSION);
     }
     entries = load_le(f->data + 24, 8);
     uint64_t table = INDEX_HEADER + 16 * blocks;
-    if (entries != (f->bytes - table) / 4 || (f->bytes - table) % 4 || load_le(f->data + 16, 8) != t->data->tokens) {
+    if (entries != (f->bytes - table) / 4 || (f->bytes - table) % 4 ||
+        load_le(f->data + 16, 8) != t->data->tokens) {
         return fail(e, "%s: does not fit %s, which has %llu tokens", f->path, t->data->path,
                     (unsigned long long)t->data->tokens);
     }
@@ -702,34 +746,38 @@ static inline bool trace_open_index_(TraceData *t, Error *e) {
     for (uint64_t b = blocks; b-- > 0;) {
         t->first_token[b] = load_le(f->data + INDEX_HEADER + 16 * b, 8);
         t->first_entry[b] = load_le(f->data + INDEX_HEADER + 16 * b + 8, 8);
-        if (t->first_token[b] > t->first_token[b + 1] || t->first_entry[b] > t->first_entry[b + 1]) {
-            return fail(e, "%s: is damaged: block %llu does not begin before the next", f->path, (unsigned long long)b);
+        if (t->first_token[b] > t->first_token[b + 1] ||
+            t->first_entry[b] > t->first_entry[b + 1]) {
+            return fail(e, "%s: is damaged: block %llu does not begin before the next", f->path,
+                        (unsigned long long)b);
         }
     }
     return true;
 }
 
-// Opens the files behind `data`, which dataset_open opened at `path`, and proves that they are what a run read:
-// `logged` is their entry in the log's first line; NULL: without a run, only the manifest proves them. trace_data_close
-// releases `t`, after a failure too.
-static inline bool trace_data_open(TraceData *t, const Dataset *data, const char *path, const char *split,
-                                   const Json *logged, Error *e) {
+// Opens the files behind `data`, which dataset_open opened at `path`, and proves that they are what
+// a run read: `logged` is their entry in the log's first line; NULL: without a run, only the
+// manifest proves them. trace_data_close releases `t`, after a failure too.
+static inline bool trace_data_open(TraceData *t, const Dataset *data, const char *path,
+                                   const char *split, const Json *logged, Error *e) {
     char tokenizer[PATH_LIMIT], hex[65];
     *t = (TraceData){.data = data, .path = path};
     const char *manifest = json_string(json_get(logged, "manifest_sha256"));
     if (manifest && strcmp(manifest, data->manifest_hash)) {
-        return fail(e, "%s: is not the data of this run: the SHA-256 of its manifest is %s, the log has %s", path,
-                    data->manifest_hash[0] ? data->manifest_hash : "none", manifest);
+        return fail(
+            e, "%s: is not the data of this run: the SHA-256 of its manifest is %s, the log has %s",
+            path, data->manifest_hash[0] ? data->manifest_hash : "none", manifest);
     }
     if (data->manifest_hash[0]) {
         t->proved = !logged || manifest;
-        if (!trace_open_split_(t, split, e) || !tokenizer_main_file(tokenizer, data->tokenizer, e) ||
+        if (!trace_open_split_(t, split, e) ||
+            !tokenizer_main_file(tokenizer, data->tokenizer, e) ||
             !sha256_file(tokenizer, hex, e)) {
             return false;
         }
         if (strcmp(hex, data->tokenizer_hash)) {
-            return fail(e, "%s: was altered: its SHA-256 is %s, the manifest has %s", tokenizer, hex,
-                        data->tokenizer_hash);
+            return fail(e, "%s: was altered: its SHA-256 is %s, the manifest has %s", tokenizer,
+                        hex, data->tokenizer_hash);
         }
     } else if (!trace_open_bare_(t, logged, e)) {
         return false;
@@ -745,8 +793,9 @@ static inline bool trace_data_open(TraceData *t, const Dataset *data, const char
     }
     if (t->docs.path[0]) {
         const unsigned char *header = t->docs.data;
-        if (t->docs.bytes < DOCS_HEADER || memcmp(header, "TGPTDOCS", 8) || load_le(header + 8, 4) != DOCS_VERSION ||
-            load_le(header + 12, 4) != DOCS_RECORD || load_le(header + 16, 8) != data->documents ||
+        if (t->docs.bytes < DOCS_HEADER || memcmp(header, "TGPTDOCS", 8) ||
+            load_le(header + 8, 4) != DOCS_VERSION || load_le(header + 12, 4) != DOCS_RECORD ||
+            load_le(header + 16, 8) != data->documents ||
             (t->docs.bytes - DOCS_HEADER) / DOCS_RECORD != data->documents ||
             (t->docs.bytes - DOCS_HEADER) % DOCS_RECORD) {
             return fail(e, "%s: is not the list of the %llu documents of %s", t->docs.path,
@@ -757,12 +806,14 @@ static inline bool trace_data_open(TraceData *t, const Dataset *data, const char
 }
 
 // First token of document `d`, proved; of number `documents`, the end of the tokens.
-static inline bool document_start_(TraceData *t, uint64_t d, bool prove, uint64_t *token, Error *e) {
+static inline bool document_start_(TraceData *t, uint64_t d, bool prove, uint64_t *token,
+                                   Error *e) {
     uint64_t entry = IDX_HEADER + 12 * t->sequences + 8 * d;
     if (prove && !proof_check(&t->idx, entry, 8, e)) {
         return false;
     }
-    uint64_t sequence = load_le(t->idx.data + entry, 8), pointer = IDX_HEADER + 4 * t->sequences + 8 * sequence;
+    uint64_t sequence = load_le(t->idx.data + entry, 8),
+             pointer = IDX_HEADER + 4 * t->sequences + 8 * sequence;
     *token = t->data->tokens;
     if (sequence > t->sequences) {
         return fail(e, "%s: changed while it was being read", t->idx.path);
@@ -776,7 +827,8 @@ static inline bool document_start_(TraceData *t, uint64_t d, bool prove, uint64_
     return true;
 }
 
-// Number of the document that holds a token, by bisection; the two starts around the token prove it.
+// Number of the document that holds a token, by bisection; the two starts around the token prove
+// it.
 static inline bool trace_document_of(TraceData *t, uint64_t token, uint64_t *number, Error *e) {
     uint64_t low = 0, high = t->data->documents, start, end; // start(low) <= token < start(high)
     while (high - low > 1) {
@@ -796,11 +848,13 @@ static inline bool trace_document_of(TraceData *t, uint64_t token, uint64_t *num
             fail(e, "%s: no document holds token %llu", t->idx.path, (unsigned long long)token));
 }
 
-// All that is known of document `number` (< documents of the data). json_free(&out->metadata) releases it.
+// All that is known of document `number` (< documents of the data). json_free(&out->metadata)
+// releases it.
 static inline bool trace_document(TraceData *t, uint64_t number, TraceDocument *out, Error *e) {
     uint64_t end;
     *out = (TraceDocument){.number = number};
-    if (!document_start_(t, number, true, &out->first, e) || !document_start_(t, number + 1, true, &end, e)) {
+    if (!document_start_(t, number, true, &out->first, e) ||
+        !document_start_(t, number + 1, true, &end, e)) {
         return false;
     }
     out->tokens = end - out->first;
@@ -814,8 +868,9 @@ static inline bool trace_document(TraceData *t, uint64_t number, TraceDocument *
     out->known = true;
     out->record = docs_load(t->docs.data + at);
     if (out->record.tokens != out->tokens || out->record.source >= t->source_count) {
-        return fail(e, "%s: record %llu does not fit %s: it says %llu tokens, source %lu", t->docs.path,
-                    (unsigned long long)number, out->record.source >= t->source_count ? "the manifest" : t->idx.path,
+        return fail(e, "%s: record %llu does not fit %s: it says %llu tokens, source %lu",
+                    t->docs.path, (unsigned long long)number,
+                    out->record.source >= t->source_count ? "the manifest" : t->idx.path,
                     (unsigned long long)out->record.tokens, (unsigned long)out->record.source);
     }
     out->source = t->sources[out->record.source];
@@ -823,22 +878,23 @@ static inline bool trace_document(TraceData *t, uint64_t number, TraceDocument *
         return true;
     }
     if (!t->meta.path[0]) {
-        return fail(e, "%s: record %llu has metadata, but there is no .meta", t->docs.path, (unsigned long long)number);
+        return fail(e, "%s: record %llu has metadata, but there is no .meta", t->docs.path,
+                    (unsigned long long)number);
     }
     return proof_check(&t->meta, out->record.metadata, out->record.metadata_length, e) &&
-           json_parse(&out->metadata, (const char *)t->meta.data + out->record.metadata, out->record.metadata_length,
-                      t->meta.path, e);
+           json_parse(&out->metadata, (const char *)t->meta.data + out->record.metadata,
+                      out->record.metadata_length, t->meta.path, e);
 }
 
 // Whether metadata says that a document has this id, as a string or a number.
 static inline bool has_id_(const Json *metadata, const char *id) {
     const Json *node = json_get(metadata, "id");
-    return node && (node->kind == JSON_STRING || node->kind == JSON_NUMBER) && node->length == strlen(id) &&
-           !memcmp(node->text, id, node->length);
+    return node && (node->kind == JSON_STRING || node->kind == JSON_NUMBER) &&
+           node->length == strlen(id) && !memcmp(node->text, id, node->length);
 }
 
-// The next document from *number on whose metadata has the id; *number is the number of documents if there is none. A
-// pass over SPLIT.meta: about a second a gigabyte.
+// The next document from *number on whose metadata has the id; *number is the number of documents
+// if there is none. A pass over SPLIT.meta: about a second a gigabyte.
 static inline bool trace_find_id(TraceData *t, const char *id, uint64_t *number, Error *e) {
     bool plain = !strpbrk(id, "\"\\"); // so it stands in the JSON as it is
     for (const char *c = id; *c; c++) {
@@ -848,14 +904,15 @@ static inline bool trace_find_id(TraceData *t, const char *id, uint64_t *number,
         TraceDocument document;
         DocumentRecord r = docs_load(t->docs.data + DOCS_HEADER + DOCS_RECORD * *number);
         if (r.metadata > t->meta.bytes || r.metadata_length > t->meta.bytes - r.metadata) {
-            return fail(e, "%s: record %llu points outside %s", t->docs.path, (unsigned long long)*number,
-                        t->meta.path);
+            return fail(e, "%s: record %llu points outside %s", t->docs.path,
+                        (unsigned long long)*number, t->meta.path);
         }
         if (r.metadata_length == 0 ||
             (plain && !memmem(t->meta.data + r.metadata, r.metadata_length, id, strlen(id)))) {
             continue;
         }
-        bool ok = trace_document(t, *number, &document, e), found = ok && has_id_(document.metadata.root, id);
+        bool ok = trace_document(t, *number, &document, e),
+             found = ok && has_id_(document.metadata.root, id);
         json_free(&document.metadata);
         if (!ok || found) {
             return ok;
@@ -865,7 +922,7 @@ static inline bool trace_find_id(TraceData *t, const char *id, uint64_t *number,
     return true;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Run: what OUT/log.jsonl and OUT/restarts.jsonl say of the steps and of who computed them
 
 // The steps after from_step, until the next one.
@@ -895,14 +952,16 @@ static inline void trace_run_close(TraceRun *r) {
     *r = (TraceRun){0};
 }
 
-// Adds what a first line or a line of restarts.jsonl says. What was done after its from_step was done again.
+// Adds what a first line or a line of restarts.jsonl says. What was done after its from_step was
+// done again.
 static inline bool run_add_part_(TraceRun *r, const Json *line, const char *path, Error *e) {
     RunPart part = {0};
     if (!json_uint(json_get(line, "from_step"), &part.from_step) ||
         !json_uint(json_get(line, "global_batch"), &part.global_batch) ||
-        !json_uint(json_get(line, "ranks"), &part.ranks) || !json_uint(json_get(line, "dp"), &part.replicas) ||
-        part.replicas == 0 || part.ranks == 0 || part.ranks % part.replicas || part.global_batch == 0 ||
-        part.global_batch % part.replicas || part.global_batch >> 32 || part.from_step >> 31) {
+        !json_uint(json_get(line, "ranks"), &part.ranks) ||
+        !json_uint(json_get(line, "dp"), &part.replicas) || part.replicas == 0 || part.ranks == 0 ||
+        part.ranks % part.replicas || part.global_batch == 0 || part.global_batch % part.replicas ||
+        part.global_batch >> 32 || part.from_step >> 31) {
         return fail(e, "%s: has no possible from_step, global_batch, ranks and dp", path);
     }
     while (r->count > 1 && r->parts[r->count - 1].from_step >= part.from_step) {
@@ -914,7 +973,8 @@ static inline bool run_add_part_(TraceRun *r, const Json *line, const char *path
             return fail(e, "%s: goes on from step %llu, which is before the log begins", path,
                         (unsigned long long)part.from_step);
         }
-        part.from_samples = before->from_samples + (part.from_step - before->from_step) * before->global_batch;
+        part.from_samples =
+            before->from_samples + (part.from_step - before->from_step) * before->global_batch;
         r->count -= before->from_step == part.from_step;
     }
     if (!reserve_(&r->parts, &r->capacity, r->count, 1, sizeof part, e)) {
@@ -939,7 +999,8 @@ static inline uint64_t trace_run_position(const TraceRun *r, uint64_t step) {
     return part->from_samples + (step - 1 - part->from_step) * part->global_batch;
 }
 
-// Where the sample at `position` of the run was read; false if it was not, or before the log begins.
+// Where the sample at `position` of the run was read; false if it was not, or before the log
+// begins.
 static inline bool trace_run_place(const TraceRun *r, uint64_t position, RunPlace *place) {
     size_t i = r->count - 1;
     while (i > 0 && r->parts[i].from_samples > position) {
@@ -952,26 +1013,30 @@ static inline bool trace_run_place(const TraceRun *r, uint64_t position, RunPlac
     uint64_t after = position - part->from_samples;
     place->step = part->from_step + 1 + after / part->global_batch;
     place->row = after % part->global_batch;
-    place->rank = place->row / (part->global_batch / part->replicas) * (part->ranks / part->replicas);
+    place->rank =
+        place->row / (part->global_batch / part->replicas) * (part->ranks / part->replicas);
     return true;
 }
 
-// Reads the lines of a file: calls line(r, document, path, extra) for each that is whole. A last line without its end
-// was being written when the run was killed, and is left out.
+// Reads the lines of a file: calls line(r, document, path, extra) for each that is whole. A last
+// line without its end was being written when the run was killed, and is left out.
 static inline bool run_lines_(TraceRun *r, const char *path,
-                              bool (*line)(TraceRun *, JsonDocument *, uint64_t, const char *, void *, Error *),
+                              bool (*line)(TraceRun *, JsonDocument *, uint64_t, const char *,
+                                           void *, Error *),
                               void *extra, Error *e) {
     FILE *file = fopen(path, "rb");
     char *text = NULL;
     size_t capacity = 0;
     ssize_t length;
     bool ok = file || fail(e, "%s: cannot be read: %s", path, strerror(errno));
-    for (uint64_t number = 1; ok && (length = getline(&text, &capacity, file)) > 0 && text[length - 1] == '\n';
+    for (uint64_t number = 1;
+         ok && (length = getline(&text, &capacity, file)) > 0 && text[length - 1] == '\n';
          number++) {
         char name[PATH_LIMIT + 32];
         JsonDocument document;
         snprintf(name, sizeof name, "%s:%llu", path, (unsigned long long)number);
-        ok = json_parse(&document, text, (size_t)length, name, e) && line(r, &document, number, name, extra, e);
+        ok = json_parse(&document, text, (size_t)length, name, e) &&
+             line(r, &document, number, name, extra, e);
         json_free(&document);
     }
     ok = ok && (!ferror(file) || fail(e, "%s: cannot be read: %s", path, strerror(errno)));
@@ -982,8 +1047,8 @@ static inline bool run_lines_(TraceRun *r, const char *path,
     return ok;
 }
 
-static inline bool run_add_restart_(TraceRun *r, JsonDocument *line, uint64_t number, const char *path, void *unused,
-                                    Error *e) {
+static inline bool run_add_restart_(TraceRun *r, JsonDocument *line, uint64_t number,
+                                    const char *path, void *unused, Error *e) {
     (void)number;
     (void)unused;
     return run_add_part_(r, line->root, path, e);
@@ -992,9 +1057,12 @@ static inline bool run_add_restart_(TraceRun *r, JsonDocument *line, uint64_t nu
 static inline bool run_add_head_(TraceRun *r, JsonDocument *line, const char *path, Error *e) {
     const Json *options = json_get(line->root, "options");
     uint64_t shuffle;
-    if (!json_uint(json_get(line->root, "seq_len"), &r->seq_len) || r->seq_len == 0 || r->seq_len >> 32 ||
-        !json_uint(json_get(options, "seed"), &r->seed) || !json_uint(json_get(options, "shuffle"), &shuffle)) {
-        return fail(e, "%s: is not the first line of a run's log: it has no seq_len, seed and shuffle", path);
+    if (!json_uint(json_get(line->root, "seq_len"), &r->seq_len) || r->seq_len == 0 ||
+        r->seq_len >> 32 || !json_uint(json_get(options, "seed"), &r->seed) ||
+        !json_uint(json_get(options, "shuffle"), &shuffle)) {
+        return fail(e,
+                    "%s: is not the first line of a run's log: it has no seq_len, seed and shuffle",
+                    path);
     }
     r->shuffle = shuffle;
     if (!run_add_part_(r, line->root, path, e)) {
@@ -1005,9 +1073,10 @@ static inline bool run_add_head_(TraceRun *r, JsonDocument *line, const char *pa
     return true;
 }
 
-// The first line makes the run; lines of steps say how far it came. wanted: the step whose hash is asked for.
-static inline bool run_add_line_(TraceRun *r, JsonDocument *line, uint64_t number, const char *path, void *wanted,
-                                 Error *e) {
+// The first line makes the run; lines of steps say how far it came. wanted: the step whose hash is
+// asked for.
+static inline bool run_add_line_(TraceRun *r, JsonDocument *line, uint64_t number, const char *path,
+                                 void *wanted, Error *e) {
     uint64_t step, tokens;
     if (number == 1) {
         return run_add_head_(r, line, path, e);
@@ -1015,17 +1084,19 @@ static inline bool run_add_line_(TraceRun *r, JsonDocument *line, uint64_t numbe
     if (!json_get(line->root, "loss")) { // an eval
         return true;
     }
-    if (!json_uint(json_get(line->root, "step"), &step) || !json_uint(json_get(line->root, "tokens"), &tokens) ||
-        step <= r->last_step || step >> 31 || tokens % r->seq_len) {
+    if (!json_uint(json_get(line->root, "step"), &step) ||
+        !json_uint(json_get(line->root, "tokens"), &tokens) || step <= r->last_step || step >> 31 ||
+        tokens % r->seq_len) {
         return fail(e, "%s: has no \"step\" after %llu, or no possible \"tokens\"", path,
                     (unsigned long long)r->last_step);
     }
-    if (r->last_step == 0) { // a log that was lost and begun anew in the middle says here where it stands
+    if (r->last_step ==
+        0) { // a log that was lost and begun anew in the middle says here where it stands
         RunPart *part = &r->parts[0];
         part->from_samples = tokens / r->seq_len - part->global_batch;
         if (step != part->from_step + 1 || tokens / r->seq_len < part->global_batch) {
-            return fail(e, "%s: step %llu cannot be the first after step %llu", path, (unsigned long long)step,
-                        (unsigned long long)part->from_step);
+            return fail(e, "%s: step %llu cannot be the first after step %llu", path,
+                        (unsigned long long)step, (unsigned long long)part->from_step);
         }
     }
     r->last_step = step;
@@ -1036,12 +1107,13 @@ static inline bool run_add_line_(TraceRun *r, JsonDocument *line, uint64_t numbe
     return true;
 }
 
-// Reads a run's folder. `step` is the one whose batch_hash is wanted, 0: none. trace_run_close releases `r`, after a
-// failure too.
+// Reads a run's folder. `step` is the one whose batch_hash is wanted, 0: none. trace_run_close
+// releases `r`, after a failure too.
 static inline bool trace_run_open(TraceRun *r, const char *folder, uint64_t step, Error *e) {
     char restarts[PATH_LIMIT];
     *r = (TraceRun){0};
-    if (!path_format(r->path, e, "%s/log.jsonl", folder) || !path_format(restarts, e, "%s/restarts.jsonl", folder) ||
+    if (!path_format(r->path, e, "%s/log.jsonl", folder) ||
+        !path_format(restarts, e, "%s/restarts.jsonl", folder) ||
         !run_lines_(r, r->path, run_add_line_, &step, e)) {
         return false;
     }
@@ -1052,22 +1124,27 @@ static inline bool trace_run_open(TraceRun *r, const char *folder, uint64_t step
         return false;
     }
     // What was read up to the last step follows from the batches; the log counted it too.
-    uint64_t expected = trace_run_position(r, r->last_step) + trace_run_part(r, r->last_step)->global_batch;
+    uint64_t expected =
+        trace_run_position(r, r->last_step) + trace_run_part(r, r->last_step)->global_batch;
     return expected == r->samples ||
            fail(e, "%s: counts %llu samples up to step %llu, but its batches make %llu", r->path,
-                (unsigned long long)r->samples, (unsigned long long)r->last_step, (unsigned long long)expected);
+                (unsigned long long)r->samples, (unsigned long long)r->last_step,
+                (unsigned long long)expected);
 }
 
-// Opens the data of a run: paths[0 .. count), or as the log has it if count is 0. The log's weights and seq_len hold.
-static inline bool trace_run_mixture(const TraceRun *r, Mixture *m, const char *const *paths, size_t count, Error *e) {
+// Opens the data of a run: paths[0 .. count), or as the log has it if count is 0. The log's weights
+// and seq_len hold.
+static inline bool trace_run_mixture(const TraceRun *r, Mixture *m, const char *const *paths,
+                                     size_t count, Error *e) {
     const Json *data = json_get(r->head.root, "data");
     size_t n = data && data->kind == JSON_ARRAY ? data->length : 0;
     if (n == 0 || n > MIXTURE_DATASETS_MAX) {
         return fail(e, "%s: its first line has no list \"data\"", r->path);
     }
     if (count > 0 && count != n) {
-        return fail(e, "--data: the run read %zu datasets, so give %zu in the order of its --data, not %zu", n, n,
-                    count);
+        return fail(
+            e, "--data: the run read %zu datasets, so give %zu in the order of its --data, not %zu",
+            n, n, count);
     }
     const char *found[MIXTURE_DATASETS_MAX];
     char *cut[MIXTURE_DATASETS_MAX] = {0};
@@ -1075,13 +1152,16 @@ static inline bool trace_run_mixture(const TraceRun *r, Mixture *m, const char *
     const Json *entry = data->child;
     bool ok = true;
     for (size_t i = 0; ok && i < n; i++, entry = entry->next) {
-        const char *path = json_string(json_get(entry, "path")), *file = json_string(json_get(entry, "file"));
+        const char *path = json_string(json_get(entry, "path")),
+                   *file = json_string(json_get(entry, "file"));
         found[i] = count > 0 ? paths[i] : path;
         ok = (path && json_uint(json_get(entry, "weight"), &weights[i]) && weights[i] > 0) ||
              fail(e, "%s: its first line has no path and weight of data %zu", r->path, i);
-        if (ok && count == 0 && file && !access(file, F_OK)) { // where it was, whatever the working folder is now
-            char *end =
-                (cut[i] = strdup(file)) ? strrchr(cut[i], json_get(entry, "manifest_sha256") ? '/' : '.') : NULL;
+        if (ok && count == 0 && file &&
+            !access(file, F_OK)) { // where it was, whatever the working folder is now
+            char *end = (cut[i] = strdup(file))
+                            ? strrchr(cut[i], json_get(entry, "manifest_sha256") ? '/' : '.')
+                            : NULL;
             ok = cut[i] || fail(e, "%s: no memory for its paths", r->path);
             if (end && (json_get(entry, "manifest_sha256") || json_get(entry, "documents"))) {
                 *end = 0;
@@ -1118,19 +1198,21 @@ static inline int read_compare_(const void *first, const void *second) {
     return (a->first > b->first) - (a->first < b->first);
 }
 
-// Adds every reading of the tokens first .. end - 1 of a dataset by the run, in the order of the steps: all samples
-// that hold one of them, in every epoch.
-static inline bool trace_reads(const TraceRun *r, const Mixture *m, size_t dataset, uint64_t first, uint64_t end,
-                               TraceReads *reads, Error *e) {
+// Adds every reading of the tokens first .. end - 1 of a dataset by the run, in the order of the
+// steps: all samples that hold one of them, in every epoch.
+static inline bool trace_reads(const TraceRun *r, const Mixture *m, size_t dataset, uint64_t first,
+                               uint64_t end, TraceReads *reads, Error *e) {
     const Dataset *d = &m->items[dataset];
     const uint64_t T = d->seq_len;
-    // Sample s holds the tokens s T .. s T + T, the last of which is also the first of sample s + 1.
+    // Sample s holds the tokens s T .. s T + T, the last of which is also the first of sample s
+    // + 1.
     uint64_t sample = first < T ? 0 : divide_up_(first - T, T);
     for (; first < end && sample < d->samples && sample * T < end; sample++) {
         uint64_t from = sample * T > first ? sample * T : first;
         for (uint64_t epoch = 0;; epoch++) {
             TraceRead read = {.first = from, .tokens = min_u64_(end, sample * T + T + 1) - from};
-            uint64_t position = mixture_position(m, r->seed, r->shuffle, (SampleId){dataset, sample}, epoch);
+            uint64_t position =
+                mixture_position(m, r->seed, r->shuffle, (SampleId){dataset, sample}, epoch);
             if (position >= r->samples) { // positions grow with the epoch
                 break;
             }
@@ -1149,13 +1231,14 @@ static inline bool trace_reads(const TraceRun *r, const Mixture *m, size_t datas
     return true;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Search: the longest spans of a text that stand word for word in the data
 //
-// A span begins in the data at a token, or r bytes before the end of one: then its bytes from r on begin at a token, so
-// they are found in the index, and what goes before must be a token that ends with its first r bytes. Or it lies within
-// a single token. Bisection reads unproved bytes; what it finds is proved afterwards: the entries on both sides of a
-// bound, and the text they stand for, decide alone whether the bound is right.
+// A span begins in the data at a token, or r bytes before the end of one: then its bytes from r on
+// begin at a token, so they are found in the index, and what goes before must be a token that ends
+// with its first r bytes. Or it lies within a single token. Bisection reads unproved bytes; what it
+// finds is proved afterwards: the entries on both sides of a bound, and the text they stand for,
+// decide alone whether the bound is right.
 
 typedef struct {
     TraceData *data; // (count), all of one tokenizer
@@ -1184,7 +1267,8 @@ typedef struct {
 
 // Id of a token, as the file has it.
 static inline uint64_t trace_token(const TraceData *t, uint64_t token) {
-    const unsigned char *at = t->bin.data + t->data->first_byte + token * (uint64_t)t->data->token_bytes;
+    const unsigned char *at =
+        t->bin.data + t->data->first_byte + token * (uint64_t)t->data->token_bytes;
     return t->data->token_bytes == 2 ? load_le(at, 2) : load_le(at, t->data->token_bytes);
 }
 
@@ -1194,10 +1278,10 @@ static inline bool trace_prove_tokens(TraceData *t, uint64_t first, uint64_t cou
                        count * (uint64_t)t->data->token_bytes, e);
 }
 
-// Compares the text from a token on with `span`: below 0 if it comes before, 0 if it begins with all of the span.
-// *common: bytes that are equal; *walked: tokens that were looked at.
-static inline int text_compare_(const TextSearch *s, const TraceData *t, uint64_t token, const char *span,
-                                size_t length, size_t *common, uint64_t *walked) {
+// Compares the text from a token on with `span`: below 0 if it comes before, 0 if it begins with
+// all of the span. *common: bytes that are equal; *walked: tokens that were looked at.
+static inline int text_compare_(const TextSearch *s, const TraceData *t, uint64_t token,
+                                const char *span, size_t length, size_t *common, uint64_t *walked) {
     *walked = 0;
     for (*common = 0; *common < length;) {
         size_t n = 0, i = 0;
@@ -1226,13 +1310,14 @@ static inline uint64_t index_token_(const TraceData *t, uint64_t block, uint64_t
 }
 
 // First entry of the block whose text is not before the span; with `behind`, nor begins with it.
-static inline uint64_t index_bound_(const TextSearch *s, const TraceData *t, uint64_t block, const char *span,
-                                    size_t length, bool behind) {
+static inline uint64_t index_bound_(const TextSearch *s, const TraceData *t, uint64_t block,
+                                    const char *span, size_t length, bool behind) {
     uint64_t low = t->first_entry[block], high = t->first_entry[block + 1], walked;
     size_t common;
     while (low < high) {
         uint64_t middle = low + (high - low) / 2;
-        int order = text_compare_(s, t, index_token_(t, block, middle), span, length, &common, &walked);
+        int order =
+            text_compare_(s, t, index_token_(t, block, middle), span, length, &common, &walked);
         if (order < 0 || (order == 0 && behind)) {
             low = middle + 1;
         } else {
@@ -1243,8 +1328,9 @@ static inline uint64_t index_bound_(const TextSearch *s, const TraceData *t, uin
 }
 
 // Proves that entry `entry` of a block stands to the span as `order` says.
-static inline bool index_prove_entry_(const TextSearch *s, TraceData *t, uint64_t block, uint64_t entry,
-                                      const char *span, size_t length, int order, Error *e) {
+static inline bool index_prove_entry_(const TextSearch *s, TraceData *t, uint64_t block,
+                                      uint64_t entry, const char *span, size_t length, int order,
+                                      Error *e) {
     size_t common;
     uint64_t walked;
     if (entry < t->first_entry[block] || entry >= t->first_entry[block + 1]) {
@@ -1260,12 +1346,13 @@ static inline bool index_prove_entry_(const TextSearch *s, TraceData *t, uint64_
     }
     int now = text_compare_(s, t, token, span, length, &common, &walked);
     return (now > 0) - (now < 0) == order ||
-           fail(e, "%s: was altered: it is not in the order of the text of %s", t->index.path, t->bin.path);
+           fail(e, "%s: was altered: it is not in the order of the text of %s", t->index.path,
+                t->bin.path);
 }
 
 // The entries of a block whose text begins with the span are *first .. *end - 1.
-static inline bool index_range_(const TextSearch *s, TraceData *t, uint64_t block, const char *span, size_t length,
-                                uint64_t *first, uint64_t *end, Error *e) {
+static inline bool index_range_(const TextSearch *s, TraceData *t, uint64_t block, const char *span,
+                                size_t length, uint64_t *first, uint64_t *end, Error *e) {
     *first = index_bound_(s, t, block, span, length, false);
     *end = index_bound_(s, t, block, span, length, true);
     *end = *end < *first ? *first : *end; // only in a damaged index
@@ -1279,8 +1366,8 @@ static inline bool index_range_(const TextSearch *s, TraceData *t, uint64_t bloc
 }
 
 // Bytes of the longest start of the span that begins at a token of the block.
-static inline size_t index_reach_(const TextSearch *s, const TraceData *t, uint64_t block, const char *span,
-                                  size_t length) {
+static inline size_t index_reach_(const TextSearch *s, const TraceData *t, uint64_t block,
+                                  const char *span, size_t length) {
     uint64_t bound = index_bound_(s, t, block, span, length, false), walked;
     size_t best = 0, common;
     for (uint64_t entry = bound > 0 ? bound - 1 : 0; entry <= bound; entry++) {
@@ -1331,7 +1418,8 @@ static inline int by_length_compare_(const void *first, const void *second, void
 }
 
 // The tokens by_end[*first .. *end) end with `end`.
-static inline void tokens_ending_(const TextSearch *s, const char *end, size_t length, size_t *first, size_t *last) {
+static inline void tokens_ending_(const TextSearch *s, const char *end, size_t length,
+                                  size_t *first, size_t *last) {
     for (int behind = 0; behind < 2; behind++) {
         size_t low = behind ? *first : 0, high = s->tokens;
         while (low < high) {
@@ -1347,7 +1435,8 @@ static inline void tokens_ending_(const TextSearch *s, const char *end, size_t l
     }
 }
 
-static inline bool occurrence_add_(Occurrences *found, size_t data, uint64_t token, size_t offset, Error *e) {
+static inline bool occurrence_add_(Occurrences *found, size_t data, uint64_t token, size_t offset,
+                                   Error *e) {
     if (!reserve_(&found->items, &found->capacity, found->count, 1, sizeof *found->items, e)) {
         return false;
     }
@@ -1355,9 +1444,10 @@ static inline bool occurrence_add_(Occurrences *found, size_t data, uint64_t tok
     return true;
 }
 
-// Adds the places where `span` begins at a token with the id `only` (-1: any), as `offset` bytes into that token.
-static inline bool search_aligned_(TextSearch *s, const char *span, size_t length, int32_t only, size_t offset,
-                                   bool one, Occurrences *found, Error *e) {
+// Adds the places where `span` begins at a token with the id `only` (-1: any), as `offset` bytes
+// into that token.
+static inline bool search_aligned_(TextSearch *s, const char *span, size_t length, int32_t only,
+                                   size_t offset, bool one, Occurrences *found, Error *e) {
     for (size_t i = 0; i < s->count; i++) {
         TraceData *t = &s->data[i];
         for (uint64_t b = 0; b < t->blocks; b++) {
@@ -1385,10 +1475,10 @@ static inline bool search_aligned_(TextSearch *s, const char *span, size_t lengt
     return true;
 }
 
-// Adds the places where a token ends with the first r bytes of the span, is longer than them, and the rest follows: by
-// looking at the token before each place of the rest.
-static inline bool search_before_rest_(TextSearch *s, const char *span, size_t length, size_t r, bool one,
-                                       Occurrences *found, Error *e) {
+// Adds the places where a token ends with the first r bytes of the span, is longer than them, and
+// the rest follows: by looking at the token before each place of the rest.
+static inline bool search_before_rest_(TextSearch *s, const char *span, size_t length, size_t r,
+                                       bool one, Occurrences *found, Error *e) {
     Occurrences rests = {0};
     bool ok = search_aligned_(s, span + r, length - r, -1, 0, false, &rests, e);
     for (size_t k = 0; ok && k < rests.count && !(one && found->count); k++) {
@@ -1409,8 +1499,9 @@ static inline bool search_before_rest_(TextSearch *s, const char *span, size_t l
 }
 
 // The same, by looking for each such token with the rest behind it.
-static inline bool search_tokens_before_(TextSearch *s, const char *span, size_t length, size_t r, size_t first,
-                                         size_t last, bool one, Occurrences *found, Error *e) {
+static inline bool search_tokens_before_(TextSearch *s, const char *span, size_t length, size_t r,
+                                         size_t first, size_t last, bool one, Occurrences *found,
+                                         Error *e) {
     char *joined = malloc(s->texts->longest + length);
     bool ok = joined || fail(e, "no memory for a text of %zu bytes", length);
     for (size_t k = first; ok && k < last && !(one && found->count); k++) {
@@ -1440,8 +1531,8 @@ static inline uint64_t search_count_(const TextSearch *s, const char *span, size
 }
 
 // Adds the places where the span lies in one token but not at its start.
-static inline bool search_inside_(TextSearch *s, const char *span, size_t length, bool one, Occurrences *found,
-                                  Error *e) {
+static inline bool search_inside_(TextSearch *s, const char *span, size_t length, bool one,
+                                  Occurrences *found, Error *e) {
     bool ok = true;
     for (size_t k = 0; ok && k < s->tokens && !(one && found->count); k++) {
         size_t n;
@@ -1458,9 +1549,10 @@ static inline bool search_inside_(TextSearch *s, const char *span, size_t length
     return ok;
 }
 
-// Adds the places of `length` > 0 bytes of the text from `at` on; with `one` it stops at the first. s->proving proves
-// each of them, and that there are no others.
-static inline bool search_span_(TextSearch *s, size_t at, size_t length, bool one, Occurrences *found, Error *e) {
+// Adds the places of `length` > 0 bytes of the text from `at` on; with `one` it stops at the first.
+// s->proving proves each of them, and that there are no others.
+static inline bool search_span_(TextSearch *s, size_t at, size_t length, bool one,
+                                Occurrences *found, Error *e) {
     const char *span = s->text + at;
     uint64_t blocks = 0;
     for (size_t i = 0; i < s->count; i++) {
@@ -1481,8 +1573,8 @@ static inline bool search_span_(TextSearch *s, size_t at, size_t length, bool on
         if (first == last) {
             continue;
         }
-        // A token before each of many rests is dearer to look at than a few tokens with the rest behind them are to
-        // find.
+        // A token before each of many rests is dearer to look at than a few tokens with the rest
+        // behind them are to find.
         uint64_t rests = search_count_(s, span + r, length - r);
         if (!(rests <= 16 * blocks * (uint64_t)(last - first)
                   ? search_before_rest_(s, span, length, r, one, found, e)
@@ -1500,10 +1592,11 @@ static inline void text_search_close(TextSearch *s) {
     *s = (TextSearch){0};
 }
 
-// Gets ready to look for `length` bytes of UTF-8 in `count` datasets, all with an index and of one tokenizer, whose
-// texts these are.
-static inline bool text_search_open(TextSearch *s, TraceData *data, size_t count, const TokenTexts *texts,
-                                    const char *text, size_t length, Error *e) {
+// Gets ready to look for `length` bytes of UTF-8 in `count` datasets, all with an index and of one
+// tokenizer, whose texts these are.
+static inline bool text_search_open(TextSearch *s, TraceData *data, size_t count,
+                                    const TokenTexts *texts, const char *text, size_t length,
+                                    Error *e) {
     *s = (TextSearch){.data = data, .count = count, .texts = texts, .text = text, .length = length};
     s->by_end = malloc(texts->vocab_size * sizeof *s->by_end);
     s->by_length = malloc(texts->vocab_size * sizeof *s->by_length);
@@ -1513,7 +1606,8 @@ static inline bool text_search_open(TextSearch *s, TraceData *data, size_t count
     }
     for (size_t i = 0; i < count; i++) {
         if (!data[i].index.path[0]) {
-            return fail(e, "%s: has no index to look text up in: make one with prepare --index 1", data[i].path);
+            return fail(e, "%s: has no index to look text up in: make one with prepare --index 1",
+                        data[i].path);
         }
     }
     for (size_t id = 0; id < texts->vocab_size; id++) {
@@ -1584,17 +1678,19 @@ static inline size_t character_edge_(const TextSearch *s, size_t at, size_t leas
 
 static inline int span_compare_(const void *first, const void *second) {
     const TextSpan *a = first, *b = second;
-    return a->length != b->length ? (a->length < b->length ? 1 : -1) : (a->first > b->first) - (a->first < b->first);
+    return a->length != b->length ? (a->length < b->length ? 1 : -1)
+                                  : (a->first > b->first) - (a->first < b->first);
 }
 
-// All spans of whole characters, at least `least` bytes long, that stand in the data and in no longer one that does;
-// longest first. None is longer than INDEX_OVERLAP bytes.
+// All spans of whole characters, at least `least` bytes long, that stand in the data and in no
+// longer one that does; longest first. None is longer than INDEX_OVERLAP bytes.
 static inline bool text_search_spans(TextSearch *s, size_t least, TextSpans *spans, Error *e) {
     size_t end = 0;
     bool ok = true;
     least = least > s->length ? s->length : least > 0 ? least : 1;
     for (size_t at = 0; ok && at < s->length; at = next_character_(s, at)) {
-        // The span before ends at `end`, so text[at .. end) stands in the data; this one must go further.
+        // The span before ends at `end`, so text[at .. end) stands in the data; this one must go
+        // further.
         size_t reached = end > at ? end : at, next = next_character_(s, reached);
         while (next - at < least && next < s->length) {
             next = next_character_(s, next);
@@ -1621,7 +1717,8 @@ static inline bool text_search_spans(TextSearch *s, size_t least, TextSpans *spa
             next = next_character_(s, reached);
         }
         if (ok && reached > start) {
-            ok = reserve_(&spans->items, &spans->capacity, spans->count, 1, sizeof *spans->items, e);
+            ok =
+                reserve_(&spans->items, &spans->capacity, spans->count, 1, sizeof *spans->items, e);
             if (ok) {
                 spans->items[spans->count++] = (TextSpan){at, reached - at};
                 end = reached;
@@ -1641,7 +1738,8 @@ static inline int occurrence_compare_(const void *first, const void *second) {
                                   : (a->offset > b->offset) - (a->offset < b->offset);
 }
 
-// All places of a span in the order of the data, each proved, and that it cannot be longer on either side.
+// All places of a span in the order of the data, each proved, and that it cannot be longer on
+// either side.
 static inline bool text_search_places(TextSearch *s, TextSpan span, Occurrences *found, Error *e) {
     Occurrences longer = {0};
     size_t before = span.first, end = span.first + span.length;
@@ -1657,7 +1755,8 @@ static inline bool text_search_places(TextSearch *s, TextSpan span, Occurrences 
     }
     s->proving = false;
     if (ok && (longer.count > 0 || found->count == 0)) {
-        ok = fail(e, "%s: was altered: it did not lead to all places of a text", s->data[0].index.path);
+        ok = fail(e, "%s: was altered: it did not lead to all places of a text",
+                  s->data[0].index.path);
     }
     free(longer.items);
     if (ok) {
@@ -1671,13 +1770,14 @@ static inline uint64_t occurrence_tokens(const TextSearch *s, const Occurrence *
     uint64_t tokens = 0;
     size_t covered = 0, n = 1;
     const TraceData *t = &s->data[o->data];
-    for (; covered < o->offset + length && n > 0 && o->token + tokens < t->data->tokens; tokens++, covered += n) {
+    for (; covered < o->offset + length && n > 0 && o->token + tokens < t->data->tokens;
+         tokens++, covered += n) {
         token_text(s->texts, trace_token(t, o->token + tokens), &n);
     }
     return tokens;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Answers: what the trace command prints
 
 // Exactly one of step, doc and text is asked for.
@@ -1703,7 +1803,8 @@ typedef struct {
     TokenTexts texts;
 } Tracer_;
 
-// What concerns a piece of a document: where it was read (NULL: nowhere), and which part of the data it is.
+// What concerns a piece of a document: where it was read (NULL: nowhere), and which part of the
+// data it is.
 typedef struct {
     const RunPlace *place;
     size_t dataset;
@@ -1714,9 +1815,10 @@ typedef struct {
 // Opens run and data, and proves that they belong together.
 static inline bool tracer_open_(Tracer_ *t, const TraceQuestion *o, Error *e) {
     *t = (Tracer_){.question = o, .has_run = o->run != NULL};
-    if (t->has_run ? !trace_run_open(&t->run, o->run, o->step, e) ||
-                         !trace_run_mixture(&t->run, &t->mixture, o->data, o->data_count, e)
-                   : !mixture_open_paths(&t->mixture, o->data, NULL, o->data_count, "train", 1, e)) {
+    if (t->has_run
+            ? !trace_run_open(&t->run, o->run, o->step, e) ||
+                  !trace_run_mixture(&t->run, &t->mixture, o->data, o->data_count, e)
+            : !mixture_open_paths(&t->mixture, o->data, NULL, o->data_count, "train", 1, e)) {
         return false;
     }
     t->data = calloc(t->mixture.count, sizeof *t->data);
@@ -1725,11 +1827,14 @@ static inline bool tracer_open_(Tracer_ *t, const TraceQuestion *o, Error *e) {
     }
     const Json *logged = t->has_run ? json_get(t->run.head.root, "data")->child : NULL;
     for (size_t i = 0; i < t->mixture.count; i++, logged = logged ? logged->next : NULL) {
-        if (!trace_data_open(&t->data[i], &t->mixture.items[i], t->mixture.paths[i], "train", logged, e)) {
+        if (!trace_data_open(&t->data[i], &t->mixture.items[i], t->mixture.paths[i], "train",
+                             logged, e)) {
             return false;
         }
         if (!t->data[i].proved) {
-            fprintf(stderr, "warning: %s: the run's log has no hash of it, so only batch_sha256 proves what was read\n",
+            fprintf(stderr,
+                    "warning: %s: the run's log has no hash of it, so only batch_sha256 proves "
+                    "what was read\n",
                     t->mixture.paths[i]);
         }
     }
@@ -1755,9 +1860,10 @@ static inline void tracer_close_(Tracer_ *t) {
     token_texts_free(&t->texts);
 }
 
-// Adds the text of tokens of a split: well-formed UTF-8, in which U+FFFD stands for a character that the edges cut.
-static inline bool append_text_(Tracer_ *t, size_t dataset, uint64_t first, uint64_t tokens, JsonWriter *text,
-                                Error *e) {
+// Adds the text of tokens of a split: well-formed UTF-8, in which U+FFFD stands for a character
+// that the edges cut.
+static inline bool append_text_(Tracer_ *t, size_t dataset, uint64_t first, uint64_t tokens,
+                                JsonWriter *text, Error *e) {
     TraceData *data = &t->data[dataset];
     JsonWriter raw = {0};
     size_t length, consumed;
@@ -1772,19 +1878,22 @@ static inline bool append_text_(Tracer_ *t, size_t dataset, uint64_t first, uint
         ok = fail(e, "no memory for a text of %zu bytes", raw.length);
     }
     if (ok) {
-        json_append(text, whole, utf8_sanitize(whole, raw.data, raw.length, true, &consumed, &replaced));
+        json_append(text, whole,
+                    utf8_sanitize(whole, raw.data, raw.length, true, &consumed, &replaced));
     }
     free(whole);
     free(raw.data);
     return ok;
 }
 
-// What is known of a document beside its id, url and license, under the names that the metadata has; its "source",
-// which is a name of a collection, is "origin" here, since "source" is the file.
+// What is known of a document beside its id, url and license, under the names that the metadata
+// has; its "source", which is a name of a collection, is "origin" here, since "source" is the file.
 static inline void put_metadata_(JsonWriter *w, const Json *metadata) {
-    static const char *const taken[] = {"step",   "row",         "rank",   "data",        "document", "bytes", "text",
-                                        "offset", "first_token", "tokens", "shard_token", "span",     "proved"};
-    for (const Json *m = metadata && metadata->kind == JSON_OBJECT ? metadata->child : NULL; m; m = m->next) {
+    static const char *const taken[] = {"step",        "row",  "rank",   "data",        "document",
+                                        "bytes",       "text", "offset", "first_token", "tokens",
+                                        "shard_token", "span", "proved"};
+    for (const Json *m = metadata && metadata->kind == JSON_OBJECT ? metadata->child : NULL; m;
+         m = m->next) {
         const char *key = strcmp(m->key, "source") ? m->key : "origin";
         bool is_taken = strlen(m->key) != m->key_length;
         double number;
@@ -1819,7 +1928,8 @@ static inline void put_read_piece_(JsonWriter *w, const Tracer_ *t, const TraceP
         {"shard_token", p->first, true},
     };
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
-        numbers[i].known ? json_put_uint(w, numbers[i].key, numbers[i].value) : json_put_null(w, numbers[i].key);
+        numbers[i].known ? json_put_uint(w, numbers[i].key, numbers[i].value)
+                         : json_put_null(w, numbers[i].key);
     }
     json_put_string(w, "data", t->mixture.paths[p->dataset]);
     d && d->known ? json_put_string(w, "source", d->source) : json_put_null(w, "source");
@@ -1844,8 +1954,8 @@ static inline void print_document_(const Tracer_ *t, size_t dataset, const Trace
         printf("%s", t->mixture.paths[dataset]);
         return;
     }
-    printf("document %llu of %s, %llu tokens", (unsigned long long)d->number, t->mixture.paths[dataset],
-           (unsigned long long)d->tokens);
+    printf("document %llu of %s, %llu tokens", (unsigned long long)d->number,
+           t->mixture.paths[dataset], (unsigned long long)d->tokens);
     if (d->known) {
         printf(", from %s, %llu bytes at %llu", d->source, (unsigned long long)d->record.length,
                (unsigned long long)d->record.offset);
@@ -1859,8 +1969,8 @@ static inline void print_document_(const Tracer_ *t, size_t dataset, const Trace
 }
 
 // Opens the document that holds a token; *out is NULL if the data knows no documents.
-static inline bool find_document_(TraceData *data, uint64_t token, TraceDocument *document, const TraceDocument **out,
-                                  Error *e) {
+static inline bool find_document_(TraceData *data, uint64_t token, TraceDocument *document,
+                                  const TraceDocument **out, Error *e) {
     uint64_t number;
     *out = NULL;
     *document = (TraceDocument){0};
@@ -1883,7 +1993,8 @@ static inline bool print_sample_(Tracer_ *t, SampleId id, const RunPlace *place,
         next = ok && piece.document ? document.first + document.tokens : end;
         next = next < end ? next : end;
         piece.tokens = next - token;
-        ok = ok && (!t->has_tokenizer || append_text_(t, id.dataset, token, piece.tokens, &text, e));
+        ok =
+            ok && (!t->has_tokenizer || append_text_(t, id.dataset, token, piece.tokens, &text, e));
         if (ok && t->question->json) {
             json_open(&line, NULL, '{');
             put_read_piece_(&line, t, &piece);
@@ -1894,7 +2005,8 @@ static inline bool print_sample_(Tracer_ *t, SampleId id, const RunPlace *place,
             ok = print_line_(&line, e);
         } else if (ok) {
             printf("row %llu rank %llu | tokens %llu to %llu of ", (unsigned long long)place->row,
-                   (unsigned long long)place->rank, (unsigned long long)(token - (piece.document ? document.first : 0)),
+                   (unsigned long long)place->rank,
+                   (unsigned long long)(token - (piece.document ? document.first : 0)),
                    (unsigned long long)(next - 1 - (piece.document ? document.first : 0)));
             print_document_(t, id.dataset, piece.document);
             printf("\n%.*s\n\n", (int)text.length, text.data ? text.data : "");
@@ -1915,7 +2027,8 @@ static inline bool prove_step_(Tracer_ *t, uint64_t position, uint64_t rows, Err
     unsigned char *digests = malloc(rows * DIGEST_BYTES);
     uint64_t vocab_size = 0;
     char hex[BATCH_HASH_DIGITS + 1];
-    bool ok = (sample && digests) || fail(e, "no memory for a step of %llu rows", (unsigned long long)rows);
+    bool ok = (sample && digests) ||
+              fail(e, "no memory for a step of %llu rows", (unsigned long long)rows);
     ok = ok && (json_uint(json_get(t->run.head.root, "vocab_size"), &vocab_size) ||
                 fail(e, "%s: has no vocab_size", t->run.path));
     for (uint64_t row = 0; ok && row < rows; row++) {
@@ -1932,8 +2045,8 @@ static inline bool prove_step_(Tracer_ *t, uint64_t position, uint64_t rows, Err
     if (ok) {
         batch_hash(digests, rows, hex);
         ok = !t->run.batch_hash[0] || !strcmp(hex, t->run.batch_hash) ||
-             fail(e, "%s: step %llu read other tokens than these: their hash is %s, the log has %s", t->run.path,
-                  (unsigned long long)t->question->step, hex, t->run.batch_hash);
+             fail(e, "%s: step %llu read other tokens than these: their hash is %s, the log has %s",
+                  t->run.path, (unsigned long long)t->question->step, hex, t->run.batch_hash);
     }
     free(sample);
     free(digests);
@@ -1944,8 +2057,9 @@ static inline bool trace_step_(Tracer_ *t, Error *e) {
     const TraceQuestion *o = t->question;
     const RunPart *part = trace_run_part(&t->run, o->step);
     if (o->step > t->run.last_step || o->step <= t->run.parts[0].from_step) {
-        return fail(e, "--step %llu: the run's log has the steps %llu to %llu", (unsigned long long)o->step,
-                    (unsigned long long)t->run.parts[0].from_step + 1, (unsigned long long)t->run.last_step);
+        return fail(e, "--step %llu: the run's log has the steps %llu to %llu",
+                    (unsigned long long)o->step, (unsigned long long)t->run.parts[0].from_step + 1,
+                    (unsigned long long)t->run.last_step);
     }
     if (o->row != UINT64_MAX && o->row >= part->global_batch) {
         return fail(e, "--row %llu: step %llu has the rows 0 to %llu", (unsigned long long)o->row,
@@ -1956,9 +2070,10 @@ static inline bool trace_step_(Tracer_ *t, Error *e) {
         return false;
     }
     if (!o->json) {
-        printf("step %llu: %llu rows of %llu tokens on %llu rank%s; %s\n\n", (unsigned long long)o->step,
-               (unsigned long long)part->global_batch, (unsigned long long)t->run.seq_len + 1,
-               (unsigned long long)part->ranks, part->ranks == 1 ? "" : "s",
+        printf("step %llu: %llu rows of %llu tokens on %llu rank%s; %s\n\n",
+               (unsigned long long)o->step, (unsigned long long)part->global_batch,
+               (unsigned long long)t->run.seq_len + 1, (unsigned long long)part->ranks,
+               part->ranks == 1 ? "" : "s",
                t->run.batch_hash[0] ? "proved: their hash is the one the trainer logged"
                                     : "this log has no hash of what a step read");
     }
@@ -1967,21 +2082,25 @@ static inline bool trace_step_(Tracer_ *t, Error *e) {
         if (o->row == UINT64_MAX || o->row == row) {
             RunPlace place = {0};
             ok = trace_run_place(&t->run, position + row, &place) &&
-                 print_sample_(t, mixture_order(&t->mixture, t->run.seed, t->run.shuffle, position + row), &place, e);
+                 print_sample_(
+                     t, mixture_order(&t->mixture, t->run.seed, t->run.shuffle, position + row),
+                     &place, e);
         }
     }
     return ok;
 }
 
-// Prints every reading of the tokens first .. end - 1 of a document. `span` adds the fields of a text's span.
-static inline bool print_reads_(Tracer_ *t, size_t dataset, const TraceDocument *document, uint64_t first, uint64_t end,
-                                const JsonWriter *span, Error *e) {
+// Prints every reading of the tokens first .. end - 1 of a document. `span` adds the fields of a
+// text's span.
+static inline bool print_reads_(Tracer_ *t, size_t dataset, const TraceDocument *document,
+                                uint64_t first, uint64_t end, const JsonWriter *span, Error *e) {
     TraceReads reads = {0};
     bool ok = !t->has_run || trace_reads(&t->run, &t->mixture, dataset, first, end, &reads, e);
     for (size_t i = 0; ok && (i < reads.count || i == 0); i++) {
         bool read = i < reads.count;
         TracePiece_ piece = {read ? &reads.items[i].place : NULL, dataset, document,
-                             read ? reads.items[i].first : first, read ? reads.items[i].tokens : end - first};
+                             read ? reads.items[i].first : first,
+                             read ? reads.items[i].tokens : end - first};
         if (t->question->json) {
             JsonWriter line = {0};
             json_open(&line, NULL, '{');
@@ -1992,10 +2111,12 @@ static inline bool print_reads_(Tracer_ *t, size_t dataset, const TraceDocument 
             json_close(&line, '}');
             ok = print_line_(&line, e);
         } else if (read) {
-            printf("  step %llu, row %llu, rank %llu: tokens %llu to %llu\n", (unsigned long long)piece.place->step,
-                   (unsigned long long)piece.place->row, (unsigned long long)piece.place->rank,
+            printf("  step %llu, row %llu, rank %llu: tokens %llu to %llu\n",
+                   (unsigned long long)piece.place->step, (unsigned long long)piece.place->row,
+                   (unsigned long long)piece.place->rank,
                    (unsigned long long)(piece.first - (document ? document->first : 0)),
-                   (unsigned long long)(piece.first + piece.tokens - 1 - (document ? document->first : 0)));
+                   (unsigned long long)(piece.first + piece.tokens - 1 -
+                                        (document ? document->first : 0)));
         } else if (t->has_run) {
             printf("  not read up to step %llu\n", (unsigned long long)t->run.last_step);
         }
@@ -2011,14 +2132,15 @@ static inline bool print_document_reads_(Tracer_ *t, size_t dataset, uint64_t nu
         print_document_(t, dataset, &document);
         printf("\n");
     }
-    ok = ok && print_reads_(t, dataset, &document, document.first, document.first + document.tokens, NULL, e);
+    ok = ok && print_reads_(t, dataset, &document, document.first, document.first + document.tokens,
+                            NULL, e);
     json_free(&document.metadata);
     return ok;
 }
 
 // The document that "NUMBER" or "DATA:NUMBER" names; false if it names none.
-static inline bool document_by_number_(const Tracer_ *t, const char *name, size_t *dataset, uint64_t *number,
-                                       Error *e) {
+static inline bool document_by_number_(const Tracer_ *t, const char *name, size_t *dataset,
+                                       uint64_t *number, Error *e) {
     const char *colon = strrchr(name, ':'), *digits = colon ? colon + 1 : name;
     size_t length = colon ? (size_t)(colon - name) : 0, i = 0;
     char *end;
@@ -2026,12 +2148,12 @@ static inline bool document_by_number_(const Tracer_ *t, const char *name, size_
     *number = strtoull(digits, &end, 10);
     bool is_number = *digits >= '0' && *digits <= '9' && !*end && !errno;
     if (!colon && is_number && t->mixture.count > 1) {
-        return fail(e, "--doc %s: the run read %zu datasets: say which, as %s:%s", name, t->mixture.count,
-                    t->mixture.paths[0], name);
+        return fail(e, "--doc %s: the run read %zu datasets: say which, as %s:%s", name,
+                    t->mixture.count, t->mixture.paths[0], name);
     }
     if (colon && !(t->mixture.count == 1 && length == 5 && !memcmp(name, "train", 5))) {
-        while (i < t->mixture.count &&
-               (strlen(t->mixture.paths[i]) != length || memcmp(t->mixture.paths[i], name, length))) {
+        while (i < t->mixture.count && (strlen(t->mixture.paths[i]) != length ||
+                                        memcmp(t->mixture.paths[i], name, length))) {
             i++;
         }
     }
@@ -2040,8 +2162,9 @@ static inline bool document_by_number_(const Tracer_ *t, const char *name, size_
         return fail(e, "--doc %s: no document of the run's data has this id", name);
     }
     if (*number >= t->mixture.items[i].documents) {
-        return fail(e, "--doc %s: no document has this id, and %s has the documents 0 to %llu", name,
-                    t->mixture.paths[i], (unsigned long long)t->mixture.items[i].documents - 1);
+        return fail(e, "--doc %s: no document has this id, and %s has the documents 0 to %llu",
+                    name, t->mixture.paths[i],
+                    (unsigned long long)t->mixture.items[i].documents - 1);
     }
     return true;
 }
@@ -2068,8 +2191,8 @@ static inline bool trace_doc_(Tracer_ *t, Error *e) {
                      print_document_reads_(t, dataset, number, e));
 }
 
-// --text, or all of standard input for "-", with ill-formed UTF-8 replaced. Returns NULL on failure; the caller
-// frees.
+// --text, or all of standard input for "-", with ill-formed UTF-8 replaced. Returns NULL on
+// failure; the caller frees.
 static inline char *read_text_(const TraceQuestion *o, size_t *length, Error *e) {
     JsonWriter raw = {0};
     char block[1 << 16];
@@ -2097,7 +2220,8 @@ static inline char *read_text_(const TraceQuestion *o, size_t *length, Error *e)
 }
 
 // How many documents hold one of the places, which are in order.
-static inline bool count_documents_(Tracer_ *t, const Occurrences *places, uint64_t *count, Error *e) {
+static inline bool count_documents_(Tracer_ *t, const Occurrences *places, uint64_t *count,
+                                    Error *e) {
     size_t dataset = SIZE_MAX;
     uint64_t number, last = 0;
     *count = 0;
@@ -2117,11 +2241,12 @@ static inline bool print_span_(Tracer_ *t, TextSearch *s, TextSpan span, Error *
     Occurrences places = {0};
     uint64_t documents, listed = 0, last = 0, number;
     size_t dataset = SIZE_MAX;
-    bool ok = text_search_places(s, span, &places, e) && count_documents_(t, &places, &documents, e);
+    bool ok =
+        text_search_places(s, span, &places, e) && count_documents_(t, &places, &documents, e);
     if (ok && !t->question->json) {
-        printf("%zu bytes at %zu, %zu time%s in %llu document%s: %.*s\n", span.length, span.first, places.count,
-               places.count == 1 ? "" : "s", (unsigned long long)documents, documents == 1 ? "" : "s", (int)span.length,
-               s->text + span.first);
+        printf("%zu bytes at %zu, %zu time%s in %llu document%s: %.*s\n", span.length, span.first,
+               places.count, places.count == 1 ? "" : "s", (unsigned long long)documents,
+               documents == 1 ? "" : "s", (int)span.length, s->text + span.first);
     }
     for (size_t i = 0; ok && i < places.count && listed <= t->question->limit; i++) {
         const Occurrence *o = &places.items[i];
@@ -2151,7 +2276,8 @@ static inline bool print_span_(Tracer_ *t, TextSearch *s, TextSpan span, Error *
         free(fields.data);
     }
     if (ok && !t->question->json && documents > t->question->limit) {
-        printf(" and in %llu documents more (--limit)\n", (unsigned long long)(documents - t->question->limit));
+        printf(" and in %llu documents more (--limit)\n",
+               (unsigned long long)(documents - t->question->limit));
     }
     free(places.items);
     return ok;
@@ -2163,24 +2289,29 @@ static inline bool trace_text_(Tracer_ *t, Error *e) {
     size_t length;
     if (!t->has_tokenizer) {
         return fail(e,
-                    "%s: has no tokenizer, so its tokens cannot be read as text: only data of prepare can be searched",
+                    "%s: has no tokenizer, so its tokens cannot be read as text: only data of "
+                    "prepare can be searched",
                     t->mixture.paths[0]);
     }
     for (size_t i = 0; i < t->mixture.count; i++) {
         if (t->data[i].index.path[0] && !t->data[i].index_proved) {
-            fprintf(stderr, "warning: %s: is not in the manifest: what it finds is proved, but it may not find all\n",
+            fprintf(stderr,
+                    "warning: %s: is not in the manifest: what it finds is proved, but it may not "
+                    "find all\n",
                     t->data[i].index.path);
         }
     }
     char *text = read_text_(t->question, &length, e);
-    bool ok = text && text_search_open(&search, t->data, t->mixture.count, &t->texts, text, length, e) &&
+    bool ok = text &&
+              text_search_open(&search, t->data, t->mixture.count, &t->texts, text, length, e) &&
               text_search_spans(&search, t->question->min_bytes, &spans, e);
     for (size_t i = 0; ok && i < spans.count; i++) {
         ok = print_span_(t, &search, spans.items[i], e);
     }
     if (ok && spans.count == 0 && !t->question->json) {
         printf("no %llu bytes of this text stand in the data\n",
-               (unsigned long long)(length < t->question->min_bytes ? length : t->question->min_bytes));
+               (unsigned long long)(length < t->question->min_bytes ? length
+                                                                    : t->question->min_bytes));
     }
     free(spans.items);
     text_search_close(&search);

@@ -1,12 +1,13 @@
-// train_gpt.c: trains GPT-2 family language models on CPUs, from one laptop core to a cluster of MPI ranks. FP32 only,
-// no frameworks: what happens between a token and a weight is in this file and in the kernels it calls.
+// train_gpt.c: trains GPT-2 family language models on CPUs, from one laptop core to a cluster of
+// MPI ranks. FP32 only, no frameworks: what happens between a token and a weight is in this file
+// and in the kernels it calls.
 //
 //     make && mpirun -n 2 ./train_gpt train --data DIR --out RUN --model 124m --steps 1000
 //
 // The file reads like a chapter: parameters, forward, backward, update, loop, commands.
 //
-// Letters: B sequences of T tokens in a micro-batch, R = B * T rows, C channels, H heads, L layers, V words in the
-// vocabulary. Gradients have a d in front of the name of what they belong to.
+// Letters: B sequences of T tokens in a micro-batch, R = B * T rows, C channels, H heads, L layers,
+// V words in the vocabulary. Gradients have a d in front of the name of what they belong to.
 
 #include <float.h>
 #include <signal.h>
@@ -14,18 +15,18 @@
 #include <sys/file.h>
 #include <time.h>
 
-#include "checkpoint.h"    // defines: TensorView, ModelConfig, config_*, weights_load, safetensors_*, checkpoint_*
+#include "checkpoint.h" // defines: TensorView, ModelConfig, config_*, weights_load, safetensors_*, checkpoint_*
 #include "dataloader.h"    // defines: Dataset, dataset_*, Mixture, mixture_*, random_*, Sha256
 #include "json.h"          // defines: Error, fail, Json, JsonWriter, json_*
 #include "kernels_check.h" // defines: check_kernels, bench_kernels
 #include "kernels_ref.h"   // defines: Kernels, kernels_ref
-#include "kernels_sve.h"   // defines: kernels_sve, allocate_floats, zero_floats, tile_flops_sve, flush_denormals
-#include "mpi_utils.h"     // defines: World, world_*, all_reduce_*, broadcast, Placement
-#include "plan.h"          // defines: Memory, memory_*, Machine, machine_*, Traffic, network_*, step_time
-#include "prepare.h"       // defines: prepare_corpus, PrepareOptions, PrepareReport
-#include "report.h"        // defines: EventWriter, events_*, report_page, model_card
-#include "tokenizer.h"     // defines: Tokenizer, TokenBuffer, tokenizer_*
-#include "trace.h"         // defines: TraceQuestion, trace_answer
+#include "kernels_sve.h" // defines: kernels_sve, allocate_floats, zero_floats, tile_flops_sve, flush_denormals
+#include "mpi_utils.h" // defines: World, world_*, all_reduce_*, broadcast, Placement
+#include "plan.h"    // defines: Memory, memory_*, Machine, machine_*, Traffic, network_*, step_time
+#include "prepare.h" // defines: prepare_corpus, PrepareOptions, PrepareReport
+#include "report.h"  // defines: EventWriter, events_*, report_page, model_card
+#include "tokenizer.h" // defines: Tokenizer, TokenBuffer, tokenizer_*
+#include "trace.h"     // defines: TraceQuestion, trace_answer
 
 #ifndef GIT_REVISION
 #define GIT_REVISION "unknown"
@@ -34,16 +35,26 @@
 #define COMPILER_FLAGS "unknown"
 #endif
 
-// Exit statuses: EXIT_FAILURE (1) when something failed, EXIT_USAGE when the command line cannot be followed,
-// EXIT_STOPPED when train ended ahead of its step count, with a checkpoint: the same command goes on from there
-// (above 92: Fujitsu's mpiexec gives 2 to 92 a meaning of its own).
+// Exit statuses: EXIT_FAILURE (1) when something failed, EXIT_USAGE when the command line cannot be
+// followed, EXIT_STOPPED when train ended ahead of its step count, with a checkpoint: the same
+// command goes on from there (above 92: Fujitsu's mpiexec gives 2 to 92 a meaning of its own).
 enum { EXIT_USAGE = 2, EXIT_STOPPED = 100 };
 
-// =====================================================================================================================
-// Options: every option of every command, once: the struct, its defaults, the parser, the help and the log come from
-// this list. TEXT and WHOLE and REAL_NUMBER say the type; then name, default, bounds, commands, value's name, help.
+// =================================================================================================
+// Options: every option of every command, once: the struct, its defaults, the parser, the help and
+// the log come from this list. TEXT and WHOLE and REAL_NUMBER say the type; then name, default,
+// bounds, commands, value's name, help.
 
-enum { PREPARE = 1, TRAIN = 2, EVAL = 4, GENERATE = 8, KERNELS = 16, TRACE = 32, REPORT = 64, PLAN = 128 };
+enum {
+    PREPARE = 1,
+    TRAIN = 2,
+    EVAL = 4,
+    GENERATE = 8,
+    KERNELS = 16,
+    TRACE = 32,
+    REPORT = 64,
+    PLAN = 128
+};
 
 // clang-format off
 #define OPTIONS(FLAG, LIST, TEXT, WHOLE, REAL_NUMBER)                                                                                 \
@@ -162,14 +173,17 @@ typedef struct {
 #define SPEC(n, t) .name = #n, .type = t, .offset = offsetof(Options, n)
 #define SPEC_FLAG(n, c, h) {SPEC(n, OPTION_FLAG), .commands = (c), .value = "", .help = (h)},
 #define SPEC_LIST(n, c, v, h) {SPEC(n, OPTION_LIST), .commands = (c), .value = (v), .help = (h)},
-#define SPEC_TEXT(n, d, c, v, h) {SPEC(n, OPTION_TEXT), .text = (d), .commands = (c), .value = (v), .help = (h)},
-#define SPEC_WHOLE(n, d, lo, hi, c, v, h)                                                                              \
-    {SPEC(n, OPTION_WHOLE), .whole = (d), .whole_min = (lo), .whole_max = (hi),                                        \
+#define SPEC_TEXT(n, d, c, v, h)                                                                   \
+    {SPEC(n, OPTION_TEXT), .text = (d), .commands = (c), .value = (v), .help = (h)},
+#define SPEC_WHOLE(n, d, lo, hi, c, v, h)                                                          \
+    {SPEC(n, OPTION_WHOLE), .whole = (d), .whole_min = (lo), .whole_max = (hi),                    \
      .commands = (c),       .value = (v), .help = (h)},
-#define SPEC_REAL(n, d, lo, hi, c, v, h)                                                                               \
-    {SPEC(n, OPTION_REAL), .real = (d), .real_min = (lo), .real_max = (hi), .commands = (c), .value = (v), .help = (h)},
+#define SPEC_REAL(n, d, lo, hi, c, v, h)                                                           \
+    {SPEC(n, OPTION_REAL), .real = (d),  .real_min = (lo), .real_max = (hi),                       \
+     .commands = (c),      .value = (v), .help = (h)},
 
-static const OptionSpec option_specs[] = {OPTIONS(SPEC_FLAG, SPEC_LIST, SPEC_TEXT, SPEC_WHOLE, SPEC_REAL)};
+static const OptionSpec option_specs[] = {
+    OPTIONS(SPEC_FLAG, SPEC_LIST, SPEC_TEXT, SPEC_WHOLE, SPEC_REAL)};
 enum { OPTION_COUNT = sizeof option_specs / sizeof *option_specs };
 
 static void *option_field(Options *o, const OptionSpec *spec) {
@@ -185,25 +199,30 @@ static const char *option_spelling(const OptionSpec *spec, char text[48]) {
     return text;
 }
 
-// =====================================================================================================================
-// Parameters: one table of tensors. Sizes, pointers, initial values, decay, and files are loops over it.
+// =================================================================================================
+// Parameters: one table of tensors. Sizes, pointers, initial values, decay, and files are loops
+// over it.
 
-// What of the model this rank holds. Pipeline parallel: a stage is some consecutive layers, the first stage has the
-// embedding too, the last one the classifier. Tensor parallel (Shoeybi et al. 2019): of each large matrix a slice, cut
-// so that a block needs one sum over the slices in its attention and one in its MLP: attention by heads, the MLP by its
-// hidden channels, the vocabulary by words.
+// What of the model this rank holds. Pipeline parallel: a stage is some consecutive layers, the
+// first stage has the embedding too, the last one the classifier. Tensor parallel (Shoeybi et al.
+// 2019): of each large matrix a slice, cut so that a block needs one sum over the slices in its
+// attention and one in its MLP: attention by heads, the MLP by its hidden channels, the vocabulary
+// by words.
 typedef struct {
     size_t slices, slice;       // tensor-parallel ranks, and which of them this is
     size_t layers, first_layer; // held here
     bool first_stage, last_stage;
     size_t channels, heads; // of attention in this slice: C / slices, H / slices
-    Words words;            // the rows of wte in this slice
-} Part;
+    VocabShard vocab;       // the rows of wte in this slice
+} ModelShard;
 
-// The part of rank (slice, stage) among `slices` x `stages`. The classifier costs as much as V / (12 C + T) layers, so
-// the last stage gets fewer of them: as many as make the dearest stage cheapest.
-static Part part_of(const ModelConfig *c, size_t slices, size_t slice, size_t stages, size_t stage) {
-    double classifier = (double)c->vocab_size / (12 * (double)c->channels + (double)c->seq_len), best = INFINITY;
+// The part of rank (slice, stage) among `slices` x `stages`. The classifier costs as much as V /
+// (12 C + T) layers, so the last stage gets fewer of them: as many as make the dearest stage
+// cheapest.
+static ModelShard shard_of(const ModelConfig *c, size_t slices, size_t slice, size_t stages,
+                           size_t stage) {
+    double classifier = (double)c->vocab_size / (12 * (double)c->channels + (double)c->seq_len),
+           best = INFINITY;
     size_t last = c->layers;
     for (size_t n = 1; stages > 1 && n + stages - 1 <= c->layers; n++) { // layers of the last stage
         double others = (double)((c->layers - n + stages - 2) / (stages - 1));
@@ -214,24 +233,25 @@ static Part part_of(const ModelConfig *c, size_t slices, size_t slice, size_t st
         }
     }
     size_t others = c->layers - last, before = stages > 1 ? stages - 1 : 1;
-    Part p = {.slices = slices,
-              .slice = slice,
-              .first_stage = stage == 0,
-              .last_stage = stage + 1 == stages,
-              .channels = c->channels / slices,
-              .heads = c->heads / slices,
-              .words.first = c->vocab_size * slice / slices};
-    p.words.count = c->vocab_size * (slice + 1) / slices - p.words.first;
+    ModelShard p = {.slices = slices,
+                    .slice = slice,
+                    .first_stage = stage == 0,
+                    .last_stage = stage + 1 == stages,
+                    .channels = c->channels / slices,
+                    .heads = c->heads / slices,
+                    .vocab.first = c->vocab_size * slice / slices};
+    p.vocab.count = c->vocab_size * (slice + 1) / slices - p.vocab.first;
     p.first_layer = p.last_stage ? others : others * stage / before;
     p.layers = p.last_stage ? last : others * (stage + 1) / before - p.first_layer;
     return p;
 }
 
-// The weights of one transformer block, and of everything around the blocks; their gradients likewise. Matrices are
-// (in, out), as Hugging Face's Conv1D has them. S: tensor-parallel slices.
+// The weights of one transformer block, and of everything around the blocks; their gradients
+// likewise. Matrices are (in, out), as Hugging Face's Conv1D has them. S: tensor-parallel slices.
 typedef struct {
-    float *ln1_w, *ln1_b;       // (C), (C)
-    float *qkv_w, *qkv_b;       // (C, 3C/S), (3C/S): columns q, k, v, in each this slice's heads one after another
+    float *ln1_w, *ln1_b; // (C), (C)
+    float *qkv_w,
+        *qkv_b; // (C, 3C/S), (3C/S): columns q, k, v, in each this slice's heads one after another
     float *proj_w, *proj_b;     // (C/S, C), (C)
     float *ln2_w, *ln2_b;       // (C), (C)
     float *fc_w, *fc_b;         // (C, 4C/S), (4C/S)
@@ -245,13 +265,18 @@ typedef struct {
     float *lnf_w, *lnf_b; // (C), (C): the last stage
 } Weights;
 
-typedef enum { INIT_ZEROS, INIT_ONES, INIT_NORMAL, INIT_RESIDUAL } Init; // INIT_RESIDUAL: normal, std / sqrt(2 L)
+typedef enum {
+    INIT_ZEROS,
+    INIT_ONES,
+    INIT_NORMAL,
+    INIT_RESIDUAL
+} Init; // INIT_RESIDUAL: normal, std / sqrt(2 L)
 
 typedef struct {
     const char *name;  // in the safetensors file, after the prefix
     size_t field;      // in LayerWeights or Weights
-    const char *shape; // one letter per dimension. Whole: V, P (positions), C. Cut into slices: v (words), c (C), f
-                       // (4C), q (3C: q, k and v are cut each)
+    const char *shape; // one letter per dimension. Whole: V, P (positions), C. Cut into slices: v
+                       // (words), c (C), f (4C), q (3C: q, k and v are cut each)
     Init init;
 } TensorSpec;
 
@@ -285,14 +310,15 @@ enum {
 
 typedef struct {
     ModelConfig config;
-    Part part;
+    ModelShard shard;
     const Kernels *kernels;
     size_t tensor_count;    // of this part
     size_t parameter_count; // of this part
     size_t all_parameters;  // of the whole model
-    float *parameters;      // (parameter_count): all tensors, one after another in the order of the table
-    Weights weights;        // pointers into parameters
-    Buckets *arriving;      // of parameters that other replicas update; NULL where none do
+    float
+        *parameters; // (parameter_count): all tensors, one after another in the order of the table
+    Weights weights; // pointers into parameters
+    Buckets *arriving; // of parameters that other replicas update; NULL where none do
 } Model;
 
 // Waits until the parameters before `end` are those of this step.
@@ -300,7 +326,7 @@ static void parameters_await(const Model *m, World *world, const float *end) {
     if (m->arriving) {
         buckets_await(world, m->arriving, (size_t)(end - m->parameters));
     }
-    world_poke(world);
+    mpi_progress(world);
 }
 
 static size_t tensors_in_model(const ModelConfig *c) {
@@ -321,7 +347,7 @@ static const TensorSpec *tensor_spec(const ModelConfig *c, size_t i, size_t *lay
     return &tensors_after[i - PER_LAYER * c->layers];
 }
 
-static bool part_has(const Part *p, const TensorSpec *spec, size_t layer) {
+static bool shard_has(const ModelShard *p, const TensorSpec *spec, size_t layer) {
     if (layer != SIZE_MAX) {
         return layer >= p->first_layer && layer < p->first_layer + p->layers;
     }
@@ -330,13 +356,17 @@ static bool part_has(const Part *p, const TensorSpec *spec, size_t layer) {
 }
 
 // Dimension d of a tensor: what of the whole this part has.
-static void view_dimension(TensorView *view, int d, const ModelConfig *c, const Part *p, char letter) {
+static void view_dimension(TensorView *view, int d, const ModelConfig *c, const ModelShard *p,
+                           char letter) {
     size_t C = c->channels;
-    view->whole[d] = letter == 'v' ? c->vocab_size : letter == 'P' ? c->seq_len : letter == 'f' ? 4 * C : C;
+    view->whole[d] = letter == 'v'   ? c->vocab_size
+                     : letter == 'P' ? c->seq_len
+                     : letter == 'f' ? 4 * C
+                                     : C;
     view->shape[d] = view->whole[d];
     if (letter == 'v') {
-        view->shape[d] = p->words.count;
-        view->first[d] = p->words.first;
+        view->shape[d] = p->vocab.count;
+        view->first[d] = p->vocab.first;
     } else if (letter != 'P' && letter != 'C') {
         view->shape[d] /= p->slices;
         view->first[d] = p->slice * view->shape[d];
@@ -348,26 +378,29 @@ static void view_dimension(TensorView *view, int d, const ModelConfig *c, const 
     }
 }
 
-// Views of all tensors of a part over an array laid out as the table says; `prefix` goes before the name. Returns how
-// many elements they take, *count is how many they are. With views == NULL only that.
-static size_t tensor_views(const ModelConfig *c, const Part *p, float *data, const char *prefix, TensorView *views,
-                           size_t *count) {
+// Views of all tensors of a part over an array laid out as the table says; `prefix` goes before the
+// name. Returns how many elements they take, *count is how many they are. With views == NULL only
+// that.
+static size_t tensor_views(const ModelConfig *c, const ModelShard *p, float *data,
+                           const char *prefix, TensorView *views, size_t *count) {
     size_t total = 0;
     *count = 0;
     for (size_t i = 0; i < tensors_in_model(c); i++) {
         size_t layer;
         const TensorSpec *spec = tensor_spec(c, i, &layer);
-        if (!part_has(p, spec, layer)) {
+        if (!shard_has(p, spec, layer)) {
             continue;
         }
-        TensorView view = {.data = data ? data + total : NULL, .dims = (int)strlen(spec->shape), .groups = 1};
+        TensorView view = {
+            .data = data ? data + total : NULL, .dims = (int)strlen(spec->shape), .groups = 1};
         for (int d = 0; d < view.dims; d++) {
             view_dimension(&view, d, c, p, spec->shape[d]);
         }
         if (layer == SIZE_MAX) {
             snprintf(view.name, sizeof view.name, "%stransformer.%s", prefix, spec->name);
         } else {
-            snprintf(view.name, sizeof view.name, "%stransformer.h.%zu.%s", prefix, layer, spec->name);
+            snprintf(view.name, sizeof view.name, "%stransformer.h.%zu.%s", prefix, layer,
+                     spec->name);
         }
         total += tensor_elements(&view);
         if (views) {
@@ -378,8 +411,9 @@ static size_t tensor_views(const ModelConfig *c, const Part *p, float *data, con
     return total;
 }
 
-// Points the fields of `weights` into an array laid out as the table says; those of other stages stay NULL.
-static bool weights_over(const ModelConfig *c, const Part *p, float *data, Weights *weights) {
+// Points the fields of `weights` into an array laid out as the table says; those of other stages
+// stay NULL.
+static bool weights_over(const ModelConfig *c, const ModelShard *p, float *data, Weights *weights) {
     size_t count, next = 0;
     tensor_views(c, p, NULL, "", NULL, &count);
     TensorView *views = malloc(count * sizeof *views);
@@ -392,8 +426,9 @@ static bool weights_over(const ModelConfig *c, const Part *p, float *data, Weigh
     for (size_t i = 0; i < tensors_in_model(c); i++) {
         size_t layer;
         const TensorSpec *spec = tensor_spec(c, i, &layer);
-        if (part_has(p, spec, layer)) {
-            char *base = layer == SIZE_MAX ? (char *)weights : (char *)&weights->layers[layer - p->first_layer];
+        if (shard_has(p, spec, layer)) {
+            char *base = layer == SIZE_MAX ? (char *)weights
+                                           : (char *)&weights->layers[layer - p->first_layer];
             memcpy(base + spec->field, &views[next++].data, sizeof(float *));
         }
     }
@@ -402,21 +437,21 @@ static bool weights_over(const ModelConfig *c, const Part *p, float *data, Weigh
 }
 
 // `shared`: room for the parameters, zero, that somebody else owns; NULL: the ledger gives it.
-static bool model_create(Model *m, Memory *memory, const ModelConfig *config, const Part *part, const Kernels *kernels,
-                         float *shared, Error *e) {
+static bool model_create(Model *m, Memory *memory, const ModelConfig *config,
+                         const ModelShard *shard, const Kernels *kernels, float *shared, Error *e) {
     double C = (double)config->channels,
            estimate = 12 * (double)config->layers * C * C + (double)config->vocab_size * C;
-    *m = (Model){.config = *config, .part = *part, .kernels = kernels};
+    *m = (Model){.config = *config, .shard = *shard, .kernels = kernels};
     if (estimate > 0x1p50) { // far from where sizes in bytes overflow
         return fail(e, "a model of %.3g parameters is beyond what any machine holds", estimate);
     }
-    const Part all = part_of(config, 1, 0, 1, 0);
+    const ModelShard all = shard_of(config, 1, 0, 1, 0);
     m->all_parameters = tensor_views(config, &all, NULL, "", NULL, &m->tensor_count);
-    m->parameter_count = tensor_views(config, part, NULL, "", NULL, &m->tensor_count);
+    m->parameter_count = tensor_views(config, shard, NULL, "", NULL, &m->tensor_count);
     m->parameters = shared ? shared : memory_floats(memory, "parameters", m->parameter_count);
-    if (!m->parameters || !weights_over(config, part, m->parameters, &m->weights)) {
-        return fail(e, "no memory for %zu parameters (%.2f GiB): choose a smaller model", m->parameter_count,
-                    (double)m->parameter_count * sizeof(float) / 0x1p30);
+    if (!m->parameters || !weights_over(config, shard, m->parameters, &m->weights)) {
+        return fail(e, "no memory for %zu parameters (%.2f GiB): choose a smaller model",
+                    m->parameter_count, (double)m->parameter_count * sizeof(float) / 0x1p30);
     }
     return true;
 }
@@ -426,8 +461,9 @@ static void model_free(Model *m) {
     *m = (Model){0};
 }
 
-// A normal variate for each (seed, tensor, element), whatever the number of ranks or threads: the sum of 12 uniform
-// 16-bit numbers has mean 6 and variance 1 - 2^-32. Integers all the way, so that every machine draws the same bits.
+// A normal variate for each (seed, tensor, element), whatever the number of ranks or threads: the
+// sum of 12 uniform 16-bit numbers has mean 6 and variance 1 - 2^-32. Integers all the way, so that
+// every machine draws the same bits.
 static float normal_variate(uint64_t seed, uint64_t tensor, uint64_t element) {
     int64_t sum = 0;
     for (uint64_t word = 0; word < 3; word++) {
@@ -439,13 +475,14 @@ static float normal_variate(uint64_t seed, uint64_t tensor, uint64_t element) {
     return (float)(2 * sum - 12 * 0xFFFF) * 0x1p-17f;
 }
 
-// GPT-2's initial values (Radford et al. 2019): normal with std `std`, the matrices that end a residual branch scaled
-// by 1 / sqrt(2 L), biases 0, LayerNorm weights 1. An element's value does not depend on the part it is in.
+// GPT-2's initial values (Radford et al. 2019): normal with std `std`, the matrices that end a
+// residual branch scaled by 1 / sqrt(2 L), biases 0, LayerNorm weights 1. An element's value does
+// not depend on the part it is in.
 static void model_initialize(Model *m, uint64_t seed, float std, const TensorView *views) {
     for (size_t i = 0; i < tensors_in_model(&m->config); i++) {
         size_t layer;
         const TensorSpec *spec = tensor_spec(&m->config, i, &layer);
-        if (!part_has(&m->part, spec, layer)) {
+        if (!shard_has(&m->shard, spec, layer)) {
             continue;
         }
         const TensorView *view = views++;
@@ -462,7 +499,7 @@ static void model_initialize(Model *m, uint64_t seed, float std, const TensorVie
     }
 }
 
-// =====================================================================================================================
+// =================================================================================================
 // Forward
 
 typedef struct {
@@ -476,13 +513,15 @@ typedef struct {
 } LayerActivations;
 
 typedef struct {
-    float *stream;            // (R, C): what enters the first layer: embedded tokens, or the last stage's output
-    LayerActivations *layers; // (layers)
+    float
+        *stream; // (R, C): what enters the first layer: embedded tokens, or the last stage's output
+    LayerActivations *layers;         // (layers)
     float *lnf, *lnf_mean, *lnf_rstd; // (R, C), (R), (R): the last stage
     float *losses;                    // (R)
 } Activations;
 
-// The next n floats of an arena; while its size is being counted (base == NULL) there is nothing to point to.
+// The next n floats of an arena; while its size is being counted (base == NULL) there is nothing to
+// point to.
 static float *take(float *base, size_t *used, size_t n) {
     n = round_up(n, 64); // on a boundary of A64FX's cache lines
     *used += n;
@@ -492,14 +531,15 @@ static float *take(float *base, size_t *used, size_t n) {
 // What a layer keeps of its own; all else it shares with the other layers.
 typedef enum {
     KEEP_ALL,    // for backward
-    KEEP_STREAM, // for backward that computes the rest again (Chen et al. 2016); shared with other micro-batches too
+    KEEP_STREAM, // for backward that computes the rest again (Chen et al. 2016); shared with other
+                 // micro-batches too
     KEEP_CACHE   // qkv, for inference: its keys and values are read by later rows
 } Keep;
 
-// Lays the activations of R rows out over `base`, returns how many floats they take. `shared`: a layer of another
-// micro-batch to share with, NULL for the first one.
-static size_t activations_layout(Activations *a, const ModelConfig *c, const Part *p, size_t R, Keep keep,
-                                 const LayerActivations *shared, float *base) {
+// Lays the activations of R rows out over `base`, returns how many floats they take. `shared`: a
+// layer of another micro-batch to share with, NULL for the first one.
+static size_t activations_layout(Activations *a, const ModelConfig *c, const ModelShard *p,
+                                 size_t R, Keep keep, const LayerActivations *shared, float *base) {
     size_t C = c->channels, used = 0;
     a->stream = take(base, &used, R * C);
     for (size_t l = 0; l < p->layers; l++) {
@@ -533,15 +573,19 @@ static size_t activations_layout(Activations *a, const ModelConfig *c, const Par
     return used;
 }
 
-static bool activations_create(Activations *a, Memory *memory, const ModelConfig *c, const Part *p, size_t R, Keep keep,
+static bool activations_create(Activations *a, Memory *memory, const ModelConfig *c,
+                               const ModelShard *p, size_t R, Keep keep,
                                const LayerActivations *shared, Error *e) {
-    double per_token = 20 * (double)(p->layers + 1) * (double)c->channels; // at most; for sizes that would overflow
+    double per_token = 20 * (double)(p->layers + 1) *
+                       (double)c->channels; // at most; for sizes that would overflow
     *a = (Activations){.layers = malloc(p->layers * sizeof *a->layers)};
     bool possible = a->layers && per_token * (double)R < 0x1p50;
     size_t n = possible ? activations_layout(a, c, p, R, keep, shared, NULL) : 0;
     float *data = possible ? memory_floats(memory, "activations", n) : NULL;
     if (!data) {
-        return fail(e, "no memory for the activations of %zu tokens (about %.3g GiB): choose a smaller --micro-batch",
+        return fail(e,
+                    "no memory for the activations of %zu tokens (about %.3g GiB): choose a "
+                    "smaller --micro-batch",
                     R, per_token * (double)R * sizeof(float) / 0x1p30);
     }
     activations_layout(a, c, p, R, keep, shared, data);
@@ -550,112 +594,124 @@ static bool activations_create(Activations *a, Memory *memory, const ModelConfig
 
 // The stream that leaves this stage.
 static float *stage_output(const Model *m, const Activations *a) {
-    return a->layers[m->part.layers - 1].residual3;
+    return a->layers[m->shard.layers - 1].residual3;
 }
 
-// One block: x += attention(ln_1(x)), then x += mlp(ln_2(x)); x: (R, C) is the stream before it. Rows before `first`
-// (of a single sequence) were computed by an earlier call and only serve as keys and values. The slices' products add
-// up to the new stream: slice 0 starts from the old one and the bias, the others from zero. `again`: for backward,
-// which does not need what leaves the block.
-static void layer_forward(const Model *m, World *world, const LayerWeights *w, LayerActivations *y, const float *x,
-                          size_t first, size_t B, size_t T, bool again) {
+// One block: x += attention(ln_1(x)), then x += mlp(ln_2(x)); x: (R, C) is the stream before it.
+// Rows before `first` (of a single sequence) were computed by an earlier call and only serve as
+// keys and values. The slices' products add up to the new stream: slice 0 starts from the old one
+// and the bias, the others from zero. `again`: for backward, which does not need what leaves the
+// block.
+static void layer_forward(const Model *m, World *world, const LayerWeights *w, LayerActivations *y,
+                          const float *x, size_t first, size_t B, size_t T, bool again) {
     const Kernels *k = m->kernels;
-    size_t C = m->config.channels, S = m->part.channels, R = B * (T - first), from = first * C, from_s = first * S;
-    bool root = m->part.slice == 0;
-    k->layernorm_forward(y->ln1 + from, y->ln1_mean + first, y->ln1_rstd + first, x + from, w->ln1_w, w->ln1_b, R, C);
+    size_t C = m->config.channels, S = m->shard.channels, R = B * (T - first), from = first * C,
+           from_s = first * S;
+    bool root = m->shard.slice == 0;
+    k->layernorm_forward(y->ln1 + from, y->ln1_mean + first, y->ln1_rstd + first, x + from,
+                         w->ln1_w, w->ln1_b, R, C);
     k->matmul_forward(y->qkv + 3 * from_s, y->ln1 + from, w->qkv_w, w->qkv_b, NULL, R, C, 3 * S);
-    k->attention_forward(y->attn, y->lse, y->qkv, first, B, T, S, m->part.heads);
-    k->matmul_forward(y->residual2 + from, y->attn + from_s, w->proj_w, root ? w->proj_b : NULL, root ? x + from : NULL,
-                      R, S, C);
-    slices_sum(world, y->residual2 + from, R * C);
-    k->layernorm_forward(y->ln2 + from, y->ln2_mean + first, y->ln2_rstd + first, y->residual2 + from, w->ln2_w,
-                         w->ln2_b, R, C);
-    k->matmul_gelu_forward(y->fc + 4 * from_s, y->gelu + 4 * from_s, y->ln2 + from, w->fc_w, w->fc_b, R, C, 4 * S);
+    k->attention_forward(y->attn, y->lse, y->qkv, first, B, T, S, m->shard.heads);
+    k->matmul_forward(y->residual2 + from, y->attn + from_s, w->proj_w, root ? w->proj_b : NULL,
+                      root ? x + from : NULL, R, S, C);
+    tp_all_reduce(world, y->residual2 + from, R * C);
+    k->layernorm_forward(y->ln2 + from, y->ln2_mean + first, y->ln2_rstd + first,
+                         y->residual2 + from, w->ln2_w, w->ln2_b, R, C);
+    k->matmul_gelu_forward(y->fc + 4 * from_s, y->gelu + 4 * from_s, y->ln2 + from, w->fc_w,
+                           w->fc_b, R, C, 4 * S);
     if (again) {
         return;
     }
-    k->matmul_forward(y->residual3 + from, y->gelu + 4 * from_s, w->fcproj_w, root ? w->fcproj_b : NULL,
-                      root ? y->residual2 + from : NULL, R, 4 * S, C);
-    slices_sum(world, y->residual3 + from, R * C);
+    k->matmul_forward(y->residual3 + from, y->gelu + 4 * from_s, w->fcproj_w,
+                      root ? w->fcproj_b : NULL, root ? y->residual2 + from : NULL, R, 4 * S, C);
+    tp_all_reduce(world, y->residual3 + from, R * C);
 }
 
-// This stage up to the stream that leaves it, on the last stage through the final LayerNorm; rows first .. T - 1,
-// tokens: (B, T). With first > 0, B must be 1. Stages but the first find what enters in a->stream.
-static void forward(const Model *m, World *world, Activations *a, const int32_t *tokens, size_t first, size_t B,
-                    size_t T) {
+// This stage up to the stream that leaves it, on the last stage through the final LayerNorm; rows
+// first .. T - 1, tokens: (B, T). With first > 0, B must be 1. Stages but the first find what
+// enters in a->stream.
+static void forward(const Model *m, World *world, Activations *a, const int32_t *tokens,
+                    size_t first, size_t B, size_t T) {
     const Weights *w = &m->weights;
     const float *x = a->stream;
     size_t C = m->config.channels, R = B * (T - first), from = first * C;
     parameters_await(m, world, w->layers[0].ln1_w);
-    if (m->part.first_stage) {
-        m->kernels->embedding_forward(a->stream + from, tokens + first, w->wte, m->part.slice == 0 ? w->wpe : NULL,
-                                      m->part.words, first, B, T - first, C);
-        slices_sum(world, a->stream + from, R * C);
+    if (m->shard.first_stage) {
+        m->kernels->embedding_forward(a->stream + from, tokens + first, w->wte,
+                                      m->shard.slice == 0 ? w->wpe : NULL, m->shard.vocab, first, B,
+                                      T - first, C);
+        tp_all_reduce(world, a->stream + from, R * C);
     }
-    for (size_t l = 0; l < m->part.layers; l++) {
+    for (size_t l = 0; l < m->shard.layers; l++) {
         parameters_await(m, world, w->layers[l].fcproj_b + C);
         layer_forward(m, world, &w->layers[l], &a->layers[l], x, first, B, T, false);
         x = a->layers[l].residual3;
     }
     parameters_await(m, world, m->parameters + m->parameter_count);
-    if (m->part.last_stage) {
-        m->kernels->layernorm_forward(a->lnf + from, a->lnf_mean + first, a->lnf_rstd + first, x + from, w->lnf_w,
-                                      w->lnf_b, R, C);
+    if (m->shard.last_stage) {
+        m->kernels->layernorm_forward(a->lnf + from, a->lnf_mean + first, a->lnf_rstd + first,
+                                      x + from, w->lnf_w, w->lnf_b, R, C);
     }
 }
 
-// What the classifier works on: CLASSIFIER_ROWS rows at a time, so that B x T x V logits never exist.
+// What the classifier works on: CLASSIFIER_ROWS rows at a time, so that B x T x V logits never
+// exist.
 typedef struct {
     float *logits;         // (CLASSIFIER_ROWS, words)
     float *scale;          // (CLASSIFIER_ROWS)
     SliceSoftmax *softmax; // (slices, CLASSIFIER_ROWS)
 } ClassifierScratch;
 
-static bool classifier_create(ClassifierScratch *s, Memory *memory, const Part *p, Error *e) {
+static bool classifier_create(ClassifierScratch *s, Memory *memory, const ModelShard *p, Error *e) {
     *s = (ClassifierScratch){0};
     if (!p->last_stage) {
         return true;
     }
     s->softmax = malloc(p->slices * CLASSIFIER_ROWS * sizeof *s->softmax);
-    s->logits = memory_floats(memory, "logits", CLASSIFIER_ROWS * p->words.count);
+    s->logits = memory_floats(memory, "logits", CLASSIFIER_ROWS * p->vocab.count);
     s->scale = memory_floats(memory, "logits", CLASSIFIER_ROWS);
-    return (s->logits && s->scale && s->softmax) || fail(e, "no memory for the logits of %zu words", p->words.count);
+    return (s->logits && s->scale && s->softmax) ||
+           fail(e, "no memory for the logits of %zu words", p->vocab.count);
 }
 
-// losses (R) of the rows a->lnf against targets (R). Unless dinp is NULL also dinp (R, C) = and dwte (words, C) += the
-// gradients of dloss * sum(losses).
-static void classify(const Model *m, World *world, Activations *a, ClassifierScratch *s, float *dinp, float *dwte,
-                     const int32_t *targets, float dloss, size_t R) {
+// losses (R) of the rows a->lnf against targets (R). Unless dinp is NULL also dinp (R, C) = and
+// dwte (words, C) += the gradients of dloss * sum(losses).
+static void classify(const Model *m, World *world, Activations *a, ClassifierScratch *s,
+                     float *dinp, float *dwte, const int32_t *targets, float dloss, size_t R) {
     const Kernels *k = m->kernels;
     size_t C = m->config.channels;
     for (size_t r = 0; r < R; r += CLASSIFIER_ROWS) {
         size_t rows = R - r < CLASSIFIER_ROWS ? R - r : CLASSIFIER_ROWS;
         const float *inp = a->lnf + r * C;
-        k->classifier_forward(s->logits, s->softmax + m->part.slice * rows, inp, m->weights.wte, targets + r,
-                              m->part.words, rows, C);
-        slices_gather(world, s->softmax, rows * sizeof *s->softmax);
-        k->cross_entropy(a->losses + r, s->scale, s->softmax, m->part.slices, m->part.slice, dloss, rows);
+        k->classifier_forward(s->logits, s->softmax + m->shard.slice * rows, inp, m->weights.wte,
+                              targets + r, m->shard.vocab, rows, C);
+        tp_all_gather(world, s->softmax, rows * sizeof *s->softmax);
+        k->cross_entropy(a->losses + r, s->scale, s->softmax, m->shard.slices, m->shard.slice,
+                         dloss, rows);
         if (dinp) {
-            k->classifier_backward(dinp + r * C, dwte, s->logits, s->scale, inp, m->weights.wte, targets + r, dloss,
-                                   m->part.words, rows, C);
+            k->classifier_backward(dinp + r * C, dwte, s->logits, s->scale, inp, m->weights.wte,
+                                   targets + r, dloss, m->shard.vocab, rows, C);
         }
     }
     if (dinp) {
-        slices_sum(world, dinp, R * C);
+        tp_all_reduce(world, dinp, R * C);
     }
 }
 
-// =====================================================================================================================
-// Backward: forward read from the end. Weights' gradients are added to, so that micro-batches accumulate.
+// =================================================================================================
+// Backward: forward read from the end. Weights' gradients are added to, so that micro-batches
+// accumulate.
 
 typedef struct {
-    float *stream; // (R, C): gradient of the residual stream, carried from the last layer to the first
+    float *
+        stream; // (R, C): gradient of the residual stream, carried from the last layer to the first
     float *branch; // (R, C)
     float *qkv;    // (R, 3C/S)
     float *fc;     // (R, 4C/S)
 } BackwardScratch;
 
-static size_t backward_layout(BackwardScratch *s, const ModelConfig *c, const Part *p, size_t R, float *base) {
+static size_t backward_layout(BackwardScratch *s, const ModelConfig *c, const ModelShard *p,
+                              size_t R, float *base) {
     size_t used = 0;
     s->stream = take(base, &used, R * c->channels);
     s->branch = take(base, &used, R * c->channels);
@@ -664,11 +720,14 @@ static size_t backward_layout(BackwardScratch *s, const ModelConfig *c, const Pa
     return used;
 }
 
-static bool backward_scratch_create(BackwardScratch *s, Memory *memory, const ModelConfig *c, const Part *p, size_t R,
-                                    Error *e) {
-    float *data = memory_floats(memory, "activations' gradients", backward_layout(s, c, p, R, NULL));
+static bool backward_scratch_create(BackwardScratch *s, Memory *memory, const ModelConfig *c,
+                                    const ModelShard *p, size_t R, Error *e) {
+    float *data =
+        memory_floats(memory, "activations' gradients", backward_layout(s, c, p, R, NULL));
     if (!data) {
-        return fail(e, "no memory for the gradients of the activations of %zu tokens: choose a smaller --micro-batch",
+        return fail(e,
+                    "no memory for the gradients of the activations of %zu tokens: choose a "
+                    "smaller --micro-batch",
                     R);
     }
     backward_layout(s, c, p, R, data);
@@ -677,38 +736,41 @@ static bool backward_scratch_create(BackwardScratch *s, Memory *memory, const Mo
 
 // world_poke between the kernels lets the gradients of the layers behind travel meanwhile.
 static void layer_backward(const Model *m, World *world, const LayerWeights *w, LayerWeights *dw,
-                           const LayerActivations *y, BackwardScratch *d, const float *x, size_t B, size_t T) {
+                           const LayerActivations *y, BackwardScratch *d, const float *x, size_t B,
+                           size_t T) {
     const Kernels *k = m->kernels;
-    size_t C = m->config.channels, S = m->part.channels, R = B * T;
+    size_t C = m->config.channels, S = m->shard.channels, R = B * T;
     // residual3 = residual2 + gelu(ln2 fc) fcproj
     k->matmul_backward_weight(dw->fcproj_w, dw->fcproj_b, y->gelu, d->stream, R, 4 * S, C);
-    world_poke(world);
+    mpi_progress(world);
     k->matmul_backward_input(d->fc, d->stream, w->fcproj_w, y->fc, R, 4 * S, C);
-    world_poke(world);
+    mpi_progress(world);
     k->matmul_backward_weight(dw->fc_w, dw->fc_b, y->ln2, d->fc, R, C, 4 * S);
-    world_poke(world);
+    mpi_progress(world);
     k->matmul_backward_input(d->branch, d->fc, w->fc_w, NULL, R, C, 4 * S);
-    slices_sum(world, d->branch, R * C);
-    k->layernorm_backward(d->stream, dw->ln2_w, dw->ln2_b, d->branch, y->residual2, w->ln2_w, y->ln2_mean, y->ln2_rstd,
-                          R, C);
+    tp_all_reduce(world, d->branch, R * C);
+    k->layernorm_backward(d->stream, dw->ln2_w, dw->ln2_b, d->branch, y->residual2, w->ln2_w,
+                          y->ln2_mean, y->ln2_rstd, R, C);
     // residual2 = x + attention(ln1 qkv) proj
-    world_poke(world);
+    mpi_progress(world);
     k->matmul_backward_weight(dw->proj_w, dw->proj_b, y->attn, d->stream, R, S, C);
     k->matmul_backward_input(d->branch, d->stream, w->proj_w, NULL, R, S, C);
-    world_poke(world);
-    k->attention_backward(d->qkv, d->branch, y->attn, y->qkv, y->lse, B, T, S, m->part.heads);
-    world_poke(world);
+    mpi_progress(world);
+    k->attention_backward(d->qkv, d->branch, y->attn, y->qkv, y->lse, B, T, S, m->shard.heads);
+    mpi_progress(world);
     k->matmul_backward_weight(dw->qkv_w, dw->qkv_b, y->ln1, d->qkv, R, C, 3 * S);
-    world_poke(world);
+    mpi_progress(world);
     k->matmul_backward_input(d->branch, d->qkv, w->qkv_w, NULL, R, C, 3 * S);
-    slices_sum(world, d->branch, R * C);
-    k->layernorm_backward(d->stream, dw->ln1_w, dw->ln1_b, d->branch, x, w->ln1_w, y->ln1_mean, y->ln1_rstd, R, C);
+    tp_all_reduce(world, d->branch, R * C);
+    k->layernorm_backward(d->stream, dw->ln1_w, dw->ln1_b, d->branch, x, w->ln1_w, y->ln1_mean,
+                          y->ln1_rstd, R, C);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// A step's micro-batches on their way through the stages. With one stage: forward, backward, forward, backward, ...
-// With several: 1F1B (Narayanan et al. 2019). A stage runs ahead by as many forwards as there are stages behind it,
-// then goes one back for each one forward; so it holds at most that many and one more micro-batches' activations.
+// ------------------------------------------------------------------------------------------------
+// A step's micro-batches on their way through the stages. With one stage: forward, backward,
+// forward, backward, ... With several: 1F1B (Narayanan et al. 2019). A stage runs ahead by as many
+// forwards as there are stages behind it, then goes one back for each one forward; so it holds at
+// most that many and one more micro-batches' activations.
 
 typedef struct {
     size_t B, T;
@@ -721,21 +783,24 @@ typedef struct {
     BackwardScratch backward;
 } Workspace;
 
-// What becomes of the gradients of a step: they are summed over its micro-batches, then over the replicas.
+// What becomes of the gradients of a step: they are summed over its micro-batches, then over the
+// replicas.
 typedef struct {
-    Weights dweights; // pointers into gradients
-    float *gradients; // (parameter_count), laid out like the parameters
-    float *own;       // with ZeRO (owned): the sums that this replica updates with; else gradients
+    Weights dweights;       // pointers into gradients
+    float *gradients;       // (parameter_count), laid out like the parameters
+    float *owned_gradients; // with ZeRO (owned): the sums that this replica updates with; else
+                            // gradients
     Neighbours neighbours;
-    SharedArray shared_gradients, shared_parameters; // with neighbours: where gradients, and with ZeRO parameters, are
+    SharedArray shared_gradients,
+        shared_parameters; // with neighbours: where gradients, and with ZeRO parameters, are
     Buckets buckets;
     bool overlap; // buckets leave while backward runs
-    // --reproducible: blocks of micro-batches are the leaves of one binary tree over all replicas. A binary counter:
-    // tree[l] holds the sum of 2^l blocks while bit l of blocks_done is set.
+    // --reproducible: blocks of micro-batches are the leaves of one binary tree over all replicas.
+    // A binary counter: tree[l] holds the sum of 2^l blocks while bit l of blocks_done is set.
     size_t block; // micro-batches in a leaf; 0: not reproducible
     size_t blocks_done;
     float *tree[64];
-} GradientFlow;
+} GradientReducer;
 
 // x (n) += y
 static void add_floats(float *x, const float *y, size_t n) {
@@ -745,34 +810,34 @@ static void add_floats(float *x, const float *y, size_t n) {
     }
 }
 
-// The gradients of one more block join the tree: sums of equal size are added to each other. `last`: they make the
-// whole sum of this replica, which stays in flow->gradients.
-static void tree_add(GradientFlow *flow, size_t n, bool last) {
+// The gradients of one more block join the tree: sums of equal size are added to each other.
+// `last`: they make the whole sum of this replica, which stays in flow->gradients.
+static void tree_add(GradientReducer *reducer, size_t n, bool last) {
     size_t level = 0;
-    for (; flow->blocks_done >> level & 1; level++) {
-        add_floats(flow->gradients, flow->tree[level], n);
+    for (; reducer->blocks_done >> level & 1; level++) {
+        add_floats(reducer->gradients, reducer->tree[level], n);
     }
-    flow->blocks_done++;
+    reducer->blocks_done++;
     if (!last) {
-        float *sum = flow->gradients;
-        memcpy(flow->tree[level], sum, n * sizeof *sum);
+        float *sum = reducer->gradients;
+        memcpy(reducer->tree[level], sum, n * sizeof *sum);
         zero_floats(sum, n);
     }
 }
 
 // With ZeRO: this replica's pieces of gradients that are summed already.
-static void owned_from_all(GradientFlow *flow) {
-    for (size_t b = 0; flow->buckets.zero && b < flow->buckets.count; b++) {
-        const Bucket *bucket = &flow->buckets.items[b];
-        memcpy(flow->own + bucket->own, flow->gradients + bucket->own_begin,
-               (bucket->own_end - bucket->own_begin) * sizeof *flow->own);
+static void owned_gradients_copy(GradientReducer *reducer) {
+    for (size_t b = 0; reducer->buckets.zero && b < reducer->buckets.count; b++) {
+        const Bucket *bucket = &reducer->buckets.items[b];
+        memcpy(reducer->owned_gradients + bucket->own, reducer->gradients + bucket->own_begin,
+               (bucket->own_end - bucket->own_begin) * sizeof *reducer->owned_gradients);
     }
 }
 
 // The gradients from `from` on are complete.
-static void gradients_complete(GradientFlow *flow, World *world, const float *from) {
-    if (flow->overlap && flow->block == 0) {
-        buckets_sum_from(world, &flow->buckets, (size_t)(from - flow->gradients));
+static void gradients_complete(GradientReducer *reducer, World *world, const float *from) {
+    if (reducer->overlap && reducer->block == 0) {
+        buckets_reduce_from(world, &reducer->buckets, (size_t)(from - reducer->gradients));
     }
 }
 
@@ -782,8 +847,9 @@ static size_t sets_needed(const World *w, size_t count) {
     return behind < count ? behind : count;
 }
 
-static bool workspace_create(Workspace *s, Memory *memory, const ModelConfig *c, const Part *p, size_t sets, size_t B,
-                             size_t T, Keep keep, Error *e) {
+static bool workspace_create(Workspace *s, Memory *memory, const ModelConfig *c,
+                             const ModelShard *p, size_t sets, size_t B, size_t T, Keep keep,
+                             Error *e) {
     *s = (Workspace){.B = B, .T = T, .keep = keep, .returned = MPI_REQUEST_NULL};
     s->sets = calloc(sets, sizeof *s->sets);
     s->passed = malloc(sets * sizeof *s->passed);
@@ -812,23 +878,24 @@ static void workspace_free(Workspace *s) {
 }
 
 // Micro-batch `i` of `B` sequences forward through this stage; tokens: (B, T).
-static Activations *micro_batch_forward(const Model *m, World *world, Workspace *s, size_t i, const int32_t *tokens,
-                                        size_t B) {
+static Activations *micro_batch_forward(const Model *m, World *world, Workspace *s, size_t i,
+                                        const int32_t *tokens, size_t B) {
     Activations *a = &s->sets[i % s->set_count];
     size_t n = B * s->T * m->config.channels;
     message_wait(world, &s->passed[i % s->set_count]);
-    if (!m->part.first_stage) {
-        stream_receive(world, a->stream, n, -1);
+    if (!m->shard.first_stage) {
+        stage_receive(world, a->stream, n, -1);
     }
     forward(m, world, a, tokens, 0, B, s->T);
-    if (!m->part.last_stage) {
-        stream_send(world, stage_output(m, a), n, 1, &s->passed[i % s->set_count]);
+    if (!m->shard.last_stage) {
+        stage_send(world, stage_output(m, a), n, 1, &s->passed[i % s->set_count]);
     }
     return a;
 }
 
-// A sum of token losses in whole 2^-24 nats: integers add up to the same in any order, so that a loss does not depend
-// on how samples are dealt to replicas. Losses that are not finite are counted.
+// A sum of token losses in whole 2^-24 nats: integers add up to the same in any order, so that a
+// loss does not depend on how samples are dealt to replicas. Losses that are not finite are
+// counted.
 typedef struct {
     int64_t ticks, not_finite;
 } LossSum;
@@ -849,87 +916,94 @@ static LossSum loss_of_micro_batch(const Activations *a, size_t R) {
 
 // Collective: mean over `tokens`, from what the last stage of each replica has.
 static double loss_mean(World *w, LossSum sum, double tokens) {
-    int64_t parts[2] = {w->grid.slice == 0 ? sum.ticks : 0, w->grid.slice == 0 ? sum.not_finite : 0};
-    world_sum_integers(w, parts, 2); // all slices of the last stage have the same
+    int64_t parts[2] = {w->grid.tp_rank == 0 ? sum.ticks : 0,
+                        w->grid.tp_rank == 0 ? sum.not_finite : 0};
+    all_reduce_integers(w, parts, 2); // all slices of the last stage have the same
     return parts[1] ? NAN : (double)parts[0] * 0x1p-24 / tokens;
 }
 
-// Micro-batch `i` backward through this stage, after its forward: adds to the flow's gradients those of dloss * (sum of
-// all token losses). `last`: it is the step's last. Returns that sum on the last stage, else nothing. tokens, targets:
-// (B, T).
-static LossSum micro_batch_backward(const Model *m, World *world, Workspace *s, GradientFlow *flow, size_t i, bool last,
+// Micro-batch `i` backward through this stage, after its forward: adds to the flow's gradients
+// those of dloss * (sum of all token losses). `last`: it is the step's last. Returns that sum on
+// the last stage, else nothing. tokens, targets: (B, T).
+static LossSum micro_batch_backward(const Model *m, World *world, Workspace *s,
+                                    GradientReducer *reducer, size_t i, bool last,
                                     const int32_t *tokens, const int32_t *targets, float dloss) {
-    Weights *dweights = &flow->dweights;
+    Weights *dweights = &reducer->dweights;
     const Kernels *k = m->kernels;
     Activations *a = &s->sets[i % s->set_count];
     BackwardScratch *d = &s->backward;
     size_t C = m->config.channels, B = s->B, T = s->T, R = B * T;
     LossSum loss = {0, 0};
     message_wait(world, &s->returned);
-    if (m->part.last_stage) {
+    if (m->shard.last_stage) {
         classify(m, world, a, &s->classifier, d->branch, dweights->wte, targets, dloss, R);
         memset(d->stream, 0, R * C * sizeof(float));
-        k->layernorm_backward(d->stream, dweights->lnf_w, dweights->lnf_b, d->branch, stage_output(m, a),
-                              m->weights.lnf_w, a->lnf_mean, a->lnf_rstd, R, C);
+        k->layernorm_backward(d->stream, dweights->lnf_w, dweights->lnf_b, d->branch,
+                              stage_output(m, a), m->weights.lnf_w, a->lnf_mean, a->lnf_rstd, R, C);
         loss = loss_of_micro_batch(a, R);
     } else {
-        stream_receive(world, d->stream, R * C, 1);
+        stage_receive(world, d->stream, R * C, 1);
     }
-    for (size_t l = m->part.layers; l-- > 0;) {
+    for (size_t l = m->shard.layers; l-- > 0;) {
         const float *x = l > 0 ? a->layers[l - 1].residual3 : a->stream;
         if (s->keep == KEEP_STREAM) {
             layer_forward(m, world, &m->weights.layers[l], &a->layers[l], x, 0, B, T, true);
         }
-        layer_backward(m, world, &m->weights.layers[l], &dweights->layers[l], &a->layers[l], d, x, B, T);
+        layer_backward(m, world, &m->weights.layers[l], &dweights->layers[l], &a->layers[l], d, x,
+                       B, T);
         if (last) {
-            gradients_complete(flow, world, dweights->layers[l].ln1_w);
+            gradients_complete(reducer, world, dweights->layers[l].ln1_w);
         }
     }
-    if (m->part.first_stage) {
-        k->embedding_backward(dweights->wte, dweights->wpe, d->stream, tokens, m->part.words, B, T, C);
+    if (m->shard.first_stage) {
+        k->embedding_backward(dweights->wte, dweights->wpe, d->stream, tokens, m->shard.vocab, B, T,
+                              C);
     } else {
-        stream_send(world, d->stream, R * C, -1, &s->returned);
+        stage_send(world, d->stream, R * C, -1, &s->returned);
     }
     return loss;
 }
 
-// The step's gradients are complete: what of their sums over the replicas, and over the two stages that have the
-// embedding, has not left yet. With --reproducible the replicas come first, so that the order of the sum is theirs.
-static void gradients_sum(const Model *m, World *world, GradientFlow *flow) {
-    bool tied = m->part.first_stage != m->part.last_stage;
-    if (flow->block > 0) {
-        replicas_sum_tree(world, flow->gradients, flow->tree[0], m->parameter_count);
+// The step's gradients are complete: what of their sums over the replicas, and over the two stages
+// that have the embedding, has not left yet. With --reproducible the replicas come first, so that
+// the order of the sum is theirs.
+static void gradients_sum(const Model *m, World *world, GradientReducer *reducer) {
+    bool tied = m->shard.first_stage != m->shard.last_stage;
+    if (reducer->block > 0) {
+        dp_tree_all_reduce(world, reducer->gradients, reducer->tree[0], m->parameter_count);
     }
     if (tied) {
-        tied_sum(world, flow->dweights.wte, m->part.words.count * m->config.channels);
+        tied_all_reduce(world, reducer->dweights.wte, m->shard.vocab.count * m->config.channels);
     }
-    if (flow->block > 0) {
-        owned_from_all(flow);
+    if (reducer->block > 0) {
+        owned_gradients_copy(reducer);
     } else {
-        buckets_sum_from(world, &flow->buckets, 0);
-        buckets_wait(world, &flow->buckets);
+        buckets_reduce_from(world, &reducer->buckets, 0);
+        buckets_wait(world, &reducer->buckets);
     }
 }
 
-// `count` micro-batches forward and backward; inputs, targets: (count, B, T). Sets the flow's gradients, summed over
-// the replicas too. Returns the sum of this replica's token losses on the last stage, else nothing.
-static LossSum forward_backward(const Model *m, World *world, Workspace *s, GradientFlow *flow, const int32_t *inputs,
+// `count` micro-batches forward and backward; inputs, targets: (count, B, T). Sets the flow's
+// gradients, summed over the replicas too. Returns the sum of this replica's token losses on the
+// last stage, else nothing.
+static LossSum forward_backward(const Model *m, World *world, Workspace *s,
+                                GradientReducer *reducer, const int32_t *inputs,
                                 const int32_t *targets, float dloss, size_t count) {
     size_t ahead = (size_t)(world->grid.pp - 1 - world->grid.stage), R = s->B * s->T;
     LossSum loss = {0, 0};
     ahead = ahead < count ? ahead : count;
-    zero_floats(flow->gradients, m->parameter_count);
-    flow->blocks_done = 0;
+    zero_floats(reducer->gradients, m->parameter_count);
+    reducer->blocks_done = 0;
     for (size_t i = 0; i < count + ahead; i++) {
         if (i < count) {
             micro_batch_forward(m, world, s, i, inputs + i * R, s->B);
         }
         if (i >= ahead) {
             size_t j = i - ahead;
-            loss = loss_plus(loss, micro_batch_backward(m, world, s, flow, j, j + 1 == count, inputs + j * R,
-                                                        targets + j * R, dloss));
-            if (flow->block > 0 && (j + 1) % flow->block == 0) {
-                tree_add(flow, m->parameter_count, j + 1 == count);
+            loss = loss_plus(loss, micro_batch_backward(m, world, s, reducer, j, j + 1 == count,
+                                                        inputs + j * R, targets + j * R, dloss));
+            if (reducer->block > 0 && (j + 1) % reducer->block == 0) {
+                tree_add(reducer, m->parameter_count, j + 1 == count);
             }
         }
     }
@@ -937,27 +1011,30 @@ static LossSum forward_backward(const Model *m, World *world, Workspace *s, Grad
     for (size_t i = 0; i < s->set_count; i++) {
         message_wait(world, &s->passed[i]);
     }
-    gradients_sum(m, world, flow);
+    gradients_sum(m, world, reducer);
     return loss;
 }
 
-// Sum of the token losses of one micro-batch of B sequences, without gradients; 0 on all stages but the last.
-static LossSum forward_loss(const Model *m, World *world, Workspace *s, const int32_t *tokens, const int32_t *targets,
-                            size_t B) {
+// Sum of the token losses of one micro-batch of B sequences, without gradients; 0 on all stages but
+// the last.
+static LossSum forward_loss(const Model *m, World *world, Workspace *s, const int32_t *tokens,
+                            const int32_t *targets, size_t B) {
     Activations *a = micro_batch_forward(m, world, s, 0, tokens, B);
-    if (!m->part.last_stage) {
+    if (!m->shard.last_stage) {
         return (LossSum){0, 0};
     }
     classify(m, world, a, &s->classifier, NULL, NULL, targets, 0, B * s->T);
     return loss_of_micro_batch(a, B * s->T);
 }
 
-// =====================================================================================================================
+// =================================================================================================
 // Update
 
-// Learning rate of step 1 .. steps: linear warm-up to lr, then the schedule down to min_lr at the last step.
+// Learning rate of step 1 .. steps: linear warm-up to lr, then the schedule down to min_lr at the
+// last step.
 static double learning_rate(const Options *o, uint64_t step) {
-    double lr = o->lr, min_lr = o->min_lr, warmup = (double)o->warmup_steps, steps = (double)o->steps;
+    double lr = o->lr, min_lr = o->min_lr, warmup = (double)o->warmup_steps,
+           steps = (double)o->steps;
     double at = (double)step;
     if (at <= warmup) {
         return lr * at / warmup;
@@ -967,15 +1044,17 @@ static double learning_rate(const Options *o, uint64_t step) {
     }
     if (!strcmp(o->schedule, "wsd")) { // warm-up, stable, decay (Hu et al. 2024)
         double decay_from = fmax(warmup, steps - floor(steps / 5));
-        return at <= decay_from ? lr : lr + (min_lr - lr) * (at - decay_from) / (steps - decay_from);
+        return at <= decay_from ? lr
+                                : lr + (min_lr - lr) * (at - decay_from) / (steps - decay_from);
     }
-    return min_lr + (lr - min_lr) * 0.5 * (1 + cos(3.14159265358979323846 * (at - warmup) / (steps - warmup)));
+    return min_lr + (lr - min_lr) * 0.5 *
+                        (1 + cos(3.14159265358979323846 * (at - warmup) / (steps - warmup)));
 }
 
 // A range of a tensor's elements that this replica updates.
 typedef struct {
     size_t begin, end; // of the tensor
-    size_t state;      // where `begin` is in the optimizer's arrays and among the flow's own gradients
+    size_t state; // where `begin` is in the optimizer's arrays and among the flow's own gradients
 } OwnedRange;
 
 // What this replica owns in a bucket of the tensor that begins at parameter `at`; false if nothing.
@@ -990,22 +1069,25 @@ static bool owned_range(const Bucket *bucket, size_t at, size_t elements, OwnedR
 }
 
 // AdamW on all that this replica owns; matrices decay, vectors do not. grad_scale clips.
-static void update(Model *m, const TensorView *views, const GradientFlow *flow, float *exp_avg, float *exp_avg_sq,
-                   const Options *o, double lr, double grad_scale, uint64_t step) {
-    for (size_t b = 0; b < flow->buckets.count; b++) {
+static void update(Model *m, const TensorView *views, const GradientReducer *reducer,
+                   float *exp_avg, float *exp_avg_sq, const Options *o, double lr,
+                   double grad_scale, uint64_t step) {
+    for (size_t b = 0; b < reducer->buckets.count; b++) {
         for (size_t i = 0; i < m->tensor_count; i++) {
             OwnedRange r;
-            if (owned_range(&flow->buckets.items[b], (size_t)(views[i].data - m->parameters),
+            if (owned_range(&reducer->buckets.items[b], (size_t)(views[i].data - m->parameters),
                             tensor_elements(&views[i]), &r)) {
-                m->kernels->adamw(views[i].data + r.begin, exp_avg + r.state, exp_avg_sq + r.state, flow->own + r.state,
-                                  r.end - r.begin, (float)grad_scale, (float)lr, (float)o->beta1, (float)o->beta2,
-                                  (float)o->eps, views[i].dims == 2 ? (float)o->weight_decay : 0, step);
+                m->kernels->adamw(views[i].data + r.begin, exp_avg + r.state, exp_avg_sq + r.state,
+                                  reducer->owned_gradients + r.state, r.end - r.begin,
+                                  (float)grad_scale, (float)lr, (float)o->beta1, (float)o->beta2,
+                                  (float)o->eps, views[i].dims == 2 ? (float)o->weight_decay : 0,
+                                  step);
             }
         }
     }
 }
 
-// =====================================================================================================================
+// =================================================================================================
 // Loop
 
 typedef struct {
@@ -1014,18 +1096,20 @@ typedef struct {
     Memory memory; // all arrays of size below
     Model model;
     TensorView *views; // of model.parameters
-    GradientFlow flow;
+    GradientReducer reducer;
     float *exp_avg, *exp_avg_sq; // (owned): AdamW's m and v
     Workspace workspace;
     Mixture data, val;         // val.count is 0 without validation data
     const char *tokenizer;     // folder whose tokenizer goes into checkpoints; "" if there is none
     size_t T, B, global_batch; // tokens in a sequence, sequences in a micro-batch, in a step
-    int32_t *inputs;        // (global_batch / replicas, T): this replica's part of a step, and room for one token more
-    int32_t *targets;       // (global_batch / replicas, T)
-    unsigned char *digests; // (global_batch / replicas, 32) SHA-256 of its samples; on rank 0 room for all
-    uint64_t step, samples; // steps done, samples read by all ranks so far
-    double peak_flops;      // of all ranks, measured at the start
-    double start;           // seconds_now() when the command began
+    int32_t *inputs;  // (global_batch / replicas, T): this replica's part of a step, and room for
+                      // one token more
+    int32_t *targets; // (global_batch / replicas, T)
+    unsigned char
+        *digests; // (global_batch / replicas, 32) SHA-256 of its samples; on rank 0 room for all
+    uint64_t step, samples;            // steps done, samples read by all ranks so far
+    double peak_flops;                 // of all ranks, measured at the start
+    double start;                      // seconds_now() when the command began
     double longest_step, longest_save; // seconds, so far
     bool stopped;                      // ended ahead of the step count, with a checkpoint
     size_t threads;                    // of a planned rank; 0: those that are there
@@ -1051,9 +1135,10 @@ static double seconds_now(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-// Reads one sample. inputs: (T + 1), of which the last belongs to what comes behind the row; targets: (T).
-static bool read_sample(const Dataset *data, uint64_t sample, size_t T, size_t vocab_size, int32_t *inputs,
-                        int32_t *targets, Error *e) {
+// Reads one sample. inputs: (T + 1), of which the last belongs to what comes behind the row;
+// targets: (T).
+static bool read_sample(const Dataset *data, uint64_t sample, size_t T, size_t vocab_size,
+                        int32_t *inputs, int32_t *targets, Error *e) {
     if (!dataset_read(data, sample, vocab_size, inputs, e)) {
         return false;
     }
@@ -1066,49 +1151,53 @@ static bool read_batch(Trainer *t, size_t rows, Error *e) {
     const Options *o = t->options;
     bool ok = true;
     for (size_t i = 0; i < rows && ok; i++) {
-        SampleId id =
-            mixture_order(&t->data, o->seed, o->shuffle, t->samples + (size_t)t->world->grid.replica * rows + i);
-        ok = read_sample(&t->data.items[id.dataset], id.sample, t->T, t->model.config.vocab_size, t->inputs + i * t->T,
-                         t->targets + i * t->T, e);
+        SampleId id = mixture_order(&t->data, o->seed, o->shuffle,
+                                    t->samples + (size_t)t->world->grid.dp_rank * rows + i);
+        ok = read_sample(&t->data.items[id.dataset], id.sample, t->T, t->model.config.vocab_size,
+                         t->inputs + i * t->T, t->targets + i * t->T, e);
     }
     return ok;
 }
 
-static size_t samples_of_replica(const Trainer *t) {
+static size_t local_batch(const Trainer *t) {
     return t->global_batch / (size_t)t->world->grid.dp;
 }
 
-// Whether this part is the one that counts for a tensor which several parts hold: what is not cut is on all slices, the
-// embedding on two stages.
-static bool part_counts(const Model *m, const TensorView *view) {
+// Whether this part is the one that counts for a tensor which several parts hold: what is not cut
+// is on all slices, the embedding on two stages.
+static bool counts_once(const Model *m, const TensorView *view) {
     bool cut = tensor_elements(view) < tensor_whole_elements(view);
     bool embedding = strstr(view->name, "wte.weight") != NULL;
-    return (cut || m->part.slice == 0) && (!embedding || m->part.first_stage);
+    return (cut || m->shard.slice == 0) && (!embedding || m->shard.first_stage);
 }
 
-// The norm of the whole model's gradient: of each tensor the sum of squares over what this replica owns; with ZeRO all
-// replicas', and over slices and stages.
+// The norm of the whole model's gradient: of each tensor the sum of squares over what this replica
+// owns; with ZeRO all replicas', and over slices and stages.
 static double gradient_norm(const Trainer *t) {
-    const GradientFlow *flow = &t->flow;
-    bool whole = !flow->buckets.zero || flow->block > 0; // so that the order of the sum does not depend on the replicas
+    const GradientReducer *reducer = &t->reducer;
+    bool whole = !reducer->buckets.zero ||
+                 reducer->block > 0; // so that the order of the sum does not depend on the replicas
     double sum = 0;
     for (size_t i = 0; i < t->model.tensor_count; i++) {
         const TensorView *view = &t->views[i];
         size_t at = (size_t)(view->data - t->model.parameters), n = tensor_elements(view);
-        if (part_counts(&t->model, view) && whole) {
-            sum += t->model.kernels->sum_of_squares(flow->gradients + at, n);
+        if (counts_once(&t->model, view) && whole) {
+            sum += t->model.kernels->sum_of_squares(reducer->gradients + at, n);
         }
-        for (size_t b = 0; part_counts(&t->model, view) && !whole && b < flow->buckets.count; b++) {
+        for (size_t b = 0; counts_once(&t->model, view) && !whole && b < reducer->buckets.count;
+             b++) {
             OwnedRange r;
-            if (owned_range(&flow->buckets.items[b], at, n, &r)) {
-                sum += t->model.kernels->sum_of_squares(flow->own + r.state, r.end - r.begin);
+            if (owned_range(&reducer->buckets.items[b], at, n, &r)) {
+                sum += t->model.kernels->sum_of_squares(reducer->owned_gradients + r.state,
+                                                        r.end - r.begin);
             }
         }
     }
-    return sqrt(parts_sum(t->world, whole ? sum : replicas_sum_double(t->world, sum)));
+    return sqrt(model_all_reduce(t->world, whole ? sum : dp_all_reduce_double(t->world, sum)));
 }
 
-// Collective: batch_hash of the step, on rank 0, from the ids that the forward pass is about to see.
+// Collective: batch_hash of the step, on rank 0, from the ids that the forward pass is about to
+// see.
 static void hash_batch(Trainer *t, size_t rows, char hex[BATCH_HASH_DIGITS + 1]) {
     for (size_t i = 0; i < rows; i++) {
         Sha256 hash;
@@ -1117,35 +1206,38 @@ static void hash_batch(Trainer *t, size_t rows, char hex[BATCH_HASH_DIGITS + 1])
         sha256_add_tokens(&hash, t->targets + (i + 1) * t->T - 1, 1);
         sha256_digest(&hash, t->digests + DIGEST_BYTES * i);
     }
-    gather_from_replicas(t->world, t->digests, rows, DIGEST_BYTES);
+    dp_gather(t->world, t->digests, rows, DIGEST_BYTES);
     if (t->world->rank == 0) {
         batch_hash(t->digests, t->global_batch, hex);
     }
 }
 
-// One step: gradients of the global batch, clipped, applied. A step whose loss or gradients are not finite changes
-// nothing. False on all ranks, with the reason printed, if the data could not be read.
+// One step: gradients of the global batch, clipped, applied. A step whose loss or gradients are not
+// finite changes nothing. False on all ranks, with the reason printed, if the data could not be
+// read.
 static bool train_step(Trainer *t, StepResult *s) {
     const Options *o = t->options;
     World *w = t->world;
     Error e;
     double start = seconds_now();
-    size_t local = samples_of_replica(t);
+    size_t local = local_batch(t);
     w->comm_seconds = 0;
     if (!world_check(w, read_batch(t, local, &e), &e)) {
         return false;
     }
     hash_batch(t, local, s->batch_hash);
     float dloss = 1 / (float)(t->global_batch * t->T);
-    LossSum loss = forward_backward(&t->model, w, &t->workspace, &t->flow, t->inputs, t->targets, dloss, local / t->B);
+    LossSum loss = forward_backward(&t->model, w, &t->workspace, &t->reducer, t->inputs, t->targets,
+                                    dloss, local / t->B);
     s->loss = loss_mean(w, loss, (double)t->global_batch * (double)t->T);
     s->grad_norm = gradient_norm(t);
     s->lr = learning_rate(o, t->step + 1);
     s->skipped = !isfinite(s->loss) || !isfinite(s->grad_norm);
     if (!s->skipped) {
         double grad_scale = o->clip > 0 && s->grad_norm > o->clip ? o->clip / s->grad_norm : 1;
-        update(&t->model, t->views, &t->flow, t->exp_avg, t->exp_avg_sq, o, s->lr, grad_scale, t->step + 1);
-        buckets_gather(w, &t->flow.buckets);
+        update(&t->model, t->views, &t->reducer, t->exp_avg, t->exp_avg_sq, o, s->lr, grad_scale,
+               t->step + 1);
+        buckets_gather(w, &t->reducer.buckets);
         if (!o->overlap) {
             parameters_await(&t->model, w, t->model.parameters + t->model.parameter_count);
         }
@@ -1157,20 +1249,22 @@ static bool train_step(Trainer *t, StepResult *s) {
     return true;
 }
 
-// Mean token loss of the first `count` samples of `data`, shared out over the replicas. False on all ranks, with the
-// reason printed, on failure. inputs, targets: (B, T) scratch, inputs with room for one more.
-static bool evaluate(World *w, const Model *m, Workspace *s, const Dataset *data, uint64_t count, int32_t *inputs,
-                     int32_t *targets, double *loss) {
+// Mean token loss of the first `count` samples of `data`, shared out over the replicas. False on
+// all ranks, with the reason printed, on failure. inputs, targets: (B, T) scratch, inputs with room
+// for one more.
+static bool evaluate(World *w, const Model *m, Workspace *s, const Dataset *data, uint64_t count,
+                     int32_t *inputs, int32_t *targets, double *loss) {
     Error e;
     bool ok = true;
     LossSum sum = {0, 0};
-    uint64_t replica = (uint64_t)w->grid.replica, replicas = (uint64_t)w->grid.dp,
+    uint64_t replica = (uint64_t)w->grid.dp_rank, replicas = (uint64_t)w->grid.dp,
              end = count * (replica + 1) / replicas;
     for (uint64_t i = count * replica / replicas; i < end;) {
         size_t now = end - i < s->B ? (size_t)(end - i) : s->B;
         // a rank that cannot read goes on with what it has, so that the others do not wait for it
         for (size_t row = 0; row < now && ok; row++) {
-            ok = read_sample(data, i + row, s->T, m->config.vocab_size, inputs + row * s->T, targets + row * s->T, &e);
+            ok = read_sample(data, i + row, s->T, m->config.vocab_size, inputs + row * s->T,
+                             targets + row * s->T, &e);
         }
         sum = loss_plus(sum, forward_loss(m, w, s, inputs, targets, now));
         i += now;
@@ -1186,9 +1280,11 @@ static uint64_t eval_samples(const Dataset *data, uint64_t batches, uint64_t glo
     return wanted == 0 || wanted > data->samples ? data->samples : wanted;
 }
 
-// Collective: evaluate of each dataset by itself; *mean is the mean of their losses by weight. losses: (data->count).
-static bool evaluate_mixture(World *w, const Model *m, Workspace *s, const Mixture *data, uint64_t batches,
-                             uint64_t global_batch, int32_t *inputs, int32_t *targets, double *losses, double *mean) {
+// Collective: evaluate of each dataset by itself; *mean is the mean of their losses by weight.
+// losses: (data->count).
+static bool evaluate_mixture(World *w, const Model *m, Workspace *s, const Mixture *data,
+                             uint64_t batches, uint64_t global_batch, int32_t *inputs,
+                             int32_t *targets, double *losses, double *mean) {
     double sum = 0;
     for (size_t i = 0; i < data->count; i++) {
         uint64_t count = eval_samples(&data->items[i], batches, global_batch);
@@ -1201,15 +1297,17 @@ static bool evaluate_mixture(World *w, const Model *m, Workspace *s, const Mixtu
     return true;
 }
 
-// Floating-point operations of training on one token: 6 per weight of a matrix product (forward 2, backward 4; the
-// output head is one), and 6 T C per layer for attention's two products over the T / 2 tokens before it on average.
+// Floating-point operations of training on one token: 6 per weight of a matrix product (forward 2,
+// backward 4; the output head is one), and 6 T C per layer for attention's two products over the T
+// / 2 tokens before it on average.
 static double flops_per_token(const ModelConfig *c, size_t T) {
     double C = (double)c->channels, L = (double)c->layers, V = (double)c->vocab_size;
     return 6 * (12 * L * C * C + V * C) + 6 * L * (double)T * C;
 }
 
-// Collective over `comm`: FLOP/s of single-precision multiply-adds, all threads of its ranks at once: the peak that MFU
-// is a share of. Measured with the tile of the matrix product on data in L1; the best of five short runs.
+// Collective over `comm`: FLOP/s of single-precision multiply-adds, all threads of its ranks at
+// once: the peak that MFU is a share of. Measured with the tile of the matrix product on data in
+// L1; the best of five short runs.
 static double measure_peak_flops(MPI_Comm comm) {
     enum { ROUNDS = 1000 };
     double best = 0, total;
@@ -1226,12 +1324,14 @@ static double measure_peak_flops(MPI_Comm comm) {
     return total;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Log: OUT/log.jsonl, one object a line, on disk before the next step begins. README.md lists the fields.
+// ------------------------------------------------------------------------------------------------
+// Log: OUT/log.jsonl, one object a line, on disk before the next step begins. README.md lists the
+// fields.
 
 static bool log_line(Trainer *t, JsonWriter *json, Error *e) {
     json_append(json, "\n", 1);
-    bool ok = !json->failed && fwrite(json->data, 1, json->length, t->log) == json->length && fflush(t->log) == 0;
+    bool ok = !json->failed && fwrite(json->data, 1, json->length, t->log) == json->length &&
+              fflush(t->log) == 0;
     ok = ok || fail(e, "%s/log.jsonl: cannot be written: %s", t->options->out, strerror(errno));
     ok = ok && (!t->events.file || events_add(&t->events, json->data, json->length, e));
     free(json->data);
@@ -1276,7 +1376,8 @@ static void write_hash(JsonWriter *json, const char *key, const char *hash) {
     }
 }
 
-// The datasets of a mixture as an array: where they are, their weights, what is in them and the hashes that prove it.
+// The datasets of a mixture as an array: where they are, their weights, what is in them and the
+// hashes that prove it.
 static void write_mixture(JsonWriter *json, const char *key, const Mixture *m) {
     json_open(json, key, '[');
     for (size_t i = 0; i < m->count; i++) {
@@ -1302,7 +1403,8 @@ static void write_mixture(JsonWriter *json, const char *key, const Mixture *m) {
     json_close(json, ']');
 }
 
-// What is running: the log's first line, and a line of restarts.jsonl for each time the run was taken up again.
+// What is running: the log's first line, and a line of restarts.jsonl for each time the run was
+// taken up again.
 static void write_run(JsonWriter *json, const Trainer *t) {
     json_open(json, NULL, '{');
     json_put_string(json, "program", "train_gpt");
@@ -1349,7 +1451,8 @@ static bool log_step(Trainer *t, const StepResult *s, Error *e) {
     json_put_uint(&json, "tokens", t->samples * t->T);
     json_put_double(&json, "step_ms", 1e3 * s->seconds);
     json_put_double(&json, "tokens_per_s", tokens / s->seconds);
-    json_put_double(&json, "mfu", tokens * flops_per_token(&t->model.config, t->T) / s->seconds / t->peak_flops);
+    json_put_double(&json, "mfu",
+                    tokens * flops_per_token(&t->model.config, t->T) / s->seconds / t->peak_flops);
     json_put_bool(&json, "skipped", s->skipped);
     json_put_string(&json, "batch_sha256", s->batch_hash);
     if (t->data.count > 1) {
@@ -1383,8 +1486,8 @@ static bool log_eval(Trainer *t, double val_loss, const double *losses, Error *e
     return log_line(t, &json, e);
 }
 
-// True if a line of the log belongs to the part of the run up to `step`: whole, of no later step, and not the end of a
-// run that now goes on.
+// True if a line of the log belongs to the part of the run up to `step`: whole, of no later step,
+// and not the end of a run that now goes on.
 static bool log_line_kept(const char *line, size_t length, uint64_t step, bool goes_on) {
     JsonDocument document;
     uint64_t of_step;
@@ -1392,14 +1495,15 @@ static bool log_line_kept(const char *line, size_t length, uint64_t step, bool g
         return false;
     }
     const Json *node = json_get(document.root, "step");
-    bool kept = document.root->kind == JSON_OBJECT && (!node || (json_uint(node, &of_step) && of_step <= step)) &&
+    bool kept = document.root->kind == JSON_OBJECT &&
+                (!node || (json_uint(node, &of_step) && of_step <= step)) &&
                 !(goes_on && json_get(document.root, "plan"));
     json_free(&document);
     return kept;
 }
 
-// Cuts the log back to the checkpoint at t->step: the steps after it are about to be done again. The new file replaces
-// the old one only when it is whole.
+// Cuts the log back to the checkpoint at t->step: the steps after it are about to be done again.
+// The new file replaces the old one only when it is whole.
 static bool log_cut(const char *path, uint64_t step, bool goes_on, Error *e) {
     char temporary[PATH_LIMIT], hash[65];
     size_t length;
@@ -1413,17 +1517,20 @@ static bool log_cut(const char *path, uint64_t step, bool goes_on, Error *e) {
         return false;
     }
     bool ok = true;
-    for (char *line = text, *end; ok && (end = memchr(line, '\n', length - (size_t)(line - text))); line = end + 1) {
+    for (char *line = text, *end; ok && (end = memchr(line, '\n', length - (size_t)(line - text)));
+         line = end + 1) {
         if (log_line_kept(line, (size_t)(end - line), step, goes_on)) {
             ok = output_write(&file, line, (size_t)(end - line) + 1, e);
         }
     }
     free(text);
     ok = output_close(&file, hash, ok ? e : &(Error){0}) && ok;
-    return ok && (!rename(temporary, path) || fail(e, "%s: cannot be replaced: %s", path, strerror(errno)));
+    return ok && (!rename(temporary, path) ||
+                  fail(e, "%s: cannot be replaced: %s", path, strerror(errno)));
 }
 
-// Moves a log that no checkpoint belongs to out of the way: log.jsonl becomes log-1.jsonl, or the next free number.
+// Moves a log that no checkpoint belongs to out of the way: log.jsonl becomes log-1.jsonl, or the
+// next free number.
 static bool log_set_aside(const char *out, const char *path, Error *e) {
     char aside[PATH_LIMIT];
     int n = 1;
@@ -1436,20 +1543,23 @@ static bool log_set_aside(const char *out, const char *path, Error *e) {
            fail(e, "%s: cannot be renamed to %s: %s", path, aside, strerror(errno));
 }
 
-// Opens the log for the run to come: a new one with its first line, or the old one cut back, and a note of the restart.
+// Opens the log for the run to come: a new one with its first line, or the old one cut back, and a
+// note of the restart.
 static bool log_open(Trainer *t, bool resumed, Error *e) {
     char path[PATH_LIMIT], restarts[PATH_LIMIT];
     if (!path_format(path, e, "%s/log.jsonl", t->options->out) ||
         !path_format(restarts, e, "%s/restarts.jsonl", t->options->out)) {
         return false;
     }
-    if (resumed ? !log_cut(path, t->step, t->step < t->options->steps, e) : !log_set_aside(t->options->out, path, e)) {
+    if (resumed ? !log_cut(path, t->step, t->step < t->options->steps, e)
+                : !log_set_aside(t->options->out, path, e)) {
         return false;
     }
     bool exists = resumed && access(path, F_OK) == 0;
     if (exists) {
         t->log = fopen(restarts, "a");
-        bool ok = t->log ? log_run(t, e) : fail(e, "%s: cannot be written: %s", restarts, strerror(errno));
+        bool ok = t->log ? log_run(t, e)
+                         : fail(e, "%s: cannot be written: %s", restarts, strerror(errno));
         if (t->log) {
             fclose(t->log);
         }
@@ -1464,7 +1574,7 @@ static bool log_open(Trainer *t, bool resumed, Error *e) {
     return (exists || log_run(t, e)) && events_open(&t->events, t->options->out, e);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Saving and resuming
 
 // README.md of a checkpoint.
@@ -1490,9 +1600,9 @@ static void write_trainer_state(JsonWriter *json, const Trainer *t) {
     json_close(json, '}');
 }
 
-// The tensors of a part of the model, then AdamW's two arrays under the names they have in the optimizer's files:
-// 3 * count of them, without data. NULL if there is no memory.
-static TensorView *all_views(const ModelConfig *c, const Part *p, size_t *count) {
+// The tensors of a part of the model, then AdamW's two arrays under the names they have in the
+// optimizer's files: 3 * count of them, without data. NULL if there is no memory.
+static TensorView *all_views(const ModelConfig *c, const ModelShard *p, size_t *count) {
     tensor_views(c, p, NULL, "", NULL, count);
     TensorView *views = malloc(3 * *count * sizeof *views);
     if (views) {
@@ -1516,7 +1626,8 @@ static bool add_tokenizer_files(CheckpointWriter *w, const char *directory, Erro
 
 // Rank 0: the small files.
 static bool add_checkpoint_files(CheckpointWriter *w, const Trainer *t, Error *e) {
-    JsonWriter config = {.indent = 2}, generation = {.indent = 2}, state = {.indent = 2}, card = {0};
+    JsonWriter config = {.indent = 2}, generation = {.indent = 2}, state = {.indent = 2},
+               card = {0};
     config_write(&config, &t->model.config);
     generation_config_write(&generation, &t->model.config);
     write_trainer_state(&state, t);
@@ -1529,40 +1640,44 @@ static bool add_checkpoint_files(CheckpointWriter *w, const Trainer *t, Error *e
 }
 
 // Writes this rank's part of what the file holds; of what all replicas have, each its share.
-static bool write_parts(const Trainer *t, const TensorWriter *writer, const TensorView *mine, Error *e) {
+static bool write_parts(const Trainer *t, const TensorWriter *writer, const TensorView *mine,
+                        Error *e) {
     const float *states[2] = {t->exp_avg, t->exp_avg_sq};
-    const bool zero = t->flow.buckets.zero;
-    size_t count = t->model.tensor_count, replica = (size_t)t->world->grid.replica,
+    const bool zero = t->reducer.buckets.zero;
+    size_t count = t->model.tensor_count, replica = (size_t)t->world->grid.dp_rank,
            replicas = (size_t)t->world->grid.dp;
     bool ok = true;
     for (size_t i = 0; ok && i < 3 * count; i++) {
-        size_t n = tensor_elements(&mine[i]), begin = n * replica / replicas, end = n * (replica + 1) / replicas;
+        size_t n = tensor_elements(&mine[i]), begin = n * replica / replicas,
+               end = n * (replica + 1) / replicas;
         const TensorView *weights = &t->views[i % count];
         size_t at = (size_t)(weights->data - t->model.parameters);
-        if (!part_counts(&t->model, weights) || !safetensors_find(&writer->file, mine[i].name)) {
+        if (!counts_once(&t->model, weights) || !safetensors_find(&writer->file, mine[i].name)) {
             continue;
         }
         if (i < count) {
             ok = tensor_writer_write(writer, &mine[i], begin, end, weights->data + begin, e);
             continue;
         }
-        for (size_t b = 0; ok && b < t->flow.buckets.count; b++) {
+        for (size_t b = 0; ok && b < t->reducer.buckets.count; b++) {
             OwnedRange r;
-            if (!owned_range(&t->flow.buckets.items[b], at, n, &r)) {
+            if (!owned_range(&t->reducer.buckets.items[b], at, n, &r)) {
                 continue;
             }
-            size_t from = zero || r.begin > begin ? r.begin : begin, to = zero || r.end < end ? r.end : end;
+            size_t from = zero || r.begin > begin ? r.begin : begin,
+                   to = zero || r.end < end ? r.end : end;
             ok = from >= to ||
-                 tensor_writer_write(writer, &mine[i], from, to, states[i / count - 1] + r.state + (from - r.begin), e);
+                 tensor_writer_write(writer, &mine[i], from, to,
+                                     states[i / count - 1] + r.state + (from - r.begin), e);
         }
     }
     return ok;
 }
 
-// Collective: the tensors' files. Rank 0 makes them, all ranks write their parts, then each hashes some of the files.
-// `whole`, `mine`: all_views of the model and of this rank's part.
-static bool write_tensor_files(Trainer *t, CheckpointWriter *w, const TensorFiles *files, const TensorView *whole,
-                               const TensorView *mine) {
+// Collective: the tensors' files. Rank 0 makes them, all ranks write their parts, then each hashes
+// some of the files. `whole`, `mine`: all_views of the model and of this rank's part.
+static bool write_tensor_files(Trainer *t, CheckpointWriter *w, const TensorFiles *files,
+                               const TensorView *whole, const TensorView *mine) {
     Error e = {0};
     World *world = t->world;
     char(*sums)[65] = calloc(files->count, sizeof *sums);
@@ -1580,11 +1695,13 @@ static bool write_tensor_files(Trainer *t, CheckpointWriter *w, const TensorFile
     all = all && world_check(world, ok, &e);
     for (size_t f = (size_t)world->rank; all && ok && f < files->count; f += (size_t)world->size) {
         char path[PATH_LIMIT];
-        ok = path_format(path, &e, "%s/%s", w->temporary, files->items[f].name) && sha256_file(path, sums[f], &e);
+        ok = path_format(path, &e, "%s/%s", w->temporary, files->items[f].name) &&
+             sha256_file(path, sums[f], &e);
     }
     all = all && world_check(world, ok, &e);
     if (all) {
-        MPI_Allreduce(MPI_IN_PLACE, sums, (int)(files->count * sizeof *sums), MPI_BYTE, MPI_BOR, MPI_COMM_WORLD);
+        MPI_Allreduce(MPI_IN_PLACE, sums, (int)(files->count * sizeof *sums), MPI_BYTE, MPI_BOR,
+                      MPI_COMM_WORLD);
     }
     for (size_t f = 0; all && f < files->count; f++) {
         checkpoint_add_sum(w, files->items[f].name, sums[f]);
@@ -1611,17 +1728,19 @@ static bool write_checkpoint(Trainer *t) {
     Error e = {0};
     CheckpointWriter w;
     TensorFiles files = {0};
-    const Part all = part_of(&t->model.config, 1, 0, 1, 0);
+    const ModelShard all = shard_of(&t->model.config, 1, 0, 1, 0);
     size_t count, mine_count;
     bool root = t->world->rank == 0;
     TensorView *whole = all_views(&t->model.config, &all, &count);
-    TensorView *mine = all_views(&t->model.config, &t->model.part, &mine_count);
+    TensorView *mine = all_views(&t->model.config, &t->model.shard, &mine_count);
     bool ok = ((whole && mine) || fail(&e, "no memory to save a checkpoint")) &&
               tensor_files(&files, whole, count, &e) &&
               (!root || !fsync(fileno(t->log)) ||
                fail(&e, "%s/log.jsonl: cannot be written: %s", t->options->out, strerror(errno)));
     bool begun = ok && checkpoint_begin(&w, t->options->out, t->step, root, &e);
-    ok = begun && (!root || (add_checkpoint_files(&w, t, &e) && checkpoint_add_index(&w, &files, whole, &e)));
+    ok =
+        begun &&
+        (!root || (add_checkpoint_files(&w, t, &e) && checkpoint_add_index(&w, &files, whole, &e)));
     ok = world_check(t->world, ok, &e) && write_tensor_files(t, &w, &files, whole, mine);
     bool committed = ok && (!root || checkpoint_commit(&w, &e));
     if (begun && root && !committed) {
@@ -1636,19 +1755,22 @@ static bool write_checkpoint(Trainer *t) {
     return ok && world_check(t->world, committed, &e);
 }
 
-// Collective: all replicas must hold the same weights, or something is broken (a kernel, a network, a memory): then
-// nothing is saved.
+// Collective: all replicas must hold the same weights, or something is broken (a kernel, a network,
+// a memory): then nothing is saved.
 static bool save_checkpoint(Trainer *t) {
     Error e = {0};
     double start = seconds_now();
     parameters_await(&t->model, t->world, t->model.parameters + t->model.parameter_count);
-    double mine = t->model.kernels->sum_of_squares(t->model.parameters, t->model.parameter_count), low, high;
-    MPI_Allreduce(&mine, &low, 1, MPI_DOUBLE, MPI_MIN, t->world->grid.replicas);
-    MPI_Allreduce(&mine, &high, 1, MPI_DOUBLE, MPI_MAX, t->world->grid.replicas);
-    bool ok = low == high || fail(&e,
-                                  "the replicas' weights differ at step %llu: the last checkpoint is to be trusted, "
-                                  "this state is not saved",
-                                  (unsigned long long)t->step);
+    double mine = t->model.kernels->sum_of_squares(t->model.parameters, t->model.parameter_count),
+           low, high;
+    MPI_Allreduce(&mine, &low, 1, MPI_DOUBLE, MPI_MIN, t->world->grid.dp_comm);
+    MPI_Allreduce(&mine, &high, 1, MPI_DOUBLE, MPI_MAX, t->world->grid.dp_comm);
+    bool ok =
+        low == high ||
+        fail(&e,
+             "the replicas' weights differ at step %llu: the last checkpoint is to be trusted, "
+             "this state is not saved",
+             (unsigned long long)t->step);
     if (!world_check(t->world, ok, &e) || !write_checkpoint(t)) {
         return false;
     }
@@ -1660,14 +1782,16 @@ static bool save_checkpoint(Trainer *t) {
     return true;
 }
 
-// The datasets in `saved` must be those of the run, in the same order and with the same weights, wherever they lie now.
+// The datasets in `saved` must be those of the run, in the same order and with the same weights,
+// wherever they lie now.
 static bool data_matches(const Json *saved, const char *path, const Mixture *m, Error *e) {
     if (!saved || saved->kind != JSON_ARRAY) {
         return fail(e, "%s: has no list \"data\"", path);
     }
     if (saved->length != m->count) {
         return fail(e,
-                    "%s: the run was started with %zu datasets in --data, not %zu; give those, or another --out for a "
+                    "%s: the run was started with %zu datasets in --data, not %zu; give those, or "
+                    "another --out for a "
                     "new run",
                     path, saved->length, m->count);
     }
@@ -1677,12 +1801,15 @@ static bool data_matches(const Json *saved, const char *path, const Mixture *m, 
         uint64_t tokens, weight;
         if (!json_uint(json_get(entry, "tokens"), &tokens) || tokens != m->items[i].tokens ||
             (hash && *now && strcmp(hash, now))) {
-            return fail(e, "%s: the run was started on other data than %s; give that, or another --out for a new run",
+            return fail(e,
+                        "%s: the run was started on other data than %s; give that, or another "
+                        "--out for a new run",
                         path, m->paths[i]);
         }
         if (!json_uint(json_get(entry, "weight"), &weight) || weight != m->weights[i]) {
             return fail(e,
-                        "%s: the run was started with other weights, %s has another share now; give those, or another "
+                        "%s: the run was started with other weights, %s has another share now; "
+                        "give those, or another "
                         "--out for a new run",
                         path, m->paths[i]);
         }
@@ -1704,8 +1831,11 @@ static bool state_matches(const Json *state, const char *path, const Trainer *t,
             return fail(e, "%s: has no \"%s\"", path, same[i].key);
         }
         if (value != same[i].now) {
-            return fail(e, "%s: the run was started with %s %llu, not %llu; give that, or another --out for a new run",
-                        path, same[i].option, (unsigned long long)value, (unsigned long long)same[i].now);
+            return fail(e,
+                        "%s: the run was started with %s %llu, not %llu; give that, or another "
+                        "--out for a new run",
+                        path, same[i].option, (unsigned long long)value,
+                        (unsigned long long)same[i].now);
         }
     }
     return data_matches(json_get(state, "data"), path, &t->data, e);
@@ -1720,8 +1850,8 @@ static bool load_state(Trainer *t, const char *directory, Error *e) {
     if (!json_parse_file(&state, path, 1 << 25, e)) {
         return false;
     }
-    bool ok =
-        json_uint(json_get(state.root, "step"), &t->step) && json_uint(json_get(state.root, "samples"), &t->samples);
+    bool ok = json_uint(json_get(state.root, "step"), &t->step) &&
+              json_uint(json_get(state.root, "samples"), &t->samples);
     ok = ok || fail(e, "%s: has no \"step\" or \"samples\"", path);
     ok = ok && state_matches(state.root, path, t, e);
     json_free(&state);
@@ -1733,18 +1863,22 @@ static bool load_optimizer(Trainer *t, const char *directory, Error *e) {
     TensorSet files = {0};
     float *states[2] = {t->exp_avg, t->exp_avg_sq};
     size_t count;
-    TensorView *views = all_views(&t->model.config, &t->model.part, &count);
-    bool opened = views ? optimizer_open(&files, directory, e) : fail(e, "no memory to load the optimizer"),
+    TensorView *views = all_views(&t->model.config, &t->model.shard, &count);
+    bool opened = views ? optimizer_open(&files, directory, e)
+                        : fail(e, "no memory to load the optimizer"),
          ok = opened;
     for (size_t i = count; ok && i < 3 * count; i++) {
         const Safetensors *file = NULL;
         const SafetensorsEntry *entry = tensor_set_find(&files, views[i].name, &file);
-        ok = entry || fail(e, "%s/optimizer-*.safetensors: have no tensor \"%s\"", directory, views[i].name);
-        for (size_t b = 0; ok && b < t->flow.buckets.count; b++) {
+        ok = entry ||
+             fail(e, "%s/optimizer-*.safetensors: have no tensor \"%s\"", directory, views[i].name);
+        for (size_t b = 0; ok && b < t->reducer.buckets.count; b++) {
             OwnedRange r;
-            if (owned_range(&t->flow.buckets.items[b], (size_t)(t->views[i % count].data - t->model.parameters),
+            if (owned_range(&t->reducer.buckets.items[b],
+                            (size_t)(t->views[i % count].data - t->model.parameters),
                             tensor_elements(&views[i]), &r)) {
-                ok = safetensors_read_range(file, entry, &views[i], r.begin, r.end, states[i / count - 1] + r.state, e);
+                ok = safetensors_read_range(file, entry, &views[i], r.begin, r.end,
+                                            states[i / count - 1] + r.state, e);
             }
         }
     }
@@ -1756,8 +1890,8 @@ static bool load_optimizer(Trainer *t, const char *directory, Error *e) {
 }
 
 static bool same_shape(const ModelConfig *a, const ModelConfig *b) {
-    return a->vocab_size == b->vocab_size && a->seq_len == b->seq_len && a->channels == b->channels &&
-           a->layers == b->layers && a->heads == b->heads;
+    return a->vocab_size == b->vocab_size && a->seq_len == b->seq_len &&
+           a->channels == b->channels && a->layers == b->layers && a->heads == b->heads;
 }
 
 // Loads a checkpoint that has been verified.
@@ -1768,16 +1902,19 @@ static bool load_checkpoint(Trainer *t, const char *directory, Error *e) {
     }
     if (!same_shape(&config, &t->model.config)) {
         return fail(e,
-                    "%s: is a model of %zu layers, %zu channels, %zu heads, %zu tokens, vocabulary %zu; give the same "
+                    "%s: is a model of %zu layers, %zu channels, %zu heads, %zu tokens, vocabulary "
+                    "%zu; give the same "
                     "options, or another --out for a new run",
-                    directory, config.layers, config.channels, config.heads, config.seq_len, config.vocab_size);
+                    directory, config.layers, config.channels, config.heads, config.seq_len,
+                    config.vocab_size);
     }
-    return load_state(t, directory, e) && weights_load(directory, t->views, t->model.tensor_count, e) &&
+    return load_state(t, directory, e) &&
+           weights_load(directory, t->views, t->model.tensor_count, e) &&
            load_optimizer(t, directory, e);
 }
 
-// Collective: compares a model's files with their sums, each rank some of them. On failure all ranks get the line of
-// the lowest rank that found one.
+// Collective: compares a model's files with their sums, each rank some of them. On failure all
+// ranks get the line of the lowest rank that found one.
 static bool verify_together(World *w, const char *directory, bool with_optimizer, Error *e) {
     bool ok = checkpoint_verify(directory, with_optimizer, (size_t)w->rank, (size_t)w->size, e);
     int mine = ok ? w->size : w->rank, first;
@@ -1788,8 +1925,9 @@ static bool verify_together(World *w, const char *directory, bool with_optimizer
     return first == w->size;
 }
 
-// Collective: loads the newest whole checkpoint of OUT, telling of broken ones that it passes over. *resumed says
-// whether there was one. Checkpoints of which none is whole are an error: training must not silently begin anew.
+// Collective: loads the newest whole checkpoint of OUT, telling of broken ones that it passes over.
+// *resumed says whether there was one. Checkpoints of which none is whole are an error: training
+// must not silently begin anew.
 static bool resume(Trainer *t, bool *resumed) {
     Error e = {0};
     World *w = t->world;
@@ -1798,8 +1936,10 @@ static bool resume(Trainer *t, bool *resumed) {
     size_t count = 0;
     bool ok = w->rank != 0 || checkpoint_list(out, &steps, &count, &e);
     if (ok && count > 0 && !strcmp(t->options->resume, "none")) {
-        ok = fail(&e, "%s: already holds a run, up to step %llu; use --resume auto to go on, or another --out", out,
-                  (unsigned long long)steps[0]);
+        ok = fail(&e,
+                  "%s: already holds a run, up to step %llu; use --resume auto to go on, or "
+                  "another --out",
+                  out, (unsigned long long)steps[0]);
     }
     *resumed = false;
     ok = world_check(w, ok, &e);
@@ -1823,8 +1963,8 @@ static bool resume(Trainer *t, bool *resumed) {
     return ok && world_check(w, count == 0 || *resumed, &e);
 }
 
-// Rank 0: makes OUT with its parents and takes the lock that keeps a second run from writing there. The lock goes with
-// the process.
+// Rank 0: makes OUT with its parents and takes the lock that keeps a second run from writing there.
+// The lock goes with the process.
 static bool claim_out(const char *out, Error *e) {
     char path[PATH_LIMIT];
     if (!path_format(path, e, "%s", out)) {
@@ -1858,8 +1998,8 @@ static bool claim_out(const char *out, Error *e) {
 static bool load_init(Trainer *t) {
     Error e = {0};
     const char *directory = t->options->init;
-    bool ok =
-        verify_together(t->world, directory, false, &e) && weights_load(directory, t->views, t->model.tensor_count, &e);
+    bool ok = verify_together(t->world, directory, false, &e) &&
+              weights_load(directory, t->views, t->model.tensor_count, &e);
     return world_check(t->world, ok, &e);
 }
 
@@ -1887,15 +2027,17 @@ static bool prepare_state(Trainer *t) {
     return true;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // The loop itself
 
 static void print_step(const Trainer *t, const StepResult *s, double seconds_left) {
     double tokens = (double)t->global_batch * (double)t->T;
     long left = (long)(seconds_left + 0.5);
-    printf("step %llu/%llu | loss %.4f | norm %.3f | lr %.2e | %.0f tokens/s | MFU %.1f %% | left %ld:%02ld:%02ld%s\n",
-           (unsigned long long)t->step, (unsigned long long)t->options->steps, s->loss, s->grad_norm, s->lr,
-           tokens / s->seconds, 100 * tokens * flops_per_token(&t->model.config, t->T) / s->seconds / t->peak_flops,
+    printf("step %llu/%llu | loss %.4f | norm %.3f | lr %.2e | %.0f tokens/s | MFU %.1f %% | left "
+           "%ld:%02ld:%02ld%s\n",
+           (unsigned long long)t->step, (unsigned long long)t->options->steps, s->loss,
+           s->grad_norm, s->lr, tokens / s->seconds,
+           100 * tokens * flops_per_token(&t->model.config, t->T) / s->seconds / t->peak_flops,
            left / 3600, left / 60 % 60, left % 60, s->skipped ? " | SKIPPED: not finite" : "");
 }
 
@@ -1903,16 +2045,18 @@ static void print_step(const Trainer *t, const StepResult *s, double seconds_lef
 static bool run_eval(Trainer *t) {
     Error e = {0};
     double loss, losses[MIXTURE_DATASETS_MAX];
-    if (!evaluate_mixture(t->world, &t->model, &t->workspace, &t->val, t->options->eval_batches, t->global_batch,
-                          t->inputs, t->targets, losses, &loss)) {
+    if (!evaluate_mixture(t->world, &t->model, &t->workspace, &t->val, t->options->eval_batches,
+                          t->global_batch, t->inputs, t->targets, losses, &loss)) {
         return false;
     }
     bool ok = t->world->rank != 0 || log_eval(t, loss, losses, &e);
     if (t->world->rank == 0) {
         for (size_t i = 0; i < t->val.count && t->val.count > 1; i++) {
-            printf("step %llu | %s: validation loss %.4f\n", (unsigned long long)t->step, t->val.paths[i], losses[i]);
+            printf("step %llu | %s: validation loss %.4f\n", (unsigned long long)t->step,
+                   t->val.paths[i], losses[i]);
         }
-        printf("step %llu | validation loss %.4f | perplexity %.2f\n", (unsigned long long)t->step, loss, exp(loss));
+        printf("step %llu | validation loss %.4f | perplexity %.2f\n", (unsigned long long)t->step,
+               loss, exp(loss));
     }
     return world_check(t->world, ok, &e);
 }
@@ -1926,8 +2070,9 @@ static void on_stop_signal_(int number) {
     stop_signal = number;
 }
 
-// The signals with which schedulers announce the end: SIGTERM and SIGUSR1 (Slurm), SIGXCPU (PJM: 10 s before SIGKILL).
-// They end the run after the step that is being computed. A run that saves nothing (--save-every 0) just dies of them.
+// The signals with which schedulers announce the end: SIGTERM and SIGUSR1 (Slurm), SIGXCPU (PJM: 10
+// s before SIGKILL). They end the run after the step that is being computed. A run that saves
+// nothing (--save-every 0) just dies of them.
 static void catch_stop_signals(void) {
     const int signals[] = {SIGTERM, SIGUSR1, SIGXCPU};
     struct sigaction action = {.sa_handler = on_stop_signal_, .sa_flags = SA_RESTART};
@@ -1942,16 +2087,17 @@ static bool eval_is_due(const Trainer *t, uint64_t step) {
     return t->val.count > 0 && o->eval_every > 0 && (step % o->eval_every == 0 || step == o->steps);
 }
 
-// Whether --time-limit leaves no room for one more step, its eval and a save after it. An eval's batch takes less than
-// a step. A save takes as long as the longest so far; before the first one, 100 MB/s for the model and AdamW's state.
-// Twice that, as one may be due right now.
+// Whether --time-limit leaves no room for one more step, its eval and a save after it. An eval's
+// batch takes less than a step. A save takes as long as the longest so far; before the first one,
+// 100 MB/s for the model and AdamW's state. Twice that, as one may be due right now.
 static bool time_is_up(const Trainer *t) {
     const Options *o = t->options;
     double left = o->time_limit - (seconds_now() - t->start), steps = 1;
-    double save = t->longest_save > 0 ? t->longest_save : 12 * (double)t->model.all_parameters / 100e6;
+    double save =
+        t->longest_save > 0 ? t->longest_save : 12 * (double)t->model.all_parameters / 100e6;
     for (size_t i = 0; eval_is_due(t, t->step + 1) && i < t->val.count; i++) {
-        steps +=
-            ceil((double)eval_samples(&t->val.items[i], o->eval_batches, t->global_batch) / (double)t->global_batch);
+        steps += ceil((double)eval_samples(&t->val.items[i], o->eval_batches, t->global_batch) /
+                      (double)t->global_batch);
     }
     return o->time_limit > 0 && left < steps * t->longest_step + 2 * save;
 }
@@ -1961,8 +2107,8 @@ static bool should_stop(const Trainer *t) {
     Stop mine = stop_signal ? STOP_SIGNAL : time_is_up(t) ? STOP_TIME : STOP_NO;
     Stop stop = (Stop)world_max(t->world, (int)mine);
     if (t->world->rank == 0 && stop != STOP_NO) {
-        printf("stops at step %llu/%llu: %s; the same command goes on from here\n", (unsigned long long)t->step,
-               (unsigned long long)t->options->steps,
+        printf("stops at step %llu/%llu: %s; the same command goes on from here\n",
+               (unsigned long long)t->step, (unsigned long long)t->options->steps,
                stop == STOP_SIGNAL ? "a signal asks for it" : "the time limit is near");
     }
     return stop != STOP_NO;
@@ -2001,17 +2147,19 @@ static bool train_loop(Trainer *t) {
             return false;
         }
         t->stopped = o->save_every > 0 && !last && should_stop(t);
-        if (o->save_every > 0 && (t->step % o->save_every == 0 || last || t->stopped) && !save_checkpoint(t)) {
+        if (o->save_every > 0 && (t->step % o->save_every == 0 || last || t->stopped) &&
+            !save_checkpoint(t)) {
             return false;
         }
     }
     return true;
 }
 
-// =====================================================================================================================
+// =================================================================================================
 // Command: train
 
-// GPT-2 sizes (Radford et al. 2019), GPT-3's 1.3B (Brown et al. 2020), and those that Fugaku-LLM ran.
+// GPT-2 sizes (Radford et al. 2019), GPT-3's 1.3B (Brown et al. 2020), and those that Fugaku-LLM
+// ran.
 static const struct {
     const char *name;
     size_t layers, channels, heads, seq_len;
@@ -2044,7 +2192,8 @@ static bool shape_from_options(const Options *o, ModelConfig *config, Error *e) 
         }
     }
     if (o->model && config->layers == 0) {
-        return fail(e, "--model %s is unknown; the names are 124m 350m 774m 1.3b 1.5b 13b 30b", o->model);
+        return fail(e, "--model %s is unknown; the names are 124m 350m 774m 1.3b 1.5b 13b 30b",
+                    o->model);
     }
     config->layers = o->layers ? o->layers : config->layers;
     config->channels = o->channels ? o->channels : config->channels;
@@ -2064,52 +2213,57 @@ static bool check_train_options(const Options *o, int ranks, Error *e) {
         return false;
     }
     if (o->init && (o->model || o->layers || o->heads || o->channels)) {
-        return fail(
-            e, "--init takes the model's shape from its config.json: leave out --model, --layers, --heads, --channels");
+        return fail(e, "--init takes the model's shape from its config.json: leave out --model, "
+                       "--layers, --heads, --channels");
     }
     if (!o->init && (!c.layers || !c.channels || !c.heads || !c.seq_len)) {
-        return fail(e, "train needs --model NAME, or all of --layers, --heads, --channels, --seq-len, or --init DIR");
+        return fail(e, "train needs --model NAME, or all of --layers, --heads, --channels, "
+                       "--seq-len, or --init DIR");
     }
     if (!o->init && c.channels % c.heads) {
         return fail(e, "--channels %zu does not divide by --heads %zu", c.channels, c.heads);
     }
     if (o->global_batch % multiple) {
-        return fail(
-            e,
-            "--global-batch %llu does not divide into micro-batches of %llu on %llu replica%s: it must be a multiple "
-            "of %llu",
-            (unsigned long long)o->global_batch, (unsigned long long)o->micro_batch, (unsigned long long)replicas,
-            replicas == 1 ? "" : "s", (unsigned long long)multiple);
+        return fail(e,
+                    "--global-batch %llu does not divide into micro-batches of %llu on %llu "
+                    "replica%s: it must be a multiple "
+                    "of %llu",
+                    (unsigned long long)o->global_batch, (unsigned long long)o->micro_batch,
+                    (unsigned long long)replicas, replicas == 1 ? "" : "s",
+                    (unsigned long long)multiple);
     }
     if (o->time_limit > 0 && o->save_every == 0) {
-        return fail(e, "--time-limit %g with --save-every 0: there would be no checkpoint to go on from",
-                    o->time_limit);
+        return fail(
+            e, "--time-limit %g with --save-every 0: there would be no checkpoint to go on from",
+            o->time_limit);
     }
     if (o->min_lr > o->lr) {
         return fail(e, "--min-lr %g is larger than --lr %g", o->min_lr, o->lr);
     }
     if (o->warmup_steps > o->steps) {
-        return fail(e, "--warmup-steps %llu is more than --steps %llu", (unsigned long long)o->warmup_steps,
-                    (unsigned long long)o->steps);
+        return fail(e, "--warmup-steps %llu is more than --steps %llu",
+                    (unsigned long long)o->warmup_steps, (unsigned long long)o->steps);
     }
     return true;
 }
 
-// The vocabulary is the tokenizer's of the data; bare shards do not know theirs. A model from --init brings its own,
-// which may be larger.
-static bool choose_vocab_size(const Options *o, const Mixture *data, ModelConfig *config, Error *e) {
+// The vocabulary is the tokenizer's of the data; bare shards do not know theirs. A model from
+// --init brings its own, which may be larger.
+static bool choose_vocab_size(const Options *o, const Mixture *data, ModelConfig *config,
+                              Error *e) {
     const char *path = data->paths[0];
-    size_t words = data->items[0].vocab_size; // of every dataset
-    if (words && o->vocab_size && o->vocab_size != words) {
+    size_t vocab = data->items[0].vocab_size; // of every dataset
+    if (vocab && o->vocab_size && o->vocab_size != vocab) {
         return fail(e, "--vocab-size %llu: the tokenizer of %s has %zu words; leave the option out",
-                    (unsigned long long)o->vocab_size, path, words);
+                    (unsigned long long)o->vocab_size, path, vocab);
     }
-    words = words ? words : o->vocab_size;
+    vocab = vocab ? vocab : o->vocab_size;
     if (o->init) {
-        return words <= config->vocab_size || fail(e, "%s: has a vocabulary of %zu, too small for the %zu words of %s",
-                                                   o->init, config->vocab_size, words, path);
+        return vocab <= config->vocab_size ||
+               fail(e, "%s: has a vocabulary of %zu, too small for the %zu words of %s", o->init,
+                    config->vocab_size, vocab, path);
     }
-    config->vocab_size = words ? words : o->model ? GPT2_VOCAB_SIZE : 0;
+    config->vocab_size = vocab ? vocab : o->model ? GPT2_VOCAB_SIZE : 0;
     return config->vocab_size > 0 ||
            fail(e, "%s: does not say how many words its vocabulary has: give --vocab-size N", path);
 }
@@ -2168,7 +2322,8 @@ static bool open_datasets(Trainer *t, size_t T, Error *e) {
     const char *val_hash = t->val.count > 0 ? t->val.items[0].tokenizer_hash : "";
     return !*hash || !*val_hash || !strcmp(hash, val_hash) ||
            fail(e,
-                "%s and %s: were made with different tokenizers: validation data must be prepared with the tokenizer "
+                "%s and %s: were made with different tokenizers: validation data must be prepared "
+                "with the tokenizer "
                 "of the training data",
                 t->data.paths[0], t->val.paths[0]);
 }
@@ -2182,11 +2337,13 @@ static bool check_grid(const ModelConfig *c, const World *w, Error *e) {
     if (c->vocab_size < tp) {
         return fail(e, "--tp %zu is more than the vocabulary of %zu words", tp, c->vocab_size);
     }
-    return pp <= c->layers || fail(e, "--pp %zu is more than the model's %zu layers", pp, c->layers);
+    return pp <= c->layers ||
+           fail(e, "--pp %zu is more than the model's %zu layers", pp, c->layers);
 }
 
-static Part part_of_rank(const ModelConfig *c, const World *w) {
-    return part_of(c, (size_t)w->grid.tp, (size_t)w->grid.slice, (size_t)w->grid.pp, (size_t)w->grid.stage);
+static ModelShard shard_of_rank(const ModelConfig *c, const World *w) {
+    return shard_of(c, (size_t)w->grid.tp, (size_t)w->grid.tp_rank, (size_t)w->grid.pp,
+                    (size_t)w->grid.stage);
 }
 
 // Settles the model's shape and opens the data; every rank does.
@@ -2197,12 +2354,14 @@ static bool training_open(Trainer *t, ModelConfig *config, Error *e) {
     }
     t->T = o->seq_len ? o->seq_len : config->seq_len;
     t->B = o->micro_batch;
-    t->global_batch = o->global_batch ? o->global_batch : o->micro_batch * (uint64_t)t->world->grid.dp;
+    t->global_batch =
+        o->global_batch ? o->global_batch : o->micro_batch * (uint64_t)t->world->grid.dp;
     if (t->T > config->seq_len) {
-        return fail(e, "--seq-len %zu is more than the %zu positions of %s", t->T, config->seq_len, o->init);
+        return fail(e, "--seq-len %zu is more than the %zu positions of %s", t->T, config->seq_len,
+                    o->init);
     }
-    return open_datasets(t, t->T, e) && choose_vocab_size(o, &t->data, config, e) && choose_tokenizer(t, config, e) &&
-           check_grid(config, t->world, e);
+    return open_datasets(t, t->T, e) && choose_vocab_size(o, &t->data, config, e) &&
+           choose_tokenizer(t, config, e) && check_grid(config, t->world, e);
 }
 
 static Keep keep_of_stage(const Options *o, const World *w) {
@@ -2211,68 +2370,80 @@ static Keep keep_of_stage(const Options *o, const World *w) {
     return recompute ? KEEP_STREAM : KEEP_ALL;
 }
 
-// The memory that neighbours share: gradients, and with ZeRO parameters (n floats each). Without neighbours none.
-static bool flow_share(GradientFlow *flow, Memory *memory, const World *world, size_t n, bool zero, bool share,
-                       Error *e) {
+// The memory that neighbours share: gradients, and with ZeRO parameters (n floats each). Without
+// neighbours none.
+static bool reducer_share_memory(GradientReducer *reducer, Memory *memory, const World *world,
+                                 size_t n, bool zero, bool share, Error *e) {
     size_t bytes = n * sizeof(float);
-    neighbours_find(&flow->neighbours, world, share);
-    return flow->neighbours.peers == 1 ||
-           (shared_array_create(&flow->shared_gradients, &flow->neighbours, bytes, e) &&
-            (memory_note(memory, "gradients", bytes, NULL) || fail(e, "no memory for the list of arrays")) &&
+    neighbours_find(&reducer->neighbours, world, share);
+    return reducer->neighbours.peers == 1 ||
+           (shared_array_create(&reducer->shared_gradients, &reducer->neighbours, bytes, e) &&
+            (memory_note(memory, "gradients", bytes, NULL) ||
+             fail(e, "no memory for the list of arrays")) &&
             (!zero ||
-             (shared_array_create(&flow->shared_parameters, &flow->neighbours, bytes, e) &&
-              (memory_note(memory, "parameters", bytes, NULL) || fail(e, "no memory for the list of arrays")))));
+             (shared_array_create(&reducer->shared_parameters, &reducer->neighbours, bytes, e) &&
+              (memory_note(memory, "parameters", bytes, NULL) ||
+               fail(e, "no memory for the list of arrays")))));
 }
 
 // Gradients, and the buckets in which they leave: one a layer, or several small layers together.
-// `block`, `blocks`: micro-batches in a leaf of the sum, and such leaves of this replica; 0: not reproducible.
-static bool flow_create(GradientFlow *flow, Memory *memory, Model *m, bool zero, bool overlap, size_t block,
-                        size_t blocks, Error *e) {
-    size_t cuts[1 + m->part.layers];
-    flow->overlap = overlap;
-    flow->block = block;
-    flow->gradients = flow->shared_gradients.mine ? flow->shared_gradients.mine
-                                                  : memory_floats(memory, "gradients", m->parameter_count);
-    if (!flow->gradients || !weights_over(&m->config, &m->part, flow->gradients, &flow->dweights)) {
-        return fail(e, "no memory for the gradients of %zu parameters: choose a smaller model", m->parameter_count);
+// `block`, `blocks`: micro-batches in a leaf of the sum, and such leaves of this replica; 0: not
+// reproducible.
+static bool reducer_create(GradientReducer *reducer, Memory *memory, Model *m, bool zero,
+                           bool overlap, size_t block, size_t blocks, Error *e) {
+    size_t cuts[1 + m->shard.layers];
+    reducer->overlap = overlap;
+    reducer->block = block;
+    reducer->gradients = reducer->shared_gradients.mine
+                             ? reducer->shared_gradients.mine
+                             : memory_floats(memory, "gradients", m->parameter_count);
+    if (!reducer->gradients ||
+        !weights_over(&m->config, &m->shard, reducer->gradients, &reducer->dweights)) {
+        return fail(e, "no memory for the gradients of %zu parameters: choose a smaller model",
+                    m->parameter_count);
     }
     cuts[0] = 0;
-    for (size_t l = 0; l < m->part.layers; l++) {
+    for (size_t l = 0; l < m->shard.layers; l++) {
         cuts[1 + l] = (size_t)(m->weights.layers[l].ln1_w - m->parameters);
     }
     bool embedding = cuts[1] > 0; // not on the middle stages
-    Buckets *b = &flow->buckets;
-    if (!buckets_create(b, &flow->neighbours, cuts + !embedding, m->part.layers + embedding, m->parameter_count, zero,
-                        e)) {
+    Buckets *b = &reducer->buckets;
+    if (!buckets_create(b, &reducer->neighbours, cuts + !embedding, m->shard.layers + embedding,
+                        m->parameter_count, zero, e)) {
         return false;
     }
     for (size_t level = 0; block > 0 && (level == 0 || (size_t)1 << level < blocks); level++) {
-        flow->tree[level] = memory_floats(memory, "tree of gradients", m->parameter_count);
-        if (!flow->tree[level]) {
-            return fail(e, "no memory for level %zu of the sum of gradients: leave out --reproducible", level);
+        reducer->tree[level] = memory_floats(memory, "tree of gradients", m->parameter_count);
+        if (!reducer->tree[level]) {
+            return fail(e,
+                        "no memory for level %zu of the sum of gradients: leave out --reproducible",
+                        level);
         }
     }
     m->arriving = zero ? b : NULL;
-    flow->own = zero ? memory_floats(memory, "gradients, own pieces", b->owned) : flow->gradients;
-    b->gradients = flow->gradients;
-    b->gradients_of = flow->shared_gradients.of;
-    b->sums = flow->own;
+    reducer->owned_gradients =
+        zero ? memory_floats(memory, "gradients, own pieces", b->owned) : reducer->gradients;
+    b->gradients = reducer->gradients;
+    b->gradients_of = reducer->shared_gradients.of;
+    b->sums = reducer->owned_gradients;
     b->parameters = m->parameters;
-    b->parameters_of = flow->shared_parameters.of;
-    return flow->own || fail(e, "no memory for the gradients of %zu parameters", b->owned);
+    b->parameters_of = reducer->shared_parameters.of;
+    return reducer->owned_gradients ||
+           fail(e, "no memory for the gradients of %zu parameters", b->owned);
 }
 
 // Collective over the replicas.
-static void flow_free(GradientFlow *flow) {
-    free(flow->dweights.layers);
-    buckets_free(&flow->buckets);
-    shared_array_free(&flow->shared_gradients);
-    shared_array_free(&flow->shared_parameters);
-    neighbours_free(&flow->neighbours);
+static void reducer_free(GradientReducer *reducer) {
+    free(reducer->dweights.layers);
+    buckets_free(&reducer->buckets);
+    shared_array_free(&reducer->shared_gradients);
+    shared_array_free(&reducer->shared_parameters);
+    neighbours_free(&reducer->neighbours);
 }
 
-// The leaves of --reproducible: the micro-batches of a step are cut into as many equal blocks as the largest power of
-// two in their number says; so one tree serves every power of two of replicas up to that. 0 without the option.
+// The leaves of --reproducible: the micro-batches of a step are cut into as many equal blocks as
+// the largest power of two in their number says; so one tree serves every power of two of replicas
+// up to that. 0 without the option.
 static bool leaves_of_replica(const Trainer *t, size_t *block, size_t *blocks, Error *e) {
     size_t micro_batches = t->global_batch / t->B, leaves = micro_batches & -micro_batches,
            dp = (size_t)t->world->grid.dp;
@@ -2281,7 +2452,8 @@ static bool leaves_of_replica(const Trainer *t, size_t *block, size_t *blocks, E
     }
     if (leaves % dp) {
         return fail(e,
-                    "--reproducible: %zu micro-batches a step can be shared by 1, 2, 4 ... %zu replicas, not by %zu: "
+                    "--reproducible: %zu micro-batches a step can be shared by 1, 2, 4 ... %zu "
+                    "replicas, not by %zu: "
                     "change --global-batch, --micro-batch or the ranks",
                     micro_batches, leaves, dp);
     }
@@ -2291,15 +2463,18 @@ static bool leaves_of_replica(const Trainer *t, size_t *block, size_t *blocks, E
 }
 
 static bool optimizer_create(Trainer *t, Error *e) {
-    t->exp_avg = memory_floats(&t->memory, "AdamW's state", t->flow.buckets.owned);
-    t->exp_avg_sq = memory_floats(&t->memory, "AdamW's state", t->flow.buckets.owned);
+    t->exp_avg = memory_floats(&t->memory, "AdamW's state", t->reducer.buckets.owned);
+    t->exp_avg_sq = memory_floats(&t->memory, "AdamW's state", t->reducer.buckets.owned);
     return (t->exp_avg && t->exp_avg_sq) ||
-           fail(e, "no memory for the optimizer of %zu parameters: choose a smaller model", t->flow.buckets.owned);
+           fail(e, "no memory for the optimizer of %zu parameters: choose a smaller model",
+                t->reducer.buckets.owned);
 }
 
 // Floats that the fast kernels pack into: as many as the largest product of a step takes.
-static size_t packing_floats(const ModelConfig *c, const Part *p, size_t B, size_t T, size_t threads) {
-    size_t C = c->channels, S = p->channels, R = B * T, rows = R < CLASSIFIER_ROWS ? R : CLASSIFIER_ROWS;
+static size_t packing_floats(const ModelConfig *c, const ModelShard *p, size_t B, size_t T,
+                             size_t threads) {
+    size_t C = c->channels, S = p->channels, R = B * T,
+           rows = R < CLASSIFIER_ROWS ? R : CLASSIFIER_ROWS;
     const size_t first_factors[][2] = {
         {R, C},
         {R, S},
@@ -2309,8 +2484,8 @@ static size_t packing_floats(const ModelConfig *c, const Part *p, size_t B, size
         {S, R},
         {4 * S, R}, // of the weights' gradients
         {rows, C},
-        {rows, p->words.count}, // of the classifier
-        {p->words.count, rows},
+        {rows, p->vocab.count}, // of the classifier
+        {p->vocab.count, rows},
     };
     AttentionScratch unused;
     size_t most = threads * attention_scratch_sve(&unused, T, C / c->heads, true, NULL);
@@ -2322,9 +2497,9 @@ static size_t packing_floats(const ModelConfig *c, const Part *p, size_t B, size
     return most;
 }
 
-// Of an array of n floats that `ranks` sum, what lies twice in the memory of rank `rank` meanwhile: what MPICH's
-// reduce-scatter and all-gather receive. The first step brings half. Where ranks are no power of two, of the first ones
-// every other hands all it has to its neighbour beforehand.
+// Of an array of n floats that `ranks` sum, what lies twice in the memory of rank `rank` meanwhile:
+// what MPICH's reduce-scatter and all-gather receive. The first step brings half. Where ranks are
+// no power of two, of the first ones every other hands all it has to its neighbour beforehand.
 static size_t sum_copies(size_t rank, size_t ranks, size_t n) {
     size_t power = 1;
     while (2 * power <= ranks) {
@@ -2334,62 +2509,74 @@ static size_t sum_copies(size_t rank, size_t ranks, size_t n) {
     return ranks == 1 ? 0 : !pairs ? n / 2 : rank % 2 == 1 ? n : 0;
 }
 
-// Floats that MPI copies at most: the sums of all buckets may be under way at once. A rank that gets a piece of a sum
-// copies as much as the piece.
+// Floats that MPI copies at most: the sums of all buckets may be under way at once. A rank that
+// gets a piece of a sum copies as much as the piece.
 static size_t messages_floats(const Trainer *t) {
-    const Part *p = &t->model.part;
+    const ModelShard *p = &t->model.shard;
     const Grid *g = &t->world->grid;
-    size_t C = t->model.config.channels, n = sum_copies((size_t)g->slice, (size_t)g->tp, t->B * t->T * C);
-    const Neighbours *neighbours = &t->flow.neighbours;
-    if (t->flow.block == 0 && neighbours->hosts > 1 && t->flow.buckets.zero) {
-        n += t->flow.buckets.owned;
-    } else if (t->flow.block == 0 && neighbours->hosts > 1) {
-        for (size_t b = 0; b < t->flow.buckets.count; b++) {
-            const Bucket *bucket = &t->flow.buckets.items[b];
+    size_t C = t->model.config.channels,
+           n = sum_copies((size_t)g->tp_rank, (size_t)g->tp, t->B * t->T * C);
+    const Neighbours *neighbours = &t->reducer.neighbours;
+    if (t->reducer.block == 0 && neighbours->hosts > 1 && t->reducer.buckets.zero) {
+        n += t->reducer.buckets.owned;
+    } else if (t->reducer.block == 0 && neighbours->hosts > 1) {
+        for (size_t b = 0; b < t->reducer.buckets.count; b++) {
+            const Bucket *bucket = &t->reducer.buckets.items[b];
             n += sum_copies((size_t)neighbours->host, (size_t)neighbours->hosts,
                             bucket->slice_end - bucket->slice_begin);
         }
     }
-    return n + (p->first_stage != p->last_stage ? sum_copies(0, 2, p->words.count * C) : 0);
+    return n + (p->first_stage != p->last_stage ? sum_copies(0, 2, p->vocab.count * C) : 0);
 }
 
-// What the kernels and MPI will take, beside the arrays that are ours. Kernels get theirs now, so that a run that does
-// not fit fails before it begins.
+// What the kernels and MPI will take, beside the arrays that are ours. Kernels get theirs now, so
+// that a run that does not fit fails before it begins.
 static bool note_other_memory(Trainer *t, Error *e) {
-    const Part *p = &t->model.part;
+    const ModelShard *p = &t->model.shard;
     size_t threads = t->threads ? t->threads : (size_t)omp_get_max_threads();
-    size_t packing = t->model.kernels == &kernels_sve ? packing_floats(&t->model.config, p, t->B, t->T, threads) : 0;
-    bool ok = (packing == 0 || memory_note(&t->memory, "packed matrices", allocated_bytes(packing), NULL)) &&
-              memory_note(&t->memory, "copies inside MPI", sizeof(float) * messages_floats(t), NULL);
+    size_t packing = t->model.kernels == &kernels_sve
+                         ? packing_floats(&t->model.config, p, t->B, t->T, threads)
+                         : 0;
+    bool ok =
+        (packing == 0 ||
+         memory_note(&t->memory, "packed matrices", allocated_bytes(packing), NULL)) &&
+        memory_note(&t->memory, "copies inside MPI", sizeof(float) * messages_floats(t), NULL);
     if (packing > 0 && !t->memory.planned) {
         pack_scratch_sve(packing);
     }
     return ok || fail(e, "no memory for the list of arrays");
 }
 
-// Model, gradients, optimizer and activations, all zero. With t->memory.planned they are only counted.
-static bool training_allocate(Trainer *t, const ModelConfig *config, const Kernels *kernels, Error *e) {
-    size_t local = samples_of_replica(t), count;
-    Part part = part_of_rank(config, t->world);
+// Model, gradients, optimizer and activations, all zero. With t->memory.planned they are only
+// counted.
+static bool training_allocate(Trainer *t, const ModelConfig *config, const Kernels *kernels,
+                              Error *e) {
+    size_t local = local_batch(t), count;
+    ModelShard shard = shard_of_rank(config, t->world);
     bool zero = t->options->zero && t->world->grid.dp > 1;
-    size_t parameters = tensor_views(config, &part, NULL, "", NULL, &count);
-    if (!flow_share(&t->flow, &t->memory, t->world, parameters, zero, t->options->share_memory, e) ||
-        !model_create(&t->model, &t->memory, config, &part, kernels, t->flow.shared_parameters.mine, e) ||
-        !workspace_create(&t->workspace, &t->memory, config, &part, sets_needed(t->world, local / t->B), t->B, t->T,
+    size_t parameters = tensor_views(config, &shard, NULL, "", NULL, &count);
+    if (!reducer_share_memory(&t->reducer, &t->memory, t->world, parameters, zero,
+                              t->options->share_memory, e) ||
+        !model_create(&t->model, &t->memory, config, &shard, kernels,
+                      t->reducer.shared_parameters.mine, e) ||
+        !workspace_create(&t->workspace, &t->memory, config, &shard,
+                          sets_needed(t->world, local / t->B), t->B, t->T,
                           keep_of_stage(t->options, t->world), e)) {
         return false;
     }
     t->views = malloc(t->model.tensor_count * sizeof *t->views);
     t->inputs = memory_take(&t->memory, "samples", (local * t->T + 1) * sizeof *t->inputs);
     t->targets = memory_take(&t->memory, "samples", local * t->T * sizeof *t->targets);
-    t->digests = memory_take(&t->memory, "samples", DIGEST_BYTES * (t->world->rank == 0 ? t->global_batch : local));
+    t->digests = memory_take(&t->memory, "samples",
+                             DIGEST_BYTES * (t->world->rank == 0 ? t->global_batch : local));
     if (!t->views || !t->inputs || !t->targets || !t->digests) {
         return fail(e, "no memory for a step of %zu sequences", local);
     }
-    tensor_views(config, &part, t->model.parameters, "", t->views, &count);
+    tensor_views(config, &shard, t->model.parameters, "", t->views, &count);
     size_t block = 0, blocks = 0;
     return leaves_of_replica(t, &block, &blocks, e) &&
-           flow_create(&t->flow, &t->memory, &t->model, zero, t->options->overlap, block, blocks, e) &&
+           reducer_create(&t->reducer, &t->memory, &t->model, zero, t->options->overlap, block,
+                          blocks, e) &&
            optimizer_create(t, e) && note_other_memory(t, e);
 }
 
@@ -2402,18 +2589,18 @@ static void training_free(Trainer *t) {
     mixture_close(&t->val);
     model_free(&t->model);
     workspace_free(&t->workspace);
-    t->world->flowing = NULL;
-    flow_free(&t->flow);
+    t->world->active_buckets = NULL;
+    reducer_free(&t->reducer);
     free(t->views);
     memory_free(&t->memory);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// The plan of a run: training_allocate with nothing given counts each stage's memory and lays out its buckets; what the
-// stage computes and sends follows from that.
+// ------------------------------------------------------------------------------------------------
+// The plan of a run: training_allocate with nothing given counts each stage's memory and lays out
+// its buckets; what the stage computes and sends follows from that.
 
 typedef struct {
-    Part part;
+    ModelShard shard;
     Memory memory; // by kind, of the largest rank of the stage
     size_t parameters, owned;
     StageLoad load;
@@ -2442,11 +2629,11 @@ static Traffic traffic_of(double calls, double bytes, double sent, double second
     return (Traffic){calls, calls * bytes, calls * sent, calls * seconds};
 }
 
-// Sums of gradients and gathering of weights among the replicas: inside a node by loads and stores, a slice each, then
-// the slices between nodes.
+// Sums of gradients and gathering of weights among the replicas: inside a node by loads and stores,
+// a slice each, then the slices between nodes.
 static void plan_replicas(const Plan *p, const Trainer *t, const Machine *m, StageLoad *l) {
-    const Buckets *b = &t->flow.buckets;
-    const Neighbours *near = &t->flow.neighbours;
+    const Buckets *b = &t->reducer.buckets;
+    const Neighbours *near = &t->reducer.neighbours;
     size_t stride = p->tp * p->pp, n = t->model.parameter_count;
     size_t peers = (size_t)near->peers, hosts = (size_t)near->hosts;
     double bytes = (double)n * sizeof(float), count = (double)b->count;
@@ -2455,81 +2642,96 @@ static void plan_replicas(const Plan *p, const Trainer *t, const Machine *m, Sta
     }
     Link inside = {m->node_latency.value, m->node_bandwidth.value};
     Link across = link_of(m, p->per_node, hosts, peers > 1 ? p->per_node : stride, m->links.value);
-    if (t->flow.block > 0) { // halves of a tree, one after another
-        double rounds = ceil(log2((double)p->dp)), pieces = (double)((n + MESSAGE_ELEMENTS - 1) / MESSAGE_ELEMENTS);
-        l->traffic[DP_SUM] = traffic_of(rounds * pieces, bytes / pieces, bytes / pieces,
-                                        message_seconds(link_of(m, p->per_node, p->dp, stride, 1), bytes / pieces));
+    if (t->reducer.block > 0) { // halves of a tree, one after another
+        double rounds = ceil(log2((double)p->dp)),
+               pieces = (double)((n + MESSAGE_ELEMENTS - 1) / MESSAGE_ELEMENTS);
+        l->traffic[DP_SUM] =
+            traffic_of(rounds * pieces, bytes / pieces, bytes / pieces,
+                       message_seconds(link_of(m, p->per_node, p->dp, stride, 1), bytes / pieces));
     } else {
         double slice = bytes / count / (double)peers, gather = gather_seconds(across, hosts, slice);
         double sent = gather_sent(hosts, slice), ways = b->zero ? 1 : 2;
         double near_sent = gather_sent(peers, bytes / count),
                near_seconds = gather_seconds(inside, peers, bytes / count);
         if (peers > 1) {
-            l->traffic[DP_SHARED] = traffic_of(count, bytes / count, ways * near_sent, ways * near_seconds);
+            l->traffic[DP_SHARED] =
+                traffic_of(count, bytes / count, ways * near_sent, ways * near_seconds);
         }
         if (hosts > 1) {
-            l->traffic[b->zero ? DP_SCATTER : DP_SUM] = traffic_of(count, slice, ways * sent, ways * gather);
+            l->traffic[b->zero ? DP_SCATTER : DP_SUM] =
+                traffic_of(count, slice, ways * sent, ways * gather);
         }
     }
     if (b->zero) {
         double slice = bytes / count / (double)peers;
-        l->traffic[DP_GATHER] =
-            traffic_of(count, slice, gather_sent(hosts, slice) + gather_sent(peers, bytes / count),
-                       gather_seconds(across, hosts, slice) + gather_seconds(inside, peers, bytes / count));
+        l->traffic[DP_GATHER] = traffic_of(
+            count, slice, gather_sent(hosts, slice) + gather_sent(peers, bytes / count),
+            gather_seconds(across, hosts, slice) + gather_seconds(inside, peers, bytes / count));
     }
 }
 
 // Messages inside a replica.
-static void plan_parts(const Plan *p, const Part *part, bool again, const Machine *m, StageLoad *l) {
-    double R = (double)(p->B * p->T), L = (double)part->layers, M = (double)p->micro_batches;
+static void plan_parts(const Plan *p, const ModelShard *shard, bool again, const Machine *m,
+                       StageLoad *l) {
+    double R = (double)(p->B * p->T), L = (double)shard->layers, M = (double)p->micro_batches;
     double stream = R * (double)p->config.channels * sizeof(float);
     if (p->tp > 1) {
         Link link = link_of(m, p->per_node, p->tp, 1, m->links.value);
-        double forward = 2 * L + part->first_stage, backward = (2 + again) * L + part->last_stage;
-        double gathers = part->last_stage ? ceil(R / CLASSIFIER_ROWS) : 0;
-        double rows = gathers > 0 ? R / gathers : 0, records = (double)p->tp * rows * sizeof(SliceSoftmax);
-        double sum = sum_seconds(link, p->tp, stream), gather = gather_seconds(link, p->tp, records);
-        l->traffic[TP_SUM] = traffic_of(M * (forward + backward), stream, 2 * gather_sent(p->tp, stream), sum);
-        l->traffic[TP_GATHER] = traffic_of(M * gathers, records, gather_sent(p->tp, records), gather);
+        double forward = 2 * L + shard->first_stage, backward = (2 + again) * L + shard->last_stage;
+        double gathers = shard->last_stage ? ceil(R / CLASSIFIER_ROWS) : 0;
+        double rows = gathers > 0 ? R / gathers : 0,
+               records = (double)p->tp * rows * sizeof(SliceSoftmax);
+        double sum = sum_seconds(link, p->tp, stream),
+               gather = gather_seconds(link, p->tp, records);
+        l->traffic[TP_SUM] =
+            traffic_of(M * (forward + backward), stream, 2 * gather_sent(p->tp, stream), sum);
+        l->traffic[TP_GATHER] =
+            traffic_of(M * gathers, records, gather_sent(p->tp, records), gather);
         l->forward_tp = forward * sum;
         l->backward_tp = backward * sum + gathers * gather;
     }
     if (p->pp > 1) {
         double message = message_seconds(link_of(m, p->per_node, p->pp, p->tp, 1), stream);
-        double sends = !part->first_stage + !part->last_stage;
+        double sends = !shard->first_stage + !shard->last_stage;
         l->traffic[PP_STREAM] = traffic_of(M * sends, stream, stream, message);
-        l->forward_pp = part->first_stage ? 0 : message;
-        l->backward_pp = part->last_stage ? 0 : message;
-        if (part->first_stage || part->last_stage) {
-            double embedding = (double)(part->words.count * p->config.channels) * sizeof(float);
+        l->forward_pp = shard->first_stage ? 0 : message;
+        l->backward_pp = shard->last_stage ? 0 : message;
+        if (shard->first_stage || shard->last_stage) {
+            double embedding = (double)(shard->vocab.count * p->config.channels) * sizeof(float);
             Link link = link_of(m, p->per_node, 2, p->tp * (p->pp - 1), m->links.value);
-            double pieces = ceil(embedding / sizeof(float) / MESSAGE_ELEMENTS), each = embedding / pieces;
-            l->traffic[TIED_SUM] = traffic_of(pieces, each, 2 * gather_sent(2, each), sum_seconds(link, 2, each));
+            double pieces = ceil(embedding / sizeof(float) / MESSAGE_ELEMENTS),
+                   each = embedding / pieces;
+            l->traffic[TIED_SUM] =
+                traffic_of(pieces, each, 2 * gather_sent(2, each), sum_seconds(link, 2, each));
         }
     }
 }
 
-// Arithmetic: matrix products 2 operations a weight and row, attention over half the tokens on average; backward twice
-// that, recomputing once more all but the block's last product. AdamW reads four arrays and writes three; gradients are
-// zeroed and their norm taken; a leaf of the reproducible tree is copied and added.
+// Arithmetic: matrix products 2 operations a weight and row, attention over half the tokens on
+// average; backward twice that, recomputing once more all but the block's last product. AdamW reads
+// four arrays and writes three; gradients are zeroed and their norm taken; a leaf of the
+// reproducible tree is copied and added.
 static void plan_compute(const Plan *p, const Trainer *t, const Machine *m, StageLoad *l) {
-    const Part *part = &t->model.part;
-    double R = (double)(p->B * p->T), C = (double)p->config.channels, S = (double)part->channels;
-    double L = (double)part->layers, attention = 2 * R * (double)p->T * S, product = 2 * R * C * S;
+    const ModelShard *shard = &t->model.shard;
+    double R = (double)(p->B * p->T), C = (double)p->config.channels, S = (double)shard->channels;
+    double L = (double)shard->layers, attention = 2 * R * (double)p->T * S, product = 2 * R * C * S;
     bool again = t->workspace.keep == KEEP_STREAM;
-    double classifier = part->last_stage ? 2 * R * C * (double)part->words.count : 0;
+    double classifier = shard->last_stage ? 2 * R * C * (double)shard->vocab.count : 0;
     double rate = m->peak_flops.value * m->efficiency.value / (double)p->per_node;
-    double leaves = t->flow.block > 0 ? (double)(p->micro_batches / t->flow.block) : 0;
-    double bytes = 32 * (double)t->flow.buckets.owned + (4 + 24 * leaves) * (double)t->model.parameter_count;
+    double leaves = t->reducer.block > 0 ? (double)(p->micro_batches / t->reducer.block) : 0;
+    double bytes = 32 * (double)t->reducer.buckets.owned +
+                   (4 + 24 * leaves) * (double)t->model.parameter_count;
     l->forward_flops = L * (12 * product + attention);
-    l->backward_flops = 2 * l->forward_flops + 3 * classifier + (again ? L * (8 * product + attention) : 0);
+    l->backward_flops =
+        2 * l->forward_flops + 3 * classifier + (again ? L * (8 * product + attention) : 0);
     l->forward_compute = l->forward_flops / rate;
     l->backward_compute = l->backward_flops / rate;
     l->update = bytes / (m->memory_bandwidth.value / (double)p->per_node);
 }
 
-// The stage's largest rank: the last slice, which has the most words, of a replica whose pieces are whole and which MPI
-// copies most for. Arrays that only rank 0 has are counted with the first stage.
+// The stage's largest rank: the last slice, which has the most words, of a replica whose pieces are
+// whole and which MPI copies most for. Arrays that only rank 0 has are counted with the first
+// stage.
 static bool plan_stage(Plan *p, size_t stage, const Machine *m, Error *e) {
     StagePlan *s = &p->stages[stage];
     World world = {.rank = stage > 0,
@@ -2539,21 +2741,26 @@ static bool plan_stage(Plan *p, size_t stage, const Machine *m, Error *e) {
                    .grid = grid_alone()};
     Grid *g = &world.grid;
     g->tp = (int)p->tp, g->pp = (int)p->pp, g->dp = (int)p->dp;
-    g->slice = g->tp - 1, g->stage = (int)stage, g->replica = (p->dp & (p->dp - 1)) != 0;
-    Trainer t = {.options = &p->options, .world = &world, .T = p->T, .B = p->B, .global_batch = p->global_batch};
+    g->tp_rank = g->tp - 1, g->stage = (int)stage, g->dp_rank = (p->dp & (p->dp - 1)) != 0;
+    Trainer t = {.options = &p->options,
+                 .world = &world,
+                 .T = p->T,
+                 .B = p->B,
+                 .global_batch = p->global_batch};
     t.threads = p->threads;
     t.memory.planned = true;
     bool ok = training_allocate(&t, &p->config, choose_kernels(p->options.kernels), e);
     if (ok) {
         memory_join(&t.memory, &s->memory);
-        s->part = t.model.part;
+        s->shard = t.model.shard;
         s->parameters = t.model.parameter_count;
-        s->owned = t.flow.buckets.owned;
+        s->owned = t.reducer.buckets.owned;
         s->load = (StageLoad){0};
-        static const Machine nowhere = {.peak_flops.value = 1, .efficiency.value = 1, .memory_bandwidth.value = 1};
+        static const Machine nowhere = {
+            .peak_flops.value = 1, .efficiency.value = 1, .memory_bandwidth.value = 1};
         m = m ? m : &nowhere; // counts messages; the times mean nothing
         plan_compute(p, &t, m, &s->load);
-        plan_parts(p, &s->part, t.workspace.keep == KEEP_STREAM, m, &s->load);
+        plan_parts(p, &s->shard, t.workspace.keep == KEEP_STREAM, m, &s->load);
         plan_replicas(p, &t, m, &s->load);
     }
     training_free(&t);
@@ -2565,8 +2772,9 @@ static bool plan_check(const Plan *p, Error *e) {
     World world = {.size = (int)(p->tp * p->pp * p->dp), .grid = grid_alone()};
     world.grid.tp = (int)p->tp, world.grid.pp = (int)p->pp, world.grid.dp = (int)p->dp;
     if (p->global_batch % (p->B * p->dp)) {
-        return fail(e, "--global-batch %zu does not divide into micro-batches of %zu on %zu replicas", p->global_batch,
-                    p->B, p->dp);
+        return fail(e,
+                    "--global-batch %zu does not divide into micro-batches of %zu on %zu replicas",
+                    p->global_batch, p->B, p->dp);
     }
     return check_grid(&p->config, &world, e);
 }
@@ -2590,12 +2798,17 @@ static bool plan_make(Plan *p, const Machine *m, Error *e) {
     return ok;
 }
 
-// Collective: the plan of this run's step, if there is a machine to plan with. The base of memory is the process's own.
+// Collective: the plan of this run's step, if there is a machine to plan with. The base of memory
+// is the process's own.
 static bool plan_run(Trainer *t, const ModelConfig *config) {
     Error e = {0};
     Machine m;
     World *w = t->world;
-    Plan p = {.config = *config, .options = *t->options, .B = t->B, .T = t->T, .global_batch = t->global_batch};
+    Plan p = {.config = *config,
+              .options = *t->options,
+              .B = t->B,
+              .T = t->T,
+              .global_batch = t->global_batch};
     p.tp = (size_t)w->grid.tp, p.pp = (size_t)w->grid.pp, p.dp = (size_t)w->grid.dp;
     p.per_node = (size_t)w->node_size;
     bool ok = true;
@@ -2607,19 +2820,20 @@ static bool plan_run(Trainer *t, const ModelConfig *config) {
     return world_check(w, ok, &e);
 }
 
-// The most memory that this process has had. What it saw of the neighbours' arrays counts as theirs, its own in full.
+// The most memory that this process has had. What it saw of the neighbours' arrays counts as
+// theirs, its own in full.
 static double measured_peak(const Trainer *t) {
-    const GradientFlow *flow = &t->flow;
+    const GradientReducer *reducer = &t->reducer;
     size_t peak = process_memory("VmHWM"), shared = process_memory("RssShmem");
-    if (flow->neighbours.peers == 1) {
+    if (reducer->neighbours.peers == 1) {
         return (double)peak;
     }
-    size_t own = flow->shared_gradients.bytes + flow->shared_parameters.bytes;
+    size_t own = reducer->shared_gradients.bytes + reducer->shared_parameters.bytes;
     return (double)(peak + own) - (double)(shared - t->base_shared);
 }
 
-// Collective, at the end: the plan against what was. Memory: of the rank that took most, and the largest difference on
-// any rank.
+// Collective, at the end: the plan against what was. Memory: of the rank that took most, and the
+// largest difference on any rank.
 static bool log_plan(Trainer *t) {
     Error e = {0};
     World *w = t->world;
@@ -2634,7 +2848,8 @@ static bool log_plan(Trainer *t) {
     MPI_Allreduce(MPI_IN_PLACE, &most, 1, MPI_DOUBLE_INT, MPI_MAXLOC, MPI_COMM_WORLD);
     MPI_Allreduce(MPI_IN_PLACE, &off, 1, MPI_DOUBLE_INT, MPI_MAXLOC, MPI_COMM_WORLD);
     MPI_Bcast(&planned, 1, MPI_DOUBLE, most.rank, MPI_COMM_WORLD);
-    double base = (double)t->base_memory, step = t->steps_timed ? t->step_seconds / (double)t->steps_timed : 0;
+    double base = (double)t->base_memory,
+           step = t->steps_timed ? t->step_seconds / (double)t->steps_timed : 0;
     MPI_Bcast(&base, 1, MPI_DOUBLE, most.rank, MPI_COMM_WORLD);
     if (w->rank == 0) {
         JsonWriter json = {0};
@@ -2652,10 +2867,12 @@ static bool log_plan(Trainer *t) {
                        : json_put_null(&json, "measured_step_ms");
         json_close(&json, '}');
         json_close(&json, '}');
-        printf("memory: planned %.1f MiB, measured %.1f MiB (rank %d, peak); largest difference on a rank %.1f %%\n",
+        printf("memory: planned %.1f MiB, measured %.1f MiB (rank %d, peak); largest difference on "
+               "a rank %.1f %%\n",
                planned / 0x1p20, most.value / 0x1p20, most.rank, 100 * off.value);
         if (t->planned_seconds > 0 && step > 0) {
-            printf("step: planned %.1f ms, measured %.1f ms\n", 1e3 * t->planned_seconds, 1e3 * step);
+            printf("step: planned %.1f ms, measured %.1f ms\n", 1e3 * t->planned_seconds,
+                   1e3 * step);
         }
         return world_check(w, log_line(t, &json, &e), &e);
     }
@@ -2664,39 +2881,45 @@ static bool log_plan(Trainer *t) {
 
 static void print_run(const Trainer *t) {
     const ModelConfig *c = &t->model.config;
-    printf("model: %zu layers, %zu channels, %zu heads, vocabulary %zu, %zu parameters\n", c->layers, c->channels,
-           c->heads, c->vocab_size, t->model.all_parameters);
+    printf("model: %zu layers, %zu channels, %zu heads, vocabulary %zu, %zu parameters\n",
+           c->layers, c->channels, c->heads, c->vocab_size, t->model.all_parameters);
     double samples = (double)t->global_batch * (double)t->options->steps;
     for (size_t i = 0; i < t->data.count; i++) {
         const Dataset *d = &t->data.items[i];
         double share = mixture_share(&t->data, i);
-        printf("data: %s, %llu tokens, %llu samples of %zu tokens, share %.3f %%, %.2f epochs\n", t->data.paths[i],
-               (unsigned long long)d->tokens, (unsigned long long)d->samples, t->T, 100 * share,
-               share * samples / (double)d->samples);
+        printf("data: %s, %llu tokens, %llu samples of %zu tokens, share %.3f %%, %.2f epochs\n",
+               t->data.paths[i], (unsigned long long)d->tokens, (unsigned long long)d->samples,
+               t->T, 100 * share, share * samples / (double)d->samples);
     }
     for (size_t i = 0; i < t->val.count; i++) {
-        printf("validation: %s, %llu tokens\n", t->val.paths[i], (unsigned long long)t->val.items[i].tokens);
+        printf("validation: %s, %llu tokens\n", t->val.paths[i],
+               (unsigned long long)t->val.items[i].tokens);
     }
     if (t->val.count == 0) {
         printf("validation: none\n");
     }
     const Grid *g = &t->world->grid;
-    size_t micro_batches = samples_of_replica(t) / t->B;
+    size_t micro_batches = local_batch(t) / t->B;
     if (g->tp * g->pp > 1) {
-        printf("grid: %d ranks = %d slices (tp) x %d stages (pp) x %d replicas (dp); %zu layers in the first stage\n",
-               t->world->size, g->tp, g->pp, g->dp, t->model.part.layers);
+        printf("grid: %d ranks = %d slices (tp) x %d stages (pp) x %d replicas (dp); %zu layers in "
+               "the first stage\n",
+               t->world->size, g->tp, g->pp, g->dp, t->model.shard.layers);
     }
-    printf("step: %zu sequences = %d replica%s x %zu micro-batch%s of %zu, %zu tokens; %llu steps\n", t->global_batch,
-           g->dp, g->dp == 1 ? "" : "s", micro_batches, micro_batches == 1 ? "" : "es", t->B, t->global_batch * t->T,
-           (unsigned long long)t->options->steps);
-    printf("kernels: %s, measured peak %.1f GFLOP/s\n", t->model.kernels->name, 1e-9 * t->peak_flops);
+    printf(
+        "step: %zu sequences = %d replica%s x %zu micro-batch%s of %zu, %zu tokens; %llu steps\n",
+        t->global_batch, g->dp, g->dp == 1 ? "" : "s", micro_batches,
+        micro_batches == 1 ? "" : "es", t->B, t->global_batch * t->T,
+        (unsigned long long)t->options->steps);
+    printf("kernels: %s, measured peak %.1f GFLOP/s\n", t->model.kernels->name,
+           1e-9 * t->peak_flops);
 }
 
 static int command_train(World *w, const Options *o) {
     Error e = {0};
     ModelConfig config;
     Trainer t = {.options = o, .world = w, .start = seconds_now()};
-    if (!world_check(w, world_arrange(w, o->tp, o->pp, &e) && check_train_options(o, w->size, &e), &e)) {
+    if (!world_check(w, world_make_grid(w, o->tp, o->pp, &e) && check_train_options(o, w->size, &e),
+                     &e)) {
         return EXIT_USAGE;
     }
     if (o->save_every > 0) {
@@ -2705,14 +2928,15 @@ static int command_train(World *w, const Options *o) {
     Placement placement = world_place(w, o->bind);
     bool ok = world_check(w, training_open(&t, &config, &e), &e);
     bool verify = w->rank == 0 && o->verify_data;
-    ok = ok && world_check(w, !verify || (mixture_verify(&t.data, &e) && mixture_verify(&t.val, &e)), &e);
+    ok = ok &&
+         world_check(w, !verify || (mixture_verify(&t.data, &e) && mixture_verify(&t.val, &e)), &e);
     t.base_memory = process_memory("VmRSS");
     t.base_shared = process_memory("RssShmem");
     ok = ok && world_check(w, training_allocate(&t, &config, choose_kernels(o->kernels), &e), &e);
     ok = ok && plan_run(&t, &config);
     if (ok) {
-        placement.remote =
-            percent_elsewhere(t.model.parameters, t.model.parameter_count * sizeof(float), &placement.nodes);
+        placement.remote = percent_elsewhere(
+            t.model.parameters, t.model.parameter_count * sizeof(float), &placement.nodes);
         world_print_placement(w, placement, stdout);
         t.peak_flops = measure_peak_flops(MPI_COMM_WORLD);
         ok = prepare_state(&t);
@@ -2725,7 +2949,7 @@ static int command_train(World *w, const Options *o) {
     return !ok ? EXIT_FAILURE : t.stopped ? EXIT_STOPPED : EXIT_SUCCESS;
 }
 
-// =====================================================================================================================
+// =================================================================================================
 // Command: eval
 
 // A model's folder: a hint if it is the run's folder that was given.
@@ -2738,8 +2962,9 @@ static bool load_config_of(const char *directory, ModelConfig *config, Error *e)
         return false;
     }
     if (access(path, F_OK) && checkpoint_list(directory, &steps, &count, &unused) && count > 0) {
-        fail(e, "%s: is a run, not a model: give one of its checkpoints, the newest is %s/step-%06llu", directory,
-             directory, (unsigned long long)steps[0]);
+        fail(e,
+             "%s: is a run, not a model: give one of its checkpoints, the newest is %s/step-%06llu",
+             directory, directory, (unsigned long long)steps[0]);
         free(steps);
         return false;
     }
@@ -2747,12 +2972,13 @@ static bool load_config_of(const char *directory, ModelConfig *config, Error *e)
 }
 
 // Collective: verifies a model, each rank some of its files, and loads each rank's part.
-static bool load_model(World *w, const char *directory, const char *kernels, Model *m, Memory *memory) {
+static bool load_model(World *w, const char *directory, const char *kernels, Model *m,
+                       Memory *memory) {
     Error e = {0};
     ModelConfig config;
     bool ok = load_config_of(directory, &config, &e) && check_grid(&config, w, &e);
-    Part part = ok ? part_of_rank(&config, w) : (Part){0};
-    ok = ok && model_create(m, memory, &config, &part, choose_kernels(kernels), NULL, &e);
+    ModelShard shard = ok ? shard_of_rank(&config, w) : (ModelShard){0};
+    ok = ok && model_create(m, memory, &config, &shard, choose_kernels(kernels), NULL, &e);
     if (!world_check(w, ok, &e)) {
         return false;
     }
@@ -2761,25 +2987,28 @@ static bool load_model(World *w, const char *directory, const char *kernels, Mod
     ok = verify_together(w, directory, false, &e);
     ok = ok && (views || fail(&e, "no memory to load %s", directory));
     if (ok) {
-        tensor_views(&config, &part, m->parameters, "", views, &count);
+        tensor_views(&config, &shard, m->parameters, "", views, &count);
         ok = weights_load(directory, views, count, &e);
     }
     free(views);
     return world_check(w, ok, &e);
 }
 
-// With more than one source a line for each first; then all of them, losses weighted by their shares.
+// With more than one source a line for each first; then all of them, losses weighted by their
+// shares.
 static void print_eval(const Mixture *data, size_t T, const double *losses, double loss) {
     uint64_t tokens = 0;
     for (size_t i = 0; i < data->count; i++) {
         uint64_t own = data->items[i].samples * T;
         tokens += own;
         if (data->count > 1) {
-            printf("%s: loss %.6f, perplexity %.4f, tokens %llu, share %.3f %%\n", data->paths[i], losses[i],
-                   exp(losses[i]), (unsigned long long)own, 100 * mixture_share(data, i));
+            printf("%s: loss %.6f, perplexity %.4f, tokens %llu, share %.3f %%\n", data->paths[i],
+                   losses[i], exp(losses[i]), (unsigned long long)own,
+                   100 * mixture_share(data, i));
         }
     }
-    printf("loss %.6f\nperplexity %.4f\ntokens %llu of ", loss, exp(loss), (unsigned long long)tokens);
+    printf("loss %.6f\nperplexity %.4f\ntokens %llu of ", loss, exp(loss),
+           (unsigned long long)tokens);
     data->count > 1 ? printf("%zu sources\n", data->count) : printf("%s\n", data->items[0].path);
 }
 
@@ -2791,9 +3020,9 @@ static int command_eval(World *w, const Options *o) {
     Mixture data = {0};
     double loss, losses[MIXTURE_DATASETS_MAX];
     const TextList *paths = o->val_data.count > 0 ? &o->val_data : &o->data;
-    bool ok =
-        (o->checkpoint && paths->count) || fail(&e, "eval needs %s", paths->count ? "--checkpoint DIR" : "--data PATH");
-    ok = ok && world_arrange(w, o->tp, o->pp, &e);
+    bool ok = (o->checkpoint && paths->count) ||
+              fail(&e, "eval needs %s", paths->count ? "--checkpoint DIR" : "--data PATH");
+    ok = ok && world_make_grid(w, o->tp, o->pp, &e);
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }
@@ -2806,10 +3035,11 @@ static int command_eval(World *w, const Options *o) {
     size_t T = o->seq_len ? o->seq_len : m.config.seq_len, B = o->micro_batch;
     int32_t *inputs = calloc(B * T + 1, sizeof *inputs), *targets = calloc(B * T, sizeof *targets);
     ok = (inputs && targets) || fail(&e, "no memory for %zu sequences of %zu tokens", B, T);
-    ok = ok && (T <= m.config.seq_len ||
-                fail(&e, "--seq-len %zu is more than the %zu positions of %s", T, m.config.seq_len, o->checkpoint));
+    ok = ok &&
+         (T <= m.config.seq_len || fail(&e, "--seq-len %zu is more than the %zu positions of %s", T,
+                                        m.config.seq_len, o->checkpoint));
     ok = ok && mixture_open(&data, paths->items, paths->count, "val", T, &e) &&
-         workspace_create(&workspace, &memory, &m.config, &m.part, 1, B, T, KEEP_CACHE, &e);
+         workspace_create(&workspace, &memory, &m.config, &m.shard, 1, B, T, KEEP_CACHE, &e);
     ok = ok && (w->rank != 0 || !o->verify_data || mixture_verify(&data, &e));
     ok = world_check(w, ok, &e);
     ok = ok && evaluate_mixture(w, &m, &workspace, &data, 0, 1, inputs, targets, losses, &loss);
@@ -2825,7 +3055,7 @@ static int command_eval(World *w, const Options *o) {
     return ok ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
-// =====================================================================================================================
+// =================================================================================================
 // Command: generate
 
 typedef struct {
@@ -2836,12 +3066,14 @@ typedef struct {
 // Most likely first; equal logits by token, so that the order is one.
 static int by_logit(const void *x, const void *y) {
     const Candidate *a = x, *b = y;
-    return a->logit != b->logit ? (a->logit < b->logit ? 1 : -1) : (a->token > b->token) - (a->token < b->token);
+    return a->logit != b->logit ? (a->logit < b->logit ? 1 : -1)
+                                : (a->token > b->token) - (a->token < b->token);
 }
 
-// Draws the next token from logits (V): softmax at a temperature over the top_k most likely, of these the fewest
-// that make up top_p. `draw` is uniform in [0, 1). candidates: (V) scratch.
-static int32_t sample_token(const float *logits, size_t V, const Options *o, double draw, Candidate *candidates) {
+// Draws the next token from logits (V): softmax at a temperature over the top_k most likely, of
+// these the fewest that make up top_p. `draw` is uniform in [0, 1). candidates: (V) scratch.
+static int32_t sample_token(const float *logits, size_t V, const Options *o, double draw,
+                            Candidate *candidates) {
     for (size_t v = 0; v < V; v++) {
         candidates[v] = (Candidate){logits[v], (int32_t)v};
     }
@@ -2887,7 +3119,8 @@ static void print_decoded(Generator *g) {
     g->decoder.text.length = 0;
 }
 
-// Tells the decoder what the printed prompt was, so that what follows is decoded as its continuation.
+// Tells the decoder what the printed prompt was, so that what follows is decoded as its
+// continuation.
 static bool decode_prompt(Generator *g, Error *e) {
     decoder_init(&g->decoder, &g->tokenizer, false);
     for (size_t i = 0; i < g->ids.count; i++) {
@@ -2913,41 +3146,43 @@ static bool append_token(TokenBuffer *buffer, int32_t token, Error *e) {
     return true;
 }
 
-// g->logits (V) of the token after ids (count) on the last stage, whose first `cached` rows are in the cache;
-// collective over the ranks of a replica.
+// g->logits (V) of the token after ids (count) on the last stage, whose first `cached` rows are in
+// the cache; collective over the ranks of a replica.
 static void next_logits(Generator *g, const int32_t *ids, size_t cached, size_t count) {
     const Model *m = &g->model;
     Activations *a = &g->workspace.sets[0];
     size_t C = m->config.channels, n = (count - cached) * C;
     message_wait(g->world, &g->workspace.passed[0]);
-    if (!m->part.first_stage) {
-        stream_receive(g->world, a->stream + cached * C, n, -1);
+    if (!m->shard.first_stage) {
+        stage_receive(g->world, a->stream + cached * C, n, -1);
     }
     forward(m, g->world, a, ids, cached, 1, count);
-    if (!m->part.last_stage) {
-        stream_send(g->world, stage_output(m, a) + cached * C, n, 1, &g->workspace.passed[0]);
+    if (!m->shard.last_stage) {
+        stage_send(g->world, stage_output(m, a) + cached * C, n, 1, &g->workspace.passed[0]);
         return;
     }
     memset(g->logits, 0, m->config.vocab_size * sizeof *g->logits);
-    m->kernels->logits_forward(g->logits + m->part.words.first, a->lnf + (count - 1) * C, m->weights.wte, 1, C,
-                               m->part.words.count);
-    slices_sum(g->world, g->logits, m->config.vocab_size);
+    m->kernels->logits_forward(g->logits + m->shard.vocab.first, a->lnf + (count - 1) * C,
+                               m->weights.wte, 1, C, m->shard.vocab.count);
+    tp_all_reduce(g->world, g->logits, m->config.vocab_size);
 }
 
-// Draws the token after ids, on the last stage, and tells the other stages; -1 if the logits are not finite.
+// Draws the token after ids, on the last stage, and tells the other stages; -1 if the logits are
+// not finite.
 static int32_t next_token(Generator *g, const Options *o, uint64_t i) {
     int32_t token = -1;
-    if (g->model.part.last_stage) {
+    if (g->model.shard.last_stage) {
         double draw = random_uniform(o->seed, RANDOM_FREE, i);
         token = sample_token(g->logits, g->model.config.vocab_size, o, draw, g->candidates);
         token = isfinite(g->logits[token]) ? token : -1;
     }
-    last_stage_tells(g->world, &token, sizeof token);
+    last_stage_broadcast(g->world, &token, sizeof token);
     return token;
 }
 
-// Generates and prints up to --tokens tokens. Rows that are in the cache are not computed again. When the context
-// is full, its older half is dropped and the newer half, which now stands at other positions, is computed once.
+// Generates and prints up to --tokens tokens. Rows that are in the cache are not computed again.
+// When the context is full, its older half is dropped and the newer half, which now stands at other
+// positions, is computed once.
 static bool generate_tokens(Generator *g, const Options *o, Error *e) {
     size_t T = g->model.config.seq_len;
     size_t start = g->ids.count > T ? g->ids.count - (T + 1) / 2 : 0, cached = 0;
@@ -2983,7 +3218,8 @@ static bool generate_tokens(Generator *g, const Options *o, Error *e) {
     return true;
 }
 
-// The prompt's ids; an empty prompt begins a document. Ids beyond the model's vocabulary are an error.
+// The prompt's ids; an empty prompt begins a document. Ids beyond the model's vocabulary are an
+// error.
 static bool encode_prompt(Generator *g, const Options *o, Error *e) {
     size_t length = strlen(o->prompt), consumed, replaced = 0;
     char *text = malloc(3 * length + 1);
@@ -2998,8 +3234,8 @@ static bool encode_prompt(Generator *g, const Options *o, Error *e) {
     }
     for (size_t i = 0; i < g->ids.count && ok; i++) {
         if (g->ids.ids[i] < 0 || (size_t)g->ids.ids[i] >= g->model.config.vocab_size) {
-            ok = fail(e, "%s: its tokenizer gives id %d, outside the model's vocabulary of %zu", o->checkpoint,
-                      (int)g->ids.ids[i], g->model.config.vocab_size);
+            ok = fail(e, "%s: its tokenizer gives id %d, outside the model's vocabulary of %zu",
+                      o->checkpoint, (int)g->ids.ids[i], g->model.config.vocab_size);
         }
     }
     return ok;
@@ -3009,7 +3245,8 @@ static int command_generate(World *w, const Options *o) {
     Error e = {0};
     Memory memory = {0};
     Generator g = {.world = w};
-    bool ok = (o->checkpoint || fail(&e, "generate needs --checkpoint DIR")) && world_arrange(w, o->tp, o->pp, &e);
+    bool ok = (o->checkpoint || fail(&e, "generate needs --checkpoint DIR")) &&
+              world_make_grid(w, o->tp, o->pp, &e);
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }
@@ -3017,17 +3254,18 @@ static int command_generate(World *w, const Options *o) {
     ok = load_model(w, o->checkpoint, o->kernels, &g.model, &memory);
     if (ok) {
         bool loaded = tokenizer_load(&g.tokenizer, o->checkpoint, &e);
-        ok = loaded && workspace_create(&g.workspace, &memory, &g.model.config, &g.model.part, 1, 1,
-                                        g.model.config.seq_len, KEEP_CACHE, &e);
+        ok = loaded && workspace_create(&g.workspace, &memory, &g.model.config, &g.model.shard, 1,
+                                        1, g.model.config.seq_len, KEEP_CACHE, &e);
         g.logits = ok ? malloc(g.model.config.vocab_size * sizeof *g.logits) : NULL;
         g.candidates = ok ? malloc(g.model.config.vocab_size * sizeof *g.candidates) : NULL;
-        ok = ok && ((g.candidates && g.logits) || fail(&e, "no memory for the candidates of a token"));
+        ok = ok &&
+             ((g.candidates && g.logits) || fail(&e, "no memory for the candidates of a token"));
         ok = ok && encode_prompt(&g, o, &e);
         bool ready = world_check(w, ok, &e);
         if (ready && w->rank == 0) {
             printf("%s", o->prompt);
         }
-        if (ready && w->grid.replica == 0) { // one sequence is one replica's work
+        if (ready && w->grid.dp_rank == 0) { // one sequence is one replica's work
             ok = decode_prompt(&g, &e) && generate_tokens(&g, o, &e);
         }
         ok = ready && world_check(w, ok, &e);
@@ -3045,27 +3283,31 @@ static int command_generate(World *w, const Options *o) {
     return ok ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
-// =====================================================================================================================
+// =================================================================================================
 // Command: prepare
 
 static void print_prepared(const PrepareReport *r, const char *out) {
     const Counts *c = &r->counts;
-    printf("%s: %llu documents from %llu sources, %llu tokens, vocabulary %zu, %.2f bytes a token\n", out,
-           (unsigned long long)c->documents, (unsigned long long)r->sources, (unsigned long long)c->tokens,
-           r->vocab_size, (double)c->text_bytes / (double)c->tokens);
+    printf(
+        "%s: %llu documents from %llu sources, %llu tokens, vocabulary %zu, %.2f bytes a token\n",
+        out, (unsigned long long)c->documents, (unsigned long long)r->sources,
+        (unsigned long long)c->tokens, r->vocab_size, (double)c->text_bytes / (double)c->tokens);
     printf("train: %llu documents, %llu tokens; val: %llu documents, %llu tokens\n",
            (unsigned long long)c->train_documents, (unsigned long long)c->train_tokens,
            (unsigned long long)c->val_documents, (unsigned long long)c->val_tokens);
-    printf("left out: %llu empty documents, %llu blank lines, %llu lines that are no document, %llu files of other "
+    printf("left out: %llu empty documents, %llu blank lines, %llu lines that are no document, "
+           "%llu files of other "
            "kinds\n",
-           (unsigned long long)c->empty, (unsigned long long)c->blank_lines, (unsigned long long)c->rejected_lines,
-           (unsigned long long)r->skipped_files);
-    printf("left out by filters: %llu short, %llu long, %llu for their share of Japanese, %llu for repeated lines, "
+           (unsigned long long)c->empty, (unsigned long long)c->blank_lines,
+           (unsigned long long)c->rejected_lines, (unsigned long long)r->skipped_files);
+    printf("left out by filters: %llu short, %llu long, %llu for their share of Japanese, %llu for "
+           "repeated lines, "
            "%llu "
            "duplicates, %llu near-duplicates\n",
            (unsigned long long)c->dropped_short, (unsigned long long)c->dropped_long,
            (unsigned long long)c->dropped_japanese, (unsigned long long)c->dropped_repeated_lines,
-           (unsigned long long)c->dropped_exact_duplicate, (unsigned long long)c->dropped_near_duplicate);
+           (unsigned long long)c->dropped_exact_duplicate,
+           (unsigned long long)c->dropped_near_duplicate);
     printf("invalid UTF-8 replaced: %llu times\n", (unsigned long long)c->replaced);
     for (size_t i = 0; i < r->note_count; i++) {
         printf("left out: %s\n", r->notes[i]);
@@ -3098,12 +3340,15 @@ static int command_prepare(World *w, const Options *o) {
         .command_count = (size_t)o->argc,
         .progress = stdout,
     };
-    bool ok = (o->input.count && o->out) || fail(&e, "prepare needs %s", o->out ? "--input PATH..." : "--out DIR");
+    bool ok = (o->input.count && o->out) ||
+              fail(&e, "prepare needs %s", o->out ? "--input PATH..." : "--out DIR");
     ok = ok && (!o->tokenizer != !o->vocab_size ||
-                fail(&e, "prepare needs either --vocab-size N, to train a tokenizer, or --tokenizer DIR, to use one"));
-    ok = ok && (o->tokenizer || o->vocab_size >= 257 ||
-                fail(&e, "--vocab-size %llu is too small: 256 bytes and the end of a document make 257",
-                     (unsigned long long)o->vocab_size));
+                fail(&e, "prepare needs either --vocab-size N, to train a tokenizer, or "
+                         "--tokenizer DIR, to use one"));
+    ok = ok &&
+         (o->tokenizer || o->vocab_size >= 257 ||
+          fail(&e, "--vocab-size %llu is too small: 256 bytes and the end of a document make 257",
+               (unsigned long long)o->vocab_size));
     ok = ok && collect_check(&p.collect, &e);
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
@@ -3118,7 +3363,7 @@ static int command_prepare(World *w, const Options *o) {
     return EXIT_SUCCESS;
 }
 
-// =====================================================================================================================
+// =================================================================================================
 // Command: trace
 
 static bool check_trace_options(const Options *o, Error *e) {
@@ -3127,7 +3372,8 @@ static bool check_trace_options(const Options *o, Error *e) {
         return fail(e, "trace needs one of --step N, --doc ID and --text TEXT");
     }
     if (o->run.count > 1 || (o->run.count == 0 && (!o->text || o->data.count == 0))) {
-        return fail(e, "trace needs --run DIR%s", o->text ? ", or --data DIR to look in data without a run" : "");
+        return fail(e, "trace needs --run DIR%s",
+                    o->text ? ", or --data DIR to look in data without a run" : "");
     }
     return o->row == UINT64_MAX || o->step || fail(e, "--row needs --step");
 }
@@ -3147,19 +3393,29 @@ static int command_trace(World *w, const Options *o) {
     if (!world_check(w, check_trace_options(o, &e), &e)) {
         return EXIT_USAGE;
     }
-    return world_check_root(w, w->rank != 0 || trace_answer(&question, &e), &e) ? EXIT_SUCCESS : EXIT_FAILURE;
+    return world_check_root(w, w->rank != 0 || trace_answer(&question, &e), &e) ? EXIT_SUCCESS
+                                                                                : EXIT_FAILURE;
 }
 
-// =====================================================================================================================
+// =================================================================================================
 // Command: kernels
 
-// Hash of the losses and weights of 20 steps of a small model on made-up tokens: small, but with two blocks of keys
-// in attention and two blocks of k in the widest matrix product. Any machine, vector length and number of threads
-// must give it; a change of the kernels' arithmetic changes it.
-static const char golden_hash[] = "d80661553c94e7edec40cb60c269cfb143fe85c9c15298e94025271a9d04a010";
+// Hash of the losses and weights of 20 steps of a small model on made-up tokens: small, but with
+// two blocks of keys in attention and two blocks of k in the widest matrix product. Any machine,
+// vector length and number of threads must give it; a change of the kernels' arithmetic changes it.
+static const char golden_hash[] =
+    "d80661553c94e7edec40cb60c269cfb143fe85c9c15298e94025271a9d04a010";
 
 static bool golden_run(Error *e) {
-    enum { LAYERS = 2, CHANNELS = 98, HEADS = 7, VOCAB = 211, GOLDEN_T = 167, GOLDEN_B = 1, STEPS = 20 };
+    enum {
+        LAYERS = 2,
+        CHANNELS = 98,
+        HEADS = 7,
+        VOCAB = 211,
+        GOLDEN_T = 167,
+        GOLDEN_B = 1,
+        STEPS = 20
+    };
     const ModelConfig config = {VOCAB, GOLDEN_T, CHANNELS, LAYERS, HEADS, -1};
     const Options o = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
     Trainer t = {.options = &o, .T = GOLDEN_T, .B = GOLDEN_B};
@@ -3180,23 +3436,28 @@ static bool golden_run(Error *e) {
             tokens[r] = (int32_t)(random_bits(1, step, r) % VOCAB);
             targets[r] = (tokens[r] * 7 + 3) % VOCAB; // a rule that can be learned
         }
-        forward_backward(&t.model, &alone, &t.workspace, &t.flow, tokens, targets, 1 / (float)(GOLDEN_B * GOLDEN_T), 1);
+        forward_backward(&t.model, &alone, &t.workspace, &t.reducer, tokens, targets,
+                         1 / (float)(GOLDEN_B * GOLDEN_T), 1);
         double norm = gradient_norm(&t);
-        update(&t.model, t.views, &t.flow, t.exp_avg, t.exp_avg_sq, &o, 3e-3, norm > 1 ? 1 / norm : 1, step);
+        update(&t.model, t.views, &t.reducer, t.exp_avg, t.exp_avg_sq, &o, 3e-3,
+               norm > 1 ? 1 / norm : 1, step);
         sha256_add(&hash, t.workspace.sets[0].losses, GOLDEN_B * GOLDEN_T * sizeof(float));
     }
     sha256_add(&hash, t.model.parameters, t.model.parameter_count * sizeof(float));
     sha256_end(&hash, hex);
     training_free(&t);
-    printf("golden run: %s, vectors of %zu bits, %d threads\n", hex, 32 * (size_t)svcntw(), omp_get_max_threads());
-    return !strcmp(hex, golden_hash) ||
-           fail(e, "the golden run gave other bits than %s: this machine or compiler does not compute as others do",
-                golden_hash);
+    printf("golden run: %s, vectors of %zu bits, %d threads\n", hex, 32 * (size_t)svcntw(),
+           omp_get_max_threads());
+    return !strcmp(hex, golden_hash) || fail(e,
+                                             "the golden run gave other bits than %s: this machine "
+                                             "or compiler does not compute as others do",
+                                             golden_hash);
 }
 
 static int command_kernels(World *w, const Options *o) {
     Error e = {0};
-    bool ok = o->check || o->bench || o->golden || fail(&e, "kernels needs --check, --bench or --golden");
+    bool ok =
+        o->check || o->bench || o->golden || fail(&e, "kernels needs --check, --bench or --golden");
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }
@@ -3208,7 +3469,7 @@ static int command_kernels(World *w, const Options *o) {
     return world_check_root(w, ok, &e) ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
-// =====================================================================================================================
+// =================================================================================================
 // Command: report
 
 static int command_report(World *w, const Options *o) {
@@ -3227,7 +3488,7 @@ static int command_report(World *w, const Options *o) {
     return EXIT_SUCCESS;
 }
 
-// =====================================================================================================================
+// =================================================================================================
 // Command: plan
 
 enum { PLAN_RANKS_MAX = 10000000 };
@@ -3243,14 +3504,16 @@ static bool plan_from_options(Plan *p, const Options *o, const Machine *m, Error
         c->vocab_size = o->vocab_size ? o->vocab_size : o->model ? GPT2_VOCAB_SIZE : 0;
     }
     if (!c->layers || !c->channels || !c->heads || !c->seq_len || !c->vocab_size) {
-        return fail(e, "plan needs --model NAME, or all of --layers, --heads, --channels, --seq-len, --vocab-size, or "
+        return fail(e, "plan needs --model NAME, or all of --layers, --heads, --channels, "
+                       "--seq-len, --vocab-size, or "
                        "--init DIR");
     }
     if (c->channels % c->heads) {
         return fail(e, "--channels %zu does not divide by --heads %zu", c->channels, c->heads);
     }
     p->per_node = o->ranks_per_node ? o->ranks_per_node : m ? (size_t)m->ranks_per_node.value : 1;
-    p->threads = m ? (size_t)fmax(1, m->cores.value / (double)p->per_node) : (size_t)omp_get_max_threads();
+    p->threads =
+        m ? (size_t)fmax(1, m->cores.value / (double)p->per_node) : (size_t)omp_get_max_threads();
     p->T = o->seq_len ? o->seq_len : c->seq_len;
     p->B = o->micro_batch;
     p->tp = o->tp, p->pp = o->pp;
@@ -3260,11 +3523,13 @@ static bool plan_from_options(Plan *p, const Options *o, const Machine *m, Error
                     (unsigned long long)o->nodes, p->per_node, PLAN_RANKS_MAX);
     }
     if (o->search) {
-        return o->global_batch > 0 || fail(e, "plan --search needs --global-batch N: it chooses the micro-batch");
+        return o->global_batch > 0 ||
+               fail(e, "plan --search needs --global-batch N: it chooses the micro-batch");
     }
     if (ranks % (p->tp * p->pp)) {
-        return fail(e, "--tp %zu x --pp %zu does not divide the %zu ranks of %llu nodes x %zu ranks", p->tp, p->pp,
-                    ranks, (unsigned long long)o->nodes, p->per_node);
+        return fail(e,
+                    "--tp %zu x --pp %zu does not divide the %zu ranks of %llu nodes x %zu ranks",
+                    p->tp, p->pp, ranks, (unsigned long long)o->nodes, p->per_node);
     }
     p->dp = ranks / p->tp / p->pp;
     p->global_batch = o->global_batch ? o->global_batch : p->B * p->dp;
@@ -3294,14 +3559,17 @@ static double memory_of_rank(const Plan *p, const Machine *m) {
 static void print_memory(const Plan *p, const Machine *m) {
     const StagePlan *largest = &p->stages[plan_largest_stage(p)];
     double peak = plan_peak(p, m ? m->base_memory.value : 0);
-    printf("\nmemory of the largest rank, stage %zu [counted by the code that allocates it]\n", plan_largest_stage(p));
+    printf("\nmemory of the largest rank, stage %zu [counted by the code that allocates it]\n",
+           plan_largest_stage(p));
     for (size_t i = 0; i < largest->memory.count; i++) {
-        printf("  %-26s %12.2f MiB\n", largest->memory.items[i].name, (double)largest->memory.items[i].bytes / 0x1p20);
+        printf("  %-26s %12.2f MiB\n", largest->memory.items[i].name,
+               (double)largest->memory.items[i].bytes / 0x1p20);
     }
     if (m) {
-        printf("  %-26s %12.2f MiB [%s]\n", "program and MPI", m->base_memory.value / 0x1p20, m->base_memory.from);
-        printf("  %-26s %12.2f MiB of %.2f%s\n", "in all", peak / 0x1p20, memory_of_rank(p, m) / 0x1p20,
-               peak > memory_of_rank(p, m) ? ": DOES NOT FIT" : "");
+        printf("  %-26s %12.2f MiB [%s]\n", "program and MPI", m->base_memory.value / 0x1p20,
+               m->base_memory.from);
+        printf("  %-26s %12.2f MiB of %.2f%s\n", "in all", peak / 0x1p20,
+               memory_of_rank(p, m) / 0x1p20, peak > memory_of_rank(p, m) ? ": DOES NOT FIT" : "");
     } else {
         printf("  %-26s %12.2f MiB and the program and MPI themselves\n", "in all", peak / 0x1p20);
     }
@@ -3310,8 +3578,9 @@ static void print_memory(const Plan *p, const Machine *m) {
             printf("  ... (--json has all)\n");
             s = p->pp - 2;
         }
-        printf("  stage %-4zu %3zu layers %12zu parameters %10.2f MiB\n", s, p->stages[s].part.layers,
-               p->stages[s].parameters, (double)memory_total(&p->stages[s].memory) / 0x1p20);
+        printf("  stage %-4zu %3zu layers %12zu parameters %10.2f MiB\n", s,
+               p->stages[s].shard.layers, p->stages[s].parameters,
+               (double)memory_total(&p->stages[s].memory) / 0x1p20);
     }
 }
 
@@ -3335,15 +3604,17 @@ static double traffic_total(const Plan *p, TrafficKind kind) {
 }
 
 static void print_traffic(const Plan *p) {
-    printf("\nmessages of a step: the busiest rank of each kind, and all ranks [calls and bytes counted%s]\n",
+    printf("\nmessages of a step: the busiest rank of each kind, and all ranks [calls and bytes "
+           "counted%s]\n",
            p->timed ? ", seconds modelled, hidden or not" : "");
     for (TrafficKind kind = 0; kind < TRAFFIC_KINDS; kind++) {
         const Traffic *t = &busiest_stage(p, kind)->load.traffic[kind];
         if (t->calls == 0) {
             continue;
         }
-        printf("  %-24s %8.0f calls of %10.3f MiB, sends %10.2f MiB, all ranks %10.2f GiB", traffic_names[kind],
-               t->calls, t->bytes / t->calls / 0x1p20, t->sent / 0x1p20, traffic_total(p, kind) / 0x1p30);
+        printf("  %-24s %8.0f calls of %10.3f MiB, sends %10.2f MiB, all ranks %10.2f GiB",
+               traffic_names[kind], t->calls, t->bytes / t->calls / 0x1p20, t->sent / 0x1p20,
+               traffic_total(p, kind) / 0x1p30);
         p->timed ? printf(", %9.4f s\n", t->seconds) : printf("\n");
     }
 }
@@ -3354,7 +3625,8 @@ static double tokens_per_second(const Plan *p) {
 
 // Share of peak at which the model's own operations run, as the log's "mfu".
 static double plan_mfu(const Plan *p, const Machine *m) {
-    double ranks = (double)(p->tp * p->pp * p->dp), peak = m->peak_flops.value / (double)p->per_node * ranks;
+    double ranks = (double)(p->tp * p->pp * p->dp),
+           peak = m->peak_flops.value / (double)p->per_node * ranks;
     return tokens_per_second(p) * flops_per_token(&p->config, p->T) / peak;
 }
 
@@ -3372,32 +3644,39 @@ static void print_time(const Plan *p, Machine *m) {
                  {"AdamW, norm, zeroing: bytes / memory bandwidth", t->update},
                  {"gathering weights, not hidden", t->gather}};
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
-        printf("  %-48s %12.4f s %6.2f %%\n", lines[i].what, lines[i].seconds, 100 * lines[i].seconds / t->seconds);
+        printf("  %-48s %12.4f s %6.2f %%\n", lines[i].what, lines[i].seconds,
+               100 * lines[i].seconds / t->seconds);
     }
     printf("  %-48s %12.4f s\n", "in all", t->seconds);
     double tokens = tokens_per_second(p);
-    printf("%.0f tokens/s, %.4g tokens a day, MFU %.2f %%\n", tokens, 86400 * tokens, 100 * plan_mfu(p, m));
+    printf("%.0f tokens/s, %.4g tokens a day, MFU %.2f %%\n", tokens, 86400 * tokens,
+           100 * plan_mfu(p, m));
     if (p->options.tokens_budget > 0) {
-        printf("%.4g tokens take %.2f days\n", p->options.tokens_budget, p->options.tokens_budget / tokens / 86400);
+        printf("%.4g tokens take %.2f days\n", p->options.tokens_budget,
+               p->options.tokens_budget / tokens / 86400);
     }
     printf("\nmachine %s: what is measured and what is not\n", m->name);
     for (size_t i = 0; i < MACHINE_FIGURE_COUNT; i++) {
         const Figure *figure = machine_figure(m, i);
-        printf("  %-16s %12.4g %-10s %s [%s]\n", machine_figures[i].name, figure->value, machine_figures[i].unit,
-               machine_figures[i].what, figure->from);
+        printf("  %-16s %12.4g %-10s %s [%s]\n", machine_figures[i].name, figure->value,
+               machine_figures[i].unit, machine_figures[i].what, figure->from);
     }
 }
 
 static void print_plan(const Plan *p, Machine *m) {
     const ModelConfig *c = &p->config;
-    const Part all = part_of(c, 1, 0, 1, 0);
+    const ModelShard all = shard_of(c, 1, 0, 1, 0);
     size_t count;
-    printf("model: %zu layers, %zu channels, %zu heads, vocabulary %zu, %zu parameters\n", c->layers, c->channels,
-           c->heads, c->vocab_size, tensor_views(c, &all, NULL, "", NULL, &count));
-    printf("grid: %zu ranks = %zu slices (tp) x %zu stages (pp) x %zu replicas (dp), %zu a node, %zu threads each\n",
+    printf("model: %zu layers, %zu channels, %zu heads, vocabulary %zu, %zu parameters\n",
+           c->layers, c->channels, c->heads, c->vocab_size,
+           tensor_views(c, &all, NULL, "", NULL, &count));
+    printf("grid: %zu ranks = %zu slices (tp) x %zu stages (pp) x %zu replicas (dp), %zu a node, "
+           "%zu threads each\n",
            p->tp * p->pp * p->dp, p->tp, p->pp, p->dp, p->per_node, p->threads);
-    printf("step: %zu sequences of %zu tokens = %zu replicas x %zu micro-batches of %zu; recompute %s, zero %d\n",
-           p->global_batch, p->T, p->dp, p->micro_batches, p->B, p->options.recompute, (int)p->options.zero);
+    printf("step: %zu sequences of %zu tokens = %zu replicas x %zu micro-batches of %zu; recompute "
+           "%s, zero %d\n",
+           p->global_batch, p->T, p->dp, p->micro_batches, p->B, p->options.recompute,
+           (int)p->options.zero);
     print_memory(p, m);
     print_traffic(p);
     if (p->timed) {
@@ -3418,7 +3697,7 @@ static void write_memory(JsonWriter *json, const Memory *memory) {
 
 static void write_stage(JsonWriter *json, const StagePlan *s) {
     json_open(json, NULL, '{');
-    json_put_uint(json, "layers", s->part.layers);
+    json_put_uint(json, "layers", s->shard.layers);
     json_put_uint(json, "parameters", s->parameters);
     json_put_uint(json, "updated", s->owned);
     write_memory(json, &s->memory);
@@ -3493,8 +3772,9 @@ static bool show_plan(const Plan *p, Machine *m, Error *e) {
     return ok;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// plan --search: every grid, micro-batch, recompute and zero that can be; of those that fit the fastest are shown
+// ------------------------------------------------------------------------------------------------
+// plan --search: every grid, micro-batch, recompute and zero that can be; of those that fit the
+// fastest are shown
 
 enum { PROPOSALS = 10 };
 
@@ -3527,8 +3807,8 @@ static bool search_try(Search *s, Plan *p, const Machine *m, Error *e) {
     return ok;
 }
 
-// All ways to compute with the grid of p: recompute nowhere, on the first half of the stages, which hold most
-// micro-batches, or everywhere; zero off and on.
+// All ways to compute with the grid of p: recompute nowhere, on the first half of the stages, which
+// hold most micro-batches, or everywhere; zero off and on.
 static bool search_grid(Search *s, Plan *p, const Machine *m, Error *e) {
     const struct {
         const char *recompute;
@@ -3540,7 +3820,8 @@ static bool search_grid(Search *s, Plan *p, const Machine *m, Error *e) {
         for (size_t way = 0; ok && p->global_batch % (p->B * p->dp) == 0 && way < 3; way++) {
             p->options.recompute = ways[way].recompute;
             p->options.recompute_stages = ways[way].stages;
-            for (p->options.zero = 0; ok && (p->pp > 1 || way != 1) && p->options.zero < 1 + (p->dp > 1);
+            for (p->options.zero = 0;
+                 ok && (p->pp > 1 || way != 1) && p->options.zero < 1 + (p->dp > 1);
                  p->options.zero++) {
                 ok = search_try(s, p, m, e);
             }
@@ -3555,7 +3836,8 @@ static bool search_all(Search *s, Plan *p, const Machine *m, Error *e) {
         for (p->pp = 1; p->pp <= p->config.layers && p->tp * p->pp <= ranks; p->pp++) {
             p->dp = ranks / p->tp / p->pp;
             p->B = 1;
-            bool possible = ranks % (p->tp * p->pp) == 0 && p->global_batch % p->dp == 0 && plan_check(p, &(Error){0});
+            bool possible = ranks % (p->tp * p->pp) == 0 && p->global_batch % p->dp == 0 &&
+                            plan_check(p, &(Error){0});
             if (possible && !search_grid(s, p, m, e)) {
                 return false;
             }
@@ -3575,14 +3857,17 @@ static bool plan_search(Plan *p, Machine *m, Error *e) {
     }
     if (s.count == 0) {
         return fail(e,
-                    "none of %zu combinations fits into %.2f GiB a rank with a global batch of %zu: more nodes, or "
+                    "none of %zu combinations fits into %.2f GiB a rank with a global batch of "
+                    "%zu: more nodes, or "
                     "fewer ranks a node",
                     s.tried, memory_of_rank(p, m) / 0x1p30, p->global_batch);
     }
     if (!p->options.json) {
-        printf("%zu combinations, %zu fit into %.2f GiB a rank; the fastest, times modelled on %s:\n", s.tried,
-               s.fitting, memory_of_rank(p, m) / 0x1p30, m->name);
-        printf("  tp  pp    dp  micro-batch     recompute  zero     step s   bubble %%    GiB    tokens/s   MFU %%\n");
+        printf(
+            "%zu combinations, %zu fit into %.2f GiB a rank; the fastest, times modelled on %s:\n",
+            s.tried, s.fitting, memory_of_rank(p, m) / 0x1p30, m->name);
+        printf("  tp  pp    dp  micro-batch     recompute  zero     step s   bubble %%    GiB    "
+               "tokens/s   MFU %%\n");
     }
     for (size_t i = 0; i < s.count; i++) {
         Plan *b = &s.best[i];
@@ -3593,21 +3878,24 @@ static bool plan_search(Plan *p, Machine *m, Error *e) {
         if (!p->options.json) {
             char recompute[32];
             uint64_t stages = b->options.recompute_stages;
-            snprintf(recompute, sizeof recompute, stages ? "%s, 0-%llu" : "%s", b->options.recompute,
-                     (unsigned long long)stages - 1);
-            printf("%4zu%4zu%6zu%13zu  %12s%6d%11.4f%11.2f%7.2f%12.0f%8.2f\n", b->tp, b->pp, b->dp, b->B, recompute,
-                   (int)b->options.zero, b->time.seconds, 100 * b->time.bubble / b->time.seconds,
-                   plan_peak(b, m->base_memory.value) / 0x1p30, tokens_per_second(b), 100 * plan_mfu(b, m));
+            snprintf(recompute, sizeof recompute, stages ? "%s, 0-%llu" : "%s",
+                     b->options.recompute, (unsigned long long)stages - 1);
+            printf("%4zu%4zu%6zu%13zu  %12s%6d%11.4f%11.2f%7.2f%12.0f%8.2f\n", b->tp, b->pp, b->dp,
+                   b->B, recompute, (int)b->options.zero, b->time.seconds,
+                   100 * b->time.bubble / b->time.seconds,
+                   plan_peak(b, m->base_memory.value) / 0x1p30, tokens_per_second(b),
+                   100 * plan_mfu(b, m));
         }
         plan_free(b);
     }
     return true;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // plan --run: the plan of a run that has been, and what its log says
 
-static bool log_number(const Json *object, const char *key, uint64_t most, size_t *value, const char *path, Error *e) {
+static bool log_number(const Json *object, const char *key, uint64_t most, size_t *value,
+                       const char *path, Error *e) {
     uint64_t number;
     if (!json_uint(json_get(object, key), &number) || number > most) {
         return fail(e, "%s: its first line has no count \"%s\"", path, key);
@@ -3650,16 +3938,17 @@ static bool plan_from_log(Plan *p, const Json *run, const Options *o, const char
             return false;
         }
     }
-    bool possible = c->layers && c->heads && c->channels && c->channels % c->heads == 0 && c->vocab_size && p->T &&
-                    p->T <= c->seq_len && p->B && p->tp && p->pp && p->dp && p->per_node && p->threads &&
-                    ranks == p->tp * p->pp * p->dp;
+    bool possible = c->layers && c->heads && c->channels && c->channels % c->heads == 0 &&
+                    c->vocab_size && p->T && p->T <= c->seq_len && p->B && p->tp && p->pp &&
+                    p->dp && p->per_node && p->threads && ranks == p->tp * p->pp * p->dp;
     if (!possible) {
         return fail(e, "%s: its first line does not describe a run that can be", path);
     }
     const char *recompute = json_string(json_get(options, "recompute"));
     const Json *reproducible = json_get(options, "reproducible");
     p->options.recompute = recompute && !strcmp(recompute, "layer") ? "layer" : "none";
-    p->options.reproducible = reproducible && reproducible->kind == JSON_BOOL && reproducible->boolean;
+    p->options.reproducible =
+        reproducible && reproducible->kind == JSON_BOOL && reproducible->boolean;
     p->options.zero = zero, p->options.recompute_stages = stages, p->options.overlap = overlap;
     p->options.share_memory = share;
     p->options.micro_batch = p->B, p->options.global_batch = p->global_batch;
@@ -3667,8 +3956,10 @@ static bool plan_from_log(Plan *p, const Json *run, const Options *o, const char
 }
 
 // The last line of a log, if it is the one that ends a run.
-static bool log_end(const char *text, size_t length, const char *path, JsonDocument *document, Error *e) {
-    const char *end = memrchr(text, '\n', length), *line = end ? memrchr(text, '\n', (size_t)(end - text)) : NULL;
+static bool log_end(const char *text, size_t length, const char *path, JsonDocument *document,
+                    Error *e) {
+    const char *end = memrchr(text, '\n', length),
+               *line = end ? memrchr(text, '\n', (size_t)(end - text)) : NULL;
     if (!line) {
         return fail(e, "%s: has no whole line after the first: the run is not finished", path);
     }
@@ -3682,11 +3973,12 @@ static bool log_end(const char *text, size_t length, const char *path, JsonDocum
     return true;
 }
 
-static void print_fact(const char *what, double planned, const Json *measured, double scale, const char *unit) {
+static void print_fact(const char *what, double planned, const Json *measured, double scale,
+                       const char *unit) {
     double fact;
     if (json_double(measured, &fact) && fact > 0) {
-        printf("%-28s planned %12.2f %s, measured %12.2f %s, %+.1f %%\n", what, planned / scale, unit, fact / scale,
-               unit, 100 * (planned / fact - 1));
+        printf("%-28s planned %12.2f %s, measured %12.2f %s, %+.1f %%\n", what, planned / scale,
+               unit, fact / scale, unit, 100 * (planned / fact - 1));
     } else {
         printf("%-28s planned %12.2f %s, not measured\n", what, planned / scale, unit);
     }
@@ -3697,7 +3989,9 @@ static bool plan_against_log(const Options *o, const char *directory, Machine *m
     size_t length = 0;
     Plan p = {0};
     JsonDocument run, end;
-    char *text = path_format(path, e, "%s/log.jsonl", directory) ? read_file(path, SIZE_MAX / 2, &length, e) : NULL;
+    char *text = path_format(path, e, "%s/log.jsonl", directory)
+                     ? read_file(path, SIZE_MAX / 2, &length, e)
+                     : NULL;
     const char *first = text ? memchr(text, '\n', length) : NULL;
     bool ok = text && (first || fail(e, "%s: has no first line", path)) &&
               json_parse(&run, text, (size_t)(first - text), path, e);
@@ -3709,12 +4003,15 @@ static bool plan_against_log(const Options *o, const char *directory, Machine *m
         double base = 0;
         json_double(json_get(fact, "base_bytes"), &base);
         if (ok) {
-            printf("grid: tp %zu x pp %zu x dp %zu, micro-batch %zu, %zu micro-batches, recompute %s, zero %d\n", p.tp,
-                   p.pp, p.dp, p.B, p.micro_batches, p.options.recompute, (int)p.options.zero);
+            printf("grid: tp %zu x pp %zu x dp %zu, micro-batch %zu, %zu micro-batches, recompute "
+                   "%s, zero %d\n",
+                   p.tp, p.pp, p.dp, p.B, p.micro_batches, p.options.recompute,
+                   (int)p.options.zero);
             print_fact("peak memory, largest rank", plan_peak(&p, m ? m->base_memory.value : base),
                        json_get(fact, "measured_bytes"), 0x1p20, "MiB");
             if (p.timed) {
-                print_fact("step", 1e3 * p.time.seconds, json_get(fact, "measured_step_ms"), 1, "ms ");
+                print_fact("step", 1e3 * p.time.seconds, json_get(fact, "measured_step_ms"), 1,
+                           "ms ");
             } else {
                 printf("no planned time: it needs --machine\n");
             }
@@ -3740,9 +4037,9 @@ static bool plan_against_logs(const Options *o, Machine *m, Error *e) {
     return ok;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// plan --measure: the figures of the machine that the ranks were started on. All ranks measure at once, as in a
-// run.
+// ------------------------------------------------------------------------------------------------
+// plan --measure: the figures of the machine that the ranks were started on. All ranks measure at
+// once, as in a run.
 
 enum { MEASURE_RUNS = 3 };
 
@@ -3752,8 +4049,9 @@ static double largest_of_all(double x) {
     return x;
 }
 
-// Collective: seconds of one block and of the classifier, forward and backward, at the model's shapes, without
-// waiting for the other slices: the best of some runs of the slowest rank. t: one layer of the model.
+// Collective: seconds of one block and of the classifier, forward and backward, at the model's
+// shapes, without waiting for the other slices: the best of some runs of the slowest rank. t: one
+// layer of the model.
 static double measure_block(Trainer *t, double *classifier) {
     const Model *m = &t->model;
     Activations *a = &t->workspace.sets[0];
@@ -3764,11 +4062,13 @@ static double measure_block(Trainer *t, double *classifier) {
         MPI_Barrier(MPI_COMM_WORLD);
         t->world->comm_seconds = 0;
         double start = seconds_now();
-        layer_forward(m, t->world, &m->weights.layers[0], &a->layers[0], a->stream, 0, t->B, t->T, false);
-        layer_backward(m, t->world, &m->weights.layers[0], &t->flow.dweights.layers[0], &a->layers[0], d, a->stream,
-                       t->B, t->T);
+        layer_forward(m, t->world, &m->weights.layers[0], &a->layers[0], a->stream, 0, t->B, t->T,
+                      false);
+        layer_backward(m, t->world, &m->weights.layers[0], &t->reducer.dweights.layers[0],
+                       &a->layers[0], d, a->stream, t->B, t->T);
         double middle = seconds_now() - t->world->comm_seconds;
-        classify(m, t->world, a, &t->workspace.classifier, d->branch, t->flow.dweights.wte, t->targets, 1, t->B * t->T);
+        classify(m, t->world, a, &t->workspace.classifier, d->branch, t->reducer.dweights.wte,
+                 t->targets, 1, t->B * t->T);
         double end = seconds_now() - t->world->comm_seconds;
         best = fmin(best, largest_of_all(middle - start));
         *classifier = fmin(*classifier, largest_of_all(end - middle));
@@ -3776,7 +4076,8 @@ static double measure_block(Trainer *t, double *classifier) {
     return best;
 }
 
-// Collective: how much of a sum over all ranks is hidden behind the backward pass of a block, of what could be.
+// Collective: how much of a sum over all ranks is hidden behind the backward pass of a block, of
+// what could be.
 static double measure_overlap(Trainer *t, World *all) {
     enum { ELEMENTS = 1 << 21, SUMS = 4 };
     const Model *m = &t->model;
@@ -3789,12 +4090,12 @@ static double measure_overlap(Trainer *t, World *all) {
         MPI_Barrier(MPI_COMM_WORLD);
         double start = seconds_now();
         for (int i = 0; what != 1 && i < SUMS; i++) {
-            MPI_Iallreduce(MPI_IN_PLACE, x + (size_t)i * ELEMENTS, ELEMENTS, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD,
-                           &sums[i]);
+            MPI_Iallreduce(MPI_IN_PLACE, x + (size_t)i * ELEMENTS, ELEMENTS, MPI_FLOAT, MPI_SUM,
+                           MPI_COMM_WORLD, &sums[i]);
         }
         if (what > 0) {
-            layer_backward(m, t->world, &m->weights.layers[0], &t->flow.dweights.layers[0], &a->layers[0],
-                           &t->workspace.backward, a->stream, t->B, t->T);
+            layer_backward(m, t->world, &m->weights.layers[0], &t->reducer.dweights.layers[0],
+                           &a->layers[0], &t->workspace.backward, a->stream, t->B, t->T);
         }
         for (int i = 0; what != 1 && i < SUMS; i++) {
             message_wait(all, &sums[i]);
@@ -3806,7 +4107,8 @@ static double measure_overlap(Trainer *t, World *all) {
     return x && hidden > 0 ? fmin(hidden, 1) : 0;
 }
 
-// Collective: bytes of the process before it has arrays, when its threads and MPI's ways to all ranks are there.
+// Collective: bytes of the process before it has arrays, when its threads and MPI's ways to all
+// ranks are there.
 static double measure_base(World *w) {
     enum { ELEMENTS = 1 << 14 };
     float x[ELEMENTS] = {0};
@@ -3822,8 +4124,8 @@ static double measure_adamw(const Kernels *k) {
     for (int run = 0; x && run < MEASURE_RUNS; run++) {
         MPI_Barrier(MPI_COMM_WORLD);
         double start = seconds_now();
-        k->adamw(x, x + ELEMENTS, x + (size_t)2 * ELEMENTS, x + (size_t)3 * ELEMENTS, ELEMENTS, 1, 1e-4f, 0.9f, 0.95f,
-                 1e-8f, 0.1f, 1);
+        k->adamw(x, x + ELEMENTS, x + (size_t)2 * ELEMENTS, x + (size_t)3 * ELEMENTS, ELEMENTS, 1,
+                 1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 1);
         best = fmin(best, seconds_now() - start);
     }
     free(x);
@@ -3854,8 +4156,8 @@ static bool measure_sums(World *w, MPI_Comm comm, SumTiming timings[SUM_SIZES]) 
     return x != NULL;
 }
 
-// The latency and bandwidth that fit the times of sums over `ranks` ranks best, in squares of relative differences.
-// Returns the largest of these.
+// The latency and bandwidth that fit the times of sums over `ranks` ranks best, in squares of
+// relative differences. Returns the largest of these.
 static double fit_link(const SumTiming timings[SUM_SIZES], size_t ranks, Link *link) {
     double aa = 0, ab = 0, bb = 0, a1 = 0, b1 = 0, worst = 0;
     for (size_t i = 0; i < SUM_SIZES; i++) {
@@ -3873,7 +4175,8 @@ static double fit_link(const SumTiming timings[SUM_SIZES], size_t ranks, Link *l
     return worst;
 }
 
-static void write_sums(JsonWriter *json, const char *key, const SumTiming timings[SUM_SIZES], size_t ranks, Link link) {
+static void write_sums(JsonWriter *json, const char *key, const SumTiming timings[SUM_SIZES],
+                       size_t ranks, Link link) {
     json_open(json, key, '[');
     for (size_t i = 0; i < SUM_SIZES; i++) {
         json_open(json, NULL, '{');
@@ -3886,14 +4189,17 @@ static void write_sums(JsonWriter *json, const char *key, const SumTiming timing
     json_close(json, ']');
 }
 
-// Rank 0: times of the products of a block at the model's shapes; the other ranks wait. One line, one object each.
+// Rank 0: times of the products of a block at the model's shapes; the other ranks wait. One line,
+// one object each.
 static bool measure_products(JsonWriter *json, const Plan *p, double peak_of_rank, Error *e) {
     size_t S = p->config.channels / p->tp, C = p->config.channels;
     const struct {
         const char *name;
         size_t from, to;
-    } products[] = {
-        {"qkv", C, 3 * S}, {"attention's output", S, C}, {"mlp, first", C, 4 * S}, {"mlp, second", 4 * S, C}};
+    } products[] = {{"qkv", C, 3 * S},
+                    {"attention's output", S, C},
+                    {"mlp, first", C, 4 * S},
+                    {"mlp, second", 4 * S, C}};
     json_open(json, "gemm", '[');
     for (size_t i = 0; i < PROBES; i++) {
         const char *name = probes[i].name;
@@ -3907,8 +4213,9 @@ static bool measure_products(JsonWriter *json, const Plan *p, double peak_of_ran
             }
             double seconds = probe_seconds(&probes[i], &kernels_sve, &arrays, &s);
             double rate = 2.0 * (double)(p->B * p->T) * (double)s.C * (double)s.O / seconds;
-            printf("  %-24s %-20s %5zu x %5zu x %5zu %9.3f ms %8.1f GFLOP/s %5.1f %% of peak\n", name, products[j].name,
-                   p->B * p->T, s.C, s.O, 1e3 * seconds, 1e-9 * rate, 100 * rate / peak_of_rank);
+            printf("  %-24s %-20s %5zu x %5zu x %5zu %9.3f ms %8.1f GFLOP/s %5.1f %% of peak\n",
+                   name, products[j].name, p->B * p->T, s.C, s.O, 1e3 * seconds, 1e-9 * rate,
+                   100 * rate / peak_of_rank);
             probe_free(&arrays);
             json_open(json, NULL, '{');
             json_put_string(json, "kernel", name);
@@ -3932,49 +4239,58 @@ static void set_figure(Figure *f, double value, const char *from) {
 // Collective: arithmetic, memory and overlap, on one layer of the model.
 static bool measure_node(World *w, const Plan *p, Machine *m, size_t nodes, Error *e) {
     World mine = *w; // its replicas do not exchange anything
-    mine.grid.dp = 1, mine.grid.replica = 0;
+    mine.grid.dp = 1, mine.grid.dp_rank = 0;
     Options o = p->options;
     o.zero = 0, o.recompute = "none", o.reproducible = false;
     Trainer t = {.options = &o, .world = &mine, .T = p->T, .B = p->B, .global_batch = p->B};
     ModelConfig one = p->config;
     one.layers = 1;
-    double peak = measure_peak_flops(MPI_COMM_WORLD), base = measure_base(w), bandwidth = measure_adamw(&kernels_sve),
-           classifier;
+    double peak = measure_peak_flops(MPI_COMM_WORLD), base = measure_base(w),
+           bandwidth = measure_adamw(&kernels_sve), classifier;
     MPI_Allreduce(MPI_IN_PLACE, &bandwidth, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
     if (!world_check(w, training_allocate(&t, &one, choose_kernels(o.kernels), e), e)) {
         training_free(&t);
         return false;
     }
     model_initialize(&t.model, 1, 0.02f, t.views);
-    double block = measure_block(&t, &classifier), overlap = w->size > 1 ? measure_overlap(&t, w) : 0;
+    double block = measure_block(&t, &classifier),
+           overlap = w->size > 1 ? measure_overlap(&t, w) : 0;
     double L = (double)p->config.layers;
     StageLoad load = {0};
-    const Machine unit = {.peak_flops.value = 1, .efficiency.value = 1, .memory_bandwidth.value = 1};
+    const Machine unit = {
+        .peak_flops.value = 1, .efficiency.value = 1, .memory_bandwidth.value = 1};
     plan_compute(p, &t, &unit, &load); // of one layer and the classifier
-    double head = 6 * (double)(p->B * p->T * p->config.channels) * (double)t.model.part.words.count;
+    double head =
+        6 * (double)(p->B * p->T * p->config.channels) * (double)t.model.shard.vocab.count;
     double body = load.forward_flops + load.backward_flops - head;
     training_free(&t);
     double share = (L * body + head) / (L * block + classifier) / (peak / (double)w->size);
-    set_figure(&m->peak_flops, peak / (double)nodes, "measured: the tile of the matrix product on data in L1");
+    set_figure(&m->peak_flops, peak / (double)nodes,
+               "measured: the tile of the matrix product on data in L1");
     char text[192];
     snprintf(text, sizeof text,
-             "measured: block and classifier, forward and backward, %zu channels, micro-batch %zu x %zu, tp %zu",
+             "measured: block and classifier, forward and backward, %zu channels, micro-batch %zu "
+             "x %zu, tp %zu",
              p->config.channels, p->B, p->T, p->tp);
     set_figure(&m->efficiency, fmax(fmin(share, 1), 1e-6), text);
-    set_figure(&m->memory_bandwidth, bandwidth / (double)nodes, "measured: AdamW on arrays of 64 MiB");
-    set_figure(&m->base_memory, base, "measured: the process before its arrays, with threads and a sum over all ranks");
+    set_figure(&m->memory_bandwidth, bandwidth / (double)nodes,
+               "measured: AdamW on arrays of 64 MiB");
+    set_figure(&m->base_memory, base,
+               "measured: the process before its arrays, with threads and a sum over all ranks");
     set_figure(&m->overlap, overlap,
                w->size > 1 ? "measured: sums of 8 MiB behind the backward pass of a block"
                            : "not measured: one rank has no messages");
     if (w->rank == 0) {
-        printf("block: forward and backward %.3f ms, classifier %.3f ms: %.1f %% of the peak of %.1f GFLOP/s a rank\n",
+        printf("block: forward and backward %.3f ms, classifier %.3f ms: %.1f %% of the peak of "
+               "%.1f GFLOP/s a rank\n",
                1e3 * block, 1e3 * classifier, 100 * share, 1e-9 * peak / w->size);
     }
 
     return true;
 }
 
-// Collective: sums inside a node, then between the ranks of equal number on all nodes, all of them at once.
+// Collective: sums inside a node, then between the ranks of equal number on all nodes, all of them
+// at once.
 static bool measure_network(World *w, Machine *m, JsonWriter *json, size_t nodes, Error *e) {
     SumTiming timings[SUM_SIZES];
     Link inside = {0, 1e18}, between = {0, 1e18};
@@ -3984,7 +4300,8 @@ static bool measure_network(World *w, Machine *m, JsonWriter *json, size_t nodes
     MPI_Comm_split(MPI_COMM_WORLD, w->node_rank, w->rank, &across);
     if (w->node_size > 1 && (ok = measure_sums(w, w->node, timings))) {
         double off = fit_link(timings, (size_t)w->node_size, &inside);
-        snprintf(text, sizeof text, "measured: sums of 1 KiB to 16 MiB over %d ranks of a node, fitted within %.0f %%",
+        snprintf(text, sizeof text,
+                 "measured: sums of 1 KiB to 16 MiB over %d ranks of a node, fitted within %.0f %%",
                  w->node_size, 100 * off);
         write_sums(json, "sums_inside", timings, (size_t)w->node_size, inside);
     } else {
@@ -3994,9 +4311,10 @@ static bool measure_network(World *w, Machine *m, JsonWriter *json, size_t nodes
     set_figure(&m->node_bandwidth, inside.bandwidth, text);
     if (ok && nodes > 1 && (ok = measure_sums(w, across, timings))) {
         double off = fit_link(timings, nodes, &between);
-        snprintf(text, sizeof text,
-                 "measured: sums of 1 KiB to 16 MiB over %zu nodes, %d at once, fitted within %.0f %%", nodes,
-                 w->node_size, 100 * off);
+        snprintf(
+            text, sizeof text,
+            "measured: sums of 1 KiB to 16 MiB over %zu nodes, %d at once, fitted within %.0f %%",
+            nodes, w->node_size, 100 * off);
         write_sums(json, "sums_between", timings, nodes, between);
     } else {
         between = inside;
@@ -4009,7 +4327,8 @@ static bool measure_network(World *w, Machine *m, JsonWriter *json, size_t nodes
     set_figure(&m->links, 1, "all that the sums reached is in the bandwidth");
     if (w->rank == 0) {
         printf("sums inside a node: %.3g us a step, %.3g GB/s; between nodes: %.3g us, %.3g GB/s\n",
-               1e6 * inside.latency, 1e-9 * inside.bandwidth, 1e6 * between.latency, 1e-9 * between.bandwidth);
+               1e6 * inside.latency, 1e-9 * inside.bandwidth, 1e6 * between.latency,
+               1e-9 * between.bandwidth);
     }
     return world_check(w, ok || fail(e, "no memory to measure sums"), e);
 }
@@ -4023,22 +4342,29 @@ static bool plan_measure(World *w, const Options *o) {
     int nodes = w->node_rank == 0;
     MPI_Allreduce(MPI_IN_PLACE, &nodes, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
     Options planned = *o;
-    planned.nodes = (uint64_t)nodes, planned.ranks_per_node = (uint64_t)(w->size / nodes), planned.pp = 1;
+    planned.nodes = (uint64_t)nodes, planned.ranks_per_node = (uint64_t)(w->size / nodes),
+    planned.pp = 1;
     planned.global_batch = 0;
-    bool ok = (o->out || fail(&e, "plan --measure needs --out FILE")) && world_arrange(w, o->tp, 1, &e) &&
-              plan_from_options(&p, &planned, NULL, &e);
+    bool ok = (o->out || fail(&e, "plan --measure needs --out FILE")) &&
+              world_make_grid(w, o->tp, 1, &e) && plan_from_options(&p, &planned, NULL, &e);
     if (!world_check(w, ok, &e)) {
         return false;
     }
     Placement placement = world_place(w, o->bind);
     gethostname(m.name, sizeof m.name - 1);
-    set_figure(&m.cores, fmax(1, (double)placement.threads * w->node_size), "threads of the ranks started on a node");
+    set_figure(&m.cores, fmax(1, (double)placement.threads * w->node_size),
+               "threads of the ranks started on a node");
     set_figure(&m.ranks_per_node, w->node_size, "as started");
-    set_figure(&m.memory, (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE), "all that the system has");
+    set_figure(&m.memory, (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE),
+               "all that the system has");
     json_open(&tables, NULL, '{');
-    ok = measure_node(w, &p, &m, (size_t)nodes, &e) && measure_network(w, &m, &tables, (size_t)nodes, &e);
+    ok = measure_node(w, &p, &m, (size_t)nodes, &e) &&
+         measure_network(w, &m, &tables, (size_t)nodes, &e);
     ok = ok &&
-         world_check_root(w, w->rank != 0 || measure_products(&tables, &p, m.peak_flops.value / w->node_size, &e), &e);
+         world_check_root(w,
+                          w->rank != 0 ||
+                              measure_products(&tables, &p, m.peak_flops.value / w->node_size, &e),
+                          &e);
     if (ok && w->rank == 0) {
         OutputFile file;
         char hash[65];
@@ -4083,14 +4409,14 @@ static int command_plan(World *w, const Options *o) {
         usable = ok && (o->run.count > 0 || plan_from_options(&p, o, machine, &e));
         ok = usable && (o->run.count > 0 ? plan_against_logs(o, machine, &e)
                         : o->search      ? plan_search(&p, machine, &e)
-                                         : plan_make(&p, machine, &e) && show_plan(&p, machine, &e));
+                                    : plan_make(&p, machine, &e) && show_plan(&p, machine, &e));
         plan_free(&p);
     }
     ok = world_check_root(w, ok, &e);
     return ok ? EXIT_SUCCESS : usable ? EXIT_FAILURE : EXIT_USAGE;
 }
 
-// =====================================================================================================================
+// =================================================================================================
 // The command line
 
 static const struct {
@@ -4100,21 +4426,25 @@ static const struct {
 } commands[] = {
     {"prepare", "text to token shards, with provenance; trains a tokenizer or takes one",
      "train_gpt prepare --input books/ --out data --vocab-size 32000", PREPARE, command_prepare},
-    {"train", "trains a model, or goes on with a run", "mpirun -n 4 train_gpt train --data data --out run --model 124m",
-     TRAIN, command_train},
+    {"train", "trains a model, or goes on with a run",
+     "mpirun -n 4 train_gpt train --data data --out run --model 124m", TRAIN, command_train},
     {"eval", "loss and perplexity of a checkpoint on validation data",
      "train_gpt eval --checkpoint run/step-001000 --data data", EVAL, command_eval},
     {"generate", "text that goes on from a prompt",
-     "train_gpt generate --checkpoint run/step-001000 --prompt \"Once upon a time\"", GENERATE, command_generate},
-    {"trace", "from a step to its documents, from a document to its steps, from a text to the data that holds it",
+     "train_gpt generate --checkpoint run/step-001000 --prompt \"Once upon a time\"", GENERATE,
+     command_generate},
+    {"trace",
+     "from a step to its documents, from a document to its steps, from a text to the data that "
+     "holds it",
      "train_gpt trace --run run --step 1000 --row 0", TRACE, command_trace},
     {"kernels", "compares the fast kernels with the reference, times them, certifies a machine",
      "train_gpt kernels --check", KERNELS, command_kernels},
-    {"plan", "memory, messages and time of a run before it is submitted; measures a machine for that",
-     "train_gpt plan --search --model 13b --nodes 288 --machine fugaku --global-batch 1152", PLAN | TRAIN,
-     command_plan},
-    {"report", "one HTML page with the charts of one or more runs", "train_gpt report --run run --out run.html", REPORT,
-     command_report},
+    {"plan",
+     "memory, messages and time of a run before it is submitted; measures a machine for that",
+     "train_gpt plan --search --model 13b --nodes 288 --machine fugaku --global-batch 1152",
+     PLAN | TRAIN, command_plan},
+    {"report", "one HTML page with the charts of one or more runs",
+     "train_gpt report --run run --out run.html", REPORT, command_report},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
@@ -4131,12 +4461,13 @@ static void print_option(const OptionSpec *spec) {
     printf("  %-38s %s%s\n", left, spec->help, preset);
 }
 
-static const char exit_statuses[] =
-    "Exit status: 0 done, 1 failed, 2 wrong command line, 100 train stopped ahead of its step count (a signal,\n"
-    "--time-limit) with a checkpoint: the same command goes on.";
+static const char exit_statuses[] = "Exit status: 0 done, 1 failed, 2 wrong command line, 100 "
+                                    "train stopped ahead of its step count (a signal,\n"
+                                    "--time-limit) with a checkpoint: the same command goes on.";
 
 static void print_help(size_t command) {
-    printf("train_gpt %s: %s\n\n    %s\n\n", commands[command].name, commands[command].does, commands[command].example);
+    printf("train_gpt %s: %s\n\n    %s\n\n", commands[command].name, commands[command].does,
+           commands[command].example);
     for (size_t i = 0; i < OPTION_COUNT; i++) {
         if (option_specs[i].commands & commands[command].bit) {
             print_option(&option_specs[i]);
@@ -4151,7 +4482,8 @@ static void print_commands(void) {
         printf("  %-10s %s\n", commands[i].name, commands[i].does);
     }
     printf("  %-10s %s\n\n", "help", "options of a command: train_gpt help COMMAND");
-    printf("Distributed: mpirun -n RANKS train_gpt train ...; threads of a rank: OMP_NUM_THREADS.\n%s\n",
+    printf("Distributed: mpirun -n RANKS train_gpt train ...; threads of a rank: "
+           "OMP_NUM_THREADS.\n%s\n",
            exit_statuses);
 }
 
@@ -4190,7 +4522,8 @@ static bool set_option(Options *o, const OptionSpec *spec, const char *text, Err
     errno = 0;
     if (spec->type == OPTION_WHOLE) {
         uint64_t value = strtoull(text, &end, 10);
-        if (*text < '0' || *text > '9' || *end || errno || value < spec->whole_min || value > spec->whole_max) {
+        if (*text < '0' || *text > '9' || *end || errno || value < spec->whole_min ||
+            value > spec->whole_max) {
             return fail(e, "%s %s: must be a whole number from %llu to %llu", name, text,
                         (unsigned long long)spec->whole_min, (unsigned long long)spec->whole_max);
         }
@@ -4198,7 +4531,8 @@ static bool set_option(Options *o, const OptionSpec *spec, const char *text, Err
     } else if (spec->type == OPTION_REAL) {
         double value = strtod(text, &end);
         if (!*text || *end || !(value >= spec->real_min && value <= spec->real_max)) {
-            return fail(e, "%s %s: must be a number from %g to %g", name, text, spec->real_min, spec->real_max);
+            return fail(e, "%s %s: must be a number from %g to %g", name, text, spec->real_min,
+                        spec->real_max);
         }
         memcpy(option_field(o, spec), &value, sizeof value);
     } else {
@@ -4210,20 +4544,23 @@ static bool set_option(Options *o, const OptionSpec *spec, const char *text, Err
     return true;
 }
 
-// The option that `argument` names, before a '=' if there is one; NULL if the command has none of that name.
+// The option that `argument` names, before a '=' if there is one; NULL if the command has none of
+// that name.
 static const OptionSpec *find_option(const char *argument, unsigned command) {
     size_t length = strcspn(argument, "=");
     for (size_t i = 0; i < OPTION_COUNT; i++) {
         char name[48];
         option_spelling(&option_specs[i], name);
-        if ((option_specs[i].commands & command) && strlen(name) == length && !strncmp(name, argument, length)) {
+        if ((option_specs[i].commands & command) && strlen(name) == length &&
+            !strncmp(name, argument, length)) {
             return &option_specs[i];
         }
     }
     return NULL;
 }
 
-// Fills `o` from argv[2...]: --option value, --option=value; a list takes all arguments up to the next option.
+// Fills `o` from argv[2...]: --option value, --option=value; a list takes all arguments up to the
+// next option.
 static bool parse_options(Options *o, int argc, char **argv, size_t command, Error *e) {
     bool given[OPTION_COUNT] = {false};
     set_defaults(o);
@@ -4233,7 +4570,8 @@ static bool parse_options(Options *o, int argc, char **argv, size_t command, Err
         const char *argument = argv[i++], *equals = strchr(argument, '=');
         const OptionSpec *spec = find_option(argument, commands[command].bit);
         if (!spec) {
-            return fail(e, "%s: unknown option; `train_gpt help %s` lists them", argument, commands[command].name);
+            return fail(e, "%s: unknown option; `train_gpt help %s` lists them", argument,
+                        commands[command].name);
         }
         if (given[spec - option_specs]) {
             return fail(e, "%s: given twice", argument);
@@ -4280,7 +4618,9 @@ static int run_command_line(World *w, int argc, char **argv) {
     const char *name = help ? (argc > 2 ? argv[2] : NULL) : argc > 1 ? argv[1] : "";
     size_t command = name ? find_command(name) : COMMANDS;
     bool ok = !name || command < COMMANDS ||
-              fail(&e, "%s%s: the commands are prepare, train, eval, generate, trace, kernels, plan, report, and help",
+              fail(&e,
+                   "%s%s: the commands are prepare, train, eval, generate, trace, kernels, plan, "
+                   "report, and help",
                    *name ? "unknown command " : "no command", name);
     if (!help && ok) {
         ok = parse_options(&o, argc, argv, command, &e);

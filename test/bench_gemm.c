@@ -1,18 +1,20 @@
-// bench_gemm.c: the matrix products of GPT-2 124M against OpenBLAS, alternating in one run, medians.
+// bench_gemm.c: the matrix products of GPT-2 124M against OpenBLAS, alternating in one run,
+// medians.
 //
 //     bench_gemm LIBRARY [REPEATS]       LIBRARY: an OpenBLAS to load, for example libopenblas.so.0
 //
-// REPEATS 0 prints OpenBLAS's own rate at 2048^3 only. Threads: OMP_NUM_THREADS for ours, OPENBLAS_NUM_THREADS for
-// theirs. One line a product, then the geometric mean of the ratios theirs / ours (above 1: ours is faster) and the
-// smallest of them.
+// REPEATS 0 prints OpenBLAS's own rate at 2048^3 only. Threads: OMP_NUM_THREADS for ours,
+// OPENBLAS_NUM_THREADS for theirs. One line a product, then the geometric mean of the ratios theirs
+// / ours (above 1: ours is faster) and the smallest of them.
 #include <dlfcn.h>
 #include <stdio.h>
 #include <time.h>
 
 #include "../kernels_sve.h"
 
-typedef void (*Sgemm)(int order, int transpose_a, int transpose_b, int m, int n, int k, float alpha, const float *a,
-                      int lda, const float *b, int ldb, float beta, float *c, int ldc);
+typedef void (*Sgemm)(int order, int transpose_a, int transpose_b, int m, int n, int k, float alpha,
+                      const float *a, int lda, const float *b, int ldb, float beta, float *c,
+                      int ldc);
 enum { ROW_MAJOR = 101, PLAIN = 111, TRANSPOSED = 112, MAX_REPEATS = 99 }; // of cblas.h
 
 typedef struct {
@@ -75,8 +77,10 @@ static void let_threads_sleep(void) {
     }
 }
 
-// Ratio of the median times. Results grow from call to call, so inputs are made anew before each pair.
-static double compare(Sgemm sgemm, size_t R, size_t C, size_t OC, Direction direction, int repeats) {
+// Ratio of the median times. Results grow from call to call, so inputs are made anew before each
+// pair.
+static double compare(Sgemm sgemm, size_t R, size_t C, size_t OC, Direction direction,
+                      int repeats) {
     double times[2][MAX_REPEATS];
     for (int repeat = 0; repeat < repeats; repeat++) {
         Product p = {R, C, OC, filled(R * C), filled(C * OC), filled(OC), filled(R * OC)};
@@ -92,9 +96,10 @@ static double compare(Sgemm sgemm, size_t R, size_t C, size_t OC, Direction dire
     }
     qsort(times[0], (size_t)repeats, sizeof(double), by_value);
     qsort(times[1], (size_t)repeats, sizeof(double), by_value);
-    double flops = 2.0 * (double)(R * C) * (double)OC, peer = times[0][repeats / 2], own = times[1][repeats / 2];
-    printf("rows %-4zu %4zu x %-5zu %-15s  ours %6.1f GFLOP/s  OpenBLAS %6.1f  ratio %.3f\n", R, C, OC,
-           direction_names[direction], 1e-9 * flops / own, 1e-9 * flops / peer, peer / own);
+    double flops = 2.0 * (double)(R * C) * (double)OC, peer = times[0][repeats / 2],
+           own = times[1][repeats / 2];
+    printf("rows %-4zu %4zu x %-5zu %-15s  ours %6.1f GFLOP/s  OpenBLAS %6.1f  ratio %.3f\n", R, C,
+           OC, direction_names[direction], 1e-9 * flops / own, 1e-9 * flops / peer, peer / own);
     fflush(stdout);
     return peer / own;
 }
@@ -116,7 +121,8 @@ static void print_square_rate(Sgemm sgemm) {
 
 int main(int argc, char **argv) {
     static const size_t rows[] = {256, 1024};
-    static const size_t shapes[][2] = {{768, 768}, {768, 2304}, {768, 3072}, {3072, 768}, {768, 50304}};
+    static const size_t shapes[][2] = {
+        {768, 768}, {768, 2304}, {768, 3072}, {3072, 768}, {768, 50304}};
     int repeats = argc > 2 ? atoi(argv[2]) : 11, count = 0;
     void *library = argc > 1 ? dlopen(argv[1], RTLD_NOW) : NULL;
     Sgemm sgemm = NULL;
@@ -125,7 +131,8 @@ int main(int argc, char **argv) {
         memcpy(&sgemm, &symbol, sizeof sgemm);
     }
     if (!sgemm || repeats < 0 || repeats > MAX_REPEATS) {
-        fprintf(stderr, "usage: bench_gemm LIBRARY-WITH-cblas_sgemm [REPEATS from 0 to %d]\n", MAX_REPEATS);
+        fprintf(stderr, "usage: bench_gemm LIBRARY-WITH-cblas_sgemm [REPEATS from 0 to %d]\n",
+                MAX_REPEATS);
         return 2;
     }
     double log_sum = 0, smallest = INFINITY;

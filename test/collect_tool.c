@@ -1,11 +1,12 @@
-// collect_tool: the functions of collect.h for test_collect.py, and their speed. Exit status 1 and one line on stderr
-// on failure.
+// collect_tool: the functions of collect.h for test_collect.py, and their speed. Exit status 1 and
+// one line on stderr on failure.
 #include "../collect.h"
 
 #include <omp.h>
 
 // Documents come on stdin and go into record files as u64 length, bytes.
-static bool document_read(FILE *in, char **text, size_t *capacity, uint64_t *length, bool *end, Error *e) {
+static bool document_read(FILE *in, char **text, size_t *capacity, uint64_t *length, bool *end,
+                          Error *e) {
     unsigned char header[8];
     size_t n = fread(header, 1, sizeof header, in);
     *end = n == 0;
@@ -19,7 +20,8 @@ static bool document_read(FILE *in, char **text, size_t *capacity, uint64_t *len
 }
 
 // Adds a text in pieces of `piece` characters; 0: whole.
-static bool add_in_pieces(CollectState *s, const char *text, size_t length, size_t piece, Error *e) {
+static bool add_in_pieces(CollectState *s, const char *text, size_t length, size_t piece,
+                          Error *e) {
     bool ok = true;
     for (size_t at = 0; ok && at < length;) {
         size_t n = piece ? 0 : length - at;
@@ -34,7 +36,8 @@ static bool add_in_pieces(CollectState *s, const char *text, size_t length, size
 }
 
 // Prints a line of JSON a document, and writes the records to a file ("-": none).
-static bool fingerprint_command(const CollectOptions *o, size_t piece, const char *records, Error *e) {
+static bool fingerprint_command(const CollectOptions *o, size_t piece, const char *records,
+                                Error *e) {
     CollectState *s = collect_new(o, e);
     FILE *out = strcmp(records, "-") ? fopen(records, "wb") : NULL;
     char *text = NULL;
@@ -53,9 +56,11 @@ static bool fingerprint_command(const CollectOptions *o, size_t piece, const cha
         if (!ok) {
             break;
         }
-        printf("{\"reason\": \"%s\", \"value\": %.17g, \"characters\": %llu, \"japanese\": %.17g, \"repeated_lines\": "
+        printf("{\"reason\": \"%s\", \"value\": %.17g, \"characters\": %llu, \"japanese\": %.17g, "
+               "\"repeated_lines\": "
                "%.17g, \"exact\": \"",
-               collect_reason_name(v.reason), v.value, (unsigned long long)v.characters, v.japanese, v.repeated_lines);
+               collect_reason_name(v.reason), v.value, (unsigned long long)v.characters, v.japanese,
+               v.repeated_lines);
         for (int i = 0; i < 16; i++) {
             printf("%02x", f.exact[i]);
         }
@@ -83,9 +88,10 @@ static double seconds(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-// A line a document: reason, the document it repeats or -, similarity. Then the counts. Quiet: counts and time only.
-static bool duplicates_command(const CollectOptions *o, bool quiet, const char *scratch, int count, char **paths,
-                               Error *e) {
+// A line a document: reason, the document it repeats or -, similarity. Then the counts. Quiet:
+// counts and time only.
+static bool duplicates_command(const CollectOptions *o, bool quiet, const char *scratch, int count,
+                               char **paths, Error *e) {
     CollectResult r;
     uint64_t documents[COLLECT_REASONS] = {0}, text_bytes[COLLECT_REASONS] = {0};
     double began = seconds();
@@ -105,18 +111,20 @@ static bool duplicates_command(const CollectOptions *o, bool quiet, const char *
             text_bytes[r.reason[document]] += record.bytes;
             if (!quiet) {
                 printf("%s %lld %.9g\n", collect_reason_name((CollectReason)r.reason[document]),
-                       r.of[document] == COLLECT_NONE ? -1LL : (long long)r.of[document], r.similarity[document]);
+                       r.of[document] == COLLECT_NONE ? -1LL : (long long)r.of[document],
+                       r.similarity[document]);
             }
             document++;
         }
         fclose(file);
     }
     for (int i = 0; i < COLLECT_REASONS; i++) {
-        printf("%s %llu %llu\n", collect_reason_name((CollectReason)i), (unsigned long long)documents[i],
-               (unsigned long long)text_bytes[i]);
+        printf("%s %llu %llu\n", collect_reason_name((CollectReason)i),
+               (unsigned long long)documents[i], (unsigned long long)text_bytes[i]);
     }
     if (quiet) {
-        printf("%zu documents: %.1f s on %d threads\n", r.documents, ended - began, omp_get_max_threads());
+        printf("%zu documents: %.1f s on %d threads\n", r.documents, ended - began,
+               omp_get_max_threads());
     }
     collect_result_free(&r);
     return ok;
@@ -134,7 +142,8 @@ static bool speed_command(const CollectOptions *o, int repeats, Error *e) {
         texts = realloc(texts, (count + 1) * sizeof *texts);
         lengths = realloc(lengths, (count + 1) * sizeof *lengths);
         texts[count] = NULL;
-        if (!(ok = document_read(stdin, &texts[count], &capacity, &lengths[count], &end, e)) || end) {
+        if (!(ok = document_read(stdin, &texts[count], &capacity, &lengths[count], &end, e)) ||
+            end) {
             break;
         }
         bytes += lengths[count++];
@@ -148,8 +157,9 @@ static bool speed_command(const CollectOptions *o, int repeats, Error *e) {
         sum += ok ? f.signature[0] + v.characters : 0;
     }
     double time = seconds() - began;
-    printf("%zu documents of %.1f MB, %d times: %.1f MB/s, %.0f documents/s (%llu)\n", count, (double)bytes / 1e6,
-           repeats, (double)bytes * repeats / 1e6 / time, (double)count * repeats / time, (unsigned long long)sum);
+    printf("%zu documents of %.1f MB, %d times: %.1f MB/s, %.0f documents/s (%llu)\n", count,
+           (double)bytes / 1e6, repeats, (double)bytes * repeats / 1e6 / time,
+           (double)count * repeats / time, (unsigned long long)sum);
     for (size_t i = 0; i < count; i++) {
         free(texts[i]);
     }
@@ -159,9 +169,9 @@ static bool speed_command(const CollectOptions *o, int repeats, Error *e) {
     return ok;
 }
 
-// Writes the records of `count` random documents. One in ten is a copy of one of the first hundredth, in which each
-// value of the signature was replaced with a probability from 0 to 0.4: so there are clusters of ten that are more and
-// less similar to each other.
+// Writes the records of `count` random documents. One in ten is a copy of one of the first
+// hundredth, in which each value of the signature was replaced with a probability from 0 to 0.4: so
+// there are clusters of ten that are more and less similar to each other.
 static bool synthetic_command(const CollectOptions *o, uint64_t count, const char *path, Error *e) {
     FILE *file = fopen(path, "w+b");
     bool ok = file || fail(e, "%s: cannot be created", path);
@@ -185,7 +195,8 @@ static bool synthetic_command(const CollectOptions *o, uint64_t count, const cha
 }
 
 int main(int argc, char **argv) {
-    // COMMAND min_characters max_characters min_japanese max_repeated_lines exact near_duplicates ...
+    // COMMAND min_characters max_characters min_japanese max_repeated_lines exact near_duplicates
+    // ...
     Error e = {{0}};
     CollectOptions o;
     bool ok;

@@ -1,12 +1,13 @@
-// Counts the messages of floats and bytes that a program asks MPI for: LD_PRELOAD this, COUNT_MESSAGES names a folder
-// that gets a file for each rank with "call calls bytes" lines. Used by test_plan.py.
+// Counts the messages of floats and bytes that a program asks MPI for: LD_PRELOAD this,
+// COUNT_MESSAGES names a folder that gets a file for each rank with "call calls bytes" lines. Used
+// by test_plan.py.
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 enum { ALLREDUCE, ALLGATHER, ALLGATHERV, REDUCE_SCATTER, SEND, CALLS };
-static const char *const names[CALLS] = {"MPI_Iallreduce", "MPI_Iallgather", "MPI_Iallgatherv", "MPI_Ireduce_scatter",
-                                         "MPI_Isend"};
+static const char *const names[CALLS] = {"MPI_Iallreduce", "MPI_Iallgather", "MPI_Iallgatherv",
+                                         "MPI_Ireduce_scatter", "MPI_Isend"};
 static long calls[CALLS], bytes[CALLS];
 
 static void count(int call, long elements, MPI_Datatype type, MPI_Comm comm) {
@@ -29,32 +30,34 @@ static long sum(const int counts[], MPI_Comm comm) {
     return total;
 }
 
-int MPI_Iallreduce(const void *from, void *to, int n, MPI_Datatype type, MPI_Op op, MPI_Comm comm, MPI_Request *r) {
+int MPI_Iallreduce(const void *from, void *to, int n, MPI_Datatype type, MPI_Op op, MPI_Comm comm,
+                   MPI_Request *r) {
     count(ALLREDUCE, n, type, comm);
     return PMPI_Iallreduce(from, to, n, type, op, comm, r);
 }
 
-int MPI_Iallgather(const void *from, int m, MPI_Datatype from_type, void *to, int n, MPI_Datatype type, MPI_Comm comm,
-                   MPI_Request *r) {
+int MPI_Iallgather(const void *from, int m, MPI_Datatype from_type, void *to, int n,
+                   MPI_Datatype type, MPI_Comm comm, MPI_Request *r) {
     int ranks;
     PMPI_Comm_size(comm, &ranks);
     count(ALLGATHER, (long)n * ranks, type, comm);
     return PMPI_Iallgather(from, m, from_type, to, n, type, comm, r);
 }
 
-int MPI_Iallgatherv(const void *from, int m, MPI_Datatype from_type, void *to, const int counts[], const int offsets[],
-                    MPI_Datatype type, MPI_Comm comm, MPI_Request *r) {
+int MPI_Iallgatherv(const void *from, int m, MPI_Datatype from_type, void *to, const int counts[],
+                    const int offsets[], MPI_Datatype type, MPI_Comm comm, MPI_Request *r) {
     count(ALLGATHERV, sum(counts, comm), type, comm);
     return PMPI_Iallgatherv(from, m, from_type, to, counts, offsets, type, comm, r);
 }
 
-int MPI_Ireduce_scatter(const void *from, void *to, const int counts[], MPI_Datatype type, MPI_Op op, MPI_Comm comm,
-                        MPI_Request *r) {
+int MPI_Ireduce_scatter(const void *from, void *to, const int counts[], MPI_Datatype type,
+                        MPI_Op op, MPI_Comm comm, MPI_Request *r) {
     count(REDUCE_SCATTER, sum(counts, comm), type, comm);
     return PMPI_Ireduce_scatter(from, to, counts, type, op, comm, r);
 }
 
-int MPI_Isend(const void *from, int n, MPI_Datatype type, int to, int tag, MPI_Comm comm, MPI_Request *r) {
+int MPI_Isend(const void *from, int n, MPI_Datatype type, int to, int tag, MPI_Comm comm,
+              MPI_Request *r) {
     count(SEND, n, type, comm);
     return PMPI_Isend(from, n, type, to, tag, comm, r);
 }

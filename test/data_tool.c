@@ -1,5 +1,5 @@
-// data_tool: the functions of dataloader.h and prepare.h for test_data.py, one command per part. Exit status 1 and one
-// line on stderr on failure.
+// data_tool: the functions of dataloader.h and prepare.h for test_data.py, one command per part.
+// Exit status 1 and one line on stderr on failure.
 #include <signal.h>
 #include <sys/resource.h>
 
@@ -35,7 +35,8 @@ static bool hash_pieces_command(void) {
 static bool permutation_command(uint64_t seed, uint64_t epochs, uint64_t n) {
     for (uint64_t epoch = 0; epoch < epochs; epoch++) {
         for (uint64_t i = 0; i < n; i++) {
-            printf("%llu%c", (unsigned long long)random_permutation(seed, epoch, i, n), i + 1 < n ? ' ' : '\n');
+            printf("%llu%c", (unsigned long long)random_permutation(seed, epoch, i, n),
+                   i + 1 < n ? ' ' : '\n');
         }
     }
     return true;
@@ -49,8 +50,8 @@ static bool uniform_command(uint64_t seed, uint64_t stream, uint64_t count) {
 }
 
 // The dataset as JSON: its fields, then one line a sample.
-static bool dump_command(const char *path, const char *split, size_t seq_len, size_t vocab_size, bool verify,
-                         Error *e) {
+static bool dump_command(const char *path, const char *split, size_t seq_len, size_t vocab_size,
+                         bool verify, Error *e) {
     Dataset d;
     JsonWriter w = {0};
     if (!dataset_open(&d, path, split, seq_len, e)) {
@@ -58,10 +59,12 @@ static bool dump_command(const char *path, const char *split, size_t seq_len, si
     }
     bool ok = !verify || dataset_verify(&d, e);
     int32_t *tokens = malloc((seq_len + 1) * sizeof *tokens);
-    printf("{\"tokens\": %llu, \"documents\": %llu, \"samples\": %llu, \"vocab_size\": %zu, \"bin_hash\": \"%s\", "
+    printf("{\"tokens\": %llu, \"documents\": %llu, \"samples\": %llu, \"vocab_size\": %zu, "
+           "\"bin_hash\": \"%s\", "
            "\"idx_hash\": \"%s\", \"tokenizer\": \"%s\", \"has_val\": %s}\n",
-           (unsigned long long)d.tokens, (unsigned long long)d.documents, (unsigned long long)d.samples, d.vocab_size,
-           d.bin_hash, d.idx_hash, d.tokenizer, dataset_has_split(path, "val") ? "true" : "false");
+           (unsigned long long)d.tokens, (unsigned long long)d.documents,
+           (unsigned long long)d.samples, d.vocab_size, d.bin_hash, d.idx_hash, d.tokenizer,
+           dataset_has_split(path, "val") ? "true" : "false");
     for (uint64_t i = 0; ok && i < d.samples; i++) {
         ok = dataset_read(&d, i, vocab_size, tokens, e);
         w.length = 0;
@@ -81,7 +84,8 @@ static bool dump_command(const char *path, const char *split, size_t seq_len, si
     return ok;
 }
 
-static bool order_command(const char *path, size_t seq_len, uint64_t seed, bool shuffle, uint64_t count, Error *e) {
+static bool order_command(const char *path, size_t seq_len, uint64_t seed, bool shuffle,
+                          uint64_t count, Error *e) {
     Dataset d;
     if (!dataset_open(&d, path, "train", seq_len, e)) {
         return false;
@@ -110,8 +114,8 @@ static bool read_twice_command(const char *path, size_t seq_len, Error *e) {
     return ok;
 }
 
-// From here on files may not become longer (as on a full disk), or memory not larger, than this; 0: no limit. MPI has
-// started, whose own needs are not the matter.
+// From here on files may not become longer (as on a full disk), or memory not larger, than this; 0:
+// no limit. MPI has started, whose own needs are not the matter.
 static void set_limits(uint64_t file_bytes, uint64_t memory_bytes) {
     if (file_bytes) {
         signal(SIGXFSZ, SIG_IGN);
@@ -217,7 +221,8 @@ int main(int argc, char **argv) {
     } else if ((!strcmp(command, "dump") || !strcmp(command, "verify")) && argc == 4) {
         ok = dump_command(argv[0], argv[1], number(argv[2]), number(argv[3]), *command == 'v', &e);
     } else if (!strcmp(command, "order") && argc == 5) {
-        ok = order_command(argv[0], number(argv[1]), number(argv[2]), number(argv[3]), number(argv[4]), &e);
+        ok = order_command(argv[0], number(argv[1]), number(argv[2]), number(argv[3]),
+                           number(argv[4]), &e);
     } else if (!strcmp(command, "read-twice") && argc == 2) {
         ok = read_twice_command(argv[0], number(argv[1]), &e);
     } else if (!strcmp(command, "index") && argc == 4) {

@@ -1,9 +1,9 @@
-// A machine that is not there, for test_placement.py: loaded in front of the program (LD_PRELOAD), it answers what the
-// program asks the system about cores and NUMA domains, and lets the libraries (MPI, hwloc) see the real one. Affinity
-// masks are kept per thread, as Linux does.
-//   FAKE_CORES=12-59            the cores that a rank may run on; FAKE_CORES_RANK1=... those of one rank
-//   FAKE_SYSFS=DIR              stands for /sys/devices/system/node
-//   FAKE_MEMORY=4               the domain in which all memory lies; without it the system does not say
+// A machine that is not there, for test_placement.py: loaded in front of the program (LD_PRELOAD),
+// it answers what the program asks the system about cores and NUMA domains, and lets the libraries
+// (MPI, hwloc) see the real one. Affinity masks are kept per thread, as Linux does.
+//   FAKE_CORES=12-59            the cores that a rank may run on; FAKE_CORES_RANK1=... those of one
+//   rank FAKE_SYSFS=DIR              stands for /sys/devices/system/node FAKE_MEMORY=4 the domain
+//   in which all memory lies; without it the system does not say
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
@@ -71,7 +71,8 @@ int sched_setaffinity(pid_t pid, size_t size, const cpu_set_t *set) {
 DIR *opendir(const char *path) {
     const char *nodes = "/sys/devices/system/node/", *folder = getenv("FAKE_SYSFS");
     char other[512];
-    if (folder && asked_by_program(__builtin_return_address(0)) && !strncmp(path, nodes, strlen(nodes))) {
+    if (folder && asked_by_program(__builtin_return_address(0)) &&
+        !strncmp(path, nodes, strlen(nodes))) {
         snprintf(other, sizeof other, "%s/%s", folder, path + strlen(nodes));
         path = other;
     }

@@ -1,5 +1,5 @@
-// fuzz_mutate.h: changes inputs of the fuzz targets so that they get past the first check: JSON is edited as a tree,
-// lengths and offsets are made right again afterwards, most of the time.
+// fuzz_mutate.h: changes inputs of the fuzz targets so that they get past the first check: JSON is
+// edited as a tree, lengths and offsets are made right again afterwards, most of the time.
 //
 // An input is one or more parts, one for each file that a target reads, with PART_END between them.
 #ifndef FUZZ_MUTATE_H
@@ -21,7 +21,8 @@ typedef struct {
     size_t size;
 } InputPart;
 
-// Cuts data into `count` parts; those that are missing are empty, and the last one takes what is left.
+// Cuts data into `count` parts; those that are missing are empty, and the last one takes what is
+// left.
 static void split_parts(uint8_t *data, size_t size, size_t count, InputPart *parts) {
     for (size_t i = 0; i < count; i++) {
         uint8_t *end = i + 1 < count && size ? memmem(data, size, PART_END, PART_END_BYTES) : NULL;
@@ -62,7 +63,8 @@ static uint64_t roll(Dice *d, uint64_t sides) {
 
 typedef enum { EDIT_REPLACE, EDIT_REMOVE, EDIT_INSERT, EDIT_KEY } EditAction;
 
-// What becomes of one node when the tree is written: another value, nothing, a further member behind it, another key.
+// What becomes of one node when the tree is written: another value, nothing, a further member
+// behind it, another key.
 typedef struct {
     const Json *at;
     EditAction action;
@@ -138,7 +140,8 @@ static void write_tree(JsonWriter *w, const Json *node, const Edits *edits) {
     }
 }
 
-// The node with this number in the order of the text (*number counts down), NULL if there are fewer.
+// The node with this number in the order of the text (*number counts down), NULL if there are
+// fewer.
 static const Json *nth_node(const Json *node, uint64_t *number) {
     const Json *found = NULL;
     if ((*number)-- == 0) {
@@ -163,7 +166,8 @@ static const Json *random_node(const Json *root, Dice *d) {
     return nth_node(root, &number);
 }
 
-// Another value in place of a node: a value with a name for trouble, a copy of another node, or a small change of it.
+// Another value in place of a node: a value with a name for trouble, a copy of another node, or a
+// small change of it.
 static void random_value(JsonWriter *w, const Json *root, const Json *node, Dice *d) {
     static const char *const troubles[] = {"0",
                                            "1",
@@ -215,7 +219,8 @@ static void random_value(JsonWriter *w, const Json *root, const Json *node, Dice
     } else if (kind == 1) {
         write_tree(w, random_node(root, d), NULL);
     } else if (json_uint(node, &number)) {
-        const uint64_t changed[] = {number + 1, number - 1, 2 * number, number / 2, number + 8, roll(d, 300)};
+        const uint64_t changed[] = {number + 1, number - 1, 2 * number,
+                                    number / 2, number + 8, roll(d, 300)};
         snprintf(text, sizeof text, "%llu", (unsigned long long)changed[roll(d, 6)]);
         json_append_text_(w, text);
     } else if (node->kind == JSON_STRING || node->kind == JSON_NUMBER) {
@@ -251,8 +256,9 @@ static void mutate_json(Scratch *s, Dice *d) {
         if (action == EDIT_REMOVE && roll(d, 2)) {
             action = EDIT_REPLACE;
         }
-        edit(&edits, action == EDIT_KEY ? (Edit){node, action, key, key_length, NULL, 0}
-                                        : (Edit){node, action, value.data, value.length, key, key_length});
+        edit(&edits, action == EDIT_KEY
+                         ? (Edit){node, action, key, key_length, NULL, 0}
+                         : (Edit){node, action, value.data, value.length, key, key_length});
         write_tree(&text, document.root, &edits);
         if (text.length && text.length <= s->most) {
             s->size = 0;
@@ -278,7 +284,8 @@ static void mutate_lines(Scratch *s, Dice *d) {
         start = (size_t)((uint8_t *)memchr(s->bytes + start, '\n', s->size - start) - s->bytes) + 1;
     }
     uint8_t *end = start < s->size ? memchr(s->bytes + start, '\n', s->size - start) : NULL;
-    size_t length = end ? (size_t)(end - s->bytes) - start : s->size - start, rest = s->size - start - length;
+    size_t length = end ? (size_t)(end - s->bytes) - start : s->size - start,
+           rest = s->size - start - length;
     uint8_t *tail = malloc(rest + 1);
     Scratch line = {malloc(s->most - rest - start + 1), 0, s->most - rest - start};
     memcpy(tail, s->bytes + start + length, rest);
@@ -347,7 +354,8 @@ static size_t proto_fields(const uint8_t *data, size_t size, ProtoField *fields)
     return count;
 }
 
-// Changes one field of a message, a message within it the same way: removes, repeats, moves or mutates it.
+// Changes one field of a message, a message within it the same way: removes, repeats, moves or
+// mutates it.
 static void mutate_proto(Scratch *s, Dice *d, int depth) {
     ProtoField *fields = malloc(MAX_FIELDS * sizeof *fields);
     Scratch out = {malloc(s->most + 1), 0, s->most};
@@ -392,8 +400,8 @@ static void mutate_proto(Scratch *s, Dice *d, int depth) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Repairs: what a file says about itself is made true
 
-// Gives the tensors of a safetensors header the data_offsets that follow from dtype and shape, one behind the other.
-// Returns the bytes of data that they take.
+// Gives the tensors of a safetensors header the data_offsets that follow from dtype and shape, one
+// behind the other. Returns the bytes of data that they take.
 static uint64_t repair_offsets(Scratch *header, bool tile) {
     JsonDocument document;
     Error e;
@@ -403,7 +411,8 @@ static uint64_t repair_offsets(Scratch *header, bool tile) {
     if (!json_parse(&document, (char *)header->bytes, header->size, "", &e)) {
         return 0;
     }
-    for (const Json *m = document.root->kind == JSON_OBJECT ? document.root->child : NULL; m; m = m->next) {
+    for (const Json *m = document.root->kind == JSON_OBJECT ? document.root->child : NULL; m;
+         m = m->next) {
         const Json *offsets = json_get(m, "data_offsets"), *shape = json_get(m, "shape");
         const char *dtype = json_string(json_get(m, "dtype"));
         uint64_t bits = dtype ? safetensors_dtype_bits_(dtype) : 0, n;
@@ -414,7 +423,8 @@ static uint64_t repair_offsets(Scratch *header, bool tile) {
                       : end;
             continue;
         }
-        for (const Json *k = shape && shape->kind == JSON_ARRAY ? shape->child : NULL; k; k = k->next) {
+        for (const Json *k = shape && shape->kind == JSON_ARRAY ? shape->child : NULL; k;
+             k = k->next) {
             bits = json_uint(k, &n) && n < 4096 && bits < (1 << 20) ? bits * n : 0;
         }
         if (offsets && edits.count < MAX_EDITS) {
@@ -439,7 +449,8 @@ static uint64_t repair_offsets(Scratch *header, bool tile) {
     return end;
 }
 
-// safetensors: u64 length, JSON, data. Mutates the JSON or the data and makes length and size fit again.
+// safetensors: u64 length, JSON, data. Mutates the JSON or the data and makes length and size fit
+// again.
 static void mutate_safetensors(Scratch *s, Dice *d) {
     if (s->size < 8 || s->most < 64 || roll(d, 8) == 0) {
         s->size = LLVMFuzzerMutate(s->bytes, s->size, s->most);
@@ -469,13 +480,15 @@ static void mutate_safetensors(Scratch *s, Dice *d) {
     free(data.bytes);
 }
 
-// Megatron .idx and .bin: makes counts, pointers, documents and the size of the .bin follow from the lengths.
+// Megatron .idx and .bin: makes counts, pointers, documents and the size of the .bin follow from
+// the lengths.
 static void repair_pair(Scratch *idx, Scratch *bin, Dice *d) {
     static const uint8_t widths[9] = {[1] = 1, [2] = 1, [3] = 2, [4] = 4, [5] = 8, [8] = 2};
     static const uint8_t types[] = {1, 2, 3, 4, 5, 8};
     uint8_t old[34 + 4 * 16] = {0}, number[8];
     memcpy(old, idx->bytes, idx->size < sizeof old ? idx->size : sizeof old);
-    uint64_t S = load_le(old + 18, 8) % 17, D = load_le(old + 26, 8) % (S + 3) + 1, total = 0, pointer = 0;
+    uint64_t S = load_le(old + 18, 8) % 17, D = load_le(old + 26, 8) % (S + 3) + 1, total = 0,
+             pointer = 0;
     if (old[17] > 8 || !widths[old[17]]) {
         old[17] = types[roll(d, sizeof types)];
     }
@@ -504,9 +517,10 @@ static void repair_pair(Scratch *idx, Scratch *bin, Dice *d) {
     bin->size = total < bin->size ? total : bin->size;
 }
 
-// .docs: header and number of records are made right, and the tokens of each record; its metadata lie in `meta`, its
-// source is the first, most of the time.
-static void repair_records(Scratch *docs, const Scratch *meta, size_t count, const uint64_t *ends, Dice *d) {
+// .docs: header and number of records are made right, and the tokens of each record; its metadata
+// lie in `meta`, its source is the first, most of the time.
+static void repair_records(Scratch *docs, const Scratch *meta, size_t count, const uint64_t *ends,
+                           Dice *d) {
     uint8_t header[DOCS_HEADER] = "TGPTDOCS";
     store_le(header + 8, DOCS_VERSION, 4);
     store_le(header + 12, DOCS_RECORD, 4);
@@ -525,13 +539,15 @@ static void repair_records(Scratch *docs, const Scratch *meta, size_t count, con
         if (roll(d, 8)) {
             record.source = 0;
             record.metadata = meta->size ? record.metadata % (meta->size + 1) : 0;
-            record.metadata_length = record.metadata_length % (uint32_t)(meta->size - record.metadata + 1);
+            record.metadata_length =
+                record.metadata_length % (uint32_t)(meta->size - record.metadata + 1);
         }
         docs_store(docs->bytes + DOCS_HEADER + DOCS_RECORD * i, &record);
     }
 }
 
-// .index: magic, version, tokens; entries and blocks as many as there are bytes for. Nothing of an empty one.
+// .index: magic, version, tokens; entries and blocks as many as there are bytes for. Nothing of an
+// empty one.
 static void repair_suffixes(Scratch *index, uint64_t tokens) {
     if (index->size == 0 || index->most < INDEX_HEADER) {
         return;
@@ -539,7 +555,8 @@ static void repair_suffixes(Scratch *index, uint64_t tokens) {
     while (index->size < INDEX_HEADER) {
         scratch_put(index, "", 1);
     }
-    uint64_t blocks = min_u64_(load_le(index->bytes + 32, 8) % 4, (index->size - INDEX_HEADER) / 16);
+    uint64_t blocks =
+        min_u64_(load_le(index->bytes + 32, 8) % 4, (index->size - INDEX_HEADER) / 16);
     memcpy(index->bytes, "TGPTINDX", 8);
     store_le(index->bytes + 8, INDEX_VERSION, 4);
     store_le(index->bytes + 12, INDEX_OVERLAP, 4);
@@ -572,9 +589,10 @@ static void write_token(JsonWriter *w, const char *token, size_t length, size_t 
     json_append_text_(w, text);
 }
 
-// The vocabulary {token: id} with the ids 0, 1, 2, ... in the order of the text, and a further token at the end unless
-// it is NULL.
-static void write_vocabulary(JsonWriter *w, const Json *vocab, const char *more, size_t more_length) {
+// The vocabulary {token: id} with the ids 0, 1, 2, ... in the order of the text, and a further
+// token at the end unless it is NULL.
+static void write_vocabulary(JsonWriter *w, const Json *vocab, const char *more,
+                             size_t more_length) {
     size_t id = 0;
     for (const Json *m = vocab->child; m; m = m->next) {
         write_token(w, m->key, m->key_length, id++);
@@ -602,17 +620,21 @@ static const Json *last_member(const Json *parent) {
     return m;
 }
 
-// A tokenizer's vocabulary gets ids without holes; in one of two cases also a merge of two random tokens. The merge
-// goes into "merges" of the tokenizer.json, or to the end of `lines`, the text of a merges.txt.
+// A tokenizer's vocabulary gets ids without holes; in one of two cases also a merge of two random
+// tokens. The merge goes into "merges" of the tokenizer.json, or to the end of `lines`, the text of
+// a merges.txt.
 static void repair_tokenizer(Scratch *s, Scratch *lines, Dice *d) {
     JsonDocument document;
     Error e;
     if (!json_parse(&document, (char *)s->bytes, s->size, "", &e)) {
         return;
     }
-    const Json *model = json_get(document.root, "model"), *vocab = lines ? document.root : json_get(model, "vocab");
-    const Json *merges = json_get(model, "merges"), *added = json_get(document.root, "added_tokens");
-    JsonWriter text = {0}, token = {0}, merge = {0}, quoted = {0}, out = {0}, ids[MAX_EDITS] = {{0}};
+    const Json *model = json_get(document.root, "model"),
+               *vocab = lines ? document.root : json_get(model, "vocab");
+    const Json *merges = json_get(model, "merges"),
+               *added = json_get(document.root, "added_tokens");
+    JsonWriter text = {0}, token = {0}, merge = {0}, quoted = {0}, out = {0},
+               ids[MAX_EDITS] = {{0}};
     Edits edits = {0};
     if (vocab && vocab->kind == JSON_OBJECT && vocab->length > 0) {
         bool grow = roll(d, 2);
@@ -629,10 +651,12 @@ static void repair_tokenizer(Scratch *s, Scratch *lines, Dice *d) {
             scratch_put(lines, "\n", 1);
             scratch_put(lines, merge.data, merge.length);
         } else if (grow && merges && merges->kind == JSON_ARRAY && merges->child) {
-            edit(&edits, (Edit){last_member(merges), EDIT_INSERT, quoted.data, quoted.length, NULL, 0});
+            edit(&edits,
+                 (Edit){last_member(merges), EDIT_INSERT, quoted.data, quoted.length, NULL, 0});
         }
         size_t next = vocab->length + grow, i = 0;
-        for (const Json *a = added && added->kind == JSON_ARRAY ? added->child : NULL; a && i < 32; a = a->next, i++) {
+        for (const Json *a = added && added->kind == JSON_ARRAY ? added->child : NULL; a && i < 32;
+             a = a->next, i++) {
             const Json *content = json_get(a, "content"), *id = json_get(a, "id");
             size_t known = 0;
             const Json *m = vocab->child;

@@ -1,17 +1,20 @@
-// fuzz_readers: libFuzzer targets, one for each reader of files. Bytes go to the reader's real entry point, through
-// files where it takes paths, and what it accepts is checked: against a second, simple reading, or by writing it out
-// and reading it back. scripts/fuzz.sh runs all of them; one by hand:
+// fuzz_readers: libFuzzer targets, one for each reader of files. Bytes go to the reader's real
+// entry point, through files where it takes paths, and what it accepts is checked: against a
+// second, simple reading, or by writing it out and reading it back. scripts/fuzz.sh runs all of
+// them; one by hand:
 //
 //     FUZZ_TARGET=safetensors build/fuzz_readers [libFuzzer's options] CORPUS_OR_FILES
 //
-// A finding is a report of a sanitizer, a time-out, or a promise that does not hold (see `promise`).
+// A finding is a report of a sanitizer, a time-out, or a promise that does not hold (see
+// `promise`).
 #include <fcntl.h>
 #include <sanitizer/lsan_interface.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-// A file that is mapped is a copy of its exact size here, so that AddressSanitizer sees the byte behind it.
+// A file that is mapped is a copy of its exact size here, so that AddressSanitizer sees the byte
+// behind it.
 static void *map_copy(size_t bytes, int file) {
     char *copy = malloc(bytes);
     return copy && pread(file, copy, bytes, 0) == (ssize_t)bytes ? copy : MAP_FAILED;
@@ -51,10 +54,11 @@ static bool answer(bool ok, const Error *e) {
         size_t length = strlen(e->text);
         promise(length > 0, "a refusal without a word");
         for (size_t i = 0; i < length; i++) {
-            promise((unsigned char)e->text[i] >= 0x20 && e->text[i] != 0x7F, "a control character in an error line: %s",
-                    e->text);
+            promise((unsigned char)e->text[i] >= 0x20 && e->text[i] != 0x7F,
+                    "a control character in an error line: %s", e->text);
         }
-        promise(!error_names || strstr(e->text, error_names), "an error line that does not name the file: %s", e->text);
+        promise(!error_names || strstr(e->text, error_names),
+                "an error line that does not name the file: %s", e->text);
     }
     return ok;
 }
@@ -70,8 +74,8 @@ static const char *path_of(const char *name) {
 
 static void put_file(const char *name, const void *data, size_t size) {
     int file = open(path_of(name), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    promise(file >= 0 && write(file, data, size) == (ssize_t)size && close(file) == 0, "%s: cannot be written: %s",
-            name, strerror(errno));
+    promise(file >= 0 && write(file, data, size) == (ssize_t)size && close(file) == 0,
+            "%s: cannot be written: %s", name, strerror(errno));
 }
 
 static void put_part(const char *name, InputPart part) {
@@ -101,7 +105,8 @@ static bool same_json(const Json *a, const Json *b) {
         return b->kind == JSON_NULL; // too large for a double: written as null
     }
     if (a->kind == JSON_NUMBER) {
-        return json_uint(a, &m) ? json_uint(b, &n) && m == n : json_double(b, &y) && x == y && signbit(x) == signbit(y);
+        return json_uint(a, &m) ? json_uint(b, &n) && m == n
+                                : json_double(b, &y) && x == y && signbit(x) == signbit(y);
     }
     if (a->kind != b->kind) {
         return false;
@@ -118,7 +123,8 @@ static bool same_json(const Json *a, const Json *b) {
     const Json *p = a->child, *q = b->child;
     size_t members = 0;
     for (; p && q && same_json(p, q); p = p->next, q = q->next, members++) {
-        if (!p->key != !q->key || (p->key && !same_text(p->key, p->key_length, q->key, q->key_length))) {
+        if (!p->key != !q->key ||
+            (p->key && !same_text(p->key, p->key_length, q->key, q->key_length))) {
             return false;
         }
     }
@@ -156,7 +162,12 @@ static bool is_utf8(const char *text, size_t length) {
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
     const uint8_t *s = (const uint8_t *)text;
     for (size_t i = 0, n; i < length; i += n) {
-        n = s[i] < 0x80 ? 1 : s[i] < 0xC0 ? 0 : s[i] < 0xE0 ? 2 : s[i] < 0xF0 ? 3 : s[i] < 0xF8 ? 4 : 0;
+        n = s[i] < 0x80   ? 1
+            : s[i] < 0xC0 ? 0
+            : s[i] < 0xE0 ? 2
+            : s[i] < 0xF0 ? 3
+            : s[i] < 0xF8 ? 4
+                          : 0;
         uint32_t c = n == 1 ? s[i] : s[i] & (0x7Fu >> n);
         if (n == 0 || n > length - i) {
             return false;
@@ -176,10 +187,12 @@ static bool is_utf8(const char *text, size_t length) {
 
 static void check_json(const Json *node) {
     if (node->key) {
-        promise(is_utf8(node->key, node->key_length) && node->key[node->key_length] == 0, "a key is no UTF-8");
+        promise(is_utf8(node->key, node->key_length) && node->key[node->key_length] == 0,
+                "a key is no UTF-8");
     }
     if (node->kind == JSON_STRING) {
-        promise(is_utf8(node->text, node->length) && node->text[node->length] == 0, "a string is no UTF-8");
+        promise(is_utf8(node->text, node->length) && node->text[node->length] == 0,
+                "a string is no UTF-8");
     }
     for (const Json *m = node->kind >= JSON_ARRAY ? node->child : NULL; m; m = m->next) {
         promise((node->kind == JSON_OBJECT) == (m->key != NULL), "keys belong in objects");
@@ -208,12 +221,15 @@ static bool run_json(InputPart *parts) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// safetensors: every tensor is read and compared with a second decoding; a file written from them reads the same
+// safetensors: every tensor is read and compared with a second decoding; a file written from them
+// reads the same
 
 // IEEE 754 by its definition: sign, exponent of `bits` bits, fraction.
 static double decode_float(uint64_t value, int exponent_bits, int fraction_bits) {
-    int bias = (1 << (exponent_bits - 1)) - 1, exponent = (int)(value >> fraction_bits & ((1u << exponent_bits) - 1));
-    double fraction = (double)(value & (((uint64_t)1 << fraction_bits) - 1)) / (double)((uint64_t)1 << fraction_bits);
+    int bias = (1 << (exponent_bits - 1)) - 1,
+        exponent = (int)(value >> fraction_bits & ((1u << exponent_bits) - 1));
+    double fraction = (double)(value & (((uint64_t)1 << fraction_bits) - 1)) /
+                      (double)((uint64_t)1 << fraction_bits);
     double sign = value >> (exponent_bits + fraction_bits) & 1 ? -1 : 1;
     if (exponent == (1 << exponent_bits) - 1) {
         return fraction ? NAN : sign * INFINITY;
@@ -224,7 +240,8 @@ static double decode_float(uint64_t value, int exponent_bits, int fraction_bits)
 static void check_floats(const float *floats, const uint8_t *bytes, size_t n, const char *dtype) {
     int width = dtype[1] == '3' ? 4 : 2, exponent = !strcmp(dtype, "F16") ? 5 : 8;
     for (size_t i = 0; i < n; i++) {
-        double want = decode_float(load_le(bytes + i * (size_t)width, width), exponent, 8 * width - 1 - exponent);
+        double want = decode_float(load_le(bytes + i * (size_t)width, width), exponent,
+                                   8 * width - 1 - exponent);
         double got = (double)floats[i];
         promise(isnan(want) ? isnan(got) : want == got && signbit(want) == signbit(got),
                 "element %zu of a %s tensor is %g, not %g", i, dtype, got, want);
@@ -243,9 +260,11 @@ static void check_rewritten(TensorView *views, size_t count) {
             "%s", e.text);
     bool ok = true;
     for (size_t i = 0; i < count && ok; i++) {
-        ok = tensor_writer_write(&tensors, &views[i], 0, tensor_elements(&views[i]), views[i].data, &e);
+        ok = tensor_writer_write(&tensors, &views[i], 0, tensor_elements(&views[i]), views[i].data,
+                                 &e);
     }
-    promise(tensor_writer_close(&tensors, ok, &e) && path_format(path, &e, "%s/again.safetensors", writer.temporary) &&
+    promise(tensor_writer_close(&tensors, ok, &e) &&
+                path_format(path, &e, "%s/again.safetensors", writer.temporary) &&
                 safetensors_open(&again, path, &e),
             "%s", e.text);
     promise(again.count == count, "%zu tensors were written, %zu read back", count, again.count);
@@ -254,8 +273,10 @@ static void check_rewritten(TensorView *views, size_t count) {
         TensorView view = views[i];
         const SafetensorsEntry *entry = safetensors_find(&again, view.name);
         view.data = malloc(n * sizeof(float) + 1);
-        promise(entry && safetensors_read(&again, entry, &view, &e), "%s: %s", views[i].name, e.text);
-        promise(!memcmp(view.data, views[i].data, n * sizeof(float)), "%s: read back differs", view.name);
+        promise(entry && safetensors_read(&again, entry, &view, &e), "%s: %s", views[i].name,
+                e.text);
+        promise(!memcmp(view.data, views[i].data, n * sizeof(float)), "%s: read back differs",
+                view.name);
         free(view.data);
     }
     safetensors_close(&again);
@@ -275,17 +296,21 @@ static bool run_safetensors(InputPart *parts) {
     for (size_t i = 0; i < s.count; i++) {
         const SafetensorsEntry *t = &s.entries[i];
         uint64_t shape[2] = {0, 0};
-        promise(s.data_start <= parts[0].size && t->begin <= t->end && t->end <= parts[0].size - s.data_start,
+        promise(s.data_start <= parts[0].size && t->begin <= t->end &&
+                    t->end <= parts[0].size - s.data_start,
                 "a tensor outside the file");
         promise(safetensors_find(&s, t->name) == t, "a tensor that is not found by its name");
-        bool loads = (t->shape->length == 1 || t->shape->length == 2) &&
-                     (!strcmp(t->dtype, "F32") || !strcmp(t->dtype, "F16") || !strcmp(t->dtype, "BF16"));
+        bool loads =
+            (t->shape->length == 1 || t->shape->length == 2) &&
+            (!strcmp(t->dtype, "F32") || !strcmp(t->dtype, "F16") || !strcmp(t->dtype, "BF16"));
         int dims = 0;
         for (const Json *k = t->shape->child; k && dims < 2; k = k->next) {
             json_uint(k, &shape[dims++]);
         }
-        TensorView view = {
-            .shape = {shape[0], shape[1]}, .whole = {shape[0], shape[1]}, .groups = 1, .dims = dims == 2 ? 2 : 1};
+        TensorView view = {.shape = {shape[0], shape[1]},
+                           .whole = {shape[0], shape[1]},
+                           .groups = 1,
+                           .dims = dims == 2 ? 2 : 1};
         if ((t->end - t->begin) > (1 << 20) || strlen(t->name) >= sizeof view.name) {
             continue;
         }
@@ -326,7 +351,8 @@ static bool holds_tensor(const char *path, const InputPart *bytes, const TensorV
     const SafetensorsEntry *entry = safetensors_find(&s, view->name);
     entry = entry ? entry : safetensors_find(&s, bare);
     if (entry) {
-        check_floats(view->data, bytes->data + s.data_start + entry->begin, tensor_elements(view), entry->dtype);
+        check_floats(view->data, bytes->data + s.data_start + entry->begin, tensor_elements(view),
+                     entry->dtype);
     }
     safetensors_close(&s);
     return entry != NULL;
@@ -335,15 +361,24 @@ static bool holds_tensor(const char *path, const InputPart *bytes, const TensorV
 // A model of three tensors, in model.safetensors or in two files that an index names.
 static bool run_weights(InputPart *parts) {
     float wte[5 * 4], bias[4], matrix[4 * 12];
-    const TensorView views[] = {
-        {.name = "transformer.wte.weight", .data = wte, .shape = {5, 4}, .whole = {5, 4}, .dims = 2, .groups = 1},
-        {.name = "transformer.ln_f.bias", .data = bias, .shape = {4}, .whole = {4}, .dims = 1, .groups = 1},
-        {.name = "transformer.h.0.attn.c_attn.weight",
-         .data = matrix,
-         .shape = {4, 12},
-         .whole = {4, 12},
-         .dims = 2,
-         .groups = 1}};
+    const TensorView views[] = {{.name = "transformer.wte.weight",
+                                 .data = wte,
+                                 .shape = {5, 4},
+                                 .whole = {5, 4},
+                                 .dims = 2,
+                                 .groups = 1},
+                                {.name = "transformer.ln_f.bias",
+                                 .data = bias,
+                                 .shape = {4},
+                                 .whole = {4},
+                                 .dims = 1,
+                                 .groups = 1},
+                                {.name = "transformer.h.0.attn.c_attn.weight",
+                                 .data = matrix,
+                                 .shape = {4, 12},
+                                 .whole = {4, 12},
+                                 .dims = 2,
+                                 .groups = 1}};
     Error e = {0};
     put_part_if_any("model.safetensors.index.json", parts[0]);
     put_part_if_any("model.safetensors", parts[1]);
@@ -373,8 +408,9 @@ static bool run_config(InputPart *parts) {
     if (!answer(config_load(folder, &config, &e), &e)) {
         return false;
     }
-    promise(config.vocab_size && config.seq_len && config.channels && config.layers && config.heads &&
-                config.channels % config.heads == 0 && config.end_of_document < (int64_t)config.vocab_size,
+    promise(config.vocab_size && config.seq_len && config.channels && config.layers &&
+                config.heads && config.channels % config.heads == 0 &&
+                config.end_of_document < (int64_t)config.vocab_size,
             "an impossible model was accepted");
     config_write(&w, &config);
     put_file("config.json", w.data, w.length);
@@ -392,8 +428,9 @@ static bool run_state(InputPart *parts) {
     Dataset data = {.tokens = 1000};
     char path[] = "x", *paths[] = {path};
     uint64_t weights[] = {1};
-    Trainer trainer = {
-        .options = &options, .T = 64, .data = {.count = 1, .items = &data, .paths = paths, .weights = weights}};
+    Trainer trainer = {.options = &options,
+                       .T = 64,
+                       .data = {.count = 1, .items = &data, .paths = paths, .weights = weights}};
     put_part("trainer_state.json", parts[0]);
     return answer(load_state(&trainer, folder, &e), &e);
 }
@@ -436,28 +473,32 @@ static bool run_log(InputPart *parts) {
     }
     promise(log_cut(log, 5, false, &e), "%s", e.text);
     char *again = read_file(log, SIZE_MAX - 1, &again_length, &e);
-    promise(again && same_text(kept, length, again, again_length), "cutting the log twice differs from once");
+    promise(again && same_text(kept, length, again, again_length),
+            "cutting the log twice differs from once");
     free(kept);
     free(again);
     return length == parts[0].size;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Token data: each sample equals the bytes of the file, and an id outside the vocabulary is an error
+// Token data: each sample equals the bytes of the file, and an id outside the vocabulary is an
+// error
 
 static int64_t id_at(const uint8_t *bytes, int width, bool is_signed) {
     uint64_t id = load_le(bytes, width);
     return is_signed ? (int64_t)(id << (64 - 8 * width)) >> (64 - 8 * width) : (int64_t)id;
 }
 
-static void check_dataset(const Dataset *d, const uint8_t *ids, size_t bytes, int width, bool is_signed) {
+static void check_dataset(const Dataset *d, const uint8_t *ids, size_t bytes, int width,
+                          bool is_signed) {
     static const size_t vocabularies[] = {1, 200, 300, 50257, 70000, INT32_MAX};
     size_t T = d->seq_len;
     int32_t *tokens = malloc((T + 1) * sizeof *tokens);
     uint8_t seen[64] = {0};
     Error e = {0};
-    promise(d->tokens == bytes / (size_t)width && d->samples == (d->tokens - 1) / T && d->samples > 0,
-            "%llu tokens, %llu samples", (unsigned long long)d->tokens, (unsigned long long)d->samples);
+    promise(
+        d->tokens == bytes / (size_t)width && d->samples == (d->tokens - 1) / T && d->samples > 0,
+        "%llu tokens, %llu samples", (unsigned long long)d->tokens, (unsigned long long)d->samples);
     for (uint64_t i = 0; i < d->samples; i++) {
         uint64_t sample = i < 3 ? i : d->samples - 1;
         size_t V = vocabularies[i % (sizeof vocabularies / sizeof *vocabularies)];
@@ -467,8 +508,9 @@ static void check_dataset(const Dataset *d, const uint8_t *ids, size_t bytes, in
             inside = inside && id >= 0 && id < (int64_t)V;
         }
         promise(answer(dataset_read(d, sample, V, tokens, &e), &e) == inside,
-                "sample %llu is %s, its ids are %s the vocabulary of %zu", (unsigned long long)sample,
-                inside ? "refused" : "accepted", inside ? "inside" : "outside", V);
+                "sample %llu is %s, its ids are %s the vocabulary of %zu",
+                (unsigned long long)sample, inside ? "refused" : "accepted",
+                inside ? "inside" : "outside", V);
         for (size_t t = 0; t <= T && inside; t++) {
             promise(tokens[t] == id_at(ids + (sample * T + t) * (size_t)width, width, is_signed),
                     "sample %llu differs from the file", (unsigned long long)sample);
@@ -489,7 +531,8 @@ static bool run_idx(InputPart *parts) {
     static const struct {
         int width;
         bool is_signed;
-    } types[9] = {{0}, {1, false}, {1, true}, {2, true}, {4, true}, {8, true}, {0}, {0}, {2, false}};
+    } types[9] = {{0},       {1, false}, {1, true}, {2, true}, {4, true},
+                  {8, true}, {0},        {0},       {2, false}};
     bool any = false;
     put_part("pair.idx", parts[0]);
     put_part("pair.bin", parts[1]);
@@ -498,7 +541,8 @@ static bool run_idx(InputPart *parts) {
         Error e = {0};
         if (answer(dataset_open(&d, path_of("pair"), "train", T, &e), &e)) {
             unsigned type = parts[0].data[17];
-            check_dataset(&d, parts[1].data, parts[1].size, types[type].width, types[type].is_signed);
+            check_dataset(&d, parts[1].data, parts[1].size, types[type].width,
+                          types[type].is_signed);
             promise(dataset_verify(&d, &e), "%s", e.text);
             dataset_close(&d);
             any = true;
@@ -526,7 +570,8 @@ static bool run_llmc(InputPart *parts) {
 // manifest.json beside a pair of 2 documents, 10 tokens.
 static bool run_manifest(InputPart *parts) {
     uint8_t idx[IDX_HEADER + 2 * 12 + 3 * 8] = {0}, bin[20] = {0};
-    Scratch idx_scratch = {idx, sizeof idx, sizeof idx}, bin_scratch = {bin, sizeof bin, sizeof bin};
+    Scratch idx_scratch = {idx, sizeof idx, sizeof idx},
+            bin_scratch = {bin, sizeof bin, sizeof bin};
     Dataset d;
     Error e = {0};
     idx[17] = 8;
@@ -543,21 +588,23 @@ static bool run_manifest(InputPart *parts) {
     if (!answer(dataset_open(&d, folder, "train", 3, &e), &e)) {
         return false;
     }
-    promise(d.documents == 2 && d.tokens == 10 && d.vocab_size > 0 && d.vocab_size <= INT32_MAX, "a wrong manifest");
+    promise(d.documents == 2 && d.tokens == 10 && d.vocab_size > 0 && d.vocab_size <= INT32_MAX,
+            "a wrong manifest");
     bool ok = answer(dataset_verify(&d, &e), &e);
     dataset_close(&d);
     return ok;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Tokenizers: ids are in the vocabulary, decode to the text, equal those of a plain implementation, and stay the same
-// where a text may be cut and after saving and loading
+// Tokenizers: ids are in the vocabulary, decode to the text, equal those of a plain implementation,
+// and stay the same where a text may be cut and after saving and loading
 
 static void append_token_text(JsonWriter *w, const Tokenizer *t, const TokenBuffer *ids) {
     for (size_t i = 0; i < ids->count; i++) {
         size_t length;
         const char *bytes = tokenizer_text(t, ids->ids[i], &length);
-        promise(ids->ids[i] >= 0 && (size_t)ids->ids[i] < t->vocab_size, "id %d of %zu", ids->ids[i], t->vocab_size);
+        promise(ids->ids[i] >= 0 && (size_t)ids->ids[i] < t->vocab_size, "id %d of %zu",
+                ids->ids[i], t->vocab_size);
         json_append(w, bytes, length);
     }
 }
@@ -570,7 +617,8 @@ static size_t merge_plainly(const Tokenizer *t, const char *text, size_t n, int3
     for (;;) {
         size_t best = n, best_rank = t->merge_count;
         for (size_t i = 0; i + 1 < n; i++) {
-            for (size_t rank = t->merge_count; rank-- > 0;) { // of a repeated pair the last rank counts
+            for (size_t rank = t->merge_count;
+                 rank-- > 0;) { // of a repeated pair the last rank counts
                 if (t->merges[rank].left == ids[i] && t->merges[rank].right == ids[i + 1]) {
                     if (rank < best_rank) {
                         best = i, best_rank = rank;
@@ -589,7 +637,8 @@ static size_t merge_plainly(const Tokenizer *t, const char *text, size_t n, int3
 }
 
 static bool same_ids(const TokenBuffer *a, const TokenBuffer *b) {
-    return a->count == b->count && (a->count == 0 || !memcmp(a->ids, b->ids, a->count * sizeof *a->ids));
+    return a->count == b->count &&
+           (a->count == 0 || !memcmp(a->ids, b->ids, a->count * sizeof *a->ids));
 }
 
 // Ids one by one give whole characters.
@@ -598,7 +647,8 @@ static void check_decoding(const Tokenizer *t, const TokenBuffer *ids) {
     Error e = {0};
     decoder_init(&decoder, t, true);
     for (size_t i = 0; i <= ids->count; i++) {
-        promise(i < ids->count ? decoder_add(&decoder, ids->ids[i], &e) : decoder_end(&decoder, &e), "%s", e.text);
+        promise(i < ids->count ? decoder_add(&decoder, ids->ids[i], &e) : decoder_end(&decoder, &e),
+                "%s", e.text);
         promise(is_utf8(decoder.text.data, decoder.text.length), "decoded text is no UTF-8");
         decoder.text.length = 0;
     }
@@ -610,8 +660,8 @@ static void check_encoding(const Tokenizer *t, const char *text, size_t length) 
     TokenBuffer ids = {0}, other = {0};
     JsonWriter decoded = {0};
     Encoder encoder;
-    // Added tokens whose text is not their bytes ("Ġ" for a space), or that take the space beside them, do not decode
-    // to the text.
+    // Added tokens whose text is not their bytes ("Ġ" for a space), or that take the space beside
+    // them, do not decode to the text.
     bool exact = t->model == MODEL_BYTE_BPE && !t->prefix_space, plain = exact;
     for (size_t i = 0; i < t->added_count; i++) {
         size_t n;
@@ -620,16 +670,19 @@ static void check_encoding(const Tokenizer *t, const char *text, size_t length) 
                 same_text(bytes, n, t->added[i].text, t->added[i].length);
         plain = plain && !memmem(text, length, t->added[i].text, t->added[i].length);
     }
-    promise(encoder_init(&encoder, t, &e) && encoder_encode(&encoder, text, length, &ids, &e), "%s", e.text);
+    promise(encoder_init(&encoder, t, &e) && encoder_encode(&encoder, text, length, &ids, &e), "%s",
+            e.text);
     append_token_text(&decoded, t, &ids);
-    promise(!exact || same_text(decoded.data, decoded.length, text, length), "the ids decode to another text");
+    promise(!exact || same_text(decoded.data, decoded.length, text, length),
+            "the ids decode to another text");
 
     // Pre-tokens one by one, without cache and heap.
     if (plain && t->split == SPLIT_GPT2_ && !t->ignore_merges && t->merge_count < 400) {
         for (size_t i = 0, n; i < length; i += n) {
             n = pretoken_length_(t->classes, text + i, length - i);
             promise(n > 0 && n <= length - i, "a pre-token of %zu bytes", n);
-            promise(reserve_(&other.ids, &other.capacity, other.count, n, sizeof(int32_t), &e), "%s", e.text);
+            promise(reserve_(&other.ids, &other.capacity, other.count, n, sizeof(int32_t), &e),
+                    "%s", e.text);
             other.count += merge_plainly(t, text + i, n, other.ids + other.count);
         }
         promise(same_ids(&ids, &other), "ids differ from those of a plain implementation");
@@ -638,10 +691,10 @@ static void check_encoding(const Tokenizer *t, const char *text, size_t length) 
         size_t cut = tokenizer_safe_cut(t, text, length);
         other.count = 0;
         promise(cut <= length, "a cut behind the text");
-        promise(
-            (cut == 0 || encoder_encode_part(&encoder, text, cut, TEXT_GOES_ON, &other, &e)) &&
-                encoder_encode_part(&encoder, text + cut, length - cut, cut ? TEXT_CONTINUES : TEXT_WHOLE, &other, &e),
-            "%s", e.text);
+        promise((cut == 0 || encoder_encode_part(&encoder, text, cut, TEXT_GOES_ON, &other, &e)) &&
+                    encoder_encode_part(&encoder, text + cut, length - cut,
+                                        cut ? TEXT_CONTINUES : TEXT_WHOLE, &other, &e),
+                "%s", e.text);
         promise(same_ids(&ids, &other), "a cut at byte %zu changes the ids", cut);
     }
     check_decoding(t, &ids);
@@ -658,12 +711,13 @@ static void check_saved(const Tokenizer *t, const char *text, size_t length) {
     char saved[PATH_LIMIT];
     snprintf(saved, sizeof saved, "%s", path_of("saved"));
     mkdir(saved, 0777);
-    promise(tokenizer_save(t, saved, &e) && tokenizer_load(&again, saved, &e), "saved, then loaded: %s", e.text);
+    promise(tokenizer_save(t, saved, &e) && tokenizer_load(&again, saved, &e),
+            "saved, then loaded: %s", e.text);
     promise(t->vocab_size == again.vocab_size && t->merge_count == again.merge_count &&
                 t->end_of_document == again.end_of_document && t->added_count == again.added_count,
             "a tokenizer saved and loaded differs");
-    promise(tokenizer_encode(t, text, length, &ids, &e) && tokenizer_encode(&again, text, length, &other, &e) &&
-                same_ids(&ids, &other),
+    promise(tokenizer_encode(t, text, length, &ids, &e) &&
+                tokenizer_encode(&again, text, length, &other, &e) && same_ids(&ids, &other),
             "a tokenizer saved and loaded gives other ids");
     tokenizer_free(&again);
     free(ids.ids);
@@ -676,7 +730,8 @@ static bool check_tokenizer(InputPart text) {
     if (!answer(tokenizer_load(&t, folder, &e), &e)) {
         return false;
     }
-    promise(t.end_of_document >= 0 && (size_t)t.end_of_document < t.vocab_size, "no end-of-document token");
+    promise(t.end_of_document >= 0 && (size_t)t.end_of_document < t.vocab_size,
+            "no end-of-document token");
     check_encoding(&t, (char *)text.data, text.size);
     if (text.size % 4 == 0) { // saving takes longer than all the rest
         check_saved(&t, (char *)text.data, text.size);
@@ -705,16 +760,19 @@ static bool run_vocab_merges(InputPart *parts) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// prepare: JSON Lines and plain text become shards; each document of them is found again in its source
+// prepare: JSON Lines and plain text become shards; each document of them is found again in its
+// source
 
 static void make_tokenizer(void) {
-    static const char text[] = "the cat sat on the mat and the dog on the log; these are the words of this tokenizer";
+    static const char text[] =
+        "the cat sat on the mat and the dog on the log; these are the words of this tokenizer";
     TokenizerTrainer trainer;
     Tokenizer t;
     Error e = {0};
     mkdir(path_of("tokenizer"), 0777);
     promise(trainer_init(&trainer, &e) && trainer_add(&trainer, text, sizeof text - 1, &e) &&
-                trainer_finish(&trainer, 264, &t, &e) && tokenizer_save(&t, path_of("tokenizer"), &e),
+                trainer_finish(&trainer, 264, &t, &e) &&
+                tokenizer_save(&t, path_of("tokenizer"), &e),
             "%s", e.text);
     trainer_free(&trainer);
     tokenizer_free(&t);
@@ -731,12 +789,14 @@ static void begin_prepare(void) {
 }
 
 // The tokens of a document whose bytes in the source are given.
-static void encode_document(const Tokenizer *t, bool lines, const uint8_t *bytes, size_t length, TokenBuffer *ids) {
+static void encode_document(const Tokenizer *t, bool lines, const uint8_t *bytes, size_t length,
+                            TokenBuffer *ids) {
     Error e = {0};
     JsonDocument json = {0};
     uint64_t replaced = 0;
     char *clean = malloc(3 * length + 1);
-    size_t consumed, n = utf8_sanitize(clean, (const char *)bytes, length, true, &consumed, &replaced);
+    size_t consumed,
+        n = utf8_sanitize(clean, (const char *)bytes, length, true, &consumed, &replaced);
     const char *text = clean;
     ids->count = 0;
     if (lines) {
@@ -745,7 +805,8 @@ static void encode_document(const Tokenizer *t, bool lines, const uint8_t *bytes
         promise(value && value->kind == JSON_STRING, "the line of a document has no text");
         text = value->text, n = value->length;
     }
-    promise(tokenizer_encode(t, text, n, ids, &e) && append_token(ids, t->end_of_document, &e), "%s", e.text);
+    promise(tokenizer_encode(t, text, n, ids, &e) && append_token(ids, t->end_of_document, &e),
+            "%s", e.text);
     json_free(&json);
     free(clean);
 }
@@ -760,20 +821,23 @@ static void check_prepared(InputPart *parts, const PrepareReport *report) {
     char *bin = docs ? read_file(path_of("out/train.bin"), SIZE_MAX - 1, &bin_size, &e) : NULL;
     promise(bin && tokenizer_load(&t, path_of("out/tokenizer"), &e), "%s", e.text);
     promise(docs_size == DOCS_HEADER + DOCS_RECORD * r->documents && bin_size == 2 * r->tokens,
-            "%zu bytes of .docs and %zu of .bin for %llu documents, %llu tokens", docs_size, bin_size,
-            (unsigned long long)r->documents, (unsigned long long)r->tokens);
+            "%zu bytes of .docs and %zu of .bin for %llu documents, %llu tokens", docs_size,
+            bin_size, (unsigned long long)r->documents, (unsigned long long)r->tokens);
     for (uint64_t i = 0; i < r->documents; i++) {
         DocumentRecord d = docs_load((unsigned char *)docs + DOCS_HEADER + DOCS_RECORD * i);
-        promise(d.source < 2 && d.offset <= parts[d.source].size && d.length <= parts[d.source].size - d.offset,
+        promise(d.source < 2 && d.offset <= parts[d.source].size &&
+                    d.length <= parts[d.source].size - d.offset,
                 "document %llu lies outside its source", (unsigned long long)i);
         encode_document(&t, d.source == 0, parts[d.source].data + d.offset, d.length, &ids);
-        promise(d.tokens == ids.count, "document %llu has %llu tokens, its source gives %zu", (unsigned long long)i,
-                (unsigned long long)d.tokens, ids.count);
+        promise(d.tokens == ids.count, "document %llu has %llu tokens, its source gives %zu",
+                (unsigned long long)i, (unsigned long long)d.tokens, ids.count);
         for (size_t k = 0; k < ids.count; k++, at++) {
-            promise(load_le(bin + 2 * at, 2) == (uint64_t)ids.ids[k], "token %zu is not what its source gives", at);
+            promise(load_le(bin + 2 * at, 2) == (uint64_t)ids.ids[k],
+                    "token %zu is not what its source gives", at);
         }
     }
-    promise(at == r->tokens, "%zu of %llu tokens belong to a document", at, (unsigned long long)r->tokens);
+    promise(at == r->tokens, "%zu of %llu tokens belong to a document", at,
+            (unsigned long long)r->tokens);
     tokenizer_free(&t);
     free(ids.ids);
     free(docs);
@@ -824,7 +888,8 @@ static bool run_unit(InputPart *parts) {
 static void check_same_file(const char *one, const char *other) {
     char hex[65], other_hex[65];
     Error e = {0};
-    promise(sha256_file(path_of(one), hex, &e) && sha256_file(path_of(other), other_hex, &e), "%s", e.text);
+    promise(sha256_file(path_of(one), hex, &e) && sha256_file(path_of(other), other_hex, &e), "%s",
+            e.text);
     promise(!strcmp(hex, other_hex), "%s and %s differ", one, other);
 }
 
@@ -891,15 +956,16 @@ static void check_mixture(const Mixture *m) {
     uint64_t read[3] = {0};
     for (uint64_t k = 0; k < 200; k++) {
         SampleId id = mixture_order(m, 3, true, k);
-        promise(id.dataset < m->count && id.sample < m->items[id.dataset].samples, "a sample outside its dataset");
+        promise(id.dataset < m->count && id.sample < m->items[id.dataset].samples,
+                "a sample outside its dataset");
         uint64_t epoch = read[id.dataset]++ / m->items[id.dataset].samples;
         promise(mixture_position(m, 3, true, id, epoch) == k, "position %llu is not found again",
                 (unsigned long long)k);
         for (size_t i = 0; i < m->count; i++) {
             double quota = (double)(k + 1) * mixture_share(m, i);
             promise(fabs((double)read[i] - quota) < 1 && mixture_count(m, i, k + 1) == read[i],
-                    "dataset %zu has %llu of the first %llu samples, its share is %g", i, (unsigned long long)read[i],
-                    (unsigned long long)k + 1, quota);
+                    "dataset %zu has %llu of the first %llu samples, its share is %g", i,
+                    (unsigned long long)read[i], (unsigned long long)k + 1, quota);
         }
     }
 }
@@ -917,7 +983,8 @@ static bool run_mixture(InputPart *parts) {
         text += n, left -= n;
         text += newline != NULL, left -= newline != NULL;
     }
-    bool ok = count > 0 && answer(mixture_open(&m, (const char *const *)specs, count, "train", 3, &e), &e);
+    bool ok = count > 0 &&
+              answer(mixture_open(&m, (const char *const *)specs, count, "train", 3, &e), &e);
     if (ok) {
         check_mixture(&m);
         mixture_close(&m);
@@ -929,8 +996,9 @@ static bool run_mixture(InputPart *parts) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// The folder of a run: log.jsonl, restarts.jsonl, an event file, and the manifest of the data that the log calls
-// "data". The new event file has a record for each step, with the right checks; the page and the card are well formed.
+// The folder of a run: log.jsonl, restarts.jsonl, an event file, and the manifest of the data that
+// the log calls "data". The new event file has a record for each step, with the right checks; the
+// page and the card are well formed.
 
 static uint32_t crc32c_masked_plainly(const uint8_t *data, size_t bytes) {
     uint32_t crc = UINT32_MAX;
@@ -944,11 +1012,13 @@ static uint32_t crc32c_masked_plainly(const uint8_t *data, size_t bytes) {
     return (crc >> 15 | crc << 17) + 0xA282EAD8;
 }
 
-// Lines of the log that are steps or evals: objects behind the first one that have a whole number "step".
+// Lines of the log that are steps or evals: objects behind the first one that have a whole number
+// "step".
 static uint64_t count_log_steps(InputPart log) {
     uint64_t count = 0, objects = 0, step;
     char *line = (char *)log.data, *end = line + log.size;
-    for (char *stop; line < end && (stop = memchr(line, '\n', (size_t)(end - line))); line = stop + 1) {
+    for (char *stop; line < end && (stop = memchr(line, '\n', (size_t)(end - line)));
+         line = stop + 1) {
         JsonDocument document;
         Error e;
         if (json_parse(&document, line, (size_t)(stop - line), "", &e)) {
@@ -972,7 +1042,8 @@ static void check_events(const char *path, InputPart log) {
                 "event record %llu has a broken length", (unsigned long long)records);
         uint64_t length = load_le(data + at, 8);
         promise(length <= size - at - 16 &&
-                    load_le(data + at + 12 + length, 4) == crc32c_masked_plainly(data + at + 12, (size_t)length),
+                    load_le(data + at + 12 + length, 4) ==
+                        crc32c_masked_plainly(data + at + 12, (size_t)length),
                 "event record %llu is broken", (unsigned long long)records);
         at += 16 + length;
     }
@@ -981,7 +1052,8 @@ static void check_events(const char *path, InputPart log) {
     free(data);
 }
 
-// Every element that is opened is closed, in the right order, and nothing but the page's own elements is there.
+// Every element that is opened is closed, in the right order, and nothing but the page's own
+// elements is there.
 static void check_html(const char *page, size_t length) {
     static const char *const single[] = {"meta", "link", "input", "br", "hr", "!DOCTYPE"};
     static const char *const foreign[] = {"script", "img", "iframe", "object", "a"};
@@ -1022,8 +1094,10 @@ static void check_page(const char *path) {
 }
 
 static void check_card(const JsonWriter *card) {
-    promise(is_utf8(card->data, card->length) && strlen(card->data) == card->length, "the card is no UTF-8");
-    promise(!strncmp(card->data, "---\n", 4) && strstr(card->data + 4, "\n---\n"), "the card has no front matter");
+    promise(is_utf8(card->data, card->length) && strlen(card->data) == card->length,
+            "the card is no UTF-8");
+    promise(!strncmp(card->data, "---\n", 4) && strstr(card->data + 4, "\n---\n"),
+            "the card has no front matter");
 }
 
 // In the folder itself, since the log names its data by a path.
@@ -1051,7 +1125,8 @@ static bool run_report(InputPart *parts) {
     bool ok = answer(report_page(runs, 1, path_of("report.html"), &e), &e);
     if (ok) {
         check_page(path_of("report.html"));
-        size_t first = (size_t)((uint8_t *)memchr(parts[0].data, '\n', parts[0].size) - parts[0].data);
+        size_t first =
+            (size_t)((uint8_t *)memchr(parts[0].data, '\n', parts[0].size) - parts[0].data);
         promise(json_parse(&head, (char *)parts[0].data, first, "", &e), "%s", e.text);
         json_free(&head);
         if (answer(model_card(&card, run, (char *)parts[0].data, first, 3, &e), &e)) {
@@ -1064,12 +1139,14 @@ static bool run_report(InputPart *parts) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// trace: documents, metadata, chunk hashes and the suffix index of a prepared split, and the log of a run
+// trace: documents, metadata, chunk hashes and the suffix index of a prepared split, and the log of
+// a run
 //
-// The split is always the same text, cut into documents by its end-of-document token. Its manifest is made here with
-// the hashes of what the input holds, as somebody with bad intent would make it.
+// The split is always the same text, cut into documents by its end-of-document token. Its manifest
+// is made here with the hashes of what the input holds, as somebody with bad intent would make it.
 
-static const char traced_text[] = "the cat sat on the mat|the dog sat on the log|cats and dogs|the cat|mat mat mat|";
+static const char traced_text[] =
+    "the cat sat on the mat|the dog sat on the log|cats and dogs|the cat|mat mat mat|";
 enum { TRACED_DOCUMENTS = 5 };
 
 static struct {
@@ -1169,8 +1246,8 @@ static void put_manifest(bool index) {
     free(w.data);
 }
 
-// The right .sums with changes of 3 bytes each: {offset, 255, how to change the byte there} or {entry, 0 to 254, entry
-// that takes its place}. Nothing: no file.
+// The right .sums with changes of 3 bytes each: {offset, 255, how to change the byte there} or
+// {entry, 0 to 254, entry that takes its place}. Nothing: no file.
 static void put_sums(InputPart changes) {
     char hex[65];
     size_t size;
@@ -1187,8 +1264,8 @@ static void put_sums(InputPart changes) {
         if (c[1] == 255) {
             sums[2 * c[0] % size] ^= c[2];
         } else {
-            memmove(sums + SUMS_HEADER + SUMS_ENTRY * (c[0] % 2), sums + SUMS_HEADER + SUMS_ENTRY * (c[2] % 2),
-                    SUMS_ENTRY);
+            memmove(sums + SUMS_HEADER + SUMS_ENTRY * (c[0] % 2),
+                    sums + SUMS_HEADER + SUMS_ENTRY * (c[2] % 2), SUMS_ENTRY);
         }
     }
     put_file("train.sums", sums, size);
@@ -1226,7 +1303,8 @@ static bool run_docs(InputPart *parts) {
             promise(document.first == (i ? traced.ends[i - 1] : 0) &&
                         document.first + document.tokens == traced.ends[i],
                     "document %llu has other tokens", (unsigned long long)i);
-            promise(!document.known || (document.record.tokens == document.tokens && document.source),
+            promise(!document.known ||
+                        (document.record.tokens == document.tokens && document.source),
                     "document %llu has an impossible record", (unsigned long long)i);
             all++;
         }
@@ -1235,7 +1313,8 @@ static bool run_docs(InputPart *parts) {
     for (uint64_t token = 0; token < traced.ids.count; token++) {
         promise(trace_document_of(&t, token, &number, &e), "%s", e.text);
         promise(token < traced.ends[number] && (number == 0 || token >= traced.ends[number - 1]),
-                "token %llu is not in document %llu", (unsigned long long)token, (unsigned long long)number);
+                "token %llu is not in document %llu", (unsigned long long)token,
+                (unsigned long long)number);
     }
     number = 0;
     if (t.docs.path[0] && t.meta.path[0]) {
@@ -1248,7 +1327,8 @@ static bool run_docs(InputPart *parts) {
 
 // Whether the text stands in the data at this place.
 static bool stands_at(uint64_t token, size_t offset, const char *text, size_t length) {
-    for (; token < traced.ids.count && traced.ids.ids[token] != traced.tokenizer.end_of_document; token++) {
+    for (; token < traced.ids.count && traced.ids.ids[token] != traced.tokenizer.end_of_document;
+         token++) {
         size_t n;
         const char *bytes = tokenizer_text(&traced.tokenizer, traced.ids.ids[token], &n);
         if (offset > n) {
@@ -1281,7 +1361,8 @@ static size_t count_plainly(const char *text, size_t length) {
     return count;
 }
 
-// A .index, and a text to look for. Every place that a search tells is one; of an index as it should be, all of them.
+// A .index, and a text to look for. Every place that a search tells is one; of an index as it
+// should be, all of them.
 static bool run_index(InputPart *parts) {
     Dataset d;
     TraceData t;
@@ -1310,16 +1391,18 @@ static bool run_index(InputPart *parts) {
     for (size_t i = 0; ok && i < spans.count; i++) {
         TextSpan span = spans.items[i];
         Occurrences places = {0};
-        promise(span.length <= length && span.first <= length - span.length, "a span outside the text");
+        promise(span.length <= length && span.first <= length - span.length,
+                "a span outside the text");
         bool found = answer(text_search_places(&s, span, &places, &e), &e);
         promise(found || !sound, "%s", e.text);
         for (size_t k = 0; found && k < places.count; k++) {
-            promise(stands_at(places.items[k].token, places.items[k].offset, text + span.first, span.length),
+            promise(stands_at(places.items[k].token, places.items[k].offset, text + span.first,
+                              span.length),
                     "\"%.*s\" is not where it was found", (int)span.length, text + span.first);
         }
         promise(!sound || places.count == count_plainly(text + span.first, span.length),
-                "\"%.*s\" was found %zu times, it is there %zu times", (int)span.length, text + span.first,
-                places.count, count_plainly(text + span.first, span.length));
+                "\"%.*s\" was found %zu times, it is there %zu times", (int)span.length,
+                text + span.first, places.count, count_plainly(text + span.first, span.length));
         free(places.items);
     }
     free(spans.items);
@@ -1329,7 +1412,8 @@ static bool run_index(InputPart *parts) {
     return ok;
 }
 
-// log.jsonl and restarts.jsonl. Each position of the run was read at one place, and that place is at this position.
+// log.jsonl and restarts.jsonl. Each position of the run was read at one place, and that place is
+// at this position.
 static bool run_run(InputPart *parts) {
     TraceRun r;
     Error e = {0};
@@ -1340,10 +1424,10 @@ static bool run_run(InputPart *parts) {
         uint64_t position = i < 32 ? i : r.samples - (i - 31);
         RunPlace place;
         if (trace_run_place(&r, position, &place)) {
-            promise(place.step >= 1 && place.step <= r.last_step, "step %llu of %llu", (unsigned long long)place.step,
-                    (unsigned long long)r.last_step);
-            promise(trace_run_position(&r, place.step) + place.row == position, "position %llu is not found again",
-                    (unsigned long long)position);
+            promise(place.step >= 1 && place.step <= r.last_step, "step %llu of %llu",
+                    (unsigned long long)place.step, (unsigned long long)r.last_step);
+            promise(trace_run_position(&r, place.step) + place.row == position,
+                    "position %llu is not found again", (unsigned long long)position);
         }
     }
     trace_run_close(&r);
@@ -1402,7 +1486,13 @@ static const Target targets[] = {
     {"idx", run_idx, 2, {PART_BYTES, PART_BYTES}, repair_idx, NULL, false},
     {"llmc", run_llmc, 1, {PART_BYTES}, repair_shard, NULL, false},
     {"manifest", run_manifest, 1, {PART_JSON}, NULL, NULL, false},
-    {"tokenizer_json", run_tokenizer_json, 3, {PART_JSON, PART_JSON, PART_BYTES}, repair_tokenizer_json, NULL, false},
+    {"tokenizer_json",
+     run_tokenizer_json,
+     3,
+     {PART_JSON, PART_JSON, PART_BYTES},
+     repair_tokenizer_json,
+     NULL,
+     false},
     {"vocab_merges",
      run_vocab_merges,
      4,
@@ -1445,7 +1535,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
         list_targets();
         exit(name && *name ? EXIT_USAGE : 0);
     }
-    const char *files = getenv("FUZZ_FILES"), *memory = access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm";
+    const char *files = getenv("FUZZ_FILES"),
+               *memory = access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm";
     snprintf(folder, sizeof folder, "%s/train_gpt_fuzz.XXXXXX", files ? files : memory);
     promise(mkdtemp(folder) != NULL, "%s: %s", folder, strerror(errno));
     owner = getpid();
@@ -1494,7 +1585,8 @@ static void mutate_part(Scratch *s, PartKind kind, Dice *d) {
     }
 }
 
-// Mutates one part by its kind; then mostly makes the parts agree again. One in eight times anything may change.
+// Mutates one part by its kind; then mostly makes the parts agree again. One in eight times
+// anything may change.
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed) {
     Dice dice = {seed, 0};
     InputPart parts[MAX_PARTS];

@@ -1,11 +1,16 @@
-// mixture_tool: the mixtures of dataloader.h for test_mixture.py. Exit status 1 and one line on stderr on failure.
+// mixture_tool: the mixtures of dataloader.h for test_mixture.py. Exit status 1 and one line on
+// stderr on failure.
 //
-//     mixture_tool order SEQ_LEN SEED SHUFFLE COUNT SPEC...      how the mixture begins, one line a position: dataset,
-//                                                                sample; each is looked up backwards as well
+//     mixture_tool order SEQ_LEN SEED SHUFFLE COUNT SPEC...      how the mixture begins, one line a
+//     position: dataset,
+//                                                                sample; each is looked up
+//                                                                backwards as well
 //     mixture_tool weights SEQ_LEN SPEC...                       paths, weights and period
-//     mixture_tool deal WEIGHT...                                the datasets of one period, checked against its own
+//     mixture_tool deal WEIGHT...                                the datasets of one period,
+//     checked against its own
 //                                                                inverse and counts
-//     mixture_tool inverse SEED EPOCHS N                         random_permutation and its inverse over all of 0..N-1
+//     mixture_tool inverse SEED EPOCHS N                         random_permutation and its inverse
+//     over all of 0..N-1
 #include "../dataloader.h"
 
 static uint64_t number(const char *text) {
@@ -37,7 +42,8 @@ static bool weights_command(char **argv, int argc, Error *e) {
     Mixture m;
     bool ok = open_command(&m, argv + 1, argc - 1, argv[0], e);
     for (size_t i = 0; ok && i < m.count; i++) {
-        printf("%s\n%llu %.17g\n", m.paths[i], (unsigned long long)m.weights[i], mixture_share(&m, i));
+        printf("%s\n%llu %.17g\n", m.paths[i], (unsigned long long)m.weights[i],
+               mixture_share(&m, i));
     }
     if (ok) {
         printf("%llu\n", (unsigned long long)m.period);
@@ -73,7 +79,8 @@ static bool inverse_command(uint64_t seed, uint64_t epochs, uint64_t n, Error *e
         for (uint64_t i = 0; i < n; i++) {
             uint64_t value = random_permutation(seed, epoch, i, n);
             if (value >= n || random_permutation_inverse(seed, epoch, value, n) != i) {
-                return fail(e, "%llu of %llu is not found backwards", (unsigned long long)i, (unsigned long long)n);
+                return fail(e, "%llu of %llu is not found backwards", (unsigned long long)i,
+                            (unsigned long long)n);
             }
         }
     }

@@ -1,8 +1,9 @@
 // test_kernels.c: every kernel of kernels_ref.h against central differences, in double precision.
 //
-// For a kernel pair, f(x) = sum(projection * forward(x)) with a fixed random projection; backward(projection) must give
-// df/dx. Central differences with step h err by O(h^2) + O(epsilon / h): h = 1e-5 leaves about 1e-10, so that a bound
-// of 1e-7 (relative to the largest gradient of the array) fails on any wrong term and on nothing else.
+// For a kernel pair, f(x) = sum(projection * forward(x)) with a fixed random projection;
+// backward(projection) must give df/dx. Central differences with step h err by O(h^2) + O(epsilon /
+// h): h = 1e-5 leaves about 1e-10, so that a bound of 1e-7 (relative to the largest gradient of the
+// array) fails on any wrong term and on nothing else.
 #define REAL double
 #include "../kernels_ref.h"
 #include <stdio.h>
@@ -32,15 +33,17 @@ static double worse(double worst, double error) {
 
 static void report(const char *name, const char *what, double error, double bound) {
     bool ok = error <= bound; // false for NaN
-    printf("%-6s %-22s %-34s error %.2e bound %.0e\n", ok ? "ok" : "FAILED", name, what, error, bound);
+    printf("%-6s %-22s %-34s error %.2e bound %.0e\n", ok ? "ok" : "FAILED", name, what, error,
+           bound);
     ok ? passed++ : failed++;
 }
 
-// A scalar function of the arrays in its context, and one of these arrays with the gradient that backward gave for it.
+// A scalar function of the arrays in its context, and one of these arrays with the gradient that
+// backward gave for it.
 typedef double (*Function)(void *context);
 
-static void check_gradient(const char *name, const char *array_name, Function f, void *context, double *x,
-                           const double *gradient, size_t n) {
+static void check_gradient(const char *name, const char *array_name, Function f, void *context,
+                           double *x, const double *gradient, size_t n) {
     const double h = 1e-5;
     double worst = 0, largest = 0;
     for (size_t i = 0; i < n; i++) {
@@ -74,7 +77,8 @@ typedef struct {
 
 static double embedding(void *context) {
     Case *c = context;
-    kernels->embedding_forward(c->out, c->tokens, c->weight, c->bias, (Words){0, c->V}, 0, c->B, c->T, c->C);
+    kernels->embedding_forward(c->out, c->tokens, c->weight, c->bias, (VocabShard){0, c->V}, 0,
+                               c->B, c->T, c->C);
     return project(c->out, c->projection, c->B * c->T * c->C);
 }
 
@@ -83,47 +87,57 @@ static void check_embedding(Case c) {
     c.weight = random_array(c.V * c.C), c.bias = random_array(c.T * c.C);
     double *dwte = calloc(c.V * c.C, sizeof *dwte), *dwpe = calloc(c.T * c.C, sizeof *dwpe);
     c.out = random_array(n), c.projection = random_array(n);
-    kernels->embedding_backward(dwte, dwpe, c.projection, c.tokens, (Words){0, c.V}, c.B, c.T, c.C);
+    kernels->embedding_backward(dwte, dwpe, c.projection, c.tokens, (VocabShard){0, c.V}, c.B, c.T,
+                                c.C);
     check_gradient("embedding", "dwte", embedding, &c, c.weight, dwte, c.V * c.C);
     check_gradient("embedding", "dwpe", embedding, &c, c.bias, dwpe, c.T * c.C);
     // a window that starts at position 1 is the rest of the whole
     double *window = random_array(c.C);
-    kernels->embedding_forward(window, c.tokens + 1, c.weight, c.bias, (Words){0, c.V}, 1, 1, 1, c.C);
+    kernels->embedding_forward(window, c.tokens + 1, c.weight, c.bias, (VocabShard){0, c.V}, 1, 1,
+                               1, c.C);
     embedding(&c);
-    report("embedding", "first_position", memcmp(window, c.out + c.C, c.C * sizeof *window) ? 1 : 0, 0);
-    free(c.weight), free(c.bias), free(dwte), free(dwpe), free(c.out), free(c.projection), free(window);
+    report("embedding", "first_position", memcmp(window, c.out + c.C, c.C * sizeof *window) ? 1 : 0,
+           0);
+    free(c.weight), free(c.bias), free(dwte), free(dwpe), free(c.out), free(c.projection),
+        free(window);
 }
 
 static double layernorm(void *context) {
     Case *c = context;
-    kernels->layernorm_forward(c->out, c->mean, c->rstd, c->x, c->weight, c->bias, c->B * c->T, c->C);
+    kernels->layernorm_forward(c->out, c->mean, c->rstd, c->x, c->weight, c->bias, c->B * c->T,
+                               c->C);
     return project(c->out, c->projection, c->B * c->T * c->C);
 }
 
 static void check_layernorm(Case c) {
     size_t R = c.B * c.T, n = R * c.C;
     c.x = random_array(n), c.weight = random_array(c.C), c.bias = random_array(c.C);
-    c.out = random_array(n), c.projection = random_array(n), c.mean = random_array(R), c.rstd = random_array(R);
-    double *dx = calloc(n, sizeof *dx), *dw = calloc(c.C, sizeof *dw), *db = calloc(c.C, sizeof *db);
+    c.out = random_array(n), c.projection = random_array(n), c.mean = random_array(R),
+    c.rstd = random_array(R);
+    double *dx = calloc(n, sizeof *dx), *dw = calloc(c.C, sizeof *dw),
+           *db = calloc(c.C, sizeof *db);
     layernorm(&c);
     kernels->layernorm_backward(dx, dw, db, c.projection, c.x, c.weight, c.mean, c.rstd, R, c.C);
     check_gradient("layernorm", "dinp", layernorm, &c, c.x, dx, n);
     check_gradient("layernorm", "dweight", layernorm, &c, c.weight, dw, c.C);
     check_gradient("layernorm", "dbias", layernorm, &c, c.bias, db, c.C);
-    free(c.x), free(c.weight), free(c.bias), free(c.out), free(c.projection), free(c.mean), free(c.rstd);
+    free(c.x), free(c.weight), free(c.bias), free(c.out), free(c.projection), free(c.mean),
+        free(c.rstd);
     free(dx), free(dw), free(db);
 }
 
 static double matmul(void *context) {
     Case *c = context;
-    kernels->matmul_forward(c->out, c->x, c->weight, c->bias, c->residual, c->B * c->T, c->C, c->OC);
+    kernels->matmul_forward(c->out, c->x, c->weight, c->bias, c->residual, c->B * c->T, c->C,
+                            c->OC);
     return project(c->out, c->projection, c->B * c->T * c->OC);
 }
 
 static void check_matmul(Case c) {
     size_t R = c.B * c.T;
     c.x = random_array(R * c.C), c.weight = random_array(c.C * c.OC), c.bias = random_array(c.OC);
-    c.out = random_array(R * c.OC), c.projection = random_array(R * c.OC), c.residual = random_array(R * c.OC);
+    c.out = random_array(R * c.OC), c.projection = random_array(R * c.OC),
+    c.residual = random_array(R * c.OC);
     double *dx = random_array(R * c.C); // overwritten
     double *dw = calloc(c.C * c.OC, sizeof *dw), *db = calloc(c.OC, sizeof *db);
     kernels->matmul_backward_input(dx, c.projection, c.weight, NULL, R, c.C, c.OC);
@@ -139,7 +153,8 @@ static void check_matmul(Case c) {
 // GELU of a product, then a product again, as the MLP has them: the gradient of what GELU read.
 static double matmul_gelu(void *context) {
     Case *c = context;
-    kernels->matmul_gelu_forward(c->residual, c->mean, c->x, c->weight, c->bias, c->B * c->T, c->C, c->OC);
+    kernels->matmul_gelu_forward(c->residual, c->mean, c->x, c->weight, c->bias, c->B * c->T, c->C,
+                                 c->OC);
     kernels->matmul_forward(c->out, c->mean, c->rstd, c->bias2, NULL, c->B * c->T, c->OC, c->C);
     return project(c->out, c->projection, c->B * c->T * c->C);
 }
@@ -147,15 +162,19 @@ static double matmul_gelu(void *context) {
 static void check_matmul_gelu(Case c) {
     size_t R = c.B * c.T;
     c.x = random_array(R * c.C), c.weight = random_array(c.C * c.OC), c.bias = random_array(c.OC);
-    c.residual = random_array(R * c.OC), c.mean = random_array(R * c.OC), c.rstd = random_array(c.OC * c.C);
-    c.out = random_array(R * c.C), c.projection = random_array(R * c.C), c.bias2 = random_array(c.C);
-    double *dpre = random_array(R * c.OC), *dw = calloc(c.C * c.OC, sizeof *dw), *db = calloc(c.OC, sizeof *db);
+    c.residual = random_array(R * c.OC), c.mean = random_array(R * c.OC),
+    c.rstd = random_array(c.OC * c.C);
+    c.out = random_array(R * c.C), c.projection = random_array(R * c.C),
+    c.bias2 = random_array(c.C);
+    double *dpre = random_array(R * c.OC), *dw = calloc(c.C * c.OC, sizeof *dw),
+           *db = calloc(c.OC, sizeof *db);
     matmul_gelu(&c);
     kernels->matmul_backward_input(dpre, c.projection, c.rstd, c.residual, R, c.OC, c.C);
     kernels->matmul_backward_weight(dw, db, c.x, dpre, R, c.C, c.OC);
     check_gradient("matmul_gelu", "dweight", matmul_gelu, &c, c.weight, dw, c.C * c.OC);
     check_gradient("matmul_gelu", "dbias", matmul_gelu, &c, c.bias, db, c.OC);
-    free(c.x), free(c.weight), free(c.bias), free(c.out), free(c.projection), free(c.residual), free(c.mean);
+    free(c.x), free(c.weight), free(c.bias), free(c.out), free(c.projection), free(c.residual),
+        free(c.mean);
     free(c.rstd), free(c.bias2), free(dpre), free(dw), free(db);
 }
 
@@ -167,18 +186,21 @@ static double attention(void *context) {
 
 static void check_attention(Case c) {
     size_t R = c.B * c.T;
-    c.x = random_array(R * 3 * c.C), c.out = random_array(R * c.C), c.projection = random_array(R * c.C);
+    c.x = random_array(R * 3 * c.C), c.out = random_array(R * c.C),
+    c.projection = random_array(R * c.C);
     c.mean = random_array(R * c.H);
     double *dx = random_array(R * 3 * c.C);
     attention(&c);
     kernels->attention_backward(dx, c.projection, c.out, c.x, c.mean, c.B, c.T, c.C, c.H);
     check_gradient("attention", "dqkv", attention, &c, c.x, dx, R * 3 * c.C);
     // computed row by row, as generation does, the last sequence gives the same bits
-    double *rows = random_array(c.T * c.C), *lse = random_array(c.H * c.T), *whole = c.out + (c.B - 1) * c.T * c.C;
+    double *rows = random_array(c.T * c.C), *lse = random_array(c.H * c.T),
+           *whole = c.out + (c.B - 1) * c.T * c.C;
     attention(&c);
     for (size_t t = 0; t < c.T; t++) {
         // of a sequence cut after row t
-        kernels->attention_forward(rows, lse, c.x + (c.B - 1) * c.T * 3 * c.C, t, 1, t + 1, c.C, c.H);
+        kernels->attention_forward(rows, lse, c.x + (c.B - 1) * c.T * 3 * c.C, t, 1, t + 1, c.C,
+                                   c.H);
     }
     report("attention", "first_row", memcmp(rows, whole, c.T * c.C * sizeof *rows) ? 1 : 0, 0);
     free(c.x), free(c.out), free(c.projection), free(c.mean), free(dx), free(rows), free(lse);
@@ -186,16 +208,17 @@ static void check_attention(Case c) {
 
 // The classifier over two slices of the vocabulary, as two ranks share it; dinp NULL: losses only.
 static void classify(Case *c, double *losses, double *dinp, double *dwte, double dloss) {
-    const Words words[2] = {{0, c->V / 3}, {c->V / 3, c->V - c->V / 3}};
-    const size_t first = words[0].count == 0; // a vocabulary of one or two words is not cut
+    const VocabShard vocab[2] = {{0, c->V / 3}, {c->V / 3, c->V - c->V / 3}};
+    const size_t first = vocab[0].count == 0; // a vocabulary of one or two words is not cut
     SliceSoftmax softmax[2 * CLASSIFIER_ROWS];
     double scale[CLASSIFIER_ROWS], *part = random_array(CLASSIFIER_ROWS * c->C);
     for (size_t r = 0, R; r < c->B * c->T; r += R) {
         R = c->B * c->T - r < CLASSIFIER_ROWS ? c->B * c->T - r : CLASSIFIER_ROWS;
-        double *logits[2] = {c->out, c->out + R * words[0].count}, *inp = c->x + r * c->C;
+        double *logits[2] = {c->out, c->out + R * vocab[0].count}, *inp = c->x + r * c->C;
         for (size_t i = first; i < 2; i++) {
-            kernels->classifier_forward(logits[i], softmax + (i - first) * R, inp, c->weight + words[i].first * c->C,
-                                        c->tokens + r, words[i], R, c->C);
+            kernels->classifier_forward(logits[i], softmax + (i - first) * R, inp,
+                                        c->weight + vocab[i].first * c->C, c->tokens + r, vocab[i],
+                                        R, c->C);
         }
         for (size_t n = 0; dinp && n < R * c->C; n++) {
             dinp[r * c->C + n] = 0;
@@ -203,9 +226,9 @@ static void classify(Case *c, double *losses, double *dinp, double *dwte, double
         for (size_t i = first; i < 2; i++) {
             kernels->cross_entropy(losses + r, scale, softmax, 2 - first, i - first, dloss, R);
             if (dinp) {
-                kernels->classifier_backward(part, dwte + words[i].first * c->C, logits[i], scale, inp,
-                                             c->weight + words[i].first * c->C, c->tokens + r, dloss, words[i], R,
-                                             c->C);
+                kernels->classifier_backward(part, dwte + vocab[i].first * c->C, logits[i], scale,
+                                             inp, c->weight + vocab[i].first * c->C, c->tokens + r,
+                                             dloss, vocab[i], R, c->C);
             }
             for (size_t n = 0; dinp && n < R * c->C; n++) {
                 dinp[r * c->C + n] += part[n];
@@ -231,7 +254,8 @@ static void check_classifier(Case c) {
     size_t R = c.B * c.T;
     c.x = random_array(R * c.C), c.weight = random_array(c.V * c.C), c.mean = random_array(R);
     c.out = random_array(CLASSIFIER_ROWS * c.V);
-    double *dx = random_array(R * c.C), *dwte = calloc(c.V * c.C, sizeof *dwte), *losses = random_array(R);
+    double *dx = random_array(R * c.C), *dwte = calloc(c.V * c.C, sizeof *dwte),
+           *losses = random_array(R);
     classify(&c, losses, dx, dwte, 1 / (double)R);
     check_gradient("classifier", "dinp", classifier, &c, c.x, dx, R * c.C);
     check_gradient("classifier", "dwte", classifier, &c, c.weight, dwte, c.V * c.C);
@@ -246,7 +270,8 @@ static void check_classifier(Case c) {
         worst = worse(worst, fabs(log(sum) - logits[r * c.V + (size_t)c.tokens[r]] - losses[r]));
     }
     report("classifier", "losses", worst, 1e-13);
-    free(c.x), free(c.weight), free(c.mean), free(c.out), free(dx), free(dwte), free(losses), free(logits);
+    free(c.x), free(c.weight), free(c.mean), free(c.out), free(dx), free(dwte), free(losses),
+        free(logits);
 }
 
 // f(x) = sum x^2 has the gradient 2x; n beyond 256 segments and below.
@@ -262,7 +287,8 @@ static void check_sum_of_squares(size_t n) {
     for (size_t i = 0; i < n; i++) {
         twice[i] = 2 * x[i];
     }
-    check_gradient("sum_of_squares", n < 256 ? "fewer than segments" : "more than segments", squares, x, x, twice, n);
+    check_gradient("sum_of_squares", n < 256 ? "fewer than segments" : "more than segments",
+                   squares, x, x, twice, n);
     free(x), free(twice);
 }
 
@@ -280,7 +306,8 @@ static void check_adamw(void) {
             y[i] -= lr * decay * y[i];
             n[i] = beta1 * n[i] + (1 - beta1) * clip * g[i];
             w[i] = beta2 * w[i] + (1 - beta2) * clip * g[i] * clip * g[i];
-            y[i] -= lr * (n[i] / (1 - pow(beta1, step))) / (sqrt(w[i] / (1 - pow(beta2, step))) + eps);
+            y[i] -=
+                lr * (n[i] / (1 - pow(beta1, step))) / (sqrt(w[i] / (1 - pow(beta2, step))) + eps);
             worst = worse(worst, fabs(x[i] - y[i]));
         }
         free(g);
@@ -290,11 +317,15 @@ static void check_adamw(void) {
 }
 
 int main(void) {
-    // sizes around the tile and lane edges, 1, a prime, V not a multiple of anything; T > 1 so that positions differ
+    // sizes around the tile and lane edges, 1, a prime, V not a multiple of anything; T > 1 so that
+    // positions differ
     static const Case cases[] = {
-        {.B = 1, .T = 2, .C = 1, .H = 1, .V = 2, .OC = 1},    {.B = 2, .T = 3, .C = 15, .H = 3, .V = 11, .OC = 17},
-        {.B = 2, .T = 5, .C = 16, .H = 2, .V = 16, .OC = 16}, {.B = 1, .T = 7, .C = 34, .H = 2, .V = 37, .OC = 31},
-        {.B = 3, .T = 23, .C = 6, .H = 1, .V = 13, .OC = 5},  {.B = 1, .T = 2, .C = 260, .H = 4, .V = 5, .OC = 3},
+        {.B = 1, .T = 2, .C = 1, .H = 1, .V = 2, .OC = 1},
+        {.B = 2, .T = 3, .C = 15, .H = 3, .V = 11, .OC = 17},
+        {.B = 2, .T = 5, .C = 16, .H = 2, .V = 16, .OC = 16},
+        {.B = 1, .T = 7, .C = 34, .H = 2, .V = 37, .OC = 31},
+        {.B = 3, .T = 23, .C = 6, .H = 1, .V = 13, .OC = 5},
+        {.B = 1, .T = 2, .C = 260, .H = 4, .V = 5, .OC = 3},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Case c = cases[i];

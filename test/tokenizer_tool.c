@@ -1,15 +1,18 @@
-// tokenizer_tool.c: drives tokenizer.h for test_tokenizer.py. A list of texts on stdin is, for each, its length as
-// uint32 and its bytes; ids go out as binary int32.
+// tokenizer_tool.c: drives tokenizer.h for test_tokenizer.py. A list of texts on stdin is, for
+// each, its length as uint32 and its bytes; ids go out as binary int32.
 //
 //     tokenizer_tool train VOCAB_SIZE DIR   texts in
-//     tokenizer_tool encode DIR [ROUNDS]    texts in, the ids of each and -1 out; the time goes to stderr
-//     tokenizer_tool pieces DIR BLOCK       the same ids, of texts read in blocks and cut at safe places; the number of
+//     tokenizer_tool encode DIR [ROUNDS]    texts in, the ids of each and -1 out; the time goes to
+//     stderr tokenizer_tool pieces DIR BLOCK       the same ids, of texts read in blocks and cut at
+//     safe places; the number of
 //                                           cuts goes to stderr
-//     tokenizer_tool decode DIR [all]       lists of ids in, each ended by INT32_MIN; texts out, each ended by 0xFF;
+//     tokenizer_tool decode DIR [all]       lists of ids in, each ended by INT32_MIN; texts out,
+//     each ended by 0xFF;
 //                                           `all`: special tokens too
 //     tokenizer_tool copy DIR OUT           load and save
-//     tokenizer_tool sanitize BLOCK         repairs UTF-8 fed in blocks; the count of replacements goes to stderr
-//     tokenizer_tool classes                the class of each code point, one byte each
+//     tokenizer_tool sanitize BLOCK         repairs UTF-8 fed in blocks; the count of replacements
+//     goes to stderr tokenizer_tool classes                the class of each code point, one byte
+//     each
 #include "../tokenizer_train.h"
 
 #include "tool.h"
@@ -57,8 +60,9 @@ static int train(size_t vocab_size, const char *directory, const char *text, siz
 
 static bool put_ids(TokenBuffer *ids, Error *e) {
     int32_t end = -1;
-    bool ok = (ids->count == 0 || fwrite(ids->ids, sizeof *ids->ids, ids->count, stdout) == ids->count) &&
-              fwrite(&end, sizeof end, 1, stdout) == 1;
+    bool ok =
+        (ids->count == 0 || fwrite(ids->ids, sizeof *ids->ids, ids->count, stdout) == ids->count) &&
+        fwrite(&end, sizeof end, 1, stdout) == 1;
     ids->count = 0;
     return ok || fail(e, "stdout: %s", strerror(errno));
 }
@@ -74,7 +78,8 @@ static int encode(const char *directory, int rounds, const char *text, size_t le
         Text document;
         for (const char *at = text; ok && next_text(&at, text + length, &document);) {
             ids.count = 0;
-            ok = encoder_encode(&encoder, document.text, document.length, &ids, &e) && (round || put_ids(&ids, &e));
+            ok = encoder_encode(&encoder, document.text, document.length, &ids, &e) &&
+                 (round || put_ids(&ids, &e));
         }
     }
     if (ok) {
@@ -86,9 +91,11 @@ static int encode(const char *directory, int rounds, const char *text, size_t le
     return ok ? 0 : stop(&e);
 }
 
-// Encodes a text of which `block` more bytes come at a time, up to the last place that is safe to cut, as a reader of
-// documents larger than memory does. What is handed over ends in a whole character, and nothing behind it is there.
-static bool encode_in_pieces(Encoder *encoder, Text text, size_t block, TokenBuffer *ids, Error *e) {
+// Encodes a text of which `block` more bytes come at a time, up to the last place that is safe to
+// cut, as a reader of documents larger than memory does. What is handed over ends in a whole
+// character, and nothing behind it is there.
+static bool encode_in_pieces(Encoder *encoder, Text text, size_t block, TokenBuffer *ids,
+                             Error *e) {
     bool ok = true;
     int continues = TEXT_WHOLE;
     for (size_t held = 0; ok && text.length;) {
@@ -133,7 +140,8 @@ static int pieces(const char *directory, size_t block, const char *text, size_t 
     return ok ? 0 : stop(&e);
 }
 
-// Decodes lists of ids, each ended by INT32_MIN, id by id; 0xFF, which is in no text, ends each text.
+// Decodes lists of ids, each ended by INT32_MIN, id by id; 0xFF, which is in no text, ends each
+// text.
 static int decode(const char *directory, bool all, const char *data, size_t length) {
     Tokenizer t;
     Decoder decoder = {0};

@@ -3,7 +3,8 @@
 //   sort                    standard input's suffixes in order, one number a line
 //   index FOLDER SPLIT      writes SPLIT.index and SPLIT.sums, prints their hashes
 //   blocks FOLDER BYTES     the same for train, with blocks of so many bytes
-//   spans FOLDER MIN        per query of standard input ("BYTES\n" and so many bytes): a JSON list of the spans found
+//   spans FOLDER MIN        per query of standard input ("BYTES\n" and so many bytes): a JSON list
+//   of the spans found
 #include "../trace.h"
 
 static bool sort_input(Error *e) {
@@ -13,7 +14,8 @@ static bool sort_input(Error *e) {
         json_append(&text, block, n);
     }
     int32_t *suffixes = malloc((text.length + 1) * sizeof *suffixes);
-    bool ok = suffixes && suffix_sort((const unsigned char *)text.data, (int32_t)text.length, suffixes, e);
+    bool ok = suffixes &&
+              suffix_sort((const unsigned char *)text.data, (int32_t)text.length, suffixes, e);
     for (size_t i = 0; ok && i < text.length; i++) {
         printf("%d\n", suffixes[i]);
     }
@@ -28,8 +30,8 @@ static bool build(const char *folder, const char *split, size_t block_bytes, Err
     if (!path_format(path, e, "%s/tokenizer", folder) || !tokenizer_load(&tokenizer, path, e)) {
         return false;
     }
-    bool ok =
-        index_build_(folder, split, &tokenizer, block_bytes, NULL, index, e) && sums_build(folder, split, sums, e);
+    bool ok = index_build_(folder, split, &tokenizer, block_bytes, NULL, index, e) &&
+              sums_build(folder, split, sums, e);
     if (ok) {
         printf("%s\n%s\n", index, sums);
     }
@@ -44,19 +46,20 @@ static bool print_span(TextSearch *s, TextSpan span, Error *e) {
     for (size_t i = 0; ok && i < places.count; i++) {
         uint64_t number = 0;
         ok = trace_document_of(s->data, places.items[i].token, &number, e);
-        printf("%s[%llu, %zu, %llu]", i ? ", " : "", (unsigned long long)places.items[i].token, places.items[i].offset,
-               (unsigned long long)number);
+        printf("%s[%llu, %zu, %llu]", i ? ", " : "", (unsigned long long)places.items[i].token,
+               places.items[i].offset, (unsigned long long)number);
     }
     printf("]}");
     free(places.items);
     return ok;
 }
 
-static bool answer(TraceData *data, const TokenTexts *texts, const char *text, size_t length, size_t least, Error *e) {
+static bool answer(TraceData *data, const TokenTexts *texts, const char *text, size_t length,
+                   size_t least, Error *e) {
     TextSearch search;
     TextSpans spans = {0};
-    bool ok =
-        text_search_open(&search, data, 1, texts, text, length, e) && text_search_spans(&search, least, &spans, e);
+    bool ok = text_search_open(&search, data, 1, texts, text, length, e) &&
+              text_search_spans(&search, least, &spans, e);
     printf("[");
     for (size_t i = 0; ok && i < spans.count; i++) {
         printf("%s", i ? ", " : "");
@@ -76,7 +79,8 @@ static bool spans(const char *folder, size_t least, Error *e) {
     size_t length;
     bool ok = dataset_open(&dataset, folder, "train", 1, e);
     ok = ok && trace_data_open(&data, &dataset, folder, "train", NULL, e) &&
-         tokenizer_load(&tokenizer, dataset.tokenizer, e) && token_texts_init(&texts, &tokenizer, e);
+         tokenizer_load(&tokenizer, dataset.tokenizer, e) &&
+         token_texts_init(&texts, &tokenizer, e);
     while (ok && scanf("%zu", &length) == 1 && getchar() == '\n') {
         char *text = malloc(length + 1);
         ok = text && fread(text, 1, length, stdin) == length;

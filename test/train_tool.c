@@ -1,9 +1,10 @@
-// train_tool.c: drives tokenizer_train.h for test_tokenizer_train.py and scripts/bench_tokenizer.py. Texts on stdin:
-// for each its length as uint32 and its bytes.
+// train_tool.c: drives tokenizer_train.h for test_tokenizer_train.py and
+// scripts/bench_tokenizer.py. Texts on stdin: for each its length as uint32 and its bytes.
 //
 //     train_tool bpe VOCAB_SIZE DIR                 byte-level BPE
 //     train_tool unigram VOCAB_SIZE DIR [COVERAGE]  Unigram with byte fallback
-//     train_tool suffixes                           suffix array of the bytes on stdin, binary int32
+//     train_tool suffixes                           suffix array of the bytes on stdin, binary
+//     int32
 #include "../tokenizer_train.h"
 
 #include "tool.h"
@@ -24,7 +25,8 @@ static bool add_texts(TokenizerTrainer *trainer, const char *at, const char *end
     return true;
 }
 
-static bool finish_bpe(const TokenizerTrainer *trainer, size_t vocab_size, const char *directory, Error *e) {
+static bool finish_bpe(const TokenizerTrainer *trainer, size_t vocab_size, const char *directory,
+                       Error *e) {
     Tokenizer t = {0};
     bool ok = trainer_finish(trainer, vocab_size, &t, e) && tokenizer_save(&t, directory, e);
     tokenizer_free(&t);
@@ -37,7 +39,8 @@ static int train(int argc, char **argv, const char *text, size_t length) {
     const size_t vocab_size = strtoul(argv[2], NULL, 10);
     const double coverage = argc > 4 ? strtod(argv[4], NULL) : UNIGRAM_COVERAGE, start = seconds();
     const bool bpe = !strcmp(argv[1], "bpe");
-    bool ok = (bpe ? trainer_init : trainer_init_unigram)(&trainer, &e) && add_texts(&trainer, text, text + length, &e);
+    bool ok = (bpe ? trainer_init : trainer_init_unigram)(&trainer, &e) &&
+              add_texts(&trainer, text, text + length, &e);
     double counted = seconds();
     ok = ok && (bpe ? finish_bpe(&trainer, vocab_size, argv[3], &e)
                     : trainer_finish_unigram(&trainer, vocab_size, coverage, argv[3], &e));
@@ -66,7 +69,8 @@ int main(int argc, char **argv) {
     char *text = read_stdin(&length);
     const char *command = argc > 1 ? argv[1] : "";
     int status = 2;
-    if ((!strcmp(command, "bpe") && argc == 4) || (!strcmp(command, "unigram") && (argc == 4 || argc == 5))) {
+    if ((!strcmp(command, "bpe") && argc == 4) ||
+        (!strcmp(command, "unigram") && (argc == 4 || argc == 5))) {
         status = train(argc, argv, text, length);
     } else if (!strcmp(command, "suffixes") && argc == 2) {
         status = suffixes(text, length);
