@@ -9,15 +9,16 @@
 MPICC  ?= mpicc
 CLANG  ?= clang
 CROSS  ?= aarch64-linux-gnu-gcc
-# -ffp-contract=off joins a * b + c into one rounding. No -Ofast, -ffast-math or -ffinite-math-only: they let NaN pass
-# isfinite, in the tests and in the guard of the training loop alike.
+# -ffp-contract=off: a * b + c is rounded twice unless the source says fma, so that all compilers agree on the bits.
+# No -Ofast, -ffast-math or -ffinite-math-only: they let NaN pass isfinite, in the tests and in the guard of the
+# training loop alike.
 NATIVE ?= -march=native
 CFLAGS ?= -O3 -ffp-contract=off
-WARN   := -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -fopenmp
+WARN   := -I. -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -fopenmp
 REVISION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 DEFINES  = -DGIT_REVISION='"$(REVISION)"' -DCOMPILER_FLAGS='"$(strip $(1))"'
 SANITIZE := -O1 -ffp-contract=off -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
-HEADERS := $(wildcard *.h)
+HEADERS := $(wildcard *.h */*.h)
 SYSROOT  = $(shell scripts/a64fx_sysroot.sh)
 # gcc 12 for AArch64 crashes in its dominator optimisation on some predicated SVE loops.
 A64FX   := -O3 -ffp-contract=off -mcpu=a64fx -fno-tree-dominator-opts -fno-schedule-insns
@@ -36,11 +37,11 @@ train_gpt.a64fx: train_gpt.c $(HEADERS) scripts/a64fx_sysroot.sh
 	$(CROSS) --sysroot=$(SYSROOT) -I$(SYSROOT)/usr/include/aarch64-linux-gnu/mpich $(WARN) $(A64FX) \
 		$(call DEFINES,$(A64FX)) $< -o $@ -lmpich -lm
 
-build/test_kernels: test/test_kernels.c kernels_ref.h
+build/test_kernels: test/test_kernels.c $(HEADERS)
 	@mkdir -p build
 	$(CC) $(WARN) $(CFLAGS) $(NATIVE) $< -o $@ -lm
 
-build/test_kernels.asan: test/test_kernels.c kernels_ref.h
+build/test_kernels.asan: test/test_kernels.c $(HEADERS)
 	@mkdir -p build
 	$(CC) $(WARN) $(SANITIZE) $(NATIVE) $< -o $@ -lm
 
@@ -48,7 +49,7 @@ build/fuzz_readers: test/fuzz_readers.c test/fuzz_mutate.h train_gpt.c $(HEADERS
 	@mkdir -p build
 	MPICH_CC=$(CLANG) $(MPICC) $(WARN) $(SANITIZE) -fsanitize=fuzzer $< -o $@ -lm
 
-build/bench_gemm: test/bench_gemm.c kernels_sve.h kernels_ref.h sve_shim.h
+build/bench_gemm: test/bench_gemm.c $(HEADERS)
 	@mkdir -p build
 	$(CC) $(WARN) $(CFLAGS) $(NATIVE) $< -o $@ -ldl -lm
 
