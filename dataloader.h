@@ -24,364 +24,16 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "json.h"      // defines: Error, fail, read_file, utf8_*, json_*
-#include "tokenizer.h" // defines: Tokenizer, Encoder, TokenBuffer, utf8_sanitize, tokenizer_*
-
-// ------------------------------------------------------------------------------------------------
-// Small helpers: paths, bytes, whole reads
-
-enum { PATH_LIMIT = 4096 };
-
-// Formats a path into a buffer of PATH_LIMIT bytes; one that does not fit is an error.
-__attribute__((format(printf, 3, 4))) static inline bool path_format(char *out, Error *e,
-                                                                     const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    int length = vsnprintf(out, PATH_LIMIT, format, args);
-    va_end(args);
-    return (length >= 0 && length < PATH_LIMIT) ||
-           fail(e, "%.200s...: the path is longer than the %d bytes supported", out,
-                PATH_LIMIT - 1);
-}
-
-static inline uint64_t load_le(const void *from, int bytes) {
-    const unsigned char *p = from;
-    uint64_t value = 0;
-    for (int i = bytes - 1; i >= 0; i--) {
-        value = value << 8 | p[i];
-    }
-    return value;
-}
-
-static inline void store_le(void *to, uint64_t value, int bytes) {
-    unsigned char *p = to;
-    for (int i = 0; i < bytes; i++, value >>= 8) {
-        p[i] = (unsigned char)value;
-    }
-}
-
-static inline uint64_t min_u64_(uint64_t a, uint64_t b) {
-    return a < b ? a : b;
-}
-
-// Reads exactly `bytes` at `offset`. The file may have been truncated since it was opened: then
-// this is an error line, where a memory map would be a SIGBUS.
-static inline bool read_at(int file, const char *path, void *out, size_t bytes, uint64_t offset,
-                           Error *e) {
-    for (size_t done = 0; done < bytes;) {
-        ssize_t n = pread(file, (char *)out + done, bytes - done, (off_t)(offset + done));
-        if (n == 0) {
-            return fail(e, "%s: ends before byte %llu: it was truncated", path,
-                        (unsigned long long)(offset + bytes));
-        }
-        if (n < 0 && errno != EINTR) {
-            return fail(e, "%s: cannot be read at byte %llu: %s", path, (unsigned long long)offset,
-                        strerror(errno));
-        }
-        done += n > 0 ? (size_t)n : 0;
-    }
-    return true;
-}
-
-// Writes `bytes` at `offset`.
-static inline bool write_at(int file, const char *path, const void *data, size_t bytes,
-                            uint64_t offset, Error *e) {
-    for (size_t done = 0; done < bytes;) {
-        ssize_t n = pwrite(file, (const char *)data + done, bytes - done, (off_t)(offset + done));
-        if (n < 0 && errno != EINTR) {
-            return fail(e, "%s: cannot be written at byte %llu: %s", path,
-                        (unsigned long long)offset, strerror(errno));
-        }
-        done += n > 0 ? (size_t)n : 0;
-    }
-    return true;
-}
-
-// ------------------------------------------------------------------------------------------------
-// SHA-256 (FIPS 180-4)
-
-typedef struct {
-    uint32_t state[8];
-    uint64_t length;         // bytes added so far
-    unsigned char block[64]; // the last length % 64 of them
-} Sha256;
-
-static inline uint32_t rotate_right_(uint32_t x, int n) {
-    return x >> n | x << (32 - n);
-}
-
-static inline void sha256_block_(uint32_t state[8], const unsigned char *block) {
-    static const uint32_t K[64] = {
-        0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4,
-        0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe,
-        0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f,
-        0x4a7484aa, 0x5cb0a9dc, 0x76f988da, 0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7,
-        0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967, 0x27b70a85, 0x2e1b2138, 0x4d2c6dfc,
-        0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85, 0xa2bfe8a1, 0xa81a664b,
-        0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070, 0x19a4c116,
-        0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
-        0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7,
-        0xc67178f2};
-    uint32_t w[64], a = state[0], b = state[1], c = state[2], d = state[3];
-    uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
-    for (int t = 0; t < 16; t++) {
-        w[t] = (uint32_t)block[4 * t] << 24 | (uint32_t)block[4 * t + 1] << 16 |
-               (uint32_t)block[4 * t + 2] << 8 | block[4 * t + 3];
-    }
-    for (int t = 16; t < 64; t++) {
-        uint32_t s0 = rotate_right_(w[t - 15], 7) ^ rotate_right_(w[t - 15], 18) ^ w[t - 15] >> 3;
-        uint32_t s1 = rotate_right_(w[t - 2], 17) ^ rotate_right_(w[t - 2], 19) ^ w[t - 2] >> 10;
-        w[t] = w[t - 16] + s0 + w[t - 7] + s1;
-    }
-    for (int t = 0; t < 64; t++) {
-        uint32_t s1 = rotate_right_(e, 6) ^ rotate_right_(e, 11) ^ rotate_right_(e, 25);
-        uint32_t t1 = h + s1 + ((e & f) ^ (~e & g)) + K[t] + w[t];
-        uint32_t s0 = rotate_right_(a, 2) ^ rotate_right_(a, 13) ^ rotate_right_(a, 22);
-        uint32_t t2 = s0 + ((a & b) ^ (a & c) ^ (b & c));
-        h = g, g = f, f = e, e = d + t1, d = c, c = b, b = a, a = t1 + t2;
-    }
-    state[0] += a, state[1] += b, state[2] += c, state[3] += d;
-    state[4] += e, state[5] += f, state[6] += g, state[7] += h;
-}
-
-static inline void sha256_begin(Sha256 *s) {
-    *s = (Sha256){.state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c,
-                            0x1f83d9ab, 0x5be0cd19}};
-}
-
-static inline void sha256_add(Sha256 *s, const void *data, size_t bytes) {
-    const unsigned char *p = data;
-    size_t held = s->length % 64;
-    s->length += bytes;
-    if (held) {
-        size_t n = bytes < 64 - held ? bytes : 64 - held;
-        memcpy(s->block + held, p, n);
-        p += n, bytes -= n;
-        if (held + n < 64) {
-            return;
-        }
-        sha256_block_(s->state, s->block);
-    }
-    for (; bytes >= 64; p += 64, bytes -= 64) {
-        sha256_block_(s->state, p);
-    }
-    if (bytes) {
-        memcpy(s->block, p, bytes);
-    }
-}
-
-static inline void sha256_digest(Sha256 *s, unsigned char digest[32]) {
-    static const unsigned char padding[64] = {0x80};
-    unsigned char bits[8];
-    for (int i = 0; i < 8; i++) {
-        bits[i] = (unsigned char)(s->length * 8 >>
-                                  (56 - 8 * i)); // the message's length in bits, big-endian
-    }
-    sha256_add(s, padding, 64 - (s->length + 8) % 64);
-    sha256_add(s, bits, 8);
-    for (int i = 0; i < 32; i++) {
-        digest[i] = (unsigned char)(s->state[i / 4] >> (24 - 8 * (i % 4)));
-    }
-}
-
-// Writes the digest as 64 lower-case hexadecimal digits and a NUL.
-static inline void sha256_end(Sha256 *s, char hex[65]) {
-    unsigned char digest[32];
-    sha256_digest(s, digest);
-    for (int i = 0; i < 32; i++) {
-        snprintf(hex + 2 * i, 3, "%02x", digest[i]);
-    }
-}
-
-static inline bool sha256_file(const char *path, char hex[65], Error *e) {
-    Sha256 hash;
-    unsigned char buffer[65536];
-    FILE *file = fopen(path, "rb");
-    if (!file) {
-        return fail(e, "%s: cannot be read: %s", path, strerror(errno));
-    }
-    sha256_begin(&hash);
-    for (size_t n; (n = fread(buffer, 1, sizeof buffer, file)) > 0;) {
-        sha256_add(&hash, buffer, n);
-    }
-    bool ok = !ferror(file) || fail(e, "%s: cannot be read: %s", path, strerror(errno));
-    fclose(file);
-    sha256_end(&hash, hex);
-    return ok;
-}
-
-// ------------------------------------------------------------------------------------------------
-// Files and folders that are written: every failure (a full disk) is seen, at the latest when the
-// file is closed
-
-static inline bool write_(FILE *file, const char *path, const void *data, size_t bytes, Error *e) {
-    return fwrite(data, 1, bytes, file) == bytes ||
-           fail(e, "%s: cannot be written: %s", path, strerror(errno));
-}
-
-// Closes a file that was written, on disk when this returns true.
-static inline bool close_written_(FILE *file, const char *path, Error *e) {
-    bool ok = fflush(file) == 0 && fsync(fileno(file)) == 0;
-    int reason = ok ? 0 : errno;
-    ok = fclose(file) == 0 && ok;
-    return ok || fail(e, "%s: cannot be written: %s", path, strerror(reason ? reason : errno));
-}
-
-// A file that is hashed while it is written.
-typedef struct {
-    FILE *file;
-    char path[PATH_LIMIT];
-    Sha256 hash;
-} OutputFile;
-
-static inline bool output_open(OutputFile *o, const char *path, Error *e) {
-    o->file = NULL;
-    if (!path_format(o->path, e, "%s", path)) {
-        return false;
-    }
-    o->file = fopen(path, "wb");
-    sha256_begin(&o->hash);
-    return o->file || fail(e, "%s: cannot be created: %s", path, strerror(errno));
-}
-
-static inline bool output_write(OutputFile *o, const void *data, size_t bytes, Error *e) {
-    sha256_add(&o->hash, data, bytes);
-    return write_(o->file, o->path, data, bytes, e);
-}
-
-// Closes the file, on disk when this returns true; hex gets its SHA-256.
-static inline bool output_close(OutputFile *o, char hex[65], Error *e) {
-    sha256_end(&o->hash, hex);
-    return close_written_(o->file, o->path, e);
-}
-
-static inline int by_bytes_(const struct dirent **a, const struct dirent **b) {
-    return strcmp((*a)->d_name, (*b)->d_name);
-}
-
-static inline int not_dots_(const struct dirent *entry) {
-    return strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..");
-}
-
-// The names in a folder in the order of their bytes. Returns how many, or -1 with errno set; free
-// each, then *names.
-static inline int list_folder(const char *path, struct dirent ***names) {
-    return scandir(path, names, not_dots_, by_bytes_);
-}
-
-static inline void free_names(struct dirent **names, int count) {
-    for (int i = 0; i < count; i++) {
-        free(names[i]);
-    }
-    free(names);
-}
-
-// Removes a folder with everything in it, as far as that is possible; links are removed, not
-// followed.
-static inline void remove_directory(const char *path) {
-    struct dirent **names = NULL;
-    int count = list_folder(path, &names);
-    for (int i = 0; i < count; i++) {
-        char child[PATH_LIMIT];
-        Error ignored;
-        if (path_format(child, &ignored, "%s/%s", path, names[i]->d_name) && unlink(child)) {
-            remove_directory(child);
-        }
-    }
-    free_names(names, count);
-    rmdir(path);
-}
-
-// Makes the names in a folder durable: what was created, renamed or removed in it.
-static inline bool sync_directory(const char *path, Error *e) {
-    int folder = open(path, O_RDONLY | O_CLOEXEC);
-    bool ok = folder >= 0 && fsync(folder) == 0;
-    ok = ok || fail(e, "%s: cannot be written to disk: %s", path, strerror(errno));
-    if (folder >= 0) {
-        close(folder);
-    }
-    return ok;
-}
-
-// ------------------------------------------------------------------------------------------------
-// Random numbers as pure functions: no state, so any rank, thread or resumed run computes the same
-// ones again
-
-// Streams keep uses of one seed apart. Those below RANDOM_FREE belong to this file.
-enum { RANDOM_ORDER, RANDOM_SPLIT, RANDOM_SAMPLE, RANDOM_SOURCE, RANDOM_FREE = 16 };
-
-// 64 random bits for (seed, stream, counter): the finaliser of SplitMix64 (Steele, Lea, Flood 2014)
-// once per word.
-static inline uint64_t random_bits(uint64_t seed, uint64_t stream, uint64_t counter) {
-    const uint64_t words[3] = {seed, stream, counter};
-    uint64_t h = 0;
-    for (int i = 0; i < 3; i++) {
-        h = (h ^ words[i]) + 0x9E3779B97F4A7C15;
-        h = (h ^ h >> 30) * 0xBF58476D1CE4E5B9;
-        h = (h ^ h >> 27) * 0x94D049BB133111EB;
-        h ^= h >> 31;
-    }
-    return h;
-}
-
-// Uniform in [0, 1), a multiple of 2^-53.
-static inline double random_uniform(uint64_t seed, uint64_t stream, uint64_t counter) {
-    return (double)(random_bits(seed, stream, counter) >> 11) * 0x1p-53;
-}
-
-// The network beneath a permutation of 0..n-1: `half` is the smallest number of bits so that 2 *
-// half hold n - 1.
-typedef struct {
-    int half;
-    uint64_t mask, key;
-} Feistel_;
-
-static inline Feistel_ feistel_(uint64_t seed, uint64_t epoch, uint64_t n) {
-    int half = 1;
-    while (half < 32 && (n - 1) >> (2 * half)) {
-        half++;
-    }
-    return (Feistel_){half, ((uint64_t)1 << half) - 1, random_bits(seed, RANDOM_ORDER, epoch)};
-}
-
-enum { FEISTEL_ROUNDS = 6 };
-
-// Where `position` (< n) goes in the permutation of 0..n-1 that (seed, epoch) names. A six-round
-// Feistel network permutes the 2*half-bit numbers, fewer than 4n; results of n or more are fed back
-// in until one is below n (cycle walking: Black and Rogaway 2002). Nothing is stored, however large
-// n is.
-static inline uint64_t random_permutation(uint64_t seed, uint64_t epoch, uint64_t position,
-                                          uint64_t n) {
-    Feistel_ f = feistel_(seed, epoch, n);
-    uint64_t x = position;
-    do {
-        uint64_t left = x >> f.half, right = x & f.mask;
-        for (uint64_t round = 0; round < FEISTEL_ROUNDS; round++) {
-            uint64_t next = left ^ (random_bits(f.key, round, right) & f.mask);
-            left = right;
-            right = next;
-        }
-        x = left << f.half | right;
-    } while (x >= n);
-    return x;
-}
-
-// The position (< n) that random_permutation sends to `value` (< n): the same rounds backwards.
-static inline uint64_t random_permutation_inverse(uint64_t seed, uint64_t epoch, uint64_t value,
-                                                  uint64_t n) {
-    Feistel_ f = feistel_(seed, epoch, n);
-    uint64_t x = value;
-    do {
-        uint64_t left = x >> f.half, right = x & f.mask;
-        for (uint64_t round = FEISTEL_ROUNDS; round-- > 0;) {
-            uint64_t previous = right ^ (random_bits(f.key, round, left) & f.mask);
-            right = left;
-            left = previous;
-        }
-        x = left << f.half | right;
-    } while (x >= n);
-    return x;
-}
+#include "shards/docs.h"
+#include "shards/idx.h"
+#include "tokenizer.h" // defines: Tokenizer, Encoder, TokenBuffer, tokenizer_*
+#include "util/array.h"
+#include "util/bytes.h"
+#include "util/files.h"
+#include "util/json.h"
+#include "util/random.h"
+#include "util/sha256.h"
+#include "util/utf8.h"
 
 // ------------------------------------------------------------------------------------------------
 // Reading token data
@@ -416,9 +68,7 @@ typedef struct {
     size_t vocab_size;
 } Dataset;
 
-enum { IDX_HEADER = 34, LLMC_HEADER = 1024, IDX_BLOCK = 4096 };
-
-static const char idx_magic_[9] = "MMIDIDX\0";
+enum { LLMC_HEADER = 1024, IDX_BLOCK = 4096 };
 
 // Checks length[] and pointer[] of the .idx; every sequence must lie in the .bin, which must hold
 // nothing else.
@@ -429,7 +79,7 @@ static inline bool idx_check_sequences_(Dataset *d, int idx, uint64_t sequences,
     for (uint64_t i = 0; i < sequences; i++) {
         size_t j = i % IDX_BLOCK;
         if (j == 0) {
-            size_t n = min_u64_(sequences - i, IDX_BLOCK);
+            size_t n = min_u64(sequences - i, IDX_BLOCK);
             if (!read_at(idx, d->idx_path, lengths, 4 * n, IDX_HEADER + 4 * i, e) ||
                 !read_at(idx, d->idx_path, pointers, 8 * n, IDX_HEADER + 4 * sequences + 8 * i,
                          e)) {
@@ -469,7 +119,7 @@ static inline bool idx_check_documents_(Dataset *d, int idx, uint64_t sequences,
     uint64_t previous = 0;
     for (uint64_t i = 0; i < entries; i++) {
         size_t j = i % IDX_BLOCK;
-        if (j == 0 && !read_at(idx, d->idx_path, block, 8 * min_u64_(entries - i, IDX_BLOCK),
+        if (j == 0 && !read_at(idx, d->idx_path, block, 8 * min_u64(entries - i, IDX_BLOCK),
                                IDX_HEADER + 12 * sequences + 8 * i, e)) {
             return false;
         }
@@ -505,7 +155,7 @@ static inline bool idx_check_(Dataset *d, int idx, uint64_t idx_bytes, uint64_t 
     uint64_t version = load_le(header + 9, 8), S = load_le(header + 18, 8),
              D = load_le(header + 26, 8);
     unsigned type = header[17];
-    if (memcmp(header, idx_magic_, sizeof idx_magic_)) {
+    if (memcmp(header, IDX_MAGIC, sizeof IDX_MAGIC)) {
         return fail(e, "%s: does not begin with MMIDIDX: not a Megatron index%s", d->idx_path,
                     memcmp(header, "TNTIDX", 6)
                         ? ""
@@ -574,25 +224,6 @@ static inline bool llmc_check_(Dataset *d, uint64_t bytes, Error *e) {
                 (unsigned long long)bytes, (unsigned long long)count, (unsigned long long)expected);
 }
 
-// Opens a regular file for reading. Returns its descriptor, or -1 and the error.
-static inline int open_regular_(const char *path, uint64_t *bytes, Error *e) {
-    struct stat status;
-    int file =
-        open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // O_NONBLOCK: do not wait on a named pipe
-    if (file < 0 || fstat(file, &status)) {
-        fail(e, "%s: cannot be read: %s", path, strerror(errno));
-    } else if (!S_ISREG(status.st_mode)) {
-        fail(e, "%s: is not a regular file", path);
-    } else {
-        *bytes = (uint64_t)status.st_size;
-        return file;
-    }
-    if (file >= 0) {
-        close(file);
-    }
-    return -1;
-}
-
 // Copies a string of at most `limit` - 1 bytes; false if it is missing or too long.
 static inline bool copy_string_(char *out, size_t limit, const Json *node) {
     const char *text = json_string(node);
@@ -648,24 +279,19 @@ static inline void dataset_close(Dataset *d) {
     d->file = -1;
 }
 
-static inline bool is_folder_(const char *path) {
-    struct stat status;
-    return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
-}
-
 // Whether dataset_open(path, split) has something to open: a prepared folder may lack "val"; a bare
 // file has no splits and counts as "train".
 static inline bool dataset_has_split(const char *path, const char *split) {
     char idx[PATH_LIMIT];
     Error ignored;
-    if (!is_folder_(path)) {
+    if (!is_folder(path)) {
         return strcmp(split, "train") == 0;
     }
     return path_format(idx, &ignored, "%s/%s.idx", path, split) && access(idx, F_OK) == 0;
 }
 
 static inline bool dataset_open_files_(Dataset *d, const char *path, const char *split, Error *e) {
-    bool folder = is_folder_(path);
+    bool folder = is_folder(path);
     uint64_t bytes, idx_bytes;
     if (!(folder ? path_format(d->path, e, "%s/%s.bin", path, split) &&
                        path_format(d->idx_path, e, "%s/%s.idx", path, split)
@@ -687,13 +313,13 @@ static inline bool dataset_open_files_(Dataset *d, const char *path, const char 
                 path, d->path);
         }
         return path_format(d->path, e, "%s", path) &&
-               (d->file = open_regular_(path, &bytes, e)) >= 0 && llmc_check_(d, bytes, e);
+               (d->file = open_regular(path, &bytes, e)) >= 0 && llmc_check_(d, bytes, e);
     }
-    d->file = open_regular_(d->path, &bytes, e);
+    d->file = open_regular(d->path, &bytes, e);
     if (d->file < 0) {
         return false;
     }
-    int idx = open_regular_(d->idx_path, &idx_bytes, e);
+    int idx = open_regular(d->idx_path, &idx_bytes, e);
     bool ok = idx >= 0 && idx_check_(d, idx, idx_bytes, bytes, e);
     if (idx >= 0) {
         close(idx);
@@ -736,7 +362,7 @@ static inline bool dataset_read(const Dataset *d, uint64_t sample, size_t vocab_
     assert(sample < d->samples);
     for (size_t i = 0; i <= d->seq_len; i++) {
         size_t j = i % block;
-        if (j == 0 && !read_at(d->file, d->path, raw, min_u64_(d->seq_len + 1 - i, block) * bytes,
+        if (j == 0 && !read_at(d->file, d->path, raw, min_u64(d->seq_len + 1 - i, block) * bytes,
                                d->first_byte + (first + i) * bytes, e)) {
             return false;
         }
@@ -836,10 +462,6 @@ static inline void mixture_close(Mixture *m) {
     *m = (Mixture){0};
 }
 
-static inline uint64_t divide_up_(uint64_t a, uint64_t b) {
-    return a / b + (a % b != 0);
-}
-
 // Deals out the places of a period: Tijdeman's solution of the chairman assignment problem (R.
 // Tijdeman, The chairman assignment problem, Discrete Mathematics 32, 1980). Let x places have gone
 // to a dataset. At place k = 1, 2, ... W it may be served once its quota k w / W is at least x + d,
@@ -860,8 +482,8 @@ static inline bool mixture_schedule_(Mixture *m, Error *e) {
          fail(e, "no memory for a mixture with a period of %llu samples", (unsigned long long)W);
     for (uint64_t i = 0; ok && i < n; i++) {
         m->first[i] = i ? m->first[i - 1] + m->weights[i - 1] : 0;
-        ready[i] = divide_up_(W, m->weights[i] * D);
-        due[i] = divide_up_((D - 1) * W, m->weights[i] * D);
+        ready[i] = divide_up(W, m->weights[i] * D);
+        due[i] = divide_up((D - 1) * W, m->weights[i] * D);
     }
     for (uint64_t k = 1; ok && k <= W; k++) {
         uint64_t best = n;
@@ -873,8 +495,8 @@ static inline bool mixture_schedule_(Mixture *m, Error *e) {
         m->before[k - 1] = (uint32_t)served[best];
         m->places[m->first[best] + served[best]] = (uint32_t)(k - 1);
         uint64_t x = ++served[best];
-        ready[best] = divide_up_((x * D + 1) * W, m->weights[best] * D);
-        due[best] = divide_up_((x * D + D - 1) * W, m->weights[best] * D);
+        ready[best] = divide_up((x * D + 1) * W, m->weights[best] * D);
+        due[best] = divide_up((x * D + D - 1) * W, m->weights[best] * D);
     }
     free(served);
     free(ready);
@@ -1185,45 +807,6 @@ static inline bool mixture_verify(Mixture *m, Error *e) {
         ok = dataset_verify(&m->items[i], e);
     }
     return ok;
-}
-
-// ------------------------------------------------------------------------------------------------
-// Documents: SPLIT.docs says where each document of a prepared shard comes from
-//
-// 32 bytes: "TGPTDOCS", u32 version = 2, u32 record size = 40, u64 records, u64 0; then one record
-// per document in the order of the tokens, {u64 offset, u64 length, u64 tokens, u64 metadata, u32
-// metadata_length, u32 source}:
-//   offset, length   the document's bytes in its source. Plain text: all of the file but for a byte
-//   order mark. JSON
-//                    Lines: the line with the object, without its line end. A compressed source:
-//                    bytes of what it decompresses to.
-//   tokens           its tokens, the end-of-document token included; the sum over all records is
-//   the .bin metadata         where in SPLIT.meta the JSON object of what is known of it begins
-//   (its length may be 0) source           index into "sources" of manifest.json
-
-typedef struct {
-    uint64_t offset, length, tokens, metadata;
-    uint32_t metadata_length, source;
-} DocumentRecord;
-
-enum { DOCS_VERSION = 2, DOCS_HEADER = 32, DOCS_RECORD = 40 };
-
-static inline void docs_store(unsigned char record[DOCS_RECORD], const DocumentRecord *document) {
-    store_le(record, document->offset, 8);
-    store_le(record + 8, document->length, 8);
-    store_le(record + 16, document->tokens, 8);
-    store_le(record + 24, document->metadata, 8);
-    store_le(record + 32, document->metadata_length, 4);
-    store_le(record + 36, document->source, 4);
-}
-
-static inline DocumentRecord docs_load(const unsigned char record[DOCS_RECORD]) {
-    return (DocumentRecord){load_le(record, 8),
-                            load_le(record + 8, 8),
-                            load_le(record + 16, 8),
-                            load_le(record + 24, 8),
-                            (uint32_t)load_le(record + 32, 4),
-                            (uint32_t)load_le(record + 36, 4)};
 }
 
 #endif

@@ -7,9 +7,9 @@
 #include <omp.h>
 
 #include "dataloader.h"  // defines: random_bits
-#include "json.h"        // defines: Error, fail
 #include "kernels_ref.h" // defines: Kernels, kernels_ref
 #include "kernels_sve.h" // defines: kernels_sve, allocate_floats
+#include "util/json.h"
 
 typedef struct {
     size_t B, T, C, H, V, O; // O: output channels of a matrix product

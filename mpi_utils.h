@@ -17,7 +17,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "json.h"
+#include "util/json.h"
 
 // ------------------------------------------------------------------------------------------------
 // The grid: every rank is a slice (tensor parallel) of a stage (pipeline parallel) of a replica

@@ -29,7 +29,15 @@
 #include <string.h>
 #include <unistd.h> // access, fsync
 
-#include "json.h" // Error, fail, utf8_*, the JSON reader and writer
+#include "util/array.h"
+#include "util/error.h"
+#include "util/files.h"
+#include "util/hash.h"
+#include "util/heap.h"
+#include "util/json.h"
+#include "util/protobuf.h"
+#include "util/text.h"
+#include "util/utf8.h"
 
 // Ids have 21 bits and ranks 22, so that a pair of ids and its rank fill one word of the pair
 // table.
@@ -37,134 +45,6 @@ enum { TOKENIZER_MAX_VOCAB = (1 << 21) - 1, TOKENIZER_MAX_MERGES = (1 << 22) - 1
 
 static const size_t TOKENIZER_MAX_FILE_ = (size_t)1 << 28; // bytes of a tokenizer.json or .model
 static const char END_OF_DOCUMENT_TEXT[] = "<|endoftext|>";
-
-// ------------------------------------------------------------------------------------------------
-// Growing arrays, hashes, and the heap that encoder and trainer take their next merge from
-
-// Makes room for `more` elements of `size` bytes after the `count` first ones of *array, with space
-// to grow.
-static inline bool reserve_(void *array, size_t *capacity, size_t count, size_t more, size_t size,
-                            Error *e) {
-    size_t wanted, bytes;
-    void *memory;
-    if (*capacity - count >= more) {
-        return true;
-    }
-    memcpy(&memory, array, sizeof memory);
-    if (__builtin_add_overflow(count, more, &wanted) ||
-        __builtin_mul_overflow(wanted, 2 * size, &bytes) || !(memory = realloc(memory, bytes))) {
-        return fail(e, "tokenizer: no memory for %zu more elements of %zu bytes", more, size);
-    }
-    memcpy(array, &memory, sizeof memory);
-    *capacity = 2 * wanted;
-    return true;
-}
-
-// FNV-1a; starts at HASH_START_ and may go on over several strings.
-static const uint64_t HASH_START_ = 0xCBF29CE484222325u;
-
-static inline uint64_t hash_bytes_(uint64_t hash, const char *text, size_t length) {
-    for (size_t i = 0; i < length; i++) {
-        hash = (hash ^ (unsigned char)text[i]) * 0x100000001B3u;
-    }
-    return hash;
-}
-
-static inline uint64_t hash_mix_(uint64_t hash) {
-    hash = (hash ^ hash >> 32) * 0x9E3779B97F4A7C15u;
-    return hash ^ hash >> 32;
-}
-
-// Smallest `major` first, then smallest `minor`.
-typedef struct {
-    uint64_t major, minor;
-    uint32_t item;
-} HeapEntry_;
-
-typedef struct {
-    HeapEntry_ *entries;
-    size_t count, capacity;
-} Heap_;
-
-static inline bool heap_before_(const HeapEntry_ *a, const HeapEntry_ *b) {
-    return a->major != b->major ? a->major < b->major : a->minor < b->minor;
-}
-
-static inline bool heap_push_(Heap_ *h, HeapEntry_ entry, Error *e) {
-    if (!reserve_(&h->entries, &h->capacity, h->count, 1, sizeof entry, e)) {
-        return false;
-    }
-    size_t i = h->count++;
-    for (; i > 0 && heap_before_(&entry, &h->entries[(i - 1) / 2]); i = (i - 1) / 2) {
-        h->entries[i] = h->entries[(i - 1) / 2];
-    }
-    h->entries[i] = entry;
-    return true;
-}
-
-static inline HeapEntry_ heap_pop_(Heap_ *h) {
-    HeapEntry_ top = h->entries[0], last = h->entries[--h->count];
-    size_t i = 0;
-    for (size_t child = 1; child < h->count; child = 2 * i + 1) {
-        child += child + 1 < h->count && heap_before_(&h->entries[child + 1], &h->entries[child]);
-        if (!heap_before_(&h->entries[child], &last)) {
-            break;
-        }
-        h->entries[i] = h->entries[child];
-        i = child;
-    }
-    h->entries[i] = last;
-    return top;
-}
-
-// ------------------------------------------------------------------------------------------------
-// UTF-8 repair
-
-// Bytes of the ill-formed sequence at s that one U+FFFD stands for: the longest start of a
-// well-formed character, else one byte (Unicode 15, section 3.9, "substitution of maximal
-// subparts"). No character may start at s.
-static inline size_t utf8_maximal_subpart_(const char *s, size_t length) {
-    const unsigned char *u = (const unsigned char *)s;
-    size_t wanted = u[0] < 0xC2 || u[0] > 0xF4 ? 1 : u[0] < 0xE0 ? 2 : u[0] < 0xF0 ? 3 : 4;
-    // The second byte's range excludes overlong forms, surrogates and what lies above U+10FFFF.
-    unsigned low = u[0] == 0xE0 ? 0xA0 : u[0] == 0xF0 ? 0x90 : 0x80;
-    unsigned high = u[0] == 0xED ? 0x9F : u[0] == 0xF4 ? 0x8F : 0xBF;
-    size_t n = 1;
-    for (; n < wanted && n < length && u[n] >= low && u[n] <= high; n++) {
-        low = 0x80, high = 0xBF;
-    }
-    return n;
-}
-
-// Copies text, replacing each ill-formed sequence by U+FFFD just as Python's bytes.decode("utf-8",
-// "replace") does. `out` has room for 3 * length bytes. Returns the bytes written and adds the
-// replacements to *replaced. *consumed is `length` if this is the `final` block of a stream, else
-// up to 3 bytes less: a character cut off by the end of the block, which the caller puts in front
-// of the next block.
-static inline size_t utf8_sanitize(char *out, const char *text, size_t length, bool final,
-                                   size_t *consumed, uint64_t *replaced) {
-    size_t written = 0, i = 0;
-    while (i < length) {
-        size_t n = utf8_decode(text + i, length - i, NULL);
-        const char *from = text + i;
-        size_t copied = n;
-        if (n == 0) {
-            unsigned char lead = (unsigned char)text[i];
-            n = utf8_maximal_subpart_(text + i, length - i);
-            if (!final && i + n == length && lead >= 0xC2 && lead <= 0xF4) {
-                break;
-            }
-            from = "\xEF\xBF\xBD", copied = 3;
-            ++*replaced;
-        }
-        for (size_t k = 0; k < copied; k++) {
-            out[written++] = from[k];
-        }
-        i += n;
-    }
-    *consumed = i;
-    return written;
-}
 
 // ------------------------------------------------------------------------------------------------
 // Character classes, as in the regex engine of Hugging Face `tokenizers` (Unicode 14 and what came
@@ -495,25 +375,6 @@ static inline ByteAlphabet_ byte_alphabet_(void) {
     return a;
 }
 
-// ------------------------------------------------------------------------------------------------
-// Growing text
-
-typedef struct {
-    char *data;
-    size_t length, capacity; // zero-initialise; the caller frees data
-} TextBuffer;
-
-static inline bool text_append_(TextBuffer *b, const char *text, size_t length, Error *e) {
-    if (!reserve_(&b->data, &b->capacity, b->length, length, 1, e)) {
-        return false;
-    }
-    if (length) {
-        memcpy(b->data + b->length, text, length);
-    }
-    b->length += length;
-    return true;
-}
-
 // Bytes that the lead byte promises, at most n: how both libraries step through text, well-formed
 // or not.
 static inline size_t character_length_(const char *s, size_t n) {
@@ -576,8 +437,8 @@ static inline int trie_compare_(const void *first, const void *second) {
 
 static inline bool trie_add_block_(Trie_ *t, Error *e) {
     if (t->count > UINT32_MAX / 2 ||
-        !reserve_(&t->nodes, &t->capacity, t->count, 256, sizeof *t->nodes, e) ||
-        !reserve_(&t->values, &t->value_capacity, t->count, 256, sizeof *t->values, e)) {
+        !array_reserve(&t->nodes, &t->capacity, t->count, 256, sizeof *t->nodes, e) ||
+        !array_reserve(&t->values, &t->value_capacity, t->count, 256, sizeof *t->values, e)) {
         return fail(e, "tokenizer: no memory for a trie of %zu places", t->count + 256);
     }
     memset(t->nodes + t->count, 0xFF, 256 * sizeof *t->nodes);
@@ -617,7 +478,8 @@ typedef struct {
 static inline bool trie_build_(Trie_ *t, TrieKey_ *keys, size_t count, Error *e) {
     TrieTask_ *tasks = NULL;
     size_t task_count = 0, task_capacity = 0;
-    bool ok = trie_add_block_(t, e) && reserve_(&tasks, &task_capacity, 0, 1, sizeof *tasks, e);
+    bool ok =
+        trie_add_block_(t, e) && array_reserve(&tasks, &task_capacity, 0, 1, sizeof *tasks, e);
     qsort(keys, count, sizeof *keys, trie_compare_);
     if (ok) {
         t->nodes[0] = (TrieNode_){0, TRIE_ROOT_};
@@ -640,7 +502,7 @@ static inline bool trie_build_(Trie_ *t, TrieKey_ *keys, size_t count, Error *e)
         starts[n] = task.last;
         uint32_t base = 0;
         ok = n == 0 || (trie_find_base_(t, labels, n, &base, e) &&
-                        reserve_(&tasks, &task_capacity, task_count, n, sizeof *tasks, e));
+                        array_reserve(&tasks, &task_capacity, task_count, n, sizeof *tasks, e));
         t->nodes[task.node].base = base;
         for (size_t k = 0; ok && k < n; k++) {
             uint32_t child = base ^ labels[k];
@@ -948,8 +810,8 @@ static inline int16_t piece_byte_(const char *text, size_t length, bool lower_ca
 
 static inline bool tokenizer_add_token_(Tokenizer *t, const char *bytes, size_t length,
                                         bool verbatim, Error *e) {
-    if (!reserve_(&t->tokens, &t->token_capacity, t->vocab_size, 1, sizeof *t->tokens, e) ||
-        !reserve_(&t->bytes, &t->byte_capacity, t->byte_count, length, 1, e)) {
+    if (!array_reserve(&t->tokens, &t->token_capacity, t->vocab_size, 1, sizeof *t->tokens, e) ||
+        !array_reserve(&t->bytes, &t->byte_capacity, t->byte_count, length, 1, e)) {
         return false;
     }
     memcpy(t->bytes + t->byte_count, bytes, length);
@@ -965,7 +827,7 @@ static inline bool tokenizer_add_token_(Tokenizer *t, const char *bytes, size_t 
 }
 
 static inline bool tokenizer_add_merge_(Tokenizer *t, Merge merge, Error *e) {
-    if (!reserve_(&t->merges, &t->merge_capacity, t->merge_count, 1, sizeof merge, e)) {
+    if (!array_reserve(&t->merges, &t->merge_capacity, t->merge_count, 1, sizeof merge, e)) {
         return false;
     }
     t->merges[t->merge_count++] = merge;
@@ -975,7 +837,8 @@ static inline bool tokenizer_add_merge_(Tokenizer *t, Merge merge, Error *e) {
 // `added.text` is copied.
 static inline bool tokenizer_add_added_(Tokenizer *t, AddedToken added, Error *e) {
     char *copy = malloc(added.length);
-    if (!copy || !reserve_(&t->added, &t->added_capacity, t->added_count, 1, sizeof added, e)) {
+    if (!copy ||
+        !array_reserve(&t->added, &t->added_capacity, t->added_count, 1, sizeof added, e)) {
         free(copy);
         return fail(e, "tokenizer: no memory for an added token of %zu bytes", added.length);
     }
@@ -988,7 +851,7 @@ static inline bool tokenizer_add_added_(Tokenizer *t, AddedToken added, Error *e
 }
 
 static inline size_t pair_slot_(const Tokenizer *t, uint64_t pair) {
-    return (size_t)hash_mix_(pair) & t->pair_mask;
+    return (size_t)hash_mix(pair) & t->pair_mask;
 }
 
 // Rank of the merge of two tokens, NO_RANK_ if there is none.
@@ -1029,7 +892,7 @@ static inline bool tokenizer_index_pairs_(Tokenizer *t, Error *e) {
 
 // Slot of the token with this text, or the empty slot where it would be.
 static inline uint32_t *text_slot_(const Tokenizer *t, const char *text, size_t length) {
-    for (size_t i = (size_t)hash_mix_(hash_bytes_(HASH_START_, text, length)) & t->text_mask;;
+    for (size_t i = (size_t)hash_mix(hash_bytes(HASH_START, text, length)) & t->text_mask;;
          i = (i + 1) & t->text_mask) {
         const Token *token = t->text_slots[i] ? &t->tokens[t->text_slots[i] - 1] : NULL;
         if (!token ||
@@ -1241,7 +1104,7 @@ typedef struct {
     size_t lattice_capacity;
     uint32_t *unused_cuts; // (model_size) where a piece of kind UNUSED is cut in two
     TextBuffer normalized, other;
-    Heap_ heap;
+    Heap heap;
     double score;     // Unigram: of the best way to the end of the last part
     size_t first_id;  // of this text in the buffer
     TokenBuffer word; // ids of a word on its way into the cache
@@ -1274,7 +1137,7 @@ static inline void encoder_free(Encoder *encoder) {
 }
 
 static inline bool ids_reserve_(TokenBuffer *out, size_t more, Error *e) {
-    return reserve_(&out->ids, &out->capacity, out->count, more, sizeof *out->ids, e);
+    return array_reserve(&out->ids, &out->capacity, out->count, more, sizeof *out->ids, e);
 }
 
 // The place of a text of at most CACHE_KEY_ bytes in the cache, and its key.
@@ -1283,7 +1146,7 @@ static inline CacheEntry_ *cache_entry_(Encoder *encoder, const char *text, size
     char bytes[24] = {(char)n};
     memcpy(bytes + 1, text, n);
     memcpy(key, bytes, sizeof bytes);
-    uint64_t hash = hash_mix_(key[0] + key[1] * 0x9E3779B97F4A7C15u + key[2] * 0xC2B2AE3D27D4EB4Fu);
+    uint64_t hash = hash_mix(key[0] + key[1] * 0x9E3779B97F4A7C15u + key[2] * 0xC2B2AE3D27D4EB4Fu);
     return &encoder->cache[hash >> 8 & (((size_t)1 << CACHE_BITS_) - 1)];
 }
 
@@ -1342,7 +1205,7 @@ static inline bool queue_pair_(Encoder *encoder, uint32_t i, size_t n, Error *e)
     s->rank = s->next < n ? pair_rank_(encoder->tokenizer, s->id, encoder->symbols[s->next].id)
                           : NO_RANK_;
     return s->rank == NO_RANK_ ||
-           heap_push_(&encoder->heap, (HeapEntry_){(uint64_t)s->rank, i, i}, e);
+           heap_push(&encoder->heap, (HeapEntry){(uint64_t)s->rank, i, i}, e);
 }
 
 // Merges a pre-token of any length in O(n log n): a heap of (rank, position), where an entry counts
@@ -1354,7 +1217,7 @@ static inline bool merge_long_(Encoder *encoder, const char *text, size_t n, Tok
         return fail(
             e, "tokenizer: a run of %zu bytes without a place to split is longer than 4 GiB", n);
     }
-    if (!reserve_(&encoder->symbols, &encoder->symbol_capacity, 0, n, sizeof(Symbol_), e)) {
+    if (!array_reserve(&encoder->symbols, &encoder->symbol_capacity, 0, n, sizeof(Symbol_), e)) {
         return false;
     }
     Symbol_ *symbols = encoder->symbols;
@@ -1368,7 +1231,7 @@ static inline bool merge_long_(Encoder *encoder, const char *text, size_t n, Tok
         }
     }
     while (encoder->heap.count) {
-        HeapEntry_ top = heap_pop_(&encoder->heap);
+        HeapEntry top = heap_pop(&encoder->heap);
         Symbol_ *left = &symbols[top.item];
         if ((uint64_t)left->rank != top.major) {
             continue;
@@ -1564,8 +1427,8 @@ static inline bool encode_unigram_(Encoder *encoder, const char *text, size_t n,
         return fail(e, "tokenizer: a text of %zu bytes without a place to cut is longer than 4 GiB",
                     n);
     }
-    if (!reserve_(&encoder->lattice, &encoder->lattice_capacity, 0, n + 1, sizeof(LatticePlace_),
-                  e)) {
+    if (!array_reserve(&encoder->lattice, &encoder->lattice_capacity, 0, n + 1,
+                       sizeof(LatticePlace_), e)) {
         return false;
     }
     LatticePlace_ *lattice = encoder->lattice;
@@ -1656,7 +1519,7 @@ static inline bool queue_piece_(Encoder *encoder, const char *text, uint32_t i, 
     if (t->tokens[id].kind == PIECE_UNUSED_) {
         encoder->unused_cuts[id] = left->length;
     }
-    return heap_push_(&encoder->heap, (HeapEntry_){score_order_(t->scores[id]), i, length}, e);
+    return heap_push(&encoder->heap, (HeapEntry){score_order_(t->scores[id]), i, length}, e);
 }
 
 // The symbols that text of n bytes starts as: user-defined symbols and characters. Returns their
@@ -1669,7 +1532,7 @@ static inline bool piece_symbols_(Encoder *encoder, const char *text, size_t n, 
         return fail(e, "tokenizer: a text of %zu bytes without a place to cut is longer than 4 GiB",
                     n);
     }
-    if (!reserve_(&encoder->pieces, &encoder->piece_capacity, 0, n, sizeof(PieceSymbol_), e)) {
+    if (!array_reserve(&encoder->pieces, &encoder->piece_capacity, 0, n, sizeof(PieceSymbol_), e)) {
         return false;
     }
     for (size_t start = 0; start < n; ++*count) {
@@ -1698,7 +1561,7 @@ static inline bool merge_pieces_(Encoder *encoder, const char *text, size_t n, T
         }
     }
     while (encoder->heap.count) {
-        HeapEntry_ top = heap_pop_(&encoder->heap);
+        HeapEntry top = heap_pop(&encoder->heap);
         uint32_t at = (uint32_t)top.minor;
         PieceSymbol_ *left = &pieces[at], *right = left->next < count ? &pieces[left->next] : NULL;
         if (left->length == 0 || !right || left->length + right->length != top.item) {
@@ -1854,7 +1717,7 @@ typedef struct {
 } CutPlaces_;
 
 static inline bool cut_place_add_(CutPlaces_ *cuts, size_t raw, size_t normalized, Error *e) {
-    if (!reserve_(&cuts->places, &cuts->capacity, cuts->count, 1, sizeof *cuts->places, e)) {
+    if (!array_reserve(&cuts->places, &cuts->capacity, cuts->count, 1, sizeof *cuts->places, e)) {
         return false;
     }
     cuts->places[cuts->count++] = (CutPlace_){raw, normalized, false};
@@ -1864,7 +1727,7 @@ static inline bool cut_place_add_(CutPlaces_ *cuts, size_t raw, size_t normalize
 // Appends text, each U+0020 as the space symbol.
 static inline bool append_escaped_(TextBuffer *out, const char *text, size_t length,
                                    const char *symbol, size_t size, Error *e) {
-    if (!reserve_(&out->data, &out->capacity, out->length, 3 * length, 1, e)) {
+    if (!array_reserve(&out->data, &out->capacity, out->length, 3 * length, 1, e)) {
         return false;
     }
     char *to = out->data + out->length;
@@ -1901,7 +1764,7 @@ static inline bool normalize_sentencepiece_(const Tokenizer *t, const char *text
         return true;
     }
     if (t->dummy_prefix && !t->space_suffix && !(part & TEXT_CONTINUES) &&
-        !text_append_(out, symbol, size, e)) {
+        !text_append(out, symbol, size, e)) {
         return false;
     }
     bool after_space = t->collapse_spaces && !(part & TEXT_CONTINUES);
@@ -1927,7 +1790,7 @@ static inline bool normalize_sentencepiece_(const Tokenizer *t, const char *text
            !memcmp(out->data + out->length - size, symbol, size)) {
         out->length -= size;
     }
-    return !t->dummy_prefix || !t->space_suffix || text_append_(out, symbol, size, e);
+    return !t->dummy_prefix || !t->space_suffix || text_append(out, symbol, size, e);
 }
 
 // Bytes of white space at the beginning or the end of the text.
@@ -1957,8 +1820,8 @@ static inline bool append_replaced_(TextBuffer *out, const char *text, size_t n,
     for (size_t start = 0; start < n;) {
         const char *found = memmem(text + start, n - start, pattern, m);
         size_t end = found ? (size_t)(found - text) : n;
-        if (!text_append_(out, text + start, end - start, e) ||
-            (found && !text_append_(out, content, content_length, e))) {
+        if (!text_append(out, text + start, end - start, e) ||
+            (found && !text_append(out, content, content_length, e))) {
             return false;
         }
         start = found ? end + m : n;
@@ -1977,9 +1840,9 @@ static inline bool append_collapsed_(TextBuffer *out, const char *text, size_t n
         while (at + spaces + others < n && text[at + spaces + others] != ' ') {
             others++;
         }
-        if (!(spaces > 1 ? text_append_(out, content, content_length, e)
-                         : text_append_(out, text + at, spaces, e)) ||
-            !text_append_(out, text + at + spaces, others, e)) {
+        if (!(spaces > 1 ? text_append(out, content, content_length, e)
+                         : text_append(out, text + at, spaces, e)) ||
+            !text_append(out, text + at + spaces, others, e)) {
             return false;
         }
         at += spaces + others;
@@ -1995,8 +1858,8 @@ static inline bool normalize_apply_(const Tokenizer *t, const NormalizeStep_ *st
     switch (step->operation) {
     case NORMALIZE_PREPEND_:
         return (n == 0 || part & TEXT_CONTINUES ||
-                text_append_(out, step->content, step->content_length, e)) &&
-               text_append_(out, text, n, e);
+                text_append(out, step->content, step->content_length, e)) &&
+               text_append(out, text, n, e);
     case NORMALIZE_REPLACE_:
         return append_replaced_(out, text, n, step->pattern, step->pattern_length, step->content,
                                 step->content_length, e);
@@ -2007,7 +1870,7 @@ static inline bool normalize_apply_(const Tokenizer *t, const NormalizeStep_ *st
         right = step->right && !(part & TEXT_GOES_ON)
                     ? trailing_space_(t->classes, text + left, n - left)
                     : 0;
-        return text_append_(out, text + left, n - left - right, e);
+        return text_append(out, text + left, n - left - right, e);
     }
     return true;
 }
@@ -2016,7 +1879,7 @@ static inline bool normalize_apply_(const Tokenizer *t, const NormalizeStep_ *st
 static inline bool normalize_steps_(const Tokenizer *t, const char *text, size_t n, int part,
                                     TextBuffer *out, TextBuffer *other, Error *e) {
     out->length = 0;
-    if (!text_append_(out, text, n, e)) {
+    if (!text_append(out, text, n, e)) {
         return false;
     }
     for (size_t i = 0; i < t->step_count; i++) {
@@ -2047,8 +1910,8 @@ static inline bool encode_between_(Encoder *encoder, const char *text, size_t n,
             return encode_split_(encoder, text, n, out, e);
         }
         encoder->other.length = 0;
-        return text_append_(&encoder->other, " ", 1, e) &&
-               text_append_(&encoder->other, text, n, e) &&
+        return text_append(&encoder->other, " ", 1, e) &&
+               text_append(&encoder->other, text, n, e) &&
                encode_split_(encoder, encoder->other.data, n + 1, out, e);
     }
     if (m == 0) {
@@ -2060,7 +1923,7 @@ static inline bool encode_between_(Encoder *encoder, const char *text, size_t n,
                    (t->prepend == PREPEND_ALWAYS_ || (t->prepend == PREPEND_FIRST_ && first));
     bool continues = part & TEXT_CONTINUES && !(t->metaspace_split && (begins || *text == ' '));
     spaced->length = 0;
-    if ((prepend && !text_append_(spaced, t->replacement, m, e)) ||
+    if ((prepend && !text_append(spaced, t->replacement, m, e)) ||
         !append_replaced_(spaced, text, n, " ", 1, t->replacement, m, e)) {
         return false;
     }
@@ -2477,7 +2340,7 @@ static inline bool decoder_flush_(Decoder *d, bool final, bool each, Error *e) {
             text = "\xEF\xBF\xBD", length = 3;
             taken = each ? 1 : taken;
         }
-        if (!text_append_(&d->text, text, length, e)) {
+        if (!text_append(&d->text, text, length, e)) {
             return false;
         }
         at += taken;
@@ -2535,8 +2398,8 @@ static inline bool decoder_step_(Decoder *d, size_t i, const char *text, size_t 
     const Tokenizer *t = d->tokenizer;
     if (i == t->decode_step_count) {
         bool space = t->joins_with_spaces && d->seen[i]++;
-        return (!space || text_append_(&d->text, " ", 1, e)) &&
-               text_append_(&d->text, text, length, e);
+        return (!space || text_append(&d->text, " ", 1, e)) &&
+               text_append(&d->text, text, length, e);
     }
     const DecodeStep_ *s = &t->decode_steps[i];
     TextBuffer *scratch = &d->scratch[i];
@@ -2559,7 +2422,7 @@ static inline bool decoder_step_(Decoder *d, size_t i, const char *text, size_t 
         byte = piece_byte_(text, length, true);
         if (byte >= 0) {
             char c = (char)byte;
-            return text_append_(&d->held, &c, 1, e);
+            return text_append(&d->held, &c, 1, e);
         }
         return decoder_end_run_(d, i, e) && decoder_step_(d, i + 1, text, length, e);
     case DECODE_STRIP_:
@@ -2583,7 +2446,7 @@ static inline bool decoder_add_piece_(Decoder *d, const Token *token, const char
     size_t length = token->length;
     if (token->kind == PIECE_BYTE_) {
         char byte = (char)token->byte;
-        return text_append_(&d->held, &byte, 1, e) && decoder_flush_(d, false, true, e);
+        return text_append(&d->held, &byte, 1, e) && decoder_flush_(d, false, true, e);
     }
     if (!decoder_flush_(d, true, true, e)) {
         return false;
@@ -2594,7 +2457,7 @@ static inline bool decoder_add_piece_(Decoder *d, const Token *token, const char
         return true;
     }
     if (token->kind == PIECE_UNKNOWN_) {
-        return text_append_(&d->text, t->unknown_surface, t->unknown_surface_length, e);
+        return text_append(&d->text, t->unknown_surface, t->unknown_surface_length, e);
     }
     if (!d->begun && (t->dummy_prefix || t->collapse_spaces) && length >= 3 &&
         !memcmp(text, SPACE_SYMBOL_, 3)) {
@@ -2620,7 +2483,7 @@ static inline bool decoder_add(Decoder *d, int32_t id, Error *e) {
     if (t->model != MODEL_BYTE_BPE) {
         return decoder_step_(d, 0, text, length, e);
     }
-    return text_append_(&d->held, text, length, e) && decoder_flush_(d, false, false, e);
+    return text_append(&d->held, text, length, e) && decoder_flush_(d, false, false, e);
 }
 
 // No more ids come: the rest of the text.
@@ -2652,7 +2515,7 @@ typedef struct {
 // Slot of the token whose text is `a` followed by `b`, or the empty slot where it would be.
 static inline uint32_t *vocabulary_slot_(const Vocabulary_ *v, FileText_ a, FileText_ b) {
     uint64_t hash =
-        hash_mix_(hash_bytes_(hash_bytes_(HASH_START_, a.text, a.length), b.text, b.length));
+        hash_mix(hash_bytes(hash_bytes(HASH_START, a.text, a.length), b.text, b.length));
     for (size_t i = (size_t)hash & v->mask;; i = (i + 1) & v->mask) {
         const FileText_ *token = v->slots[i] ? &v->tokens[v->slots[i] - 1] : NULL;
         if (!token ||
@@ -3301,7 +3164,7 @@ static inline bool added_read_(Tokenizer *t, const ByteAlphabet_ *alphabet, Voca
                                         : tokenizer_add_token_(t, text.text, text.length, false, e);
     }
     if (ok && normalized.length) {
-        ok = reserve_(&t->bytes, &t->byte_capacity, t->byte_count, normalized.length, 1, e);
+        ok = array_reserve(&t->bytes, &t->byte_capacity, t->byte_count, normalized.length, 1, e);
         memcpy(t->bytes + t->byte_count, normalized.data, ok ? normalized.length : 0);
         t->tokens[expected].decoded = t->byte_count;
         t->tokens[expected].decoded_length = normalized.length;
@@ -3378,65 +3241,6 @@ static inline bool tokenizer_read_pair_(Tokenizer *t, Vocabulary_ *v, const Json
 // ------------------------------------------------------------------------------------------------
 // Load: SentencePiece .model, a bare protobuf ModelProto
 
-typedef struct {
-    const unsigned char *at, *end;
-    uint32_t field;
-    int wire;        // type of the field just read: 0 number, 1 eight bytes, 2 bytes, 5 four bytes
-    uint64_t number; // of types 0, 1 and 5
-    FileText_ bytes; // of type 2
-    bool damaged;
-} Wire_;
-
-static inline uint64_t wire_varint_(Wire_ *w) {
-    uint64_t value = 0;
-    for (int shift = 0; shift < 70; shift += 7) {
-        if (w->at == w->end) {
-            break;
-        }
-        unsigned char byte = *w->at++;
-        value |= shift < 64 ? (uint64_t)(byte & 0x7F) << shift : 0;
-        if (byte < 0x80) {
-            return value;
-        }
-    }
-    w->damaged = true;
-    return 0;
-}
-
-// Reads the next field; false at the end, or if the message is damaged.
-static inline bool wire_next_(Wire_ *w) {
-    if (w->at == w->end || w->damaged) {
-        return false;
-    }
-    uint64_t tag = wire_varint_(w);
-    w->field = (uint32_t)(tag >> 3);
-    w->wire = (int)(tag & 7);
-    size_t size = w->wire == 1 ? 8 : w->wire == 5 ? 4 : 0;
-    w->damaged |= tag >> 3 == 0 || tag >> 3 > 0x1FFFFFFF || (w->wire > 2 && w->wire != 5);
-    if (w->wire == 0 && !w->damaged) {
-        w->number = wire_varint_(w);
-    } else if (w->wire == 2 && !w->damaged) {
-        uint64_t length = wire_varint_(w);
-        w->damaged |= length > (uint64_t)(w->end - w->at);
-        if (!w->damaged) {
-            w->bytes = (FileText_){(const char *)w->at, (size_t)length};
-            w->at += length;
-        }
-    } else if (!w->damaged) {
-        w->damaged = (size_t)(w->end - w->at) < size;
-        w->number = 0;
-        for (size_t i = 0; i < size && !w->damaged; i++) {
-            w->number |= (uint64_t)*w->at++ << 8 * i;
-        }
-    }
-    return !w->damaged;
-}
-
-static inline Wire_ wire_message_(FileText_ bytes) {
-    return (Wire_){.at = (const unsigned char *)bytes.text,
-                   .end = (const unsigned char *)bytes.text + bytes.length};
-}
-
 // What a .model says besides its pieces.
 typedef struct {
     uint64_t type;             // 1 Unigram, 2 BPE, 3 words, 4 characters
@@ -3448,14 +3252,14 @@ typedef struct {
 
 static inline bool piece_read_(Tokenizer *t, ModelFile_ *m, FileText_ message, const char *path,
                                Error *e) {
-    Wire_ w = wire_message_(message);
+    ProtobufReader w = protobuf_reader(message.text, message.length);
     FileText_ piece = {"", 0};
     float score = 0;
     uint64_t kind = PIECE_NORMAL_;
     size_t id = t->vocab_size;
-    while (wire_next_(&w)) {
+    while (protobuf_next(&w)) {
         if (w.field == 1 && w.wire == 2) {
-            piece = w.bytes;
+            piece = (FileText_){w.bytes, w.length};
         } else if (w.field == 2 && w.wire == 5) {
             uint32_t bits = (uint32_t)w.number;
             memcpy(&score, &bits, sizeof score);
@@ -3478,7 +3282,7 @@ static inline bool piece_read_(Tokenizer *t, ModelFile_ *m, FileText_ message, c
     if (wrong) {
         return fail(e, "%s: piece %zu %s", path, id, wrong);
     }
-    if (!reserve_(&t->scores, &m->score_capacity, id, 1, sizeof *t->scores, e) ||
+    if (!array_reserve(&t->scores, &m->score_capacity, id, 1, sizeof *t->scores, e) ||
         !tokenizer_add_token_(t, piece.text, piece.length, false, e)) {
         return false;
     }
@@ -3487,8 +3291,8 @@ static inline bool piece_read_(Tokenizer *t, ModelFile_ *m, FileText_ message, c
     return true;
 }
 
-static inline void trainer_spec_read_(Tokenizer *t, ModelFile_ *m, Wire_ *w) {
-    while (wire_next_(w)) {
+static inline void trainer_spec_read_(Tokenizer *t, ModelFile_ *m, ProtobufReader *w) {
+    while (protobuf_next(w)) {
         if (w->wire == 0 && w->field == 3 && w->number >= 1 && w->number <= 4) {
             m->type = w->number;
         } else if (w->wire == 0 && w->field == 24) {
@@ -3497,20 +3301,21 @@ static inline void trainer_spec_read_(Tokenizer *t, ModelFile_ *m, Wire_ *w) {
             t->byte_fallback = w->number != 0;
         } else if (w->wire == 2 && w->field == 44) {
             // A longer one than there is room for is refused by model_check_.
-            t->unknown_surface_length = w->bytes.length;
-            memcpy(t->unknown_surface, w->bytes.text,
-                   w->bytes.length < sizeof t->unknown_surface ? w->bytes.length
-                                                               : sizeof t->unknown_surface);
-        } else if (w->wire == 2 && w->field >= 46 && w->field <= 48 && w->bytes.length) {
-            *(w->field == 46 ? &m->begin : w->field == 47 ? &m->end : &m->pad) = w->bytes;
+            t->unknown_surface_length = w->length;
+            memcpy(t->unknown_surface, w->bytes,
+                   w->length < sizeof t->unknown_surface ? w->length : sizeof t->unknown_surface);
+        } else if (w->wire == 2 && w->field >= 46 && w->field <= 48 && w->length) {
+            *(w->field == 46   ? &m->begin
+              : w->field == 47 ? &m->end
+                               : &m->pad) = (FileText_){w->bytes, w->length};
         }
     }
 }
 
-static inline void normalizer_spec_read_(Tokenizer *t, ModelFile_ *m, Wire_ *w) {
-    while (wire_next_(w)) {
+static inline void normalizer_spec_read_(Tokenizer *t, ModelFile_ *m, ProtobufReader *w) {
+    while (protobuf_next(w)) {
         if (w->wire == 2 && w->field == 2) {
-            m->charsmap = w->bytes;
+            m->charsmap = (FileText_){w->bytes, w->length};
         } else if (w->wire == 0 && w->field == 3) {
             t->dummy_prefix = w->number != 0;
         } else if (w->wire == 0 && w->field == 4) {
@@ -3523,14 +3328,14 @@ static inline void normalizer_spec_read_(Tokenizer *t, ModelFile_ *m, Wire_ *w) 
 
 static inline bool model_read_(Tokenizer *t, ModelFile_ *m, FileText_ file, const char *path,
                                Error *e) {
-    Wire_ w = wire_message_(file);
+    ProtobufReader w = protobuf_reader(file.text, file.length);
     bool damaged = false;
-    while (wire_next_(&w) && !damaged) {
+    while (protobuf_next(&w) && !damaged) {
         if (w.wire != 2) {
             continue;
         }
-        Wire_ inner = wire_message_(w.bytes);
-        if (w.field == 1 && !piece_read_(t, m, w.bytes, path, e)) {
+        ProtobufReader inner = protobuf_reader(w.bytes, w.length);
+        if (w.field == 1 && !piece_read_(t, m, (FileText_){w.bytes, w.length}, path, e)) {
             return false;
         }
         if (w.field == 2) {

@@ -15,18 +15,18 @@
 #include <sys/file.h>
 #include <time.h>
 
-#include "checkpoint.h" // defines: TensorView, ModelConfig, config_*, weights_load, safetensors_*, checkpoint_*
-#include "dataloader.h"    // defines: Dataset, dataset_*, Mixture, mixture_*, random_*, Sha256
-#include "json.h"          // defines: Error, fail, Json, JsonWriter, json_*
-#include "kernels_check.h" // defines: check_kernels, bench_kernels
-#include "kernels_ref.h"   // defines: Kernels, kernels_ref
+#include "corpus/prepare.h" // defines: prepare_corpus, PrepareOptions, PrepareReport
+#include "dataloader.h"     // defines: Dataset, dataset_*, Mixture, mixture_*, random_*, Sha256
+#include "kernels_check.h"  // defines: check_kernels, bench_kernels
+#include "kernels_ref.h"    // defines: Kernels, kernels_ref
 #include "kernels_sve.h" // defines: kernels_sve, allocate_floats, zero_floats, tile_flops_sve, flush_denormals
+#include "model/checkpoint.h" // defines: TensorView, ModelConfig, config_*, weights_load, safetensors_*, checkpoint_*
 #include "mpi_utils.h" // defines: World, world_*, all_reduce_*, broadcast, Placement
-#include "plan.h"    // defines: Memory, memory_*, Machine, machine_*, Traffic, network_*, step_time
-#include "prepare.h" // defines: prepare_corpus, PrepareOptions, PrepareReport
-#include "report.h"  // defines: EventWriter, events_*, report_page, model_card
-#include "tokenizer.h" // defines: Tokenizer, TokenBuffer, tokenizer_*
-#include "trace.h"     // defines: TraceQuestion, trace_answer
+#include "plan/plan.h" // defines: Memory, memory_*, Machine, machine_*, Traffic, network_*, step_time
+#include "report/report.h" // defines: EventWriter, events_*, report_page, model_card
+#include "tokenizer.h"     // defines: Tokenizer, TokenBuffer, tokenizer_*
+#include "trace/trace.h"   // defines: TraceQuestion, trace_answer
+#include "util/json.h"
 
 #ifndef GIT_REVISION
 #define GIT_REVISION "unknown"

@@ -54,7 +54,7 @@ def filled(texts, size):
 
 def build_tool(folder, name="train_tool"):
     tool = folder / name
-    subprocess.run(["gcc", "-std=c11", "-D_GNU_SOURCE", "-O3", "-march=native", "-ffp-contract=off", "-fopenmp",
+    subprocess.run(["gcc", "-I", str(ROOT), "-std=c11", "-D_GNU_SOURCE", "-O3", "-march=native", "-ffp-contract=off", "-fopenmp",
                     ROOT / f"test/{name}.c", "-o", tool, "-lm"], check=True)
     return tool
 

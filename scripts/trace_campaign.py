@@ -123,7 +123,7 @@ def main():
                                "--tokenizer-sample", 16 << 20, "--val-fraction", 0])
         print(f"prepared in {seconds:.0f} s")
     tokens = (data / "train.bin").stat().st_size // 2
-    subprocess.run(["gcc", "-std=c11", "-D_GNU_SOURCE", "-fopenmp", "-O3", "-march=native",
+    subprocess.run(["gcc", "-I", str(ROOT), "-std=c11", "-D_GNU_SOURCE", "-fopenmp", "-O3", "-march=native",
                     ROOT / "test/trace_tool.c", "-o", tool, "-lm"], check=True)
     with open(source, encoding="utf-8") as file:
         everything = b"\xff".join(json.loads(line)["text"].encode() for line in file)

@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <time.h>
 
-#include "../kernels_sve.h"
+#include "kernels_sve.h"
 
 typedef void (*Sgemm)(int order, int transpose_a, int transpose_b, int m, int n, int k, float alpha,
                       const float *a, int lda, const float *b, int ldb, float beta, float *c,

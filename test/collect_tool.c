@@ -1,6 +1,6 @@
 // collect_tool: the functions of collect.h for test_collect.py, and their speed. Exit status 1 and
 // one line on stderr on failure.
-#include "../collect.h"
+#include "corpus/collect.h"
 
 #include <omp.h>
 
@@ -14,7 +14,7 @@ static bool document_read(FILE *in, char **text, size_t *capacity, uint64_t *len
         return true;
     }
     *length = load_le(header, 8);
-    return (n == sizeof header && reserve_(text, capacity, 0, *length + 1, 1, e) &&
+    return (n == sizeof header && array_reserve(text, capacity, 0, *length + 1, 1, e) &&
             fread(*text, 1, *length, in) == *length) ||
            fail(e, "stdin: ends inside a document");
 }
@@ -71,11 +71,11 @@ static bool fingerprint_command(const CollectOptions *o, size_t piece, const cha
         printf("]}\n");
         collect_store(record, o, &v, &f, length);
         if (out) {
-            ok = write_(out, records, record, collect_record_size(o), e);
+            ok = write_bytes(out, records, record, collect_record_size(o), e);
         }
     }
     if (out) {
-        ok = close_written_(out, records, ok ? e : &(Error){0}) && ok;
+        ok = close_written(out, records, ok ? e : &(Error){0}) && ok;
     }
     free(text);
     collect_free(s);
@@ -189,9 +189,9 @@ static bool synthetic_command(const CollectOptions *o, uint64_t count, const cha
         store_le(f.exact, random_bits(i, 25, 0), 8);
         store_le(f.exact + 8, random_bits(i, 25, 1), 8);
         collect_store(record, o, &v, &f, 1000);
-        ok = write_(file, path, record, collect_record_size(o), e);
+        ok = write_bytes(file, path, record, collect_record_size(o), e);
     }
-    return file && close_written_(file, path, ok ? e : &(Error){0}) && ok;
+    return file && close_written(file, path, ok ? e : &(Error){0}) && ok;
 }
 
 int main(int argc, char **argv) {

@@ -3,7 +3,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 
-#include "../prepare.h"
+#include "corpus/prepare.h"
 
 static bool hash_command(int argc, char **argv, Error *e) {
     char hex[65];

@@ -5,8 +5,8 @@
 #ifndef FUZZ_MUTATE_H
 #define FUZZ_MUTATE_H
 
-#include "../checkpoint.h"
-#include "../trace.h"
+#include "model/checkpoint.h"
+#include "trace/trace.h"
 
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size); // libFuzzer's own mutations
 

@@ -23,10 +23,10 @@ static void *map_copy(size_t bytes, int file) {
 #define munmap(address, bytes) free(address)
 
 #define main train_gpt_main
-#include "../train_gpt.c"
+#include "train_gpt.c"
 #undef main
 
-#include "fuzz_mutate.h"
+#include "test/fuzz_mutate.h"
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Promises, and the folder that the files are in
@@ -681,7 +681,7 @@ static void check_encoding(const Tokenizer *t, const char *text, size_t length) 
         for (size_t i = 0, n; i < length; i += n) {
             n = pretoken_length_(t->classes, text + i, length - i);
             promise(n > 0 && n <= length - i, "a pre-token of %zu bytes", n);
-            promise(reserve_(&other.ids, &other.capacity, other.count, n, sizeof(int32_t), &e),
+            promise(array_reserve(&other.ids, &other.capacity, other.count, n, sizeof(int32_t), &e),
                     "%s", e.text);
             other.count += merge_plainly(t, text + i, n, other.ids + other.count);
         }

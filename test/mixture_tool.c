@@ -11,7 +11,7 @@
 //                                                                inverse and counts
 //     mixture_tool inverse SEED EPOCHS N                         random_permutation and its inverse
 //     over all of 0..N-1
-#include "../dataloader.h"
+#include "dataloader.h"
 
 static uint64_t number(const char *text) {
     return strtoull(text, NULL, 10);

@@ -78,7 +78,7 @@ def kill_all(process):
     process.wait()
 
 
-TOOL_FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-fopenmp"]
+TOOL_FLAGS = ["-I", str(ROOT), "-std=c11", "-D_GNU_SOURCE", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-fopenmp"]
 TOOL_BUILDS = {"native": ["-O2"], "asan": ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined",
                                            "-fno-sanitize-recover=all"]}
 

@@ -5,7 +5,7 @@
 // h): h = 1e-5 leaves about 1e-10, so that a bound of 1e-7 (relative to the largest gradient of the
 // array) fails on any wrong term and on nothing else.
 #define REAL double
-#include "../kernels_ref.h"
+#include "kernels_ref.h"
 #include <stdio.h>
 #include <stdlib.h>
 

@@ -49,7 +49,7 @@ def compile_program(folder, *flags):
     for source in [*ROOT.glob("*.h"), ROOT / "train_gpt.c"]:
         if not (folder / source.name).exists():
             (folder / source.name).write_text(source.read_text())
-    subprocess.run(["mpicc", "-std=c11", "-D_GNU_SOURCE", "-O2", "-ffp-contract=off", "-march=native", "-fopenmp", "-Wno-psabi",
+    subprocess.run(["mpicc", "-I", str(ROOT), "-std=c11", "-D_GNU_SOURCE", "-O2", "-ffp-contract=off", "-march=native", "-fopenmp", "-Wno-psabi",
                     *flags, "train_gpt.c", "-o", "train_gpt", "-lm"], cwd=folder, check=True)
     return folder / "train_gpt"
 

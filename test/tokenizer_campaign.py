@@ -432,7 +432,7 @@ def main():
     options.work.mkdir(parents=True, exist_ok=True)
     tool = options.tool or options.work / "tool"
     if not options.tool:
-        subprocess.run(["gcc", "-std=c11", "-D_GNU_SOURCE", "-O2", ROOT / "test/tokenizer_tool.c", "-o", tool, "-lm"],
+        subprocess.run(["gcc", "-I", str(ROOT), "-std=c11", "-D_GNU_SOURCE", "-O2", ROOT / "test/tokenizer_tool.c", "-o", tool, "-lm"],
                        check=True)
     texts = list(mixed_texts(options.megabytes, options.seed))
     size = sum(len(text.encode()) for text in texts)

@@ -13,9 +13,9 @@
 //     tokenizer_tool sanitize BLOCK         repairs UTF-8 fed in blocks; the count of replacements
 //     goes to stderr tokenizer_tool classes                the class of each code point, one byte
 //     each
-#include "../tokenizer_train.h"
+#include "tokenizers/train.h"
 
-#include "tool.h"
+#include "test/tool.h"
 
 static size_t cuts_made; // by `pieces`
 

@@ -4,7 +4,7 @@
 
 #include <time.h>
 
-#include "../json.h"
+#include "util/json.h"
 
 static inline int stop(const Error *e) {
     fprintf(stderr, "%s\n", e->text);

@@ -5,7 +5,7 @@
 //   blocks FOLDER BYTES     the same for train, with blocks of so many bytes
 //   spans FOLDER MIN        per query of standard input ("BYTES\n" and so many bytes): a JSON list
 //   of the spans found
-#include "../trace.h"
+#include "trace/trace.h"
 
 static bool sort_input(Error *e) {
     JsonWriter text = {0};

@@ -5,9 +5,9 @@
 //     train_tool unigram VOCAB_SIZE DIR [COVERAGE]  Unigram with byte fallback
 //     train_tool suffixes                           suffix array of the bytes on stdin, binary
 //     int32
-#include "../tokenizer_train.h"
+#include "tokenizers/train.h"
 
-#include "tool.h"
+#include "test/tool.h"
 
 static bool add_texts(TokenizerTrainer *trainer, const char *at, const char *end, Error *e) {
     while (end - at >= 4) {

@@ -11,7 +11,7 @@
 #ifndef SUFFIX_ARRAY_H
 #define SUFFIX_ARRAY_H
 
-#include "json.h" // Error, fail
+#include "util/json.h"
 
 typedef struct {
     const void *text; // unsigned char (wide false) or int32_t

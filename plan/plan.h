@@ -7,9 +7,9 @@
 #ifndef PLAN_H
 #define PLAN_H
 
-#include "json.h"        // defines: Error, fail, Json, json_*
 #include "kernels_sve.h" // defines: allocate_floats, allocated_bytes
 #include "mpi_utils.h"   // defines: addresses_reserve
+#include "util/json.h"
 
 // ------------------------------------------------------------------------------------------------
 // Memory

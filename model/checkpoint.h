@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 #include "dataloader.h"
-#include "json.h"
+#include "util/json.h"
 
 // A named array in memory: a tensor of a model, 1- or 2-dimensional, float, or the part of it that
 // a rank holds. Of dimension d the part has the shape[d] indices from first[d] on; in the last

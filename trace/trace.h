@@ -18,212 +18,10 @@
 #include <sys/mman.h>
 
 #include "dataloader.h" // defines: Dataset, Mixture, mixture_*, DocumentRecord, docs_load, Sha256, OutputFile, read_at
-#include "json.h"         // defines: Error, fail, Json, json_*
-#include "suffix_array.h" // defines: suffix_sort
-#include "tokenizer.h"    // defines: Tokenizer, tokenizer_text
-
-// ------------------------------------------------------------------------------------------------
-// Proof: SPLIT.sums holds the SHA-256 of each 16 KiB of a split's files, and its own hash is in
-// manifest.json, whose hash is in the run's log. So what an answer rests on is proved by hashing
-// the chunks it was read from.
-//
-//   0   "TGPTSUMS", u32 version = 1, u32 bytes of a chunk, u32 files, 12 zero bytes
-//   32  per file: name (56 bytes, padded with NUL), u64 bytes
-//       per file, per chunk: SHA-256 (32 bytes); the last chunk of a file may be short
-
-enum {
-    SUMS_VERSION = 1,
-    SUMS_CHUNK = 1 << 14,
-    SUMS_HEADER = 32,
-    SUMS_NAME = 56,
-    SUMS_ENTRY = 64,
-    SUMS_FILES = 5
-};
-
-static const char *const sums_endings_[SUMS_FILES] = {"bin", "idx", "docs", "meta", "index"};
-
-// Adds the hashes of a file's chunks to an open .sums.
-static inline bool sums_add_file_(OutputFile *out, const char *path, uint64_t bytes, Error *e) {
-    unsigned char chunk[SUMS_CHUNK], digest[32];
-    uint64_t size;
-    int file = open_regular_(path, &size, e);
-    bool ok = file >= 0;
-    for (uint64_t offset = 0; ok && offset < bytes; offset += SUMS_CHUNK) {
-        size_t n = min_u64_(bytes - offset, SUMS_CHUNK);
-        Sha256 hash;
-        sha256_begin(&hash);
-        ok = read_at(file, path, chunk, n, offset, e);
-        if (ok) {
-            sha256_add(&hash, chunk, n);
-            sha256_digest(&hash, digest);
-            ok = output_write(out, digest, sizeof digest, e);
-        }
-    }
-    if (file >= 0) {
-        close(file);
-    }
-    return ok;
-}
-
-// Writes FOLDER/SPLIT.sums over those of SPLIT.bin, .idx, .docs, .meta and .index that are there;
-// they must not change any more. `hex` gets its SHA-256.
-static inline bool sums_build(const char *folder, const char *split, char hex[65], Error *e) {
-    char path[SUMS_FILES][PATH_LIMIT], out_path[PATH_LIMIT];
-    unsigned char header[SUMS_HEADER] = "TGPTSUMS", entry[SUMS_FILES][SUMS_ENTRY] = {{0}};
-    uint64_t bytes[SUMS_FILES];
-    uint32_t files = 0;
-    OutputFile out;
-    for (size_t i = 0; i < SUMS_FILES; i++) {
-        struct stat status;
-        if (!path_format(path[files], e, "%s/%s.%s", folder, split, sums_endings_[i])) {
-            return false;
-        }
-        if (stat(path[files], &status) == 0) {
-            bytes[files] = (uint64_t)status.st_size;
-            if (snprintf((char *)entry[files], SUMS_NAME, "%s.%s", split, sums_endings_[i]) >=
-                SUMS_NAME) {
-                return fail(e, "%s: the name of this split is too long", split);
-            }
-            store_le(entry[files] + SUMS_NAME, bytes[files], 8);
-            files++;
-        }
-    }
-    store_le(header + 8, SUMS_VERSION, 4);
-    store_le(header + 12, SUMS_CHUNK, 4);
-    store_le(header + 16, files, 4);
-    if (!path_format(out_path, e, "%s/%s.sums", folder, split) || !output_open(&out, out_path, e)) {
-        return false;
-    }
-    bool ok = output_write(&out, header, sizeof header, e) &&
-              output_write(&out, entry, (size_t)files * SUMS_ENTRY, e);
-    for (uint32_t i = 0; ok && i < files; i++) {
-        ok = sums_add_file_(&out, path[i], bytes[i], e);
-    }
-    return output_close(&out, hex, ok ? e : &(Error){0}) && ok;
-}
-
-// A file mapped into memory. Its bytes may be read anywhere, and count as proved where proof_check
-// said so.
-typedef struct {
-    char path[PATH_LIMIT]; // empty: there is no such file
-    const unsigned char *data;
-    uint64_t bytes;
-    const unsigned char
-        *sums; // 32 bytes a chunk; NULL: proved as a whole, or nothing is there to prove it by
-    unsigned char *checked; // one byte a chunk
-} ProofFile;
-
-static inline void proof_bus_error_(int signal) {
-    static const char line[] = "train_gpt: a file was cut short while it was read\n";
-    (void)signal;
-    _exit(write(STDERR_FILENO, line, sizeof line - 1) < 0 ? EXIT_FAILURE : EXIT_FAILURE);
-}
-
-static inline void proof_close(ProofFile *f) {
-    if (f->data) {
-        munmap((void *)(uintptr_t)f->data, f->bytes);
-    }
-    free(f->checked);
-    *f = (ProofFile){0};
-}
-
-// Maps a file. If it is cut short by somebody while it is mapped, the process ends with one line.
-static inline bool proof_open(ProofFile *f, const char *path, Error *e) {
-    *f = (ProofFile){0};
-    if (!path_format(f->path, e, "%s", path)) {
-        return false;
-    }
-    int file = open_regular_(path, &f->bytes, e);
-    if (file < 0) {
-        return false;
-    }
-    signal(SIGBUS, proof_bus_error_);
-    void *data = f->bytes ? mmap(NULL, f->bytes, PROT_READ, MAP_SHARED, file, 0) : NULL;
-    int reason = errno;
-    close(file);
-    if (data == MAP_FAILED) {
-        return fail(e, "%s: cannot be mapped into memory: %s", path, strerror(reason));
-    }
-    f->data = data;
-    return true;
-}
-
-// Proves the bytes from `offset` on, which must lie in the file: each chunk is hashed the first
-// time.
-static inline bool proof_check(ProofFile *f, uint64_t offset, uint64_t bytes, Error *e) {
-    if (offset > f->bytes || bytes > f->bytes - offset) {
-        return fail(e, "%s: has %llu bytes, but byte %llu of it is referred to", f->path,
-                    (unsigned long long)f->bytes,
-                    (unsigned long long)min_u64_(offset, UINT64_MAX - bytes) + bytes);
-    }
-    for (uint64_t chunk = offset / SUMS_CHUNK;
-         f->sums && bytes && chunk <= (offset + bytes - 1) / SUMS_CHUNK; chunk++) {
-        unsigned char digest[32];
-        uint64_t first = chunk * SUMS_CHUNK;
-        if (f->checked[chunk]) {
-            continue;
-        }
-        Sha256 hash;
-        sha256_begin(&hash);
-        sha256_add(&hash, f->data + first, min_u64_(f->bytes - first, SUMS_CHUNK));
-        sha256_digest(&hash, digest);
-        if (memcmp(digest, f->sums + 32 * chunk, 32)) {
-            return fail(e, "%s: was altered: bytes %llu to %llu are not those that prepare wrote",
-                        f->path, (unsigned long long)first,
-                        (unsigned long long)min_u64_(f->bytes, first + SUMS_CHUNK) - 1);
-        }
-        f->checked[chunk] = 1;
-    }
-    return true;
-}
-
-// Gives each of `files` the chunk hashes that `sums`, the content of a .sums, holds for it.
-static inline bool sums_attach_(const char *path, const unsigned char *sums, size_t bytes,
-                                ProofFile *const *files, size_t count, Error *e) {
-    uint64_t listed = bytes < SUMS_HEADER ? 0 : load_le(sums + 16, 4);
-    if (bytes < SUMS_HEADER || memcmp(sums, "TGPTSUMS", 8) ||
-        load_le(sums + 8, 4) != SUMS_VERSION || load_le(sums + 12, 4) != SUMS_CHUNK ||
-        listed > SUMS_FILES || bytes < SUMS_HEADER + SUMS_ENTRY * listed) {
-        return fail(e, "%s: is not a table of chunk hashes of version %d", path, SUMS_VERSION);
-    }
-    uint64_t at = SUMS_HEADER + SUMS_ENTRY * listed;
-    size_t found = 0;
-    for (uint64_t i = 0; i < listed; i++) {
-        const unsigned char *entry = sums + SUMS_HEADER + SUMS_ENTRY * i;
-        uint64_t size = load_le(entry + SUMS_NAME, 8), chunks = divide_up_(size, SUMS_CHUNK);
-        if (entry[SUMS_NAME - 1] || chunks > (bytes - at) / 32) {
-            return fail(e, "%s: is damaged: its table does not fit its %zu bytes", path, bytes);
-        }
-        for (size_t f = 0; f < count; f++) {
-            const char *slash = strrchr(files[f]->path, '/');
-            if (!files[f]->path[0] ||
-                strcmp(slash ? slash + 1 : files[f]->path, (const char *)entry)) {
-                continue;
-            }
-            if (files[f]->bytes != size) {
-                return fail(e, "%s: has %llu bytes, but prepare wrote %llu", files[f]->path,
-                            (unsigned long long)files[f]->bytes, (unsigned long long)size);
-            }
-            if (files[f]->sums) {
-                return fail(e, "%s: is damaged: it lists %s twice", path, (const char *)entry);
-            }
-            files[f]->sums = sums + at;
-            files[f]->checked = calloc(chunks + 1, 1);
-            if (!files[f]->checked) {
-                return fail(e, "%s: no memory to prove it", files[f]->path);
-            }
-            found++;
-        }
-        at += 32 * chunks;
-    }
-    for (size_t f = 0; f < count; f++) {
-        if (files[f]->path[0] && !files[f]->sums) {
-            return fail(e, "%s: has no hashes in %s", files[f]->path, path);
-        }
-    }
-    return at == bytes ||
-           fail(e, "%s: is damaged: its table does not fit its %zu bytes", path, bytes);
-}
+#include "shards/sums.h"
+#include "tokenizer.h" // defines: Tokenizer, tokenizer_text
+#include "util/json.h"
+#include "util/suffix_array.h" // defines: suffix_sort
 
 // ------------------------------------------------------------------------------------------------
 // Index: SPLIT.index, the tokens of a split in the order of the text that begins with them
@@ -290,7 +88,7 @@ static inline bool token_texts_init(TokenTexts *t, const Tokenizer *tokenizer, E
     for (size_t id = 0; id < t->vocab_size; id++) {
         size_t length = 0;
         tokenizer_text(tokenizer, (int32_t)id, &length);
-        if (!reserve_(&t->bytes, &capacity, count, length + 1, 1, e)) {
+        if (!array_reserve(&t->bytes, &capacity, count, length + 1, 1, e)) {
             token_texts_free(t);
             return false;
         }
@@ -332,7 +130,7 @@ static inline bool token_next_(TokenReader_ *r, size_t vocab_size, uint64_t *id,
     const size_t bytes = (size_t)r->data->token_bytes, block = sizeof r->raw / bytes;
     size_t j = r->held % block;
     if (j == 0 &&
-        !read_at(r->data->file, r->data->path, r->raw, min_u64_(r->end - r->at, block) * bytes,
+        !read_at(r->data->file, r->data->path, r->raw, min_u64(r->end - r->at, block) * bytes,
                  r->data->first_byte + r->at * bytes, e)) {
         return false;
     }
@@ -345,8 +143,8 @@ static inline bool token_next_(TokenReader_ *r, size_t vocab_size, uint64_t *id,
 }
 
 static inline bool index_add_block_(IndexBuild_ *b, uint64_t token, uint64_t entry, Error *e) {
-    if (!reserve_(&b->first_token, &b->token_capacity, b->blocks, 1, sizeof token, e) ||
-        !reserve_(&b->first_entry, &b->entry_capacity, b->blocks, 1, sizeof entry, e)) {
+    if (!array_reserve(&b->first_token, &b->token_capacity, b->blocks, 1, sizeof token, e) ||
+        !array_reserve(&b->first_entry, &b->entry_capacity, b->blocks, 1, sizeof entry, e)) {
         return false;
     }
     b->first_token[b->blocks] = token;
@@ -685,7 +483,7 @@ static inline bool trace_open_split_(TraceData *t, const char *split, Error *e) 
         }
         sums.data = t->sums, sums.bytes = length;
         return proof_whole_(&sums, sums_hash, "the manifest", e) &&
-               sums_attach_(sums.path, t->sums, length, listed, count, e);
+               sums_attach(sums.path, t->sums, length, listed, count, e);
     }
     for (size_t i = 0; i < count; i++) { // data of a prepare that wrote no .sums yet
         const char *name = strrchr(listed[i]->path, '.') + 1;
@@ -977,7 +775,7 @@ static inline bool run_add_part_(TraceRun *r, const Json *line, const char *path
             before->from_samples + (part.from_step - before->from_step) * before->global_batch;
         r->count -= before->from_step == part.from_step;
     }
-    if (!reserve_(&r->parts, &r->capacity, r->count, 1, sizeof part, e)) {
+    if (!array_reserve(&r->parts, &r->capacity, r->count, 1, sizeof part, e)) {
         return false;
     }
     r->parts[r->count++] = part;
@@ -1206,11 +1004,11 @@ static inline bool trace_reads(const TraceRun *r, const Mixture *m, size_t datas
     const uint64_t T = d->seq_len;
     // Sample s holds the tokens s T .. s T + T, the last of which is also the first of sample s
     // + 1.
-    uint64_t sample = first < T ? 0 : divide_up_(first - T, T);
+    uint64_t sample = first < T ? 0 : divide_up(first - T, T);
     for (; first < end && sample < d->samples && sample * T < end; sample++) {
         uint64_t from = sample * T > first ? sample * T : first;
         for (uint64_t epoch = 0;; epoch++) {
-            TraceRead read = {.first = from, .tokens = min_u64_(end, sample * T + T + 1) - from};
+            TraceRead read = {.first = from, .tokens = min_u64(end, sample * T + T + 1) - from};
             uint64_t position =
                 mixture_position(m, r->seed, r->shuffle, (SampleId){dataset, sample}, epoch);
             if (position >= r->samples) { // positions grow with the epoch
@@ -1219,7 +1017,7 @@ static inline bool trace_reads(const TraceRun *r, const Mixture *m, size_t datas
             if (!trace_run_place(r, position, &read.place)) {
                 continue;
             }
-            if (!reserve_(&reads->items, &reads->capacity, reads->count, 1, sizeof read, e)) {
+            if (!array_reserve(&reads->items, &reads->capacity, reads->count, 1, sizeof read, e)) {
                 return false;
             }
             reads->items[reads->count++] = read;
@@ -1437,7 +1235,7 @@ static inline void tokens_ending_(const TextSearch *s, const char *end, size_t l
 
 static inline bool occurrence_add_(Occurrences *found, size_t data, uint64_t token, size_t offset,
                                    Error *e) {
-    if (!reserve_(&found->items, &found->capacity, found->count, 1, sizeof *found->items, e)) {
+    if (!array_reserve(&found->items, &found->capacity, found->count, 1, sizeof *found->items, e)) {
         return false;
     }
     found->items[found->count++] = (Occurrence){data, token, offset};
@@ -1717,8 +1515,8 @@ static inline bool text_search_spans(TextSearch *s, size_t least, TextSpans *spa
             next = next_character_(s, reached);
         }
         if (ok && reached > start) {
-            ok =
-                reserve_(&spans->items, &spans->capacity, spans->count, 1, sizeof *spans->items, e);
+            ok = array_reserve(&spans->items, &spans->capacity, spans->count, 1,
+                               sizeof *spans->items, e);
             if (ok) {
                 spans->items[spans->count++] = (TextSpan){at, reached - at};
                 end = reached;

@@ -17,11 +17,11 @@
 #include <sys/file.h> // flock
 #include <sys/wait.h>
 
-#include "collect.h"
+#include "corpus/collect.h"
 #include "dataloader.h"
 #include "mpi_utils.h"
-#include "tokenizer_train.h"
-#include "trace.h" // index_build, sums_build
+#include "tokenizers/train.h"
+#include "trace/trace.h" // index_build, sums_build
 
 // ------------------------------------------------------------------------------------------------
 // What prepare_corpus is asked to do, and what it tells
@@ -176,8 +176,8 @@ static inline bool origin_add_(OriginFacet *facet, size_t limit, const char *val
         return true;
     }
     if (v == facet->count) {
-        if (!reserve_(&facet->values, &facet->capacity, facet->count, 1, sizeof *facet->values,
-                      e)) {
+        if (!array_reserve(&facet->values, &facet->capacity, facet->count, 1, sizeof *facet->values,
+                           e)) {
             return false;
         }
         facet->values[v].value = strndup(value, length);
@@ -352,7 +352,7 @@ static inline bool sources_add_file_(SourceList *list, const Source *source, Err
         return fail(e, "%s: is one file too many; the .docs files number at most %u", source->path,
                     UINT32_MAX);
     }
-    if (!reserve_(&list->items, &list->capacity, list->count, 1, sizeof *list->items, e)) {
+    if (!array_reserve(&list->items, &list->capacity, list->count, 1, sizeof *list->items, e)) {
         return false;
     }
     list->items[list->count] = *source;
@@ -482,7 +482,7 @@ static inline bool reader_more_(Reader *r, Error *e) {
         r->start = 0;
     }
     if (r->capacity - r->end < READ_BLOCK &&
-        !reserve_(&r->data, &r->capacity, r->end, READ_BLOCK, 1, e)) {
+        !array_reserve(&r->data, &r->capacity, r->end, READ_BLOCK, 1, e)) {
         return false;
     }
     ssize_t n;
@@ -538,7 +538,7 @@ static inline bool reader_skip_to_line_(Reader *r, uint64_t begin, uint64_t end,
 static inline bool reader_open_(Reader *r, const Source *source, uint64_t begin, uint64_t end,
                                 Error *e) {
     uint64_t bytes;
-    *r = (Reader){.source = source, .input = open_regular_(source->path, &bytes, e), .file = -1};
+    *r = (Reader){.source = source, .input = open_regular(source->path, &bytes, e), .file = -1};
     if (r->input < 0 || !source_unchanged_(source, e) ||
         (source->compression && !reader_decompress_(r, e))) {
         return false;
@@ -702,7 +702,7 @@ static inline bool part_write_(PartFile *f, const void *data, size_t bytes, Erro
             return fail(e, "%s: cannot be created: %s", f->path, strerror(errno));
         }
     }
-    return write_(f->file, f->path, data, bytes, e);
+    return write_bytes(f->file, f->path, data, bytes, e);
 }
 
 // Closes all of them, on disk when this returns true; `ok` says whether all went well so far.
@@ -710,7 +710,7 @@ static inline bool parts_close_(Parts *parts, bool ok, Error *e) {
     for (int i = 0; i < PART_FILES; i++) {
         PartFile *f = (PartFile *)(void *)parts + i;
         if (f->file) {
-            ok = close_written_(f->file, f->path, ok ? e : &(Error){0}) && ok;
+            ok = close_written(f->file, f->path, ok ? e : &(Error){0}) && ok;
         }
         f->file = NULL;
     }
@@ -884,7 +884,7 @@ static inline bool part_path_(char *path, const Preparation *p, size_t unit, con
 // Where in the worker's store a copy of these bytes lies.
 static inline bool worker_store_(Worker *w, Span *span, const char *data, size_t length, Error *e) {
     *span = (Span){w->stored, length};
-    if (!reserve_(&w->store, &w->store_capacity, w->stored, length, 1, e)) {
+    if (!array_reserve(&w->store, &w->store_capacity, w->stored, length, 1, e)) {
         return false;
     }
     if (length) {
@@ -906,7 +906,7 @@ static inline bool batch_read_lines_(Preparation *p, Reader *r, Error *e) {
     const size_t limit = BATCH_BYTES * (size_t)p->worker_count,
                  most = BATCH_DOCUMENTS * (size_t)p->worker_count;
     size_t searched = 0, taken = 0;
-    if (!reader_fill_(r, min_u64_(limit, end - r->offset), e)) {
+    if (!reader_fill_(r, min_u64(limit, end - r->offset), e)) {
         return false;
     }
     while (!r->ended && (r->start == r->end || !memchr(r->data + r->start + searched, '\n',
@@ -928,8 +928,8 @@ static inline bool batch_read_lines_(Preparation *p, Reader *r, Error *e) {
             break;
         }
         size_t length = newline ? (size_t)(newline - text) : r->end - r->start - taken;
-        if (!reserve_(&p->batch.documents, &p->batch.document_capacity, p->batch.document_count, 1,
-                      sizeof(BatchDocument), e)) {
+        if (!array_reserve(&p->batch.documents, &p->batch.document_capacity,
+                           p->batch.document_count, 1, sizeof(BatchDocument), e)) {
             return false;
         }
         BatchDocument d = {.begins = true,
@@ -959,13 +959,13 @@ static inline bool batch_read_text_(Preparation *p, Reader *r, Error *e) {
         p->lines = 1;
     }
     if (!reader_fill_(r, limit, e) ||
-        !reserve_(&p->batch.documents, &p->batch.document_capacity, 0, 1, sizeof d, e)) {
+        !array_reserve(&p->batch.documents, &p->batch.document_capacity, 0, 1, sizeof d, e)) {
         return false;
     }
     do {
-        size_t left = r->end - r->start, block = min_u64_(left, READ_BLOCK);
-        if (!reserve_(&p->pending, &p->pending_capacity, p->pending_length, 3 * block + 1, 1,
-                      e)) { // never NULL
+        size_t left = r->end - r->start, block = min_u64(left, READ_BLOCK);
+        if (!array_reserve(&p->pending, &p->pending_capacity, p->pending_length, 3 * block + 1, 1,
+                           e)) { // never NULL
             return false;
         }
         p->pending_length +=
@@ -1077,7 +1077,7 @@ static inline bool line_parse_(const Preparation *p, Worker *w, BatchDocument *d
         return true;
     }
     if (!utf8_is_valid_(text, length)) {
-        if (!reserve_(&w->line, &w->line_capacity, 0, 3 * length, 1, e)) {
+        if (!array_reserve(&w->line, &w->line_capacity, 0, 3 * length, 1, e)) {
             return false;
         }
         length = utf8_sanitize(w->line, text, length, true, &consumed, &d->replaced);
@@ -1178,7 +1178,8 @@ static inline bool document_cut_(Preparation *p, BatchDocument *d, size_t *used,
         } else if (!d->ends) {
             break;
         }
-        if (!reserve_(&b->pieces, &b->piece_capacity, b->piece_count, 1, sizeof *b->pieces, e)) {
+        if (!array_reserve(&b->pieces, &b->piece_capacity, b->piece_count, 1, sizeof *b->pieces,
+                           e)) {
             return false;
         }
         b->pieces[b->piece_count++] =
@@ -1298,7 +1299,7 @@ static inline void sample_sort_(Preparation *p) {
 
 // At most a terabyte, so that the sums over ranks cannot overflow.
 static inline uint64_t sample_limit_(const Preparation *p) {
-    return min_u64_(p->options->tokenizer_sample, (uint64_t)1 << 40);
+    return min_u64(p->options->tokenizer_sample, (uint64_t)1 << 40);
 }
 
 static inline uint64_t sample_cost_(const SamplePiece *piece) {
@@ -1339,7 +1340,7 @@ static inline bool sample_piece_(Preparation *p, const char *text, size_t length
             length--;
         }
     }
-    if (!reserve_(&p->sample, &p->sample_capacity, p->sample_count, 1, sizeof *p->sample, e)) {
+    if (!array_reserve(&p->sample, &p->sample_capacity, p->sample_count, 1, sizeof *p->sample, e)) {
         return false;
     }
     SamplePiece piece = {rank, malloc(length + 1), length};
@@ -1388,7 +1389,7 @@ static inline void sample_agree_(Preparation *p) {
 static inline bool sample_unpack_(Preparation *p, const char *data, size_t bytes, Error *e) {
     for (size_t at = 0; at < bytes;) {
         SamplePiece piece;
-        if (!reserve_(&p->sample, &p->sample_capacity, p->sample_count, 1, sizeof piece, e)) {
+        if (!array_reserve(&p->sample, &p->sample_capacity, p->sample_count, 1, sizeof piece, e)) {
             return false;
         }
         memcpy(&piece.rank, data + at, sizeof piece.rank);
@@ -1437,7 +1438,7 @@ static inline bool part_tokens_(PartFile *f, int token_bytes, const int32_t *ids
     unsigned char raw[8192];
     size_t block = sizeof raw / (size_t)token_bytes;
     for (size_t done = 0; done < count;) {
-        size_t n = min_u64_(count - done, block);
+        size_t n = min_u64(count - done, block);
         for (size_t i = 0; i < n; i++) {
             store_le(raw + i * (size_t)token_bytes, (uint64_t)ids[done + i], token_bytes);
         }
@@ -1754,7 +1755,7 @@ static inline uint64_t unit_bytes_read_(const Preparation *p, const Reader *r) {
                                       : 0; // what the decompressor has taken
     uint64_t bytes =
         r->source->compression ? (at > 0 ? (uint64_t)at : 0) : r->offset - p->units[p->unit].begin;
-    return min_u64_(bytes, p->units[p->unit].bytes);
+    return min_u64(bytes, p->units[p->unit].bytes);
 }
 
 static inline bool unit_run_(Preparation *p, size_t unit, Error *e) {
@@ -1802,23 +1803,23 @@ static inline int share_by_size_(const void *a, const void *b) {
 static inline bool share_out_(const World *w, const uint64_t *bytes, size_t count, bool *mine,
                               Error *e) {
     Share_ *shares = malloc((count + 1) * sizeof *shares);
-    Heap_ ranks = {0}; // by bytes so far
+    Heap ranks = {0}; // by bytes so far
     bool ok = shares || fail(e, "prepare: no memory to share %zu tasks out", count);
     for (size_t i = 0; ok && i < count; i++) {
         shares[i] = (Share_){bytes[i], i};
         mine[i] = false;
     }
     for (int r = 0; ok && r < w->size; r++) {
-        ok = heap_push_(&ranks, (HeapEntry_){0, (uint64_t)r, (uint32_t)r}, e);
+        ok = heap_push(&ranks, (HeapEntry){0, (uint64_t)r, (uint32_t)r}, e);
     }
     if (ok) {
         qsort(shares, count, sizeof *shares, share_by_size_);
     }
     for (size_t i = 0; ok && i < count; i++) {
-        HeapEntry_ rank = heap_pop_(&ranks);
+        HeapEntry rank = heap_pop(&ranks);
         mine[shares[i].index] = (int)rank.item == w->rank;
         rank.major += shares[i].bytes + 1;
-        ok = heap_push_(&ranks, rank, e);
+        ok = heap_push(&ranks, rank, e);
     }
     free(ranks.entries);
     free(shares);
@@ -2023,7 +2024,7 @@ static inline bool hash_files_(World *world, const char *const *paths, const uin
     }
     free(mine);
     for (size_t i = 0; i < count; i += MESSAGE_ELEMENTS / HEX_HASH) {
-        size_t n = min_u64_(count - i, MESSAGE_ELEMENTS / HEX_HASH);
+        size_t n = min_u64(count - i, MESSAGE_ELEMENTS / HEX_HASH);
         MPI_Allreduce(MPI_IN_PLACE, hashes[i], (int)(n * HEX_HASH), MPI_BYTE, MPI_BOR,
                       MPI_COMM_WORLD);
     }
@@ -2067,71 +2068,6 @@ static inline bool hash_sources_(Preparation *p) {
 //             corpus.
 
 enum { SEQUENCE_LIMIT = 1 << 30 };
-
-// One pass over the records of an open .docs, writing one array of the .idx. A document makes
-// ceil(tokens / limit) sequences; *sequences and *documents count what was passed.
-typedef enum { IDX_COUNT, IDX_LENGTHS, IDX_POINTERS, IDX_DOCUMENTS } IdxArray;
-
-static inline bool idx_write_array_(OutputFile *idx, FILE *docs, const char *docs_path,
-                                    IdxArray array, int token_bytes, uint64_t limit,
-                                    uint64_t *sequences, uint64_t *documents, Error *e) {
-    unsigned char record[DOCS_RECORD], number[8];
-    uint64_t pointer = 0;
-    bool ok = fseeko(docs, DOCS_HEADER, SEEK_SET) == 0;
-    *sequences = *documents = 0;
-    while (ok && fread(record, DOCS_RECORD, 1, docs) == 1) {
-        if (array == IDX_DOCUMENTS) {
-            store_le(number, *sequences, 8);
-            if (!output_write(idx, number, 8, e)) {
-                return false;
-            }
-        }
-        *documents += 1;
-        for (uint64_t left = docs_load(record).tokens; left > 0; *sequences += 1) {
-            uint64_t length = min_u64_(left, limit);
-            store_le(number, array == IDX_LENGTHS ? length : pointer, 8);
-            if ((array == IDX_LENGTHS || array == IDX_POINTERS) &&
-                !output_write(idx, number, array == IDX_LENGTHS ? 4 : 8, e)) {
-                return false;
-            }
-            pointer += length * (uint64_t)token_bytes;
-            left -= length;
-        }
-    }
-    return (ok && !ferror(docs)) || fail(e, "%s: cannot be read: %s", docs_path, strerror(errno));
-}
-
-// Writes the .idx that belongs to a complete .docs, sequences no longer than `limit` tokens; `hex`
-// gets its SHA-256.
-static inline bool idx_write_(const char *idx_path, const char *docs_path, int token_bytes,
-                              uint64_t limit, char hex[65], Error *e) {
-    unsigned char header[IDX_HEADER] = {0}, last[8];
-    uint64_t sequences, documents;
-    OutputFile idx;
-    FILE *docs = fopen(docs_path, "rb");
-    if (!docs) {
-        return fail(e, "%s: cannot be read: %s", docs_path, strerror(errno));
-    }
-    bool opened = output_open(&idx, idx_path, e), ok = opened;
-    ok = ok && idx_write_array_(&idx, docs, docs_path, IDX_COUNT, token_bytes, limit, &sequences,
-                                &documents, e);
-    if (ok) {
-        memcpy(header, idx_magic_, sizeof idx_magic_);
-        store_le(header + 9, 1, 8);
-        header[17] = token_bytes == 2 ? 8 : 4;
-        store_le(header + 18, sequences, 8);
-        store_le(header + 26, documents + 1, 8);
-        store_le(last, sequences, 8);
-        ok = output_write(&idx, header, sizeof header, e);
-    }
-    for (int array = IDX_LENGTHS; ok && array <= IDX_DOCUMENTS; array++) {
-        ok = idx_write_array_(&idx, docs, docs_path, (IdxArray)array, token_bytes, limit,
-                              &sequences, &documents, e);
-    }
-    ok = ok && output_write(&idx, last, sizeof last, e);
-    fclose(docs);
-    return opened && output_close(&idx, hex, ok ? e : &(Error){0}) && ok;
-}
 
 // A stretch of documents that a unit gives to a split.
 typedef struct {
@@ -2248,7 +2184,7 @@ static inline bool copy_range_(const char *from_path, uint64_t at, uint64_t byte
         (block || fail(e, "%s: no memory", to_path)) &&
         (!bytes || from >= 0 || fail(e, "%s: cannot be read: %s", from_path, strerror(errno)));
     for (uint64_t done = 0, n; ok && done < bytes; done += n) {
-        n = min_u64_(bytes - done, BLOCK);
+        n = min_u64(bytes - done, BLOCK);
         ok = read_at(from, from_path, block, n, at + done, e);
         for (uint64_t i = 0; ok && records && i < n; i += DOCS_RECORD) {
             DocumentRecord d = docs_load(block + i);
@@ -2359,8 +2295,8 @@ static inline uint64_t dropped_bytes_of_(const Preparation *p, const Counts *c) 
 static inline bool shard_finish_(const Preparation *p, Shard *s, Error *e) {
     char data[PATH_LIMIT];
     return path_format(data, e, "%s/data", p->work) &&
-           idx_write_(s->idx_path, s->paths[PART_DOCS], token_bytes_(p), SEQUENCE_LIMIT,
-                      s->idx_hash, e) &&
+           idx_write(s->idx_path, s->paths[PART_DOCS], token_bytes_(p), SEQUENCE_LIMIT, s->idx_hash,
+                     e) &&
            (!p->options->index ||
             index_build(data, s->name, &p->tokenizer, p->options->progress, s->index_hash, e)) &&
            sums_build(data, s->name, s->sums_hash, e);
@@ -2475,9 +2411,9 @@ static inline bool verdicts_write_(const Preparation *p, const char *records_pat
     for (size_t d = 0; ok && d < r.documents; d++) {
         Verdict v;
         ok = r.reason[d] == COLLECT_KEPT || (verdict_make_(p, &r, d, records, places, &v, e) &&
-                                             write_(file, temporary, &v, sizeof v, e));
+                                             write_bytes(file, temporary, &v, sizeof v, e));
     }
-    ok = (!file || close_written_(file, temporary, ok ? e : &(Error){{0}})) && ok;
+    ok = (!file || close_written(file, temporary, ok ? e : &(Error){{0}})) && ok;
     ok = ok &&
          (rename(temporary, path) == 0 || fail(e, "%s: cannot be made: %s", path, strerror(errno)));
     if (records >= 0) {
@@ -2908,7 +2844,7 @@ static inline bool units_make_(Preparation *p, Error *e) {
         do {
             bool last = whole || s->bytes - begin <= bytes;
             if (p->unit_count == UINT32_MAX ||
-                !reserve_(&p->units, &capacity, p->unit_count, 1, sizeof(Unit), e)) {
+                !array_reserve(&p->units, &capacity, p->unit_count, 1, sizeof(Unit), e)) {
                 return p->unit_count < UINT32_MAX ? false
                                                   : fail(e, "%s: is one file too many", s->path);
             }

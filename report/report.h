@@ -14,9 +14,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "checkpoint.h" // defines: checkpoint_list
 #include "dataloader.h" // defines: PATH_LIMIT, path_format, OutputFile, output_*, store_le, load_le, list_folder
-#include "json.h" // defines: Error, fail, Json, JsonWriter (also the text buffer here), json_*
+#include "model/checkpoint.h" // defines: checkpoint_list
+#include "util/json.h"
+#include "util/protobuf.h" // event files
 
 // ------------------------------------------------------------------------------------------------
 // Text that grows, and lines of a log of any length
@@ -192,45 +193,17 @@ static inline uint32_t crc32c_masked_(const uint32_t table[256], const void *dat
     return (crc >> 15 | crc << 17) + 0xA282EAD8;
 }
 
-static inline void proto_varint_(JsonWriter *w, uint64_t value) {
-    char bytes[10];
-    size_t n = 0;
-    for (; value >= 128; value >>= 7) {
-        bytes[n++] = (char)(value | 128);
-    }
-    bytes[n++] = (char)value;
-    json_append(w, bytes, n);
-}
-
-static inline void proto_bytes_(JsonWriter *w, char tag, const char *data, size_t length) {
-    json_append(w, &tag, 1);
-    proto_varint_(w, length);
-    json_append(w, data, length);
-}
-
-static inline void proto_double_(JsonWriter *w, char tag, double value) {
-    uint64_t bits;
-    char bytes[9] = {tag};
-    memcpy(&bits, &value, 8);
-    store_le(bytes + 1, bits, 8);
-    json_append(w, bytes, sizeof bytes);
-}
-
 // Adds a value to a Summary. What JSON cannot hold (NaN, infinity) is null in the log and NaN here.
 static inline void summary_scalar_(JsonWriter *summary, const char *group, const char *name,
                                    const Json *value) {
     JsonWriter scalar = {0}, tag = {0};
-    char bytes[5] = {0x15};
-    uint32_t bits;
     float number = value->kind == JSON_NUMBER ? strtof(value->text, NULL)
                    : value->kind == JSON_BOOL ? (float)value->boolean
                                               : NAN;
-    memcpy(&bits, &number, 4);
-    store_le(bytes + 1, bits, 4);
     text_format_(&tag, "%s/%s", group, name);
-    proto_bytes_(&scalar, 0x0A, tag.data ? tag.data : "", tag.length);
-    json_append(&scalar, bytes, sizeof bytes);
-    proto_bytes_(summary, 0x0A, scalar.data ? scalar.data : "", scalar.length);
+    protobuf_put_bytes(&scalar, 1, tag.data ? tag.data : "", tag.length);
+    protobuf_put_float(&scalar, 2, number);
+    protobuf_put_bytes(summary, 1, scalar.data ? scalar.data : "", scalar.length);
     summary->failed |= scalar.failed | tag.failed;
     free(scalar.data);
     free(tag.data);
@@ -271,7 +244,7 @@ static inline bool events_record_(EventWriter *w, JsonWriter *event, Error *e) {
     json_append(&record, event->data ? event->data : "", event->length);
     json_append(&record, (char *)suffix, sizeof suffix);
     bool ok = (!event->failed && !record.failed) || fail(e, "%s: no memory to write it", w->path);
-    ok = ok && write_(w->file, w->path, record.data, record.length, e);
+    ok = ok && write_bytes(w->file, w->path, record.data, record.length, e);
     free(record.data);
     free(event->data);
     *event = (JsonWriter){0};
@@ -282,10 +255,9 @@ static inline bool events_line_(EventWriter *w, const Json *line, uint64_t step,
                                 Error *e) {
     JsonWriter event = {0}, summary = {0};
     summary_of_line_(&summary, w->head.root, line);
-    proto_double_(&event, 0x09, wall_time);
-    json_append(&event, "\x10", 1);
-    proto_varint_(&event, step);
-    proto_bytes_(&event, 0x2A, summary.data ? summary.data : "", summary.length);
+    protobuf_put_double(&event, 1, wall_time);
+    protobuf_put_number(&event, 2, (int64_t)step);
+    protobuf_put_bytes(&event, 5, summary.data ? summary.data : "", summary.length);
     event.failed |= summary.failed;
     free(summary.data);
     return events_record_(w, &event, e);
@@ -345,11 +317,11 @@ static inline bool events_from_log_(EventWriter *w, LineReader_ *log, FILE *old,
     JsonWriter event = {0};
     double old_time = 0;
     uint64_t step, old_step = 0;
-    proto_double_(&event, 0x09, wall_time);
-    proto_bytes_(&event, 0x1A, "brain.Event:2", 13);
+    protobuf_put_double(&event, 1, wall_time);
+    protobuf_put_bytes(&event, 3, "brain.Event:2", 13);
     bool ok = events_record_(w, &event, e);
-    proto_double_(&event, 0x09, wall_time);
-    proto_bytes_(&event, 0x3A, "\x08\x01", 2); // SessionLog {1: status = START}
+    protobuf_put_double(&event, 1, wall_time);
+    protobuf_put_bytes(&event, 7, "\x08\x01", 2); // SessionLog {1: status = START}
     ok = ok && events_record_(w, &event, e);
     bool has_old = old && events_read_(w, old, &old_time, &old_step);
     while (ok && lines_next_(log)) {

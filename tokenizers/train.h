@@ -15,8 +15,8 @@
 
 #include <omp.h>
 
-#include "suffix_array.h" // defines: suffix_sort_symbols
-#include "tokenizer.h"    // defines: Tokenizer, pretoken_length_, heap_*, hash_*, reserve_
+#include "tokenizer.h"         // defines: Tokenizer, pretoken_length_, heap_*, hash_*, reserve_
+#include "util/suffix_array.h" // defines: suffix_sort_symbols
 
 // ------------------------------------------------------------------------------------------------
 // Train: count the pre-tokens
@@ -103,7 +103,7 @@ static inline bool trainer_grow_(TokenizerTrainer *trainer, Error *e) {
 
 static inline bool trainer_count_(TokenizerTrainer *trainer, const char *text, size_t length,
                                   Error *e) {
-    uint64_t hash = hash_mix_(hash_bytes_(HASH_START_, text, length));
+    uint64_t hash = hash_mix(hash_bytes(HASH_START, text, length));
     size_t i = (size_t)hash & trainer->mask;
     for (; trainer->slots[i]; i = (i + 1) & trainer->mask) {
         Word_ *word = &trainer->words[trainer->slots[i] - 1];
@@ -113,9 +113,10 @@ static inline bool trainer_count_(TokenizerTrainer *trainer, const char *text, s
             return true;
         }
     }
-    if (!reserve_(&trainer->words, &trainer->word_capacity, trainer->word_count, 1, sizeof(Word_),
-                  e) ||
-        !reserve_(&trainer->text, &trainer->text_capacity, trainer->text_length, length, 1, e)) {
+    if (!array_reserve(&trainer->words, &trainer->word_capacity, trainer->word_count, 1,
+                       sizeof(Word_), e) ||
+        !array_reserve(&trainer->text, &trainer->text_capacity, trainer->text_length, length, 1,
+                       e)) {
         return false;
     }
     memcpy(trainer->text + trainer->text_length, text, length);
@@ -176,7 +177,7 @@ typedef struct {
     uint32_t *with_left;      // (vocab_size) the pair (symbol, new symbol)
     uint32_t *with_right;     // (vocab_size) the pair (new symbol, symbol)
     uint32_t *lengths;        // (vocab_size) bytes of a symbol
-    Heap_ heap;               // pairs: highest count, then smallest left id, then smallest right id
+    Heap heap;                // pairs: highest count, then smallest left id, then smallest right id
 } Merger_;
 
 static inline void merger_free_(Merger_ *m) {
@@ -209,7 +210,7 @@ static inline bool place_join_(Merger_ *m, uint32_t at, uint32_t *slot, int32_t 
             *slot = m->unused;
             m->unused = m->pairs[*slot].chain;
         } else {
-            if (!reserve_(&m->pairs, &m->pair_capacity, m->pair_count, 1, sizeof(Pair_), e)) {
+            if (!array_reserve(&m->pairs, &m->pair_capacity, m->pair_count, 1, sizeof(Pair_), e)) {
                 return false;
             }
             *slot = (uint32_t)m->pair_count++;
@@ -238,9 +239,9 @@ static inline void pair_drop_(Merger_ *m, uint32_t index) {
 
 static inline bool pair_queue_(Merger_ *m, uint32_t index, Error *e) {
     const Pair_ *pair = &m->pairs[index];
-    HeapEntry_ entry = {UINT64_MAX - pair->count,
-                        (uint64_t)pair->left << 32 | (uint64_t)pair->right, index};
-    return heap_push_(&m->heap, entry, e);
+    HeapEntry entry = {UINT64_MAX - pair->count, (uint64_t)pair->left << 32 | (uint64_t)pair->right,
+                       index};
+    return heap_push(&m->heap, entry, e);
 }
 
 // After a merge: queues the pairs it made that may merge one day, drops the others.
@@ -305,7 +306,7 @@ static inline bool merger_start_(Merger_ *m, const TokenizerTrainer *trainer,
 static inline bool merger_best_(Merger_ *m, uint32_t *best, Error *e) {
     *best = NO_PAIR_;
     while (m->heap.count && *best == NO_PAIR_) {
-        HeapEntry_ top = heap_pop_(&m->heap);
+        HeapEntry top = heap_pop(&m->heap);
         uint64_t count = m->pairs[top.item].count;
         if (count == UINT64_MAX - top.major) {
             *best = top.item;
@@ -358,8 +359,8 @@ static inline bool trainer_merge_(Merger_ *m, size_t vocab_size, Tokenizer *out,
         }
         Merge merge = {m->pairs[best].left, m->pairs[best].right, (int32_t)out->vocab_size};
         Token left = out->tokens[merge.left], right = out->tokens[merge.right];
-        if (!reserve_(&out->bytes, &out->byte_capacity, out->byte_count,
-                      2 * (left.length + right.length), 1, e)) {
+        if (!array_reserve(&out->bytes, &out->byte_capacity, out->byte_count,
+                           2 * (left.length + right.length), 1, e)) {
             return false;
         }
         char *joined = out->bytes + out->byte_count + left.length +
@@ -582,7 +583,7 @@ static inline bool unigram_symbol_(UnigramTrainer_ *u, int32_t symbol, Error *e)
             e, "tokenizer: more than %d characters of different words; train on a smaller sample",
             INT32_MAX);
     }
-    if (!reserve_(&u->text, &u->text_capacity, u->text_length, 1, sizeof *u->text, e)) {
+    if (!array_reserve(&u->text, &u->text_capacity, u->text_length, 1, sizeof *u->text, e)) {
         return false;
     }
     u->text[u->text_length++] = symbol;
@@ -594,7 +595,7 @@ static inline bool unigram_cut_(UnigramTrainer_ *u, size_t start, uint64_t count
     if (u->text_length == start) {
         return true;
     }
-    if (!reserve_(&u->words, &u->word_capacity, u->word_count, 1, sizeof *u->words, e)) {
+    if (!array_reserve(&u->words, &u->word_capacity, u->word_count, 1, sizeof *u->words, e)) {
         return false;
     }
     u->words[u->word_count++] =
@@ -666,7 +667,7 @@ static inline bool seeds_add_(Seeds_ *s, uint64_t count, uint32_t start, uint32_
     if (s->count == 4 * (size_t)UNIGRAM_SEEDS_) {
         seeds_trim_(s);
     }
-    if (!reserve_(&s->seeds, &s->capacity, s->count, 1, sizeof *s->seeds, e)) {
+    if (!array_reserve(&s->seeds, &s->capacity, s->count, 1, sizeof *s->seeds, e)) {
         return false;
     }
     s->seeds[s->count++] = (Seed_){count * length, start, length};
@@ -762,7 +763,7 @@ static inline bool seeds_collect_(Seeds_ *seeds, const Suffixes_ *s, const Unigr
 
 static inline bool unigram_add_piece_(UnigramTrainer_ *u, uint32_t start, uint32_t length,
                                       double score, Error *e) {
-    if (!reserve_(&u->pieces, &u->piece_capacity, u->piece_count, 1, sizeof *u->pieces, e)) {
+    if (!array_reserve(&u->pieces, &u->piece_capacity, u->piece_count, 1, sizeof *u->pieces, e)) {
         return false;
     }
     u->pieces[u->piece_count++] = (UnigramPiece_){start, length, score, 0};
@@ -812,7 +813,7 @@ static inline bool unigram_seed_(UnigramTrainer_ *u, Error *e) {
 
 static inline TrieSlot_ *trie_slot_(const UnigramTrie_ *t, uint32_t node, int32_t symbol) {
     uint64_t key = (uint64_t)node << 32 | (uint32_t)symbol;
-    size_t i = (size_t)hash_mix_(key) & t->mask;
+    size_t i = (size_t)hash_mix(key) & t->mask;
     while (t->slots[i].key && t->slots[i].key != key) {
         i = (i + 1) & t->mask;
     }
@@ -1271,42 +1272,6 @@ static inline void put_unigram_config_(JsonWriter *w, const VocabularyPiece_ *vo
     json_append(w, "\n", 1);
 }
 
-// Protocol buffers: a varint, and fields by number.
-static inline void put_varint_(JsonWriter *w, uint64_t value) {
-    for (; value >= 0x80; value >>= 7) {
-        json_append(w, &(char){(char)(value | 0x80)}, 1);
-    }
-    json_append(w, &(char){(char)value}, 1);
-}
-
-static inline void put_number_field_(JsonWriter *w, unsigned field, int64_t value) {
-    put_varint_(w, field << 3);
-    put_varint_(w, (uint64_t)value);
-}
-
-static inline void put_float_field_(JsonWriter *w, unsigned field, float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    put_varint_(w, field << 3 | 5);
-    for (int shift = 0; shift < 32; shift += 8) {
-        json_append(w, &(char){(char)(bits >> shift)}, 1);
-    }
-}
-
-static inline void put_bytes_field_(JsonWriter *w, unsigned field, const char *bytes,
-                                    size_t length) {
-    put_varint_(w, field << 3 | 2);
-    put_varint_(w, length);
-    json_append(w, bytes, length);
-}
-
-// Puts the message and empties it.
-static inline void put_message_field_(JsonWriter *w, unsigned field, JsonWriter *message) {
-    put_bytes_field_(w, field, message->length ? message->data : "", message->length);
-    w->failed |= message->failed;
-    message->length = 0;
-}
-
 // SentencePiece's ModelProto. Spaces stay what they are: with its usual mark for a space, U+2581, a
 // text that holds that character would not come back.
 static inline void put_unigram_model_(JsonWriter *w, const VocabularyPiece_ *vocabulary,
@@ -1319,27 +1284,27 @@ static inline void put_unigram_model_(JsonWriter *w, const VocabularyPiece_ *voc
     enum { NAME = 1, DUMMY_PREFIX = 3, EXTRA_SPACES = 4, ESCAPE = 5 }; // NormalizerSpec
     JsonWriter message = {0};
     for (size_t id = 0; id < count; id++) {
-        put_bytes_field_(&message, PIECE, vocabulary[id].text, vocabulary[id].length);
-        put_float_field_(&message, SCORE, (float)vocabulary[id].score);
-        put_number_field_(&message, TYPE, vocabulary[id].type);
-        put_message_field_(w, PIECES, &message);
+        protobuf_put_bytes(&message, PIECE, vocabulary[id].text, vocabulary[id].length);
+        protobuf_put_float(&message, SCORE, (float)vocabulary[id].score);
+        protobuf_put_number(&message, TYPE, vocabulary[id].type);
+        protobuf_put_message(w, PIECES, &message);
     }
-    put_number_field_(&message, MODEL_TYPE, 1);
-    put_number_field_(&message, VOCAB_SIZE, (int64_t)count);
-    put_number_field_(&message, BYTE_FALLBACK, 1);
-    put_number_field_(&message, UNK_ID, 0);
-    put_number_field_(&message, BOS_ID, 1);
-    put_number_field_(&message, EOS_ID, 1);
-    put_number_field_(&message, PAD_ID, -1);
-    put_bytes_field_(&message, UNK_PIECE, vocabulary[0].text, vocabulary[0].length);
-    put_bytes_field_(&message, BOS_PIECE, vocabulary[1].text, vocabulary[1].length);
-    put_bytes_field_(&message, EOS_PIECE, vocabulary[1].text, vocabulary[1].length);
-    put_message_field_(w, TRAINER, &message);
-    put_bytes_field_(&message, NAME, "identity", 8);
-    put_number_field_(&message, DUMMY_PREFIX, 0);
-    put_number_field_(&message, EXTRA_SPACES, 0);
-    put_number_field_(&message, ESCAPE, 0);
-    put_message_field_(w, NORMALIZER, &message);
+    protobuf_put_number(&message, MODEL_TYPE, 1);
+    protobuf_put_number(&message, VOCAB_SIZE, (int64_t)count);
+    protobuf_put_number(&message, BYTE_FALLBACK, 1);
+    protobuf_put_number(&message, UNK_ID, 0);
+    protobuf_put_number(&message, BOS_ID, 1);
+    protobuf_put_number(&message, EOS_ID, 1);
+    protobuf_put_number(&message, PAD_ID, -1);
+    protobuf_put_bytes(&message, UNK_PIECE, vocabulary[0].text, vocabulary[0].length);
+    protobuf_put_bytes(&message, BOS_PIECE, vocabulary[1].text, vocabulary[1].length);
+    protobuf_put_bytes(&message, EOS_PIECE, vocabulary[1].text, vocabulary[1].length);
+    protobuf_put_message(w, TRAINER, &message);
+    protobuf_put_bytes(&message, NAME, "identity", 8);
+    protobuf_put_number(&message, DUMMY_PREFIX, 0);
+    protobuf_put_number(&message, EXTRA_SPACES, 0);
+    protobuf_put_number(&message, ESCAPE, 0);
+    protobuf_put_message(w, NORMALIZER, &message);
     free(message.data);
 }
 

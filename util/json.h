@@ -1,133 +1,17 @@
-// json.h: a small strict JSON reader and writer, and the one-line Error that every header above
-// reports with.
+// json.h: a small strict JSON reader and writer.
 //
 // Reader: RFC 8259 without extensions. Input is untrusted: UTF-8 and nesting depth are checked, the
 // error names the byte. A document is parsed into nodes that live in one arena; json_free releases
-// all of them at once. Writer: appends to a growing buffer; the caller says where the bytes go.
-#ifndef JSON_H
-#define JSON_H
+// all of them at once.
+// Writer: appends to a growing buffer; the caller decides where the bytes go.
+#ifndef UTIL_JSON_H
+#define UTIL_JSON_H
 
-#include <errno.h>
 #include <math.h>
-#include <stdarg.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
 
-// ------------------------------------------------------------------------------------------------
-// Errors: library code never prints and never exits, it returns false and leaves one line here
-
-typedef struct {
-    char text[1024]; // what failed, where, and what would be right; empty if nothing failed
-} Error;
-
-// Writes the line and returns false, so that a failing function ends in `return fail(e, ...)`. A
-// control character, from a name or a value in a file, would break the line or drive the terminal:
-// it becomes a question mark.
-__attribute__((format(printf, 2, 3))) static inline bool fail(Error *e, const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    vsnprintf(e->text, sizeof e->text, format, args);
-    va_end(args);
-    for (char *c = e->text; *c; c++) {
-        *c = (unsigned char)*c < 0x20 || *c == 0x7F ? '?' : *c;
-    }
-    return false;
-}
-
-// Reads a whole file into a fresh buffer that ends in one extra NUL byte (not counted in *length).
-// A file of more than `limit` bytes is refused. Returns NULL and fills the error on failure; the
-// caller frees.
-static inline char *read_file(const char *path, size_t limit, size_t *length, Error *e) {
-    FILE *file = fopen(path, "rb");
-    struct stat status;
-    char *data = NULL;
-    if (!file || fstat(fileno(file), &status)) {
-        fail(e, "%s: cannot be read: %s", path, strerror(errno));
-    } else if (!S_ISREG(status.st_mode)) {
-        fail(e, "%s: is not a regular file", path);
-    } else if ((uint64_t)status.st_size > limit) {
-        fail(e, "%s: has %lld bytes, more than the %zu that such a file may have", path,
-             (long long)status.st_size, limit);
-    } else {
-        *length = (size_t)status.st_size;
-        data = malloc(*length + 1);
-        if (!data) {
-            fail(e, "%s: no memory for its %zu bytes", path, *length);
-        } else if (fread(data, 1, *length, file) != *length) {
-            fail(e, "%s: reading its %zu bytes failed: %s", path, *length,
-                 ferror(file) ? strerror(errno) : "it shrank");
-            free(data);
-            data = NULL;
-        } else {
-            data[*length] = 0;
-        }
-    }
-    if (file) {
-        fclose(file);
-    }
-    return data;
-}
-
-// Length of the valid UTF-8 character that starts at s (n bytes left), 0 if there is none: no
-// overlong forms, no surrogates, nothing above U+10FFFF (Unicode 15, table 3-7). *code_point may be
-// NULL.
-static inline size_t utf8_decode(const char *s, size_t n, uint32_t *code_point) {
-    const unsigned char *u = (const unsigned char *)s;
-    uint32_t c;
-    size_t length;
-    if (n == 0) {
-        return 0;
-    }
-    if (u[0] < 0x80) {
-        c = u[0], length = 1;
-    } else if (u[0] < 0xC2) {
-        return 0;
-    } else if (u[0] < 0xE0) {
-        c = u[0] & 0x1F, length = 2;
-    } else if (u[0] < 0xF0) {
-        c = u[0] & 0x0F, length = 3;
-    } else if (u[0] < 0xF5) {
-        c = u[0] & 0x07, length = 4;
-    } else {
-        return 0;
-    }
-    if (n < length) {
-        return 0;
-    }
-    for (size_t i = 1; i < length; i++) {
-        if ((u[i] & 0xC0) != 0x80) {
-            return 0;
-        }
-        c = c << 6 | (u[i] & 0x3F);
-    }
-    if ((length == 3 && c < 0x800) || (c >= 0xD800 && c < 0xE000) || (length == 4 && c < 0x10000) ||
-        c > 0x10FFFF) {
-        return 0;
-    }
-    if (code_point) {
-        *code_point = c;
-    }
-    return length;
-}
-
-// Writes the UTF-8 form of a code point below 0x110000 to out (at most 4 bytes), returns its
-// length.
-static inline size_t utf8_encode(uint32_t c, char *out) {
-    if (c < 0x80) {
-        out[0] = (char)c;
-        return 1;
-    }
-    size_t length = c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
-    for (size_t i = length - 1; i > 0; i--, c >>= 6) {
-        out[i] = (char)(0x80 | (c & 0x3F));
-    }
-    out[0] = (char)((0xF00 >> length & 0xFF) | c); // leading ones: as many as bytes
-    return length;
-}
+#include "util/error.h" // defines: Error, fail
+#include "util/files.h" // defines: read_file
+#include "util/utf8.h"  // defines: utf8_decode, utf8_encode
 
 // ------------------------------------------------------------------------------------------------
 // Reader

@@ -199,7 +199,7 @@ static inline void collect_begin(CollectState *s) {
     s->characters = s->spaces = s->japanese = 0;
     s->line_characters = s->line_characters_so_far = s->all_characters = s->repeated_characters = 0;
     s->line_count = s->line_slot_count = 0;
-    s->line_so_far = HASH_START_;
+    s->line_so_far = HASH_START;
     sha256_begin(&s->text);
     s->normal = s->rolling = 0;
     memset(s->recent, 0, sizeof s->recent);
@@ -223,9 +223,10 @@ static inline uint32_t *collect_line_slot_(CollectState *s, uint64_t line) {
 // Makes the table of lines larger, and finds every line its new place.
 static inline bool collect_lines_grow_(CollectState *s, Error *e) {
     size_t slots = s->line_slot_count ? 2 * s->line_slot_count : 256;
-    if (!reserve_(&s->lines, &s->line_capacity, s->line_count, slots / 2 - s->line_count,
-                  sizeof *s->lines, e) ||
-        !reserve_(&s->line_slots, &s->line_slot_capacity, 0, slots, sizeof *s->line_slots, e)) {
+    if (!array_reserve(&s->lines, &s->line_capacity, s->line_count, slots / 2 - s->line_count,
+                       sizeof *s->lines, e) ||
+        !array_reserve(&s->line_slots, &s->line_slot_capacity, 0, slots, sizeof *s->line_slots,
+                       e)) {
         return false;
     }
     s->line_slot_count = slots;
@@ -252,7 +253,7 @@ static inline bool collect_line_end_(CollectState *s, Error *e) {
         }
     }
     s->line_characters = s->line_characters_so_far = 0;
-    s->line_so_far = HASH_START_;
+    s->line_so_far = HASH_START;
     return true;
 }
 
@@ -565,7 +566,7 @@ static inline uint32_t column_key_(const CollectDuplicates_ *d, const unsigned c
     const unsigned char *band = record + COLLECT_RECORD_SHORT_ + (size_t)(column - 1) * bytes;
     return column == 0
                ? (uint32_t)load_le(record, 4)
-               : (uint32_t)(hash_mix_(hash_bytes_(HASH_START_, (const char *)band, bytes)) >> 32);
+               : (uint32_t)(hash_mix(hash_bytes(HASH_START, (const char *)band, bytes)) >> 32);
 }
 
 static inline bool scratch_write_(const CollectDuplicates_ *d, const void *data, size_t bytes,
@@ -612,7 +613,7 @@ static inline bool columns_write_(CollectDuplicates_ *d, Error *e) {
 #pragma omp parallel for schedule(dynamic)
         for (size_t first = 0; first < file->count; first += COLLECT_BLOCK_) {
             Error why;
-            if (!columns_block_(d, file, first, min_u64_(COLLECT_BLOCK_, file->count - first),
+            if (!columns_block_(d, file, first, min_u64(COLLECT_BLOCK_, file->count - first),
                                 &why)) {
 #pragma omp critical(collect_error)
                 *e = why, ok = false;
@@ -643,7 +644,7 @@ static inline bool collect_keys_pass_(CollectDuplicates_ *d, int column,
                                       size_t begin[COLLECT_PARTS_ + 1], bool place, Error *e) {
     unsigned char block[4 * COLLECT_BLOCK_];
     for (size_t first = 0; first < d->result->documents; first += COLLECT_BLOCK_) {
-        size_t count = min_u64_(COLLECT_BLOCK_, d->result->documents - first);
+        size_t count = min_u64(COLLECT_BLOCK_, d->result->documents - first);
         if (!read_at(d->scratch, d->scratch_path, block, 4 * count,
                      column_offset_(d, column) + 4 * first, e)) {
             return false;
@@ -810,7 +811,7 @@ static inline bool chains_settle_(CollectDuplicates_ *d, Error *e) {
         bool similar = true;
         if (r->reason[i] == COLLECT_NEAR && r->reason[r->of[i]] != COLLECT_KEPT &&
             (!chain_shorten_(d, (uint32_t)i, &similar, e) ||
-             !reserve_(&d->back, &d->back_capacity, d->back_count, 1, sizeof *d->back, e))) {
+             !array_reserve(&d->back, &d->back_capacity, d->back_count, 1, sizeof *d->back, e))) {
             return false;
         }
         if (!similar) {

@@ -1,0 +1,43 @@
+// docs.h: SPLIT.docs, where each document of a prepared shard comes from.
+#ifndef SHARDS_DOCS_H
+#define SHARDS_DOCS_H
+
+#include "util/bytes.h"
+
+// 32 bytes: "TGPTDOCS", u32 version = 2, u32 record size = 40, u64 records, u64 0; then one record
+// per document in the order of the tokens, {u64 offset, u64 length, u64 tokens, u64 metadata, u32
+// metadata_length, u32 source}:
+//   offset, length   the document's bytes in its source. Plain text: all of the file but for a byte
+//   order mark. JSON
+//                    Lines: the line with the object, without its line end. A compressed source:
+//                    bytes of what it decompresses to.
+//   tokens           its tokens, the end-of-document token included; the sum over all records is
+//   the .bin metadata         where in SPLIT.meta the JSON object of what is known of it begins
+//   (its length may be 0) source           index into "sources" of manifest.json
+
+typedef struct {
+    uint64_t offset, length, tokens, metadata;
+    uint32_t metadata_length, source;
+} DocumentRecord;
+
+enum { DOCS_VERSION = 2, DOCS_HEADER = 32, DOCS_RECORD = 40 };
+
+static inline void docs_store(unsigned char record[DOCS_RECORD], const DocumentRecord *document) {
+    store_le(record, document->offset, 8);
+    store_le(record + 8, document->length, 8);
+    store_le(record + 16, document->tokens, 8);
+    store_le(record + 24, document->metadata, 8);
+    store_le(record + 32, document->metadata_length, 4);
+    store_le(record + 36, document->source, 4);
+}
+
+static inline DocumentRecord docs_load(const unsigned char record[DOCS_RECORD]) {
+    return (DocumentRecord){load_le(record, 8),
+                            load_le(record + 8, 8),
+                            load_le(record + 16, 8),
+                            load_le(record + 24, 8),
+                            (uint32_t)load_le(record + 32, 4),
+                            (uint32_t)load_le(record + 36, 4)};
+}
+
+#endif

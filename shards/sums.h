@@ -1,0 +1,216 @@
+// sums.h: SPLIT.sums, hashes of every 16 KiB of a split's files, and files mapped into memory that are
+// proved by them chunk by chunk.
+#ifndef SHARDS_SUMS_H
+#define SHARDS_SUMS_H
+
+#include <signal.h>
+#include <sys/mman.h>
+
+#include "util/array.h"
+#include "util/bytes.h"
+#include "util/files.h"
+
+// ------------------------------------------------------------------------------------------------
+// Proof: SPLIT.sums holds the SHA-256 of each 16 KiB of a split's files, and its own hash is in
+// manifest.json, whose hash is in the run's log. So what an answer rests on is proved by hashing
+// the chunks it was read from.
+//
+//   0   "TGPTSUMS", u32 version = 1, u32 bytes of a chunk, u32 files, 12 zero bytes
+//   32  per file: name (56 bytes, padded with NUL), u64 bytes
+//       per file, per chunk: SHA-256 (32 bytes); the last chunk of a file may be short
+
+enum {
+    SUMS_VERSION = 1,
+    SUMS_CHUNK = 1 << 14,
+    SUMS_HEADER = 32,
+    SUMS_NAME = 56,
+    SUMS_ENTRY = 64,
+    SUMS_FILES = 5
+};
+
+static const char *const sums_endings_[SUMS_FILES] = {"bin", "idx", "docs", "meta", "index"};
+
+// Adds the hashes of a file's chunks to an open .sums.
+static inline bool sums_add_file_(OutputFile *out, const char *path, uint64_t bytes, Error *e) {
+    unsigned char chunk[SUMS_CHUNK], digest[32];
+    uint64_t size;
+    int file = open_regular(path, &size, e);
+    bool ok = file >= 0;
+    for (uint64_t offset = 0; ok && offset < bytes; offset += SUMS_CHUNK) {
+        size_t n = min_u64(bytes - offset, SUMS_CHUNK);
+        Sha256 hash;
+        sha256_begin(&hash);
+        ok = read_at(file, path, chunk, n, offset, e);
+        if (ok) {
+            sha256_add(&hash, chunk, n);
+            sha256_digest(&hash, digest);
+            ok = output_write(out, digest, sizeof digest, e);
+        }
+    }
+    if (file >= 0) {
+        close(file);
+    }
+    return ok;
+}
+
+// Writes FOLDER/SPLIT.sums over those of SPLIT.bin, .idx, .docs, .meta and .index that are there;
+// they must not change any more. `hex` gets its SHA-256.
+static inline bool sums_build(const char *folder, const char *split, char hex[65], Error *e) {
+    char path[SUMS_FILES][PATH_LIMIT], out_path[PATH_LIMIT];
+    unsigned char header[SUMS_HEADER] = "TGPTSUMS", entry[SUMS_FILES][SUMS_ENTRY] = {{0}};
+    uint64_t bytes[SUMS_FILES];
+    uint32_t files = 0;
+    OutputFile out;
+    for (size_t i = 0; i < SUMS_FILES; i++) {
+        struct stat status;
+        if (!path_format(path[files], e, "%s/%s.%s", folder, split, sums_endings_[i])) {
+            return false;
+        }
+        if (stat(path[files], &status) == 0) {
+            bytes[files] = (uint64_t)status.st_size;
+            if (snprintf((char *)entry[files], SUMS_NAME, "%s.%s", split, sums_endings_[i]) >=
+                SUMS_NAME) {
+                return fail(e, "%s: the name of this split is too long", split);
+            }
+            store_le(entry[files] + SUMS_NAME, bytes[files], 8);
+            files++;
+        }
+    }
+    store_le(header + 8, SUMS_VERSION, 4);
+    store_le(header + 12, SUMS_CHUNK, 4);
+    store_le(header + 16, files, 4);
+    if (!path_format(out_path, e, "%s/%s.sums", folder, split) || !output_open(&out, out_path, e)) {
+        return false;
+    }
+    bool ok = output_write(&out, header, sizeof header, e) &&
+              output_write(&out, entry, (size_t)files * SUMS_ENTRY, e);
+    for (uint32_t i = 0; ok && i < files; i++) {
+        ok = sums_add_file_(&out, path[i], bytes[i], e);
+    }
+    return output_close(&out, hex, ok ? e : &(Error){0}) && ok;
+}
+
+// A file mapped into memory. Its bytes may be read anywhere, and count as proved where proof_check
+// said so.
+typedef struct {
+    char path[PATH_LIMIT]; // empty: there is no such file
+    const unsigned char *data;
+    uint64_t bytes;
+    const unsigned char
+        *sums; // 32 bytes a chunk; NULL: proved as a whole, or nothing is there to prove it by
+    unsigned char *checked; // one byte a chunk
+} ProofFile;
+
+static inline void proof_bus_error_(int signal) {
+    static const char line[] = "train_gpt: a file was cut short while it was read\n";
+    (void)signal;
+    _exit(write(STDERR_FILENO, line, sizeof line - 1) < 0 ? EXIT_FAILURE : EXIT_FAILURE);
+}
+
+static inline void proof_close(ProofFile *f) {
+    if (f->data) {
+        munmap((void *)(uintptr_t)f->data, f->bytes);
+    }
+    free(f->checked);
+    *f = (ProofFile){0};
+}
+
+// Maps a file. If it is cut short by somebody while it is mapped, the process ends with one line.
+static inline bool proof_open(ProofFile *f, const char *path, Error *e) {
+    *f = (ProofFile){0};
+    if (!path_format(f->path, e, "%s", path)) {
+        return false;
+    }
+    int file = open_regular(path, &f->bytes, e);
+    if (file < 0) {
+        return false;
+    }
+    signal(SIGBUS, proof_bus_error_);
+    void *data = f->bytes ? mmap(NULL, f->bytes, PROT_READ, MAP_SHARED, file, 0) : NULL;
+    int reason = errno;
+    close(file);
+    if (data == MAP_FAILED) {
+        return fail(e, "%s: cannot be mapped into memory: %s", path, strerror(reason));
+    }
+    f->data = data;
+    return true;
+}
+
+// Proves the bytes from `offset` on, which must lie in the file: each chunk is hashed the first
+// time.
+static inline bool proof_check(ProofFile *f, uint64_t offset, uint64_t bytes, Error *e) {
+    if (offset > f->bytes || bytes > f->bytes - offset) {
+        return fail(e, "%s: has %llu bytes, but byte %llu of it is referred to", f->path,
+                    (unsigned long long)f->bytes,
+                    (unsigned long long)min_u64(offset, UINT64_MAX - bytes) + bytes);
+    }
+    for (uint64_t chunk = offset / SUMS_CHUNK;
+         f->sums && bytes && chunk <= (offset + bytes - 1) / SUMS_CHUNK; chunk++) {
+        unsigned char digest[32];
+        uint64_t first = chunk * SUMS_CHUNK;
+        if (f->checked[chunk]) {
+            continue;
+        }
+        Sha256 hash;
+        sha256_begin(&hash);
+        sha256_add(&hash, f->data + first, min_u64(f->bytes - first, SUMS_CHUNK));
+        sha256_digest(&hash, digest);
+        if (memcmp(digest, f->sums + 32 * chunk, 32)) {
+            return fail(e, "%s: was altered: bytes %llu to %llu are not those that prepare wrote",
+                        f->path, (unsigned long long)first,
+                        (unsigned long long)min_u64(f->bytes, first + SUMS_CHUNK) - 1);
+        }
+        f->checked[chunk] = 1;
+    }
+    return true;
+}
+
+// Gives each of `files` the chunk hashes that `sums`, the content of a .sums, holds for it.
+static inline bool sums_attach(const char *path, const unsigned char *sums, size_t bytes,
+                               ProofFile *const *files, size_t count, Error *e) {
+    uint64_t listed = bytes < SUMS_HEADER ? 0 : load_le(sums + 16, 4);
+    if (bytes < SUMS_HEADER || memcmp(sums, "TGPTSUMS", 8) ||
+        load_le(sums + 8, 4) != SUMS_VERSION || load_le(sums + 12, 4) != SUMS_CHUNK ||
+        listed > SUMS_FILES || bytes < SUMS_HEADER + SUMS_ENTRY * listed) {
+        return fail(e, "%s: is not a table of chunk hashes of version %d", path, SUMS_VERSION);
+    }
+    uint64_t at = SUMS_HEADER + SUMS_ENTRY * listed;
+    size_t found = 0;
+    for (uint64_t i = 0; i < listed; i++) {
+        const unsigned char *entry = sums + SUMS_HEADER + SUMS_ENTRY * i;
+        uint64_t size = load_le(entry + SUMS_NAME, 8), chunks = divide_up(size, SUMS_CHUNK);
+        if (entry[SUMS_NAME - 1] || chunks > (bytes - at) / 32) {
+            return fail(e, "%s: is damaged: its table does not fit its %zu bytes", path, bytes);
+        }
+        for (size_t f = 0; f < count; f++) {
+            const char *slash = strrchr(files[f]->path, '/');
+            if (!files[f]->path[0] ||
+                strcmp(slash ? slash + 1 : files[f]->path, (const char *)entry)) {
+                continue;
+            }
+            if (files[f]->bytes != size) {
+                return fail(e, "%s: has %llu bytes, but prepare wrote %llu", files[f]->path,
+                            (unsigned long long)files[f]->bytes, (unsigned long long)size);
+            }
+            if (files[f]->sums) {
+                return fail(e, "%s: is damaged: it lists %s twice", path, (const char *)entry);
+            }
+            files[f]->sums = sums + at;
+            files[f]->checked = calloc(chunks + 1, 1);
+            if (!files[f]->checked) {
+                return fail(e, "%s: no memory to prove it", files[f]->path);
+            }
+            found++;
+        }
+        at += 32 * chunks;
+    }
+    for (size_t f = 0; f < count; f++) {
+        if (files[f]->path[0] && !files[f]->sums) {
+            return fail(e, "%s: has no hashes in %s", files[f]->path, path);
+        }
+    }
+    return at == bytes ||
+           fail(e, "%s: is damaged: its table does not fit its %zu bytes", path, bytes);
+}
+
+#endif

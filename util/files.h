@@ -1,0 +1,235 @@
+// files.h: paths, whole reads and writes, folders. Every failure is seen (a full disk at the latest when
+// the file is closed) and names the file.
+#ifndef UTIL_FILES_H
+#define UTIL_FILES_H
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "util/error.h"
+#include "util/sha256.h"
+
+// ------------------------------------------------------------------------------------------------
+// Paths
+
+enum { PATH_LIMIT = 4096 };
+
+// Formats a path into a buffer of PATH_LIMIT bytes; one that does not fit is an error.
+__attribute__((format(printf, 3, 4))) static inline bool path_format(char *out, Error *e,
+                                                                     const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    int length = vsnprintf(out, PATH_LIMIT, format, args);
+    va_end(args);
+    return (length >= 0 && length < PATH_LIMIT) ||
+           fail(e, "%.200s...: the path is longer than the %d bytes supported", out,
+                PATH_LIMIT - 1);
+}
+
+static inline bool is_folder(const char *path) {
+    struct stat status;
+    return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Reading
+
+// Reads a whole file into a fresh buffer that ends in one extra NUL byte (not counted in *length).
+// A file of more than `limit` bytes is refused. Returns NULL and fills the error on failure; the
+// caller frees.
+static inline char *read_file(const char *path, size_t limit, size_t *length, Error *e) {
+    FILE *file = fopen(path, "rb");
+    struct stat status;
+    char *data = NULL;
+    if (!file || fstat(fileno(file), &status)) {
+        fail(e, "%s: cannot be read: %s", path, strerror(errno));
+    } else if (!S_ISREG(status.st_mode)) {
+        fail(e, "%s: is not a regular file", path);
+    } else if ((uint64_t)status.st_size > limit) {
+        fail(e, "%s: has %lld bytes, more than the %zu that such a file may have", path,
+             (long long)status.st_size, limit);
+    } else {
+        *length = (size_t)status.st_size;
+        data = malloc(*length + 1);
+        if (!data) {
+            fail(e, "%s: no memory for its %zu bytes", path, *length);
+        } else if (fread(data, 1, *length, file) != *length) {
+            fail(e, "%s: reading its %zu bytes failed: %s", path, *length,
+                 ferror(file) ? strerror(errno) : "it shrank");
+            free(data);
+            data = NULL;
+        } else {
+            data[*length] = 0;
+        }
+    }
+    if (file) {
+        fclose(file);
+    }
+    return data;
+}
+
+// Reads exactly `bytes` at `offset`. The file may have been truncated since it was opened: then
+// this is an error line, where a memory map would be a SIGBUS.
+static inline bool read_at(int file, const char *path, void *out, size_t bytes, uint64_t offset,
+                           Error *e) {
+    for (size_t done = 0; done < bytes;) {
+        ssize_t n = pread(file, (char *)out + done, bytes - done, (off_t)(offset + done));
+        if (n == 0) {
+            return fail(e, "%s: ends before byte %llu: it was truncated", path,
+                        (unsigned long long)(offset + bytes));
+        }
+        if (n < 0 && errno != EINTR) {
+            return fail(e, "%s: cannot be read at byte %llu: %s", path, (unsigned long long)offset,
+                        strerror(errno));
+        }
+        done += n > 0 ? (size_t)n : 0;
+    }
+    return true;
+}
+
+// Opens a regular file for reading. Returns its descriptor, or -1 and the error.
+static inline int open_regular(const char *path, uint64_t *bytes, Error *e) {
+    struct stat status;
+    int file =
+        open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // O_NONBLOCK: do not wait on a named pipe
+    if (file < 0 || fstat(file, &status)) {
+        fail(e, "%s: cannot be read: %s", path, strerror(errno));
+    } else if (!S_ISREG(status.st_mode)) {
+        fail(e, "%s: is not a regular file", path);
+    } else {
+        *bytes = (uint64_t)status.st_size;
+        return file;
+    }
+    if (file >= 0) {
+        close(file);
+    }
+    return -1;
+}
+
+static inline bool sha256_file(const char *path, char hex[65], Error *e) {
+    Sha256 hash;
+    unsigned char buffer[65536];
+    FILE *file = fopen(path, "rb");
+    if (!file) {
+        return fail(e, "%s: cannot be read: %s", path, strerror(errno));
+    }
+    sha256_begin(&hash);
+    for (size_t n; (n = fread(buffer, 1, sizeof buffer, file)) > 0;) {
+        sha256_add(&hash, buffer, n);
+    }
+    bool ok = !ferror(file) || fail(e, "%s: cannot be read: %s", path, strerror(errno));
+    fclose(file);
+    sha256_end(&hash, hex);
+    return ok;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Writing
+
+// Writes `bytes` at `offset`.
+static inline bool write_at(int file, const char *path, const void *data, size_t bytes,
+                            uint64_t offset, Error *e) {
+    for (size_t done = 0; done < bytes;) {
+        ssize_t n = pwrite(file, (const char *)data + done, bytes - done, (off_t)(offset + done));
+        if (n < 0 && errno != EINTR) {
+            return fail(e, "%s: cannot be written at byte %llu: %s", path,
+                        (unsigned long long)offset, strerror(errno));
+        }
+        done += n > 0 ? (size_t)n : 0;
+    }
+    return true;
+}
+
+static inline bool write_bytes(FILE *file, const char *path, const void *data, size_t bytes,
+                               Error *e) {
+    return fwrite(data, 1, bytes, file) == bytes ||
+           fail(e, "%s: cannot be written: %s", path, strerror(errno));
+}
+
+// Closes a file that was written, on disk when this returns true.
+static inline bool close_written(FILE *file, const char *path, Error *e) {
+    bool ok = fflush(file) == 0 && fsync(fileno(file)) == 0;
+    int reason = ok ? 0 : errno;
+    ok = fclose(file) == 0 && ok;
+    return ok || fail(e, "%s: cannot be written: %s", path, strerror(reason ? reason : errno));
+}
+
+// A file that is hashed while it is written.
+typedef struct {
+    FILE *file;
+    char path[PATH_LIMIT];
+    Sha256 hash;
+} OutputFile;
+
+static inline bool output_open(OutputFile *o, const char *path, Error *e) {
+    o->file = NULL;
+    if (!path_format(o->path, e, "%s", path)) {
+        return false;
+    }
+    o->file = fopen(path, "wb");
+    sha256_begin(&o->hash);
+    return o->file || fail(e, "%s: cannot be created: %s", path, strerror(errno));
+}
+
+static inline bool output_write(OutputFile *o, const void *data, size_t bytes, Error *e) {
+    sha256_add(&o->hash, data, bytes);
+    return write_bytes(o->file, o->path, data, bytes, e);
+}
+
+// Closes the file, on disk when this returns true; hex gets its SHA-256.
+static inline bool output_close(OutputFile *o, char hex[65], Error *e) {
+    sha256_end(&o->hash, hex);
+    return close_written(o->file, o->path, e);
+}
+
+static inline int by_bytes_(const struct dirent **a, const struct dirent **b) {
+    return strcmp((*a)->d_name, (*b)->d_name);
+}
+
+static inline int not_dots_(const struct dirent *entry) {
+    return strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..");
+}
+
+// The names in a folder in the order of their bytes. Returns how many, or -1 with errno set; free
+// each, then *names.
+static inline int list_folder(const char *path, struct dirent ***names) {
+    return scandir(path, names, not_dots_, by_bytes_);
+}
+
+static inline void free_names(struct dirent **names, int count) {
+    for (int i = 0; i < count; i++) {
+        free(names[i]);
+    }
+    free(names);
+}
+
+// Removes a folder with everything in it, as far as that is possible; links are removed, not
+// followed.
+static inline void remove_directory(const char *path) {
+    struct dirent **names = NULL;
+    int count = list_folder(path, &names);
+    for (int i = 0; i < count; i++) {
+        char child[PATH_LIMIT];
+        Error ignored;
+        if (path_format(child, &ignored, "%s/%s", path, names[i]->d_name) && unlink(child)) {
+            remove_directory(child);
+        }
+    }
+    free_names(names, count);
+    rmdir(path);
+}
+
+// Makes the names in a folder durable: what was created, renamed or removed in it.
+static inline bool sync_directory(const char *path, Error *e) {
+    int folder = open(path, O_RDONLY | O_CLOEXEC);
+    bool ok = folder >= 0 && fsync(folder) == 0;
+    ok = ok || fail(e, "%s: cannot be written to disk: %s", path, strerror(errno));
+    if (folder >= 0) {
+        close(folder);
+    }
+    return ok;
+}
+
+#endif

@@ -1,0 +1,112 @@
+// utf8.h: decoding, encoding and repair of UTF-8.
+#ifndef UTIL_UTF8_H
+#define UTIL_UTF8_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+// Length of the valid UTF-8 character that starts at s (n bytes left), 0 if there is none: no
+// overlong forms, no surrogates, nothing above U+10FFFF (Unicode 15, table 3-7). *code_point may be
+// NULL.
+static inline size_t utf8_decode(const char *s, size_t n, uint32_t *code_point) {
+    const unsigned char *u = (const unsigned char *)s;
+    uint32_t c;
+    size_t length;
+    if (n == 0) {
+        return 0;
+    }
+    if (u[0] < 0x80) {
+        c = u[0], length = 1;
+    } else if (u[0] < 0xC2) {
+        return 0;
+    } else if (u[0] < 0xE0) {
+        c = u[0] & 0x1F, length = 2;
+    } else if (u[0] < 0xF0) {
+        c = u[0] & 0x0F, length = 3;
+    } else if (u[0] < 0xF5) {
+        c = u[0] & 0x07, length = 4;
+    } else {
+        return 0;
+    }
+    if (n < length) {
+        return 0;
+    }
+    for (size_t i = 1; i < length; i++) {
+        if ((u[i] & 0xC0) != 0x80) {
+            return 0;
+        }
+        c = c << 6 | (u[i] & 0x3F);
+    }
+    if ((length == 3 && c < 0x800) || (c >= 0xD800 && c < 0xE000) || (length == 4 && c < 0x10000) ||
+        c > 0x10FFFF) {
+        return 0;
+    }
+    if (code_point) {
+        *code_point = c;
+    }
+    return length;
+}
+
+// Writes the UTF-8 form of a code point below 0x110000 to out (at most 4 bytes), returns its
+// length.
+static inline size_t utf8_encode(uint32_t c, char *out) {
+    if (c < 0x80) {
+        out[0] = (char)c;
+        return 1;
+    }
+    size_t length = c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+    for (size_t i = length - 1; i > 0; i--, c >>= 6) {
+        out[i] = (char)(0x80 | (c & 0x3F));
+    }
+    out[0] = (char)((0xF00 >> length & 0xFF) | c); // leading ones: as many as bytes
+    return length;
+}
+
+// Bytes of the ill-formed sequence at s that one U+FFFD stands for: the longest start of a
+// well-formed character, else one byte (Unicode 15, section 3.9, "substitution of maximal
+// subparts"). No character may start at s.
+static inline size_t utf8_maximal_subpart_(const char *s, size_t length) {
+    const unsigned char *u = (const unsigned char *)s;
+    size_t wanted = u[0] < 0xC2 || u[0] > 0xF4 ? 1 : u[0] < 0xE0 ? 2 : u[0] < 0xF0 ? 3 : 4;
+    // The second byte's range excludes overlong forms, surrogates and what lies above U+10FFFF.
+    unsigned low = u[0] == 0xE0 ? 0xA0 : u[0] == 0xF0 ? 0x90 : 0x80;
+    unsigned high = u[0] == 0xED ? 0x9F : u[0] == 0xF4 ? 0x8F : 0xBF;
+    size_t n = 1;
+    for (; n < wanted && n < length && u[n] >= low && u[n] <= high; n++) {
+        low = 0x80, high = 0xBF;
+    }
+    return n;
+}
+
+// Copies text, replacing each ill-formed sequence by U+FFFD just as Python's bytes.decode("utf-8",
+// "replace") does. `out` has room for 3 * length bytes. Returns the bytes written and adds the
+// replacements to *replaced. *consumed is `length` if this is the `final` block of a stream, else
+// up to 3 bytes less: a character cut off by the end of the block, which the caller puts in front
+// of the next block.
+static inline size_t utf8_sanitize(char *out, const char *text, size_t length, bool final,
+                                   size_t *consumed, uint64_t *replaced) {
+    size_t written = 0, i = 0;
+    while (i < length) {
+        size_t n = utf8_decode(text + i, length - i, NULL);
+        const char *from = text + i;
+        size_t copied = n;
+        if (n == 0) {
+            unsigned char lead = (unsigned char)text[i];
+            n = utf8_maximal_subpart_(text + i, length - i);
+            if (!final && i + n == length && lead >= 0xC2 && lead <= 0xF4) {
+                break;
+            }
+            from = "\xEF\xBF\xBD", copied = 3;
+            ++*replaced;
+        }
+        for (size_t k = 0; k < copied; k++) {
+            out[written++] = from[k];
+        }
+        i += n;
+    }
+    *consumed = i;
+    return written;
+}
+
+#endif
