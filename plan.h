@@ -7,9 +7,9 @@
 #ifndef PLAN_H
 #define PLAN_H
 
-#include "json.h"        // defines: Error, fail, Json, json_*
-#include "kernels_sve.h" // defines: allocate_floats, allocated_bytes
-#include "mpi_utils.h"   // defines: addresses_reserve
+#include "json.h"                  // defines: Error, fail, Json, json_*
+#include "kernels_sve.h"           // defines: allocate_floats, allocated_bytes
+#include "parallel/shared_array.h" // defines: addresses_reserve
 
 // ------------------------------------------------------------------------------------------------
 // Memory
@@ -269,7 +269,7 @@ static inline Link link_of(const Machine *m, size_t per_node, size_t ranks, size
     return (Link){m->latency.value, fmin(links * m->bandwidth.value, m->injection.value / groups)};
 }
 
-static inline double steps_of_(size_t ranks) {
+static inline double collective_steps(size_t ranks) {
     return ceil(log2((double)ranks));
 }
 
@@ -281,7 +281,8 @@ static inline double gather_sent(size_t ranks, double bytes) {
 
 static inline double gather_seconds(Link link, size_t ranks, double bytes) {
     return ranks < 2 ? 0
-                     : steps_of_(ranks) * link.latency + gather_sent(ranks, bytes) / link.bandwidth;
+                     : collective_steps(ranks) * link.latency +
+                           gather_sent(ranks, bytes) / link.bandwidth;
 }
 
 // Reduce-scatter, then all-gather.
