@@ -166,8 +166,8 @@ static inline int message_length_(size_t i, size_t n) {
     return (int)(n - i < MESSAGE_ELEMENTS ? n - i : MESSAGE_ELEMENTS);
 }
 
-static inline void all_reduce_(World *w, MPI_Comm comm, void *x, int n, MPI_Datatype type,
-                               MPI_Op op) {
+static inline void reduce_in_place_(World *w, MPI_Comm comm, void *x, int n, MPI_Datatype type,
+                                    MPI_Op op) {
     MPI_Request request;
 
     MPI_Iallreduce(MPI_IN_PLACE, x, n, type, op, comm, &request);
@@ -179,7 +179,7 @@ static inline void all_reduce_(World *w, MPI_Comm comm, void *x, int n, MPI_Data
 static inline bool world_check(World *w, bool ok, const Error *e) {
     int first = ok ? w->size : w->rank;
 
-    all_reduce_(w, MPI_COMM_WORLD, &first, 1, MPI_INT, MPI_MIN);
+    reduce_in_place_(w, MPI_COMM_WORLD, &first, 1, MPI_INT, MPI_MIN);
     if (first == w->rank) {
         fprintf(stderr, "train_gpt: %s\n", e->text);
     }
@@ -193,27 +193,27 @@ static inline bool world_check_root(World *w, bool ok, const Error *e) {
 
 // Collective over all ranks: returns the largest x.
 static inline int world_max(World *w, int x) {
-    all_reduce_(w, MPI_COMM_WORLD, &x, 1, MPI_INT, MPI_MAX);
+    reduce_in_place_(w, MPI_COMM_WORLD, &x, 1, MPI_INT, MPI_MAX);
     return x;
 }
 
 // Collective over `comm`: x (n) = sum over its ranks, in place, the same bits on every rank.
 static inline void all_reduce_floats(World *w, MPI_Comm comm, float *x, size_t n) {
     for (size_t i = 0; i < n; i += MESSAGE_ELEMENTS) {
-        all_reduce_(w, comm, x + i, message_length_(i, n), MPI_FLOAT, MPI_SUM);
+        reduce_in_place_(w, comm, x + i, message_length_(i, n), MPI_FLOAT, MPI_SUM);
     }
 }
 
 // Collective over `comm`: returns the sum of x over its ranks.
 static inline double all_reduce_double(World *w, MPI_Comm comm, double x) {
-    all_reduce_(w, comm, &x, 1, MPI_DOUBLE, MPI_SUM);
+    reduce_in_place_(w, comm, &x, 1, MPI_DOUBLE, MPI_SUM);
     return x;
 }
 
 // Collective over all ranks: x (n) = sum over the ranks, exact as they are integers.
 static inline void all_reduce_integers(World *w, int64_t *x, int n) {
     if (w->size > 1) {
-        all_reduce_(w, MPI_COMM_WORLD, x, n, MPI_INT64_T, MPI_SUM);
+        reduce_in_place_(w, MPI_COMM_WORLD, x, n, MPI_INT64_T, MPI_SUM);
     }
 }
 

@@ -116,7 +116,7 @@ enum {
     WHOLE(recompute_stages, 0, 0, 100000, TRAIN, "N", "recompute on the first N pipeline stages only; 0: on all")               \
     FLAG(reproducible, TRAIN, "sum gradients in one fixed tree: the same bits for 1, 2, 4 ... replicas")                         \
     WHOLE(zero, 0, 0, 1, TRAIN, "0|1", "1: replicas share the optimizer's state, each updates a part (ZeRO-1)")                  \
-    WHOLE(share_memory, 1, 0, 1, TRAIN, "0|1", "1: replicas on one host sum gradients in memory that they share; 0: by messages")\
+    WHOLE(share_memory, 1, 0, 1, TRAIN, "0|1", "1: the DP ranks of a node reduce gradients in shared memory; 0: with messages")\
     WHOLE(overlap, 1, 0, 1, TRAIN, "0|1", "1: gradients travel while backward runs; 0: after it, to measure the difference")    \
     WHOLE(tp, 1, 1, 100000, TRAIN | EVAL | GENERATE, "N", "tensor parallel: ranks that share each matrix; must divide the heads")  \
     WHOLE(pp, 1, 1, 100000, TRAIN | EVAL | GENERATE, "N", "pipeline parallel: ranks that share the layers")                    \
@@ -320,7 +320,7 @@ typedef struct {
     float
         *parameters; // (parameter_count): all tensors, one after another in the order of the table
     Weights weights; // pointers into parameters
-    Buckets *arriving; // of parameters that other replicas update; NULL where none do
+    Buckets *arriving; // being gathered: parameters that other DP ranks update; NULL without ZeRO
 } Model;
 
 // Waits until the parameters before `end` are those of this step.
@@ -736,7 +736,7 @@ static bool backward_scratch_create(BackwardScratch *s, Memory *memory, const Mo
     return true;
 }
 
-// world_poke between the kernels lets the gradients of the layers behind travel meanwhile.
+// mpi_progress between the kernels advances the reduction of gradients that are complete.
 static void layer_backward(const Model *m, World *world, const LayerWeights *w, LayerWeights *dw,
                            const LayerActivations *y, BackwardScratch *d, const float *x, size_t B,
                            size_t T) {
@@ -785,19 +785,18 @@ typedef struct {
     BackwardScratch backward;
 } Workspace;
 
-// What becomes of the gradients of a step: they are summed over its micro-batches, then over the
-// replicas.
+// The gradients of a step: accumulated over its micro-batches, then reduced over the DP ranks.
 typedef struct {
     Weights dweights;       // pointers into gradients
     float *gradients;       // (parameter_count), laid out like the parameters
-    float *owned_gradients; // with ZeRO (owned): the sums that this replica updates with; else
+    float *owned_gradients; // with ZeRO (owned): the sums that this rank updates with; else
                             // gradients
     NodePeers node_peers;
     SharedArray shared_gradients,
-        shared_parameters; // with neighbours: where gradients, and with ZeRO parameters, are
+        shared_parameters; // with peers on the node: gradients, and with ZeRO parameters
     Buckets buckets;
-    bool overlap; // buckets leave while backward runs
-    // --reproducible: blocks of micro-batches are the leaves of one binary tree over all replicas.
+    bool overlap; // buckets are reduced while backward runs
+    // --reproducible: blocks of micro-batches are the leaves of one binary tree over all DP ranks.
     // A binary counter: tree[l] holds the sum of 2^l blocks while bit l of blocks_done is set.
     size_t block; // micro-batches in a leaf; 0: not reproducible
     size_t blocks_done;
@@ -827,7 +826,7 @@ static void tree_add(GradientReducer *reducer, size_t n, bool last) {
     }
 }
 
-// With ZeRO: this replica's pieces of gradients that are summed already.
+// With ZeRO: copies what this rank owns from gradients that are already reduced.
 static void owned_gradients_copy(GradientReducer *reducer) {
     for (size_t b = 0; reducer->buckets.zero && b < reducer->buckets.count; b++) {
         const Bucket *bucket = &reducer->buckets.items[b];
@@ -1060,7 +1059,7 @@ typedef struct {
     size_t state; // where `begin` is in the optimizer's arrays and among the flow's own gradients
 } OwnedRange;
 
-// What this replica owns in a bucket of the tensor that begins at parameter `at`; false if nothing.
+// What this rank owns in a bucket of the tensor that begins at parameter `at`; false if nothing.
 static bool owned_range(const Bucket *bucket, size_t at, size_t elements, OwnedRange *range) {
     size_t begin = bucket->owned_begin > at ? bucket->owned_begin : at;
     size_t end = bucket->owned_end < at + elements ? bucket->owned_end : at + elements;
@@ -1071,7 +1070,7 @@ static bool owned_range(const Bucket *bucket, size_t at, size_t elements, OwnedR
     return true;
 }
 
-// AdamW on all that this replica owns; matrices decay, vectors do not. grad_scale clips.
+// AdamW on all that this rank owns; matrices decay, vectors do not. grad_scale clips.
 static void update(Model *m, const TensorView *views, const GradientReducer *reducer,
                    float *exp_avg, float *exp_avg_sq, const Options *o, double lr,
                    double grad_scale, uint64_t step) {
@@ -2373,8 +2372,8 @@ static Keep keep_of_stage(const Options *o, const World *w) {
     return recompute ? KEEP_STREAM : KEEP_ALL;
 }
 
-// The memory that neighbours share: gradients, and with ZeRO parameters (n floats each). Without
-// neighbours none.
+// The memory shared by the DP ranks of a node: gradients, and with ZeRO parameters (n floats each).
+// None if the rank has no peers.
 static bool reducer_share_memory(GradientReducer *reducer, Memory *memory, const World *world,
                                  size_t n, bool zero, bool share, Error *e) {
     size_t bytes = n * sizeof(float);
@@ -2389,7 +2388,7 @@ static bool reducer_share_memory(GradientReducer *reducer, Memory *memory, const
                fail(e, "no memory for the list of arrays")))));
 }
 
-// Gradients, and the buckets in which they leave: one a layer, or several small layers together.
+// Gradients and their buckets: one per layer, or several small layers together.
 // `block`, `blocks`: micro-batches in a leaf of the sum, and such leaves of this replica; 0: not
 // reproducible.
 static bool reducer_create(GradientReducer *reducer, Memory *memory, Model *m, bool zero,
@@ -2435,7 +2434,7 @@ static bool reducer_create(GradientReducer *reducer, Memory *memory, Model *m, b
            fail(e, "no memory for the gradients of %zu parameters", b->owned);
 }
 
-// Collective over the replicas.
+// Collective over the DP ranks.
 static void reducer_free(World *w, GradientReducer *reducer) {
     free(reducer->dweights.layers);
     buckets_free(w, &reducer->buckets);
@@ -2822,8 +2821,8 @@ static bool plan_run(Trainer *t, const ModelConfig *config) {
     return world_check(w, ok, &e);
 }
 
-// The most memory that this process has had. What it saw of the neighbours' arrays counts as
-// theirs, its own in full.
+// The peak memory of this process. Shared arrays count for their owner only: its own in full, those
+// of its peers not at all.
 static double measured_peak(const Trainer *t) {
     const GradientReducer *reducer = &t->reducer;
     size_t peak = process_memory("VmHWM"), shared = process_memory("RssShmem");

@@ -41,8 +41,8 @@ typedef struct {
     MPI_Request request;
 } Bucket;
 
-// What a rank has done with a bucket, for its peers to see: the epoch, that is the number of the
-// reduction or of the all-gather, in which it last did so.
+// How far a rank is with a bucket, for its peers to see: the sequence number of the reduction, or
+// of the all-gather, in which it last got there.
 typedef struct {
     uint64_t complete, reduced, gathered;
 } BucketFlags;
@@ -50,17 +50,17 @@ typedef struct {
 typedef struct Buckets {
     Bucket *items; // in the order in which backward completes them
     size_t count;
-    size_t owned;   // elements that this rank updates, over all buckets
-    size_t started; // buckets whose reduction has begun in this epoch
-    uint64_t reduce_epoch, gather_epoch;
+    size_t owned;                    // elements that this rank updates, over all buckets
+    size_t started;                  // buckets whose reduction has begun in this step
+    uint64_t reduce_seq, gather_seq; // sequence numbers of the latest reduction and all-gather
     bool zero;
     const NodePeers *group;
-    float *gradients;           // of this rank
-    float *owned_gradients;     // with ZeRO (owned): the sums
-    float *parameters;          // with ZeRO
+    float *gradients;                // of this rank
+    float *owned_gradients;          // with ZeRO (owned): the sums
+    float *parameters;               // with ZeRO
     void *const *gradients_of_peer;  // (peers): all peers' arrays
     void *const *parameters_of_peer; // (peers), with ZeRO
-    SharedArray flags; // BucketFlags (count), then the epoch in which the rank last read its peers
+    SharedArray flags;               // BucketFlags (count), then the rank's read flag
 } Buckets;
 
 // Smallest bucket: 4 MiB, where the bandwidth of a network matters and not its latency.
@@ -153,18 +153,19 @@ static inline BucketFlags *flags_of_(const Buckets *b, int peer, size_t bucket) 
     return (BucketFlags *)b->flags.of_peer[peer] + bucket;
 }
 
-// The epoch in which a peer last had copied all shards, so that their owners may overwrite them.
+// The reduction in which a peer last had copied all shards, so that their owners may overwrite
+// them.
 static inline uint64_t *read_flag_of_(const Buckets *b, int peer) {
     return (uint64_t *)flags_of_(b, peer, b->count);
 }
 
 // A peer that sees the flag also sees all that this rank wrote before.
-static inline void flag_store_(uint64_t *flag, uint64_t epoch) {
-    __atomic_store_n(flag, epoch, __ATOMIC_RELEASE);
+static inline void flag_store_(uint64_t *flag, uint64_t seq) {
+    __atomic_store_n(flag, seq, __ATOMIC_RELEASE);
 }
 
-static inline bool flag_reached_(const uint64_t *flag, uint64_t epoch) {
-    return __atomic_load_n(flag, __ATOMIC_ACQUIRE) >= epoch;
+static inline bool flag_reached_(const uint64_t *flag, uint64_t seq) {
+    return __atomic_load_n(flag, __ATOMIC_ACQUIRE) >= seq;
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -186,7 +187,7 @@ static inline void sum_over_peers_(const Buckets *b, size_t begin, size_t end) {
 
 static inline bool bucket_complete_on_peers_(const Buckets *b, size_t i) {
     for (int peer = 0; peer < b->group->peers && b->group->peers > 1; peer++) {
-        if (!flag_reached_(&flags_of_(b, peer, i)->complete, b->reduce_epoch)) {
+        if (!flag_reached_(&flags_of_(b, peer, i)->complete, b->reduce_seq)) {
             return false;
         }
     }
@@ -226,9 +227,9 @@ static inline void bucket_publish_shard_(Buckets *b, size_t i) {
     if (b->group->peers > 1) {
         BucketFlags *mine = flags_of_(b, b->group->peer, i);
         if (reducing) {
-            flag_store_(&mine->reduced, b->reduce_epoch);
+            flag_store_(&mine->reduced, b->reduce_seq);
         } else {
-            flag_store_(&mine->gathered, b->gather_epoch);
+            flag_store_(&mine->gathered, b->gather_seq);
         }
     }
 }
@@ -236,7 +237,7 @@ static inline void bucket_publish_shard_(Buckets *b, size_t i) {
 // Copies the shards of bucket i that are ready from the peers' arrays to x. `flag`: offset of the
 // flag in BucketFlags that says so. True once all are copied.
 static inline bool bucket_copy_shards_(Buckets *b, size_t i, float *x, void *const *x_of_peer,
-                                       size_t flag, uint64_t epoch) {
+                                       size_t flag, uint64_t seq) {
     Bucket *bucket = &b->items[i];
 
     for (; bucket->copied < b->group->peers; bucket->copied++) {
@@ -245,7 +246,7 @@ static inline bool bucket_copy_shards_(Buckets *b, size_t i, float *x, void *con
         if (peer == b->group->peer) {
             continue;
         }
-        if (!flag_reached_((uint64_t *)((char *)flags_of_(b, peer, i) + flag), epoch)) {
+        if (!flag_reached_((uint64_t *)((char *)flags_of_(b, peer, i) + flag), seq)) {
             return false;
         }
         memcpy(x + begin, (const float *)x_of_peer[peer] + begin, (end - begin) * sizeof *x);
@@ -277,13 +278,13 @@ static inline void bucket_progress_(Buckets *b, size_t i) {
     // with ZeRO no rank needs the sums of others
     if (bucket->state == BUCKET_REDUCED &&
         (alone || b->zero ||
-         bucket_copy_shards_(b, i, b->gradients, b->gradients_of_peer, offsetof(BucketFlags, reduced),
-                             b->reduce_epoch))) {
+         bucket_copy_shards_(b, i, b->gradients, b->gradients_of_peer,
+                             offsetof(BucketFlags, reduced), b->reduce_seq))) {
         bucket->state = BUCKET_IDLE;
     }
     if (bucket->state == BUCKET_GATHERED &&
         (alone || bucket_copy_shards_(b, i, b->parameters, b->parameters_of_peer,
-                                      offsetof(BucketFlags, gathered), b->gather_epoch))) {
+                                      offsetof(BucketFlags, gathered), b->gather_seq))) {
         bucket->state = BUCKET_IDLE;
     }
 }
@@ -326,13 +327,13 @@ static inline void buckets_begin_reduce(World *w, Buckets *b, size_t from) {
     }
 
     if (b->started == 0) {
-        b->reduce_epoch++;
+        b->reduce_seq++;
         buckets_activate_(w, b);
     }
     for (; b->started < b->count && b->items[b->started].begin >= from; b->started++) {
         b->items[b->started].state = BUCKET_COMPLETE;
         if (b->group->peers > 1) {
-            flag_store_(&flags_of_(b, b->group->peer, b->started)->complete, b->reduce_epoch);
+            flag_store_(&flags_of_(b, b->group->peer, b->started)->complete, b->reduce_seq);
         }
     }
     buckets_progress_(b);
@@ -350,9 +351,9 @@ static inline void buckets_finish_reduce(World *w, Buckets *b) {
 
     double start = MPI_Wtime();
     if (b->group->peers > 1) {
-        flag_store_(read_flag_of_(b, b->group->peer), b->reduce_epoch);
+        flag_store_(read_flag_of_(b, b->group->peer), b->reduce_seq);
         for (int peer = 0; peer < b->group->peers; peer++) {
-            while (!flag_reached_(read_flag_of_(b, peer), b->reduce_epoch)) {
+            while (!flag_reached_(read_flag_of_(b, peer), b->reduce_seq)) {
                 sched_yield();
             }
         }
@@ -368,7 +369,7 @@ static inline void buckets_begin_gather(World *w, Buckets *b) {
         return;
     }
 
-    b->gather_epoch++;
+    b->gather_seq++;
     buckets_activate_(w, b);
     for (size_t i = b->count; i-- > 0;) {
         Bucket *bucket = &b->items[i];
