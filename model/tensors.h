@@ -11,9 +11,9 @@
 // A tensor of the whole model.
 typedef struct {
     const TensorSpec *spec;
-    size_t layer;             // SIZE_MAX: not of a block
-    bool on_first, on_last;   // outside the blocks: on which stages
-    bool embedding;           // the tied embedding and output head
+    size_t layer;           // SIZE_MAX: not of a block
+    bool on_first, on_last; // outside the blocks: on which stages
+    bool embedding;         // the tied embedding and output head
 } ModelTensor;
 
 static inline size_t tensors_in_model(const ModelConfig *c) {
@@ -29,7 +29,8 @@ static inline ModelTensor model_tensor(const ModelConfig *c, size_t i) {
     }
     i -= f->embedding_count;
     if (i < f->layer_count * c->layers) {
-        return (ModelTensor){&f->layer[i % f->layer_count], i / f->layer_count, false, false, false};
+        return (ModelTensor){&f->layer[i % f->layer_count], i / f->layer_count, false, false,
+                             false};
     }
     i -= f->layer_count * c->layers;
     return (ModelTensor){&f->head[i], SIZE_MAX, false, true, false};
@@ -140,8 +141,8 @@ static inline bool weights_point_into(const ModelConfig *c, const ModelShard *s,
             view_set_dimension_(&view, d, c, s, t.spec->shape[d]);
         }
         bool in_block = t.layer != SIZE_MAX;
-        char *fields = in_block ? (char *)&weights->layers[t.layer - s->first_layer]
-                                : (char *)weights;
+        char *fields =
+            in_block ? (char *)&weights->layers[t.layer - s->first_layer] : (char *)weights;
         float *tensor = data ? data + at : NULL;
         memcpy(fields + t.spec->field, &tensor, sizeof tensor);
         at += tensor_elements(&view);

@@ -209,11 +209,21 @@ typedef struct {
 #define OPTION_SPEC_CHOICE_(n, d, c, v, h)                                                         \
     {OPTION_SPEC_(n, OPTION_CHOICE), .whole = (d), .commands = (c), .value = (v), .help = (h)},
 #define OPTION_SPEC_WHOLE_(n, d, lo, hi, c, v, h)                                                  \
-    {OPTION_SPEC_(n, OPTION_WHOLE), .whole = (d), .whole_min = (lo), .whole_max = (hi),            \
-     .commands = (c), .value = (v), .help = (h)},
+    {OPTION_SPEC_(n, OPTION_WHOLE),                                                                \
+     .whole = (d),                                                                                 \
+     .whole_min = (lo),                                                                            \
+     .whole_max = (hi),                                                                            \
+     .commands = (c),                                                                              \
+     .value = (v),                                                                                 \
+     .help = (h)},
 #define OPTION_SPEC_REAL_(n, d, lo, hi, c, v, h)                                                   \
-    {OPTION_SPEC_(n, OPTION_REAL), .real = (d), .real_min = (lo), .real_max = (hi),                \
-     .commands = (c), .value = (v), .help = (h)},
+    {OPTION_SPEC_(n, OPTION_REAL),                                                                 \
+     .real = (d),                                                                                  \
+     .real_min = (lo),                                                                             \
+     .real_max = (hi),                                                                             \
+     .commands = (c),                                                                              \
+     .value = (v),                                                                                 \
+     .help = (h)},
 
 static const OptionSpec option_specs[] = {
     OPTIONS(OPTION_SPEC_FLAG_, OPTION_SPEC_SWITCH_, OPTION_SPEC_LIST_, OPTION_SPEC_TEXT_,
@@ -331,8 +341,8 @@ static inline void option_print_help(const OptionSpec *spec) {
     char name[48], left[96], preset[64] = "", choice[32];
     snprintf(left, sizeof left, "%s %s", option_spelling(spec, name), spec->value);
 
-    if (spec->type == OPTION_SWITCH || (spec->type == OPTION_WHOLE && spec->whole &&
-                                        spec->whole != UINT64_MAX)) {
+    if (spec->type == OPTION_SWITCH ||
+        (spec->type == OPTION_WHOLE && spec->whole && spec->whole != UINT64_MAX)) {
         snprintf(preset, sizeof preset, " (default %llu)", (unsigned long long)spec->whole);
     } else if (spec->type == OPTION_REAL) {
         snprintf(preset, sizeof preset, " (default %g)", spec->real);
