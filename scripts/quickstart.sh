@@ -158,5 +158,5 @@ for prompt in "${prompts[@]}"; do
         --tokens 60 --temperature 0.8 --top-k 0 --top-p 0.8
 done
 close_section
-printf '\nDone in %d:%02d. scripts/quickstart.sh --continue trains further, --fresh starts over.\n' \
+printf '\nDone in %d:%02d. scripts/quickstart.sh --continue trains on, --fresh starts over.\n' \
     $((SECONDS / 60)) $((SECONDS % 60))

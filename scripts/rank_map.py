@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Places a grid of tensor-, pipeline- and data-parallel ranks on the nodes of a torus and writes the
-placement in the scheduler's format:
+"""Places a grid of tensor-, pipeline- and data-parallel ranks on the nodes of a torus and writes
+the placement in the scheduler's format:
 
     # PJM, one line per rank
     scripts/rank_map.py --shape 48x6x48 --ranks-per-node 1 --tp 6 --pp 8 --format vcoord >vcoord
@@ -17,8 +17,8 @@ placement in the scheduler's format:
 
 train_gpt numbers its ranks as (dp_rank * pp + stage) * tp + tp_rank, and each node is filled before
 the next one. The placement is therefore an order of the nodes, such that
-  - the tensor-parallel ranks of a stage share one node where --tp divides --ranks-per-node; a larger
-    --tp, a multiple of --ranks-per-node, gets a block of neighbouring nodes;
+  - the tensor-parallel ranks of a stage share one node where --tp divides --ranks-per-node; a
+    larger --tp, a multiple of --ranks-per-node, gets a block of neighbouring nodes;
   - each tensor-parallel rank is next to the same rank of the next stage, its communication partner;
   - data-parallel ranks, which communicate least, are far apart.
 Blocks can have any shape. They follow each other in boustrophedon order along the axes, so that
@@ -37,7 +37,8 @@ import sys
 
 def distance(a, b, shape, torus):
     """Hops between two nodes."""
-    return sum(min(abs(i - j), n - abs(i - j)) if torus else abs(i - j) for i, j, n in zip(a, b, shape))
+    return sum(min(abs(i - j), n - abs(i - j)) if torus else abs(i - j)
+               for i, j, n in zip(a, b, shape))
 
 
 def boustrophedon(shape, axes):
@@ -67,8 +68,8 @@ def orders(shape, block_size):
 
 
 def costs(order, grid, shape, torus):
-    """Hops from each rank to the same tensor-parallel rank of the next stage, maximum and total, then
-    hops to the next tensor-parallel rank of its stage in a closed ring, maximum and total."""
+    """Hops from each rank to the same tensor-parallel rank of the next stage (maximum and total),
+    then to the next tensor-parallel rank of its own stage in a closed ring (maximum and total)."""
     tp, pp, per_node = grid
     stage_hops, tp_hops = [0], [0]
     ranks = len(order) * per_node
@@ -141,7 +142,7 @@ def main():
         parser.error("--shape is required")
     nodes = math.prod(shape)
     if hosts and len(hosts) != nodes:
-        parser.error(f"{len(hosts)} hosts do not fill --shape {'x'.join(map(str, shape))}")
+        parser.error(f"--shape {'x'.join(map(str, shape))} has {nodes} nodes, --hosts {len(hosts)}")
     try:
         order, cost = place(shape, args.tp, args.pp, args.ranks_per_node,
                             torus=not args.mesh and bool(args.shape))
