@@ -123,7 +123,7 @@ else
         --vocab-size "$vocabulary" --val-fraction 0.02
 fi
 
-section "Training on 2 MPI ranks with $threads thread(s) each, about $minutes minutes"
+section "Training on 2 MPI ranks for about $minutes minutes (threads per rank: $threads)"
 # An interrupted run keeps its target. A finished run gets as many more steps as fit.
 reached=$(latest_checkpoint | sed 's/.*step-0*//')
 reached=${reached:-0}

@@ -40,8 +40,9 @@ def known(options):
     known = {command: listed | GLOBAL for command, listed in options.items()}
     for folder in "scripts", "test":
         for path in (ROOT / folder).iterdir():
-            if path.suffix in (".sh", ".py", ".pjm") and path != Path(__file__):
-                known[path.name] = set(OPTION.findall(path.read_text()))
+            if path.suffix in (".sh", ".py", ".pjm"):
+                own = path == Path(__file__)  # whose text has options that must not exist
+                known[path.name] = set() if own else set(OPTION.findall(path.read_text()))
     known["slurm.sh"] |= known["train"]
     known["test.sh"] |= known["conftest.py"]
     return known | {"": set().union(*known.values())}
@@ -53,7 +54,7 @@ def commands_of(text):
     lines = "\n".join(FENCE.findall(text)).replace("\\\n", " ").splitlines()
     spans = re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
     for line in lines + spans:
-        for command in re.split(r"\s\|\s|\s#\s", line):
+        for command in re.split(r"\s#\s", line)[0].split(" | "):
             if command.strip():
                 yield command.split()
 
