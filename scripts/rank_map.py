@@ -155,7 +155,7 @@ def main():
             print(name_of[node])
     ranks = nodes * args.ranks_per_node
     print(f"{ranks} ranks on {nodes} nodes: tp {args.tp} x pp {args.pp} x "
-          f"dp {ranks // (args.tp * args.pp)}; at most {cost[0]} hops between stages, "
+          f"dp {ranks // (args.tp * args.pp)}; maximum hops: {cost[0]} between stages, "
           f"{cost[2]} within a tensor-parallel group", file=sys.stderr)
 
 
