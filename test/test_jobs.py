@@ -137,7 +137,7 @@ def test_slurm(slurm, pair, tmp_path):
     first = checkpoints(out)[-1]
     wait_for(lambda: re.search(rf"step {first + 1}/{steps} ", text()), 30, text)
     subprocess.run(["scancel", "--signal=USR1", job], env=slurm, check=True)
-    wait_for(lambda: f"the step count {steps} is reached" in text(), 240, text)
+    wait_for(lambda: f"reached step {steps}" in text(), 240, text)
     wait_for(lambda: job_field(slurm, job, "JobState") == "COMPLETED", 20, text)
     assert int(job_field(slurm, job, "Restarts")) >= 2
     stops = re.findall(r"stops at step (\d+)/\d+: (.*);", text())
@@ -158,7 +158,7 @@ def test_slurm_failure(slurm, pair, tmp_path):
                  OUT=pair.with_suffix(".bin"), STEPS=2, MICRO_BATCH=2, GLOBAL_BATCH=8, LOCAL="")
     wait_for(lambda: job_field(slurm, job, "JobState") == "FAILED", 30, lambda: job_field(slurm, job, "JobState"))
     assert job_field(slurm, job, "ExitCode") == "1:0" and job_field(slurm, job, "Restarts") == "0"
-    assert "the job is not queued again" in (tmp_path / "out").read_text()
+    assert "not requeueing the job" in (tmp_path / "out").read_text()
 
 
 def test_slurm_staged_data(slurm, prepared, tmp_path):
@@ -247,7 +247,7 @@ def test_pjm_job(fugaku, pair, tmp_path):
     """A job trains to the end with the options and the environment that the manuals name, and gives its cache back."""
     result = fugaku("fugaku.pjm", **job_variables(pair, tmp_path / "run"))
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "the step count 6 is reached" in result.stdout and checkpoints(tmp_path / "run") == [6]
+    assert "reached step 6" in result.stdout and checkpoints(tmp_path / "run") == [6]
     given = (fugaku.record / "mpiexec").read_text().split("\n")
     assert given[:2] == ["-n", "12"] and "coll_base_reduce_commute_safe" in given and "-vcoordfile" not in given
     limit = int(given[given.index("--time-limit") + 1])
@@ -269,7 +269,7 @@ def test_pjm_stops_and_goes_on(fugaku, pair, tmp_path):
     for more in ({}, {"PJM_ELAPSE_LIMIT": 9999, "PJM_ADAPTIVE_ELAPSED_TIME_MIN": 601}):
         result = fugaku("fugaku.pjm", **{**variables, **more})
         assert result.returncode == STOPPED, result.stdout + result.stderr
-        assert "the time limit is near" in result.stdout and "the next job goes on" in result.stdout
+        assert "the time limit is near" in result.stdout and "the next job resumes" in result.stdout
         assert checkpoints(out)[-1] > reached
         reached = checkpoints(out)[-1]
     result = fugaku("fugaku.pjm", **{**variables, "STEPS": reached + 1, "PJM_ELAPSE_LIMIT": 9999})
