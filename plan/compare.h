@@ -5,8 +5,8 @@
 
 #include "plan/print.h"
 
-// The log of a finished run: the line that describes the run, and the one that closes it. The caller
-// frees both.
+// The log of a finished run: the line that describes the run, and the one that closes it. The
+// caller frees both.
 typedef struct {
     char path[PATH_LIMIT];
     JsonDocument run, end;
@@ -44,7 +44,8 @@ static inline bool finished_run_read_(FinishedRun_ *f, const char *directory, Er
     return ok;
 }
 
-// The shape, grid and options of a run from the first line of its log. o: the options of this command.
+// The shape, grid and options of a run from the first line of its log. o: the options of this
+// command.
 static inline bool planned_run_from_log(PlannedRun *r, const Json *run, const Options *o,
                                         const char *path, Error *e) {
     const Json *options = json_get(run, "options");

@@ -20,8 +20,8 @@ typedef struct {
     StageCount count;
 } MeasuredBlock;
 
-// Makes one, collective over the tensor-parallel ranks; a failure leaves nothing. close releases it,
-// but not count.memory.
+// Makes one, collective over the tensor-parallel ranks; a failure leaves nothing. close releases
+// it, but not count.memory.
 typedef struct {
     bool (*open)(World *w, const PlannedRun *run, MeasuredBlock *block, Error *e);
     void (*close)(MeasuredBlock *block);
@@ -38,8 +38,8 @@ static inline double largest_of_all_(double x) {
 // ------------------------------------------------------------------------------------------------
 // Arithmetic and memory
 
-// Collective: seconds of a block and of the classifier, forward and backward, without waiting for other
-// tensor-parallel ranks: the best of some runs of the slowest rank.
+// Collective: seconds of a block and of the classifier, forward and backward, without waiting for
+// other tensor-parallel ranks: the best of some runs of the slowest rank.
 static inline void measure_block_(const MeasuredBlock *b, double *block, double *classifier) {
     *block = *classifier = INFINITY;
     for (int run = 0; run < MEASURE_RUNS; run++) {
@@ -54,8 +54,8 @@ static inline void measure_block_(const MeasuredBlock *b, double *block, double 
     }
 }
 
-// Collective: of what could be overlapped of an all-reduce over all ranks and the backward pass of a
-// block, the share that is.
+// Collective: of what could be overlapped of an all-reduce over all ranks and the backward pass of
+// a block, the share that is.
 static inline double measure_overlap_(const MeasuredBlock *b, World *w) {
     enum { ELEMENTS = 1 << 21, MESSAGES = 4 };
     enum { ALL_REDUCE, BACKWARD, BOTH, CASES };
@@ -86,8 +86,8 @@ static inline double measure_overlap_(const MeasuredBlock *b, World *w) {
     return x && share > 0 ? fmin(share, 1) : 0;
 }
 
-// Collective: bytes of the process before it has arrays, when its threads and MPI's connections to all
-// ranks are there.
+// Collective: bytes of the process before it has arrays, when its threads and MPI's connections to
+// all ranks are there.
 static inline double measure_base_(World *w) {
     enum { ELEMENTS = 1 << 14 };
     float x[ELEMENTS] = {0};
@@ -238,8 +238,8 @@ static inline void write_all_reduce_(JsonWriter *json, const char *key,
     json_close(json, ']');
 }
 
-// Collective: all-reduces within a node, then over the ranks of equal number on all nodes, all of these
-// groups at once. tables: gets the timings.
+// Collective: all-reduces within a node, then over the ranks of equal number on all nodes, all of
+// these groups at once. tables: gets the timings.
 static inline bool measure_network_(World *w, Machine *m, JsonWriter *tables, size_t nodes,
                                     Error *e) {
     AllReduceTiming timings[ALL_REDUCE_SIZES];

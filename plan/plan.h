@@ -1,5 +1,5 @@
-// plan.h: the plan of a run. A callback counts the memory of each stage; what the stage computes and
-// sends follows from that, and with a machine the time of a step.
+// plan.h: the plan of a run. A callback counts the memory of each stage; what the stage computes
+// and sends follows from that, and with a machine the time of a step.
 #ifndef PLAN_PLAN_H
 #define PLAN_PLAN_H
 

@@ -157,8 +157,10 @@ static inline void print_values_(const Plan *p) {
     if (values[0].value > values[1].value) {
         printf("DOES NOT FIT: the peak is more than a rank has\n");
     }
+    double per_day = 86400 * plan_tokens_per_second(p);
+    printf("%.4g tokens per day\n", per_day);
     if (budget > 0) {
-        printf("%.4g tokens take %.2f days\n", budget, budget / plan_tokens_per_second(p) / 86400);
+        printf("%.4g tokens take %.2f days\n", budget, budget / per_day);
     }
 }
 

@@ -21,8 +21,8 @@ static inline bool planned_step_seconds(const PlannedRun *run, const char *machi
 }
 
 // Bytes of this process at its peak. Shared arrays count for their owner only: its own, own_shared
-// bytes (0: there are none), in full, those of its peers not at all. base_shared: shared bytes of the
-// process before it had any arrays.
+// bytes (0: there are none), in full, those of its peers not at all. base_shared: shared bytes of
+// the process before it had any arrays.
 static inline double measured_peak(size_t own_shared, size_t base_shared) {
     size_t peak = process_memory("VmHWM");
     if (own_shared == 0) {
@@ -31,9 +31,9 @@ static inline double measured_peak(size_t own_shared, size_t base_shared) {
     return (double)(peak + own_shared) - (double)(process_memory("RssShmem") - base_shared);
 }
 
-// Collective: memory planned and measured of the rank with the highest peak, and the largest relative
-// difference on any rank. base: bytes of this process before it had arrays; arrays: what its ledger
-// counts; peak: measured_peak. The times of a step are left to the caller.
+// Collective: memory planned and measured of the rank with the highest peak, and the largest
+// relative difference on any rank. base: bytes of this process before it had arrays; arrays: what
+// its ledger counts; peak: measured_peak. The times of a step are left to the caller.
 static inline PlanResult plan_result(const World *w, size_t base, size_t arrays, double peak) {
     double planned = (double)(base + arrays);
     struct {

@@ -1,5 +1,5 @@
-// search.h: plan --search. Every possible grid, micro-batch, recompute and zero is planned; of those
-// that fit into memory the fastest are shown.
+// search.h: plan --search. Every possible grid, micro-batch, recompute and zero is planned; of
+// those that fit into memory the fastest are shown.
 #ifndef PLAN_SEARCH_H
 #define PLAN_SEARCH_H
 
@@ -48,8 +48,8 @@ static inline bool search_try_(Search *s, const PlannedRun *run, Error *e) {
     return ok;
 }
 
-// All settings of a grid and micro-batch: recompute on no stage, on the first half of them, which hold
-// most micro-batches, or on all; zero off and on.
+// All settings of a grid and micro-batch: recompute on no stage, on the first half of them, which
+// hold most micro-batches, or on all; zero off and on.
 static inline bool search_settings_(Search *s, PlannedRun *run, Error *e) {
     const struct {
         int recompute;

@@ -38,9 +38,9 @@ static inline size_t planned_micro_batches(const PlannedRun *run) {
     return run->global_batch / run->B / run->dp;
 }
 
-// The world that the largest rank of a stage sees: the last tensor-parallel rank, which has the most
-// of the vocabulary, of the first data-parallel rank. Arrays that only rank 0 has count with the first
-// stage. There are no communicators in it.
+// The world that the largest rank of a stage sees: the last tensor-parallel rank, which has the
+// most of the vocabulary, of the first data-parallel rank. Arrays that only rank 0 has count with
+// the first stage. There are no communicators in it.
 static inline World planned_world(const PlannedRun *run, size_t stage) {
     World w = {.rank = stage > 0,
                .size = (int)(run->tp * run->pp * run->dp),
@@ -58,10 +58,10 @@ static inline Traffic traffic_of_(double calls, double bytes, double sent, doubl
     return (Traffic){calls, calls * bytes, calls * sent, calls * seconds};
 }
 
-// Arithmetic: matrix products take 2 operations per weight and row, attention counts half the tokens
-// on average; backward is twice that, and recomputation once more all but the block's last product.
-// AdamW reads four arrays and writes three; gradients are zeroed and their norm is taken; a leaf of
-// the reproducible tree is copied and added.
+// Arithmetic: matrix products take 2 operations per weight and row, attention counts half the
+// tokens on average; backward is twice that, and recomputation once more all but the block's last
+// product. AdamW reads four arrays and writes three; gradients are zeroed and their norm is taken;
+// a leaf of the reproducible tree is copied and added.
 static inline void load_compute_(const PlannedRun *run, const StageCount *count, const Machine *m,
                                  StageLoad *l) {
     const ModelShard *s = &count->shard;
@@ -138,8 +138,8 @@ static inline void load_pp_(const PlannedRun *run, const StageCount *count, cons
     }
 }
 
-// Reduction of gradients and gathering of parameters among the data-parallel ranks: within a node by
-// loads and stores, a shard each, then these shards between nodes.
+// Reduction of gradients and gathering of parameters among the data-parallel ranks: within a node
+// by loads and stores, a shard each, then these shards between nodes.
 static inline void load_dp_(const PlannedRun *run, const StageCount *count, const Machine *m,
                             StageLoad *l) {
     if (run->dp == 1) {

@@ -15,9 +15,9 @@ typedef struct {
     double latency, bandwidth; // s, B/s
 } Link;
 
-// Of `ranks` ranks that are `stride` apart, where consecutive ranks fill nodes of `per_node`; `links`:
-// links between nodes that the message keeps busy at once. A group that spans nodes is as fast as its
-// slowest hop; the groups of a node share its injection bandwidth.
+// Of `ranks` ranks that are `stride` apart, where consecutive ranks fill nodes of `per_node`;
+// `links`: links between nodes that the message keeps busy at once. A group that spans nodes is as
+// fast as its slowest hop; the groups of a node share its injection bandwidth.
 static inline Link link_of(const Machine *m, size_t per_node, size_t ranks, size_t stride,
                            double links) {
     size_t inside = stride < per_node ? per_node / stride : 1; // of the group on one node
@@ -118,9 +118,9 @@ static inline double stage_slot_(const StageLoad *s) {
 }
 
 // One step of `count` micro-batches over n stages. 1F1B: the first micro-batch passes through all
-// stages and back, and the critical stage does the others one after another. Stage s ends before the
-// first one by what the stages before it take for their backward; in that time its gradients travel
-// unhindered, before that only the share `overlap` of them, during the last backward.
+// stages and back, and the critical stage does the others one after another. Stage s ends before
+// the first one by what the stages before it take for their backward; in that time its gradients
+// travel unhindered, before that only the share `overlap` of them, during the last backward.
 static inline StepTime step_time(const StageLoad *stages, size_t n, size_t count, double overlap) {
     StepTime t = {0};
     double through = 0, end = 0, before = 0;

@@ -42,8 +42,8 @@ static inline bool named_model_(const char *name, ModelConfig *c, Error *e) {
     return !name || fail(e, "--model %s: unknown model; must be one of%s", name, names);
 }
 
-// The model's shape from --model and the options that override it; 0 where neither says, and for the
-// vocabulary size.
+// The model's shape from --model and the options that override it; 0 where neither says, and for
+// the vocabulary size.
 static inline bool shape_from_options(const Options *o, ModelConfig *c, Error *e) {
     if (!named_model_(o->model, c, e)) {
         return false;
