@@ -156,4 +156,22 @@ static inline void console_print_eval(uint64_t step, const Mixture *val, double 
            exp(loss));
 }
 
+// What eval prints. With more than one source a line for each first; then all of them, losses weighted by their shares.
+static inline void console_print_eval_result(const Mixture *data, size_t T, const double *losses,
+                                             double loss) {
+    uint64_t tokens = 0;
+    for (size_t i = 0; i < data->count; i++) {
+        uint64_t own = data->items[i].samples * T;
+        tokens += own;
+        if (data->count > 1) {
+            printf("%s: loss %.6f, perplexity %.4f, tokens %llu, share %.3f %%\n", data->paths[i],
+                   losses[i], exp(losses[i]), (unsigned long long)own,
+                   100 * mixture_share(data, i));
+        }
+    }
+    printf("loss %.6f\nperplexity %.4f\ntokens %llu of ", loss, exp(loss),
+           (unsigned long long)tokens);
+    data->count > 1 ? printf("%zu sources\n", data->count) : printf("%s\n", data->items[0].path);
+}
+
 #endif

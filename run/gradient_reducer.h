@@ -49,6 +49,30 @@ static inline bool reducer_share_memory(GradientReducer *r, MemoryLedger *memory
            fail(e, "no memory for the list of arrays");
 }
 
+// The leaves of the tree that --reproducible sums: the micro-batches of a step are divided into as many
+// equal blocks as the largest power of two that divides their number; so one tree serves every power of
+// two of data-parallel ranks up to that. *block micro-batches a leaf, *blocks leaves of each rank; both 0
+// without the option.
+static inline bool reducer_leaves(bool reproducible, size_t micro_batches, size_t dp, size_t *block,
+                                  size_t *blocks, Error *e) {
+    size_t leaves = micro_batches & -micro_batches;
+    *block = *blocks = 0;
+    if (!reproducible) {
+        return true;
+    }
+    if (leaves % dp) {
+        return fail(
+            e,
+            "--reproducible: %zu micro-batches a step can be distributed over 1, 2, 4 ... "
+            "%zu data-parallel ranks, not over %zu: change --global-batch, --micro-batch or "
+            "the number of ranks",
+            micro_batches, leaves, dp);
+    }
+    *block = micro_batches / leaves;
+    *blocks = leaves / dp;
+    return true;
+}
+
 // After reducer_share_memory. parameters: (elements), which the reduced gradients belong to. cuts
 // (cut_count): where backward completes the array, from the end: the begin of each layer, and 0 for
 // what lies before the layers. block, blocks: micro-batches in a leaf of the fixed tree and leaves of
