@@ -6,33 +6,32 @@
 #include "plan/measure.h"
 #include "plan/print.h"
 #include "plan/search.h"
-
-enum { PLAN_OK, PLAN_FAILED, PLAN_USAGE }; // the exit statuses of the program: 0, 1, 2
+#include "run/command_line.h" // defines: EXIT_USAGE
 
 static inline int plan_on_root_(const Options *o, CountStage count, Error *e) {
     Machine m;
     const Machine *machine = o->machine ? &m : NULL;
     PlannedRun run;
     if (machine && !machine_load(&m, o->machine, e)) {
-        return PLAN_USAGE;
+        return EXIT_USAGE;
     }
     if (machine && o->efficiency > 0) {
         figure_set(&m.efficiency, o->efficiency, "stated: --efficiency");
     }
 
     if (o->run.count > 0) {
-        return plan_compare(o, machine, count, e) ? PLAN_OK : PLAN_FAILED;
+        return plan_compare(o, machine, count, e) ? EXIT_SUCCESS : EXIT_FAILURE;
     }
     if (!planned_run_from_options(&run, o, machine, e)) {
-        return PLAN_USAGE;
+        return EXIT_USAGE;
     }
     if (o->search) {
-        return plan_search(&run, machine, count, e) ? PLAN_OK : PLAN_FAILED;
+        return plan_search(&run, machine, count, e) ? EXIT_SUCCESS : EXIT_FAILURE;
     }
     Plan p;
     bool ok = plan_make(&p, &run, machine, count, e) && plan_print(&p, e);
     plan_free(&p);
-    return ok ? PLAN_OK : PLAN_FAILED;
+    return ok ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
 // Collective: runs the command; rank 0 plans, with --measure all ranks measure. Returns the exit
@@ -41,10 +40,10 @@ static inline int plan_command(World *w, const Options *o, CountStage count,
                                const MeasureCallbacks *callbacks) {
     Error e = {0};
     if (o->measure) {
-        return plan_measure(w, o, callbacks) ? PLAN_OK : PLAN_FAILED;
+        return plan_measure(w, o, callbacks) ? EXIT_SUCCESS : EXIT_FAILURE;
     }
-    int status = w->rank == 0 ? plan_on_root_(o, count, &e) : PLAN_OK;
-    return world_check_root(w, status == PLAN_OK, &e) ? PLAN_OK : world_max(w, status);
+    int status = w->rank == 0 ? plan_on_root_(o, count, &e) : EXIT_SUCCESS;
+    return world_check_root(w, status == EXIT_SUCCESS, &e) ? EXIT_SUCCESS : world_max(w, status);
 }
 
 #endif

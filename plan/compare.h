@@ -103,8 +103,8 @@ static inline bool planned_run_from_log(PlannedRun *r, const Json *run, const Op
     return planned_run_check(r, e);
 }
 
-static inline void print_difference_(const char *what, double planned, const Json *measured,
-                                     double scale, const char *unit) {
+static inline void plan_print_difference_(const char *what, double planned, const Json *measured,
+                                          double scale, const char *unit) {
     double fact;
     printf("%-28s planned %12.2f %s, ", what, planned / scale, unit);
     if (json_double(measured, &fact) && fact > 0) {
@@ -132,11 +132,11 @@ static inline bool compare_run_(const Options *o, const char *directory, const M
         base = machine ? machine->base_memory.value : base;
 
         plan_print_settings(&run);
-        print_difference_("peak memory, largest rank", plan_peak(&p, base),
-                          json_get(fact, "measured_bytes"), 0x1p20, "MiB");
+        plan_print_difference_("peak memory, largest rank", plan_peak(&p, base),
+                               json_get(fact, "measured_bytes"), 0x1p20, "MiB");
         if (machine) {
-            print_difference_("step", 1e3 * p.time.seconds, json_get(fact, "measured_step_ms"), 1,
-                              "ms ");
+            plan_print_difference_("step", 1e3 * p.time.seconds, json_get(fact, "measured_step_ms"),
+                                   1, "ms ");
         } else {
             printf("no planned step time: give --machine\n");
         }

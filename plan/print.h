@@ -85,7 +85,7 @@ static inline void plan_print_settings(const PlannedRun *run) {
     printf("\n");
 }
 
-static inline void print_memory_(const Plan *p) {
+static inline void plan_print_memory_(const Plan *p) {
     enum { STAGES_SHOWN = 16 };
     const MemoryLedger *largest = &p->stages[plan_largest_stage(p)].count.memory;
     const Machine *m = p->machine;
@@ -114,7 +114,7 @@ static inline void print_memory_(const Plan *p) {
     }
 }
 
-static inline void print_traffic_(const Plan *p) {
+static inline void plan_print_traffic_(const Plan *p) {
     printf("\nmessages of a step: the rank that sends most of each kind, and all ranks [calls and "
            "bytes counted%s]\n",
            p->machine ? "; seconds modelled, without overlap" : "");
@@ -139,7 +139,7 @@ static inline void print_traffic_(const Plan *p) {
     }
 }
 
-static inline void print_values_(const Plan *p) {
+static inline void plan_print_values_(const Plan *p) {
     PlanValue_ values[PLAN_VALUES_];
     double budget = p->run.options.tokens_budget;
     plan_values_(p, values);
@@ -164,7 +164,7 @@ static inline void print_values_(const Plan *p) {
     }
 }
 
-static inline void print_machine_(const Machine *m) {
+static inline void plan_print_machine_(const Machine *m) {
     printf("\nmachine %s: its figures and where they come from\n", m->name);
     for (size_t i = 0; i < MACHINE_FIGURE_COUNT; i++) {
         const Figure *figure = machine_figure(m, i);
@@ -173,7 +173,7 @@ static inline void print_machine_(const Machine *m) {
     }
 }
 
-static inline void print_text_(const Plan *p) {
+static inline void plan_print_text_(const Plan *p) {
     const PlannedRun *r = &p->run;
     const ModelConfig *c = &r->config;
     const ModelShard whole = shard_whole(c);
@@ -182,11 +182,11 @@ static inline void print_text_(const Plan *p) {
     printf("run: %zu ranks, %zu per node, %zu threads each; %zu sequences of %zu tokens per step\n",
            r->tp * r->pp * r->dp, r->per_node, r->threads, r->global_batch, r->T);
     plan_print_settings(r);
-    print_memory_(p);
-    print_traffic_(p);
+    plan_print_memory_(p);
+    plan_print_traffic_(p);
     if (p->machine) {
-        print_values_(p);
-        print_machine_(p->machine);
+        plan_print_values_(p);
+        plan_print_machine_(p->machine);
     } else {
         printf("\nno times: give --machine\n");
     }
@@ -195,7 +195,7 @@ static inline void print_text_(const Plan *p) {
 // ------------------------------------------------------------------------------------------------
 // JSON
 
-static inline void write_stage_(JsonWriter *json, const StagePlan *s) {
+static inline void plan_write_stage_(JsonWriter *json, const StagePlan *s) {
     const MemoryLedger *memory = &s->count.memory;
     json_open(json, NULL, '{');
     json_put_uint(json, "layers", s->count.shard.layers);
@@ -223,7 +223,7 @@ static inline void write_stage_(JsonWriter *json, const StagePlan *s) {
     json_close(json, '}');
 }
 
-static inline void write_plan_(JsonWriter *json, const Plan *p) {
+static inline void plan_write_(JsonWriter *json, const Plan *p) {
     PlanSetting_ settings[PLAN_SETTINGS_];
     plan_settings_(&p->run, settings);
     json_open(json, NULL, '{');
@@ -237,7 +237,7 @@ static inline void write_plan_(JsonWriter *json, const Plan *p) {
 
     json_open(json, "stages", '[');
     for (size_t s = 0; s < p->run.pp; s++) {
-        write_stage_(json, &p->stages[s]);
+        plan_write_stage_(json, &p->stages[s]);
     }
     json_close(json, ']');
 
@@ -257,11 +257,11 @@ static inline void write_plan_(JsonWriter *json, const Plan *p) {
 // Prints a plan, with --json as one line. False without memory for that.
 static inline bool plan_print(const Plan *p, Error *e) {
     if (!p->run.options.json) {
-        print_text_(p);
+        plan_print_text_(p);
         return true;
     }
     JsonWriter json = {0};
-    write_plan_(&json, p);
+    plan_write_(&json, p);
     bool ok = !json.failed || fail(e, "no memory to print the plan");
     if (ok) {
         printf("%s\n", json.data);
