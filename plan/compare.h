@@ -5,21 +5,21 @@
 
 #include "plan/print.h"
 
-// The log of a finished run: the line that describes the run, and the one that closes it. The
+// The log of a run: its first line, which describes the run, and its last, which closes it. The
 // caller frees both.
 typedef struct {
     char path[PATH_LIMIT];
     JsonDocument run, end;
-} FinishedRun_;
+} RunLines_;
 
-static inline void finished_run_free_(FinishedRun_ *f) {
+static inline void run_lines_free_(RunLines_ *f) {
     json_free(&f->run);
     json_free(&f->end);
 }
 
-static inline bool finished_run_read_(FinishedRun_ *f, const char *directory, Error *e) {
+static inline bool run_lines_read_(RunLines_ *f, const char *directory, Error *e) {
     size_t length = 0;
-    *f = (FinishedRun_){0};
+    *f = (RunLines_){0};
     char *text = path_format(f->path, e, "%s/log.jsonl", directory)
                      ? read_file(f->path, SIZE_MAX / 2, &length, e)
                      : NULL;
@@ -34,11 +34,8 @@ static inline bool finished_run_read_(FinishedRun_ *f, const char *directory, Er
     if (ok && before) {
         ok = json_parse(&f->end, before + 1, (size_t)(last - before - 1), f->path, e);
     }
-    if (ok && !json_get(f->end.root, "plan")) {
-        ok = fail(e, "%s: its last line has no \"plan\": the run is not finished", f->path);
-    }
     if (!ok) {
-        finished_run_free_(f);
+        run_lines_free_(f);
     }
     free(text);
     return ok;
@@ -116,17 +113,19 @@ static inline void plan_print_difference_(const char *what, double planned, cons
 
 static inline bool compare_run_(const Options *o, const char *directory, const Machine *machine,
                                 CountStage count, Error *e) {
-    FinishedRun_ log;
+    RunLines_ log;
     PlannedRun run;
-    if (!finished_run_read_(&log, directory, e)) {
+    if (!run_lines_read_(&log, directory, e)) {
         return false;
     }
 
     Plan p = {0};
-    bool ok = planned_run_from_log(&run, log.run.root, o, log.path, e) &&
-              plan_make(&p, &run, machine, count, e);
+    const Json *fact = json_get(log.end.root, "plan");
+    bool ok =
+        planned_run_from_log(&run, log.run.root, o, log.path, e) &&
+        (fact || fail(e, "%s: its last line has no \"plan\": the run is not finished", log.path)) &&
+        plan_make(&p, &run, machine, count, e);
     if (ok) {
-        const Json *fact = json_get(log.end.root, "plan");
         double base = 0;
         json_double(json_get(fact, "base_bytes"), &base);
         base = machine ? machine->base_memory.value : base;
@@ -142,7 +141,7 @@ static inline bool compare_run_(const Options *o, const char *directory, const M
         }
     }
     plan_free(&p);
-    finished_run_free_(&log);
+    run_lines_free_(&log);
     return ok;
 }
 
