@@ -23,7 +23,9 @@
 #include "model/checkpoint.h" // defines: TensorView, ModelConfig, config_*, weights_load, safetensors_*, checkpoint_*
 #include "mpi_utils.h" // defines: World, world_*, all_reduce_*, broadcast, Placement
 #include "plan/plan.h" // defines: Memory, memory_*, Machine, machine_*, Traffic, network_*, step_time
-#include "report/report.h" // defines: EventWriter, events_*, report_page, model_card
+#include "report/events.h"     // defines: EventWriter, events_*
+#include "report/model_card.h" // defines: model_card
+#include "report/page.h"       // defines: report_page
 #include "tokenizer.h"     // defines: Tokenizer, TokenBuffer, tokenizer_*
 #include "trace/trace.h"   // defines: TraceQuestion, trace_answer
 #include "util/json.h"
@@ -1582,7 +1584,7 @@ static bool write_model_card(JsonWriter *w, const Trainer *t, Error *e) {
     JsonWriter run = {0};
     write_run(&run, t);
     bool ok = run.failed ? fail(e, "no memory for the model card")
-                         : model_card(w, t->options->out, run.data, run.length, t->step, e);
+                         : model_card(&w->text, t->options->out, run.data, run.length, t->step, e);
     free(run.data);
     return ok;
 }
