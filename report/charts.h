@@ -154,8 +154,8 @@ static inline void chart_axes_(TextBuffer *w, const char *x_label, const Axis *x
                 CHART_HEIGHT - CHART_BOTTOM, CHART_WIDTH - CHART_RIGHT, CHART_HEIGHT - 8, x_label);
 }
 
-// The d attribute of a path through n points; a value that a logarithmic axis cannot show interrupts
-// the line. A single point becomes a short visible stroke.
+// The d attribute of a path through n points; a value that a logarithmic axis cannot show
+// interrupts the line. A single point becomes a short visible stroke.
 static inline void chart_path_(TextBuffer *w, const Axis *ax, const Axis *ay, const double *x,
                                const double *y, size_t n) {
     bool pen = false;

@@ -1,6 +1,6 @@
 // curves.h: curves of any number of points in bounded memory. A curve has at most CURVE_BUCKETS
-// buckets of equally many points, each of which keeps the lowest and the highest point and the mean.
-// And marks: places on the x axis.
+// buckets of equally many points, each of which keeps the lowest and the highest point and the
+// mean. And marks: places on the x axis.
 #ifndef REPORT_CURVES_H
 #define REPORT_CURVES_H
 

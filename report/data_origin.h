@@ -1,5 +1,5 @@
-// data_origin.h: where the training data of a run comes from, as a section of its model card: source
-// files, licenses and languages by the manifests of the datasets.
+// data_origin.h: where the training data of a run comes from, as a section of its model card:
+// source files, licenses and languages by the manifests of the datasets.
 #ifndef REPORT_DATA_ORIGIN_H
 #define REPORT_DATA_ORIGIN_H
 

@@ -7,13 +7,14 @@
 //
 // (github.com/tensorflow/tensorflow, core/lib/io/record_writer.h). The data is a protocol buffer:
 //
-//     Event    {1: double wall_time, 2: int64 step, 3: string file_version | 5: Summary | 7: SessionLog}
+//     Event    {1: double wall_time, 2: int64 step,
+//               3: string file_version | 5: Summary | 7: SessionLog}
 //     Summary  {1: repeated {1: string tag, 2: float simple_value}}
 //
 // On resume the log is cut back to the checkpoint. Then a new file is made from the log, under a
-// newer name, and replaces the old one. It begins with a session start at step 0, at which a running
-// TensorBoard discards what it has read of the run and reads it anew. The times of day, which the
-// log does not have, are taken from the old file as far as that agrees with the log.
+// newer name, and replaces the old one. It begins with a session start at step 0, at which a
+// running TensorBoard discards what it has read of the run and reads it anew. The times of day,
+// which the log does not have, are taken from the old file as far as that agrees with the log.
 #ifndef REPORT_EVENTS_H
 #define REPORT_EVENTS_H
 
@@ -103,8 +104,8 @@ static inline bool event_matches_old_(const EventWriter *w, FILE *old, const Jso
     return matches;
 }
 
-// Writes an event with a single call, so that a reader never sees half of it unless the process dies
-// in the middle, and frees its fields. As long as *old agrees its time is kept; at the first
+// Writes an event with a single call, so that a reader never sees half of it unless the process
+// dies in the middle, and frees its fields. As long as *old agrees its time is kept; at the first
 // difference the old file is closed and *old becomes NULL. From there on the time is now.
 static inline bool event_write_(EventWriter *w, FILE **old, JsonWriter *fields, Error *e) {
     double wall_time;
@@ -178,7 +179,8 @@ static inline bool events_put_line_(EventWriter *w, FILE **old, const Json *line
     return event_write_(w, old, &fields, e);
 }
 
-// Writes the events of the log. What is no line of a step is no event; the first object is the head.
+// Writes the events of the log. What is no line of a step is no event; the first object is the
+// head.
 static inline bool events_put_log_(EventWriter *w, LogReader *log, FILE **old, Error *e) {
     JsonWriter fields = {0};
     protobuf_put_bytes(&fields, 3, "brain.Event:2", 13);

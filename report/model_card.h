@@ -1,6 +1,6 @@
-// model_card.h: the model card of a checkpoint, its README.md as the Hugging Face hub shows it: YAML
-// front matter between two ---, then Markdown. Only the section "Hardware and time" differs between
-// two runs that compute the same.
+// model_card.h: the model card of a checkpoint, its README.md as the Hugging Face hub shows it:
+// YAML front matter between two ---, then Markdown. Only the section "Hardware and time" differs
+// between two runs that compute the same.
 #ifndef REPORT_MODEL_CARD_H
 #define REPORT_MODEL_CARD_H
 
@@ -147,7 +147,7 @@ static inline bool is_left_out_(const char *option) {
 static inline void card_training_(TextBuffer *w, const RunLog *r, const Json *run) {
     const Json *options = json_get(run, "options");
     char number[32];
-    text_format(w, "## Training\n\n| | |\n| --- | --- |\n| steps | %s",
+    text_format(w, "## Training\n\n| | |\n| --- | --- |\n| training steps | %s",
                 number_grouped(r->last_step, number));
     text_format(w, " of %s |\n",
                 number_grouped(json_uint_or(json_get(options, "steps"), 0), number));
@@ -327,8 +327,9 @@ static inline void card_put_(TextBuffer *w, const CardSources_ *c) {
 }
 
 // Appends the card of the checkpoint at `step` of the run in OUT. `run` (length bytes) is an object
-// that describes the run as it is now, like the log's first line. Losses and times are from the log,
-// the origin of the data from the manifests; of a manifest that cannot be read the card says so.
+// that describes the run as it is now, like the log's first line. Losses and times are from the
+// log, the origin of the data from the manifests; of a manifest that cannot be read the card says
+// so.
 static inline bool model_card(TextBuffer *w, const char *out, const char *run, size_t length,
                               uint64_t step, Error *e) {
     JsonDocument document;

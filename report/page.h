@@ -1,5 +1,5 @@
-// page.h: the report page, `train_gpt report`: one HTML file about one or more runs, with charts and
-// tables. It needs no network, no server and no script, and is well-formed XML.
+// page.h: the report page, `train_gpt report`: one HTML file about one or more runs, with charts
+// and tables. It needs no network, no server and no script, and is well-formed XML.
 #ifndef REPORT_PAGE_H
 #define REPORT_PAGE_H
 
@@ -11,8 +11,8 @@
 // ------------------------------------------------------------------------------------------------
 // Names of runs and datasets
 
-// Last component of a path; for a shard in a prepared folder, the folder's name. The caller frees it;
-// NULL if there is no memory.
+// Last component of a path; for a shard in a prepared folder, the folder's name. The caller frees
+// it; NULL if there is no memory.
 static inline char *short_name_(const char *path) {
     static const char *endings[] = {"/train.bin", "/val.bin"};
     char *name = strdup(path), *slash;
@@ -70,8 +70,8 @@ static inline char **short_names(const char *const *paths, size_t count) {
 // ------------------------------------------------------------------------------------------------
 // Charts
 
-// A chart with one curve per run. `which` is the curve's offset in RunLog; `marks` adds restarts and
-// skipped steps.
+// A chart with one curve per run. `which` is the curve's offset in RunLog; `marks` adds restarts
+// and skipped steps.
 typedef struct {
     Chart chart;
     size_t which;
@@ -171,8 +171,8 @@ static inline const char **val_paths_(const Page *p, size_t *count) {
     return paths;
 }
 
-// Validation loss by dataset. Of one run: one chart with a line per dataset. Of several: a chart per
-// dataset with a line per run. False if there is no memory.
+// Validation loss by dataset. Of one run: one chart with a line per dataset. Of several: a chart
+// per dataset with a line per run. False if there is no memory.
 static inline bool page_val_charts_(TextBuffer *w, const Page *p) {
     enum { MOST = 4 * COLORS };
     Chart chart = {.unit = "nats per token", .log_y = true, .x_label = p->x_label};

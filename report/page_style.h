@@ -1,6 +1,6 @@
-// page_style.h: the style sheet of the report page, light or dark as the browser wants it. The colours
-// of runs and datasets are --c0 .. --c7; classes c, f and b with their number use them as stroke, fill
-// and background.
+// page_style.h: the style sheet of the report page, light or dark as the browser wants it. The
+// colours of runs and datasets are --c0 .. --c7; classes c, f and b with their number use them as
+// stroke, fill and background.
 #ifndef REPORT_PAGE_STYLE_H
 #define REPORT_PAGE_STYLE_H
 

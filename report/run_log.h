@@ -52,8 +52,8 @@ static inline void run_log_free(RunLog *r) {
     *r = (RunLog){0};
 }
 
-// "source_samples" of a step line. All curves get a point or none: an array that is not all numbers,
-// or has not as many as the first, is left out.
+// "source_samples" of a step line. All curves get a point or none: an array that is not all
+// numbers, or has not as many as the first, is left out.
 static inline bool run_log_add_samples_(RunLog *r, double x, const Json *samples) {
     size_t i = 0;
     for (const Json *s = samples->child; s; s = s->next) {

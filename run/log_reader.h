@@ -1,11 +1,11 @@
-// log_reader.h: reads the log of a run line by line. OUT/log.jsonl begins with a line that describes
-// the run; then comes a line for each step and each eval, and one with the outcome of the memory
-// plan closes a run that reached its last step. OUT/restarts.jsonl has a line like the first for
-// each resume.
+// log_reader.h: reads the log of a run line by line. OUT/log.jsonl begins with a line that
+// describes the run; then comes a line for each step and each eval, and one with the outcome of the
+// memory plan closes a run that reached its last step. OUT/restarts.jsonl has a line like the first
+// for each resume.
 //
 // The reader gets through any file: it parses the lines that are complete JSON objects and says of
-// the others what is wrong with them. Whether that is an error is for the caller to decide; the last
-// line may be incomplete because it is being written, or because the run was killed.
+// the others what is wrong with them. Whether that is an error is for the caller to decide; the
+// last line may be incomplete because it is being written, or because the run was killed.
 #ifndef RUN_LOG_READER_H
 #define RUN_LOG_READER_H
 
@@ -156,21 +156,20 @@ static inline bool log_reader_close(LogReader *r, Error *e) {
 // without a log that begins with such a line is not a run's.
 static inline bool log_reader_open_run(LogReader *r, JsonDocument *head, const char *folder,
                                        Error *e) {
+    *head = (JsonDocument){0};
     if (!log_reader_open(r, folder, "log.jsonl", e)) {
         return is_folder(folder) && access(r->path, F_OK)
                    ? fail(e, "%s: not the folder of a run: it has no log.jsonl", folder)
                    : false;
     }
-    if (!log_reader_next(r) || r->kind != LOG_RUN) {
-        Error problem;
-        fail(&problem, "%s: not the log of a run: its first line does not describe one", r->path);
-        if (log_reader_close(r, e)) {
-            *e = problem;
-        }
-        return false;
+    if (log_reader_next(r) && r->kind == LOG_RUN) {
+        *head = log_reader_take(r);
+        return true;
     }
-    *head = log_reader_take(r);
-    return true;
+    if (log_reader_close(r, e)) {
+        fail(e, "%s: not the log of a run: its first line does not describe one", r->path);
+    }
+    return false;
 }
 
 // ------------------------------------------------------------------------------------------------
