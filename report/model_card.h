@@ -88,12 +88,16 @@ static inline void card_front_matter_(TextBuffer *w, const CardSources_ *c) {
 // ------------------------------------------------------------------------------------------------
 // Sections
 
-static inline void card_row_(TextBuffer *w, const char *name, const char *value) {
-    text_format(w, "| ");
-    text_put_markdown(w, name);
+// Behind the name, the second cell of a row.
+static inline void card_cell_(TextBuffer *w, const char *value) {
     text_format(w, " | ");
     text_put_markdown(w, value);
     text_format(w, " |\n");
+}
+
+static inline void card_row_(TextBuffer *w, const char *name, const char *value) {
+    text_format(w, "| %s", name);
+    card_cell_(w, value);
 }
 
 static inline void card_number_(TextBuffer *w, const char *name, uint64_t value) {
@@ -161,8 +165,10 @@ static inline void card_training_(TextBuffer *w, const RunLog *r, const Json *ru
     card_row_(w, "precision", "float32");
     for (const Json *m = options && options->kind == JSON_OBJECT ? options->child : NULL; m;
          m = m->next) {
-        if (!is_left_out_(m->key)) {
-            card_value_(w, m->key, m);
+        if (!is_left_out_(m->key) && is_scalar(m) && m->kind != JSON_NULL) {
+            text_format(w, "| ");
+            text_put_markdown(w, m->key);
+            card_cell_(w, scalar_text(m));
         }
     }
     text_format(w, "\n");

@@ -82,14 +82,13 @@ static inline void page_results(TextBuffer *w, const Page *p) {
     for (size_t i = 0; i < p->count; i++) {
         const RunLog *r = &p->runs[i];
         char text[32];
-        uint64_t planned = json_uint_or(json_get(json_get(r->head.root, "options"), "steps"), 0);
         double rate = run_log_throughput(r);
         text_format(w, "<tr><th scope=\"row\"><i class=\"swatch b%zu\"></i>", i % COLORS);
         text_put_html(w, p->labels[i]);
         text_format(w, "</th>");
         text_format(w, "<td class=\"n\">%llu", (unsigned long long)r->last_step);
-        if (planned) {
-            text_format(w, " of %llu", (unsigned long long)planned);
+        if (r->planned_steps) {
+            text_format(w, " of %llu", (unsigned long long)r->planned_steps);
         }
         text_format(w, "</td>");
         table_number_(w, r->tokens > 0, "%s", number_short((double)r->tokens, text));

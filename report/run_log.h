@@ -25,6 +25,7 @@ typedef struct {
     size_t samples_count;
     Marks skipped, restarts;
     uint64_t steps, last_step, tokens; // step lines, number of the last, tokens seen by then
+    uint64_t planned_steps;            // --steps, of the last restart if there is one; 0: not known
     double seconds;                    // of all steps in the log
     double best_val;
     uint64_t best_val_step;
@@ -177,6 +178,11 @@ static inline bool run_log_add_line_(RunLog *r, const LogReader *log, uint64_t u
     return true;
 }
 
+// --steps by a line that describes the run; `otherwise` if it does not say.
+static inline uint64_t run_log_planned_(const Json *run, uint64_t otherwise) {
+    return json_uint_or(json_get(json_get(run, "options"), "steps"), otherwise);
+}
+
 // restarts.jsonl, if there is one. Steps that were done again are in the log once; so are their
 // tokens.
 static inline bool run_log_read_restarts_(RunLog *r, Error *e) {
@@ -198,6 +204,7 @@ static inline bool run_log_read_restarts_(RunLog *r, Error *e) {
         } else if (json_uint(json_get(log.line, "from_step"), &step)) {
             double scale = r->by_tokens ? log_tokens_per_step(r->head.root) : 1;
             marks_add(&r->restarts, (double)step * scale, step);
+            r->planned_steps = run_log_planned_(log.line, r->planned_steps);
         }
     }
     return log_reader_close(&log, e);
@@ -212,6 +219,7 @@ static inline bool run_log_read(RunLog *r, const char *directory, bool by_tokens
     if (!log_reader_open_run(&log, &r->head, directory, e)) {
         return false;
     }
+    r->planned_steps = run_log_planned_(r->head.root, 0);
     bool ok = true;
     while (ok && log_reader_next(&log)) {
         ok = run_log_add_line_(r, &log, until) || fail(e, "%s: no memory to read it", log.path);
