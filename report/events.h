@@ -104,9 +104,9 @@ static inline bool event_matches_old_(const EventWriter *w, FILE *old, const Jso
     return matches;
 }
 
-// Writes an event with a single call, so that a reader never sees half of it unless the process
-// dies in the middle, and frees its fields. As long as *old agrees its time is kept; at the first
-// difference the old file is closed and *old becomes NULL. From there on the time is now.
+// Writes an event with a single call, so that a reader never sees a partial one unless the process
+// dies during the call; frees the fields. While *old agrees, its times are kept; at the first
+// difference it is closed and becomes NULL, and from there on the time is now.
 static inline bool event_write_(EventWriter *w, FILE **old, JsonWriter *fields, Error *e) {
     double wall_time;
     if (*old && !event_matches_old_(w, *old, fields, &wall_time)) {
@@ -179,8 +179,7 @@ static inline bool events_put_line_(EventWriter *w, FILE **old, const Json *line
     return event_write_(w, old, &fields, e);
 }
 
-// Writes the events of the log. What is no line of a step is no event; the first object is the
-// head.
+// Writes the events of the log: the first object is the head, lines without a step are not events.
 static inline bool events_put_log_(EventWriter *w, LogReader *log, FILE **old, Error *e) {
     JsonWriter fields = {0};
     protobuf_put_bytes(&fields, 3, "brain.Event:2", 13);
@@ -264,7 +263,7 @@ static inline bool events_replace_(const EventWriter *w, const char *out, const 
 }
 
 // Opens the event file of the run in OUT, which must have its log.jsonl: makes it from the log and
-// replaces any that was there, unless that is right as it is. The writer must be zero or closed. On
+// replaces any that was there, unless that already matches. The writer must be zero or closed. On
 // failure it is closed.
 static inline bool events_open(EventWriter *w, const char *out, Error *e) {
     char temporary[PATH_LIMIT], previous[PATH_LIMIT], host[256] = "localhost";

@@ -53,8 +53,8 @@ static inline void run_log_free(RunLog *r) {
     *r = (RunLog){0};
 }
 
-// "source_samples" of a step line. All curves get a point or none: an array that is not all
-// numbers, or has not as many as the first, is left out.
+// "source_samples" of a step line. All curves get a point or none: an array that does not consist
+// of numbers, or is not as long as the first one, is skipped.
 static inline bool run_log_add_samples_(RunLog *r, double x, const Json *samples) {
     size_t i = 0;
     for (const Json *s = samples->child; s; s = s->next) {

@@ -3,9 +3,16 @@
 // memory plan closes a run that reached its last step. OUT/restarts.jsonl has a line like the first
 // for each resume.
 //
-// The reader gets through any file: it parses the lines that are complete JSON objects and says of
-// the others what is wrong with them. Whether that is an error is for the caller to decide; the
-// last line may be incomplete because it is being written, or because the run was killed.
+// The reader accepts any file: it parses the lines that are complete JSON objects and reports what
+// is wrong with the others. Whether that is an error is up to the caller; the last line may be
+// incomplete because it is being written, or because the run was killed.
+//
+//     if (!log_reader_open(&log, out, "log.jsonl", e)) { return false; }
+//     bool ok = true;
+//     while (ok && log_reader_next(&log)) { ok = ... log.kind, log.step, log.line ...; }
+//     return log_reader_close(&log, ok ? e : &(Error){0}) && ok;
+//
+// Memory is bounded by the longest line.
 #ifndef RUN_LOG_READER_H
 #define RUN_LOG_READER_H
 
