@@ -1,7 +1,6 @@
 #!/bin/bash
 # From a fresh clone to a small Japanese language model in under ten minutes on two cores: sets up, builds, fetches text,
-# prepares it, trains on 2 MPI ranks, then writes a report with the loss curves, shows the validation loss and generates
-# some text.
+# prepares it, trains on 2 MPI ranks, then shows the loss curve, the validation loss and text that the model writes.
 #
 #   scripts/quickstart.sh               the first time; later asks whether to go on (without a terminal it goes on)
 #   scripts/quickstart.sh --continue    trains the model that is there further
@@ -55,7 +54,7 @@ choose() {
     local checkpoint answer
     checkpoint=$(newest_checkpoint)
     [ -n "$checkpoint" ] || return 0
-    echo "There is a trained model already: $checkpoint ($(du -sh "$checkpoint" | cut -f1)), report $run/report.html."
+    echo "There is a trained model already: $checkpoint ($(du -sh "$checkpoint" | cut -f1)), loss curve $run/loss.png."
     if [ -z "$choice" ] && [ -t 0 ] && [ -t 1 ]; then
         read -r -p "Train it further (c), or start over (f)? [c] " answer
         case "$answer" in
@@ -100,7 +99,7 @@ if [ "$choice" = --fresh ]; then
     rm -rf "$run" "$data"
 fi
 
-section "Set-up (compiler, MPICH, text converters)"
+section "Set-up (compiler, MPICH, text converters, plotter)"
 scripts/setup.sh quickstart
 
 section "Build"
@@ -141,8 +140,8 @@ train --out "$run" --steps "$target" "${saving[@]}"
 checkpoint=$(newest_checkpoint)
 
 section "Result"
-./train_gpt report --run "$run" --out "$run/report.html" >/dev/null
-echo "Report:          $run/report.html (loss curves and settings; opens in a browser)"
+scripts/plot_loss.sh "$run/log.jsonl" "$run/loss.png"
+echo "Loss curve:      $run/loss.png"
 echo "Checkpoint:      $checkpoint (opens with transformers.AutoModelForCausalLM.from_pretrained)"
 printf 'Validation loss: %.3f before training, %.3f after (nats per token)\n' \
     "$(logged val_loss | head -n 1)" "$(logged val_loss | tail -n 1)"

@@ -2,7 +2,7 @@
 # Makes sure that what a purpose needs is on this machine, and says what it installs:
 #
 #   scripts/setup.sh build         compiler, make, MPICH
-#   scripts/setup.sh quickstart    and the text converters of the quick start
+#   scripts/setup.sh quickstart    and the text converters and the plotter of the quick start
 #   scripts/setup.sh test          and clang, the AArch64 cross compiler and emulator, linters, Slurm, build/venv with the
 #                                  Python packages of test/requirements.txt
 #
@@ -47,6 +47,7 @@ look_for_quickstart() {
     need_command python3 python3
     need_command w3m w3m
     need_command mandoc mandoc
+    need_command gnuplot-nox gnuplot
 }
 
 look_for_test() {

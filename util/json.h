@@ -393,6 +393,9 @@ static inline uint64_t json_uint_or(const Json *node, uint64_t otherwise) {
 // Writer
 
 typedef struct {
+    int indent; // spaces per level; 0 puts everything on one line, as JSON Lines needs
+    int depth;
+    bool has_member; // of the container that is open
     union {
         TextBuffer text; // the text so far; the caller frees its data
         struct {         // its members
@@ -401,9 +404,6 @@ typedef struct {
             bool failed; // out of memory: everything written since is lost
         };
     };
-    int indent; // spaces per level; 0 puts everything on one line, as JSON Lines needs
-    int depth;
-    bool has_member; // of the container that is open
 } JsonWriter;
 
 static inline void json_append(JsonWriter *w, const char *text, size_t length) {
