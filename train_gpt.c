@@ -22,6 +22,8 @@
 #include "kernels_sve.h" // defines: kernels_sve, allocate_floats, zero_floats, tile_flops_sve, flush_denormals
 #include "model/checkpoint.h" // defines: TensorView, ModelConfig, config_*, weights_load, safetensors_*, checkpoint_*
 #include "mpi_utils.h" // defines: World, world_*, all_reduce_*, broadcast, Placement
+#include "parallel/gradient_buckets.h"
+#include "parallel/placement.h"
 #include "plan/plan.h" // defines: Memory, memory_*, Machine, machine_*, Traffic, network_*, step_time
 #include "report/events.h"     // defines: EventWriter, events_*
 #include "report/model_card.h" // defines: model_card
@@ -116,7 +118,7 @@ enum {
     WHOLE(recompute_stages, 0, 0, 100000, TRAIN, "N", "recompute on the first N pipeline stages only; 0: on all")               \
     FLAG(reproducible, TRAIN, "sum gradients in one fixed tree: the same bits for 1, 2, 4 ... replicas")                         \
     WHOLE(zero, 0, 0, 1, TRAIN, "0|1", "1: replicas share the optimizer's state, each updates a part (ZeRO-1)")                  \
-    WHOLE(share_memory, 1, 0, 1, TRAIN, "0|1", "1: replicas on one host sum gradients in memory that they share; 0: by messages")\
+    WHOLE(share_memory, 1, 0, 1, TRAIN, "0|1", "1: the DP ranks of a node reduce gradients in shared memory; 0: with messages")\
     WHOLE(overlap, 1, 0, 1, TRAIN, "0|1", "1: gradients travel while backward runs; 0: after it, to measure the difference")    \
     WHOLE(tp, 1, 1, 100000, TRAIN | EVAL | GENERATE, "N", "tensor parallel: ranks that share each matrix; must divide the heads")  \
     WHOLE(pp, 1, 1, 100000, TRAIN | EVAL | GENERATE, "N", "pipeline parallel: ranks that share the layers")                    \
@@ -320,13 +322,13 @@ typedef struct {
     float
         *parameters; // (parameter_count): all tensors, one after another in the order of the table
     Weights weights; // pointers into parameters
-    Buckets *arriving; // of parameters that other replicas update; NULL where none do
+    Buckets *arriving; // being gathered: parameters that other DP ranks update; NULL without ZeRO
 } Model;
 
 // Waits until the parameters before `end` are those of this step.
 static void parameters_await(const Model *m, World *world, const float *end) {
     if (m->arriving) {
-        buckets_await(world, m->arriving, (size_t)(end - m->parameters));
+        buckets_wait_gathered(world, m->arriving, (size_t)(end - m->parameters));
     }
     mpi_progress(world);
 }
@@ -736,7 +738,7 @@ static bool backward_scratch_create(BackwardScratch *s, Memory *memory, const Mo
     return true;
 }
 
-// world_poke between the kernels lets the gradients of the layers behind travel meanwhile.
+// mpi_progress between the kernels advances the reduction of gradients that are complete.
 static void layer_backward(const Model *m, World *world, const LayerWeights *w, LayerWeights *dw,
                            const LayerActivations *y, BackwardScratch *d, const float *x, size_t B,
                            size_t T) {
@@ -785,19 +787,18 @@ typedef struct {
     BackwardScratch backward;
 } Workspace;
 
-// What becomes of the gradients of a step: they are summed over its micro-batches, then over the
-// replicas.
+// The gradients of a step: accumulated over its micro-batches, then reduced over the DP ranks.
 typedef struct {
     Weights dweights;       // pointers into gradients
     float *gradients;       // (parameter_count), laid out like the parameters
-    float *owned_gradients; // with ZeRO (owned): the sums that this replica updates with; else
+    float *owned_gradients; // with ZeRO (owned): the sums that this rank updates with; else
                             // gradients
-    Neighbours neighbours;
+    NodePeers node_peers;
     SharedArray shared_gradients,
-        shared_parameters; // with neighbours: where gradients, and with ZeRO parameters, are
+        shared_parameters; // with peers on the node: gradients, and with ZeRO parameters
     Buckets buckets;
-    bool overlap; // buckets leave while backward runs
-    // --reproducible: blocks of micro-batches are the leaves of one binary tree over all replicas.
+    bool overlap; // buckets are reduced while backward runs
+    // --reproducible: blocks of micro-batches are the leaves of one binary tree over all DP ranks.
     // A binary counter: tree[l] holds the sum of 2^l blocks while bit l of blocks_done is set.
     size_t block; // micro-batches in a leaf; 0: not reproducible
     size_t blocks_done;
@@ -827,19 +828,20 @@ static void tree_add(GradientReducer *reducer, size_t n, bool last) {
     }
 }
 
-// With ZeRO: this replica's pieces of gradients that are summed already.
+// With ZeRO: copies what this rank owns from gradients that are already reduced.
 static void owned_gradients_copy(GradientReducer *reducer) {
     for (size_t b = 0; reducer->buckets.zero && b < reducer->buckets.count; b++) {
         const Bucket *bucket = &reducer->buckets.items[b];
-        memcpy(reducer->owned_gradients + bucket->own, reducer->gradients + bucket->own_begin,
-               (bucket->own_end - bucket->own_begin) * sizeof *reducer->owned_gradients);
+        memcpy(reducer->owned_gradients + bucket->owned_offset,
+               reducer->gradients + bucket->owned_begin,
+               (bucket->owned_end - bucket->owned_begin) * sizeof *reducer->owned_gradients);
     }
 }
 
 // The gradients from `from` on are complete.
 static void gradients_complete(GradientReducer *reducer, World *world, const float *from) {
     if (reducer->overlap && reducer->block == 0) {
-        buckets_reduce_from(world, &reducer->buckets, (size_t)(from - reducer->gradients));
+        buckets_begin_reduce(world, &reducer->buckets, (size_t)(from - reducer->gradients));
     }
 }
 
@@ -980,8 +982,8 @@ static void gradients_sum(const Model *m, World *world, GradientReducer *reducer
     if (reducer->block > 0) {
         owned_gradients_copy(reducer);
     } else {
-        buckets_reduce_from(world, &reducer->buckets, 0);
-        buckets_wait(world, &reducer->buckets);
+        buckets_begin_reduce(world, &reducer->buckets, 0);
+        buckets_finish_reduce(world, &reducer->buckets);
     }
 }
 
@@ -1059,18 +1061,18 @@ typedef struct {
     size_t state; // where `begin` is in the optimizer's arrays and among the flow's own gradients
 } OwnedRange;
 
-// What this replica owns in a bucket of the tensor that begins at parameter `at`; false if nothing.
+// What this rank owns in a bucket of the tensor that begins at parameter `at`; false if nothing.
 static bool owned_range(const Bucket *bucket, size_t at, size_t elements, OwnedRange *range) {
-    size_t begin = bucket->own_begin > at ? bucket->own_begin : at;
-    size_t end = bucket->own_end < at + elements ? bucket->own_end : at + elements;
+    size_t begin = bucket->owned_begin > at ? bucket->owned_begin : at;
+    size_t end = bucket->owned_end < at + elements ? bucket->owned_end : at + elements;
     if (begin >= end) {
         return false;
     }
-    *range = (OwnedRange){begin - at, end - at, bucket->own + begin - bucket->own_begin};
+    *range = (OwnedRange){begin - at, end - at, bucket->owned_offset + begin - bucket->owned_begin};
     return true;
 }
 
-// AdamW on all that this replica owns; matrices decay, vectors do not. grad_scale clips.
+// AdamW on all that this rank owns; matrices decay, vectors do not. grad_scale clips.
 static void update(Model *m, const TensorView *views, const GradientReducer *reducer,
                    float *exp_avg, float *exp_avg_sq, const Options *o, double lr,
                    double grad_scale, uint64_t step) {
@@ -1239,7 +1241,7 @@ static bool train_step(Trainer *t, StepResult *s) {
         double grad_scale = o->clip > 0 && s->grad_norm > o->clip ? o->clip / s->grad_norm : 1;
         update(&t->model, t->views, &t->reducer, t->exp_avg, t->exp_avg_sq, o, s->lr, grad_scale,
                t->step + 1);
-        buckets_gather(w, &t->reducer.buckets);
+        buckets_begin_gather(w, &t->reducer.buckets);
         if (!o->overlap) {
             parameters_await(&t->model, w, t->model.parameters + t->model.parameter_count);
         }
@@ -2372,23 +2374,23 @@ static Keep keep_of_stage(const Options *o, const World *w) {
     return recompute ? KEEP_STREAM : KEEP_ALL;
 }
 
-// The memory that neighbours share: gradients, and with ZeRO parameters (n floats each). Without
-// neighbours none.
+// The memory shared by the DP ranks of a node: gradients, and with ZeRO parameters (n floats each).
+// None if the rank has no peers.
 static bool reducer_share_memory(GradientReducer *reducer, Memory *memory, const World *world,
                                  size_t n, bool zero, bool share, Error *e) {
     size_t bytes = n * sizeof(float);
-    neighbours_find(&reducer->neighbours, world, share);
-    return reducer->neighbours.peers == 1 ||
-           (shared_array_create(&reducer->shared_gradients, &reducer->neighbours, bytes, e) &&
+    node_peers_find(&reducer->node_peers, world, share);
+    return reducer->node_peers.peers == 1 ||
+           (shared_array_create(&reducer->shared_gradients, &reducer->node_peers, bytes, e) &&
             (memory_note(memory, "gradients", bytes, NULL) ||
              fail(e, "no memory for the list of arrays")) &&
             (!zero ||
-             (shared_array_create(&reducer->shared_parameters, &reducer->neighbours, bytes, e) &&
+             (shared_array_create(&reducer->shared_parameters, &reducer->node_peers, bytes, e) &&
               (memory_note(memory, "parameters", bytes, NULL) ||
                fail(e, "no memory for the list of arrays")))));
 }
 
-// Gradients, and the buckets in which they leave: one a layer, or several small layers together.
+// Gradients and their buckets: one per layer, or several small layers together.
 // `block`, `blocks`: micro-batches in a leaf of the sum, and such leaves of this replica; 0: not
 // reproducible.
 static bool reducer_create(GradientReducer *reducer, Memory *memory, Model *m, bool zero,
@@ -2410,7 +2412,7 @@ static bool reducer_create(GradientReducer *reducer, Memory *memory, Model *m, b
     }
     bool embedding = cuts[1] > 0; // not on the middle stages
     Buckets *b = &reducer->buckets;
-    if (!buckets_create(b, &reducer->neighbours, cuts + !embedding, m->shard.layers + embedding,
+    if (!buckets_create(b, &reducer->node_peers, cuts + !embedding, m->shard.layers + embedding,
                         m->parameter_count, zero, e)) {
         return false;
     }
@@ -2426,21 +2428,21 @@ static bool reducer_create(GradientReducer *reducer, Memory *memory, Model *m, b
     reducer->owned_gradients =
         zero ? memory_floats(memory, "gradients, own pieces", b->owned) : reducer->gradients;
     b->gradients = reducer->gradients;
-    b->gradients_of = reducer->shared_gradients.of;
-    b->sums = reducer->owned_gradients;
+    b->gradients_of_peer = reducer->shared_gradients.of_peer;
+    b->owned_gradients = reducer->owned_gradients;
     b->parameters = m->parameters;
-    b->parameters_of = reducer->shared_parameters.of;
+    b->parameters_of_peer = reducer->shared_parameters.of_peer;
     return reducer->owned_gradients ||
            fail(e, "no memory for the gradients of %zu parameters", b->owned);
 }
 
-// Collective over the replicas.
-static void reducer_free(GradientReducer *reducer) {
+// Collective over the DP ranks.
+static void reducer_free(World *w, GradientReducer *reducer) {
     free(reducer->dweights.layers);
-    buckets_free(&reducer->buckets);
+    buckets_free(w, &reducer->buckets);
     shared_array_free(&reducer->shared_gradients);
     shared_array_free(&reducer->shared_parameters);
-    neighbours_free(&reducer->neighbours);
+    node_peers_free(&reducer->node_peers);
 }
 
 // The leaves of --reproducible: the micro-batches of a step are cut into as many equal blocks as
@@ -2518,14 +2520,14 @@ static size_t messages_floats(const Trainer *t) {
     const Grid *g = &t->world->grid;
     size_t C = t->model.config.channels,
            n = sum_copies((size_t)g->tp_rank, (size_t)g->tp, t->B * t->T * C);
-    const Neighbours *neighbours = &t->reducer.neighbours;
-    if (t->reducer.block == 0 && neighbours->hosts > 1 && t->reducer.buckets.zero) {
+    const NodePeers *node_peers = &t->reducer.node_peers;
+    if (t->reducer.block == 0 && node_peers->nodes > 1 && t->reducer.buckets.zero) {
         n += t->reducer.buckets.owned;
-    } else if (t->reducer.block == 0 && neighbours->hosts > 1) {
+    } else if (t->reducer.block == 0 && node_peers->nodes > 1) {
         for (size_t b = 0; b < t->reducer.buckets.count; b++) {
             const Bucket *bucket = &t->reducer.buckets.items[b];
-            n += sum_copies((size_t)neighbours->host, (size_t)neighbours->hosts,
-                            bucket->slice_end - bucket->slice_begin);
+            n += sum_copies((size_t)node_peers->node, (size_t)node_peers->nodes,
+                            bucket->shard_end - bucket->shard_begin);
         }
     }
     return n + (p->first_stage != p->last_stage ? sum_copies(0, 2, p->vocab.count * C) : 0);
@@ -2591,8 +2593,7 @@ static void training_free(Trainer *t) {
     mixture_close(&t->val);
     model_free(&t->model);
     workspace_free(&t->workspace);
-    t->world->active_buckets = NULL;
-    reducer_free(&t->reducer);
+    reducer_free(t->world, &t->reducer);
     free(t->views);
     memory_free(&t->memory);
 }
@@ -2635,9 +2636,9 @@ static Traffic traffic_of(double calls, double bytes, double sent, double second
 // a slice each, then the slices between nodes.
 static void plan_replicas(const Plan *p, const Trainer *t, const Machine *m, StageLoad *l) {
     const Buckets *b = &t->reducer.buckets;
-    const Neighbours *near = &t->reducer.neighbours;
+    const NodePeers *near = &t->reducer.node_peers;
     size_t stride = p->tp * p->pp, n = t->model.parameter_count;
-    size_t peers = (size_t)near->peers, hosts = (size_t)near->hosts;
+    size_t peers = (size_t)near->peers, hosts = (size_t)near->nodes;
     double bytes = (double)n * sizeof(float), count = (double)b->count;
     if (p->dp == 1) {
         return;
@@ -2739,7 +2740,7 @@ static bool plan_stage(Plan *p, size_t stage, const Machine *m, Error *e) {
     World world = {.rank = stage > 0,
                    .size = (int)(p->tp * p->pp * p->dp),
                    .node_size = (int)p->per_node,
-                   .node = MPI_COMM_NULL,
+                   .node_comm = MPI_COMM_NULL,
                    .grid = grid_alone()};
     Grid *g = &world.grid;
     g->tp = (int)p->tp, g->pp = (int)p->pp, g->dp = (int)p->dp;
@@ -2822,12 +2823,12 @@ static bool plan_run(Trainer *t, const ModelConfig *config) {
     return world_check(w, ok, &e);
 }
 
-// The most memory that this process has had. What it saw of the neighbours' arrays counts as
-// theirs, its own in full.
+// The peak memory of this process. Shared arrays count for their owner only: its own in full, those
+// of its peers not at all.
 static double measured_peak(const Trainer *t) {
     const GradientReducer *reducer = &t->reducer;
     size_t peak = process_memory("VmHWM"), shared = process_memory("RssShmem");
-    if (reducer->neighbours.peers == 1) {
+    if (reducer->node_peers.peers == 1) {
         return (double)peak;
     }
     size_t own = reducer->shared_gradients.bytes + reducer->shared_parameters.bytes;
@@ -2927,7 +2928,7 @@ static int command_train(World *w, const Options *o) {
     if (o->save_every > 0) {
         catch_stop_signals();
     }
-    Placement placement = world_place(w, o->bind);
+    Placement placement = placement_bind(w, o->bind);
     bool ok = world_check(w, training_open(&t, &config, &e), &e);
     bool verify = w->rank == 0 && o->verify_data;
     ok = ok &&
@@ -2937,9 +2938,9 @@ static int command_train(World *w, const Options *o) {
     ok = ok && world_check(w, training_allocate(&t, &config, choose_kernels(o->kernels), &e), &e);
     ok = ok && plan_run(&t, &config);
     if (ok) {
-        placement.remote = percent_elsewhere(
-            t.model.parameters, t.model.parameter_count * sizeof(float), &placement.nodes);
-        world_print_placement(w, placement, stdout);
+        placement_sample_memory(&placement, t.model.parameters,
+                                t.model.parameter_count * sizeof(float));
+        placement_print(w, placement, stdout);
         t.peak_flops = measure_peak_flops(MPI_COMM_WORLD);
         ok = prepare_state(&t);
     }
@@ -3028,7 +3029,7 @@ static int command_eval(World *w, const Options *o) {
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }
-    world_place(w, o->bind);
+    placement_bind(w, o->bind);
     if (!load_model(w, o->checkpoint, o->kernels, &m, &memory)) {
         model_free(&m);
         memory_free(&memory);
@@ -3252,7 +3253,7 @@ static int command_generate(World *w, const Options *o) {
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }
-    world_place(w, o->bind);
+    placement_bind(w, o->bind);
     ok = load_model(w, o->checkpoint, o->kernels, &g.model, &memory);
     if (ok) {
         bool loaded = tokenizer_load(&g.tokenizer, o->checkpoint, &e);
@@ -3355,7 +3356,7 @@ static int command_prepare(World *w, const Options *o) {
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }
-    world_place(w, o->bind);
+    placement_bind(w, o->bind);
     if (!prepare_corpus(w, &p, &report)) {
         return EXIT_FAILURE;
     }
@@ -3463,7 +3464,7 @@ static int command_kernels(World *w, const Options *o) {
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }
-    world_place(w, o->bind);
+    placement_bind(w, o->bind);
     if (w->rank == 0) {
         ok = (!o->check || check_kernels(o->only, &e)) && (!o->golden || golden_run(&e)) &&
              (!o->bench || bench_kernels(o->only, measure_peak_flops(MPI_COMM_SELF), &e));
@@ -4114,7 +4115,7 @@ static double measure_overlap(Trainer *t, World *all) {
 static double measure_base(World *w) {
     enum { ELEMENTS = 1 << 14 };
     float x[ELEMENTS] = {0};
-    all_reduce_floats_(w, MPI_COMM_WORLD, x, ELEMENTS);
+    all_reduce_floats(w, MPI_COMM_WORLD, x, ELEMENTS);
     return largest_of_all((double)process_memory("VmRSS"));
 }
 
@@ -4150,7 +4151,7 @@ static bool measure_sums(World *w, MPI_Comm comm, SumTiming timings[SUM_SIZES]) 
         for (int run = 0; run < 4 * MEASURE_RUNS; run++) {
             MPI_Barrier(MPI_COMM_WORLD);
             double start = seconds_now();
-            all_reduce_floats_(w, comm, x, timings[i].bytes / sizeof *x);
+            all_reduce_floats(w, comm, x, timings[i].bytes / sizeof *x);
             timings[i].seconds = fmin(timings[i].seconds, largest_of_all(seconds_now() - start));
         }
     }
@@ -4163,7 +4164,7 @@ static bool measure_sums(World *w, MPI_Comm comm, SumTiming timings[SUM_SIZES]) 
 static double fit_link(const SumTiming timings[SUM_SIZES], size_t ranks, Link *link) {
     double aa = 0, ab = 0, bb = 0, a1 = 0, b1 = 0, worst = 0;
     for (size_t i = 0; i < SUM_SIZES; i++) {
-        double a = 2 * steps_of_(ranks) / timings[i].seconds;
+        double a = 2 * collective_steps(ranks) / timings[i].seconds;
         double b = 2 * gather_sent(ranks, (double)timings[i].bytes) / timings[i].seconds;
         aa += a * a, ab += a * b, bb += b * b, a1 += a, b1 += b;
     }
@@ -4300,7 +4301,7 @@ static bool measure_network(World *w, Machine *m, JsonWriter *json, size_t nodes
     char text[192];
     bool ok = true;
     MPI_Comm_split(MPI_COMM_WORLD, w->node_rank, w->rank, &across);
-    if (w->node_size > 1 && (ok = measure_sums(w, w->node, timings))) {
+    if (w->node_size > 1 && (ok = measure_sums(w, w->node_comm, timings))) {
         double off = fit_link(timings, (size_t)w->node_size, &inside);
         snprintf(text, sizeof text,
                  "measured: sums of 1 KiB to 16 MiB over %d ranks of a node, fitted within %.0f %%",
@@ -4352,7 +4353,7 @@ static bool plan_measure(World *w, const Options *o) {
     if (!world_check(w, ok, &e)) {
         return false;
     }
-    Placement placement = world_place(w, o->bind);
+    Placement placement = placement_bind(w, o->bind);
     gethostname(m.name, sizeof m.name - 1);
     set_figure(&m.cores, fmax(1, (double)placement.threads * w->node_size),
                "threads of the ranks started on a node");

@@ -8,7 +8,8 @@
 #define PLAN_H
 
 #include "kernels_sve.h" // defines: allocate_floats, allocated_bytes
-#include "mpi_utils.h"   // defines: addresses_reserve
+#include "mpi_utils.h"
+#include "parallel/shared_array.h"
 #include "util/json.h"
 
 // ------------------------------------------------------------------------------------------------
@@ -269,7 +270,7 @@ static inline Link link_of(const Machine *m, size_t per_node, size_t ranks, size
     return (Link){m->latency.value, fmin(links * m->bandwidth.value, m->injection.value / groups)};
 }
 
-static inline double steps_of_(size_t ranks) {
+static inline double collective_steps(size_t ranks) {
     return ceil(log2((double)ranks));
 }
 
@@ -281,7 +282,8 @@ static inline double gather_sent(size_t ranks, double bytes) {
 
 static inline double gather_seconds(Link link, size_t ranks, double bytes) {
     return ranks < 2 ? 0
-                     : steps_of_(ranks) * link.latency + gather_sent(ranks, bytes) / link.bandwidth;
+                     : collective_steps(ranks) * link.latency +
+                           gather_sent(ranks, bytes) / link.bandwidth;
 }
 
 // Reduce-scatter, then all-gather.
