@@ -11,10 +11,10 @@ typedef struct {
     int32_t *inputs, *targets; // (rows, T)
     int32_t *sample;           // (T + 1): one sample as it is read
     unsigned char *digests;    // (digests, 32): SHA-256 of the samples
-} Batch;
+} SampleBatch;
 
 // digests: rows, on rank 0 as many as the global batch has.
-static inline bool batch_create(Batch *b, MemoryLedger *memory, size_t rows, size_t digests,
+static inline bool batch_create(SampleBatch *b, MemoryLedger *memory, size_t rows, size_t digests,
                                 size_t T, Error *e) {
     b->rows = rows;
     b->T = T;
@@ -27,7 +27,7 @@ static inline bool batch_create(Batch *b, MemoryLedger *memory, size_t rows, siz
 }
 
 // Row `row` = sample `sample` of a dataset; its targets are one token further.
-static inline bool batch_read_row(Batch *b, size_t row, const Dataset *data, uint64_t sample,
+static inline bool batch_read_row(SampleBatch *b, size_t row, const Dataset *data, uint64_t sample,
                                   size_t vocab_size, Error *e) {
     if (!dataset_read(data, sample, vocab_size, b->sample, e)) {
         return false;
@@ -39,7 +39,7 @@ static inline bool batch_read_row(Batch *b, size_t row, const Dataset *data, uin
 
 // Collective: the hash of a step's samples, on rank 0 into hex, from the tokens that forward is about
 // to see.
-static inline void batch_hash_step(Batch *b, World *w, size_t global_batch,
+static inline void batch_hash_step(SampleBatch *b, World *w, size_t global_batch,
                                    char hex[BATCH_HASH_DIGITS + 1]) {
     for (size_t i = 0; i < b->rows; i++) {
         Sha256 hash;

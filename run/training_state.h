@@ -7,6 +7,8 @@
 #include "model/tensors.h"
 #include "mpi_utils.h"
 #include "run/gradient_reducer.h"
+#include "tokenizer.h" // defines: TOKENIZER_FILES
+#include "util/text.h"
 
 // What one rank holds of the model and of AdamW's state.
 typedef struct {
@@ -19,11 +21,13 @@ typedef struct {
     float *exp_avg, *exp_avg_sq; // AdamW's m and v, of what this rank owns
 } TrainingState;
 
-// A small file of a checkpoint, which rank 0 has ready as text.
+// The small files of a checkpoint, which rank 0 has ready as text, and the folder whose tokenizer goes
+// into it, "" for none.
 typedef struct {
-    const char *name;
-    JsonWriter *text;
-} CheckpointText;
+    JsonWriter *config, *generation_config, *trainer_state;
+    const TextBuffer *model_card;
+    const char *tokenizer;
+} SmallFiles;
 
 // Views of a shard's tensors, then AdamW's two arrays under the names they have in the optimizer's
 // files: 3 * count of them, without data. NULL without memory.
@@ -113,29 +117,29 @@ static inline bool write_tensor_files_(const TrainingState *t, World *w, Checkpo
     return all;
 }
 
-// Rank 0: the small files and copies of the tokenizer's; tokenizer: its folder, "" for none.
-static inline bool add_small_files_(CheckpointWriter *writer, const CheckpointText *texts,
-                                    size_t count, const char *tokenizer, Error *e) {
+static inline bool add_small_files_(CheckpointWriter *w, const SmallFiles *files, Error *e) {
+    const TextBuffer *card = files->model_card;
+    const char *tokenizer = files->tokenizer;
     char path[PATH_LIMIT];
-    for (size_t i = 0; i < count; i++) {
-        if (!checkpoint_add_json(writer, texts[i].name, texts[i].text, e)) {
-            return false;
-        }
+    if (!checkpoint_add_json(w, "config.json", files->config, e) ||
+        !checkpoint_add_json(w, "generation_config.json", files->generation_config, e) ||
+        !checkpoint_add_json(w, "trainer_state.json", files->trainer_state, e) ||
+        !checkpoint_add_bytes(w, "README.md", card->data, card->length, e)) {
+        return false;
     }
     for (size_t i = 0; TOKENIZER_FILES[i] && tokenizer[0]; i++) {
         if (!path_format(path, e, "%s/%s", tokenizer, TOKENIZER_FILES[i]) ||
-            (!access(path, F_OK) &&
-             !checkpoint_add_copy(writer, tokenizer, TOKENIZER_FILES[i], e))) {
+            (!access(path, F_OK) && !checkpoint_add_copy(w, tokenizer, TOKENIZER_FILES[i], e))) {
             return false;
         }
     }
     return true;
 }
 
-// Collective: writes OUT/.step-NNNNNN.new, which rank 0 then gives its final name. texts (count): on
-// rank 0. False on all ranks, with the reason printed, on failure; older checkpoints stay as they are.
+// Collective: writes OUT/.step-NNNNNN.new, which rank 0 then gives its final name. False on all ranks,
+// with the reason printed, on failure; older checkpoints stay as they are.
 static inline bool state_save(const TrainingState *t, World *w, const char *out, uint64_t step,
-                              const CheckpointText *texts, size_t count, const char *tokenizer) {
+                              const SmallFiles *small) {
     Error e = {0};
     CheckpointWriter writer;
     TensorFiles files = {0};
@@ -148,7 +152,7 @@ static inline bool state_save(const TrainingState *t, World *w, const char *out,
     bool ok = ((whole && mine) || fail(&e, "no memory to save a checkpoint")) &&
               tensor_files(&files, whole, whole_count, &e);
     bool begun = ok && checkpoint_begin(&writer, out, step, root, &e);
-    ok = begun && (!root || (add_small_files_(&writer, texts, count, tokenizer, &e) &&
+    ok = begun && (!root || (add_small_files_(&writer, small, &e) &&
                              checkpoint_add_index(&writer, &files, whole, &e)));
 
     ok = world_check(w, ok, &e) && write_tensor_files_(t, w, &writer, &files, whole, mine);
