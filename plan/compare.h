@@ -4,40 +4,40 @@
 #define PLAN_COMPARE_H
 
 #include "plan/print.h"
+#include "run/log_reader.h"
 
-// The log of a run: its first line, which describes the run, and its last, which closes it. The
-// caller frees both.
+// The log of a finished run: its first line, which describes the run, and its last, which closes it.
+// The caller frees both documents.
 typedef struct {
     char path[PATH_LIMIT];
     JsonDocument run, end;
-} RunLines_;
+} FinishedRun_;
 
-static inline void run_lines_free_(RunLines_ *f) {
+static inline void finished_run_free_(FinishedRun_ *f) {
     json_free(&f->run);
     json_free(&f->end);
 }
 
-static inline bool run_lines_read_(RunLines_ *f, const char *directory, Error *e) {
-    size_t length = 0;
-    *f = (RunLines_){0};
-    char *text = path_format(f->path, e, "%s/log.jsonl", directory)
-                     ? read_file(f->path, SIZE_MAX / 2, &length, e)
-                     : NULL;
-    if (!text) {
+static inline bool finished_run_read_(FinishedRun_ *f, const char *directory, Error *e) {
+    LogReader reader;
+    *f = (FinishedRun_){0};
+    if (!log_reader_open_run(&reader, &f->run, directory, e)) {
         return false;
     }
+    memcpy(f->path, reader.path, sizeof f->path);
+    while (log_reader_next(&reader)) {
+        json_free(&f->end);
+        if (reader.kind == LOG_PLAN) {
+            f->end = log_reader_take(&reader);
+        }
+    }
 
-    const char *first = memchr(text, '\n', length), *last = memrchr(text, '\n', length);
-    const char *before = first ? memrchr(text, '\n', (size_t)(last - text)) : NULL;
-    bool ok = first ? json_parse(&f->run, text, (size_t)(first - text), f->path, e)
-                    : fail(e, "%s: has no complete first line", f->path);
-    if (ok && before) {
-        ok = json_parse(&f->end, before + 1, (size_t)(last - before - 1), f->path, e);
-    }
+    bool ok = log_reader_close(&reader, e) &&
+              (f->end.root ||
+               fail(e, "%s: its last line has no \"plan\": the run is not finished", f->path));
     if (!ok) {
-        run_lines_free_(f);
+        finished_run_free_(f);
     }
-    free(text);
     return ok;
 }
 
@@ -113,19 +113,17 @@ static inline void plan_print_difference_(const char *what, double planned, cons
 
 static inline bool compare_run_(const Options *o, const char *directory, const Machine *machine,
                                 CountStage count, Error *e) {
-    RunLines_ log;
+    FinishedRun_ log;
     PlannedRun run;
-    if (!run_lines_read_(&log, directory, e)) {
+    if (!finished_run_read_(&log, directory, e)) {
         return false;
     }
 
     Plan p = {0};
-    const Json *fact = json_get(log.end.root, "plan");
-    bool ok =
-        planned_run_from_log(&run, log.run.root, o, log.path, e) &&
-        (fact || fail(e, "%s: its last line has no \"plan\": the run is not finished", log.path)) &&
-        plan_make(&p, &run, machine, count, e);
+    bool ok = planned_run_from_log(&run, log.run.root, o, log.path, e) &&
+              plan_make(&p, &run, machine, count, e);
     if (ok) {
+        const Json *fact = json_get(log.end.root, "plan");
         double base = 0;
         json_double(json_get(fact, "base_bytes"), &base);
         base = machine ? machine->base_memory.value : base;
@@ -141,7 +139,7 @@ static inline bool compare_run_(const Options *o, const char *directory, const M
         }
     }
     plan_free(&p);
-    run_lines_free_(&log);
+    finished_run_free_(&log);
     return ok;
 }
 
