@@ -17,7 +17,7 @@
 
 #include "corpus/prepare.h" // defines: prepare_corpus, PrepareOptions, PrepareReport
 #include "dataloader.h"     // defines: Dataset, dataset_*, Mixture, mixture_*, random_*, Sha256
-#include "kernels_check.h"  // defines: check_kernels, bench_kernels
+#include "kernels/check.h"    // defines: check_kernels, bench_kernels
 #include "kernels_ref.h"    // defines: Kernels, kernels_ref
 #include "kernels_sve.h" // defines: kernels_sve, allocate_floats, zero_floats, tile_flops_sve, flush_denormals
 #include "model/checkpoint.h" // defines: TensorView, ModelConfig, config_*, weights_load, safetensors_*, checkpoint_*
@@ -661,7 +661,7 @@ static void forward(const Model *m, World *world, Activations *a, const int32_t 
 typedef struct {
     float *logits;         // (CLASSIFIER_ROWS, words)
     float *scale;          // (CLASSIFIER_ROWS)
-    SliceSoftmax *softmax; // (slices, CLASSIFIER_ROWS)
+    ShardSoftmax *softmax; // (slices, CLASSIFIER_ROWS)
 } ClassifierScratch;
 
 static bool classifier_create(ClassifierScratch *s, Memory *memory, const ModelShard *p, Error *e) {
@@ -2543,8 +2543,9 @@ static bool note_other_memory(Trainer *t, Error *e) {
         (packing == 0 ||
          memory_note(&t->memory, "packed matrices", allocated_bytes(packing), NULL)) &&
         memory_note(&t->memory, "copies inside MPI", sizeof(float) * messages_floats(t), NULL);
-    if (packing > 0 && !t->memory.planned) {
-        pack_scratch_sve(packing);
+    if (packing > 0 && !t->memory.planned && !pack_scratch_reserve(packing)) {
+        return fail(e, "no memory for %zu MiB of packed matrices: choose a smaller --micro-batch",
+                    allocated_bytes(packing) >> 20);
     }
     return ok || fail(e, "no memory for the list of arrays");
 }
@@ -2681,7 +2682,7 @@ static void plan_parts(const Plan *p, const ModelShard *shard, bool again, const
         double forward = 2 * L + shard->first_stage, backward = (2 + again) * L + shard->last_stage;
         double gathers = shard->last_stage ? ceil(R / CLASSIFIER_ROWS) : 0;
         double rows = gathers > 0 ? R / gathers : 0,
-               records = (double)p->tp * rows * sizeof(SliceSoftmax);
+               records = (double)p->tp * rows * sizeof(ShardSoftmax);
         double sum = sum_seconds(link, p->tp, stream),
                gather = gather_seconds(link, p->tp, records);
         l->traffic[TP_SUM] =

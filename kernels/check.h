@@ -6,10 +6,10 @@
 #include <float.h>
 #include <omp.h>
 
-#include "dataloader.h"  // defines: random_bits
 #include "kernels_ref.h" // defines: Kernels, kernels_ref
 #include "kernels_sve.h" // defines: kernels_sve, allocate_floats
-#include "util/json.h"
+#include "util/error.h"
+#include "util/random.h" // defines: random_bits
 
 typedef struct {
     size_t B, T, C, H, V, O; // O: output channels of a matrix product
@@ -109,7 +109,7 @@ RUN(run_logits_forward) {
 // The three steps of the classifier over two slices of the vocabulary.
 RUN(run_classifier) {
     float dloss = 1 / (float)(s->B * s->T), scale[CLASSIFIER_ROWS], *branch = x[6];
-    SliceSoftmax softmax[2 * CLASSIFIER_ROWS];
+    ShardSoftmax softmax[2 * CLASSIFIER_ROWS];
     const VocabShard vocab[2] = {{0, (s->V + 1) / 2}, {(s->V + 1) / 2, s->V / 2}};
     const size_t slices = s->V > 1 ? 2 : 1;
     for (size_t r = 0; r < s->B * s->T; r += CLASSIFIER_ROWS) {
