@@ -17,7 +17,8 @@
 
 #include "corpus/prepare.h" // defines: prepare_corpus, PrepareOptions, PrepareReport
 #include "dataloader.h"     // defines: Dataset, dataset_*, Mixture, mixture_*, random_*, Sha256
-#include "kernels/check.h"    // defines: check_kernels, bench_kernels
+#include "kernels/bench.h"    // defines: bench_kernels, probe_seconds
+#include "kernels/check.h"    // defines: check_kernels
 #include "kernels_ref.h"    // defines: Kernels, kernels_ref
 #include "kernels_sve.h" // defines: kernels_sve, allocate_floats, zero_floats, tile_flops_sve, flush_denormals
 #include "model/checkpoint.h" // defines: TensorView, ModelConfig, config_*, weights_load, safetensors_*, checkpoint_*
