@@ -9,7 +9,8 @@
 
 #include "corpus/prepare.h"
 #include "dataloader.h"
-#include "kernels_check.h"
+#include "kernels/bench.h"
+#include "kernels/check.h"
 #include "kernels_ref.h"
 #include "kernels_sve.h"
 #include "model/activations.h"
@@ -936,7 +937,7 @@ static bool reserve_other_memory(Trainer *t, size_t threads, Error *e) {
     if (!noted) {
         return fail(e, "no memory for the list of arrays");
     }
-    return packing == 0 || t->memory.planned || pack_scratch_sve(packing) ||
+    return packing == 0 || t->memory.planned || pack_scratch_reserve(packing) ||
            fail(e, "no memory for packed matrices (%zu floats)", packing);
 }
 
