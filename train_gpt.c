@@ -1399,34 +1399,6 @@ static int command_generate(World *w, const Options *o) {
 // =================================================================================================
 // Commands: prepare, trace, report, kernels, plan
 
-static void print_prepared(const PrepareReport *r, const char *out) {
-    const Counts *c = &r->counts;
-    printf(
-        "%s: %llu documents from %llu sources, %llu tokens, vocabulary %zu, %.2f bytes a token\n",
-        out, (unsigned long long)c->documents, (unsigned long long)r->sources,
-        (unsigned long long)c->tokens, r->vocab_size, (double)c->text_bytes / (double)c->tokens);
-    printf("train: %llu documents, %llu tokens; val: %llu documents, %llu tokens\n",
-           (unsigned long long)c->train_documents, (unsigned long long)c->train_tokens,
-           (unsigned long long)c->val_documents, (unsigned long long)c->val_tokens);
-    printf("left out: %llu empty documents, %llu blank lines, %llu lines that are no document, "
-           "%llu files of other "
-           "kinds\n",
-           (unsigned long long)c->empty, (unsigned long long)c->blank_lines,
-           (unsigned long long)c->rejected_lines, (unsigned long long)r->skipped_files);
-    printf("left out by filters: %llu short, %llu long, %llu for their share of Japanese, %llu for "
-           "repeated lines, "
-           "%llu "
-           "duplicates, %llu near-duplicates\n",
-           (unsigned long long)c->dropped_short, (unsigned long long)c->dropped_long,
-           (unsigned long long)c->dropped_japanese, (unsigned long long)c->dropped_repeated_lines,
-           (unsigned long long)c->dropped_exact_duplicate,
-           (unsigned long long)c->dropped_near_duplicate);
-    printf("invalid UTF-8 replaced: %llu times\n", (unsigned long long)c->replaced);
-    for (size_t i = 0; i < r->note_count; i++) {
-        printf("left out: %s\n", r->notes[i]);
-    }
-}
-
 static int command_prepare(World *w, const Options *o) {
     Error e = {0};
     PrepareReport report;
@@ -1453,17 +1425,7 @@ static int command_prepare(World *w, const Options *o) {
         .command_count = (size_t)o->argc,
         .progress = stdout,
     };
-    bool ok = (o->input.count && o->out) ||
-              fail(&e, "prepare needs %s", o->out ? "--input PATH..." : "--out DIR");
-    ok = ok && (!o->tokenizer != !o->vocab_size ||
-                fail(&e, "prepare needs either --vocab-size N, to train a tokenizer, or "
-                         "--tokenizer DIR, to use one"));
-    ok = ok &&
-         (o->tokenizer || o->vocab_size >= 257 ||
-          fail(&e, "--vocab-size %llu is too small: 256 bytes and the end of a document make 257",
-               (unsigned long long)o->vocab_size));
-    ok = ok && collect_check(&p.collect, &e);
-    if (!world_check(w, ok, &e)) {
+    if (!world_check(w, prepare_check_options(&p, &e), &e)) {
         return EXIT_USAGE;
     }
     placement_bind(w, o->bind);
@@ -1471,7 +1433,7 @@ static int command_prepare(World *w, const Options *o) {
         return EXIT_FAILURE;
     }
     if (w->rank == 0) {
-        print_prepared(&report, o->out);
+        prepare_report_print(&report, o->out, stdout);
     }
     return EXIT_SUCCESS;
 }
