@@ -232,4 +232,33 @@ static inline bool sync_directory(const char *path, Error *e) {
     return ok;
 }
 
+// Writes a small file whole; it is on disk when this returns true.
+static inline bool write_file(const char *path, const void *data, size_t length, Error *e) {
+    FILE *file = fopen(path, "wb");
+    if (!file) {
+        return fail(e, "%s: cannot be created: %s", path, strerror(errno));
+    }
+    bool ok = write_bytes(file, path, data, length, e);
+    return close_written(file, path, ok ? e : &(Error){0}) && ok;
+}
+
+// Replaces a small file, or creates it: whoever opens it finds the old content or the new, both whole,
+// whenever the power fails.
+static inline bool replace_file(const char *path, const void *data, size_t length, Error *e) {
+    char temporary[PATH_LIMIT], folder[PATH_LIMIT];
+    if (!path_format(temporary, e, "%s.new", path) || !path_format(folder, e, "%s", path)) {
+        return false;
+    }
+    char *slash = strrchr(folder, '/');
+    strcpy(slash ? slash + (slash == folder) : folder, slash ? "" : ".");
+
+    if (!write_file(temporary, data, length, e)) {
+        unlink(temporary);
+        return false;
+    }
+    return (!rename(temporary, path) ||
+            fail(e, "%s: cannot be replaced: %s", path, strerror(errno))) &&
+           sync_directory(folder, e);
+}
+
 #endif
