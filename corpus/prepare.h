@@ -1254,8 +1254,8 @@ static inline void piece_encode_(Preparation *p, BatchPiece *piece, int worker) 
     Worker *w = &p->workers[worker];
     piece->worker = worker;
     piece->first_token = w->tokens.count;
-    int part = (piece->continues ? TEXT_CONTINUES : 0) | (piece->goes_on ? TEXT_GOES_ON : 0);
-    w->ok = w->ok && encoder_encode_part(&w->encoder, piece->text, piece->length, part, &w->tokens,
+    int part = (piece->continues ? TEXT_NOT_FIRST : 0) | (piece->goes_on ? TEXT_NOT_LAST : 0);
+    w->ok = w->ok && encoder_encode_chunk(&w->encoder, piece->text, piece->length, part, &w->tokens,
                                          &w->error);
     piece->token_count = w->tokens.count - piece->first_token;
 }
@@ -1454,7 +1454,7 @@ static inline bool part_tokens_(PartFile *f, int token_bytes, const int32_t *ids
 enum { SMALL_VOCABULARY = 65500 };
 
 static inline int token_bytes_(const Preparation *p) {
-    return p->tokenizer.vocab_size < SMALL_VOCABULARY ? 2 : 4;
+    return p->tokenizer.vocabulary.count < SMALL_VOCABULARY ? 2 : 4;
 }
 
 // The counts of documents, tokens and bytes of metadata of a split stand together.
@@ -2555,7 +2555,7 @@ static inline bool manifest_text_(const Preparation *p, const Shard shards[SPLIT
     json_put_string(w, "path", p->options->tokenizer ? p->options->tokenizer : "tokenizer");
     json_put_bool(w, "trained", !p->options->tokenizer);
     json_put_string(w, "sha256", tokenizer_hash);
-    json_put_uint(w, "vocab_size", p->tokenizer.vocab_size);
+    json_put_uint(w, "vocab_size", p->tokenizer.vocabulary.count);
     json_put_uint(w, "end_of_document", (uint64_t)p->tokenizer.end_of_document);
     json_close(w, '}');
     json_open(w, "splits", '{');
@@ -2967,7 +2967,7 @@ static inline bool prepare_finish_(Preparation *p, const Shard shards[SPLITS], c
     PrepareReport *r = p->report;
     r->sources = p->sources.count;
     r->skipped_files = p->sources.skipped;
-    r->vocab_size = p->tokenizer.vocab_size;
+    r->vocab_size = p->tokenizer.vocabulary.count;
     for (int s = 0; s < SPLITS; s++) {
         uint64_t *counts = split_counts_(&r->counts, s);
         counts[0] = shards[s].documents;
