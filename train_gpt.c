@@ -7,9 +7,10 @@
 // has a folder of its own.
 #include <float.h>
 
-#include "corpus/prepare.h"
+#include "corpus/command.h"
 #include "dataloader.h"
-#include "kernels_check.h"
+#include "kernels/bench.h"
+#include "kernels/check.h"
 #include "kernels_ref.h"
 #include "kernels_sve.h"
 #include "model/activations.h"
@@ -23,9 +24,9 @@
 #include "parallel/placement.h"
 #include "plan/command.h"
 #include "plan/result.h"
+#include "report/command.h"
 #include "report/events.h"
 #include "report/model_card.h"
-#include "report/page.h"
 #include "run/batch.h"
 #include "run/command_line.h"
 #include "run/console.h"
@@ -40,7 +41,7 @@
 #include "run/train_setup.h"
 #include "run/training_state.h"
 #include "tokenizer.h"
-#include "trace/trace.h"
+#include "trace/command.h"
 #include "util/clock.h"
 
 // =================================================================================================
@@ -918,26 +919,28 @@ static bool create_reducer(Trainer *t, bool zero, Error *e) {
            fail(e, "no memory for the gradients of %zu layers", layers);
 }
 
-// What the kernels pack into, and MPI's own buffers, beside the arrays that are ours. Kernels get
-// theirs now, so that a run that does not fit fails before it begins.
-static bool reserve_other_memory(Trainer *t, size_t threads, Error *e) {
-    const TrainSetup *s = &t->setup;
-    const ModelShard *shard = &t->model.shard;
-    size_t C = s->config.channels, packing = 0;
-    size_t mpi = mpi_buffer_floats(&t->world->grid, shard, &t->reducer,
-                                   s->micro_batch * s->seq_len * C, shard->vocab.count * C);
-    if (t->model.kernels == &kernels_sve) {
-        packing = packing_floats(&s->config, shard, s->micro_batch, s->seq_len, threads);
+// What the kernels of a model pack into, for micro-batches of B sequences of T tokens. They get it now,
+// so that what does not fit fails before it begins; with a planned ledger it is only counted.
+static bool reserve_packing(MemoryLedger *memory, const Model *m, size_t B, size_t T,
+                            size_t threads, Error *e) {
+    if (m->kernels != &kernels_sve) {
+        return true;
     }
+    size_t n = packing_floats(&m->config, &m->shard, B, T, threads);
+    return (ledger_note(memory, "packed matrices", allocated_bytes(n), NULL) &&
+            (memory->planned || pack_scratch_reserve(n))) ||
+           fail(e, "no memory for %zu MiB of packed matrices: choose a smaller --micro-batch",
+                allocated_bytes(n) >> 20);
+}
 
-    bool noted = (packing == 0 ||
-                  ledger_note(&t->memory, "packed matrices", allocated_bytes(packing), NULL)) &&
-                 ledger_note(&t->memory, "MPI buffers", mpi * sizeof(float), NULL);
-    if (!noted) {
-        return fail(e, "no memory for the list of arrays");
-    }
-    return packing == 0 || t->memory.planned || pack_scratch_sve(packing) ||
-           fail(e, "no memory for packed matrices (%zu floats)", packing);
+// MPI's own buffers, which only count.
+static bool note_mpi_buffers(Trainer *t, Error *e) {
+    const ModelShard *shard = &t->model.shard;
+    size_t C = t->model.config.channels, R = t->setup.micro_batch * t->setup.seq_len;
+    size_t n =
+        mpi_buffer_floats(&t->world->grid, shard, &t->reducer, R * C, shard->vocab.count * C);
+    return ledger_note(&t->memory, "MPI buffers", n * sizeof(float), NULL) ||
+           fail(e, "no memory for the list of arrays");
 }
 
 // Collective: model, gradients, optimizer and activations, all zero. With t->memory.planned they are
@@ -960,7 +963,7 @@ static bool training_allocate(Trainer *t, const Kernels *kernels, size_t threads
                         t->world->rank == 0 ? t->setup.global_batch : rows, T, e) &&
            create_reducer(t, zero, e) &&
            optimizer_create(&t->optimizer, &t->memory, &t->model, &t->reducer.buckets, e) &&
-           reserve_other_memory(t, threads, e);
+           reserve_packing(&t->memory, &t->model, B, T, threads, e) && note_mpi_buffers(t, e);
 }
 
 static void training_free(Trainer *t) {
@@ -1187,6 +1190,7 @@ static int command_eval(World *w, const Options *o) {
             batch_create(&batch, &memory, B, 0, T, &e) &&
             mixture_open(&data, paths->items, paths->count, "val", T, &e) &&
             workspace_create(&workspace, &memory, &m.config, &m.shard, 1, B, T, KEEP_CACHE, &e) &&
+            reserve_packing(&memory, &m, B, T, (size_t)omp_get_max_threads(), &e) &&
             (w->rank != 0 || !o->verify_data || mixture_verify(&data, &e));
         ok = world_check(w, ok, &e) &&
              evaluate_mixture(w, &m, &workspace, &data, 0, 1, &batch, losses, &loss);
@@ -1356,8 +1360,11 @@ static bool generator_create(Generator *g, Error *e) {
     }
     g->logits = ledger_floats(&g->memory, "logits", c->vocab_size);
     g->candidates = ledger_bytes(&g->memory, "logits", c->vocab_size * sizeof *g->candidates);
-    return ((g->logits && g->candidates) ||
-            fail(e, "no memory for the logits of %zu tokens", c->vocab_size)) &&
+    if (!g->logits || !g->candidates) {
+        return fail(e, "no memory for the logits of %zu tokens", c->vocab_size);
+    }
+    return reserve_packing(&g->memory, &g->model, 1, c->seq_len, (size_t)omp_get_max_threads(),
+                           e) &&
            encode_prompt(g, e);
 }
 
@@ -1396,131 +1403,7 @@ static int command_generate(World *w, const Options *o) {
 }
 
 // =================================================================================================
-// Commands: prepare, trace, report, kernels, plan
-
-static void print_prepared(const PrepareReport *r, const char *out) {
-    const Counts *c = &r->counts;
-    printf(
-        "%s: %llu documents from %llu sources, %llu tokens, vocabulary %zu, %.2f bytes a token\n",
-        out, (unsigned long long)c->documents, (unsigned long long)r->sources,
-        (unsigned long long)c->tokens, r->vocab_size, (double)c->text_bytes / (double)c->tokens);
-    printf("train: %llu documents, %llu tokens; val: %llu documents, %llu tokens\n",
-           (unsigned long long)c->train_documents, (unsigned long long)c->train_tokens,
-           (unsigned long long)c->val_documents, (unsigned long long)c->val_tokens);
-    printf("left out: %llu empty documents, %llu blank lines, %llu lines that are no document, "
-           "%llu files of other "
-           "kinds\n",
-           (unsigned long long)c->empty, (unsigned long long)c->blank_lines,
-           (unsigned long long)c->rejected_lines, (unsigned long long)r->skipped_files);
-    printf("left out by filters: %llu short, %llu long, %llu for their share of Japanese, %llu for "
-           "repeated lines, "
-           "%llu "
-           "duplicates, %llu near-duplicates\n",
-           (unsigned long long)c->dropped_short, (unsigned long long)c->dropped_long,
-           (unsigned long long)c->dropped_japanese, (unsigned long long)c->dropped_repeated_lines,
-           (unsigned long long)c->dropped_exact_duplicate,
-           (unsigned long long)c->dropped_near_duplicate);
-    printf("invalid UTF-8 replaced: %llu times\n", (unsigned long long)c->replaced);
-    for (size_t i = 0; i < r->note_count; i++) {
-        printf("left out: %s\n", r->notes[i]);
-    }
-}
-
-static int command_prepare(World *w, const Options *o) {
-    Error e = {0};
-    PrepareReport report;
-    PrepareOptions p = {
-        .inputs = o->input.items,
-        .input_count = o->input.count,
-        .out = o->out,
-        .tokenizer = o->tokenizer,
-        .vocab_size = o->vocab_size,
-        .tokenizer_sample = o->tokenizer_sample,
-        .val_fraction = o->val_fraction,
-        .text_key = o->text_key,
-        .seed = o->seed,
-        .unigram = o->tokenizer_kind == TOKENIZER_KIND_UNIGRAM,
-        .index = o->index,
-        .collect = {.min_characters = o->min_characters,
-                    .max_characters = o->max_characters ? o->max_characters : UINT64_MAX,
-                    .min_japanese = o->min_japanese,
-                    .max_repeated_lines = o->max_repeated_lines,
-                    .exact = o->dedup == DEDUP_EXACT,
-                    .near_duplicates = o->near_duplicates},
-        .revision = GIT_REVISION,
-        .command = (const char *const *)o->argv,
-        .command_count = (size_t)o->argc,
-        .progress = stdout,
-    };
-    bool ok = (o->input.count && o->out) ||
-              fail(&e, "prepare needs %s", o->out ? "--input PATH..." : "--out DIR");
-    ok = ok && (!o->tokenizer != !o->vocab_size ||
-                fail(&e, "prepare needs either --vocab-size N, to train a tokenizer, or "
-                         "--tokenizer DIR, to use one"));
-    ok = ok &&
-         (o->tokenizer || o->vocab_size >= 257 ||
-          fail(&e, "--vocab-size %llu is too small: 256 bytes and the end of a document make 257",
-               (unsigned long long)o->vocab_size));
-    ok = ok && collect_check(&p.collect, &e);
-    if (!world_check(w, ok, &e)) {
-        return EXIT_USAGE;
-    }
-    placement_bind(w, o->bind);
-    if (!prepare_corpus(w, &p, &report)) {
-        return EXIT_FAILURE;
-    }
-    if (w->rank == 0) {
-        print_prepared(&report, o->out);
-    }
-    return EXIT_SUCCESS;
-}
-
-static bool check_trace_options(const Options *o, Error *e) {
-    int questions = (o->step > 0) + (o->doc != NULL) + (o->text != NULL);
-    if (questions != 1) {
-        return fail(e, "trace needs one of --step N, --doc ID and --text TEXT");
-    }
-    if (o->run.count > 1 || (o->run.count == 0 && (!o->text || o->data.count == 0))) {
-        return fail(e, "trace needs --run DIR%s",
-                    o->text ? ", or --data DIR to search data without a run" : "");
-    }
-    return o->row == UINT64_MAX || o->step || fail(e, "--row needs --step");
-}
-
-static int command_trace(World *w, const Options *o) {
-    Error e = {0};
-    TraceQuestion question = {.run = o->run.count > 0 ? o->run.items[0] : NULL,
-                              .data = o->data.items,
-                              .data_count = o->data.count,
-                              .step = o->step,
-                              .row = o->row,
-                              .doc = o->doc,
-                              .text = o->text,
-                              .min_bytes = o->min_bytes,
-                              .limit = o->limit,
-                              .json = o->json};
-    if (!world_check(w, check_trace_options(o, &e), &e)) {
-        return EXIT_USAGE;
-    }
-    bool ok = w->rank != 0 || trace_answer(&question, &e);
-    return world_check_root(w, ok, &e) ? EXIT_SUCCESS : EXIT_FAILURE;
-}
-
-static int command_report(World *w, const Options *o) {
-    Error e = {0};
-    const char *out = o->out ? o->out : "report.html";
-    if (!world_check(w, o->run.count > 0 || fail(&e, "report needs --run DIR..."), &e)) {
-        return EXIT_USAGE;
-    }
-    bool ok = w->rank != 0 || report_page(o->run.items, o->run.count, out, &e);
-    if (!world_check_root(w, ok, &e)) {
-        return EXIT_FAILURE;
-    }
-    if (w->rank == 0) {
-        printf("wrote %s\n", out);
-    }
-    return EXIT_SUCCESS;
-}
+// Commands: kernels, plan
 
 // Hash of the losses and weights of 20 steps of a small model on made-up tokens: small, but with two
 // blocks of keys in attention and two blocks of k in the widest matrix product. Any machine, vector
@@ -1672,7 +1555,7 @@ static int command_plan(World *w, const Options *o) {
 
 static const Command commands[] = {
     {"prepare", "turns text into token shards with provenance; trains or loads a tokenizer",
-     "train_gpt prepare --input books/ --out data --vocab-size 32000", PREPARE, command_prepare},
+     "train_gpt prepare --input books/ --out data --vocab-size 32000", PREPARE, prepare_command},
     {"train", "trains a model, or resumes a run",
      "mpirun -n 4 train_gpt train --data data --out run --model 124m", TRAIN, command_train},
     {"eval", "loss and perplexity of a checkpoint on validation data",
@@ -1681,14 +1564,14 @@ static const Command commands[] = {
      "train_gpt generate --checkpoint run/step-001000 --prompt \"Once upon a time\"", GENERATE,
      command_generate},
     {"trace", "from a step to its documents, from a document to its steps, from a text to the data",
-     "train_gpt trace --run run --step 1000 --row 0", TRACE, command_trace},
+     "train_gpt trace --run run --step 1000 --row 0", TRACE, trace_command},
     {"kernels", "compares the fast kernels with the reference, times them, certifies a machine",
      "train_gpt kernels --check", KERNELS, command_kernels},
     {"plan", "memory, traffic and time of a run before it is submitted; measures a machine",
      "train_gpt plan --search --model 13b --nodes 288 --machine fugaku --global-batch 1152",
      PLAN | TRAIN, command_plan},
     {"report", "one HTML page with the charts of one or more runs",
-     "train_gpt report --run run --out run.html", REPORT, command_report},
+     "train_gpt report --run run --out run.html", REPORT, report_command},
 };
 
 int main(int argc, char **argv) {

@@ -141,7 +141,7 @@ static inline bool backward_scratch_create(BackwardScratch *b, MemoryLedger *mem
 typedef struct {
     float *logits;         // (CLASSIFIER_ROWS, vocab)
     float *scale;          // (CLASSIFIER_ROWS)
-    SliceSoftmax *softmax; // (tp, CLASSIFIER_ROWS)
+    ShardSoftmax *softmax; // (tp, CLASSIFIER_ROWS)
 } ClassifierScratch;
 
 // On stages but the last there is nothing to have. The caller frees softmax.

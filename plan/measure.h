@@ -3,7 +3,7 @@
 #ifndef PLAN_MEASURE_H
 #define PLAN_MEASURE_H
 
-#include "kernels_check.h" // defines: probes, probe_*
+#include "kernels/bench.h" // defines: probes, probe_*
 #include "kernels_sve.h"
 #include "parallel/placement.h"
 #include "plan/plan.h"

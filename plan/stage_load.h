@@ -3,7 +3,7 @@
 #ifndef PLAN_STAGE_LOAD_H
 #define PLAN_STAGE_LOAD_H
 
-#include "kernels_ref.h" // defines: CLASSIFIER_ROWS, SliceSoftmax
+#include "kernels_ref.h" // defines: CLASSIFIER_ROWS, ShardSoftmax
 #include "model/memory_ledger.h"
 #include "model/shard.h"
 #include "mpi_utils.h" // defines: World, MESSAGE_ELEMENTS
@@ -104,7 +104,7 @@ static inline void load_tp_(const PlannedRun *run, const StageCount *count, cons
 
     double gathers = s->last_stage ? ceil(R / CLASSIFIER_ROWS) : 0;
     double rows = gathers > 0 ? R / gathers : 0;
-    double records = (double)run->tp * rows * sizeof(SliceSoftmax);
+    double records = (double)run->tp * rows * sizeof(ShardSoftmax);
     double gather = gather_seconds(link, run->tp, records);
     l->traffic[TP_ALL_GATHER] =
         traffic_of_(M * gathers, records, gather_sent(run->tp, records), gather);

@@ -334,24 +334,8 @@ static inline bool runs_differ_in_step_(const char *const *directories, size_t c
     return true;
 }
 
-// Writes the text to `path`, which appears only when it is complete.
-static inline bool page_save_(const TextBuffer *text, const char *path, Error *e) {
-    char temporary[PATH_LIMIT], hash[65];
-    OutputFile file;
-    if (!path_format(temporary, e, "%s.new", path) || !output_open(&file, temporary, e)) {
-        return false;
-    }
-    bool ok = output_write(&file, text->data, text->length, e);
-    ok = output_close(&file, hash, ok ? e : &(Error){0}) && ok;
-    ok = ok &&
-         (!rename(temporary, path) || fail(e, "%s: cannot be replaced: %s", path, strerror(errno)));
-    if (!ok) {
-        unlink(temporary);
-    }
-    return ok;
-}
-
-// Writes a page about the runs in these folders to `out`. A folder that is not a run's is an error.
+// Writes a page about the runs in these folders to `out`, which appears only when it is complete. A
+// folder that is not a run's is an error.
 static inline bool report_page(const char *const *directories, size_t count, const char *out,
                                Error *e) {
     bool by_tokens;
@@ -368,7 +352,7 @@ static inline bool report_page(const char *const *directories, size_t count, con
 
     Page page = {runs, labels, count, by_tokens ? "tokens" : "step"};
     ok = ok && (page_write_(&text, &page) || fail(e, "%s: no memory to write it", out));
-    ok = ok && page_save_(&text, out, e);
+    ok = ok && replace_file(out, text.data, text.length, e);
 
     for (size_t i = 0; i < count && runs; i++) {
         run_log_free(&runs[i]);

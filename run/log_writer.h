@@ -11,6 +11,7 @@
 #include "model/flops.h"
 #include "mpi_utils.h"
 #include "run/build_info.h"
+#include "run/log_reader.h"
 #include "run/options.h"
 #include "util/files.h"
 
@@ -187,46 +188,35 @@ static inline bool log_append(FILE *log, const char *out, const JsonWriter *line
                       line->failed ? "out of memory" : strerror(errno));
 }
 
-// Whether a line of the log belongs to the run up to `step`: complete, of no later step, and not the
+// Whether a line of the log belongs to the run up to `step`: a valid one, of no later step, and not the
 // closing line of a run that now continues.
-static inline bool log_line_is_kept_(const char *line, size_t length, uint64_t step,
-                                     bool continues) {
-    JsonDocument document;
-    uint64_t line_step;
-    if (!json_parse(&document, line, length, "log.jsonl", &(Error){0})) {
+static inline bool log_line_is_kept_(const LogReader *log, uint64_t step, bool continues) {
+    if (!log->complete || !log->line) {
         return false;
     }
-    const Json *node = json_get(document.root, "step");
-    bool kept = document.root->kind == JSON_OBJECT &&
-                (!node || (json_uint(node, &line_step) && line_step <= step)) &&
-                !(continues && json_get(document.root, "plan"));
-    json_free(&document);
-    return kept;
+    bool of_run = log->has_step ? log->step <= step : !json_get(log->line, "step");
+    return of_run && !(continues && log->kind == LOG_PLAN);
 }
 
 // Cuts the log back to a checkpoint at `step`: later steps are about to be done again. The new file
 // replaces the old one only when it is complete.
-static inline bool log_truncate_(const char *path, uint64_t step, bool continues, Error *e) {
-    size_t length;
-    if (access(path, F_OK)) {
-        return true;
-    }
-    char *text = read_file(path, SIZE_MAX - 1, &length, e);
-    if (!text) {
+static inline bool log_truncate_(const char *out, uint64_t step, bool continues, Error *e) {
+    char path[PATH_LIMIT];
+    LogReader log;
+    TextBuffer kept = {0};
+    if (!path_format(path, e, "%s/log.jsonl", out) || !log_reader_open(&log, out, "log.jsonl", e)) {
         return false;
     }
-
-    size_t kept = 0;
-    for (char *line = text, *end; (end = memchr(line, '\n', length - (size_t)(line - text)));
-         line = end + 1) {
-        size_t n = (size_t)(end - line);
-        if (log_line_is_kept_(line, n, step, continues)) {
-            memmove(text + kept, line, n + 1);
-            kept += n + 1;
+    while (log_reader_next(&log)) {
+        if (log_line_is_kept_(&log, step, continues)) {
+            text_put(&kept, log.text, log.length);
+            text_put(&kept, "\n", 1);
         }
     }
-    bool ok = replace_file(path, text, kept, e);
-    free(text);
+    bool ok = log_reader_close(&log, e) &&
+              (!kept.failed || fail(e, "%s: no memory to cut it back", path)) &&
+              replace_file(path, kept.data, kept.length, e);
+    free(kept.data);
     return ok;
 }
 
@@ -259,12 +249,14 @@ static inline FILE *log_open(const RunRecord *r, bool resumed, Error *e) {
     char path[PATH_LIMIT], restarts[PATH_LIMIT];
     if (!path_format(path, e, "%s/log.jsonl", out) ||
         !path_format(restarts, e, "%s/restarts.jsonl", out) ||
-        !(resumed ? log_truncate_(path, r->from_step, r->from_step < r->options->steps, e)
-                  : log_set_aside_(out, path, e))) {
+        (!resumed && !log_set_aside_(out, path, e))) {
         return NULL;
     }
 
     bool exists = resumed && access(path, F_OK) == 0;
+    if (exists && !log_truncate_(out, r->from_step, r->from_step < r->options->steps, e)) {
+        return NULL;
+    }
     if (exists) {
         FILE *file = fopen(restarts, "a");
         bool ok = file ? log_append_run_(file, r, e)

@@ -483,6 +483,12 @@ static inline void json_put_text(JsonWriter *w, const char *key, const char *tex
     json_append_quoted_(w, text, length);
 }
 
+// A value that is JSON already: a number as it was read, or what another writer wrote.
+static inline void json_put_raw(JsonWriter *w, const char *key, const char *json, size_t length) {
+    json_begin_member_(w, key);
+    json_append(w, json, length);
+}
+
 static inline void json_put_string(JsonWriter *w, const char *key, const char *text) {
     json_put_text(w, key, text, strlen(text));
 }

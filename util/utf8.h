@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 // Length of the valid UTF-8 character that starts at s (n bytes left), 0 if there is none: no
 // overlong forms, no surrogates, nothing above U+10FFFF (Unicode 15, table 3-7). *code_point may be
@@ -66,7 +67,7 @@ static inline size_t utf8_encode(uint32_t c, char *out) {
 // Bytes of the ill-formed sequence at s that one U+FFFD stands for: the longest start of a
 // well-formed character, else one byte (Unicode 15, section 3.9, "substitution of maximal
 // subparts"). No character may start at s.
-static inline size_t utf8_maximal_subpart_(const char *s, size_t length) {
+static inline size_t utf8_maximal_subpart(const char *s, size_t length) {
     const unsigned char *u = (const unsigned char *)s;
     size_t wanted = u[0] < 0xC2 || u[0] > 0xF4 ? 1 : u[0] < 0xE0 ? 2 : u[0] < 0xF0 ? 3 : 4;
     // The second byte's range excludes overlong forms, surrogates and what lies above U+10FFFF.
@@ -77,6 +78,24 @@ static inline size_t utf8_maximal_subpart_(const char *s, size_t length) {
         low = 0x80, high = 0xBF;
     }
     return n;
+}
+
+static inline bool utf8_is_valid(const char *text, size_t length) {
+    for (size_t i = 0, n; i < length; i += n) {
+        n = (unsigned char)text[i] < 0x80 ? 1 : utf8_decode(text + i, length - i, NULL);
+        if (n == 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// Cuts off what follows the last complete character of a text that was cut anywhere.
+static inline void utf8_trim(char *text) {
+    size_t length = strlen(text);
+    while (!utf8_is_valid(text, length)) {
+        text[--length] = 0;
+    }
 }
 
 // Copies text, replacing each ill-formed sequence by U+FFFD just as Python's bytes.decode("utf-8",
@@ -93,7 +112,7 @@ static inline size_t utf8_sanitize(char *out, const char *text, size_t length, b
         size_t copied = n;
         if (n == 0) {
             unsigned char lead = (unsigned char)text[i];
-            n = utf8_maximal_subpart_(text + i, length - i);
+            n = utf8_maximal_subpart(text + i, length - i);
             if (!final && i + n == length && lead >= 0xC2 && lead <= 0xF4) {
                 break;
             }
