@@ -3,6 +3,7 @@
 #ifndef CORPUS_PROGRESS_H
 #define CORPUS_PROGRESS_H
 
+#include <assert.h>
 #include <time.h>
 
 #include "mpi_utils.h"
