@@ -44,7 +44,7 @@ static inline bool prepare_finish_(Corpus *c, const WorkFolder *work, const Toke
     PrepareReport *r = c->report;
     r->sources = c->sources.count;
     r->skipped_files = c->sources.skipped;
-    r->vocab_size = tokenizer->vocab_size;
+    r->vocab_size = tokenizer->vocabulary.count;
     for (int s = 0; s < SPLITS; s++) {
         uint64_t *counts = counts_split(&r->counts, s);
         counts[SPLIT_DOCUMENTS] = splits[s].documents;
@@ -70,7 +70,7 @@ static inline bool prepare_run_(Corpus *c, const WorkFolder *work, VerdictReader
     if (!prepare_tokenizer(c, verdicts, tokenizer)) {
         return false;
     }
-    const int token_bytes = idx_token_bytes(tokenizer->vocab_size);
+    const int token_bytes = idx_token_bytes(tokenizer->vocabulary.count);
     return encode_pass_run(c, verdicts, tokenizer, token_bytes) && hash_sources(&c->sources, w) &&
            splits_make(splits, c, tokenizer, token_bytes, entries, &dropped) &&
            world_check_root(w,

@@ -99,7 +99,7 @@ static inline bool prepare_write_manifest(const Corpus *c, const Tokenizer *toke
         .tokenizer_path = o->tokenizer ? o->tokenizer : "tokenizer",
         .tokenizer_trained = !o->tokenizer,
         .tokenizer_hash = tokenizer_hash,
-        .vocab_size = tokenizer->vocab_size,
+        .vocab_size = tokenizer->vocabulary.count,
         .end_of_document = tokenizer->end_of_document,
         .splits = splits,
         .split_count = split_count,

@@ -603,8 +603,8 @@ static void append_token_text(JsonWriter *w, const Tokenizer *t, const TokenBuff
     for (size_t i = 0; i < ids->count; i++) {
         size_t length;
         const char *bytes = tokenizer_text(t, ids->ids[i], &length);
-        promise(ids->ids[i] >= 0 && (size_t)ids->ids[i] < t->vocab_size, "id %d of %zu",
-                ids->ids[i], t->vocab_size);
+        promise(ids->ids[i] >= 0 && (size_t)ids->ids[i] < t->vocabulary.count, "id %d of %zu",
+                ids->ids[i], t->vocabulary.count);
         json_append(w, bytes, length);
     }
 }
@@ -612,14 +612,14 @@ static void append_token_text(JsonWriter *w, const Tokenizer *t, const TokenBuff
 // The definition of BPE: as long as there is one, the merge of lowest rank, the leftmost of those.
 static size_t merge_plainly(const Tokenizer *t, const char *text, size_t n, int32_t *ids) {
     for (size_t i = 0; i < n; i++) {
-        ids[i] = t->byte_id[(unsigned char)text[i]];
+        ids[i] = t->vocabulary.byte_id[(unsigned char)text[i]];
     }
     for (;;) {
-        size_t best = n, best_rank = t->merge_count;
+        size_t best = n, best_rank = t->merges.count;
         for (size_t i = 0; i + 1 < n; i++) {
-            for (size_t rank = t->merge_count;
+            for (size_t rank = t->merges.count;
                  rank-- > 0;) { // of a repeated pair the last rank counts
-                if (t->merges[rank].left == ids[i] && t->merges[rank].right == ids[i + 1]) {
+                if (t->merges.items[rank].left == ids[i] && t->merges.items[rank].right == ids[i + 1]) {
                     if (rank < best_rank) {
                         best = i, best_rank = rank;
                     }
@@ -630,7 +630,7 @@ static size_t merge_plainly(const Tokenizer *t, const char *text, size_t n, int3
         if (best == n) {
             return n;
         }
-        ids[best] = t->merges[best_rank].result;
+        ids[best] = t->merges.items[best_rank].result;
         memmove(ids + best + 1, ids + best + 2, (n - best - 2) * sizeof *ids);
         n--;
     }
@@ -662,13 +662,13 @@ static void check_encoding(const Tokenizer *t, const char *text, size_t length) 
     Encoder encoder;
     // Added tokens whose text is not their bytes ("Ġ" for a space), or that take the space beside
     // them, do not decode to the text.
-    bool exact = t->model == MODEL_BYTE_BPE && !t->prefix_space, plain = exact;
-    for (size_t i = 0; i < t->added_count; i++) {
+    bool exact = t->model == MODEL_BYTE_BPE && !t->pre_tokenizer.prefix_space, plain = exact;
+    for (size_t i = 0; i < t->added.count; i++) {
         size_t n;
-        const char *bytes = tokenizer_text(t, t->added[i].id, &n);
-        exact = exact && !t->added[i].left_strip && !t->added[i].right_strip &&
-                same_text(bytes, n, t->added[i].text, t->added[i].length);
-        plain = plain && !memmem(text, length, t->added[i].text, t->added[i].length);
+        const char *bytes = tokenizer_text(t, t->added.items[i].id, &n);
+        exact = exact && !t->added.items[i].left_strip && !t->added.items[i].right_strip &&
+                same_text(bytes, n, t->added.items[i].text, t->added.items[i].length);
+        plain = plain && !memmem(text, length, t->added.items[i].text, t->added.items[i].length);
     }
     promise(encoder_init(&encoder, t, &e) && encoder_encode(&encoder, text, length, &ids, &e), "%s",
             e.text);
@@ -677,9 +677,9 @@ static void check_encoding(const Tokenizer *t, const char *text, size_t length) 
             "the ids decode to another text");
 
     // Pre-tokens one by one, without cache and heap.
-    if (plain && t->split == SPLIT_GPT2_ && !t->ignore_merges && t->merge_count < 400) {
+    if (plain && t->pre_tokenizer.split == SPLIT_GPT2 && !t->merges.ignore_merges && t->merges.count < 400) {
         for (size_t i = 0, n; i < length; i += n) {
-            n = pretoken_length_(t->classes, text + i, length - i);
+            n = pretoken_length(t->classes, text + i, length - i);
             promise(n > 0 && n <= length - i, "a pre-token of %zu bytes", n);
             promise(array_reserve(&other.ids, &other.capacity, other.count, n, sizeof(int32_t), &e),
                     "%s", e.text);
@@ -691,9 +691,9 @@ static void check_encoding(const Tokenizer *t, const char *text, size_t length) 
         size_t cut = tokenizer_safe_cut(t, text, length);
         other.count = 0;
         promise(cut <= length, "a cut behind the text");
-        promise((cut == 0 || encoder_encode_part(&encoder, text, cut, TEXT_GOES_ON, &other, &e)) &&
-                    encoder_encode_part(&encoder, text + cut, length - cut,
-                                        cut ? TEXT_CONTINUES : TEXT_WHOLE, &other, &e),
+        promise((cut == 0 || encoder_encode_chunk(&encoder, text, cut, TEXT_NOT_LAST, &other, &e)) &&
+                    encoder_encode_chunk(&encoder, text + cut, length - cut,
+                                        cut ? TEXT_NOT_FIRST : TEXT_COMPLETE, &other, &e),
                 "%s", e.text);
         promise(same_ids(&ids, &other), "a cut at byte %zu changes the ids", cut);
     }
@@ -713,8 +713,8 @@ static void check_saved(const Tokenizer *t, const char *text, size_t length) {
     mkdir(saved, 0777);
     promise(tokenizer_save(t, saved, &e) && tokenizer_load(&again, saved, &e),
             "saved, then loaded: %s", e.text);
-    promise(t->vocab_size == again.vocab_size && t->merge_count == again.merge_count &&
-                t->end_of_document == again.end_of_document && t->added_count == again.added_count,
+    promise(t->vocabulary.count == again.vocabulary.count && t->merges.count == again.merges.count &&
+                t->end_of_document == again.end_of_document && t->added.count == again.added.count,
             "a tokenizer saved and loaded differs");
     promise(tokenizer_encode(t, text, length, &ids, &e) &&
                 tokenizer_encode(&again, text, length, &other, &e) && same_ids(&ids, &other),
@@ -730,7 +730,7 @@ static bool check_tokenizer(InputPart text) {
     if (!answer(tokenizer_load(&t, folder, &e), &e)) {
         return false;
     }
-    promise(t.end_of_document >= 0 && (size_t)t.end_of_document < t.vocab_size,
+    promise(t.end_of_document >= 0 && (size_t)t.end_of_document < t.vocabulary.count,
             "no end-of-document token");
     check_encoding(&t, (char *)text.data, text.size);
     if (text.size % 4 == 0) { // saving takes longer than all the rest
@@ -1129,7 +1129,7 @@ static bool run_report(InputPart *parts) {
             (size_t)((uint8_t *)memchr(parts[0].data, '\n', parts[0].size) - parts[0].data);
         promise(json_parse(&head, (char *)parts[0].data, first, "", &e), "%s", e.text);
         json_free(&head);
-        if (answer(model_card(&card, run, (char *)parts[0].data, first, 3, &e), &e)) {
+        if (answer(model_card(&card.text, run, (char *)parts[0].data, first, 3, &e), &e)) {
             check_card(&card);
         }
         free(card.data);
@@ -1225,7 +1225,7 @@ static void put_manifest(bool index) {
     json_put_uint(&w, "version", 1);
     json_open(&w, "tokenizer", '{');
     json_put_string(&w, "sha256", hex);
-    json_put_uint(&w, "vocab_size", traced.tokenizer.vocab_size);
+    json_put_uint(&w, "vocab_size", traced.tokenizer.vocabulary.count);
     json_close(&w, '}');
     json_open(&w, "splits", '{');
     json_open(&w, "train", '{');

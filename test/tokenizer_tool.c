@@ -97,7 +97,7 @@ static int encode(const char *directory, int rounds, const char *text, size_t le
 static bool encode_in_pieces(Encoder *encoder, Text text, size_t block, TokenBuffer *ids,
                              Error *e) {
     bool ok = true;
-    int continues = TEXT_WHOLE;
+    int continues = TEXT_COMPLETE;
     for (size_t held = 0; ok && text.length;) {
         held = held + block < text.length ? held + block : text.length;
         while (held < text.length && (text.text[held] & 0xC0) == 0x80) {
@@ -111,10 +111,11 @@ static bool encode_in_pieces(Encoder *encoder, Text text, size_t block, TokenBuf
         bool last = held == text.length;
         size_t cut = last ? held : tokenizer_safe_cut(encoder->tokenizer, copy, held);
         ok = (!last && cut == 0) ||
-             encoder_encode_part(encoder, copy, cut, continues | (last ? 0 : TEXT_GOES_ON), ids, e);
+             encoder_encode_chunk(encoder, copy, cut, continues | (last ? 0 : TEXT_NOT_LAST), ids,
+                                  e);
         free(copy);
         cuts_made += cut > 0 && !last;
-        continues |= cut > 0 ? TEXT_CONTINUES : 0;
+        continues |= cut > 0 ? TEXT_NOT_FIRST : 0;
         text = (Text){text.text + cut, text.length - cut};
         held -= cut;
     }
@@ -196,11 +197,11 @@ static int sanitize(size_t block, const char *text, size_t length) {
 
 static int classes(void) {
     Error e = {""};
-    uint8_t *table = character_classes_(&e);
+    uint8_t *table = character_classes(&e);
     for (uint32_t c = 0; table && c < 0x110000; c++) {
         char text[4];
         size_t n = utf8_encode(c, text);
-        putchar(class_at_(table, text, text + n, &n));
+        putchar(class_at(table, text, text + n, &n));
     }
     free(table);
     return table ? 0 : stop(&e);

@@ -15,7 +15,7 @@
 
 #include <omp.h>
 
-#include "tokenizer.h"         // defines: Tokenizer, pretoken_length_, heap_*, hash_*, reserve_
+#include "tokenizer.h"         // defines: Tokenizer, pretoken_length, heap_*, hash_*, reserve_
 #include "util/suffix_array.h" // defines: suffix_sort_symbols
 
 // ------------------------------------------------------------------------------------------------
@@ -45,22 +45,21 @@ typedef struct {
 static inline size_t unigram_word_length_(const uint8_t *classes, const char *text, size_t length) {
     const char *end = text + length, *at = text + (*text == ' ' && length > 1);
     size_t n;
-    int class = class_at_(classes, at, end, &n);
-    const bool letters = class == CLASS_LETTER_;
-    if (class == CLASS_SPACE_) {
-        return pretoken_length_(classes, text, length);
+    int class = class_at(classes, at, end, &n);
+    const bool letters = class == CLASS_LETTER;
+    if (class == CLASS_SPACE) {
+        return pretoken_length(classes, text, length);
     }
-    while (class != CLASS_SPACE_ && letters == (class == CLASS_LETTER_)) {
+    while (class != CLASS_SPACE && letters == (class == CLASS_LETTER)) {
         at += n;
-        class = at < end ? class_at_(classes, at, end, &n) : CLASS_SPACE_;
+        class = at < end ? class_at(classes, at, end, &n) : CLASS_SPACE;
     }
     return (size_t)(at - text);
 }
 
 // For trainer_finish: byte-level BPE.
 static inline bool trainer_init(TokenizerTrainer *trainer, Error *e) {
-    *trainer =
-        (TokenizerTrainer){pretoken_length_, .mask = 65535, .classes = character_classes_(e)};
+    *trainer = (TokenizerTrainer){pretoken_length, .mask = 65535, .classes = character_classes(e)};
     trainer->slots = calloc(trainer->mask + 1, sizeof *trainer->slots);
     return trainer->classes && (trainer->slots || fail(e, "tokenizer: no memory for a trainer"));
 }
@@ -348,27 +347,28 @@ static inline bool merger_apply_(Merger_ *m, uint32_t index, int32_t id, Error *
 }
 
 static inline bool trainer_merge_(Merger_ *m, size_t vocab_size, Tokenizer *out, Error *e) {
-    while (out->vocab_size + 1 < vocab_size) {
+    while (out->vocabulary.count + 1 < vocab_size) {
         uint32_t best;
         if (!merger_best_(m, &best, e)) {
             return false;
         }
         if (best == NO_PAIR_) {
             return fail(e, "the text fills only %zu tokens: --vocab-size must be at most %zu",
-                        out->vocab_size + 1, out->vocab_size + 1);
+                        out->vocabulary.count + 1, out->vocabulary.count + 1);
         }
-        Merge merge = {m->pairs[best].left, m->pairs[best].right, (int32_t)out->vocab_size};
-        Token left = out->tokens[merge.left], right = out->tokens[merge.right];
-        if (!array_reserve(&out->bytes, &out->byte_capacity, out->byte_count,
-                           2 * (left.length + right.length), 1, e)) {
+        Merge merge = {m->pairs[best].left, m->pairs[best].right, (int32_t)out->vocabulary.count};
+        Token left = out->vocabulary.tokens[merge.left],
+              right = out->vocabulary.tokens[merge.right];
+        if (!array_reserve(&out->vocabulary.bytes, &out->vocabulary.byte_capacity,
+                           out->vocabulary.byte_count, 2 * (left.length + right.length), 1, e)) {
             return false;
         }
-        char *joined = out->bytes + out->byte_count + left.length +
+        char *joined = out->vocabulary.bytes + out->vocabulary.byte_count + left.length +
                        right.length; // beyond the token's own place
-        memcpy(joined, out->bytes + left.offset, left.length);
-        memcpy(joined + left.length, out->bytes + right.offset, right.length);
-        if (!tokenizer_add_token_(out, joined, left.length + right.length, false, e) ||
-            !tokenizer_add_merge_(out, merge, e) || !merger_apply_(m, best, merge.result, e)) {
+        memcpy(joined, out->vocabulary.bytes + left.offset, left.length);
+        memcpy(joined + left.length, out->vocabulary.bytes + right.offset, right.length);
+        if (!tokenizer_add_token(out, joined, left.length + right.length, false, e) ||
+            !tokenizer_add_merge(out, merge, e) || !merger_apply_(m, best, merge.result, e)) {
             return false;
         }
     }
@@ -382,10 +382,10 @@ static inline bool trainer_merge_(Merger_ *m, size_t vocab_size, Tokenizer *out,
 // line names the largest vocabulary it can fill. The trainer is left as it was.
 static inline bool trainer_finish(const TokenizerTrainer *trainer, size_t vocab_size,
                                   Tokenizer *out, Error *e) {
-    ByteAlphabet_ alphabet = byte_alphabet_();
+    ByteAlphabet alphabet = byte_alphabet();
     Merger_ merger = {0};
     int32_t byte_id[256];
-    *out = (Tokenizer){0};
+    tokenizer_init(out);
     if (vocab_size < 257 || vocab_size > TOKENIZER_MAX_VOCAB) {
         return fail(e, "--vocab-size %zu: must be 257 (the 256 bytes and %s) to %d", vocab_size,
                     END_OF_DOCUMENT_TEXT, TOKENIZER_MAX_VOCAB);
@@ -393,17 +393,16 @@ static inline bool trainer_finish(const TokenizerTrainer *trainer, size_t vocab_
     bool ok = true;
     for (int id = 0; ok && id < 256; id++) {
         byte_id[alphabet.byte_of_id[id]] = id;
-        ok = tokenizer_add_token_(out, (const char *)&alphabet.byte_of_id[id], 1, false, e);
+        ok = tokenizer_add_token(out, (const char *)&alphabet.byte_of_id[id], 1, false, e);
     }
     AddedToken end = {(char *)END_OF_DOCUMENT_TEXT, strlen(END_OF_DOCUMENT_TEXT),
                       (int32_t)vocab_size - 1, .special = true};
     ok = ok && merger_start_(&merger, trainer, byte_id, vocab_size, e) &&
          trainer_merge_(&merger, vocab_size, out, e) &&
-         tokenizer_add_token_(out, end.text, end.length, false, e) &&
-         tokenizer_add_added_(out, end, e);
+         tokenizer_add_token(out, end.text, end.length, false, e) &&
+         tokenizer_add_added(out, end, e);
     out->end_of_document = end.id;
-    out->model_size = out->vocab_size;
-    ok = ok && tokenizer_index_(out, "trained tokenizer", e);
+    ok = ok && tokenizer_index(out, "trained tokenizer", e);
     merger_free_(&merger);
     if (!ok) {
         tokenizer_free(out);
@@ -1187,18 +1186,18 @@ static inline VocabularyPiece_ *unigram_vocabulary_(const UnigramTrainer_ *u, si
         return NULL;
     }
     vocabulary_piece_set_(&vocabulary[0], UNIGRAM_UNKNOWN_TEXT_, 8 * UNIGRAM_MIN_SCORE_,
-                          PIECE_UNKNOWN_);
+                          PIECE_UNKNOWN);
     vocabulary_piece_set_(&vocabulary[1], END_OF_DOCUMENT_TEXT, 8 * UNIGRAM_MIN_SCORE_,
-                          PIECE_CONTROL_);
+                          PIECE_CONTROL);
     for (int b = 0; b < 256; b++) {
         char text[8];
         snprintf(text, sizeof text, "<0x%02X>", b);
         vocabulary_piece_set_(&vocabulary[UNIGRAM_SPECIALS_ + b], text, 8 * UNIGRAM_MIN_SCORE_,
-                              PIECE_BYTE_);
+                              PIECE_BYTE);
     }
     for (size_t p = 0; p < u->piece_count; p++) {
         VocabularyPiece_ *piece = &vocabulary[first + p];
-        *piece = (VocabularyPiece_){.score = u->pieces[p].score, .type = PIECE_NORMAL_};
+        *piece = (VocabularyPiece_){.score = u->pieces[p].score, .type = PIECE_NORMAL};
         for (uint32_t i = 0; i < u->pieces[p].length; i++) {
             uint32_t c = u->code_points[u->text[u->pieces[p].start + i]];
             piece->length += utf8_encode(c, piece->text + piece->length);
@@ -1209,122 +1208,21 @@ static inline VocabularyPiece_ *unigram_vocabulary_(const UnigramTrainer_ *u, si
     return vocabulary;
 }
 
-static inline void put_added_token_(JsonWriter *w, const char *text, uint64_t id) {
-    AddedToken token = {.text = (char *)text, .length = strlen(text), .special = true};
-    json_open(w, NULL, '{');
-    json_put_uint(w, "id", id);
-    put_added_fields_(w, &token);
-    json_close(w, '}');
-}
-
-static inline void put_unigram_json_(JsonWriter *w, const VocabularyPiece_ *vocabulary,
-                                     size_t count) {
-    static const char *const decoders[] = {"ByteFallback", "Fuse"};
-    json_open(w, NULL, '{');
-    json_put_string(w, "version", "1.0");
-    json_put_null(w, "truncation");
-    json_put_null(w, "padding");
-    json_open(w, "added_tokens", '[');
-    for (uint64_t id = 0; id < UNIGRAM_SPECIALS_; id++) {
-        put_added_token_(w, vocabulary[id].text, id);
-    }
-    json_close(w, ']');
-    json_put_null(w, "normalizer");
-    json_put_null(w, "pre_tokenizer");
-    json_put_null(w, "post_processor");
-    json_open(w, "decoder", '{');
-    json_put_string(w, "type", "Sequence");
-    json_open(w, "decoders", '[');
-    for (size_t i = 0; i < sizeof decoders / sizeof *decoders; i++) {
-        json_open(w, NULL, '{');
-        json_put_string(w, "type", decoders[i]);
-        json_close(w, '}');
-    }
-    json_close(w, ']');
-    json_close(w, '}');
-    json_open(w, "model", '{');
-    json_put_string(w, "type", "Unigram");
-    json_put_uint(w, "unk_id", 0);
-    json_open(w, "vocab", '[');
-    for (size_t id = 0; id < count; id++) {
-        json_open(w, NULL, '[');
-        json_put_text(w, NULL, vocabulary[id].text, vocabulary[id].length);
-        json_put_double(w, NULL, vocabulary[id].score);
-        json_close(w, ']');
-    }
-    json_close(w, ']');
-    json_put_bool(w, "byte_fallback", true);
-    json_close(w, '}');
-    json_close(w, '}');
-    json_append(w, "\n", 1);
-}
-
-static inline void put_unigram_config_(JsonWriter *w, const VocabularyPiece_ *vocabulary,
-                                       size_t count) {
-    (void)count;
-    json_open(w, NULL, '{');
-    json_put_string(w, "tokenizer_class", "PreTrainedTokenizerFast");
-    json_put_string(w, "bos_token", vocabulary[1].text);
-    json_put_string(w, "eos_token", vocabulary[1].text);
-    json_put_string(w, "unk_token", vocabulary[0].text);
-    json_put_bool(w, "clean_up_tokenization_spaces", false);
-    json_close(w, '}');
-    json_append(w, "\n", 1);
-}
-
-// SentencePiece's ModelProto. Spaces stay what they are: with its usual mark for a space, U+2581, a
-// text that holds that character would not come back.
-static inline void put_unigram_model_(JsonWriter *w, const VocabularyPiece_ *vocabulary,
-                                      size_t count) {
-    enum { PIECES = 1, TRAINER = 2, NORMALIZER = 3 };                  // ModelProto
-    enum { PIECE = 1, SCORE = 2, TYPE = 3 };                           // SentencePiece
-    enum { MODEL_TYPE = 3, VOCAB_SIZE = 4, BYTE_FALLBACK = 35 };       // TrainerSpec
-    enum { UNK_ID = 40, BOS_ID = 41, EOS_ID = 42, PAD_ID = 43 };       // TrainerSpec
-    enum { UNK_PIECE = 45, BOS_PIECE = 46, EOS_PIECE = 47 };           // TrainerSpec
-    enum { NAME = 1, DUMMY_PREFIX = 3, EXTRA_SPACES = 4, ESCAPE = 5 }; // NormalizerSpec
-    JsonWriter message = {0};
-    for (size_t id = 0; id < count; id++) {
-        protobuf_put_bytes(&message, PIECE, vocabulary[id].text, vocabulary[id].length);
-        protobuf_put_float(&message, SCORE, (float)vocabulary[id].score);
-        protobuf_put_number(&message, TYPE, vocabulary[id].type);
-        protobuf_put_message(w, PIECES, &message);
-    }
-    protobuf_put_number(&message, MODEL_TYPE, 1);
-    protobuf_put_number(&message, VOCAB_SIZE, (int64_t)count);
-    protobuf_put_number(&message, BYTE_FALLBACK, 1);
-    protobuf_put_number(&message, UNK_ID, 0);
-    protobuf_put_number(&message, BOS_ID, 1);
-    protobuf_put_number(&message, EOS_ID, 1);
-    protobuf_put_number(&message, PAD_ID, -1);
-    protobuf_put_bytes(&message, UNK_PIECE, vocabulary[0].text, vocabulary[0].length);
-    protobuf_put_bytes(&message, BOS_PIECE, vocabulary[1].text, vocabulary[1].length);
-    protobuf_put_bytes(&message, EOS_PIECE, vocabulary[1].text, vocabulary[1].length);
-    protobuf_put_message(w, TRAINER, &message);
-    protobuf_put_bytes(&message, NAME, "identity", 8);
-    protobuf_put_number(&message, DUMMY_PREFIX, 0);
-    protobuf_put_number(&message, EXTRA_SPACES, 0);
-    protobuf_put_number(&message, ESCAPE, 0);
-    protobuf_put_message(w, NORMALIZER, &message);
-    free(message.data);
-}
-
+// Makes a tokenizer of the pieces and saves it.
 static inline bool unigram_save_(const UnigramTrainer_ *u, const char *directory, Error *e) {
-    static const struct {
-        const char *name;
-        void (*put)(JsonWriter *, const VocabularyPiece_ *, size_t);
-    } files[] = {{"tokenizer.model", put_unigram_model_},
-                 {"tokenizer.json", put_unigram_json_},
-                 {"tokenizer_config.json", put_unigram_config_}};
     size_t count = 0;
     VocabularyPiece_ *vocabulary = unigram_vocabulary_(u, &count, e);
+    Tokenizer t;
+    tokenizer_init_unigram(&t);
     bool ok = vocabulary;
-    for (size_t i = 0; ok && i < sizeof files / sizeof *files; i++) {
-        char path[4096];
-        JsonWriter w = {0};
-        files[i].put(&w, vocabulary, count);
-        ok = path_join_(path, directory, files[i].name, e) && write_file_(path, &w, e);
-        free(w.data);
+    for (size_t id = 0; ok && id < count; id++) {
+        const VocabularyPiece_ *piece = &vocabulary[id];
+        ok = tokenizer_add_piece(&t, piece->text, piece->length, piece->score, piece->type, e);
     }
+    t.pieces.unknown = 0;
+    t.begin = t.end_of_document = 1;
+    ok = ok && tokenizer_index(&t, "trained tokenizer", e) && tokenizer_save(&t, directory, e);
+    tokenizer_free(&t);
     free(vocabulary);
     return ok;
 }

@@ -61,17 +61,17 @@ static inline size_t token_text_of_(const Tokenizer *t, int32_t id, char *out) {
     if (id == t->end_of_document) {
         return 0;
     }
-    if (t->model == MODEL_BYTE_BPE || t->tokens[id].added || (size_t)id >= t->model_size) {
+    if (t->model == MODEL_BYTE_BPE || t->vocabulary.tokens[id].added || (size_t)id >= t->vocabulary.model_count) {
         memcpy(out, text, length);
         return length;
     }
-    int16_t byte = piece_byte_(text, length, true);
-    if (byte >= 0 && t->byte_id[byte] == id) {
+    int16_t byte = piece_byte(text, length, true);
+    if (byte >= 0 && t->vocabulary.byte_id[byte] == id) {
         *out = (char)byte;
         return 1;
     }
     for (size_t i = 0; i < length;) {
-        bool space = length - i >= 3 && !memcmp(text + i, SPACE_SYMBOL_, 3);
+        bool space = length - i >= 3 && !memcmp(text + i, SPACE_SYMBOL, 3);
         out[written++] = space ? ' ' : text[i];
         i += space ? 3 : 1;
     }
@@ -80,7 +80,7 @@ static inline size_t token_text_of_(const Tokenizer *t, int32_t id, char *out) {
 
 static inline bool token_texts_init(TokenTexts *t, const Tokenizer *tokenizer, Error *e) {
     size_t capacity = 0, count = 0;
-    *t = (TokenTexts){.vocab_size = tokenizer->vocab_size};
+    *t = (TokenTexts){.vocab_size = tokenizer->vocabulary.count};
     t->starts = calloc(t->vocab_size + 1, sizeof *t->starts);
     if (!t->starts) {
         return fail(e, "no memory for the text of %zu tokens", t->vocab_size);

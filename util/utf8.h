@@ -67,7 +67,7 @@ static inline size_t utf8_encode(uint32_t c, char *out) {
 // Bytes of the ill-formed sequence at s that one U+FFFD stands for: the longest start of a
 // well-formed character, else one byte (Unicode 15, section 3.9, "substitution of maximal
 // subparts"). No character may start at s.
-static inline size_t utf8_maximal_subpart_(const char *s, size_t length) {
+static inline size_t utf8_maximal_subpart(const char *s, size_t length) {
     const unsigned char *u = (const unsigned char *)s;
     size_t wanted = u[0] < 0xC2 || u[0] > 0xF4 ? 1 : u[0] < 0xE0 ? 2 : u[0] < 0xF0 ? 3 : 4;
     // The second byte's range excludes overlong forms, surrogates and what lies above U+10FFFF.
@@ -112,7 +112,7 @@ static inline size_t utf8_sanitize(char *out, const char *text, size_t length, b
         size_t copied = n;
         if (n == 0) {
             unsigned char lead = (unsigned char)text[i];
-            n = utf8_maximal_subpart_(text + i, length - i);
+            n = utf8_maximal_subpart(text + i, length - i);
             if (!final && i + n == length && lead >= 0xC2 && lead <= 0xF4) {
                 break;
             }

@@ -1,0 +1,249 @@
+// bpe.h: byte-level BPE (Sennrich et al. 2016, over bytes as in Radford et al. 2019). Inside a
+// pre-token, neighbouring symbols are merged, the pair that stands first in the list of merges first.
+#ifndef TOKENIZERS_BPE_H
+#define TOKENIZERS_BPE_H
+
+#include "tokenizers/tokens.h"
+#include "tokenizers/vocabulary.h"
+#include "util/heap.h"
+
+// Priorities have 22 bits, so that a pair of ids and its priority fill one word of the pair table.
+enum { TOKENIZER_MAX_MERGES = (1 << 22) - 1 };
+
+typedef struct {
+    int32_t left, right, result;
+} Merge;
+
+typedef struct {
+    Merge *items; // (count), index = priority: the smallest is applied first
+    size_t count, capacity;
+    bool ignore_merges; // a pre-token that is in the vocabulary becomes that token at once
+    // Set by merges_index. Open addressing: left id (21 bits), right id (21), priority (22); all
+    // ones if empty.
+    uint64_t *pairs;
+    size_t pair_mask;
+} MergeTable;
+
+enum { NO_MERGE_ = -1 };
+
+static inline void merges_free(MergeTable *m) {
+    free(m->items);
+    free(m->pairs);
+    *m = (MergeTable){0};
+}
+
+static inline bool merges_add(MergeTable *m, Merge merge, Error *e) {
+    if (!array_reserve(&m->items, &m->capacity, m->count, 1, sizeof merge, e)) {
+        return false;
+    }
+    m->items[m->count++] = merge;
+    return true;
+}
+
+static inline size_t pair_slot_(const MergeTable *m, uint64_t pair) {
+    return (size_t)hash_mix(pair) & m->pair_mask;
+}
+
+// Priority of the merge of two tokens, NO_MERGE_ if there is none.
+static inline int32_t merge_priority_(const MergeTable *m, int32_t left, int32_t right) {
+    uint64_t pair = (uint64_t)left << 21 | (uint64_t)right;
+    for (size_t i = pair_slot_(m, pair);; i = (i + 1) & m->pair_mask) {
+        uint64_t entry = m->pairs[i];
+        if (entry >> 22 == pair) {
+            return (int32_t)(entry & TOKENIZER_MAX_MERGES);
+        }
+        if (entry == UINT64_MAX) {
+            return NO_MERGE_;
+        }
+    }
+}
+
+// Builds the pair table.
+static inline bool merges_index(MergeTable *m, Error *e) {
+    size_t size = 16;
+    while (size < 2 * m->count) {
+        size *= 2;
+    }
+    m->pairs = malloc(size * sizeof *m->pairs);
+    if (!m->pairs) {
+        return fail(e, "tokenizer: out of memory for %zu merges", m->count);
+    }
+    memset(m->pairs, 0xFF, size * sizeof *m->pairs);
+    m->pair_mask = size - 1;
+
+    for (size_t priority = 0; priority < m->count; priority++) {
+        const Merge *merge = &m->items[priority];
+        uint64_t pair = (uint64_t)merge->left << 21 | (uint64_t)merge->right;
+        size_t i = pair_slot_(m, pair);
+        while (m->pairs[i] != UINT64_MAX && m->pairs[i] >> 22 != pair) {
+            i = (i + 1) & m->pair_mask;
+        }
+        m->pairs[i] = pair << 22 | priority; // of a repeated pair the last one counts
+    }
+    return true;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Encoding a pre-token
+
+typedef struct {
+    int32_t id;
+    int32_t
+        priority; // of the merge with the next symbol; NO_MERGE_ if none or if it is merged away
+    uint32_t previous, next;
+} BpeSymbol_;
+
+// Scratch memory of one thread; zero-initialise.
+typedef struct {
+    BpeSymbol_ *symbols;
+    size_t capacity;
+    Heap heap; // of (priority, position)
+} BpeScratch;
+
+static inline void bpe_scratch_free(BpeScratch *s) {
+    free(s->symbols);
+    free(s->heap.entries);
+    *s = (BpeScratch){0};
+}
+
+enum { SHORT_PRETOKEN_ = 64 };
+
+// Merges a short pre-token: each step looks at all priorities, which beats a heap for a few dozen
+// symbols. The ids go to out; returns how many.
+static inline size_t merge_short_(const int32_t byte_id[256], const MergeTable *m, const char *text,
+                                  size_t n, int32_t *out) {
+    uint32_t priorities[SHORT_PRETOKEN_]; // of the merge with the next; NO_MERGE_ is the greatest
+    for (size_t i = 0; i < n; i++) {
+        out[i] = byte_id[(unsigned char)text[i]];
+    }
+    for (size_t i = 0; i + 1 < n; i++) {
+        priorities[i] = (uint32_t)merge_priority_(m, out[i], out[i + 1]);
+    }
+
+    for (;;) {
+        uint32_t first = (uint32_t)NO_MERGE_;
+        size_t best = 0;
+        for (size_t i = 0; i + 1 < n; i++) {
+            if (priorities[i] < first) {
+                first = priorities[i], best = i;
+            }
+        }
+        if (first == (uint32_t)NO_MERGE_) {
+            return n;
+        }
+
+        out[best] = m->items[first].result;
+        n--;
+        for (size_t i = best + 1; i < n; i++) {
+            out[i] = out[i + 1];
+            priorities[i - 1] = priorities[i];
+        }
+        if (best > 0) {
+            priorities[best - 1] = (uint32_t)merge_priority_(m, out[best - 1], out[best]);
+        }
+        if (best + 1 < n) {
+            priorities[best] = (uint32_t)merge_priority_(m, out[best], out[best + 1]);
+        }
+    }
+}
+
+// Looks up the priority of symbol i with its right neighbour and, if they merge, puts it on the heap.
+static inline bool queue_pair_(BpeScratch *s, const MergeTable *m, uint32_t i, size_t n, Error *e) {
+    BpeSymbol_ *symbol = &s->symbols[i];
+    symbol->priority = NO_MERGE_;
+    if (symbol->next < n) {
+        symbol->priority = merge_priority_(m, symbol->id, s->symbols[symbol->next].id);
+    }
+    return symbol->priority == NO_MERGE_ ||
+           heap_push(&s->heap, (HeapEntry){(uint64_t)symbol->priority, i, i}, e);
+}
+
+// Merges a pre-token of any length in O(n log n): an entry of the heap counts only while the symbol
+// at its position still has that priority.
+static inline bool merge_long_(const int32_t byte_id[256], const MergeTable *m, BpeScratch *s,
+                               const char *text, size_t n, TokenBuffer *out, Error *e) {
+    if (n >= UINT32_MAX) {
+        return fail(e, "tokenizer: a pre-token of %zu bytes: at most 4 GiB are supported", n);
+    }
+    if (!array_reserve(&s->symbols, &s->capacity, 0, n, sizeof *s->symbols, e)) {
+        return false;
+    }
+
+    BpeSymbol_ *symbols = s->symbols;
+    for (uint32_t i = 0; i < n; i++) {
+        symbols[i] = (BpeSymbol_){byte_id[(unsigned char)text[i]], NO_MERGE_, i - 1, i + 1};
+    }
+    s->heap.count = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        if (!queue_pair_(s, m, i, n, e)) {
+            return false;
+        }
+    }
+
+    while (s->heap.count) {
+        HeapEntry top = heap_pop(&s->heap);
+        BpeSymbol_ *left = &symbols[top.item];
+        if ((uint64_t)left->priority != top.major) {
+            continue;
+        }
+        BpeSymbol_ *right = &symbols[left->next];
+        left->id = m->items[left->priority].result;
+        left->next = right->next;
+        right->priority = NO_MERGE_;
+        if (left->next < n) {
+            symbols[left->next].previous = top.item;
+        }
+        if (!queue_pair_(s, m, top.item, n, e) ||
+            (top.item && !queue_pair_(s, m, left->previous, n, e))) {
+            return false;
+        }
+    }
+
+    for (size_t i = 0; i < n; i = symbols[i].next) {
+        out->ids[out->count++] = symbols[i].id;
+    }
+    return true;
+}
+
+// Appends the ids of one pre-token of n > 0 bytes.
+static inline bool bpe_encode(const Vocabulary *v, const MergeTable *m, BpeScratch *s,
+                              const TokenCache *cache, const char *text, size_t n, TokenBuffer *out,
+                              Error *e) {
+    if (!token_buffer_reserve(out, n, e)) {
+        return false;
+    }
+    int32_t *ids = out->ids + out->count;
+    if (n == 1) {
+        *ids = v->byte_id[(unsigned char)*text];
+        out->count++;
+        return true;
+    }
+
+    int32_t complete = m->ignore_merges ? vocabulary_find(v, text, n) : -1;
+    if (complete >= 0) {
+        *ids = complete;
+        out->count++;
+        return true;
+    }
+    if (n > SHORT_PRETOKEN_) {
+        return merge_long_(v->byte_id, m, s, text, n, out, e);
+    }
+    if (n > CACHE_KEY) {
+        out->count += merge_short_(v->byte_id, m, text, n, ids);
+        return true;
+    }
+
+    uint64_t key[3];
+    CacheEntry *entry = token_cache_entry(cache, text, n, key);
+    if (token_cache_hit(entry, key)) {
+        memcpy(ids, entry->ids, (size_t)entry->count * sizeof *ids);
+        out->count += (size_t)entry->count;
+        return true;
+    }
+    size_t count = merge_short_(v->byte_id, m, text, n, ids);
+    out->count += count;
+    token_cache_store(entry, key, ids, count);
+    return true;
+}
+
+#endif

@@ -1,0 +1,339 @@
+// sentencepiece_model.h: the .model file of SentencePiece, a bare protobuf ModelProto. It is read
+// with every check that the sentencepiece library makes, and written for a Unigram that training
+// made.
+#ifndef TOKENIZERS_SENTENCEPIECE_MODEL_H
+#define TOKENIZERS_SENTENCEPIECE_MODEL_H
+
+#include "tokenizers/model.h"
+#include "tokenizers/spellings.h"
+#include "util/protobuf.h"
+
+// Fields of the messages.
+enum { MODEL_PIECES_ = 1, MODEL_TRAINER_, MODEL_NORMALIZER_, MODEL_DENORMALIZER_ = 5 };
+enum { PIECE_TEXT_ = 1, PIECE_SCORE_, PIECE_TYPE_ };
+enum {
+    TRAINER_MODEL_TYPE_ = 3, // 1 Unigram, 2 BPE, 3 words, 4 characters
+    TRAINER_VOCAB_SIZE_ = 4,
+    TRAINER_SPACE_SUFFIX_ = 24,
+    TRAINER_BYTE_FALLBACK_ = 35,
+    TRAINER_UNK_ID_ = 40,
+    TRAINER_BOS_ID_,
+    TRAINER_EOS_ID_,
+    TRAINER_PAD_ID_,
+    TRAINER_UNK_SURFACE_,
+    TRAINER_UNK_PIECE_,
+    TRAINER_BOS_PIECE_,
+    TRAINER_EOS_PIECE_,
+    TRAINER_PAD_PIECE_
+};
+enum {
+    NORMALIZER_NAME_ = 1,
+    NORMALIZER_CHARSMAP_,
+    NORMALIZER_DUMMY_PREFIX_,
+    NORMALIZER_EXTRA_SPACES_,
+    NORMALIZER_ESCAPE_SPACES_
+};
+
+// ------------------------------------------------------------------------------------------------
+// Reader: the messages
+
+// What a .model says besides its pieces.
+typedef struct {
+    uint64_t type;            // TRAINER_MODEL_TYPE_
+    FileText begin, end, pad; // pieces
+    FileText charsmap;
+    bool denormalizes;
+} ModelFile_;
+
+// What is wrong with a piece, NULL if nothing is.
+static inline const char *piece_fault_(FileText piece, float score, bool damaged, size_t id) {
+    size_t well_formed = 0;
+    for (size_t n = 1; n && well_formed < piece.length; well_formed += n) {
+        n = utf8_decode(piece.text + well_formed, piece.length - well_formed, NULL);
+    }
+    return damaged                               ? "is damaged"
+           : piece.length == 0                   ? "is empty"
+           : memchr(piece.text, 0, piece.length) ? "holds a NUL character"
+           : well_formed != piece.length         ? "is not UTF-8"
+           : !isfinite(score)                    ? "has a score that is not finite"
+           : id == TOKENIZER_MAX_VOCAB           ? "is one too many: at most 2097151 are supported"
+                                                 : NULL;
+}
+
+static inline bool piece_read_(Tokenizer *t, FileText message, const char *path, Error *e) {
+    ProtobufReader w = protobuf_reader(message.text, message.length);
+    FileText piece = {"", 0};
+    float score = 0;
+    int kind = PIECE_NORMAL;
+    while (protobuf_next(&w)) {
+        if (w.field == PIECE_TEXT_ && w.wire == 2) {
+            piece = (FileText){w.bytes, w.length};
+        } else if (w.field == PIECE_SCORE_ && w.wire == 5) {
+            uint32_t bits = (uint32_t)w.number;
+            memcpy(&score, &bits, sizeof score);
+        } else if (w.field == PIECE_TYPE_ && w.wire == 0 && w.number >= PIECE_NORMAL &&
+                   w.number <= PIECE_BYTE) {
+            kind = (int)w.number;
+        }
+    }
+
+    size_t id = t->vocabulary.count;
+    const char *fault = piece_fault_(piece, score, w.damaged, id);
+    if (fault) {
+        return fail(e, "%s: piece %zu %s", path, id, fault);
+    }
+    return tokenizer_add_piece(t, piece.text, piece.length, (double)score, kind, e);
+}
+
+static inline void trainer_spec_read_(Tokenizer *t, ModelFile_ *m, ProtobufReader *w) {
+    DecodeRules *decode = &t->decode;
+    while (protobuf_next(w)) {
+        FileText text = {w->bytes, w->length}; // of wire type 2
+        if (w->wire == 0 && w->field == TRAINER_MODEL_TYPE_ && w->number >= 1 && w->number <= 4) {
+            m->type = w->number;
+        } else if (w->wire == 0 && w->field == TRAINER_SPACE_SUFFIX_) {
+            t->sentencepiece_normalizer.space_suffix = w->number != 0;
+        } else if (w->wire == 0 && w->field == TRAINER_BYTE_FALLBACK_) {
+            t->pieces.byte_fallback = w->number != 0;
+        } else if (w->wire == 2 && w->field == TRAINER_UNK_SURFACE_) {
+            // One that is too long is rejected by sentencepiece_read.
+            size_t room = sizeof decode->unknown_surface;
+            decode->unknown_surface_length = text.length;
+            memcpy(decode->unknown_surface, text.text, text.length < room ? text.length : room);
+        } else if (w->wire == 2 && w->field == TRAINER_BOS_PIECE_ && text.length) {
+            m->begin = text;
+        } else if (w->wire == 2 && w->field == TRAINER_EOS_PIECE_ && text.length) {
+            m->end = text;
+        } else if (w->wire == 2 && w->field == TRAINER_PAD_PIECE_ && text.length) {
+            m->pad = text;
+        }
+    }
+}
+
+static inline void normalizer_spec_read_(SentencePieceNormalizer *s, FileText *charsmap,
+                                         ProtobufReader *w) {
+    while (protobuf_next(w)) {
+        if (w->wire == 2 && w->field == NORMALIZER_CHARSMAP_) {
+            *charsmap = (FileText){w->bytes, w->length};
+        } else if (w->wire == 0 && w->field == NORMALIZER_DUMMY_PREFIX_) {
+            s->dummy_prefix = w->number != 0;
+        } else if (w->wire == 0 && w->field == NORMALIZER_EXTRA_SPACES_) {
+            s->collapse_spaces = w->number != 0;
+        } else if (w->wire == 0 && w->field == NORMALIZER_ESCAPE_SPACES_) {
+            s->escape_spaces = w->number != 0;
+        }
+    }
+}
+
+static inline bool model_proto_read_(Tokenizer *t, ModelFile_ *m, FileText file, const char *path,
+                                     Error *e) {
+    ProtobufReader w = protobuf_reader(file.text, file.length);
+    bool damaged = false;
+    while (protobuf_next(&w) && !damaged) {
+        if (w.wire != 2) {
+            continue;
+        }
+        ProtobufReader inner = protobuf_reader(w.bytes, w.length);
+        if (w.field == MODEL_PIECES_ && !piece_read_(t, (FileText){w.bytes, w.length}, path, e)) {
+            return false;
+        }
+        if (w.field == MODEL_TRAINER_) {
+            trainer_spec_read_(t, m, &inner);
+        } else if (w.field == MODEL_NORMALIZER_) {
+            normalizer_spec_read_(&t->sentencepiece_normalizer, &m->charsmap, &inner);
+        } else if (w.field == MODEL_DENORMALIZER_) {
+            SentencePieceNormalizer ignored = {0};
+            FileText charsmap = {0};
+            normalizer_spec_read_(&ignored, &charsmap, &inner);
+            m->denormalizes |= charsmap.length > 0;
+        }
+        damaged = inner.damaged;
+    }
+    return (!w.damaged && !damaged && t->vocabulary.count > 0) ||
+           fail(e, "%s: not a SentencePiece model, or damaged (byte %zu)", path,
+                (size_t)((const char *)w.at - file.text));
+}
+
+// ------------------------------------------------------------------------------------------------
+// Reader: the checks
+
+// Is this piece matched by text, so that it lives in the one name space of sentencepiece, or in
+// that of the others?
+static inline bool is_text_piece_(const Token *token) {
+    return token->kind == PIECE_NORMAL || token->kind == PIECE_USER || token->kind == PIECE_UNUSED;
+}
+
+// Files the pieces by spelling and rejects repeated ones. With BPE and characters, also a piece that
+// is spelled like a control piece: there sentencepiece gives the control piece's id to text, or no
+// ids at all.
+static inline bool pieces_check_spellings_(const Vocabulary *v, bool unigram, Spellings *s,
+                                           const char *path, Error *e) {
+    if (!spellings_reserve(s, v->count, 0, path, e)) {
+        return false;
+    }
+    for (int text_pieces = 0; text_pieces < 2; text_pieces++) {
+        for (size_t id = 0; id < v->count; id++) {
+            const Token *token = &v->tokens[id];
+            FileText name = {v->bytes + token->offset, token->length};
+            if (is_text_piece_(token) != text_pieces) {
+                continue;
+            }
+            int32_t known = spellings_find(s, name);
+            bool reserved = known >= 0 && !is_text_piece_(&v->tokens[known]);
+            if (known >= 0 && (reserved == !text_pieces || !unigram)) {
+                return fail(e, "%s: piece %zu is spelled like piece %d", path, id, (int)known);
+            }
+            if (known < 0 && !spellings_add(s, name, id, e)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+// Rejects bytes that are wrong or missing.
+static inline bool pieces_check_bytes_(const Vocabulary *v, bool byte_fallback, const char *path,
+                                       Error *e) {
+    bool found[256] = {false};
+    for (size_t id = 0; id < v->count; id++) {
+        const Token *token = &v->tokens[id];
+        if (token->kind != PIECE_BYTE) {
+            continue;
+        }
+        int16_t byte = piece_byte(v->bytes + token->offset, token->length, false);
+        if (byte < 0 || !byte_fallback) {
+            return fail(
+                e,
+                "%s: piece %zu of type BYTE must be written <0xNN>, in a model with byte_fallback",
+                path, id);
+        }
+        found[byte] = true;
+    }
+    for (int b = 0; b < 256 && byte_fallback; b++) {
+        if (!found[b]) {
+            return fail(e, "%s: has byte_fallback, but no piece <0x%02X>", path, b);
+        }
+    }
+    return true;
+}
+
+// Finds the one unknown piece, and rejects control pieces for which sentencepiece gives no ids.
+static inline bool pieces_check_specials_(const Vocabulary *v, bool unigram, int32_t *unknown,
+                                          const char *path, Error *e) {
+    for (size_t id = 0; id < v->count; id++) {
+        const Token *token = &v->tokens[id];
+        if (token->kind == PIECE_UNKNOWN && *unknown >= 0) {
+            return fail(e, "%s: pieces %d and %zu are both of type UNKNOWN", path, (int)*unknown,
+                        id);
+        }
+        *unknown = token->kind == PIECE_UNKNOWN ? (int32_t)id : *unknown;
+        if (token->kind == PIECE_CONTROL && !unigram &&
+            lead_byte_length(v->bytes + token->offset, token->length) == token->length) {
+            return fail(e,
+                        "%s: control piece %zu is one character: sentencepiece gives no ids for "
+                        "text with it",
+                        path, id);
+        }
+    }
+    return *unknown >= 0 || fail(e, "%s: has no piece of type UNKNOWN", path);
+}
+
+static inline int32_t control_piece_(const Vocabulary *v, const Spellings *s, FileText name) {
+    int32_t id = spellings_find(s, name);
+    return id >= 0 && v->tokens[id].kind == PIECE_CONTROL ? id : -1;
+}
+
+// Reads the .model in t->source. *end is its end-of-document piece, NULL if it has none.
+static inline bool sentencepiece_read(Tokenizer *t, Spellings *s, const char *path,
+                                      char end[STEP_TEXT], Error *e) {
+    static const char surface[] = " \xE2\x81\x87 ";
+    ModelFile_ m = {.type = 1, .begin = {"<s>", 3}, .end = {"</s>", 4}, .pad = {"<pad>", 5}};
+    SentencePieceNormalizer *normalizer = &t->sentencepiece_normalizer;
+    Vocabulary *v = &t->vocabulary;
+    t->pieces.sentencepiece = true;
+    normalizer->dummy_prefix = normalizer->collapse_spaces = normalizer->escape_spaces = true;
+    memcpy(t->decode.unknown_surface, surface, sizeof surface);
+    t->decode.unknown_surface_length = sizeof surface - 1;
+    if (!model_proto_read_(t, &m, (FileText){t->source, t->source_length}, path, e)) {
+        return false;
+    }
+
+    t->model = m.type == 1 ? MODEL_UNIGRAM : m.type == 2 ? MODEL_PIECE_BPE : MODEL_CHARACTER;
+    if (m.type == 3) {
+        return fail(e, "%s: unsupported model_type WORD: UNIGRAM, BPE and CHAR are supported",
+                    path);
+    }
+    if (m.denormalizes) {
+        return fail(e, "%s: unsupported rules in denormalizer_spec: text would decode differently",
+                    path);
+    }
+    if (t->decode.unknown_surface_length >= sizeof t->decode.unknown_surface ||
+        m.end.length >= STEP_TEXT) {
+        return fail(e, "%s: unk_surface or eos_piece is longer than %d bytes", path, STEP_TEXT - 1);
+    }
+    bool unigram = t->model == MODEL_UNIGRAM;
+    if (!pieces_check_spellings_(v, unigram, s, path, e) ||
+        !pieces_check_bytes_(v, t->pieces.byte_fallback, path, e) ||
+        !pieces_check_specials_(v, unigram, &t->pieces.unknown, path, e) ||
+        (m.charsmap.length &&
+         !charsmap_read(&normalizer->charsmap, m.charsmap.text, m.charsmap.length, path, e))) {
+        return false;
+    }
+
+    t->begin = control_piece_(v, s, m.begin);
+    t->pad = control_piece_(v, s, m.pad);
+    end[0] = 0;
+    if (control_piece_(v, s, m.end) >= 0) {
+        memcpy(end, m.end.text, m.end.length);
+        end[m.end.length] = 0;
+    }
+    return tokenizer_index(t, path, e);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Writer
+
+static inline void special_write_(JsonWriter *message, unsigned field, const Tokenizer *t,
+                                  int32_t id) {
+    size_t length;
+    const char *text = tokenizer_text(t, id, &length);
+    if (length) {
+        protobuf_put_bytes(message, field, text, length);
+    }
+}
+
+// Writes a Unigram without character map.
+static inline void sentencepiece_write(JsonWriter *w, const Tokenizer *t) {
+    const Vocabulary *v = &t->vocabulary;
+    const SentencePieceNormalizer *s = &t->sentencepiece_normalizer;
+    JsonWriter message = {0};
+    for (size_t id = 0; id < v->count; id++) {
+        const Token *token = &v->tokens[id];
+        protobuf_put_bytes(&message, PIECE_TEXT_, v->bytes + token->offset, token->length);
+        protobuf_put_float(&message, PIECE_SCORE_, (float)t->pieces.scores[id]);
+        protobuf_put_number(&message, PIECE_TYPE_, token->kind);
+        protobuf_put_message(w, MODEL_PIECES_, &message);
+    }
+
+    protobuf_put_number(&message, TRAINER_MODEL_TYPE_, 1);
+    protobuf_put_number(&message, TRAINER_VOCAB_SIZE_, (int64_t)v->count);
+    protobuf_put_number(&message, TRAINER_BYTE_FALLBACK_, t->pieces.byte_fallback);
+    protobuf_put_number(&message, TRAINER_UNK_ID_, t->pieces.unknown);
+    protobuf_put_number(&message, TRAINER_BOS_ID_, t->begin);
+    protobuf_put_number(&message, TRAINER_EOS_ID_, t->end_of_document);
+    protobuf_put_number(&message, TRAINER_PAD_ID_, t->pad);
+    special_write_(&message, TRAINER_UNK_PIECE_, t, t->pieces.unknown);
+    special_write_(&message, TRAINER_BOS_PIECE_, t, t->begin);
+    special_write_(&message, TRAINER_EOS_PIECE_, t, t->end_of_document);
+    special_write_(&message, TRAINER_PAD_PIECE_, t, t->pad);
+    protobuf_put_message(w, MODEL_TRAINER_, &message);
+
+    protobuf_put_bytes(&message, NORMALIZER_NAME_, "identity", 8);
+    protobuf_put_number(&message, NORMALIZER_DUMMY_PREFIX_, s->dummy_prefix);
+    protobuf_put_number(&message, NORMALIZER_EXTRA_SPACES_, s->collapse_spaces);
+    protobuf_put_number(&message, NORMALIZER_ESCAPE_SPACES_, s->escape_spaces);
+    protobuf_put_message(w, MODEL_NORMALIZER_, &message);
+    free(message.data);
+}
+
+#endif

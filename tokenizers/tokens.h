@@ -1,0 +1,82 @@
+// tokens.h: a growing buffer of ids, chunks of a text, and a cache from short texts to their ids.
+#ifndef TOKENIZERS_TOKENS_H
+#define TOKENIZERS_TOKENS_H
+
+#include "util/array.h"
+#include "util/hash.h"
+
+typedef struct {
+    int32_t *ids;
+    size_t count, capacity; // zero-initialise; the caller frees ids
+    size_t start;           // where the ids of the text that is being encoded begin
+} TokenBuffer;
+
+// A text may be encoded in chunks (tokenizer_safe_cut): whether a chunk is the complete text, or lacks
+// its beginning, or its end, or both (or'ed).
+enum { TEXT_COMPLETE = 0, TEXT_NOT_FIRST = 1, TEXT_NOT_LAST = 2 };
+
+// Makes room for `more` ids.
+static inline bool token_buffer_reserve(TokenBuffer *b, size_t more, Error *e) {
+    return array_reserve(&b->ids, &b->capacity, b->count, more, sizeof *b->ids, e);
+}
+
+static inline bool token_buffer_append(TokenBuffer *b, int32_t id, Error *e) {
+    if (!token_buffer_reserve(b, 1, e)) {
+        return false;
+    }
+    b->ids[b->count++] = id;
+    return true;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Cache
+
+// The ids of a short text, in one cache line.
+enum { CACHE_KEY = 23, CACHE_IDS_ = 9, CACHE_BITS_ = 15 };
+
+typedef struct {
+    uint64_t key[3]; // its length in the first byte, then its bytes, then zeros; all zeros: empty
+    int32_t count;
+    int32_t ids[CACHE_IDS_];
+} CacheEntry;
+
+// Texts met recently. A text has one place and displaces what is there.
+typedef struct {
+    CacheEntry *entries; // (1 << CACHE_BITS_)
+} TokenCache;
+
+static inline bool token_cache_init(TokenCache *c) {
+    c->entries = calloc((size_t)1 << CACHE_BITS_, sizeof *c->entries);
+    return c->entries;
+}
+
+static inline void token_cache_free(TokenCache *c) {
+    free(c->entries);
+}
+
+// The place of a text of at most CACHE_KEY bytes, and its key. It may hold another text
+// (token_cache_hit).
+static inline CacheEntry *token_cache_entry(const TokenCache *c, const char *text, size_t n,
+                                            uint64_t key[3]) {
+    char bytes[24] = {(char)n};
+    memcpy(bytes + 1, text, n);
+    memcpy(key, bytes, sizeof bytes);
+    uint64_t hash = hash_mix(key[0] + key[1] * 0x9E3779B97F4A7C15u + key[2] * 0xC2B2AE3D27D4EB4Fu);
+    return &c->entries[hash >> 8 & (((size_t)1 << CACHE_BITS_) - 1)];
+}
+
+static inline bool token_cache_hit(const CacheEntry *entry, const uint64_t key[3]) {
+    return entry->key[0] == key[0] && entry->key[1] == key[1] && entry->key[2] == key[2];
+}
+
+// Leaves the entry as it is if the ids are too many.
+static inline void token_cache_store(CacheEntry *entry, const uint64_t key[3], const int32_t *ids,
+                                     size_t count) {
+    if (count <= CACHE_IDS_) {
+        memcpy(entry->key, key, sizeof entry->key);
+        memcpy(entry->ids, ids, count * sizeof *ids);
+        entry->count = (int32_t)count;
+    }
+}
+
+#endif

@@ -1,0 +1,258 @@
+// vocab_merges.h: vocabulary and merges of a byte-level BPE as GPT-2's files have them: vocab.json,
+// an object {token: id}, and merges.txt, a line "a b" for each merge. A tokenizer.json holds the same
+// within its model.
+#ifndef TOKENIZERS_VOCAB_MERGES_H
+#define TOKENIZERS_VOCAB_MERGES_H
+
+#include "tokenizers/byte_alphabet.h"
+#include "tokenizers/model.h"
+#include "tokenizers/spellings.h"
+#include "util/json.h"
+
+// ------------------------------------------------------------------------------------------------
+// Readers
+
+// Adds the token that a file writes as `text`: mapped back through the byte alphabet, or as it is
+// if a character of it stands for no byte.
+static inline bool byte_token_read(Tokenizer *t, const ByteAlphabet *alphabet, FileText text,
+                                   Error *e) {
+    char *bytes = malloc(text.length);
+    size_t count = 0;
+    bool verbatim = false;
+    if (!bytes) {
+        return fail(e, "tokenizer: out of memory for a token of %zu bytes", text.length);
+    }
+    for (size_t i = 0, n; i < text.length && !verbatim; i += n) {
+        uint32_t c = 0;
+        n = utf8_decode(text.text + i, text.length - i, &c);
+        verbatim =
+            n == 0 || c >= sizeof alphabet->byte / sizeof *alphabet->byte || alphabet->byte[c] < 0;
+        if (!verbatim) {
+            bytes[count++] = (char)alphabet->byte[c];
+        }
+    }
+    bool ok = verbatim ? tokenizer_add_token(t, text.text, text.length, true, e)
+                       : tokenizer_add_token(t, bytes, count, false, e);
+    free(bytes);
+    return ok;
+}
+
+// Checks that the ids of {token: id} are 0 .. count - 1, each once, and files the spellings; leaves
+// room for `more` tokens.
+static inline bool vocab_read_spellings_(Spellings *s, const Json *vocab, size_t more,
+                                         const char *path, Error *e) {
+    if (!vocab || vocab->kind != JSON_OBJECT || vocab->length == 0) {
+        return fail(e, "%s: the vocabulary must be an object {token: id}", path);
+    }
+    size_t count = vocab->length, entry = 0;
+    if (!spellings_reserve(s, count, more, path, e)) {
+        return false;
+    }
+    for (const Json *token = vocab->child; token; token = token->next, entry++) {
+        FileText text = {token->key, token->key_length};
+        uint64_t id;
+        if (text.length == 0 || memchr(text.text, 0, text.length)) {
+            return fail(e, "%s: vocabulary entry %zu is empty or holds a NUL character", path,
+                        entry);
+        }
+        if (!json_uint(token, &id) || id >= count) {
+            return fail(e,
+                        "%s: vocabulary entry %zu: the ids of %zu tokens must be 0 to %zu without "
+                        "holes, not %.20s",
+                        path, entry, count, count - 1,
+                        token->kind == JSON_NUMBER ? token->text : "another value");
+        }
+        if (s->tokens[id].text || spellings_find(s, text) >= 0) {
+            return fail(e, "%s: vocabulary entry %zu repeats %s", path, entry,
+                        s->tokens[id].text ? "an id" : "a token");
+        }
+        if (!spellings_add(s, text, id, e)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// Reads {token: id} into the vocabulary and *s; leaves room for `more` added tokens.
+static inline bool vocab_read(Tokenizer *t, Spellings *s, const Json *vocab, size_t more,
+                              const char *path, Error *e) {
+    ByteAlphabet alphabet = byte_alphabet();
+    if (!vocab_read_spellings_(s, vocab, more, path, e)) {
+        return false;
+    }
+    for (size_t id = 0; id < vocab->length; id++) {
+        if (!byte_token_read(t, &alphabet, s->tokens[id], e)) {
+            return false;
+        }
+    }
+    t->vocabulary.model_count = t->vocabulary.count;
+    return true;
+}
+
+// Adds the merge of the tokens `a` and `b`, checked. `index` is where it stands, for error lines.
+static inline bool merge_read_(Tokenizer *t, const Spellings *s, FileText a, FileText b,
+                               const char *path, size_t index, Error *e) {
+    Merge merge = {spellings_find(s, a), spellings_find(s, b), spellings_find_joined(s, a, b)};
+    if (merge.left < 0 || merge.right < 0 || merge.result < 0) {
+        return fail(e, "%s: merge %zu: its %s is not in the vocabulary", path, index,
+                    merge.left < 0    ? "first part"
+                    : merge.right < 0 ? "second part"
+                                      : "result");
+    }
+    if (t->vocabulary.tokens[merge.result].verbatim) {
+        return fail(e, "%s: merge %zu has a character outside the byte alphabet", path, index);
+    }
+    if (t->merges.count == TOKENIZER_MAX_MERGES) {
+        return fail(e, "%s: more than %d merges", path, TOKENIZER_MAX_MERGES);
+    }
+    return tokenizer_add_merge(t, merge, e);
+}
+
+// Adds a merge written "a b", or skips the version line.
+static inline bool merge_read_line_(Tokenizer *t, const Spellings *s, FileText line,
+                                    const char *path, size_t index, Error *e) {
+    const char *space = memchr(line.text, ' ', line.length);
+    if (line.length >= 8 && !memcmp(line.text, "#version", 8)) {
+        return true;
+    }
+    size_t left = space ? (size_t)(space - line.text) : 0, right = line.length - left - 1;
+    if (!space || memchr(space + 1, ' ', right)) {
+        return fail(e, "%s: merge %zu must be two tokens separated by one space", path, index);
+    }
+    return merge_read_(t, s, (FileText){line.text, left}, (FileText){space + 1, right}, path, index,
+                       e);
+}
+
+// Reads "merges" of a tokenizer.json: strings "a b" or pairs ["a", "b"].
+static inline bool merges_read_json(Tokenizer *t, const Spellings *s, const Json *merges,
+                                    const char *path, Error *e) {
+    size_t index = 0;
+    if (!merges || merges->kind != JSON_ARRAY) {
+        return fail(e, "%s: model.merges must be an array", path);
+    }
+    for (const Json *m = merges->child; m; m = m->next, index++) {
+        const Json *a = m->kind == JSON_ARRAY && m->length == 2 ? m->child : NULL;
+        const Json *b = a ? a->next : NULL;
+        bool ok;
+        if (m->kind == JSON_STRING) {
+            ok = merge_read_line_(t, s, (FileText){m->text, m->length}, path, index, e);
+        } else if (a && a->kind == JSON_STRING && b->kind == JSON_STRING) {
+            ok = merge_read_(t, s, (FileText){a->text, a->length}, (FileText){b->text, b->length},
+                             path, index, e);
+        } else {
+            ok = fail(e, "%s: merge %zu must be \"a b\" or [\"a\", \"b\"]", path, index);
+        }
+        if (!ok) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// Reads the text of a merges.txt.
+static inline bool merges_read_lines_(Tokenizer *t, const Spellings *s, FileText merges,
+                                      const char *path, Error *e) {
+    size_t index = 0;
+    for (const char *line = merges.text, *end = line + merges.length; line < end; index++) {
+        const char *newline = memchr(line, '\n', (size_t)(end - line));
+        size_t n = (size_t)((newline ? newline : end) - line);
+        size_t kept = n && line[n - 1] == '\r' ? n - 1 : n;
+        if (kept && !merge_read_line_(t, s, (FileText){line, kept}, path, index, e)) {
+            return false;
+        }
+        line += n + (newline != NULL);
+    }
+    return true;
+}
+
+// Reads a parsed vocab.json and the text of a merges.txt. `end_text` becomes an added token, as
+// transformers makes it one.
+static inline bool vocab_merges_read(Tokenizer *t, Spellings *s, const Json *vocab,
+                                     const char *vocab_path, FileText merges,
+                                     const char *merges_path, const char *end_text, Error *e) {
+    if (!vocab_read(t, s, vocab, 0, vocab_path, e) ||
+        !merges_read_lines_(t, s, merges, merges_path, e)) {
+        return false;
+    }
+    int32_t id = spellings_find(s, (FileText){end_text, strlen(end_text)});
+    AddedToken added = {(char *)end_text, strlen(end_text), id, .special = true};
+    return (id < 0 || tokenizer_add_added(t, added, e)) && tokenizer_index(t, vocab_path, e);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Writers
+
+// Appends the token as files write it.
+static inline void token_write(JsonWriter *w, const Tokenizer *t, const ByteAlphabet *alphabet,
+                               int32_t id) {
+    size_t length;
+    const char *bytes = tokenizer_text(t, id, &length);
+    if (t->vocabulary.tokens[id].verbatim || t->model != MODEL_BYTE_BPE) {
+        json_append(w, bytes, length);
+        return;
+    }
+    for (size_t i = 0; i < length; i++) {
+        char character[4];
+        json_append(w, character,
+                    utf8_encode(alphabet->symbol[(unsigned char)bytes[i]], character));
+    }
+}
+
+// {token: id}
+static inline void vocab_write_object(JsonWriter *w, const char *key, const Tokenizer *t) {
+    ByteAlphabet alphabet = byte_alphabet();
+    JsonWriter text = {0};
+    json_open(w, key, '{');
+    for (size_t id = 0; id < t->vocabulary.model_count; id++) {
+        text.length = 0;
+        token_write(&text, t, &alphabet, (int32_t)id);
+        if (!text.failed) {
+            json_put_uint(w, text.data, id);
+        }
+    }
+    json_close(w, '}');
+    w->failed |= text.failed;
+    free(text.data);
+}
+
+// Appends a merge as "a b": every version of `tokenizers` reads that form, and no token of a merge
+// has a space.
+static inline void merge_write_(JsonWriter *w, const Tokenizer *t, const ByteAlphabet *alphabet,
+                                const Merge *merge) {
+    token_write(w, t, alphabet, merge->left);
+    json_append(w, " ", 1);
+    token_write(w, t, alphabet, merge->right);
+}
+
+// "merges" of a tokenizer.json.
+static inline void merges_write_array(JsonWriter *w, const Tokenizer *t) {
+    ByteAlphabet alphabet = byte_alphabet();
+    JsonWriter text = {0};
+    json_open(w, "merges", '[');
+    for (size_t i = 0; i < t->merges.count; i++) {
+        text.length = 0;
+        merge_write_(&text, t, &alphabet, &t->merges.items[i]);
+        if (!text.failed) {
+            json_put_text(w, NULL, text.data, text.length);
+        }
+    }
+    json_close(w, ']');
+    w->failed |= text.failed;
+    free(text.data);
+}
+
+static inline void vocab_json_write(JsonWriter *w, const Tokenizer *t) {
+    vocab_write_object(w, NULL, t);
+    json_append(w, "\n", 1);
+}
+
+static inline void merges_txt_write(JsonWriter *w, const Tokenizer *t) {
+    ByteAlphabet alphabet = byte_alphabet();
+    json_append(w, "#version: 0.2\n", 14);
+    for (size_t i = 0; i < t->merges.count; i++) {
+        merge_write_(w, t, &alphabet, &t->merges.items[i]);
+        json_append(w, "\n", 1);
+    }
+}
+
+#endif

@@ -1,0 +1,173 @@
+// vocabulary.h: the tokens of a tokenizer by id and by text.
+#ifndef TOKENIZERS_VOCABULARY_H
+#define TOKENIZERS_VOCABULARY_H
+
+#include "util/array.h"
+#include "util/hash.h"
+
+// Ids have 21 bits, so that a pair of ids and the priority of its merge fill one word of the pair
+// table (bpe.h).
+enum { TOKENIZER_MAX_VOCAB = (1 << 21) - 1 };
+
+static const char SPACE_SYMBOL[] = "\xE2\x96\x81"; // U+2581, a space in pieces
+
+// Kinds of pieces of a SentencePiece model, as its files number them.
+enum { PIECE_NORMAL = 1, PIECE_UNKNOWN, PIECE_CONTROL, PIECE_USER, PIECE_UNUSED, PIECE_BYTE };
+
+typedef struct {
+    size_t offset, length; // in Vocabulary.bytes
+    // The same of what it is to the decoder, if that is another text.
+    size_t decoded, decoded_length;
+    bool added, special;
+    // Byte-level BPE: the file's text, not the byte alphabet: a character of it stands for no byte.
+    bool verbatim;
+    bool matches; // text can become this token; set by tokenizer_index
+    uint8_t kind; // PIECE_*
+    int16_t byte; // that a piece written <0xNN> stands for, -1 for others
+} Token;
+
+typedef struct {
+    Token *tokens; // (count), ids are 0 .. count - 1
+    size_t count, capacity;
+    // Ids from here on are added tokens outside the model's vocabulary. tokenizer_index takes 0 for
+    // `count`.
+    size_t model_count;
+    char *bytes; // of all tokens
+    size_t byte_count, byte_capacity;
+    int32_t byte_id[256]; // token of a single byte, -1 if there is none; set by tokenizer_index
+    HashTable by_text;    // tokens of the model that text can become
+    size_t longest;       // of them, in bytes
+} Vocabulary;
+
+static inline void vocabulary_free(Vocabulary *v) {
+    free(v->tokens);
+    free(v->bytes);
+    free(v->by_text.slots);
+    *v = (Vocabulary){0};
+}
+
+// Appends bytes to those of all tokens. *offset is where they went.
+static inline bool vocabulary_add_bytes_(Vocabulary *v, const char *bytes, size_t length,
+                                         size_t *offset, Error *e) {
+    if (!array_reserve(&v->bytes, &v->byte_capacity, v->byte_count, length, 1, e)) {
+        return false;
+    }
+    memcpy(v->bytes + v->byte_count, bytes, length);
+    *offset = v->byte_count;
+    v->byte_count += length;
+    return true;
+}
+
+// Adds a token with the next id.
+static inline bool vocabulary_add(Vocabulary *v, const char *bytes, size_t length, bool verbatim,
+                                  Error *e) {
+    size_t offset;
+    if (!array_reserve(&v->tokens, &v->capacity, v->count, 1, sizeof *v->tokens, e) ||
+        !vocabulary_add_bytes_(v, bytes, length, &offset, e)) {
+        return false;
+    }
+    v->tokens[v->count++] = (Token){.offset = offset,
+                                    .length = length,
+                                    .decoded = offset,
+                                    .decoded_length = length,
+                                    .verbatim = verbatim,
+                                    .kind = PIECE_NORMAL,
+                                    .byte = -1};
+    return true;
+}
+
+// Gives a token another text for the decoder.
+static inline bool vocabulary_set_decoded(Vocabulary *v, size_t id, const char *bytes,
+                                          size_t length, Error *e) {
+    v->tokens[id].decoded_length = length;
+    return vocabulary_add_bytes_(v, bytes, length, &v->tokens[id].decoded, e);
+}
+
+// Bytes of a token as they stand in text or, for pieces, as the vocabulary spells it; no NUL at the
+// end. An id outside the vocabulary has none.
+static inline const char *vocabulary_text(const Vocabulary *v, int32_t id, size_t *length) {
+    if (id < 0 || (size_t)id >= v->count) {
+        *length = 0;
+        return "";
+    }
+    *length = v->tokens[id].length;
+    return v->bytes + v->tokens[id].offset;
+}
+
+// ------------------------------------------------------------------------------------------------
+// By text
+
+typedef struct {
+    const char *text;
+    size_t length;
+} VocabularyKey_;
+
+static inline bool vocabulary_same_(const void *vocabulary, uint32_t id, const void *key) {
+    const Vocabulary *v = vocabulary;
+    const VocabularyKey_ *k = key;
+    return v->tokens[id].length == k->length &&
+           !memcmp(v->bytes + v->tokens[id].offset, k->text, k->length);
+}
+
+static inline uint64_t vocabulary_hash_(const void *vocabulary, uint32_t id) {
+    const Vocabulary *v = vocabulary;
+    return hash_mix(hash_bytes(HASH_START, v->bytes + v->tokens[id].offset, v->tokens[id].length));
+}
+
+// Id of the token that text of this spelling becomes, -1 if there is none.
+static inline int32_t vocabulary_find(const Vocabulary *v, const char *text, size_t length) {
+    if (length > v->longest || v->by_text.count == 0) {
+        return -1;
+    }
+    uint64_t hash = hash_mix(hash_bytes(HASH_START, text, length));
+    return (int32_t)*hash_table_slot(&v->by_text, hash, vocabulary_same_, v,
+                                     &(VocabularyKey_){text, length}) -
+           1;
+}
+
+// Makes vocabulary_find work, for all tokens of the model that match text. Of equal ones the last
+// counts.
+static inline bool vocabulary_index_texts(Vocabulary *v, Error *e) {
+    for (size_t id = 0; id < v->model_count; id++) {
+        const Token *token = &v->tokens[id];
+        if (!token->matches) {
+            continue;
+        }
+        if (!hash_table_reserve(&v->by_text, vocabulary_hash_, v, e)) {
+            return false;
+        }
+        VocabularyKey_ key = {v->bytes + token->offset, token->length};
+        uint32_t *slot = hash_table_slot(&v->by_text, vocabulary_hash_(v, (uint32_t)id),
+                                         vocabulary_same_, v, &key);
+        v->by_text.count += *slot == 0;
+        *slot = (uint32_t)id + 1;
+        v->longest = token->length > v->longest ? token->length : v->longest;
+    }
+    return true;
+}
+
+// The byte that a piece written <0xNN> stands for, -1 if it is not written so.
+static inline int16_t piece_byte(const char *text, size_t length, bool lower_case_too) {
+    int value = 0;
+    if (length != 6 || memcmp(text, "<0x", 3) || text[5] != '>') {
+        return -1;
+    }
+    for (int i = 3; i < 5; i++) {
+        char c = text[i];
+        int digit = -1;
+        if (c >= '0' && c <= '9') {
+            digit = c - '0';
+        } else if (c >= 'A' && c <= 'F') {
+            digit = c - 'A' + 10;
+        } else if (lower_case_too && c >= 'a' && c <= 'f') {
+            digit = c - 'a' + 10;
+        }
+        if (digit < 0) {
+            return -1;
+        }
+        value = 16 * value + digit;
+    }
+    return (int16_t)value;
+}
+
+#endif
