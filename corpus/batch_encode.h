@@ -114,11 +114,11 @@ static inline bool batch_cut(Batch *b, const Tokenizer *tokenizer, const char *p
 // Tokenizing
 
 static inline void chunk_encode_(TextChunk *chunk, Worker *w, int worker) {
-    int part = (chunk->first ? 0 : TEXT_NOT_FIRST) | (chunk->last ? 0 : TEXT_NOT_LAST);
+    int flags = (chunk->first ? 0 : TEXT_NOT_FIRST) | (chunk->last ? 0 : TEXT_NOT_LAST);
     chunk->worker = worker;
     chunk->first_token = w->tokens.count;
-    w->ok = w->ok && encoder_encode_chunk(&w->encoder, chunk->text, chunk->length, part, &w->tokens,
-                                          &w->error);
+    w->ok = w->ok && encoder_encode_chunk(&w->encoder, chunk->text, chunk->length, flags,
+                                          &w->tokens, &w->error);
     chunk->token_count = w->tokens.count - chunk->first_token;
 }
 
