@@ -329,7 +329,7 @@ def test_impossible_sizes(tool, size, mention, tmp_path):
 
 
 def test_a_directory_that_is_missing(tool, tmp_path):
-    assert "cannot be written" in tool("train", 257, tmp_path / "missing", fails=True)
+    assert "cannot be created" in tool("train", 257, tmp_path / "missing", fails=True)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
