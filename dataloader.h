@@ -26,6 +26,7 @@
 
 #include "shards/docs.h"
 #include "shards/idx.h"
+#include "shards/manifest.h"
 #include "tokenizer.h" // defines: Tokenizer, Encoder, TokenBuffer, tokenizer_*
 #include "util/array.h"
 #include "util/bytes.h"
@@ -232,43 +233,35 @@ static inline bool copy_string_(char *out, size_t limit, const Json *node) {
 
 // Takes from FOLDER/manifest.json what concerns this split; the counts in it must be those of the
 // files.
-static inline bool dataset_read_manifest_(Dataset *d, const char *folder, const char *split,
+static inline bool dataset_read_manifest_(Dataset *d, const char *folder, const char *split_name,
                                           Error *e) {
-    char path[PATH_LIMIT];
-    JsonDocument manifest;
-    if (!path_format(path, e, "%s/manifest.json", folder) ||
-        !sha256_file(path, d->manifest_hash, e) ||
-        !json_parse_file(&manifest, path, (size_t)1 << 31, e)) {
+    Manifest m;
+    ManifestSplit split;
+    if (!manifest_read(&m, folder, e)) {
         return false;
     }
-    const Json *tokenizer = json_get(manifest.root, "tokenizer");
-    const Json *entry = json_get(json_get(manifest.root, "splits"), split);
-    uint64_t version, vocab_size, tokens, documents;
-    bool ok = true;
-    if (!json_uint(json_get(manifest.root, "version"), &version) || version != 1) {
-        ok = fail(e, "%s: \"version\" is not 1: not made by this program's prepare", path);
-    } else if (!entry) {
-        ok = fail(e, "%s: there is no \"%s\" split in this data", path, split);
-    } else if (!json_uint(json_get(tokenizer, "vocab_size"), &vocab_size) || vocab_size == 0 ||
-               vocab_size > INT32_MAX ||
-               !copy_string_(d->tokenizer_hash, sizeof d->tokenizer_hash,
-                             json_get(tokenizer, "sha256")) ||
-               !copy_string_(d->bin_hash, sizeof d->bin_hash,
-                             json_get(json_get(entry, "bin"), "sha256")) ||
-               !copy_string_(d->idx_hash, sizeof d->idx_hash,
-                             json_get(json_get(entry, "idx"), "sha256"))) {
-        ok =
-            fail(e, "%s: the tokenizer's vocab_size or hash, or a hash of the %s split, is missing",
-                 path, split);
-    } else if (!json_uint(json_get(entry, "tokens"), &tokens) || tokens != d->tokens ||
-               !json_uint(json_get(entry, "documents"), &documents) || documents != d->documents) {
-        ok = fail(e, "%s: does not agree with %s, which has %llu documents and %llu tokens", path,
-                  d->idx_path, (unsigned long long)d->documents, (unsigned long long)d->tokens);
-    } else {
-        d->vocab_size = (size_t)vocab_size;
+
+    const ManifestFile *bin = &split.files[MANIFEST_BIN], *idx = &split.files[MANIFEST_IDX];
+    bool ok = manifest_split(&m, split_name, &split) ||
+              fail(e, "%s: no \"%s\" split in this data", m.path, split_name);
+    ok = ok && ((m.vocab_size && m.tokenizer_hash[0] && bin->hash[0] && idx->hash[0]) ||
+                fail(e,
+                     "%s: the tokenizer's vocab_size or hash, or a hash of the %s split, is "
+                     "missing",
+                     m.path, split_name));
+    ok = ok &&
+         ((split.tokens == d->tokens && split.documents == d->documents) ||
+          fail(e, "%s: does not agree with %s, which has %llu documents and %llu tokens", m.path,
+               d->idx_path, (unsigned long long)d->documents, (unsigned long long)d->tokens));
+    if (ok) {
+        memcpy(d->manifest_hash, m.hash, sizeof m.hash);
+        memcpy(d->tokenizer_hash, m.tokenizer_hash, sizeof m.tokenizer_hash);
+        memcpy(d->bin_hash, bin->hash, sizeof bin->hash);
+        memcpy(d->idx_hash, idx->hash, sizeof idx->hash);
+        d->vocab_size = m.vocab_size;
         ok = path_format(d->tokenizer, e, "%s/tokenizer", folder);
     }
-    json_free(&manifest);
+    manifest_close(&m);
     return ok;
 }
 

@@ -1,17 +1,18 @@
 // kernels_ref.h: what every kernel computes, in plain scalar C. This is the specification: the fast
-// kernels have the same signatures and are diffed against these. Kernels know nothing of MPI, files
-// or the model.
+// kernels of kernels_sve.h have the same signatures and are diffed against these. Kernels know
+// nothing of MPI, files or the model.
 //
 // Letters: B sequences of T tokens, R = B * T rows, C channels, H heads of D = C / H channels, V
-// words, OC output channels of a matrix product. All arrays are dense, row-major; a gradient has a
-// d in front of its name.
+// tokens of the vocabulary, OC output channels of a matrix product. All arrays are dense and
+// row-major. A gradient has the name of its array with a d in front. Every gradient of a weight is
+// added to what is there (dweight, dbias, dwte, dwpe); other outputs are overwritten unless stated.
 //
 // Bits: each output element is computed by one thread, in one fixed order, so that results do not
-// depend on the number of threads. Sums along a row go over 16 virtual lanes that are added in a
-// fixed tree: what a vector unit of any length up to 16 lanes can reproduce, and what a compiler
-// may vectorise without reordering anything.
+// depend on the number of threads. Sums along a row use 16 virtual lanes that are added in a fixed
+// tree: any vector unit of up to 16 lanes can reproduce it, and a compiler may vectorize it without
+// reordering anything.
 //
-// REAL is float; the gradient tests compile this file once more with double.
+// `real` is float; the gradient tests define KERNELS_REF_DOUBLE and compile this file with double.
 #ifndef KERNELS_REF_H
 #define KERNELS_REF_H
 
@@ -23,29 +24,30 @@
 #include <string.h>
 #include <tgmath.h>
 
-#ifndef REAL
-#define REAL float
+#ifdef KERNELS_REF_DOUBLE
+typedef double real;
+#else
+typedef float real;
 #endif
-typedef REAL real;
 
-// The rows of logits that exist at one time: B x T x V of them are never stored.
+// Rows of logits that exist at one time: B x T x V of them are never stored.
 enum { CLASSIFIER_ROWS = 256 };
 
-// A slice of the vocabulary, words first .. first + count - 1: all of it, or a tensor-parallel
-// rank's share.
+// A shard of the vocabulary, token ids first .. first + count - 1: the complete vocabulary, or the
+// share of a tensor-parallel (TP) rank.
 typedef struct {
     size_t first, count;
 } VocabShard;
 
-// The softmax of one row over one slice of the vocabulary: what the slices tell each other.
+// The softmax of one row over one vocabulary shard: what TP ranks exchange.
 typedef struct {
-    real max;    // of the slice's logits
+    real max;    // of the shard's logits
     real sum;    // of exp(logit - max)
-    real target; // the target's logit; -inf if another slice holds that word
-} SliceSoftmax;
+    real target; // the target's logit; -inf if another shard has that token
+} ShardSoftmax;
 
-// One entry per kernel. `--kernels` picks a table; a diff, a benchmark or a test is a loop over two
-// of them.
+// One entry per kernel. `--kernels` selects a table; a diff, a benchmark or a test is a loop over
+// the two.
 typedef struct {
     const char *name;
     void (*embedding_forward)(real *out, const int32_t *tokens, const real *wte, const real *wpe,
@@ -72,10 +74,10 @@ typedef struct {
                                const real *lse, size_t B, size_t T, size_t C, size_t H);
     void (*logits_forward)(real *logits, const real *inp, const real *wte, size_t R, size_t C,
                            size_t V);
-    void (*classifier_forward)(real *logits, SliceSoftmax *softmax, const real *inp,
+    void (*classifier_forward)(real *logits, ShardSoftmax *softmax, const real *inp,
                                const real *wte, const int32_t *targets, VocabShard vocab, size_t R,
                                size_t C);
-    void (*cross_entropy)(real *losses, real *scale, const SliceSoftmax *slices, size_t S,
+    void (*cross_entropy)(real *losses, real *scale, const ShardSoftmax *shards, size_t S,
                           size_t mine, real dloss, size_t R);
     void (*classifier_backward)(real *dinp, real *dwte, real *logits, const real *scale,
                                 const real *inp, const real *wte, const int32_t *targets,
@@ -90,7 +92,7 @@ typedef struct {
 
 enum { LANES = 16 };
 
-// Adds the lanes up in a fixed tree: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
+// Adds the lanes in a fixed tree: 8 + 8, 4 + 4, 2 + 2, 1 + 1. Overwrites them.
 static inline real add_lanes_ref(real *lane) {
     for (size_t width = LANES / 2; width > 0; width /= 2) {
         for (size_t j = 0; j < width; j++) {
@@ -116,7 +118,8 @@ static inline real dot_ref(const real *a, const real *b, size_t n) {
 }
 
 // ------------------------------------------------------------------------------------------------
-// GELU, tanh form (Hendrycks, Gimpel 2016): x/2 (1 + tanh(s)), s = sqrt(2/pi) (x + 0.044715 x^3)
+// GELU, tanh approximation (Hendrycks, Gimpel 2016):
+// x/2 (1 + tanh(s)) with s = sqrt(2/pi) (x + 0.044715 x^3)
 
 #define GELU_SCALE ((real)0.79788456080286535588) // sqrt(2 / pi)
 #define GELU_CUBE ((real)0.044715)
@@ -141,85 +144,55 @@ static inline void gelu_backward_ref(real *dinp, const real *inp, const real *do
 }
 
 // ------------------------------------------------------------------------------------------------
-// Matrix products
+// Matrix products: each element is a chain of fused multiply-adds in ascending order.
 
-// A tile of 6 x 16 sums lives in vector registers while k runs; its columns of b are copied into a
-// panel of up to 256 k.
-enum { TILE_ROWS = 6, TILE_COLUMNS = 16, TILE_DEPTH = 256 };
-
-// A matrix seen through strides: element (i, j) is data[i * row + j * column]; so a transpose is a
-// view too.
-typedef struct {
-    const real *data;
-    size_t row, column;
-} MatrixRef;
-
-// panel (TILE_DEPTH, TILE_COLUMNS) = b[k0 .. k0 + depth) x [j0 .. j0 + columns), columns beyond are
-// zero.
-static inline void gemm_pack_ref(real (*panel)[TILE_COLUMNS], MatrixRef b, size_t k0, size_t depth,
-                                 size_t j0, size_t columns) {
-    for (size_t k = 0; k < depth; k++) {
-        for (size_t j = 0; j < TILE_COLUMNS; j++) {
-            panel[k][j] = j < columns ? b.data[(k0 + k) * b.row + (j0 + j) * b.column] : 0;
-        }
+// y (n) += factor * x (n): one step of the chains of a row
+static inline void add_scaled_ref(real *y, real factor, const real *x, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        y[i] = fma(factor, x[i], y[i]);
     }
 }
 
-// out[i][j] += sum_k a(i, k) * panel[k][j] for one tile, k ascending. Rows beyond `rows` are
-// computed on the last one and dropped, columns beyond `columns` are zero and dropped.
-static inline void gemm_tile_ref(real *out, size_t out_row, const real *a, size_t a_row,
-                                 size_t a_column, real (*panel)[TILE_COLUMNS], size_t depth,
-                                 size_t rows, size_t columns) {
-    real sum[TILE_ROWS][TILE_COLUMNS] = {{0}};
-    const real *a_i[TILE_ROWS];
-    for (size_t i = 0; i < TILE_ROWS; i++) {
-        a_i[i] = a + (i < rows ? i : rows - 1) * a_row;
-    }
-    for (size_t i = 0; i < rows; i++) {
-        memcpy(sum[i], out + i * out_row, columns * sizeof(real));
-    }
-    for (size_t k = 0; k < depth; k++) {
-        for (size_t i = 0; i < TILE_ROWS; i++) {
-            real a_ik = a_i[i][k * a_column];
-            for (size_t j = 0; j < TILE_COLUMNS; j++) {
-                sum[i][j] = fma(a_ik, panel[k][j], sum[i][j]);
+// y (n) = b (n, K) x (K): a row of a product with a transpose, 4 chains at a time
+static inline void row_times_transpose_ref(real *y, const real *x, const real *b, size_t n,
+                                           size_t K) {
+    enum { CHAINS = 4 };
+    for (size_t i = 0; i < n; i += CHAINS, b += CHAINS * K) {
+        size_t chains = n - i < CHAINS ? n - i : CHAINS;
+        const real *row[CHAINS];
+        real sum[CHAINS] = {0};
+
+        // chains beyond the last one repeat it
+        for (size_t j = 0; j < CHAINS; j++) {
+            row[j] = b + (j < chains ? j : chains - 1) * K;
+        }
+        for (size_t k = 0; k < K; k++) {
+            for (size_t j = 0; j < CHAINS; j++) {
+                sum[j] = fma(x[k], row[j][k], sum[j]);
             }
         }
-    }
-    for (size_t i = 0; i < rows; i++) {
-        memcpy(out + i * out_row, sum[i], columns * sizeof(real));
+        memcpy(y + i, sum, chains * sizeof(real));
     }
 }
 
-// out (M, N) += a (M, K) b (K, N): the one product behind all that follow. A thread owns whole
-// columns of tiles.
-static inline void gemm_ref(real *out, MatrixRef a, MatrixRef b, size_t M, size_t N, size_t K) {
-#pragma omp parallel for schedule(static)
-    for (size_t j0 = 0; j0 < N; j0 += TILE_COLUMNS) {
-        real panel[TILE_DEPTH][TILE_COLUMNS];
-        size_t columns = N - j0 < TILE_COLUMNS ? N - j0 : TILE_COLUMNS;
-        for (size_t k0 = 0; k0 < K; k0 += TILE_DEPTH) {
-            size_t depth = K - k0 < TILE_DEPTH ? K - k0 : TILE_DEPTH;
-            gemm_pack_ref(panel, b, k0, depth, j0, columns);
-            for (size_t i0 = 0; i0 < M; i0 += TILE_ROWS) {
-                size_t rows = M - i0 < TILE_ROWS ? M - i0 : TILE_ROWS;
-                gemm_tile_ref(out + i0 * N + j0, N, a.data + i0 * a.row + k0 * a.column, a.row,
-                              a.column, panel, depth, rows, columns);
-            }
-        }
-    }
-}
-
-// out (R, OC) = inp (R, C) weight (C, OC) + bias (OC), and, unless it is NULL, + residual (R, OC)
+// out (R, OC) = inp (R, C) weight (C, OC) + bias (OC) + residual (R, OC). bias and residual may be
+// NULL: they count as zero.
 static inline void matmul_forward_ref(real *out, const real *inp, const real *weight,
                                       const real *bias, const real *residual, size_t R, size_t C,
                                       size_t OC) {
+#pragma omp parallel for schedule(static)
     for (size_t r = 0; r < R; r++) {
-        memcpy(out + r * OC, bias, OC * sizeof(real));
-    }
-    gemm_ref(out, (MatrixRef){inp, C, 1}, (MatrixRef){weight, OC, 1}, R, OC, C);
-    for (size_t i = 0; i < R * OC && residual; i++) {
-        out[i] += residual[i];
+        real *y = out + r * OC;
+
+        for (size_t o = 0; o < OC; o++) {
+            y[o] = bias ? bias[o] : 0;
+        }
+        for (size_t c = 0; c < C; c++) {
+            add_scaled_ref(y, inp[r * C + c], weight + c * OC, OC);
+        }
+        for (size_t o = 0; o < OC && residual; o++) {
+            y[o] += residual[r * OC + o];
+        }
     }
 }
 
@@ -232,21 +205,28 @@ static inline void matmul_gelu_forward_ref(real *out, real *gelu, const real *in
 }
 
 // dinp (R, C) = dout (R, OC) weight^T (OC, C); unless gelu_inp (R, C) is NULL, times the derivative
-// of GELU there
+// of GELU at gelu_inp
 static inline void matmul_backward_input_ref(real *dinp, const real *dout, const real *weight,
                                              const real *gelu_inp, size_t R, size_t C, size_t OC) {
-    memset(dinp, 0, R * C * sizeof(real));
-    gemm_ref(dinp, (MatrixRef){dout, OC, 1}, (MatrixRef){weight, 1, OC}, R, C, OC);
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < R; r++) {
+        row_times_transpose_ref(dinp + r * C, dout + r * OC, weight, C, OC);
+    }
     if (gelu_inp) {
         gelu_backward_ref(dinp, gelu_inp, dinp, R * C);
     }
 }
 
-// dweight (C, OC) += inp^T (C, R) dout (R, OC);  dbias (OC) += sum_r dout (r, :)
+// dweight (C, OC) += inp^T (C, R) dout (R, OC);  unless it is NULL, dbias (OC) += sum_r dout (r, :)
 static inline void matmul_backward_weight_ref(real *dweight, real *dbias, const real *inp,
                                               const real *dout, size_t R, size_t C, size_t OC) {
-    gemm_ref(dweight, (MatrixRef){inp, 1, C}, (MatrixRef){dout, OC, 1}, C, OC, R);
-    for (size_t r = 0; r < R; r++) {
+#pragma omp parallel for schedule(static)
+    for (size_t c = 0; c < C; c++) {
+        for (size_t r = 0; r < R; r++) {
+            add_scaled_ref(dweight + c * OC, inp[r * C + c], dout + r * OC, OC);
+        }
+    }
+    for (size_t r = 0; r < R && dbias; r++) {
         for (size_t o = 0; o < OC; o++) {
             dbias[o] += dout[r * OC + o];
         }
@@ -254,26 +234,28 @@ static inline void matmul_backward_weight_ref(real *dweight, real *dbias, const 
 }
 
 // ------------------------------------------------------------------------------------------------
-// Embedding: out (B, T, C) = wte[token] + wpe[position]; wte: (words, C), wpe: (positions, C),
-// tokens: (B, T). Positions are first_position .. first_position + T - 1. A word outside the slice
-// counts as zeros, and so do positions where wpe is NULL: the slices' outputs add up to the whole.
+// Embedding: out (B, T, C) = wte[token] + wpe[position]
+// wte: (vocab.count, C), wpe: (positions, C), tokens: (B, T)
+// Positions are first_position .. first_position + T - 1. A token outside the vocabulary shard
+// counts as zeros, and so do all positions if wpe is NULL, as it is on TP ranks above 0: the
+// all-reduce of the ranks' outputs is the embedding.
 
 static inline void embedding_forward_ref(real *out, const int32_t *tokens, const real *wte,
                                          const real *wpe, VocabShard vocab, size_t first_position,
                                          size_t B, size_t T, size_t C) {
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < B * T; r++) {
-        size_t word = (size_t)tokens[r] - vocab.first; // of no slice: wraps to a large number
+        size_t token = (size_t)tokens[r] - vocab.first; // of another shard: may wrap around
         for (size_t c = 0; c < C; c++) {
-            real of_word = word < vocab.count ? wte[word * C + c] : 0;
-            out[r * C + c] = wpe ? of_word + wpe[(first_position + r % T) * C + c] : of_word;
+            real x = token < vocab.count ? wte[token * C + c] : 0;
+            out[r * C + c] = wpe ? x + wpe[(first_position + r % T) * C + c] : x;
         }
     }
 }
 
-// dwte (words, C) += and dwpe (T, C) += the rows of dout (B, T, C) that read them. A thread owns
-// whole channels, so that a word that occurs twice is added up by one thread, in the order of the
-// rows.
+// dwte (vocab.count, C) += and dwpe (T, C) += the rows of dout (B, T, C) that read them. Threads
+// divide the channels, so that all occurrences of a token are added by one thread, in the order of
+// the rows.
 static inline void embedding_backward_ref(real *dwte, real *dwpe, const real *dout,
                                           const int32_t *tokens, VocabShard vocab, size_t B,
                                           size_t T, size_t C) {
@@ -281,10 +263,10 @@ static inline void embedding_backward_ref(real *dwte, real *dwpe, const real *do
     for (size_t c0 = 0; c0 < C; c0 += LANES) {
         size_t c1 = c0 + LANES < C ? c0 + LANES : C;
         for (size_t r = 0; r < B * T; r++) {
-            size_t word = (size_t)tokens[r] - vocab.first;
+            size_t token = (size_t)tokens[r] - vocab.first;
             for (size_t c = c0; c < c1; c++) {
-                if (word < vocab.count) {
-                    dwte[word * C + c] += dout[r * C + c];
+                if (token < vocab.count) {
+                    dwte[token * C + c] += dout[r * C + c];
                 }
                 dwpe[r % T * C + c] += dout[r * C + c];
             }
@@ -302,17 +284,21 @@ static inline void layernorm_forward_ref(real *out, real *mean, real *rstd, cons
     for (size_t r = 0; r < R; r++) {
         const real *x = inp + r * C;
         real *y = out + r * C, sum[LANES] = {0};
+
         for (size_t c = 0; c < C; c++) {
             sum[c % LANES] += x[c];
         }
         real m = add_lanes_ref(sum) / (real)C;
+
         for (size_t c = 0; c < C; c++) {
             y[c] = x[c] - m;
         }
         real s = 1 / sqrt(dot_ref(y, y, C) / (real)C + (real)1e-5);
+
         for (size_t c = 0; c < C; c++) {
             y[c] = y[c] * s * weight[c] + bias[c];
         }
+
         mean[r] = m;
         rstd[r] = s;
     }
@@ -320,7 +306,7 @@ static inline void layernorm_forward_ref(real *out, real *mean, real *rstd, cons
 
 // With n = (x - mean) * rstd and g = dout * weight:
 // dinp += rstd * (g - avg(g) - n * avg(g * n));  dweight += sum_r dout * n;  dbias += sum_r dout.
-// dinp is added to, because x also goes around the block through the residual stream.
+// dinp is added to, because x also bypasses the block through the residual connection.
 static inline void layernorm_backward_ref(real *dinp, real *dweight, real *dbias, const real *dout,
                                           const real *inp, const real *weight, const real *mean,
                                           const real *rstd, size_t R, size_t C) {
@@ -328,17 +314,20 @@ static inline void layernorm_backward_ref(real *dinp, real *dweight, real *dbias
     for (size_t r = 0; r < R; r++) {
         const real *x = inp + r * C, *dy = dout + r * C;
         real g_sum[LANES] = {0}, gn_sum[LANES] = {0};
+
         for (size_t c = 0; c < C; c++) {
             real g = dy[c] * weight[c];
             g_sum[c % LANES] += g;
             gn_sum[c % LANES] += g * ((x[c] - mean[r]) * rstd[r]);
         }
         real g_avg = add_lanes_ref(g_sum) / (real)C, gn_avg = add_lanes_ref(gn_sum) / (real)C;
+
         for (size_t c = 0; c < C; c++) {
             real n = (x[c] - mean[r]) * rstd[r];
             dinp[r * C + c] += rstd[r] * (dy[c] * weight[c] - g_avg - n * gn_avg);
         }
     }
+
 #pragma omp parallel for schedule(static)
     for (size_t c0 = 0; c0 < C; c0 += LANES) {
         size_t c1 = c0 + LANES < C ? c0 + LANES : C;
@@ -354,11 +343,11 @@ static inline void layernorm_backward_ref(real *dinp, real *dweight, real *dbias
 // ------------------------------------------------------------------------------------------------
 // Causal attention. qkv: (B, T, 3C): each row holds q, k, v of all heads. For head h and row t:
 // score[u] = q_t . k_u / sqrt(D) for u <= t;  out_t = sum_u softmax(score)[u] * v_u.
-// Nothing of size T x T is stored: softmax streams (Milakov, Gimelshein 2018), and backward
-// computes it again from lse (B, H, T) = log sum_u exp(score[u]).
+// Nothing of size T x T is stored: the softmax is computed online (Milakov, Gimelshein 2018), and
+// backward recomputes it from lse (B, H, T) = log sum_u exp(score[u]).
 
-// Computes rows first_row .. T - 1 of each sequence, which may read all rows before them: with
-// first_row > 0 the k and v of earlier calls serve as the key-value cache of generation.
+// Computes rows first_row .. T - 1 of each sequence, which read all rows up to their own: with
+// first_row > 0 the k and v of earlier calls are the key-value cache of generation.
 static inline void attention_forward_ref(real *out, real *lse, const real *qkv, size_t first_row,
                                          size_t B, size_t T, size_t C, size_t H) {
     size_t D = C / H, rows = T - first_row;
@@ -370,10 +359,13 @@ static inline void attention_forward_ref(real *out, real *lse, const real *qkv, 
         real *y = out + (b * T + t) * C + h * D;
         real max = -INFINITY, sum = 0;
         memset(y, 0, D * sizeof(real));
+
         for (size_t u = 0; u <= t; u++) {
             const real *k = qkv + (b * T + u) * 3 * C + C + h * D, *v = k + C;
             real score = scale * dot_ref(q, k, D);
-            if (score > max) { // what was summed so far was relative to the old maximum
+
+            // the sums so far are relative to the old maximum
+            if (score > max) {
                 real shrink = exp(max - score);
                 sum *= shrink;
                 for (size_t d = 0; d < D; d++) {
@@ -381,12 +373,14 @@ static inline void attention_forward_ref(real *out, real *lse, const real *qkv, 
                 }
                 max = score;
             }
+
             real p = exp(score - max);
             sum += p;
             for (size_t d = 0; d < D; d++) {
                 y[d] += p * v[d];
             }
         }
+
         for (size_t d = 0; d < D; d++) {
             y[d] /= sum;
         }
@@ -394,9 +388,10 @@ static inline void attention_forward_ref(real *out, real *lse, const real *qkv, 
     }
 }
 
-// With p_u = exp(score[u] - lse_t):  dv_u += p_u dout_t;  dscore_u = p_u (dout_t . v_u - dout_t .
-// out_t); dq_t += dscore_u k_u / sqrt(D);  dk_u += dscore_u q_t / sqrt(D). dqkv is overwritten. A
-// thread owns whole heads.
+// With p_u = exp(score[u] - lse_t):
+// dv_u += p_u dout_t;  dscore_u = p_u (dout_t . v_u - dout_t . out_t);
+// dq_t += dscore_u k_u / sqrt(D);  dk_u += dscore_u q_t / sqrt(D).
+// dqkv is overwritten. Threads divide the heads.
 static inline void attention_backward_ref(real *dqkv, const real *dout, const real *out,
                                           const real *qkv, const real *lse, size_t B, size_t T,
                                           size_t C, size_t H) {
@@ -411,11 +406,13 @@ static inline void attention_backward_ref(real *dqkv, const real *dout, const re
             const real *y = out + (b * T + t) * C + h * D, *dy = dout + (b * T + t) * C + h * D;
             real *dq = dqkv + (b * T + t) * 3 * C + h * D;
             real dy_y = dot_ref(dy, y, D);
+
             for (size_t u = 0; u <= t; u++) {
                 const real *k = qkv + (b * T + u) * 3 * C + C + h * D, *v = k + C;
                 real *dk = dqkv + (b * T + u) * 3 * C + C + h * D, *dv = dk + C;
                 real p = exp(scale * dot_ref(q, k, D) - lse[bh * T + t]);
                 real ds = scale * p * (dot_ref(dy, v, D) - dy_y);
+
                 for (size_t d = 0; d < D; d++) {
                     dv[d] += p * dy[d];
                     dq[d] += ds * k[d];
@@ -432,16 +429,18 @@ static inline void attention_backward_ref(real *dqkv, const real *dout, const re
 // logits (R, V) = inp (R, C) wte^T (C, V)
 static inline void logits_forward_ref(real *logits, const real *inp, const real *wte, size_t R,
                                       size_t C, size_t V) {
-    memset(logits, 0, R * V * sizeof(real));
-    gemm_ref(logits, (MatrixRef){inp, C, 1}, (MatrixRef){wte, 1, C}, R, V, C);
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < R; r++) {
+        row_times_transpose_ref(logits + r * V, inp + r * C, wte, V, C);
+    }
 }
 
-// The classifier in three steps, so that ranks may share the vocabulary (Shoeybi et al. 2019): each
-// slice computes its logits and their softmax, slices exchange the latter, each slice turns its
-// logits into gradients.
+// The classifier in three steps, so that TP ranks can shard the vocabulary (Shoeybi et al. 2019):
+// each rank computes the logits of its shard and their softmax, the ranks all-gather the latter,
+// and each rank turns its logits into gradients.
 
-// logits (R, words) = exp(inp wte^T - max), softmax (R): of this slice
-static inline void classifier_forward_ref(real *logits, SliceSoftmax *softmax, const real *inp,
+// logits (R, vocab.count) = exp(inp wte^T - max), softmax (R): of this shard; targets: (R)
+static inline void classifier_forward_ref(real *logits, ShardSoftmax *softmax, const real *inp,
                                           const real *wte, const int32_t *targets, VocabShard vocab,
                                           size_t R, size_t C) {
     size_t V = vocab.count;
@@ -449,40 +448,57 @@ static inline void classifier_forward_ref(real *logits, SliceSoftmax *softmax, c
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < R; r++) {
         size_t target = (size_t)targets[r] - vocab.first;
-        real *x = logits + r * V, max = x[0], lane[LANES] = {0},
-             target_logit = target < V ? x[target] : -INFINITY;
-        for (size_t v = 1; v < V; v++) {
+        real *x = logits + r * V, max = -INFINITY, lane[LANES] = {0};
+        real target_logit = target < V ? x[target] : -INFINITY;
+
+        for (size_t v = 0; v < V; v++) {
             max = x[v] > max ? x[v] : max;
         }
         for (size_t v = 0; v < V; v++) {
             x[v] = exp(x[v] - max);
             lane[v % LANES] += x[v];
         }
-        softmax[r] = (SliceSoftmax){max, add_lanes_ref(lane), target_logit};
+        softmax[r] = (ShardSoftmax){max, add_lanes_ref(lane), target_logit};
     }
 }
 
-// From slices (S, R), the softmax of each row over all S slices: losses (R) = -log
-// softmax(logits)[target], and scale (R), what slice `mine` has to multiply its exp(logit - max) by
-// to get dloss softmax(logits).
-static inline void cross_entropy_ref(real *losses, real *scale, const SliceSoftmax *slices,
-                                     size_t S, size_t mine, real dloss, size_t R) {
+// From shards (S, R), the softmax of each row over all S shards: losses (R) = -log
+// softmax(logits)[target], and scale (R), the factor that turns exp(logit - max) of shard `mine`
+// into dloss softmax(logits). exp_of and log_of: the fast kernels have their own.
+static inline void cross_entropy_with(real *losses, real *scale, const ShardSoftmax *shards,
+                                      size_t S, size_t mine, real dloss, size_t R,
+                                      real (*exp_of)(real), real (*log_of)(real)) {
     for (size_t r = 0; r < R; r++) {
         real max = -INFINITY, target = -INFINITY, sum = 0;
+
         for (size_t s = 0; s < S; s++) {
-            max = slices[s * R + r].max > max ? slices[s * R + r].max : max;
-            target = slices[s * R + r].target > target ? slices[s * R + r].target : target;
+            max = shards[s * R + r].max > max ? shards[s * R + r].max : max;
+            target = shards[s * R + r].target > target ? shards[s * R + r].target : target;
         }
         for (size_t s = 0; s < S; s++) {
-            sum += slices[s * R + r].sum * exp(slices[s * R + r].max - max);
+            sum += shards[s * R + r].sum * exp_of(shards[s * R + r].max - max);
         }
-        losses[r] = log(sum) + max - target;
-        scale[r] = dloss * exp(slices[mine * R + r].max - max) / sum;
+
+        losses[r] = log_of(sum) + max - target;
+        scale[r] = dloss * exp_of(shards[mine * R + r].max - max) / sum;
     }
 }
 
-// dlogits (R, words) = dloss (softmax(logits) - onehot(target)), over the logits of
-// classifier_forward; dinp (R, C) = dlogits wte;  dwte (words, C) += dlogits^T inp.
+static inline real exp_ref(real x) {
+    return exp(x);
+}
+
+static inline real log_ref(real x) {
+    return log(x);
+}
+
+static inline void cross_entropy_ref(real *losses, real *scale, const ShardSoftmax *shards,
+                                     size_t S, size_t mine, real dloss, size_t R) {
+    cross_entropy_with(losses, scale, shards, S, mine, dloss, R, exp_ref, log_ref);
+}
+
+// dlogits (R, vocab.count) = dloss (softmax(logits) - onehot(target)), in place of the logits of
+// classifier_forward; dinp (R, C) = dlogits wte;  dwte (vocab.count, C) += dlogits^T inp.
 static inline void classifier_backward_ref(real *dinp, real *dwte, real *logits, const real *scale,
                                            const real *inp, const real *wte, const int32_t *targets,
                                            real dloss, VocabShard vocab, size_t R, size_t C) {
@@ -497,9 +513,9 @@ static inline void classifier_backward_ref(real *dinp, real *dwte, real *logits,
             logits[r * V + target] -= dloss;
         }
     }
-    memset(dinp, 0, R * C * sizeof(real));
-    gemm_ref(dinp, (MatrixRef){logits, V, 1}, (MatrixRef){wte, C, 1}, R, C, V);
-    gemm_ref(dwte, (MatrixRef){logits, 1, V}, (MatrixRef){inp, C, 1}, V, C, R);
+
+    matmul_forward_ref(dinp, logits, wte, NULL, NULL, R, V, C);
+    matmul_backward_weight_ref(dwte, NULL, logits, inp, R, V, C);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -512,27 +528,30 @@ static inline double sum_of_squares_ref(const real *x, size_t n) {
 #pragma omp parallel for schedule(static)
     for (size_t s = 0; s < SEGMENTS; s++) {
         double lane[LANES] = {0};
-        for (size_t i = n / SEGMENTS * s, end = s + 1 < SEGMENTS ? n / SEGMENTS * (s + 1) : n;
-             i < end; i++) {
+        size_t end = s + 1 < SEGMENTS ? n / SEGMENTS * (s + 1) : n;
+
+        for (size_t i = n / SEGMENTS * s; i < end; i++) {
             lane[i % LANES] += (double)x[i] * (double)x[i];
         }
+
         segment[s] = 0;
         for (size_t j = 0; j < LANES; j++) {
             segment[s] += lane[j];
         }
     }
+
     for (size_t s = 0; s < SEGMENTS; s++) {
         sum += segment[s];
     }
     return sum;
 }
 
-// AdamW (Loshchilov, Hutter 2019), step counted from 1, g = grad_scale * grad (the scale clips):
+// AdamW (Loshchilov, Hutter 2019), step counted from 1, g = grad_scale * grad (gradient clipping):
 // m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
-// param = param (1 - lr weight_decay) - lr m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) +
-// eps)
+// param = param (1 - lr weight_decay)
+//         - lr m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps)
 
-// What is the same for all elements.
+// What all elements have in common.
 typedef struct {
     real grad_scale, beta1, beta2, eps;
     real step_size; // lr / (1 - beta1^step)
@@ -569,7 +588,7 @@ static inline void adamw_ref(real *param, real *m, real *v, const real *grad, si
         real g = a.grad_scale * grad[i];
         m[i] = a.beta1 * m[i] + (1 - a.beta1) * g;
         v[i] = a.beta2 * v[i] + (1 - a.beta2) * (g * g);
-        v[i] = v[i] > FLT_MAX ? FLT_MAX : v[i]; // an overflow must not freeze the weight for good
+        v[i] = v[i] > FLT_MAX ? FLT_MAX : v[i]; // infinity would freeze the weight forever
         param[i] = a.keep * param[i] - a.step_size * m[i] / (sqrt(v[i]) * a.v_scale + a.eps);
     }
 }

@@ -31,6 +31,7 @@ typedef struct {
     size_t shape[2]; // of the part
     int dims;
     size_t whole[2], first[2], groups;
+    bool embedding; // the tied embedding and output head, which two pipeline stages hold
 } TensorView;
 
 static inline size_t tensor_elements(const TensorView *t) {

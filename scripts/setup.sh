@@ -1,26 +1,27 @@
 #!/bin/bash
-# Makes sure that what a purpose needs is on this machine, and says what it installs:
+# Checks that this machine has what a task needs, and installs what is missing:
 #
 #   scripts/setup.sh build         compiler, make, MPICH
-#   scripts/setup.sh quickstart    and the text converters and the plotter of the quick start
-#   scripts/setup.sh test          and clang, the AArch64 cross compiler and emulator, linters, Slurm, build/venv with the
-#                                  Python packages of test/requirements.txt
+#   scripts/setup.sh quickstart    the same, and the text converters of the quick start
+#   scripts/setup.sh test          the same, and clang, the AArch64 cross compiler and emulator,
+#                                  linters, Slurm, and build/venv with the Python packages listed in
+#                                  test/requirements.txt
 #
-# What is missing comes from apt, which takes root or password-less sudo. Without either it names what is missing and
-# stops. It looks for commands and headers, not for packages: what was installed in another way counts. When all is there
-# it needs no root and no network.
+# Missing packages come from apt, which requires root or passwordless sudo. Without either, the
+# script lists what is missing and stops. It looks for commands and headers, not for packages, so
+# software installed by other means counts. When nothing is missing it needs no root and no network.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
 log=build/setup.log
-missing=() # "PACKAGE" or "PACKAGE (what of it was looked for)"
+missing=() # "PACKAGE" or "PACKAGE (the command or header that was not found)"
 
 die() { echo "setup: $*" >&2; exit 1; }
 
-# ----------------------------------------------------------------------------------------------------------------------
-# What there is
+# --------------------------------------------------------------------------------------------------
+# Checks
 
-# need PACKAGE WHAT COMMAND...: PACKAGE is missing unless COMMAND succeeds.
+# need PACKAGE WHAT COMMAND...: PACKAGE, which provides WHAT, is missing unless COMMAND succeeds.
 need() {
     local package=$1 what=$2
     shift 2
@@ -47,7 +48,6 @@ look_for_quickstart() {
     need_command python3 python3
     need_command w3m w3m
     need_command mandoc mandoc
-    need_command gnuplot-nox gnuplot
 }
 
 look_for_test() {
@@ -72,37 +72,37 @@ look_for_test() {
     need python3-venv "Python modules venv and ensurepip" has_venv
 }
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Installing
+# --------------------------------------------------------------------------------------------------
+# Installation
 
-# Leaves the words that give root rights in `sudo`, or says what is missing and stops.
+# Sets `sudo` to the prefix that gives root rights, or fails with the reason ($1).
 sudo=()
 need_root() {
     command -v apt-get >/dev/null || die "no apt-get on this machine: $1"
     [ "$(id -u)" = 0 ] && return 0
-    sudo -n true 2>/dev/null || die "neither root nor password-less sudo: $1"
+    sudo -n true 2>/dev/null || die "neither root nor passwordless sudo: $1"
     sudo=(sudo -n)
 }
 
-# Runs apt-get as root, its output in the log.
+# Runs apt-get as root; its output goes to the log.
 apt_get() {
     mkdir -p "$(dirname "$log")"
     "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 apt-get -q "$@" >>"$log" 2>&1 ||
-        die "failed: apt-get $* (its last lines follow, all is in $log)"$'\n'"$(tail -n 5 "$log")"
+        die "apt-get $* failed; full output in $log, last lines:"$'\n'"$(tail -n 5 "$log")"
 }
 
 update_lists() {
-    need_root "apt's package lists are empty or old. Have root run  apt-get update"
-    echo "setup: fetches the package lists (apt-get update)"
+    need_root "apt's package lists are empty or outdated; as root, run: apt-get update"
+    echo "setup: updating the package lists (apt-get update)"
     apt_get update
 }
 
 install_missing() {
     local packages=("${missing[@]%% *}") names
     names=$(printf ', %s' "${missing[@]}")
-    need_root "missing are ${names:2}. Have root run  apt-get install ${packages[*]}  or install them in another way"
+    need_root "missing: ${names:2}; as root, run: apt-get install ${packages[*]}"
     apt_knows "${packages[@]}" || update_lists
-    echo "setup: installs the Debian packages ${names:2}"
+    echo "setup: installing Debian packages: ${names:2}"
     apt_get -y --no-install-recommends -o DPkg::Lock::Timeout=300 install "${packages[@]}"
 }
 
@@ -113,23 +113,24 @@ apt_knows() {
     done
 }
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Python packages of the tests
+# --------------------------------------------------------------------------------------------------
+# Python packages for the tests
 
 make_venv() {
     local stamp=build/venv/requirements.sha256 wanted
     wanted=$(sha256sum <test/requirements.txt)
     [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || return 0
-    echo "setup: makes build/venv with $(paste -sd' ' test/requirements.txt)"
+    echo "setup: creating build/venv with $(paste -sd' ' test/requirements.txt)"
     mkdir -p build
     rm -rf build/venv
     python3 -m venv build/venv
     build/venv/bin/pip --disable-pip-version-check install -qq -r test/requirements.txt ||
-        die "pip could not install test/requirements.txt: see its messages above; the network or pip's configuration"
+        die "pip could not install test/requirements.txt (see above);" \
+            "check the network and pip's configuration"
     echo "$wanted" >"$stamp"
 }
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 case "${1:-}" in
 build | quickstart | test) "look_for_$1" ;;

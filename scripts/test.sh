@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Installs what the tests need, builds every variant of the program and runs all tests:
+# Installs what the tests need, builds all variants of the program and runs the test suite:
 #
 #     ./scripts/test.sh [pytest arguments]        for example: ./scripts/test.sh -k resume -x
 #
-# The last line is always `N passed, N failed` (errors count as failed); the exit status is 0 only if something ran
-# and nothing failed.
+# The last line is always `N passed, N failed` (errors count as failures). The exit status is 0 only
+# if at least one test ran and none failed.
 set -euo pipefail
 
-summary=build/test-summary # pytest leaves the closing line there (test/conftest.py)
+summary=build/test-summary # test/conftest.py writes the last line there
 
 finish() {
     status=$?
-    # A step before the tests that fails, or a pytest that does not get to its end, is one failure.
+    # A failed step before the tests, or a pytest that does not finish, counts as one failure.
     if [[ ! -s "$summary" ]]; then
         echo "0 passed, 1 failed"
         exit $((status == 0 ? 1 : status))

@@ -2,18 +2,21 @@
 #ifndef SHARDS_DOCS_H
 #define SHARDS_DOCS_H
 
+#include <string.h>
+
 #include "util/bytes.h"
 
 // 32 bytes: "TGPTDOCS", u32 version = 2, u32 record size = 40, u64 records, u64 0; then one record
-// per document in the order of the tokens, {u64 offset, u64 length, u64 tokens, u64 metadata, u32
-// metadata_length, u32 source}:
+// per document in the order of the tokens, {u64 offset, u64 length, u64 tokens, u64 metadata,
+// u32 metadata_length, u32 source}:
 //   offset, length   the document's bytes in its source. Plain text: all of the file but for a byte
-//   order mark. JSON
-//                    Lines: the line with the object, without its line end. A compressed source:
-//                    bytes of what it decompresses to.
+//                    order mark. JSON Lines: the line with the object, without its line end. A
+//                    compressed source: bytes of what it decompresses to.
 //   tokens           its tokens, the end-of-document token included; the sum over all records is
-//   the .bin metadata         where in SPLIT.meta the JSON object of what is known of it begins
-//   (its length may be 0) source           index into "sources" of manifest.json
+//                    the .bin
+//   metadata         where in SPLIT.meta the JSON object of what is known of it begins (its length
+//                    may be 0)
+//   source           index into "sources" of manifest.json
 
 typedef struct {
     uint64_t offset, length, tokens, metadata;
@@ -21,6 +24,14 @@ typedef struct {
 } DocumentRecord;
 
 enum { DOCS_VERSION = 2, DOCS_HEADER = 32, DOCS_RECORD = 40 };
+
+static inline void docs_store_header(unsigned char header[DOCS_HEADER], uint64_t documents) {
+    memset(header, 0, DOCS_HEADER);
+    memcpy(header, "TGPTDOCS", 8);
+    store_le(header + 8, DOCS_VERSION, 4);
+    store_le(header + 12, DOCS_RECORD, 4);
+    store_le(header + 16, documents, 8);
+}
 
 static inline void docs_store(unsigned char record[DOCS_RECORD], const DocumentRecord *document) {
     store_le(record, document->offset, 8);

@@ -10,6 +10,12 @@ enum { IDX_HEADER = 34 };
 
 static const char IDX_MAGIC[9] = "MMIDIDX\0";
 
+// Bytes of an id: uint16 if the vocabulary has fewer than 65500 tokens, else int32 (Megatron's rule).
+static inline int idx_token_bytes(size_t vocab_size) {
+    enum { SMALL_VOCABULARY = 65500 };
+    return vocab_size < SMALL_VOCABULARY ? 2 : 4;
+}
+
 // One pass over the records of an open .docs, writing one array of the .idx. A document makes
 // ceil(tokens / limit) sequences; *sequences and *documents count what was passed.
 typedef enum { IDX_COUNT, IDX_LENGTHS, IDX_POINTERS, IDX_DOCUMENTS } IdxArray;

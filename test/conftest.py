@@ -1,4 +1,4 @@
-"""Fixtures: which build runs, and data and runs that are made once and copied by the tests that change them."""
+"""Fixtures: the build under test, and data and runs that are created once and copied by tests that change them."""
 import itertools
 import json
 import os

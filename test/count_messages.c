@@ -1,6 +1,6 @@
-// Counts the messages of floats and bytes that a program asks MPI for: LD_PRELOAD this,
-// COUNT_MESSAGES names a folder that gets a file for each rank with "call calls bytes" lines. Used
-// by test_plan.py.
+// count_messages.c: counts the messages of floats and bytes that a program sends through MPI, for
+// test_plan.py. Preload it (LD_PRELOAD); it writes a file for each rank into the folder
+// COUNT_MESSAGES, with a line "CALL CALLS BYTES" for each MPI function.
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-// data_tool: the functions of dataloader.h and prepare.h for test_data.py, one command per part.
+// data_tool: the functions of dataloader.h and corpus/ for test_data.py, one command each.
 // Exit status 1 and one line on stderr on failure.
 #include <signal.h>
 #include <sys/resource.h>
@@ -153,6 +153,7 @@ static bool prepare_command(int argc, char **argv) {
             o.out = value;
         } else if (!strcmp(name, "tokenizer")) {
             o.tokenizer = value;
+            o.vocab_size = 0;
         } else if (!strcmp(name, "text-key")) {
             o.text_key = value;
         } else if (!strcmp(name, "vocab-size")) {
@@ -226,7 +227,7 @@ int main(int argc, char **argv) {
     } else if (!strcmp(command, "read-twice") && argc == 2) {
         ok = read_twice_command(argv[0], number(argv[1]), &e);
     } else if (!strcmp(command, "index") && argc == 4) {
-        ok = idx_write_(argv[0], argv[1], (int)number(argv[2]), number(argv[3]), hex, &e);
+        ok = idx_write(argv[0], argv[1], (int)number(argv[2]), number(argv[3]), hex, &e);
     } else if (!strcmp(command, "prepare")) {
         ok = prepare_command(argc, argv);
     } else {

@@ -1,9 +1,14 @@
-// A machine that is not there, for test_placement.py: loaded in front of the program (LD_PRELOAD),
-// it answers what the program asks the system about cores and NUMA domains, and lets the libraries
-// (MPI, hwloc) see the real one. Affinity masks are kept per thread, as Linux does.
-//   FAKE_CORES=12-59            the cores that a rank may run on; FAKE_CORES_RANK1=... those of one
-//   rank FAKE_SYSFS=DIR              stands for /sys/devices/system/node FAKE_MEMORY=4 the domain
-//   in which all memory lies; without it the system does not say
+// fake_machine.c: a simulated machine for test_placement.py. Preloaded (LD_PRELOAD), it answers the
+// program's system calls about cores and NUMA domains; libraries (MPI, hwloc) see the real machine.
+// Affinity masks are kept per thread, as Linux does.
+//
+//   FAKE_CORES=12-59      the cores that a rank may run on
+//
+//   FAKE_CORES_RANK1=...  those of rank 1 only
+//
+//   FAKE_SYSFS=DIR        replaces /sys/devices/system/node
+//
+//   FAKE_MEMORY=4         the domain that holds all memory; without it the system does not say
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
@@ -15,15 +20,15 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static cpu_set_t process_mask; // of the main thread, which later threads inherit
+static cpu_set_t process_mask; // of the main thread; later threads inherit it
 static int have_process_mask;
 static _Thread_local cpu_set_t mask;
 static _Thread_local int have_mask;
 
 #define REAL(function) ((__typeof__(&function))dlsym(RTLD_NEXT, #function))
 
-// Whether the program itself calls, from this return address, and not a library.
-static int asked_by_program(void *address) {
+// Whether the return address is in the program itself, not in a library.
+static int called_by_program(void *address) {
     Dl_info info;
     return dladdr(address, &info) && info.dli_fname && strstr(info.dli_fname, "train_gpt") &&
            !strstr(info.dli_fname, ".so");
@@ -45,7 +50,7 @@ static void read_mask(void) {
 }
 
 int sched_getaffinity(pid_t pid, size_t size, cpu_set_t *set) {
-    if (!asked_by_program(__builtin_return_address(0))) {
+    if (!called_by_program(__builtin_return_address(0))) {
         return REAL(sched_getaffinity)(pid, size, set);
     }
     if (!have_process_mask) {
@@ -56,7 +61,7 @@ int sched_getaffinity(pid_t pid, size_t size, cpu_set_t *set) {
 }
 
 int sched_setaffinity(pid_t pid, size_t size, const cpu_set_t *set) {
-    if (!asked_by_program(__builtin_return_address(0))) {
+    if (!called_by_program(__builtin_return_address(0))) {
         return REAL(sched_setaffinity)(pid, size, set);
     }
     memcpy(&mask, set, size < sizeof mask ? size : sizeof mask);
@@ -71,7 +76,7 @@ int sched_setaffinity(pid_t pid, size_t size, const cpu_set_t *set) {
 DIR *opendir(const char *path) {
     const char *nodes = "/sys/devices/system/node/", *folder = getenv("FAKE_SYSFS");
     char other[512];
-    if (folder && asked_by_program(__builtin_return_address(0)) &&
+    if (folder && called_by_program(__builtin_return_address(0)) &&
         !strncmp(path, nodes, strlen(nodes))) {
         snprintf(other, sizeof other, "%s/%s", folder, path + strlen(nodes));
         path = other;

@@ -687,7 +687,7 @@ static void check_encoding(const Tokenizer *t, const char *text, size_t length) 
         }
         promise(same_ids(&ids, &other), "ids differ from those of a plain implementation");
     }
-    if (utf8_is_valid_(text, length)) {
+    if (utf8_is_valid(text, length)) {
         size_t cut = tokenizer_safe_cut(t, text, length);
         other.count = 0;
         promise(cut <= length, "a cut behind the text");
@@ -859,27 +859,27 @@ static bool prepare_quietly(const PrepareOptions *options, PrepareReport *report
     return answer(ok, e);
 }
 
-// What a part of a killed prepare says of itself: read, written and read again it is the same.
+// The saved result of a unit: read, written and read again it is the same.
 static bool run_unit(InputPart *parts) {
     JsonWriter written[2] = {{0}};
     Error e = {0};
     put_part("unit.json", parts[0]);
     for (int i = 0; i < 2; i++) {
         UnitResult r;
-        bool ok = i ? unit_result_load_(&r, path_of("unit.json"), &e)
-                    : answer(unit_result_load_(&r, path_of("unit.json"), &e), &e);
+        bool ok = i ? unit_result_load(&r, path_of("unit.json"), &e)
+                    : answer(unit_result_load(&r, path_of("unit.json"), &e), &e);
         if (ok) {
-            unit_result_put_(&written[i], &r);
+            unit_result_put(&written[i], &r);
             put_file("unit.json", written[i].data, written[i].length);
         }
-        unit_result_free_(&r);
+        unit_result_free(&r);
         if (!ok) {
             promise(i == 0, "what was written is refused: %s", e.text);
             return false;
         }
     }
     promise(same_text(written[0].data, written[0].length, written[1].data, written[1].length),
-            "a part changes when read");
+            "the result of a unit changes when it is read");
     free(written[0].data);
     free(written[1].data);
     return true;
@@ -1129,7 +1129,7 @@ static bool run_report(InputPart *parts) {
             (size_t)((uint8_t *)memchr(parts[0].data, '\n', parts[0].size) - parts[0].data);
         promise(json_parse(&head, (char *)parts[0].data, first, "", &e), "%s", e.text);
         json_free(&head);
-        if (answer(model_card(&card, run, (char *)parts[0].data, first, 3, &e), &e)) {
+        if (answer(model_card(&card.text, run, (char *)parts[0].data, first, 3, &e), &e)) {
             check_card(&card);
         }
         free(card.data);
@@ -1382,7 +1382,7 @@ static bool run_index(InputPart *parts) {
         put_part("train.index", parts[0]);
     }
     put_manifest(parts[1].size % 2);
-    if (!utf8_is_valid_(text, length) || !open_traced(&d, &t, &e)) {
+    if (!utf8_is_valid(text, length) || !open_traced(&d, &t, &e)) {
         return false;
     }
     promise(text_search_open(&s, &t, 1, &traced.texts, text, length, &e), "%s", e.text);

@@ -1,5 +1,5 @@
-"""First inputs for the fuzz targets, one folder each: python test/fuzz_seeds.py FOLDER. Every one is a valid file that
-its target must accept, made by the library that owns the format where there is one."""
+"""Seed inputs for the fuzz targets, one folder each: python test/fuzz_seeds.py FOLDER. Each is a valid file that its
+target must accept, written by the library that owns the format where there is one."""
 import hashlib
 import io
 import json

@@ -1,4 +1,4 @@
-"""What the tests share: running the program under a time limit, reading what it wrote, small data sets and models."""
+"""Helpers of the tests: running the program under a time limit, reading its output, small data sets and models."""
 import json
 import os
 import re
@@ -45,7 +45,7 @@ class Result:
 
     @property
     def errors(self):
-        """The program's own lines on stderr: what mpirun and MPI_Abort add is left out."""
+        """The program's own lines on stderr, without those of mpirun and MPI_Abort."""
         return [line for line in self.err.splitlines() if line.strip() and not LAUNCHER_NOISE.search(line)]
 
     def __str__(self):
@@ -109,7 +109,7 @@ def start(args, build="native", ranks=1, threads=1, env=None, prefix=(), **optio
 
 
 def run(args, build="native", ranks=1, threads=1, check=True, timeout=120, **options):
-    """Runs the program to its end. A process still running after `timeout` seconds is killed: a hang is a failure."""
+    """Runs the program to the end. A process still running after `timeout` seconds is killed: a hang is a failure."""
     began = time.monotonic()
     process = start(args, build, ranks, threads, **options)
     try:
@@ -125,7 +125,7 @@ def run(args, build="native", ranks=1, threads=1, check=True, timeout=120, **opt
 
 
 def fails(args, status, *mentions, **options):
-    """Runs something that must fail: the exit status, and one line on stderr in which each of `mentions` stands."""
+    """Runs a command that must fail: checks the exit status and that one line on stderr contains all `mentions`."""
     result = run(args, check=False, timeout=options.pop("timeout", 60), **options)
     assert result.status == status, f"expected status {status}\n{result}"
     assert len(result.errors) == 1, f"expected one line on stderr\n{result}"
@@ -144,7 +144,7 @@ def arguments(command_name, **options):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What a run leaves
+# Output of a run
 
 @dataclass
 class Log:
@@ -186,7 +186,7 @@ def state_bytes(directory):
 
 
 def checksums_hold(directory):
-    """A checkpoint's own list, read by coreutils, covers every other file and holds."""
+    """The checkpoint's checksums cover every other file and match, according to coreutils."""
     listed = {line.split(maxsplit=1)[1].lstrip("*") for line in (directory / "SHA256SUMS").read_text().splitlines()}
     present = {path.name for path in directory.iterdir()} - {"SHA256SUMS"}
     check = subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=directory, capture_output=True)
@@ -258,7 +258,7 @@ def random_documents(seed, tokens, vocab, documents=7):
 # The PyTorch side
 
 def torch_model(seed, layers, heads, channels, seq_len, vocab):
-    """A GPT2LMHeadModel in which every parameter is random, biases and norms too, so that none can be left out."""
+    """A GPT2LMHeadModel in which every parameter is random, biases and norms too, so that none can be missed."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
     torch.manual_seed(seed)

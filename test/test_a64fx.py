@@ -1,6 +1,6 @@
 """The program cross-compiled for A64FX, run under qemu's model of that CPU with two MPI ranks.
 
-Other compiler, other vector width, other exp and tanh in libm: losses agree to float32 rounding, 1e-5 (issue 2).
+Another compiler and vector width: losses agree to float32 rounding, 1e-5.
 """
 import shutil
 import subprocess
@@ -32,7 +32,7 @@ def test_trains_as_native(tiny, tmp_path):
 
 
 def test_resumes_and_moves(tiny, tmp_path):
-    """A checkpoint written on one architecture goes on bit for bit there, and opens on the other."""
+    """A checkpoint resumes bit for bit on the architecture that wrote it, and opens on the other."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run(tiny(whole, steps=4), build="a64fx", timeout=300)
     shutil.copytree(whole, cut)

@@ -1,5 +1,7 @@
 """The source itself: clean with two compilers, headers that stand alone, one format, scripts that shellcheck passes."""
+import graphlib
 import os
+import re
 import subprocess
 
 import numpy as np
@@ -7,8 +9,14 @@ import pytest
 
 from support import ROOT, read_log, run
 
-HEADERS = sorted(path.name for path in ROOT.glob("*.h"))
-SOURCES = sorted(str(path.relative_to(ROOT)) for pattern in ("*.[ch]", "test/*.[ch]") for path in ROOT.glob(pattern))
+# Rooms from the lowest to the highest. A file includes files of lower rooms, or of its own room without a circle.
+ROOMS = [("util/",), ("kernels_ref.h", "kernels_sve.h", "kernels/"), ("mpi_utils.h", "parallel/"),
+         ("tokenizer.h", "tokenizers/"), ("dataloader.h", "shards/"), ("model/",), ("run/",), ("plan/",), ("corpus/",),
+         ("trace/",), ("report/",), ("train_gpt.c",)]
+SOURCES = sorted(str(path.relative_to(ROOT)) for pattern in ("*.[ch]", "*/*.[ch]") for path in ROOT.glob(pattern)
+                 if not str(path.relative_to(ROOT)).startswith("build/"))
+PROGRAM = [name for name in SOURCES if not name.startswith("test/")]
+HEADERS = [name for name in PROGRAM if name.endswith(".h")]
 COMPILERS = {"gcc": ["mpicc"], "clang": ["mpicc", "-cc=clang"]}
 FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O1", "-Wall", "-Wextra", "-Werror", "-fopenmp", "-I", str(ROOT)]
 
@@ -25,17 +33,20 @@ def repository_files():
     return [ROOT / name for name in listed.splitlines() if (ROOT / name).is_file()]
 
 
-def test_headers_are_there():
-    assert {"json.h", "kernels_ref.h", "tokenizer.h", "dataloader.h", "checkpoint.h", "mpi_utils.h"} <= set(HEADERS)
+@pytest.mark.parametrize("header", HEADERS)
+def test_header_stands_alone(header, tmp_path):
+    """A header includes what it uses, and may be included twice."""
+    (tmp_path / "one.c").write_text(f'#include "{header}"\n#include "{header}"\nint main(void) {{ return 0; }}\n')
+    succeeds([*COMPILERS["gcc"], *FLAGS, "-fsyntax-only", "one.c"], cwd=tmp_path)
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)
-@pytest.mark.parametrize("header", HEADERS)
-def test_header_stands_alone(header, compiler, tmp_path):
-    """Alone in a file, twice in a file, and in two files of one program."""
-    (tmp_path / "one.c").write_text(f'#include "{header}"\n#include "{header}"\nint main(void) {{ return 0; }}\n')
-    (tmp_path / "two.c").write_text(f'#include "{header}"\n')
-    succeeds([*COMPILERS[compiler], *FLAGS, "one.c", "two.c", "-o", "both", "-lm"], cwd=tmp_path)
+def test_headers_in_two_files(compiler, tmp_path):
+    """All headers together, in two files of one program, from the highest to the lowest and the other way round."""
+    lines = [f'#include "{header}"\n' for header in HEADERS]
+    (tmp_path / "one.c").write_text("".join(lines) + "int main(void) { return 0; }\n")
+    (tmp_path / "two.c").write_text("".join(reversed(lines)))
+    succeeds([*COMPILERS[compiler], *FLAGS, "-O0", "one.c", "two.c", "-o", "both", "-lm"], cwd=tmp_path)
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)
@@ -51,16 +62,45 @@ def test_clang_build_trains(tiny, finished, tmp_path):
     assert np.allclose(read_log(tmp_path / "run").column("loss"), read_log(finished).column("loss"), rtol=0, atol=1e-5)
 
 
-def test_layers():
-    """A header includes only headers below it (design, 2)."""
-    order = ["json.h", "kernels_ref.h", "kernels_sve.h", "sve_shim.h", "suffix_array.h", "tokenizer.h", "tokenizer_train.h",
-             "dataloader.h", "kernels_check.h", "trace.h", "collect.h", "checkpoint.h", "mpi_utils.h", "plan.h",
-             "prepare.h", "report.h"]
-    for header in HEADERS:
-        for line in (ROOT / header).read_text().splitlines():
-            if line.startswith('#include "'):
-                included = line.split('"')[1]
-                assert header.startswith("kernels_") or order.index(included) < order.index(header), (header, included)
+def room_of(name):
+    return next(i for i, room in enumerate(ROOMS) for place in room
+                if name == place or (place.endswith("/") and name.startswith(place)))
+
+
+def includes(name):
+    lines = (ROOT / name).read_text().splitlines()
+    return [line.split('"')[1] for line in lines if line.startswith('#include "')]
+
+
+def test_includes_go_downwards():
+    """Every source file has a room, and includes files of lower rooms or of its own; inside a room there is no circle."""
+    for name in PROGRAM:
+        for included in includes(name):
+            assert (ROOT / included).is_file(), f"{name} includes {included} by another path than the root's"
+            assert room_of(included) <= room_of(name), f"{name} includes {included}, which is above it"
+    graphlib.TopologicalSorter({name: includes(name) for name in PROGRAM}).prepare()  # raises CycleError
+
+
+def without_comments(text):
+    return re.sub(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', " ", text, flags=re.S)
+
+
+def test_private_names_stay_in_their_files():
+    """A name that ends in _ is used in one file only."""
+    homes = {}
+    for name in SOURCES:
+        for word in set(re.findall(r"\b[A-Za-z]\w*[A-Za-z0-9]_\b", without_comments((ROOT / name).read_text()))):
+            homes.setdefault(word, []).append(name)
+    shared = {word: files for word, files in homes.items() if len(files) > 1}
+    assert not shared, "\n".join(f"{word}: {', '.join(files)}" for word, files in sorted(shared.items()))
+
+
+def test_files_are_short():
+    for name in SOURCES:
+        lines = (ROOT / name).read_text().splitlines()
+        assert len(lines) <= (1600 if name == "train_gpt.c" else 1200), (name, len(lines))
+        long = [i + 1 for i, line in enumerate(lines) if len(line) > 100]
+        assert not long, (name, long)
 
 
 def test_no_flags_that_hide_nan():

@@ -1,8 +1,8 @@
-"""Bad input (issue 2, item 6): one clear line on stderr that names the culprit, the right exit status on every rank,
-no hang, nothing written and nothing lost.
+"""Bad input: one clear line on stderr that names the culprit, the right exit status on every rank, no hang, nothing
+written and nothing lost.
 
-Status 2 is for the command line and impossible combinations, 1 for everything else; the sanitizers' own status is
-another (support.py), so a crash or an out-of-bounds access cannot pass for an error message.
+Exit status 2 means a usage error, 1 any other failure; the sanitizers have a status of their own (support.py), so a
+crash or an out-of-bounds access cannot pass for an error message.
 """
 import json
 import random
@@ -87,7 +87,7 @@ def test_impossible_combination(options, mentions, ranks, tiny, tmp_path):
 
 
 def test_global_batch_and_ranks(tiny, tmp_path):
-    """6 samples in micro-batches of 2 go over 1 or 3 ranks, not over 2."""
+    """6 sequences in micro-batches of 2 can be distributed over 1 or 3 ranks, not over 2."""
     options = dict(micro_batch=2, global_batch=6, steps=2, save_every=0)
     fails(tiny(tmp_path / "run", **options), 2, "global-batch", "2 replica", ranks=2)
     assert not list(tmp_path.iterdir())
@@ -157,7 +157,7 @@ def test_prepare_inputs(text, build, tmp_path):
 
 
 def test_prepare_keeps_what_is_there(text, tmp_path):
-    """A second prepare into the same folder, failing or not, never leaves a mixture."""
+    """A second prepare into the same folder, failing or not, never mixes old and new files."""
     run(prepare(tmp_path, text, vocab_size=265, val_fraction=0))
     before = {path: path.read_bytes() for path in (tmp_path / "data").rglob("*") if path.is_file()}
     fails(prepare(tmp_path, tmp_path / "nowhere.txt"), 1, "nowhere.txt")
@@ -375,7 +375,7 @@ def test_hostile_safetensors(torch_directory, from_init, tmp_path):
 
 
 def test_fuzzed_safetensors(torch_directory, from_init, tmp_path):
-    """Random bytes in the header: either it still loads or there is one line; never a sanitizer's report."""
+    """Random bytes in the header: either it still loads or there is a one-line error; never a sanitizer report."""
     path = copied(torch_directory, tmp_path / "model") / "model.safetensors"
     data = path.read_bytes()
     size = 8 + struct.unpack_from("<Q", data)[0]
@@ -414,7 +414,7 @@ def test_damaged_shard_index(damage, from_init, tmp_path):
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "SHA256SUMS"])
 def test_damaged_checkpoint(finished, pair, file, build, tmp_path):
-    """eval and generate verify a checkpoint's sums; every file of it is covered by test_resume for `train`."""
+    """eval and generate verify the checksums of a checkpoint; test_resume covers every file of it for `train`."""
     directory = copied(checkpoint(finished, 8), tmp_path / "step-000008")
     flip_bit(directory / file, (directory / file).stat().st_size // 2)
     fails(arguments("eval", checkpoint=directory, data=pair), 1, "step-000008", build=build)
@@ -465,7 +465,7 @@ def test_full_disk_log(tiny, small_disk, ranks):
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_full_disk_checkpoint(tiny, finished, small_disk, ranks, build, tmp_path):
-    """Saving step 4 or 6 does not fit. What was saved before stays whole; with room again the run goes on from it."""
+    """The checkpoint of step 4 or 6 does not fit. Earlier ones stay intact; with space again the run resumes from them."""
     size = sum(file.stat().st_size for file in checkpoint(finished, 8).iterdir())
     folder, limit = small_disk(int(2.6 * size))
     if limit:

@@ -1,4 +1,4 @@
-"""The fuzz targets of every reader (fuzz_readers.c) over what scripts/fuzz.sh found worth keeping, under
+"""The fuzz targets of every reader (fuzz_readers.c) over the inputs that scripts/fuzz.sh kept, under
 AddressSanitizer and UndefinedBehaviorSanitizer."""
 import json
 import os
@@ -23,7 +23,7 @@ def fuzzer():
 
 
 def replay(target, *arguments):
-    """Accepted and rejected inputs; whatever a sanitizer or a target has to say fails the test."""
+    """Accepted and rejected inputs; any report of a sanitizer or a target fails the test."""
     result = subprocess.run([BUILD / "fuzz_readers", *arguments], capture_output=True, timeout=120,
                             env={**os.environ, **SANITIZERS, "FUZZ_TARGET": target})
     text = (result.stdout + result.stderr).decode(errors="replace")
@@ -33,7 +33,7 @@ def replay(target, *arguments):
 
 
 def test_targets():
-    """A reader that has a target has seeds and a corpus; nothing is left of one that is gone."""
+    """Every target has seeds and a corpus, and there are none without a target."""
     listed = subprocess.run([BUILD / "fuzz_readers"], capture_output=True, text=True, check=True).stdout.split()
     assert listed == TARGETS and len(TARGETS) > 10
     assert {path.name.removesuffix(".tar.xz") for path in PACKED.glob("*.tar.xz")} == set(TARGETS)
@@ -52,7 +52,7 @@ def corpora(tmp_path_factory):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_corpus(target, corpora):
-    """Inputs that reach all the code that fuzzing has reached, good and bad ones."""
+    """Valid and invalid inputs that reach all the code that fuzzing has reached."""
     inputs = list((corpora / target).iterdir())
     accepted, rejected = replay(target, "-runs=0", corpora / target)
     assert accepted > 0 and rejected > 0 and accepted + rejected >= len(inputs) > 1
@@ -60,7 +60,7 @@ def test_corpus(target, corpora):
 
 @pytest.mark.parametrize("path", FOUND, ids=lambda path: path.name)
 def test_found(path):
-    """What once broke something."""
+    """Inputs that once caused a failure."""
     replay(path.name.split("-")[0], path)
 
 
@@ -72,7 +72,7 @@ def seeds(tmp_path_factory):
 
 
 def test_seeds_are_accepted(seeds):
-    """Files of the libraries that own the formats: a target that refuses them tests nothing."""
+    """Files written by the libraries that own the formats: a target that refuses them tests nothing."""
     for target in TARGETS:
         paths = sorted((seeds / target).iterdir())
         accepted, rejected = replay(target, *paths)  # libFuzzer runs some of them twice, to look for leaks
@@ -90,7 +90,7 @@ def python_accepts(data):
 
 
 def test_json_accepts_what_python_does(corpora):
-    """The corpus, one input at a time, so that a disagreement has a name. Only depth is a limit of our own."""
+    """The corpus, one input at a time, so that a disagreement can be named. Only nesting depth is our own limit."""
     inputs = sorted((corpora / "json").iterdir())
     groups = {True: [], False: []}
     for path in inputs:
@@ -105,5 +105,5 @@ def test_json_accepts_what_python_does(corpora):
 @pytest.mark.full
 @pytest.mark.parametrize("target", TARGETS)
 def test_short_run(target, seeds, tmp_path):
-    """New inputs, the same ones at each run of the tests; scripts/fuzz.sh is the long form."""
+    """New inputs, the same ones in each run of the tests; scripts/fuzz.sh is the long campaign."""
     assert sum(replay(target, "-runs=200", "-seed=1", f"-artifact_prefix={tmp_path}/", seeds / target)) >= 200

@@ -118,8 +118,8 @@ SHAPE = dict(layers=2, heads=3, channels=192, seq_len=64, vocab_size=97, eval_ev
 
 
 def test_slurm(slurm, pair, tmp_path):
-    """A job that its limit of a minute stops, and a signal once more, queues itself again, ends when the step count is
-    reached, and leaves what an uninterrupted run leaves."""
+    """A job that is stopped by its limit of a minute, and once more by a signal, requeues itself, ends when the step
+    count is reached, and leaves what an uninterrupted run leaves."""
     def train(out, steps):
         return arguments("train", data=pair, out=out, steps=steps, micro_batch=2, global_batch=8, **SHAPE)
 
@@ -137,7 +137,7 @@ def test_slurm(slurm, pair, tmp_path):
     first = checkpoints(out)[-1]
     wait_for(lambda: re.search(rf"step {first + 1}/{steps} ", text()), 30, text)
     subprocess.run(["scancel", "--signal=USR1", job], env=slurm, check=True)
-    wait_for(lambda: f"the step count {steps} is reached" in text(), 240, text)
+    wait_for(lambda: f"reached step {steps}" in text(), 240, text)
     wait_for(lambda: job_field(slurm, job, "JobState") == "COMPLETED", 20, text)
     assert int(job_field(slurm, job, "Restarts")) >= 2
     stops = re.findall(r"stops at step (\d+)/\d+: (.*);", text())
@@ -153,12 +153,12 @@ def test_slurm(slurm, pair, tmp_path):
 
 
 def test_slurm_failure(slurm, pair, tmp_path):
-    """A job that fails stays failed: it would fail again. Here with its data staged to the node."""
+    """A failed job is not requeued: it would fail again. Here with its data staged to the node."""
     job = submit(slurm, tmp_path, arguments("", **SHAPE)[1:], PROGRAM=BINARIES["native"], MODEL="", DATA=pair,
                  OUT=pair.with_suffix(".bin"), STEPS=2, MICRO_BATCH=2, GLOBAL_BATCH=8, LOCAL="")
     wait_for(lambda: job_field(slurm, job, "JobState") == "FAILED", 30, lambda: job_field(slurm, job, "JobState"))
     assert job_field(slurm, job, "ExitCode") == "1:0" and job_field(slurm, job, "Restarts") == "0"
-    assert "the job is not queued again" in (tmp_path / "out").read_text()
+    assert "not requeueing the job" in (tmp_path / "out").read_text()
 
 
 def test_slurm_staged_data(slurm, prepared, tmp_path):
@@ -217,8 +217,8 @@ exec "$@"
 
 @pytest.fixture
 def fugaku(tmp_path):
-    """fugaku(script, **variables): runs a PJM script with the stand-ins in front of the PATH. fugaku.record holds what
-    they were given."""
+    """fugaku(script, **variables): runs a PJM script with the stand-ins in front of the PATH. fugaku.record holds their
+    arguments."""
     commands, record = tmp_path / "commands", tmp_path / "record"
     commands.mkdir()
     record.mkdir()
@@ -244,10 +244,10 @@ def job_variables(pair, out, **more):
 
 
 def test_pjm_job(fugaku, pair, tmp_path):
-    """A job trains to the end with the options and the environment that the manuals name, and gives its cache back."""
+    """A job trains to the end with the options and the environment that the manuals name, and releases its cache."""
     result = fugaku("fugaku.pjm", **job_variables(pair, tmp_path / "run"))
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "the step count 6 is reached" in result.stdout and checkpoints(tmp_path / "run") == [6]
+    assert "reached step 6" in result.stdout and checkpoints(tmp_path / "run") == [6]
     given = (fugaku.record / "mpiexec").read_text().split("\n")
     assert given[:2] == ["-n", "12"] and "coll_base_reduce_commute_safe" in given and "-vcoordfile" not in given
     limit = int(given[given.index("--time-limit") + 1])
@@ -259,8 +259,8 @@ def test_pjm_job(fugaku, pair, tmp_path):
     assert (fugaku.record / "llio_transfer").read_text() == "./train_gpt\n--purge ./train_gpt\n"
 
 
-def test_pjm_stops_and_goes_on(fugaku, pair, tmp_path):
-    """A job whose time is short ends with 100, the next one of the chain goes on, and the one that reaches the step
+def test_pjm_stops_and_resumes(fugaku, pair, tmp_path):
+    """A job that runs out of time ends with 100, the next job of the chain resumes, and the one that reaches the step
     count ends with 0. Of a range of limits the lower end counts."""
     out = tmp_path / "run"
     options = arguments("", **dict(SHAPE, channels=24, seq_len=16, save_every=100000, schedule="constant"))[1:]
@@ -269,7 +269,7 @@ def test_pjm_stops_and_goes_on(fugaku, pair, tmp_path):
     for more in ({}, {"PJM_ELAPSE_LIMIT": 9999, "PJM_ADAPTIVE_ELAPSED_TIME_MIN": 601}):
         result = fugaku("fugaku.pjm", **{**variables, **more})
         assert result.returncode == STOPPED, result.stdout + result.stderr
-        assert "the time limit is near" in result.stdout and "the next job goes on" in result.stdout
+        assert "the time limit is near" in result.stdout and "the next job resumes" in result.stdout
         assert checkpoints(out)[-1] > reached
         reached = checkpoints(out)[-1]
     result = fugaku("fugaku.pjm", **{**variables, "STEPS": reached + 1, "PJM_ELAPSE_LIMIT": 9999})
@@ -277,7 +277,7 @@ def test_pjm_stops_and_goes_on(fugaku, pair, tmp_path):
 
 
 def test_pjm_failure(fugaku, pair, tmp_path):
-    """Any other status goes out as it is, so that the chain ends; the cache is given back all the same."""
+    """Any other status is passed on, so that the chain ends; the cache is released all the same."""
     result = fugaku("fugaku.pjm", **job_variables(pair, tmp_path / "run", GLOBAL_BATCH=3))
     assert result.returncode == 2 and "failed with status 2" in result.stderr
     assert "--purge" in (fugaku.record / "llio_transfer").read_text()
@@ -348,8 +348,8 @@ def hops(a, b, shape):
     ((12,), 4, 4, 4), ((4, 6), 4, 2, 4), ((4, 6, 2), 4, 4, 8), ((4, 6, 2), 4, 1, 6), ((8, 4, 4), 4, 8, 8),
     ((6, 6, 4), 1, 6, 8), ((2, 3, 2), 4, 4, 12), ((8, 6, 8), 1, 6, 8)])
 def test_rank_map(shape, per_node, tp, pp, form):
-    """Slices of a stage on one node where they fit, else on neighbouring nodes; the same slice of the next stage on the
-    same node or one hop away; the members of a data-parallel group on different nodes where there are enough."""
+    """Tensor-parallel ranks of a stage on one node where they fit, else on neighbouring nodes; the same rank of the next
+    stage on the same node or one hop away; the members of a data-parallel group on different nodes where possible."""
     nodes = nodes_of_ranks(shape, per_node, tp, pp, form)
     ranks = len(nodes)
     assert ranks == math.prod(shape) * per_node

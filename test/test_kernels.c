@@ -1,10 +1,10 @@
 // test_kernels.c: every kernel of kernels_ref.h against central differences, in double precision.
 //
 // For a kernel pair, f(x) = sum(projection * forward(x)) with a fixed random projection;
-// backward(projection) must give df/dx. Central differences with step h err by O(h^2) + O(epsilon /
-// h): h = 1e-5 leaves about 1e-10, so that a bound of 1e-7 (relative to the largest gradient of the
-// array) fails on any wrong term and on nothing else.
-#define REAL double
+// backward(projection) must give df/dx. The error of central differences with step h is
+// O(h^2) + O(epsilon / h): h = 1e-5 leaves about 1e-10, so that a bound of 1e-7 (relative to the
+// largest gradient of the array) fails on any wrong term and on nothing else.
+#define KERNELS_REF_DOUBLE
 #include "kernels_ref.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +26,7 @@ static double *random_array(size_t n) {
     return x;
 }
 
-// The larger error; NaN, once met, stays.
+// The larger error; NaN stays NaN.
 static double worse(double worst, double error) {
     return error <= worst ? worst : error;
 }
@@ -38,14 +38,15 @@ static void report(const char *name, const char *what, double error, double boun
     ok ? passed++ : failed++;
 }
 
-// A scalar function of the arrays in its context, and one of these arrays with the gradient that
-// backward gave for it.
+// A scalar function of the arrays in its context.
 typedef double (*Function)(void *context);
 
+// Compares the gradient that backward gave for array x (n) with central differences of f.
 static void check_gradient(const char *name, const char *array_name, Function f, void *context,
                            double *x, const double *gradient, size_t n) {
     const double h = 1e-5;
     double worst = 0, largest = 0;
+
     for (size_t i = 0; i < n; i++) {
         double kept = x[i], plus, minus;
         x[i] = kept + h;
@@ -53,6 +54,7 @@ static void check_gradient(const char *name, const char *array_name, Function f,
         x[i] = kept - h;
         minus = f(context);
         x[i] = kept;
+
         double difference = fabs((plus - minus) / (2 * h) - gradient[i]);
         worst = worse(worst, difference);
         largest = fabs(gradient[i]) > largest ? fabs(gradient[i]) : largest;
@@ -91,13 +93,27 @@ static void check_embedding(Case c) {
                                 c.C);
     check_gradient("embedding", "dwte", embedding, &c, c.weight, dwte, c.V * c.C);
     check_gradient("embedding", "dwpe", embedding, &c, c.bias, dwpe, c.T * c.C);
-    // a window that starts at position 1 is the rest of the whole
+
+    // a window that starts at position 1 is the rest of the sequence
     double *window = random_array(c.C);
     kernels->embedding_forward(window, c.tokens + 1, c.weight, c.bias, (VocabShard){0, c.V}, 1, 1,
                                1, c.C);
     embedding(&c);
     report("embedding", "first_position", memcmp(window, c.out + c.C, c.C * sizeof *window) ? 1 : 0,
            0);
+
+    // two TP ranks, positions on the first only: their sum is the embedding
+    const VocabShard low = {0, c.V / 2}, high = {c.V / 2, c.V - c.V / 2};
+    double *sum = random_array(n), *other = random_array(n);
+    kernels->embedding_forward(sum, c.tokens, c.weight, c.bias, low, 0, c.B, c.T, c.C);
+    kernels->embedding_forward(other, c.tokens, c.weight + high.first * c.C, NULL, high, 0, c.B,
+                               c.T, c.C);
+    for (size_t i = 0; i < n; i++) {
+        sum[i] += other[i];
+    }
+    report("embedding", "two shards", memcmp(sum, c.out, n * sizeof *sum) ? 1 : 0, 0);
+
+    free(sum), free(other);
     free(c.weight), free(c.bias), free(dwte), free(dwpe), free(c.out), free(c.projection),
         free(window);
 }
@@ -146,11 +162,22 @@ static void check_matmul(Case c) {
     check_gradient("matmul", "dweight", matmul, &c, c.weight, dw, c.C * c.OC);
     check_gradient("matmul", "dbias", matmul, &c, c.bias, db, c.OC);
     check_gradient("matmul", "dresidual", matmul, &c, c.residual, c.projection, R * c.OC);
+
+    // without bias and residual, as on TP ranks above 0: as with zeros
+    double *zeros = calloc(R * c.OC, sizeof *zeros), *out = random_array(R * c.OC);
+    double *dw_only = calloc(c.C * c.OC, sizeof *dw_only);
+    kernels->matmul_forward(c.out, c.x, c.weight, zeros, zeros, R, c.C, c.OC);
+    kernels->matmul_forward(out, c.x, c.weight, NULL, NULL, R, c.C, c.OC);
+    kernels->matmul_backward_weight(dw_only, NULL, c.x, c.projection, R, c.C, c.OC);
+    report("matmul", "no bias", memcmp(out, c.out, R * c.OC * sizeof *out) ? 1 : 0, 0);
+    report("matmul", "no dbias", memcmp(dw_only, dw, c.C * c.OC * sizeof *dw) ? 1 : 0, 0);
+
+    free(zeros), free(out), free(dw_only);
     free(c.x), free(c.weight), free(c.bias), free(c.out), free(c.projection), free(c.residual);
     free(dx), free(dw), free(db);
 }
 
-// GELU of a product, then a product again, as the MLP has them: the gradient of what GELU read.
+// A product with GELU, then another product, as in the MLP: the gradient of the input of GELU.
 static double matmul_gelu(void *context) {
     Case *c = context;
     kernels->matmul_gelu_forward(c->residual, c->mean, c->x, c->weight, c->bias, c->B * c->T, c->C,
@@ -193,52 +220,57 @@ static void check_attention(Case c) {
     attention(&c);
     kernels->attention_backward(dx, c.projection, c.out, c.x, c.mean, c.B, c.T, c.C, c.H);
     check_gradient("attention", "dqkv", attention, &c, c.x, dx, R * 3 * c.C);
-    // computed row by row, as generation does, the last sequence gives the same bits
+
+    // computed row by row, as generation does, the last sequence has the same bits
     double *rows = random_array(c.T * c.C), *lse = random_array(c.H * c.T),
-           *whole = c.out + (c.B - 1) * c.T * c.C;
+           *at_once = c.out + (c.B - 1) * c.T * c.C;
     attention(&c);
     for (size_t t = 0; t < c.T; t++) {
-        // of a sequence cut after row t
+        // of a sequence truncated after row t
         kernels->attention_forward(rows, lse, c.x + (c.B - 1) * c.T * 3 * c.C, t, 1, t + 1, c.C,
                                    c.H);
     }
-    report("attention", "first_row", memcmp(rows, whole, c.T * c.C * sizeof *rows) ? 1 : 0, 0);
+    report("attention", "first_row", memcmp(rows, at_once, c.T * c.C * sizeof *rows) ? 1 : 0, 0);
     free(c.x), free(c.out), free(c.projection), free(c.mean), free(dx), free(rows), free(lse);
 }
 
-// The classifier over two slices of the vocabulary, as two ranks share it; dinp NULL: losses only.
+// The classifier over two vocabulary shards, as on two TP ranks. dinp NULL: losses only.
 static void classify(Case *c, double *losses, double *dinp, double *dwte, double dloss) {
     const VocabShard vocab[2] = {{0, c->V / 3}, {c->V / 3, c->V - c->V / 3}};
-    const size_t first = vocab[0].count == 0; // a vocabulary of one or two words is not cut
-    SliceSoftmax softmax[2 * CLASSIFIER_ROWS];
-    double scale[CLASSIFIER_ROWS], *part = random_array(CLASSIFIER_ROWS * c->C);
+    const size_t first = vocab[0].count == 0; // a vocabulary of two tokens is not sharded
+    ShardSoftmax softmax[2 * CLASSIFIER_ROWS];
+    double scale[CLASSIFIER_ROWS], *dinp_shard = random_array(CLASSIFIER_ROWS * c->C);
+
     for (size_t r = 0, R; r < c->B * c->T; r += R) {
         R = c->B * c->T - r < CLASSIFIER_ROWS ? c->B * c->T - r : CLASSIFIER_ROWS;
         double *logits[2] = {c->out, c->out + R * vocab[0].count}, *inp = c->x + r * c->C;
+
         for (size_t i = first; i < 2; i++) {
-            kernels->classifier_forward(logits[i], softmax + (i - first) * R, inp,
-                                        c->weight + vocab[i].first * c->C, c->tokens + r, vocab[i],
-                                        R, c->C);
+            const double *wte = c->weight + vocab[i].first * c->C;
+            kernels->classifier_forward(logits[i], softmax + (i - first) * R, inp, wte,
+                                        c->tokens + r, vocab[i], R, c->C);
         }
+
         for (size_t n = 0; dinp && n < R * c->C; n++) {
             dinp[r * c->C + n] = 0;
         }
         for (size_t i = first; i < 2; i++) {
+            const double *wte = c->weight + vocab[i].first * c->C;
             kernels->cross_entropy(losses + r, scale, softmax, 2 - first, i - first, dloss, R);
             if (dinp) {
-                kernels->classifier_backward(part, dwte + vocab[i].first * c->C, logits[i], scale,
-                                             inp, c->weight + vocab[i].first * c->C, c->tokens + r,
-                                             dloss, vocab[i], R, c->C);
+                kernels->classifier_backward(dinp_shard, dwte + vocab[i].first * c->C, logits[i],
+                                             scale, inp, wte, c->tokens + r, dloss, vocab[i], R,
+                                             c->C);
             }
             for (size_t n = 0; dinp && n < R * c->C; n++) {
-                dinp[r * c->C + n] += part[n];
+                dinp[r * c->C + n] += dinp_shard[n];
             }
         }
     }
-    free(part);
+    free(dinp_shard);
 }
 
-// Unequal weights per row would need one dloss a row; the mean over rows is what training uses.
+// The mean loss of the rows, which is what training uses.
 static double classifier(void *context) {
     Case *c = context;
     size_t R = c->B * c->T;
@@ -259,7 +291,8 @@ static void check_classifier(Case c) {
     classify(&c, losses, dx, dwte, 1 / (double)R);
     check_gradient("classifier", "dinp", classifier, &c, c.x, dx, R * c.C);
     check_gradient("classifier", "dwte", classifier, &c, c.weight, dwte, c.V * c.C);
-    // the loss itself, in the plainest form
+
+    // the loss itself, in its simplest form
     double *logits = random_array(R * c.V), worst = 0;
     kernels->logits_forward(logits, c.x, c.weight, R, c.C, c.V);
     for (size_t r = 0; r < R; r++) {
@@ -274,7 +307,7 @@ static void check_classifier(Case c) {
         free(logits);
 }
 
-// f(x) = sum x^2 has the gradient 2x; n beyond 256 segments and below.
+// f(x) = sum x^2 has the gradient 2x; n above and below 256 segments.
 static size_t squares_n;
 
 static double squares(void *context) {
@@ -292,7 +325,7 @@ static void check_sum_of_squares(size_t n) {
     free(x), free(twice);
 }
 
-// AdamW has no gradient; ten steps against the formula of the paper, written with plain scalars.
+// AdamW has no gradient: ten steps are compared with the formula of the paper, in plain scalars.
 static void check_adamw(void) {
     enum { N = 37 };
     double *x = random_array(N), *m = calloc(N, 8), *v = calloc(N, 8), worst = 0;
@@ -317,7 +350,7 @@ static void check_adamw(void) {
 }
 
 int main(void) {
-    // sizes around the tile and lane edges, 1, a prime, V not a multiple of anything; T > 1 so that
+    // sizes around the edges of lanes, 1, a prime, V not a multiple of anything; T > 1 so that
     // positions differ
     static const Case cases[] = {
         {.B = 1, .T = 2, .C = 1, .H = 1, .V = 2, .OC = 1},
@@ -331,7 +364,7 @@ int main(void) {
         Case c = cases[i];
         c.tokens = malloc(c.B * c.T * sizeof *c.tokens);
         for (size_t r = 0; r < c.B * c.T; r++) {
-            c.tokens[r] = (int32_t)(r * r % c.V); // words repeat
+            c.tokens[r] = (int32_t)(r * r % c.V); // tokens repeat
         }
         printf("B %zu T %zu C %zu H %zu V %zu OC %zu\n", c.B, c.T, c.C, c.H, c.V, c.OC);
         check_embedding(c);

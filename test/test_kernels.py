@@ -1,10 +1,11 @@
-"""The kernels: the reference against central differences, the fast ones against the reference, and their bits.
+"""The kernels: the reference against central differences, the fast kernels against the reference, and their bits.
 
-test_kernels.c has the gradients, with its bounds. `train_gpt kernels --check` compares the two tables within a bound that
-follows from the length of each sum. `kernels --golden` hashes 20 training steps: one hash for every machine.
+test_kernels.c checks the gradients and states its bounds. `train_gpt kernels --check` compares the two tables within
+bounds that follow from the length of each sum. `kernels --golden` hashes 20 training steps: one hash for every machine.
 """
 import os
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -33,8 +34,10 @@ def test_check(build):
     result = run(["kernels", "--check"], build=build, threads=2, timeout=600)
     checked, failed = map(int, re.search(r"(\d+) checked, (\d+) failed", result.out).groups())
     assert checked >= 300 and failed == 0
+    for kernel in "embedding_forward_shard", "matmul_forward_no_bias", "matmul_backward_weight_no_bias":
+        assert kernel in result.out, "what TP ranks above 0 call is not checked"
     if build.startswith("sve"):
-        assert f"vectors of {build[3:]} bits" in result.out, "qemu ran another vector length"
+        assert f"vectors of {build[3:]} bits" in result.out, "qemu ran with another vector length"
 
 
 @pytest.mark.parametrize("build, threads", [("native", 1), ("native", 2), ("native", 3), ("asan", 2), ("clang", 2),
@@ -44,33 +47,67 @@ def test_golden(build, threads):
     run(["kernels", "--golden"], build=build, threads=threads, timeout=300)
 
 
-def compile_program(folder, *flags):
-    """A program from the sources in `folder`, where it has them, else from the repository's."""
-    for source in [*ROOT.glob("*.h"), ROOT / "train_gpt.c"]:
-        if not (folder / source.name).exists():
-            (folder / source.name).write_text(source.read_text())
-    subprocess.run(["mpicc", "-I", str(ROOT), "-std=c11", "-D_GNU_SOURCE", "-O2", "-ffp-contract=off", "-march=native", "-fopenmp", "-Wno-psabi",
-                    *flags, "train_gpt.c", "-o", "train_gpt", "-lm"], cwd=folder, check=True)
-    return folder / "train_gpt"
+CFLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-ffp-contract=off", "-march=native", "-fopenmp", "-Wno-psabi"]
+
+
+def compile_program(folder, source):
+    """A short program over the repository's headers, or over those of the same name in `folder`."""
+    (folder / "program.c").write_text(source)
+    subprocess.run(["gcc", "-I.", "-I", ROOT, *CFLAGS, "program.c", "-o", "program", "-lm"], cwd=folder, check=True)
+    return folder / "program"
 
 
 @pytest.mark.parametrize("flags", [["-DSHIM_BYTES=16"], ["-DSHIM_BYTES=256"], ["-march=x86-64-v3"], ["-march=x86-64"]])
 def test_shim(flags, tmp_path):
-    """The shim at other vector lengths, and on lesser x86 machines (AVX2; no FMA), gives the same bits too."""
-    program = compile_program(tmp_path, *flags)
+    """The shim at other vector lengths, and on older x86 machines (AVX2; no FMA), gives the same bits too."""
+    program = tmp_path / "train_gpt"
+    subprocess.run(["mpicc", "-I.", *CFLAGS, *flags, "train_gpt.c", "-o", program, "-lm"], cwd=ROOT, check=True)
     result = subprocess.run([program, "kernels", "--golden", "--check"], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr
 
 
+CHECK = """
+#include "kernels/check.h"
+
+int main(void) {
+    return !check_kernels("attention_forward", &(Error){0});
+}
+"""
+
+
 def test_check_can_fail(tmp_path):
-    """A coefficient of exp that is off in the fourth digit is found, with status 1."""
-    source = (ROOT / "kernels_sve.h").read_text()
-    assert "4.99999851e-1f" in source
-    (tmp_path / "kernels_sve.h").write_text(source.replace("4.99999851e-1f", "4.999e-1f"))
-    program = compile_program(tmp_path)
-    result = subprocess.run([program, "kernels", "--check", "--only", "attention_forward"], capture_output=True, text=True,
-                            timeout=300)
-    assert result.returncode == 1 and "FAIL" in result.stdout and "failed" in result.stderr
+    """A coefficient of exp that is wrong in the fourth digit is found."""
+    for folder in "right", "wrong":
+        (tmp_path / folder / "kernels").mkdir(parents=True)
+        for source in [*ROOT.glob("kernels/*.h"), *ROOT.glob("kernels_*.h")]:
+            shutil.copy(source, tmp_path / folder / source.relative_to(ROOT))
+    maths = tmp_path / "wrong/kernels/vector_math_sve.h"
+    assert "4.99999851e-1f" in maths.read_text()
+    maths.write_text(maths.read_text().replace("4.99999851e-1f", "4.999e-1f"))
+
+    right, wrong = (subprocess.run([compile_program(tmp_path / folder, CHECK)], capture_output=True, text=True, timeout=300)
+                    for folder in ("right", "wrong"))
+    assert right.returncode == 0 and "FAIL" not in right.stdout
+    assert wrong.returncode == 1 and "FAIL" in wrong.stdout
+
+
+RESERVE = """
+#include "kernels_sve.h"
+
+int main(void) {
+    static float a[4] = {1, 2, 3, 4}, out[4];
+    if (pack_scratch_reserve(SIZE_MAX / 8) || pack_scratch_reserve((size_t)1 << 60)) {
+        return 1;
+    }
+    matmul_forward_sve(out, a, a, NULL, NULL, 2, 2, 2);
+    return out[0] != 7 || out[3] != 22;
+}
+"""
+
+
+def test_scratch_that_does_not_fit(tmp_path):
+    """Reserving too much memory for packing is reported to the caller; it does not end the process."""
+    assert subprocess.run([compile_program(tmp_path, RESERVE)], timeout=60).returncode == 0
 
 
 def test_usage():

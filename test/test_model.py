@@ -1,6 +1,6 @@
 """The whole model against PyTorch: transformers' GPT2LMHeadModel with the same weights on the same batches.
 
-Bounds (issue 2): loss 1e-5; gradient norm 1e-4 relative; weights after 5 AdamW steps 1e-5 absolute; logits of a
+Bounds: loss 1e-5; gradient norm 1e-4 relative; weights after 5 AdamW steps 1e-5 absolute; logits of a
 checkpoint 1e-4. Both sides sum in float32 in different orders, so a loss near 6 agrees to some 1e-6. AdamW's step,
 lr * m / (sqrt(v) + eps), turns the relative error of a gradient into as much of lr. So the bias of the keys is left
 out: softmax does not depend on it, its gradient is rounding alone and its step arbitrary. A few other gradients among
@@ -52,7 +52,7 @@ def torch_steps(model, tokens, seq_len, global_batch, rates):
 
 
 def compare_weights(found, expected, channels):
-    """Every tensor, the key third of c_attn.bias aside."""
+    """Every tensor except the key third of c_attn.bias."""
     expected = {name: tensor.detach().numpy() for name, tensor in expected.items()}
     assert found.keys() == expected.keys()
     for name, tensor in found.items():
@@ -175,7 +175,7 @@ def test_tokenizer_opens(trained, prepared, corpus):
 
 
 def torch_greedy(directory, prompt, count):
-    """Greedy text by transformers' own generate(), within the model's context."""
+    """Greedy text from transformers' generate(), within the model's context."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
     ids = torch.tensor([tokenizer(prompt)["input_ids"]])
     with torch.no_grad():
@@ -185,7 +185,7 @@ def torch_greedy(directory, prompt, count):
 
 
 def torch_greedy_windows(directory, prompt, count):
-    """The same without a cache, token by token; of a context that would overflow only the newer half stays."""
+    """The same without a cache, token by token; a context that would overflow keeps only its newer half."""
     tokenizer, model = AutoTokenizer.from_pretrained(directory), load_torch(directory)
     ids = tokenizer(prompt)["input_ids"]
     first = 0

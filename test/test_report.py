@@ -31,7 +31,7 @@ HTML = "{http://www.w3.org/1999/xhtml}"
 
 @pytest.fixture(scope="module")
 def eventful(tmp_path_factory):
-    """A run of 60 steps that was taken up again after step 30 and that skips some steps and not others. One token's
+    """A run of 60 steps, resumed after step 30, that skips some steps and not others. One token's
     embedding is so large that the sum of squares of a gradient overflows where a batch has it twice as a target; the
     channel it is in is cut off from the output, and the learning rate is 0, so that the loss stays finite."""
     import torch
@@ -53,7 +53,7 @@ def eventful(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mixture(prepared, tmp_path_factory):
-    """A run on two data sets, 3:1, that evaluates both."""
+    """A run on two datasets, 3:1, that evaluates both."""
     folder = tmp_path_factory.mktemp("mixture")
     other = copied(prepared, folder / "other")
     out = folder / "run"
@@ -88,7 +88,7 @@ def expected_scalars(out):
 
 
 def same_as_log(out):
-    """What TensorBoard reads from the folder is the log, no more and no less. Returns the events of the loss."""
+    """TensorBoard reads from the folder exactly what is in the log. Returns the events of the loss."""
     accumulator = EventAccumulator(str(out), size_guidance={"scalars": 0})
     accumulator.Reload()
     expected = expected_scalars(out)
@@ -133,7 +133,7 @@ def test_events(eventful, mixture, tiny, tmp_path):
 
 
 def test_event_bytes(finished):
-    """The layout of formats.md, 7: a version, a session's start, then an event for each line, in its order."""
+    """A version, a session start, then an event for each line, in order."""
     found = records(event_files(finished)[0])
     assert found[0][9:] == b"\x1a\x0dbrain.Event:2" and found[1][9:] == b"\x3a\x02\x08\x01"
     log = read_log(finished)
@@ -161,13 +161,13 @@ def test_events_after_kills(tiny, tmp_path):
     assert len(event_files(out)) == 1 and event_files(out)[0].name > max(names)
     times = {event.step: event.wall_time for event in loss}
     for step, wall_time in events.items():
-        if step <= 25:  # the last checkpoint before the kill at 27: its steps keep their time
+        if step <= 25:  # the last checkpoint before the kill at 27: its steps keep their times
             assert times[step] == wall_time
     assert len(loss) == 40 and loss[-1].step == 40
 
 
 def records_until_broken(path):
-    """{step: wall time} of the whole records of a file whose end is cut off."""
+    """{step: wall time} of the complete records of a file that was cut off."""
     data, at, times = path.read_bytes(), 0, {}
     while at + 12 <= len(data):
         length = struct.unpack_from("<Q", data, at)[0]
@@ -181,9 +181,19 @@ def records_until_broken(path):
     return times
 
 
+def test_events_that_are_right_stay(tiny, finished, tmp_path):
+    """Nothing is to be done in a finished run: its event file remains, under its name."""
+    out = copied(finished, tmp_path / "run")
+    before = event_files(out)[0].read_bytes()
+    run(tiny(out))
+    assert [path.name for path in event_files(out)] == [path.name for path in event_files(finished)]
+    assert event_files(out)[0].read_bytes()[:len(before)] == before
+    same_as_log(out)
+
+
 @pytest.mark.parametrize("harm", ["gone", "empty", "random", "other length", "two files"])
 def test_damaged_events(tiny, finished, harm, build, tmp_path):
-    """Event files are made anew from the log, whatever is found in their place."""
+    """Event files are rebuilt from the log, whatever is found in their place."""
     out = copied(finished, tmp_path / "run")
     file = event_files(out)[0]
     if harm == "gone":
@@ -204,7 +214,7 @@ def test_damaged_events(tiny, finished, harm, build, tmp_path):
 
 
 def test_events_of_others_stay(tiny, finished, tmp_path):
-    """A file that another program wrote is not ours to remove."""
+    """Event files of other programs are left alone."""
     out = copied(finished, tmp_path / "run")
     other = out / "events.out.tfevents.1700000000.host.1.0"
     other.write_bytes(b"")
@@ -286,7 +296,7 @@ def test_page(eventful, mixture, finished, tmp_path):
     ids = [node.get("id") for node in root.iter() if node.get("id")]
     assert len(ids) == len(set(ids))
 
-    # shares and losses by data set, of the run that has several
+    # shares and losses by dataset, of the run that has several
     last = logs[1].steps[-1]["source_samples"]
     shares = [path for path in by_id(root, "shares1").iter(f"{SVG}path") if path.get("data-last")]
     assert sorted(float(path.get("data-last")) for path in shares) == sorted(last)
@@ -296,7 +306,7 @@ def test_page(eventful, mixture, finished, tmp_path):
     rows = cells(root, "results")
     assert [row[0] for row in rows[1:]] == [str(eventful), str(mixture), str(finished)]  # all are called "run"
     for row, log in zip(rows[1:], logs):
-        assert row[1] == f"{log.steps[-1]['step']} of {log.head['options']['steps'] if log is not logs[0] else 30}"
+        assert row[1] == f"{log.steps[-1]['step']} of {log.steps[-1]['step']}"
         assert row[3] == f"{log.steps[-1]['loss']:.4f}"
         assert int(row[9]) == sum(log.column("skipped"))
     assert [row[10] for row in rows[1:]] == ["1", "0", "0"]
@@ -334,7 +344,7 @@ def test_page_in_browser(eventful, mixture, tmp_path):
 
 
 def test_one_run(mixture, tmp_path):
-    """Of one run the data sets share a chart, and x is the step."""
+    """Of a single run all datasets share a chart, and x is the step."""
     root = page(mixture, tmp_path / "page.html")
     log = read_log(mixture)
     assert curves(root, "loss")[0] == (40, 40, log.steps[-1]["loss"])
@@ -378,7 +388,7 @@ def test_long_log(tmp_path):
 
 
 def test_hostile_log(build, tmp_path):
-    """Lines that are broken, of no known kind, out of order, of absurd values; names with markup in them."""
+    """Broken lines, lines of unknown kind or out of order, absurd values; names with markup in them."""
     head = {**HEAD, "data": [{"path": "<b>&\"'\u0001x", "weight": 1e300, "tokens": -5}, 7, {"path": None}],
             "options": {"steps": 9, "<script>alert(1)</script>": "]]></style>", "list": [1]}}
     many = {f"v{i}<": 1.0 for i in range(50)}
@@ -395,6 +405,38 @@ def test_hostile_log(build, tmp_path):
     assert "4 broken lines" in row[-1] and "incomplete" in row[-1] and "out of order" in row[-1]
     assert "<b>&\"'\ufffdx" in [row[1] for row in cells(root, "data")]
     assert not list(root.iter(f"{HTML}script")) and not list(root.iter(f"{HTML}b"))
+
+
+def test_order_of_lines(eventful, mixture, finished, tmp_path):
+    """The closing line, whose step is the last one's, is in order; a step that comes late is not."""
+    root = page([eventful, mixture, finished], tmp_path / "page.html")
+    assert [row[-1] for row in cells(root, "results")[1:]] == ["", "", ""]
+    plan = {"step": 3, "plan": {}}
+    in_order = [HEAD, step_line(1), {"step": 1, "val_loss": 2.0}, step_line(2), step_line(3), {"step": 3, "val_loss": 2.0}]
+    for number, (late, count) in enumerate((([plan], 0), ([plan, step_line(2)], 1), ([{**plan, "step": 2}], 1),
+                                            ([step_line(3), {"step": 2, "val_loss": 1.0}], 2))):
+        folder = write_log(tmp_path / str(number), [*in_order, *late, b""])
+        notes = cells(page(folder, tmp_path / "page.html"), "results")[1][-1]
+        assert notes == (f"{count} line{'s'[:count > 1]} out of order or of unknown kind ignored" if count else "")
+
+
+def test_absurd_samples(build, tmp_path):
+    """A number of samples that no dataset has is left out, with those of the other datasets in the same line."""
+    lines = [step_line(1, source_samples=[1, 1e35]), step_line(2, source_samples=[3, 1])]
+    for count, last in (1, []), (2, ["3", "1"]):
+        folder = write_log(tmp_path / str(count), [HEAD, *lines[:count], b""])
+        paths = page(folder, tmp_path / "page.html", build).iter(f"{SVG}path")
+        assert [path.get("data-last") for path in paths if path.get("class").startswith("area ")] == last
+
+
+def test_compiler(finished, tmp_path):
+    """Page and card name the compiler. Logs of the first versions have gcc's version number alone."""
+    for logged, shown in (("gcc 12.2.0", "gcc 12.2.0"), ("clang 14.0.6", "clang 14.0.6"), ("12.2.0", "gcc 12.2.0")):
+        folder = write_log(tmp_path / logged, [{**HEAD, "compiler": logged}, step_line(1), b""])
+        config = {row[0]: row[1:] for row in cells(page(folder, tmp_path / "page.html"), "config")}
+        assert config["compiler"] == [shown]
+    compiler = re.search(r"\| compiler \| (.*) \|", card_of(checkpoint(finished, 8))[1]).group(1)
+    assert re.match(r"(gcc|.*[Cc]lang) \d", compiler)
 
 
 @pytest.mark.parametrize("lines", [[], [b"{"], [b"[]"], [{"program": "other"}], [step_line(1), step_line(2)]],
@@ -453,7 +495,7 @@ def test_card(mixture, prepared):
     log = read_log(mixture)
     head, line = log.head, log.steps[19]
     assert f"{head['parameters']:,}" in body
-    assert "| steps done | 20 of 40 |" in body and f"| tokens read | {line['tokens']:,} |" in body
+    assert "| training steps | 20 of 40 |" in body and f"| tokens seen | {line['tokens']:,} |" in body
     losses = table(body, "steps")
     assert len(losses) == 10 and losses[-1][0] == "19 to 20"
     assert losses[-1][1] == f"{(log.steps[18]['loss'] + log.steps[19]['loss']) / 2:.4f}"
@@ -461,9 +503,9 @@ def test_card(mixture, prepared):
     assert [row[:2] for row in table(body, "step")] == [[str(e["step"]), f"{e['val_loss']:.4f}"] for e in evals]
     assert [row[3:] for row in table(body, "step")] == [[f"{v:.4f}" for v in e["val_losses"].values()] for e in evals]
 
-    sets = table(body, "data set")
+    sets = table(body, "dataset")
     assert [row[0] for row in sets] == [entry["path"] for entry in head["data"]]
-    assert [row[1] for row in sets] == ["3", "1"] and [row[2] for row in sets] == ["75.00 %", "25.00 %"]
+    assert [row[1] for row in sets] == ["3", "1"] and [row[2] for row in sets] == ["75.00%", "25.00%"]
     assert [row[3] for row in sets] == [f"{n * head['seq_len']:,}" for n in line["source_samples"]]
     assert [row[5].strip("`") for row in sets] == [entry["sha256"] for entry in head["data"]]
     manifest = json.loads((prepared / "manifest.json").read_text())
@@ -472,26 +514,27 @@ def test_card(mixture, prepared):
     total = sum(source["tokens"] for source in manifest["sources"])
     for row, source in zip(rows, manifest["sources"]):
         assert row[:3] == [source["path"], f"{source['documents']:,}", f"{source['tokens']:,}"]
-        assert row[3] == f"{100 * source['tokens'] / total:.2f} %"
+        assert row[3] == f"{100 * source['tokens'] / total:.2f}%"
         assert row[7] == f"`{source['sha256']}`"
         for cell, facet in zip(row[4:7], ("source", "license", "language")):
             values = source["origin"].get(facet, [])
             assert (max(values, key=lambda v: v["documents"])["value"] in cell) if values else cell == "not stated"
     text = subprocess.run(["sha256sum", prepared / "manifest.json"], capture_output=True, text=True).stdout
     assert text[:64] in body
-    assert "| processes x threads | 1 x 1 |" in body.split("## Hardware and time")[1]
+    assert "| MPI ranks x threads | 1 x 1 |" in body.split("## Hardware and time")[1]
 
 
 def test_card_without_manifest(finished):
     log = read_log(finished)
     matter, body = card_of(checkpoint(finished, 8))
     assert "language" not in matter and "license" not in matter
-    assert "Nothing is known of where these tokens come from." in body and "There was no validation." in body
-    assert table(body, "data set")[0][2:4] == ["100.00 %", f"{log.steps[-1]['tokens']:,}"]
+    assert "The origin of these tokens is not recorded." in body
+    assert "Validation loss was not measured." in body
+    assert table(body, "dataset")[0][2:4] == ["100.00%", f"{log.steps[-1]['tokens']:,}"]
 
 
 def test_card_license_and_groups(tmp_path):
-    """One licence of all documents goes into the front matter; many files are grouped; markup is escaped."""
+    """One license of all documents goes into the front matter; many files are grouped; markup is escaped."""
     folder = tmp_path / "text"
     folder.mkdir()
     for i in range(25):
@@ -506,12 +549,12 @@ def test_card_license_and_groups(tmp_path):
     matter, body = card_of(checkpoint(out, 1))
     assert matter["license"] == "mit" and matter["language"] == ["en"]
     assert "25 source files, 150 documents" in body
-    assert table(body, "origin") == [[f"a|b*{k}", "50", "33.33 %"] for k in range(3)]
-    assert table(body, "licence") == [["MIT", "150", "100.00 %"]]
+    assert table(body, "origin") == [[f"a|b*{k}", "50", "33.33%"] for k in range(3)]
+    assert table(body, "license") == [["MIT", "150", "100.00%"]]
 
 
 def test_card_exchanged_manifest(prepared, tmp_path):
-    """A manifest that belongs to other shards, put there while the run goes on, is not believed; the card says so."""
+    """A manifest of other shards, put there during the run, is not believed; the card says so."""
     data, out = copied(prepared, tmp_path / "data"), tmp_path / "run"
     process = start(arguments("train", data=data, out=out, layers=1, heads=1, channels=8, seq_len=16, micro_batch=1,
                               steps=3000, eval_every=0, save_every=1500, keep=0), stdout=subprocess.DEVNULL)
@@ -524,11 +567,11 @@ def test_card_exchanged_manifest(prepared, tmp_path):
     (data / "manifest.json").write_text(json.dumps(manifest))
     assert process.wait(60) == 0
     body = card_of(checkpoint(out, 3000))[1]
-    assert "belongs to other shards" in body and "| source file |" not in body
+    assert "describes other shards" in body and "| source file |" not in body
 
 
 def test_card_does_not_change(tiny, finished, tmp_path):
-    """A run that stopped and went on writes the same card but for hardware and time."""
+    """A resumed run writes the same card, except for hardware and time."""
     out = copied(finished, tmp_path / "run")
     for step in 6, 8:
         shutil.rmtree(checkpoint(out, step))
@@ -539,7 +582,7 @@ def test_card_does_not_change(tiny, finished, tmp_path):
 
 
 def test_card_loads(mixture):
-    """Hugging Face's own reader of model cards takes the front matter."""
+    """Hugging Face's own reader of model cards accepts the front matter."""
     from huggingface_hub import ModelCard
     card = ModelCard.load(checkpoint(mixture, 40) / "README.md")
     assert card.data.library_name == "transformers" and card.data.tags == ["gpt2", "train_gpt"]

@@ -1,4 +1,4 @@
-"""Stopping and going on: a run that was killed and resumed leaves what an uninterrupted one leaves, bit for bit.
+"""Kill and resume: a run that was killed and resumed leaves what an uninterrupted one leaves, bit for bit.
 
 Compared are every line of the log except its first (and the timing fields), the weights and the optimizer state, byte
 for byte; there is no tolerance. `kill -9` goes to mpirun, its proxy and all ranks at once.
@@ -44,7 +44,7 @@ def logged(out, step):
 
 
 def being_saved(out):
-    """Names of the files of a checkpoint that has not got its final name yet."""
+    """Names of the files of a checkpoint that does not have its final name yet."""
     if not out.exists():
         return []
     partial = [path for path in out.iterdir() if path.is_dir() and not re.fullmatch(r"step-\d+", path.name)]
@@ -104,7 +104,7 @@ def test_killed_at_step(slow, ranks, step, tmp_path):
 
 
 def test_one_rank_killed(slow, tmp_path):
-    """The other rank and mpirun end too, and do not wait for the one that is gone."""
+    """The other rank and mpirun end too instead of waiting for the killed one."""
     out = tmp_path / "run"
     process = start(slow(out), ranks=2, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not logged(out, 5):
@@ -124,7 +124,7 @@ def test_one_rank_killed(slow, tmp_path):
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "optimizer-00000.safetensors", "SHA256SUMS"])
 def test_killed_while_saving(slow, ranks, file, tmp_path):
-    """The kill comes when a file of the third checkpoint exists but the checkpoint has not got its name."""
+    """Killed when a file of the third checkpoint exists but the checkpoint does not have its final name."""
     out = tmp_path / "run"
     killed = kill_when(lambda: 6 in checkpoints(out) and file in being_saved(out), slow(out), ranks=ranks)
     run(slow(out), ranks=ranks)
@@ -135,7 +135,7 @@ def test_killed_while_saving(slow, ranks, file, tmp_path):
 
 
 def test_killed_again_and_again(slow, tmp_path):
-    """Kills after a random number of changes in the run's folder, until the run comes to its end."""
+    """Kills after a random number of changes in the run's folder until the run finishes."""
     out, kills, source = tmp_path / "run", 0, random.Random(1)
     while kill_when(changes(out, source.randint(5, 20)), slow(out)):
         kills += 1
@@ -145,8 +145,8 @@ def test_killed_again_and_again(slow, tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What --resume auto takes. `finished` has 8 steps with checkpoints 2, 4, 6, 8; without the last two it is a run that
-# was stopped somewhere behind step 4.
+# What --resume auto picks. `finished` has 8 steps with checkpoints 2, 4, 6, 8; without the last two it is a run that
+# was stopped somewhere after step 4.
 
 @pytest.fixture
 def stopped(finished, tmp_path):
@@ -203,7 +203,7 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("file", FILES)
 def test_broken_newest_checkpoint(tiny, finished, file, damage, tmp_path):
-    """The broken one is named, the one before it is taken, and the run ends as it should."""
+    """The corrupt checkpoint is named, the run resumes from the one before it and finishes as it should."""
     out = copied(finished, tmp_path / "run")
     DAMAGE[damage](checkpoint(out, 8) / file)
     result = run(tiny(out))
@@ -213,7 +213,7 @@ def test_broken_newest_checkpoint(tiny, finished, file, damage, tmp_path):
 
 
 def test_left_overs_of_killed_runs(tiny, finished, tmp_path):
-    """A kill can leave a half-written checkpoint, or a broken one that had just been moved out of the way."""
+    """A kill can leave a partial checkpoint, or a corrupt one that had just been moved out of the way."""
     out = copied(finished, tmp_path / "run")
     flip_bit(checkpoint(out, 8) / "model.safetensors", 1000)
     for name in ".step-000008.old", ".step-000008.new", ".step-000006.new":
@@ -244,21 +244,21 @@ def test_other_number_of_ranks(tiny, stopped, finished):
 @pytest.mark.parametrize("option, value", [("seed", 6), ("layers", 3), ("heads", 4), ("channels", 48), ("seq_len", 15),
                                            ("vocab_size", 98)])
 def test_changed_option(tiny, stopped, option, value, ranks):
-    """A run that goes on with another model or order would be no continuation."""
+    """Resuming with another model or data order is refused: it would be another run."""
     log = (stopped / "log.jsonl").read_bytes()
     fails(tiny(stopped, **{option: value}), 1, "step-000004", ranks=ranks)
     assert checkpoints(stopped) == [2, 4] and (stopped / "log.jsonl").read_bytes() == log
 
 
 def test_changed_data(tiny, stopped, tmp_path):
-    """As many tokens as before, but others."""
+    """Data with the same number of tokens but other content is refused."""
     other = write_pair(tmp_path / "other", random_documents(9, 3000, 90))
     fails(tiny(stopped, data=other), 1, "data")
     assert checkpoints(stopped) == [2, 4]
 
 
 def test_resume_none(tiny, stopped):
-    """--resume none starts a run; it never runs over one that is there."""
+    """--resume none starts a new run and never overwrites an existing one."""
     fails(tiny(stopped, resume="none"), 1, stopped)
     assert checkpoints(stopped) == [2, 4]
 

@@ -1,5 +1,5 @@
-"""A clean stop: a signal to any rank, or --time-limit, ends a run after a step, with a checkpoint of that step and exit
-status 100; the same command then goes on and leaves what an uninterrupted run leaves, bit for bit.
+"""Clean stop: a signal to any rank, or --time-limit, stops a run after a step with a checkpoint of that step and exit
+status 100; the same command then resumes and leaves what an uninterrupted run leaves, bit for bit.
 """
 import os
 import re
@@ -19,7 +19,7 @@ STOPPED = 100
 
 @pytest.fixture(scope="module")
 def slow(tiny):
-    """A run with steps of some milliseconds that has no end and saves nothing before it is stopped."""
+    """An endless run with steps of some milliseconds that saves nothing before it is stopped."""
     def make(out, **options):
         return tiny(out, **{"channels": 192, "seq_len": 64, "micro_batch": 2, "global_batch": 8, "steps": STEPS,
                             "schedule": "constant", "save_every": STEPS, "eval_every": 7, "val_data": tiny.data,
@@ -28,7 +28,7 @@ def slow(tiny):
 
 
 def goes_on(slow, out, step, folder, **options):
-    """Two more steps from where a run has stopped: all is as in a run that was never stopped, bit for bit."""
+    """Two more steps after the stop: everything is as in a run that was never stopped, bit for bit."""
     run(slow(out, steps=step + 2), **options)
     run(slow(folder / "whole", steps=step + 2, save_every=step), **options)
     assert checkpoints(out) == checkpoints(folder / "whole") == [step, step + 2]
@@ -43,7 +43,7 @@ def logged_steps(out):
 
 
 def ranks_of(process):
-    """The process ids of the ranks, in no order that means anything."""
+    """The process ids of the ranks, in no particular order."""
     found = []
     for pid in descendants(process.pid):
         try:
@@ -93,7 +93,7 @@ def test_signal(slow, tmp_path, ranks, number, build):
 
 
 def test_signal_to_the_launcher(slow, tmp_path):
-    """mpirun hands SIGUSR1 on to its ranks, as srun does. Having done so, the mpirun of MPICH 4.0 loses their exit status
+    """mpirun forwards SIGUSR1 to its ranks, as srun does. After that, the mpirun of MPICH 4.0 loses their exit status
     one time in three (`sh -c 'trap "" USR1; sleep 1; exit 100'` as well) and ends with 0: what the ranks say counts."""
     status, text = signalled(slow(tmp_path / "run"), tmp_path / "run", 3, signal.SIGUSR1, lambda mpirun: mpirun.pid,
                              ranks=2)
@@ -102,7 +102,7 @@ def test_signal_to_the_launcher(slow, tmp_path):
 
 
 def test_signal_at_a_regular_checkpoint(slow, tmp_path):
-    """A step that is saved anyway is saved once, and with --save-every 1 any step is."""
+    """A step that is due to be saved is saved only once; with --save-every 1 every step is."""
     args = slow(tmp_path / "run", save_every=1, keep=1, eval_every=0)
     status, text = signalled(args, tmp_path / "run", 3, signal.SIGUSR1)
     assert status == STOPPED
@@ -111,14 +111,14 @@ def test_signal_at_a_regular_checkpoint(slow, tmp_path):
 
 
 def test_without_checkpoints(slow, tmp_path):
-    """A run that saves nothing has nothing to wait for: the signal ends it as any program."""
+    """A run without checkpoints has nothing to save: the signal ends it like any program."""
     status, text = signalled(slow(tmp_path / "run", save_every=0), tmp_path / "run", 3, signal.SIGTERM)
     assert status == -signal.SIGTERM and checkpoints(tmp_path / "run") == []
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_time_limit(slow, tmp_path, ranks):
-    """Ahead of its limit the run saves and ends; the same command goes on, and ends as usual when the limit is far."""
+    """The run saves and stops ahead of its limit; the same command resumes, and finishes if the limit is far off."""
     out = tmp_path / "run"
     result = run([*slow(out), "--time-limit", 3], ranks=ranks, check=False)
     assert result.status == STOPPED, str(result)
@@ -129,7 +129,7 @@ def test_time_limit(slow, tmp_path, ranks):
 
 
 def test_time_limit_too_short_for_a_step(slow, tmp_path):
-    """Each start makes at least one step, so a job that goes on by itself comes to an end."""
+    """Every start makes at least one step, so a chain of jobs finishes."""
     args = [*slow(tmp_path / "run", steps=3, save_every=1, eval_every=0), "--time-limit", 1e-6]
     for step, status in [(1, STOPPED), (2, STOPPED), (3, 0)]:
         assert run(args, check=False).status == status

@@ -1,4 +1,4 @@
-// array.h: growing arrays, bisection, the smaller of two counts.
+// array.h: growing arrays, bisection, arithmetic of counts.
 #ifndef UTIL_ARRAY_H
 #define UTIL_ARRAY_H
 
@@ -10,6 +10,11 @@ static inline uint64_t min_u64(uint64_t a, uint64_t b) {
 
 static inline uint64_t divide_up(uint64_t a, uint64_t b) {
     return a / b + (a % b != 0);
+}
+
+// The smallest multiple of `unit` that is at least n.
+static inline uint64_t round_up(uint64_t n, uint64_t unit) {
+    return divide_up(n, unit) * unit;
 }
 
 // Makes room for `more` elements of `size` bytes after the `count` first ones of *array, with space

@@ -205,19 +205,23 @@ static inline void free_names(struct dirent **names, int count) {
     free(names);
 }
 
-// Removes a folder with everything in it, as far as that is possible; links are removed, not
-// followed.
-static inline void remove_directory(const char *path) {
+// Removes everything in a folder, as far as that is possible; links are removed, not followed.
+static inline void remove_contents(const char *path) {
     struct dirent **names = NULL;
     int count = list_folder(path, &names);
     for (int i = 0; i < count; i++) {
         char child[PATH_LIMIT];
         Error ignored;
         if (path_format(child, &ignored, "%s/%s", path, names[i]->d_name) && unlink(child)) {
-            remove_directory(child);
+            remove_contents(child);
+            rmdir(child);
         }
     }
     free_names(names, count);
+}
+
+static inline void remove_directory(const char *path) {
+    remove_contents(path);
     rmdir(path);
 }
 

@@ -11,6 +11,7 @@
 
 #include "util/error.h" // defines: Error, fail
 #include "util/files.h" // defines: read_file
+#include "util/text.h"  // defines: TextBuffer, text_put
 #include "util/utf8.h"  // defines: utf8_decode, utf8_encode
 
 // ------------------------------------------------------------------------------------------------
@@ -376,35 +377,37 @@ static inline bool json_double(const Json *node, double *value) {
     return isfinite(*value);
 }
 
+// The node's value if it is a finite number, else `otherwise`.
+static inline double json_double_or(const Json *node, double otherwise) {
+    double value;
+    return json_double(node, &value) ? value : otherwise;
+}
+
+// The node's value if it is a whole number, else `otherwise`.
+static inline uint64_t json_uint_or(const Json *node, uint64_t otherwise) {
+    uint64_t value;
+    return json_uint(node, &value) ? value : otherwise;
+}
+
 // ------------------------------------------------------------------------------------------------
 // Writer
 
 typedef struct {
-    char *data; // the text so far, NUL-terminated once anything was written; the caller frees it
-    size_t length, capacity;
     int indent; // spaces per level; 0 puts everything on one line, as JSON Lines needs
     int depth;
     bool has_member; // of the container that is open
-    bool failed;     // out of memory: everything written since is lost
+    union {
+        TextBuffer text; // the text so far; the caller frees its data
+        struct {         // its members
+            char *data;  // NUL-terminated once anything was written
+            size_t length, capacity;
+            bool failed; // out of memory: everything written since is lost
+        };
+    };
 } JsonWriter;
 
 static inline void json_append(JsonWriter *w, const char *text, size_t length) {
-    if (w->failed) {
-        return;
-    }
-    if (w->capacity - w->length <= length) {
-        size_t capacity = 2 * (w->length + length) + 64;
-        char *data = realloc(w->data, capacity);
-        if (!data) {
-            w->failed = true;
-            return;
-        }
-        w->data = data;
-        w->capacity = capacity;
-    }
-    memcpy(w->data + w->length, text, length);
-    w->length += length;
-    w->data[w->length] = 0;
+    text_put(&w->text, text, length);
 }
 
 static inline void json_append_text_(JsonWriter *w, const char *text) {
@@ -478,6 +481,12 @@ static inline void json_close(JsonWriter *w, char bracket) {
 static inline void json_put_text(JsonWriter *w, const char *key, const char *text, size_t length) {
     json_begin_member_(w, key);
     json_append_quoted_(w, text, length);
+}
+
+// A value that is JSON already: a number as it was read, or what another writer wrote.
+static inline void json_put_raw(JsonWriter *w, const char *key, const char *json, size_t length) {
+    json_begin_member_(w, key);
+    json_append(w, json, length);
 }
 
 static inline void json_put_string(JsonWriter *w, const char *key, const char *text) {

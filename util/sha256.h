@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { SHA256_HEX = 65 }; // a hash in hexadecimal, with the NUL
+
 typedef struct {
     uint32_t state[8];
     uint64_t length;         // bytes added so far

@@ -1,4 +1,5 @@
-// text.h: a growing buffer of bytes.
+// text.h: a growing buffer of bytes. text_append reports a failure at once; the text_put functions
+// remember it, so that a long text can be composed first and checked once, at its end.
 #ifndef UTIL_TEXT_H
 #define UTIL_TEXT_H
 
@@ -7,6 +8,7 @@
 typedef struct {
     char *data;
     size_t length, capacity; // zero-initialise; the caller frees data
+    bool failed;             // text_put ran out of memory: what was put since is lost
 } TextBuffer;
 
 static inline bool text_append(TextBuffer *b, const char *text, size_t length, Error *e) {
@@ -18,6 +20,40 @@ static inline bool text_append(TextBuffer *b, const char *text, size_t length, E
     }
     b->length += length;
     return true;
+}
+
+// Appends `length` bytes and keeps the text NUL-terminated.
+static inline void text_put(TextBuffer *b, const char *text, size_t length) {
+    Error reason;
+    if (b->failed || !array_reserve(&b->data, &b->capacity, b->length, length + 1, 1, &reason)) {
+        b->failed = true;
+        return;
+    }
+    memcpy(b->data + b->length, text, length);
+    b->length += length;
+    b->data[b->length] = 0;
+}
+
+// Appends formatted text of any length.
+__attribute__((format(printf, 2, 3))) static inline void text_format(TextBuffer *b,
+                                                                     const char *format, ...) {
+    char small[512], *large = NULL;
+    va_list args, again;
+    va_start(args, format);
+    va_copy(again, args);
+
+    int length = vsnprintf(small, sizeof small, format, args);
+    if (length >= (int)sizeof small && (large = malloc((size_t)length + 1))) {
+        vsnprintf(large, (size_t)length + 1, format, again);
+    }
+    b->failed |= length < 0 || (length >= (int)sizeof small && !large);
+    if (!b->failed) {
+        text_put(b, large ? large : small, (size_t)length);
+    }
+
+    free(large);
+    va_end(again);
+    va_end(args);
 }
 
 #endif

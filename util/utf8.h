@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 // Length of the valid UTF-8 character that starts at s (n bytes left), 0 if there is none: no
 // overlong forms, no surrogates, nothing above U+10FFFF (Unicode 15, table 3-7). *code_point may be
@@ -77,6 +78,24 @@ static inline size_t utf8_maximal_subpart(const char *s, size_t length) {
         low = 0x80, high = 0xBF;
     }
     return n;
+}
+
+static inline bool utf8_is_valid(const char *text, size_t length) {
+    for (size_t i = 0, n; i < length; i += n) {
+        n = (unsigned char)text[i] < 0x80 ? 1 : utf8_decode(text + i, length - i, NULL);
+        if (n == 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// Cuts off what follows the last complete character of a text that was cut anywhere.
+static inline void utf8_trim(char *text) {
+    size_t length = strlen(text);
+    while (!utf8_is_valid(text, length)) {
+        text[--length] = 0;
+    }
 }
 
 // Copies text, replacing each ill-formed sequence by U+FFFD just as Python's bytes.decode("utf-8",

@@ -1,0 +1,97 @@
+// join.h: files of all units put together in the order of the units, by all ranks.
+#ifndef CORPUS_JOIN_H
+#define CORPUS_JOIN_H
+
+#include "corpus/units.h"
+#include "mpi_utils.h"
+#include "shards/docs.h"
+
+// Changes a block of what is copied.
+typedef void (*JoinEdit)(const void *context, unsigned char *block, size_t bytes);
+
+enum { JOIN_BLOCK = DOCS_RECORD << 13 }; // a whole number of records of .docs
+
+// Copies `bytes` at `at` of the file `from_path` to `to_at` of an open file; `edit` is NULL, or
+// changes each block, which begins at a multiple of JOIN_BLOCK from `at`.
+static inline bool join_copy(const char *from_path, uint64_t at, uint64_t bytes, int to,
+                             const char *to_path, uint64_t to_at, JoinEdit edit,
+                             const void *context, Error *e) {
+    if (!bytes) {
+        return true;
+    }
+    unsigned char *block = malloc(JOIN_BLOCK);
+    int from = open(from_path, O_RDONLY | O_CLOEXEC);
+    bool ok = (block || fail(e, "%s: no memory", to_path)) &&
+              (from >= 0 || fail(e, "%s: cannot be read: %s", from_path, strerror(errno)));
+    for (uint64_t done = 0, n; ok && done < bytes; done += n) {
+        n = min_u64(bytes - done, JOIN_BLOCK);
+        ok = read_at(from, from_path, block, n, at + done, e);
+        if (ok && edit) {
+            edit(context, block, n);
+        }
+        ok = ok && write_at(to, to_path, block, n, to_at + done, e);
+    }
+    if (from >= 0) {
+        close(from);
+    }
+    free(block);
+    return ok;
+}
+
+static inline int join_open(const char *path, Error *e) {
+    int file = open(path, O_WRONLY | O_CLOEXEC);
+    if (file < 0) {
+        fail(e, "%s: cannot be written: %s", path, strerror(errno));
+    }
+    return file;
+}
+
+// Closes a file that was written by descriptor, on disk when this returns true; `ok` says whether
+// all went well so far.
+static inline bool join_close(int file, const char *path, bool ok, Error *e) {
+    if (file < 0) {
+        return false;
+    }
+    ok = ok && (fsync(file) == 0 || fail(e, "%s: cannot be written: %s", path, strerror(errno)));
+    bool closed = close(file) == 0;
+    return ok && (closed || fail(e, "%s: cannot be written: %s", path, strerror(errno)));
+}
+
+// Creates the file, or empties it, for all ranks to write to.
+static inline bool join_create(const char *path, Error *e) {
+    int file = open(path, O_WRONLY | O_CLOEXEC | O_CREAT | O_TRUNC, 0666);
+    if (file >= 0) {
+        close(file);
+    }
+    return file >= 0 || fail(e, "%s: cannot be created: %s", path, strerror(errno));
+}
+
+// Writes this rank's share: the file of every size-th unit.
+static inline bool join_write_units_(const World *world, const char *work, const char *name,
+                                     const uint64_t *bytes, size_t units, const char *path,
+                                     Error *e) {
+    uint64_t to_at = 0;
+    int file = join_open(path, e);
+    bool ok = file >= 0;
+    for (size_t u = 0; ok && u < units; u++) {
+        char from[PATH_LIMIT];
+        if (u % (size_t)world->size == (size_t)world->rank) {
+            ok = unit_path(from, work, u, name, e) &&
+                 join_copy(from, 0, bytes[u], file, path, to_at, NULL, NULL, e);
+        }
+        to_at += bytes[u];
+    }
+    return join_close(file, path, ok, e);
+}
+
+// Collective: joins the files WORK/parts/NUMBER.NAME of `units` units, of bytes[unit] each, to
+// `path`. On failure the line is printed.
+static inline bool join_unit_files(World *world, const char *work, const char *name,
+                                   const uint64_t *bytes, size_t units, const char *path) {
+    Error e = {{0}};
+    bool ok = world->rank != 0 || join_create(path, &e);
+    return world_check(world, ok, &e) &&
+           world_check(world, join_write_units_(world, work, name, bytes, units, path, &e), &e);
+}
+
+#endif

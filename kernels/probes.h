@@ -1,0 +1,294 @@
+// probes.h: calls of every kernel on made-up arrays. A probe is one line of the table `probes`:
+// what the check compares and the benchmark times.
+#ifndef KERNELS_PROBES_H
+#define KERNELS_PROBES_H
+
+#include <float.h>
+
+#include "kernels_ref.h" // defines: Kernels, kernels_ref
+#include "util/error.h"
+#include "util/memory.h" // defines: allocate_floats
+#include "util/random.h" // defines: random_bits
+
+typedef struct {
+    size_t B, T, C, H, V, O; // O: output channels of a matrix product
+} Shape;
+
+enum { PROBE_ARRAYS = 9 };
+
+// Calls a kernel of table k on the arrays x of a probe. tokens: (B, T)
+typedef void (*KernelRun)(const Kernels *k, float **x, const int32_t *tokens, const Shape *s);
+
+// Sizes are products of the letters B T C H V O, R = B T, K = CLASSIFIER_ROWS, and digits.
+typedef struct {
+    const char *name;
+    int outputs;                      // how many of the arrays it writes: the first ones
+    const char *arrays[PROBE_ARRAYS]; // their sizes
+    const char *sum;                  // length of its longest sum
+    const char *work;  // operations, or floats moved to and from memory; NULL: not timed
+    bool bytes;        // work counts floats moved
+    KernelRun prepare; // makes random arrays consistent, with the reference; may be NULL
+    KernelRun run;
+} KernelProbe;
+
+static inline size_t product_of(const char *letters, const Shape *s) {
+    size_t product = 1;
+    for (; *letters; letters++) {
+        const struct {
+            char letter;
+            size_t value;
+        } sizes[] = {{'B', s->B}, {'T', s->T}, {'C', s->C},        {'H', s->H},
+                     {'V', s->V}, {'O', s->O}, {'R', s->B * s->T}, {'K', CLASSIFIER_ROWS}};
+        size_t factor = (size_t)(*letters - '0');
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            factor = *letters == sizes[i].letter ? sizes[i].value : factor;
+        }
+        product *= factor;
+    }
+    return product;
+}
+
+#define RUN(name)                                                                                  \
+    static inline void name(const Kernels *k, float **x, const int32_t *tokens, const Shape *s)
+#define UNUSED_TOKENS (void)tokens
+
+RUN(run_embedding_forward) {
+    k->embedding_forward(x[0], tokens, x[1], x[2], (VocabShard){0, s->V}, 0, s->B, s->T, s->C);
+}
+
+RUN(run_embedding_backward) {
+    k->embedding_backward(x[0], x[1], x[2], tokens, (VocabShard){0, s->V}, s->B, s->T, s->C);
+}
+
+// The second half of the vocabulary without positions: a TP rank above 0.
+RUN(run_embedding_forward_shard) {
+    const VocabShard vocab = {s->V / 2, s->V - s->V / 2};
+    k->embedding_forward(x[0], tokens, x[1] + vocab.first * s->C, NULL, vocab, 0, s->B, s->T, s->C);
+}
+
+RUN(run_embedding_backward_shard) {
+    const VocabShard vocab = {s->V / 2, s->V - s->V / 2};
+    k->embedding_backward(x[0] + vocab.first * s->C, x[1], x[2], tokens, vocab, s->B, s->T, s->C);
+}
+
+RUN(run_layernorm_forward) {
+    UNUSED_TOKENS;
+    k->layernorm_forward(x[0], x[1], x[2], x[3], x[4], x[5], s->B * s->T, s->C);
+}
+
+RUN(run_layernorm_backward) {
+    UNUSED_TOKENS;
+    k->layernorm_backward(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], s->B * s->T, s->C);
+}
+
+// mean and rstd of the input; out goes to x[8], which is not read.
+RUN(prepare_layernorm_backward) {
+    UNUSED_TOKENS;
+    k->layernorm_forward(x[8], x[6], x[7], x[4], x[5], x[5], s->B * s->T, s->C);
+}
+
+RUN(run_matmul_forward) {
+    UNUSED_TOKENS;
+    k->matmul_forward(x[0], x[1], x[2], x[3], x[4], s->B * s->T, s->C, s->O);
+}
+
+// On TP ranks above 0 neither bias nor residual is added.
+RUN(run_matmul_forward_no_bias) {
+    UNUSED_TOKENS;
+    k->matmul_forward(x[0], x[1], x[2], NULL, NULL, s->B * s->T, s->C, s->O);
+}
+
+RUN(run_matmul_gelu_forward) {
+    UNUSED_TOKENS;
+    k->matmul_gelu_forward(x[0], x[1], x[2], x[3], x[4], s->B * s->T, s->C, s->O);
+}
+
+RUN(run_matmul_backward_input) {
+    UNUSED_TOKENS;
+    k->matmul_backward_input(x[0], x[1], x[2], NULL, s->B * s->T, s->C, s->O);
+}
+
+RUN(run_matmul_gelu_backward_input) {
+    UNUSED_TOKENS;
+    k->matmul_backward_input(x[0], x[1], x[2], x[3], s->B * s->T, s->C, s->O);
+}
+
+RUN(run_matmul_backward_weight) {
+    UNUSED_TOKENS;
+    k->matmul_backward_weight(x[0], x[1], x[2], x[3], s->B * s->T, s->C, s->O);
+}
+
+RUN(run_matmul_backward_weight_no_bias) {
+    UNUSED_TOKENS;
+    k->matmul_backward_weight(x[0], NULL, x[1], x[2], s->B * s->T, s->C, s->O);
+}
+
+RUN(run_attention_forward) {
+    UNUSED_TOKENS;
+    k->attention_forward(x[0], x[1], x[2], 0, s->B, s->T, s->C, s->H);
+}
+
+RUN(run_attention_backward) {
+    UNUSED_TOKENS;
+    k->attention_backward(x[0], x[1], x[2], x[3], x[4], s->B, s->T, s->C, s->H);
+}
+
+RUN(prepare_attention_backward) {
+    UNUSED_TOKENS;
+    k->attention_forward(x[2], x[4], x[3], 0, s->B, s->T, s->C, s->H);
+}
+
+RUN(run_logits_forward) {
+    UNUSED_TOKENS;
+    k->logits_forward(x[0], x[1], x[2], s->B * s->T, s->C, s->V);
+}
+// The three steps of the classifier over two vocabulary shards.
+RUN(run_classifier) {
+    const VocabShard vocab[2] = {{0, (s->V + 1) / 2}, {(s->V + 1) / 2, s->V / 2}};
+    const size_t rows = s->B * s->T, shards = s->V > 1 ? 2 : 1;
+    float dloss = 1 / (float)rows, scale[CLASSIFIER_ROWS], *dinp_shard = x[6];
+    ShardSoftmax softmax[2 * CLASSIFIER_ROWS];
+
+    for (size_t r = 0; r < rows; r += CLASSIFIER_ROWS) {
+        size_t R = min_u64(rows - r, CLASSIFIER_ROWS);
+        float *logits[2] = {x[3], x[3] + R * vocab[0].count}, *dinp = x[1] + r * s->C;
+        const float *inp = x[4] + r * s->C;
+
+        for (size_t i = 0; i < shards; i++) {
+            const float *wte = x[5] + vocab[i].first * s->C;
+            k->classifier_forward(logits[i], softmax + i * R, inp, wte, tokens + r, vocab[i], R,
+                                  s->C);
+        }
+        for (size_t i = 0; i < shards; i++) {
+            const float *wte = x[5] + vocab[i].first * s->C;
+            float *dwte = x[2] + vocab[i].first * s->C;
+            k->cross_entropy(x[0] + r, scale, softmax, shards, i, dloss, R);
+            k->classifier_backward(i ? dinp_shard : dinp, dwte, logits[i], scale, inp, wte,
+                                   tokens + r, dloss, vocab[i], R, s->C);
+        }
+        for (size_t i = 0; i < R * s->C && shards > 1; i++) {
+            dinp[i] += dinp_shard[i];
+        }
+    }
+}
+
+RUN(run_sum_of_squares) {
+    UNUSED_TOKENS;
+    x[0][0] = (float)k->sum_of_squares(x[1], s->C * s->O);
+}
+
+RUN(run_adamw) {
+    UNUSED_TOKENS;
+    k->adamw(x[0], x[1], x[2], x[3], s->C * s->O, 0.5f, 1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 3);
+}
+
+// v is a mean of squares.
+RUN(prepare_adamw) {
+    (void)k;
+    UNUSED_TOKENS;
+    for (size_t i = 0; i < s->C * s->O; i++) {
+        x[2][i] = fminf(x[2][i] * x[2][i], FLT_MAX);
+    }
+}
+
+#undef RUN
+#undef UNUSED_TOKENS
+
+// clang-format off
+static const KernelProbe probes[] = {
+    // name, outputs, arrays, sum, work, bytes, prepare, run
+    {"embedding_forward", 1, {"RC", "VC", "TC"}, "1", "3RC", true, NULL, run_embedding_forward},
+    {"embedding_forward_shard", 1, {"RC", "VC"}, "1", NULL, true, NULL,
+     run_embedding_forward_shard},
+    {"embedding_backward", 2, {"VC", "TC", "RC"}, "R", "5RC", true, NULL, run_embedding_backward},
+    {"embedding_backward_shard", 2, {"VC", "TC", "RC"}, "R", NULL, true, NULL,
+     run_embedding_backward_shard},
+    {"layernorm_forward", 3, {"RC", "R", "R", "RC", "C", "C"}, "C", "2RC", true, NULL,
+     run_layernorm_forward},
+    {"layernorm_backward", 3, {"RC", "C", "C", "RC", "RC", "C", "R", "R", "RC"}, "R", "6RC", true,
+     prepare_layernorm_backward, run_layernorm_backward},
+    {"matmul_forward", 1, {"RO", "RC", "CO", "O", "RO"}, "C", "2RCO", false, NULL,
+     run_matmul_forward},
+    {"matmul_forward_no_bias", 1, {"RO", "RC", "CO"}, "C", NULL, false, NULL,
+     run_matmul_forward_no_bias},
+    {"matmul_gelu_forward", 2, {"RO", "RO", "RC", "CO", "O"}, "C", "2RCO", false, NULL,
+     run_matmul_gelu_forward},
+    {"matmul_backward_input", 1, {"RC", "RO", "CO"}, "O", "2RCO", false, NULL,
+     run_matmul_backward_input},
+    {"matmul_gelu_backward_input", 1, {"RC", "RO", "CO", "RC"}, "O", "2RCO", false, NULL,
+     run_matmul_gelu_backward_input},
+    {"matmul_backward_weight", 2, {"CO", "O", "RC", "RO"}, "R", "2RCO", false, NULL,
+     run_matmul_backward_weight},
+    {"matmul_backward_weight_no_bias", 1, {"CO", "RC", "RO"}, "R", NULL, false, NULL,
+     run_matmul_backward_weight_no_bias},
+    {"attention_forward", 2, {"RC", "RH", "3RC"}, "TC", "2RTC", false, NULL, run_attention_forward},
+    {"attention_backward", 1, {"3RC", "RC", "RC", "3RC", "RH"}, "TC", "5RTC", false,
+     prepare_attention_backward, run_attention_backward},
+    {"logits_forward", 1, {"RV", "RC", "VC"}, "C", "2RCV", false, NULL, run_logits_forward},
+    {"classifier", 3, {"R", "RC", "VC", "KV", "RC", "VC", "KC"}, "V", "6RCV", false, NULL,
+     run_classifier},
+    {"sum_of_squares", 1, {"1", "CO"}, "CO", "CO", true, NULL, run_sum_of_squares},
+    {"adamw", 3, {"CO", "CO", "CO", "CO"}, "1", "7CO", true, prepare_adamw, run_adamw},
+};
+// clang-format on
+enum { PROBES = sizeof probes / sizeof *probes };
+
+// How arrays are filled: values in [-1, 1), in [-40, 40), where exponentials saturate, or with
+// extreme values among them.
+typedef enum { FILL_PLAIN, FILL_LARGE, FILL_DENORMAL, FILL_HUGE, FILLS } Fill;
+static const char *fill_names[FILLS] = {"plain", "large", "denormal", "1e30"};
+
+enum { LARGE = 40 };
+
+static inline float fill_value(Fill fill, size_t array, size_t i) {
+    uint64_t bits = random_bits(7, array, i);
+    float value = (float)(int64_t)(bits >> 40) * 0x1p-23f - 1;
+    if (fill == FILL_DENORMAL && bits % 3 == 0) {
+        return value * 0x1p-130f;
+    }
+    if (fill == FILL_LARGE) {
+        return LARGE * value;
+    }
+    return fill == FILL_HUGE && i == 0 ? (array % 2 ? -1e30f : 1e30f) : value;
+}
+
+typedef struct {
+    float *x[PROBE_ARRAYS];
+    size_t n[PROBE_ARRAYS];
+    int32_t *tokens;
+} ProbeArrays;
+
+static inline void probe_free(ProbeArrays *p) {
+    for (int i = 0; i < PROBE_ARRAYS; i++) {
+        free(p->x[i]);
+    }
+    free(p->tokens);
+}
+
+// Creates and fills the arrays of a probe: the same for both tables.
+static inline bool probe_create(ProbeArrays *p, const KernelProbe *probe, const Shape *s, Fill fill,
+                                Error *e) {
+    *p = (ProbeArrays){.tokens = malloc(s->B * s->T * sizeof(int32_t))};
+    bool ok = p->tokens != NULL;
+    for (size_t r = 0; ok && r < s->B * s->T; r++) {
+        p->tokens[r] = (int32_t)(random_bits(7, 99, r) % s->V);
+    }
+    for (int i = 0; i < PROBE_ARRAYS && probe->arrays[i] && ok; i++) {
+        p->n[i] = product_of(probe->arrays[i], s);
+        p->x[i] = allocate_floats(p->n[i]);
+        ok = p->x[i] != NULL;
+        for (size_t j = 0; ok && j < p->n[i]; j++) {
+            p->x[i][j] = fill_value(fill, (size_t)i, j);
+        }
+    }
+    if (!ok) {
+        probe_free(p);
+        return fail(e, "no memory for the arrays of %s", probe->name);
+    }
+    if (probe->prepare) {
+        probe->prepare(&kernels_ref, p->x, p->tokens, s);
+    }
+    return true;
+}
+
+#endif

@@ -1,0 +1,161 @@
+// activations.h: what forward leaves for backward, laid out in one array. R = B * T rows.
+#ifndef MODEL_ACTIVATIONS_H
+#define MODEL_ACTIVATIONS_H
+
+#include "model/memory_ledger.h"
+#include "model/shard.h"
+
+// Of one block. tp: tensor-parallel ranks.
+typedef struct {
+    float *ln1, *ln1_mean, *ln1_rstd; // (R, C), (R), (R)
+    float *qkv;                       // (R, 3C/tp)
+    float *attn, *lse;                // (R, C/tp), (B, H/tp, T)
+    float *residual2;                 // (R, C): residual stream after attention
+    float *ln2, *ln2_mean, *ln2_rstd; // (R, C), (R), (R)
+    float *fc, *gelu;                 // (R, 4C/tp)
+    float *residual3;                 // (R, C): residual stream after the MLP
+} LayerActivations;
+
+typedef struct {
+    float *stream; // (R, C): input of the first block: embedded tokens, or the last stage's output
+    LayerActivations *layers;         // (layers)
+    float *lnf, *lnf_mean, *lnf_rstd; // (R, C), (R), (R): on the last stage
+    float *losses;                    // (R)
+} Activations;
+
+// What each block keeps for itself; everything else is shared by all blocks.
+typedef enum {
+    KEEP_ALL,    // for backward
+    KEEP_INPUTS, // activation checkpointing (Chen et al. 2016): the input of each block; the rest is
+                 // recomputed in backward and shared with other micro-batches too
+    KEEP_CACHE   // for inference: qkv, whose keys and values later rows read
+} Keep;
+
+// The next n floats of an arena. While its size is being counted (base == NULL) there is nothing to
+// point to.
+static inline float *arena_take(float *base, size_t *used, size_t n) {
+    n = round_up(n, 64); // to a boundary of A64FX's cache lines
+    *used += n;
+    return base ? base + *used - n : NULL;
+}
+
+// Lays the activations of R rows out over `base`, returns how many floats they take. shared: a block
+// of another micro-batch to share with, NULL for the first one.
+static inline size_t activations_layout_(Activations *a, const ModelConfig *c, const ModelShard *s,
+                                         size_t R, Keep keep, const LayerActivations *shared,
+                                         float *base) {
+    size_t C = c->channels, Ct = s->channels, used = 0;
+    a->stream = arena_take(base, &used, R * C);
+
+    for (size_t l = 0; l < s->layers; l++) {
+        LayerActivations *y = &a->layers[l];
+        if (keep != KEEP_ALL && (l > 0 || shared)) {
+            *y = l > 0 ? a->layers[0] : *shared;
+            if (keep == KEEP_CACHE) {
+                y->qkv = arena_take(base, &used, R * 3 * Ct);
+            } else {
+                y->residual3 = arena_take(base, &used, R * C);
+            }
+            continue;
+        }
+
+        y->ln1 = arena_take(base, &used, R * C);
+        y->ln1_mean = arena_take(base, &used, R);
+        y->ln1_rstd = arena_take(base, &used, R);
+        y->qkv = arena_take(base, &used, R * 3 * Ct);
+        y->attn = arena_take(base, &used, R * Ct);
+        y->lse = arena_take(base, &used, R * s->heads);
+        y->residual2 = arena_take(base, &used, R * C);
+        y->ln2 = arena_take(base, &used, R * C);
+        y->ln2_mean = arena_take(base, &used, R);
+        y->ln2_rstd = arena_take(base, &used, R);
+        y->fc = arena_take(base, &used, R * 4 * Ct);
+        y->gelu = arena_take(base, &used, R * 4 * Ct);
+        y->residual3 = arena_take(base, &used, R * C);
+    }
+
+    if (s->last_stage) {
+        a->lnf = arena_take(base, &used, R * C);
+        a->lnf_mean = arena_take(base, &used, R);
+        a->lnf_rstd = arena_take(base, &used, R);
+        a->losses = arena_take(base, &used, R);
+    }
+    return used;
+}
+
+// Activations of R rows; the ledger owns the array, the caller frees a->layers. shared: see above.
+static inline bool activations_create(Activations *a, MemoryLedger *memory, const ModelConfig *c,
+                                      const ModelShard *s, size_t R, Keep keep,
+                                      const LayerActivations *shared, Error *e) {
+    // An upper bound, to catch sizes that would overflow.
+    double per_token = 20 * (double)(s->layers + 1) * (double)c->channels;
+    *a = (Activations){.layers = malloc(s->layers * sizeof *a->layers)};
+    bool possible = a->layers && per_token * (double)R < 0x1p50;
+
+    size_t n = possible ? activations_layout_(a, c, s, R, keep, shared, NULL) : 0;
+    float *data = possible ? ledger_floats(memory, "activations", n) : NULL;
+    if (!data) {
+        return fail(e,
+                    "no memory for the activations of %zu tokens (about %.3g GiB): choose a "
+                    "smaller --micro-batch",
+                    R, per_token * (double)R * sizeof(float) / 0x1p30);
+    }
+    activations_layout_(a, c, s, R, keep, shared, data);
+    return true;
+}
+
+// Gradients of activations while backward runs, reused by all blocks.
+typedef struct {
+    float *stream; // (R, C): of the residual stream, carried from the last block to the first
+    float *branch; // (R, C)
+    float *qkv;    // (R, 3C/tp)
+    float *fc;     // (R, 4C/tp)
+} BackwardScratch;
+
+static inline size_t backward_layout_(BackwardScratch *b, const ModelConfig *c, const ModelShard *s,
+                                      size_t R, float *base) {
+    size_t used = 0;
+    b->stream = arena_take(base, &used, R * c->channels);
+    b->branch = arena_take(base, &used, R * c->channels);
+    b->qkv = arena_take(base, &used, R * 3 * s->channels);
+    b->fc = arena_take(base, &used, R * 4 * s->channels);
+    return used;
+}
+
+static inline bool backward_scratch_create(BackwardScratch *b, MemoryLedger *memory,
+                                           const ModelConfig *c, const ModelShard *s, size_t R,
+                                           Error *e) {
+    float *data =
+        ledger_floats(memory, "activations' gradients", backward_layout_(b, c, s, R, NULL));
+    if (!data) {
+        return fail(e,
+                    "no memory for the gradients of the activations of %zu tokens: choose a "
+                    "smaller --micro-batch",
+                    R);
+    }
+    backward_layout_(b, c, s, R, data);
+    return true;
+}
+
+// What the classifier works on: CLASSIFIER_ROWS rows at a time, so that B x T x V logits never exist.
+typedef struct {
+    float *logits;         // (CLASSIFIER_ROWS, vocab)
+    float *scale;          // (CLASSIFIER_ROWS)
+    ShardSoftmax *softmax; // (tp, CLASSIFIER_ROWS)
+} ClassifierScratch;
+
+// On stages but the last there is nothing to have. The caller frees softmax.
+static inline bool classifier_scratch_create(ClassifierScratch *c, MemoryLedger *memory,
+                                             const ModelShard *s, Error *e) {
+    *c = (ClassifierScratch){0};
+    if (!s->last_stage) {
+        return true;
+    }
+    c->softmax = malloc(s->tp * CLASSIFIER_ROWS * sizeof *c->softmax);
+    c->logits = ledger_floats(memory, "logits", CLASSIFIER_ROWS * s->vocab.count);
+    c->scale = ledger_floats(memory, "logits", CLASSIFIER_ROWS);
+    return (c->logits && c->scale && c->softmax) ||
+           fail(e, "no memory for the logits of %zu tokens", s->vocab.count);
+}
+
+#endif

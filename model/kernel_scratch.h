@@ -1,0 +1,40 @@
+// kernel_scratch.h: memory that the fast kernels pack matrices into.
+#ifndef MODEL_KERNEL_SCRATCH_H
+#define MODEL_KERNEL_SCRATCH_H
+
+#include "kernels_sve.h" // defines: gemm_scratch_sve, attention_scratch_sve
+#include "model/shard.h"
+
+// Floats that `threads` threads pack into: as many as the largest product of a training step takes, of
+// a micro-batch of B sequences of T tokens.
+static inline size_t packing_floats(const ModelConfig *c, const ModelShard *s, size_t B, size_t T,
+                                    size_t threads) {
+    size_t C = c->channels, Ct = s->channels, R = B * T, V = s->vocab.count;
+    size_t rows = R < CLASSIFIER_ROWS ? R : CLASSIFIER_ROWS;
+    const size_t products[][2] = {
+        // (rows, depth) of forward and of the inputs' gradients
+        {R, C},
+        {R, Ct},
+        {R, 3 * Ct},
+        {R, 4 * Ct},
+        // of the weights' gradients
+        {C, R},
+        {Ct, R},
+        {4 * Ct, R},
+        // of the classifier, on the last stage
+        {rows, C},
+        {rows, V},
+        {V, rows},
+    };
+    size_t count = sizeof products / sizeof *products - (s->last_stage ? 0 : 3);
+
+    AttentionScratch unused;
+    size_t most = threads * attention_scratch_sve(&unused, T, C / c->heads, true, NULL);
+    for (size_t i = 0; i < count; i++) {
+        size_t n = gemm_scratch_sve(products[i][0], products[i][1], threads);
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
+#endif

@@ -1,0 +1,162 @@
+// compare.h: plan --run. A finished run is planned from the first line of its log, and set against
+// what the last line says was measured.
+#ifndef PLAN_COMPARE_H
+#define PLAN_COMPARE_H
+
+#include "plan/print.h"
+
+// The log of a finished run: the line that describes the run, and the one that closes it. The
+// caller frees both.
+typedef struct {
+    char path[PATH_LIMIT];
+    JsonDocument run, end;
+} FinishedRun_;
+
+static inline void finished_run_free_(FinishedRun_ *f) {
+    json_free(&f->run);
+    json_free(&f->end);
+}
+
+static inline bool finished_run_read_(FinishedRun_ *f, const char *directory, Error *e) {
+    size_t length = 0;
+    *f = (FinishedRun_){0};
+    char *text = path_format(f->path, e, "%s/log.jsonl", directory)
+                     ? read_file(f->path, SIZE_MAX / 2, &length, e)
+                     : NULL;
+    if (!text) {
+        return false;
+    }
+
+    const char *first = memchr(text, '\n', length), *last = memrchr(text, '\n', length);
+    const char *before = first ? memrchr(text, '\n', (size_t)(last - text)) : NULL;
+    bool ok = first ? json_parse(&f->run, text, (size_t)(first - text), f->path, e)
+                    : fail(e, "%s: has no complete first line", f->path);
+    if (ok && before) {
+        ok = json_parse(&f->end, before + 1, (size_t)(last - before - 1), f->path, e);
+    }
+    if (ok && !json_get(f->end.root, "plan")) {
+        ok = fail(e, "%s: its last line has no \"plan\": the run is not finished", f->path);
+    }
+    if (!ok) {
+        finished_run_free_(f);
+    }
+    free(text);
+    return ok;
+}
+
+// The shape, grid and options of a run from the first line of its log. o: the options of this
+// command.
+static inline bool planned_run_from_log(PlannedRun *r, const Json *run, const Options *o,
+                                        const char *path, Error *e) {
+    const Json *options = json_get(run, "options");
+    ModelConfig *c = &r->config;
+    uint64_t ranks, zero, overlap, share;
+    *r = (PlannedRun){.options = *o};
+    const struct {
+        const Json *in;
+        const char *key;
+        uint64_t largest;
+        uint64_t *value;
+    } counts[] = {{run, "layers", 10000, &c->layers},
+                  {run, "channels", 1000000, &c->channels},
+                  {run, "heads", 10000, &c->heads},
+                  {run, "vocab_size", 100000000, &c->vocab_size},
+                  {run, "positions", 10000000, &c->seq_len},
+                  {run, "seq_len", 10000000, &r->T},
+                  {run, "global_batch", 100000000, &r->global_batch},
+                  {run, "ranks", PLAN_RANKS_MAX, &ranks},
+                  {run, "ranks_per_node", PLAN_RANKS_MAX, &r->per_node},
+                  {run, "threads", 1000000, &r->threads},
+                  {run, "tp", 100000, &r->tp},
+                  {run, "pp", 100000, &r->pp},
+                  {run, "dp", PLAN_RANKS_MAX, &r->dp},
+                  {options, "micro_batch", 1000000, &r->B},
+                  {options, "zero", 1, &zero},
+                  {options, "recompute_stages", 100000, &r->options.recompute_stages},
+                  {options, "overlap", 1, &overlap},
+                  {options, "share_memory", 1, &share}};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        if (!json_uint(json_get(counts[i].in, counts[i].key), counts[i].value) ||
+            *counts[i].value > counts[i].largest) {
+            return fail(e, "%s: its first line has no count \"%s\"", path, counts[i].key);
+        }
+    }
+    bool possible = c->layers && c->heads && c->channels && c->channels % c->heads == 0 &&
+                    c->vocab_size && r->T && r->T <= c->seq_len && r->B && r->tp && r->pp &&
+                    r->dp && r->per_node && r->threads && ranks == r->tp * r->pp * r->dp;
+    if (!possible) {
+        return fail(e, "%s: its first line does not describe a possible run", path);
+    }
+
+    const char *recompute = json_string(json_get(options, "recompute"));
+    const Json *reproducible = json_get(options, "reproducible");
+    Options *planned = &r->options;
+    planned->recompute =
+        recompute && !strcmp(recompute, "layer") ? RECOMPUTE_LAYER : RECOMPUTE_NONE;
+    planned->reproducible =
+        reproducible && reproducible->kind == JSON_BOOL && reproducible->boolean;
+    planned->zero = zero;
+    planned->overlap = overlap;
+    planned->share_memory = share;
+    planned->micro_batch = r->B;
+    planned->global_batch = r->global_batch;
+    return planned_run_check(r, e);
+}
+
+static inline void plan_print_difference_(const char *what, double planned, const Json *measured,
+                                          double scale, const char *unit) {
+    double fact;
+    printf("%-28s planned %12.2f %s, ", what, planned / scale, unit);
+    if (json_double(measured, &fact) && fact > 0) {
+        printf("measured %12.2f %s, %+.1f %%\n", fact / scale, unit, 100 * (planned / fact - 1));
+    } else {
+        printf("not measured\n");
+    }
+}
+
+static inline bool compare_run_(const Options *o, const char *directory, const Machine *machine,
+                                CountStage count, Error *e) {
+    FinishedRun_ log;
+    PlannedRun run;
+    if (!finished_run_read_(&log, directory, e)) {
+        return false;
+    }
+
+    Plan p = {0};
+    bool ok = planned_run_from_log(&run, log.run.root, o, log.path, e) &&
+              plan_make(&p, &run, machine, count, e);
+    if (ok) {
+        const Json *fact = json_get(log.end.root, "plan");
+        double base = 0;
+        json_double(json_get(fact, "base_bytes"), &base);
+        base = machine ? machine->base_memory.value : base;
+
+        plan_print_settings(&run);
+        plan_print_difference_("peak memory, largest rank", plan_peak(&p, base),
+                               json_get(fact, "measured_bytes"), 0x1p20, "MiB");
+        if (machine) {
+            plan_print_difference_("step", 1e3 * p.time.seconds, json_get(fact, "measured_step_ms"),
+                                   1, "ms ");
+        } else {
+            printf("no planned step time: give --machine\n");
+        }
+    }
+    plan_free(&p);
+    finished_run_free_(&log);
+    return ok;
+}
+
+// Compares each run of --run with its plan. machine: NULL without times.
+static inline bool plan_compare(const Options *o, const Machine *machine, CountStage count,
+                                Error *e) {
+    bool ok = true;
+    for (size_t i = 0; ok && i < o->run.count; i++) {
+        if (o->run.count > 1) {
+            printf("%s\n", o->run.items[i]);
+        }
+        ok = compare_run_(o, o->run.items[i], machine, count, e);
+    }
+    return ok;
+}
+
+#endif

@@ -1,0 +1,253 @@
+// data_origin.h: where the training data of a run comes from, as a section of its model card:
+// source files, licenses and languages by the manifests of the datasets.
+#ifndef REPORT_DATA_ORIGIN_H
+#define REPORT_DATA_ORIGIN_H
+
+#include "report/format.h"
+#include "util/array.h"
+#include "util/files.h"
+
+// ------------------------------------------------------------------------------------------------
+// Facets: the documents of one or more sources by a property of their origin
+
+enum { FACET_SOURCE, FACET_LICENSE, FACET_LANGUAGE, FACETS, FACET_VALUES_MAX = 1000 };
+
+static const char *const FACET_KEYS[FACETS] = {"source", "license", "language"};
+
+typedef struct {
+    const char *value; // points into a manifest
+    uint64_t documents;
+} FacetItem;
+
+typedef struct {
+    FacetItem *items; // one per value, until facet_sort in the order they were met; free(items)
+    size_t count, capacity;
+    uint64_t other;  // documents with further values
+    uint64_t stated; // documents with any value
+} Facet;
+
+// Adds what a source's "origin" says. False if there is no memory.
+static inline bool facet_add(Facet *f, const Json *origin, const char *key) {
+    const Json *list = json_get(origin, key);
+    Error reason;
+    for (const Json *m = list && list->kind == JSON_ARRAY ? list->child : NULL; m; m = m->next) {
+        const char *value = json_string(json_get(m, "value"));
+        uint64_t documents = json_uint_or(json_get(m, "documents"), 0);
+        size_t at = 0;
+        f->stated += documents;
+        while (value && at < f->count && strcmp(f->items[at].value, value)) {
+            at++;
+        }
+        if (!value || at == FACET_VALUES_MAX) {
+            f->other += documents;
+            continue;
+        }
+        if (at == f->count) {
+            if (!array_reserve(&f->items, &f->capacity, at, 1, sizeof *f->items, &reason)) {
+                return false;
+            }
+            f->items[f->count++] = (FacetItem){.value = value};
+        }
+        f->items[at].documents += documents;
+    }
+    return true;
+}
+
+static inline int facet_compare_(const void *first, const void *second) {
+    const FacetItem *a = first, *b = second;
+    if (a->documents != b->documents) {
+        return a->documents < b->documents ? 1 : -1;
+    }
+    return strcmp(a->value, b->value);
+}
+
+// The most frequent values first, equal ones by name.
+static inline void facet_sort(Facet *f) {
+    if (f->count > 1) {
+        qsort(f->items, f->count, sizeof *f->items, facet_compare_);
+    }
+}
+
+// A sorted facet in one table cell: the value if all `documents` have it, else the most frequent
+// ones with their counts.
+static inline void facet_put_cell_(TextBuffer *w, const Facet *f, uint64_t documents) {
+    enum { SHOWN = 4 };
+    char number[32];
+    uint64_t counted = 0;
+    const char *separator = "";
+    for (size_t i = 0; i < f->count && i < SHOWN; i++) {
+        text_format(w, "%s", separator);
+        text_put_markdown(w, f->items[i].value);
+        if (f->items[i].documents != documents) {
+            text_format(w, ": %s", number_grouped(f->items[i].documents, number));
+        }
+        counted += f->items[i].documents;
+        separator = ", ";
+    }
+    if (f->stated > counted) {
+        text_format(w, "%sothers: %s", separator, number_grouped(f->stated - counted, number));
+    }
+    if (f->stated == 0) {
+        text_format(w, "not stated");
+    } else if (f->stated < documents) {
+        text_format(w, ", not stated: %s", number_grouped(documents - f->stated, number));
+    }
+}
+
+static inline void facet_put_row_(TextBuffer *w, uint64_t documents, uint64_t all) {
+    char number[32];
+    text_format(w, " | %s | %.2f%% |\n", number_grouped(documents, number),
+                100 * (double)documents / (double)all);
+}
+
+// A sorted facet as a table of its own.
+static inline void facet_put_table_(TextBuffer *w, const Facet *f, const char *title,
+                                    uint64_t documents) {
+    enum { SHOWN = 20 };
+    uint64_t counted = 0;
+    size_t shown = f->count < SHOWN ? f->count : SHOWN;
+    text_format(w, "| %s | documents | share |\n| --- | ---: | ---: |\n", title);
+    for (size_t i = 0; i < shown; i++) {
+        text_format(w, "| ");
+        text_put_markdown(w, f->items[i].value);
+        facet_put_row_(w, f->items[i].documents, documents);
+        counted += f->items[i].documents;
+    }
+    if (f->stated > counted) {
+        text_format(w, "| %zu others", f->count - shown + (f->other > 0));
+        facet_put_row_(w, f->stated - counted, documents);
+    }
+    if (f->stated < documents) {
+        text_format(w, "| not stated");
+        facet_put_row_(w, documents - f->stated, documents);
+    }
+    text_format(w, "\n");
+}
+
+// ------------------------------------------------------------------------------------------------
+// The manifest of a training dataset: that of the folder, if the dataset's path names a prepared
+// folder or the shards in one
+
+typedef struct {
+    JsonDocument document; // root is NULL if there is none
+    char hash[65];
+    Error reason; // why there is none, if there should be one
+} DataManifest;
+
+// entry: of the dataset, in the line that describes the run.
+static inline void data_manifest_load(DataManifest *m, const Json *entry) {
+    char path[PATH_LIMIT], folder[PATH_LIMIT];
+    const char *name = json_string(json_get(entry, "path")), *ending = "/train.bin";
+    const char *hash = json_string(json_get(entry, "sha256"));
+    *m = (DataManifest){0};
+    if (!name || !path_format(folder, &m->reason, "%s", name)) {
+        return;
+    }
+    size_t length = strlen(folder), end = strlen(ending);
+    if (length > end && !strcmp(folder + length - end, ending)) {
+        folder[length - end] = 0;
+    }
+    if (!path_format(path, &m->reason, "%s/manifest.json", folder) || access(path, F_OK)) {
+        return;
+    }
+    if (!sha256_file(path, m->hash, &m->reason) ||
+        !json_parse_file(&m->document, path, (size_t)1 << 31, &m->reason)) {
+        return;
+    }
+
+    // It must be the manifest of the shards that the run reads.
+    const Json *split = json_get(json_get(m->document.root, "splits"), "train");
+    const char *known = json_string(json_get(json_get(split, "bin"), "sha256"));
+    if (hash && (!known || strcmp(hash, known))) {
+        fail(&m->reason, "%s: describes other shards than those of this run", path);
+        json_free(&m->document);
+    }
+}
+
+// The first source; the others follow by ->next. NULL if the manifest has no list of sources.
+static inline const Json *data_manifest_sources(const DataManifest *m) {
+    const Json *sources = json_get(m->document.root, "sources");
+    return sources && sources->kind == JSON_ARRAY ? sources->child : NULL;
+}
+
+// ------------------------------------------------------------------------------------------------
+// The section of a dataset
+
+static inline void source_put_row_(TextBuffer *w, const Json *source, double all_tokens) {
+    char number[32];
+    const char *path = json_string(json_get(source, "path")),
+               *hash = json_string(json_get(source, "sha256"));
+    uint64_t documents = json_uint_or(json_get(source, "documents"), 0),
+             tokens = json_uint_or(json_get(source, "tokens"), 0);
+    text_format(w, "| ");
+    text_put_markdown(w, path ? path : "?");
+    text_format(w, " | %s", number_grouped(documents, number));
+    text_format(w, " | %s | %.2f%% |", number_grouped(tokens, number),
+                all_tokens > 0 ? 100 * (double)tokens / all_tokens : 0);
+    for (int f = 0; f < FACETS; f++) {
+        Facet facet = {0};
+        w->failed |= !facet_add(&facet, json_get(source, "origin"), FACET_KEYS[f]);
+        facet_sort(&facet);
+        text_format(w, " ");
+        facet_put_cell_(w, &facet, documents);
+        text_format(w, " |");
+        free(facet.items);
+    }
+    text_format(w, " `");
+    text_put_markdown(w, hash ? hash : "not stated");
+    text_format(w, "` |\n");
+}
+
+// The sources of a dataset: a row each where they are few, else a table per facet.
+static inline void sources_put_(TextBuffer *w, const DataManifest *m) {
+    enum { FEW = 20 };
+    static const char *titles[FACETS] = {"origin", "license", "language"};
+    const Json *first = data_manifest_sources(m);
+    char number[32];
+    size_t count = 0;
+    uint64_t documents = 0, tokens = 0;
+    Facet facets[FACETS] = {0};
+    for (const Json *s = first; s; s = s->next, count++) {
+        documents += json_uint_or(json_get(s, "documents"), 0);
+        tokens += json_uint_or(json_get(s, "tokens"), 0);
+        for (int f = 0; f < FACETS; f++) {
+            w->failed |= !facet_add(&facets[f], json_get(s, "origin"), FACET_KEYS[f]);
+        }
+    }
+
+    text_format(w, "%zu source file%s, ", count, count == 1 ? "" : "s");
+    text_format(w, "%s documents, ", number_grouped(documents, number));
+    text_format(w, "%s tokens, including the validation split. SHA-256 of manifest.json: `%s`.\n\n",
+                number_grouped(tokens, number), m->hash);
+    if (first && count <= FEW) {
+        text_format(w, "| source file | documents | tokens | share | origin | license | language | "
+                       "SHA-256 |\n| --- | ---: | ---: | ---: | --- | --- | --- | --- |\n");
+        for (const Json *s = first; s; s = s->next) {
+            source_put_row_(w, s, (double)tokens);
+        }
+        text_format(w, "\n");
+    }
+    for (int f = 0; f < FACETS; f++) {
+        if (count > FEW && documents > 0) {
+            facet_sort(&facets[f]);
+            facet_put_table_(w, &facets[f], titles[f], documents);
+        }
+        free(facets[f].items);
+    }
+}
+
+// The section about the dataset at `path`; where there is no manifest it says so.
+static inline void data_origin_put(TextBuffer *w, const DataManifest *m, const char *path) {
+    text_format(w, "### ");
+    text_put_markdown(w, path);
+    text_format(w, "\n\n");
+    if (m->document.root) {
+        sources_put_(w, m);
+        return;
+    }
+    text_put_markdown(w, m->reason.text[0] ? m->reason.text
+                                           : "The origin of these tokens is not recorded.");
+    text_format(w, "\n\n");
+}
+
+#endif

@@ -1,0 +1,41 @@
+// command.h: the trace command, the public face of this folder.
+#ifndef TRACE_COMMAND_H
+#define TRACE_COMMAND_H
+
+#include "mpi_utils.h"
+#include "run/command_line.h"
+#include "trace/trace.h"
+
+static inline bool check_trace_options_(const Options *o, Error *e) {
+    int questions = (o->step > 0) + (o->doc != NULL) + (o->text != NULL);
+    if (questions != 1) {
+        return fail(e, "trace needs one of --step N, --doc ID and --text TEXT");
+    }
+    if (o->run.count > 1 || (o->run.count == 0 && (!o->text || o->data.count == 0))) {
+        return fail(e, "trace needs --run DIR%s",
+                    o->text ? ", or --data DIR to search data without a run" : "");
+    }
+    return o->row == UINT64_MAX || o->step || fail(e, "--row needs --step");
+}
+
+// Collective: runs the command on rank 0, returns the exit status.
+static inline int trace_command(World *w, const Options *o) {
+    Error e = {0};
+    TraceQuestion question = {.run = o->run.count > 0 ? o->run.items[0] : NULL,
+                              .data = o->data.items,
+                              .data_count = o->data.count,
+                              .step = o->step,
+                              .row = o->row,
+                              .doc = o->doc,
+                              .text = o->text,
+                              .min_bytes = o->min_bytes,
+                              .limit = o->limit,
+                              .json = o->json};
+    if (!world_check(w, check_trace_options_(o, &e), &e)) {
+        return EXIT_USAGE;
+    }
+    bool ok = w->rank != 0 || trace_answer(&question, &e);
+    return world_check_root(w, ok, &e) ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+#endif
