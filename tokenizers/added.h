@@ -106,7 +106,8 @@ static inline const AddedToken *added_tokens_match(const AddedTokens *a, int pas
     return NULL;
 }
 
-// False if the token at text[start], found there, must stand alone and a part of a word is beside it.
+// False if the token at text[start], found there, must stand alone and a part of a word is beside
+// it.
 static inline bool added_token_stands(const AddedToken *a, const uint8_t *classes, const char *text,
                                       size_t length, size_t start) {
     size_t stop = start + a->length;
@@ -118,8 +119,8 @@ static inline bool added_token_stands(const AddedToken *a, const uint8_t *classe
            (stop == length || !is_word_at(classes, text + stop, text + length));
 }
 
-// True if a token of this pass, complete or cut off by the end of the text, lies across position `cut`
-// or touches it.
+// True if a token of this pass, complete or cut off by the end of the text, lies across position
+// `cut` or touches it.
 static inline bool added_tokens_touch(const AddedTokens *a, int pass, const char *text,
                                       size_t length, size_t cut) {
     for (size_t k = 0; k < a->count; k++) {

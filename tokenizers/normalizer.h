@@ -1,7 +1,7 @@
 // normalizer.h: normalization as the "normalizer" of a tokenizer.json asks for it, a sequence of
-// steps. A new kind of step (a Unicode normalization form, for example) is an operation here, a case
-// of normalize_step_, and a type in json_components.h. If it changes characters other than those
-// of its pattern and content, is_inert_ of cut.h must know it.
+// steps. A new kind of step (a Unicode normalization form, for example) is an operation here, a
+// case of normalize_step_, and a type in json_components.h. If it changes characters other than
+// those of its pattern and content, cut.h must know it.
 #ifndef TOKENIZERS_NORMALIZER_H
 #define TOKENIZERS_NORMALIZER_H
 

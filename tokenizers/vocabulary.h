@@ -22,7 +22,7 @@ typedef struct {
     // Byte-level BPE: the file's text, not the byte alphabet: a character of it stands for no byte.
     bool verbatim;
     bool matches; // text can become this token; set by tokenizer_index
-    uint8_t kind; // PIECE_*
+    uint8_t kind; // PIECE_NORMAL and so on
     int16_t byte; // that a piece written <0xNN> stands for, -1 for others
 } Token;
 
