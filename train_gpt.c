@@ -868,6 +868,8 @@ static bool train_loop(Trainer *t) {
             return false;
         }
     }
+    // A rank must not leave while others still gather its parameters.
+    parameters_wait_all(&t->model, t->world);
     return true;
 }
 
@@ -1476,7 +1478,7 @@ static int command_kernels(World *w, const Options *o) {
     return world_check_root(w, ok, &e) ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
-// One layer of the model, for plan --measure to time.
+// What plan --measure times: a model of one layer, alone with its tensor-parallel ranks.
 typedef struct {
     Options options;
     World world; // without data-parallel neighbours
@@ -1518,8 +1520,6 @@ static bool measured_layer_open(World *w, const PlannedRun *run, MeasuredBlock *
         return fail(e, "no memory to measure a layer");
     }
     m->options = run->options;
-    m->options.zero = m->options.reproducible = false;
-    m->options.recompute = RECOMPUTE_NONE;
     m->world = *w;
     m->world.grid.dp = 1, m->world.grid.dp_rank = 0;
 
@@ -1530,7 +1530,6 @@ static bool measured_layer_open(World *w, const PlannedRun *run, MeasuredBlock *
                              .seq_len = run->T,
                              .micro_batch = run->B,
                              .global_batch = run->B}};
-    t->setup.config.layers = 1;
     *block = (MeasuredBlock){.context = m,
                              .block = measured_block,
                              .backward = measured_backward,

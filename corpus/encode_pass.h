@@ -1,5 +1,5 @@
-// encode_pass.h: the pass that tokenizes: for each unit and split its piece of SPLIT.bin, .docs and
-// .meta, and its lines of dropped.jsonl.
+// encode_pass.h: the pass that tokenizes: for each unit and split its stretch of SPLIT.bin, .docs
+// and .meta, and its lines of dropped.jsonl.
 #ifndef CORPUS_ENCODE_PASS_H
 #define CORPUS_ENCODE_PASS_H
 

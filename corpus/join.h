@@ -9,7 +9,7 @@
 // Changes a block of what is copied.
 typedef void (*JoinEdit)(const void *context, unsigned char *block, size_t bytes);
 
-enum { JOIN_BLOCK = DOCS_RECORD << 13 }; // a whole number of records of .docs
+enum { JOIN_BLOCK = DOCS_RECORD << 13 }; // a multiple of a record of .docs
 
 // Copies `bytes` at `at` of the file `from_path` to `to_at` of an open file; `edit` is NULL, or
 // changes each block, which begins at a multiple of JOIN_BLOCK from `at`.

@@ -1,9 +1,10 @@
-// pass.h: a pass takes every unit of the corpus, each by one rank, through the same steps and adds up
-// what it found.
+// pass.h: a pass takes every unit of the corpus, each by one rank, through the same steps and adds
+// up what it found.
 #ifndef CORPUS_PASS_H
 #define CORPUS_PASS_H
 
-#include "corpus/batch.h"
+#include "corpus/batch_encode.h"
+#include "corpus/batch_parse.h"
 #include "corpus/options.h"
 #include "corpus/progress.h"
 #include "corpus/tasks.h"

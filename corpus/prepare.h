@@ -1,23 +1,23 @@
 // prepare.h: text files become token shards, tokenizer and manifest, in one folder, over all ranks
 // and their threads.
 //
-// The corpus is a list of units that depends on nothing but the input (units.h). A rank takes a unit
-// through a pass in batches of documents, which its threads parse and encode (pass.h, batch.h); what
-// comes of it goes to files of the unit. Then these are joined in the order of the units (join.h).
-// So the result is the same for any number of ranks and threads, and an interrupted run resumes
-// after the units it has completed.
+// The corpus is a list of units that depends on nothing but the input (units.h). A rank takes a
+// unit through a pass in batches of documents, which its threads parse and tokenize (pass.h,
+// batch.h); what comes of it goes to files of the unit. Then these are joined in the order of the
+// units (join.h). So the result is the same for any number of ranks and threads, and an interrupted
+// run resumes after the units it has completed.
 #ifndef CORPUS_PREPARE_H
 #define CORPUS_PREPARE_H
 
 #include "corpus/encode_pass.h"
 #include "corpus/prepare_manifest.h"
-#include "corpus/sample_pass.h"
+#include "corpus/prepare_tokenizer.h"
 #include "corpus/scan_pass.h"
 #include "corpus/split_files.h"
 #include "corpus/work_folder.h"
 
-// Collective: finds the sources, cuts them into units, opens the work folder. On failure the line is
-// printed.
+// Collective: finds the sources, cuts them into units, opens the work folder. On failure the line
+// is printed.
 static inline bool prepare_begin_(Corpus *c, WorkFolder *work) {
     const PrepareOptions *o = c->options;
     const bool root = c->world->rank == 0;
@@ -82,11 +82,11 @@ static inline bool prepare_run_(Corpus *c, const WorkFolder *work, VerdictReader
 // Collective. Makes the folder o->out from the texts o->inputs: tokenizer, shards, manifest. It
 // appears only when it is complete and on disk; after a failure, whose line is printed, nothing is
 // left of it. The same input, options and command give the same bytes on any number of ranks and
-// threads; the same call resumes an interrupted one. All ranks must see the same file system; a rank
-// holds a few megabytes per thread, the longest line of JSON Lines and its sample. No document
-// vanishes silently: what is dropped stands in dropped.jsonl, its number in the report and in the
-// manifest, and a file of JSON Lines of which half or more cannot be used is an error. The report is
-// rank 0's.
+// threads; the same call resumes an interrupted one. All ranks must see the same file system; a
+// rank holds a few megabytes per thread, the longest line of JSON Lines and its sample. No document
+// vanishes silently: each one that is dropped is listed in dropped.jsonl and counted in the report
+// and the manifest, and a file of JSON Lines of which half or more cannot be used is an error. The
+// report is rank 0's.
 static inline bool prepare_corpus(World *world, const PrepareOptions *o, PrepareReport *r) {
     *r = (PrepareReport){0};
     Corpus c = {.world = world, .options = o, .report = r};

@@ -3,9 +3,11 @@
 #ifndef CORPUS_PROGRESS_H
 #define CORPUS_PROGRESS_H
 
-#include <time.h>
+#include <assert.h>
 
 #include "mpi_utils.h"
+#include "util/clock.h"
+#include "util/status_line.h"
 
 // Sums over the ranks.
 typedef struct {
@@ -16,7 +18,7 @@ enum { PROGRESS_COUNTS = sizeof(ProgressCounts) / sizeof(uint64_t) };
 
 typedef struct {
     const World *world;
-    FILE *out; // for people, on rank 0; NULL: silent
+    FILE *out; // for people, on rank 0: standard output; NULL: silent
     const char *title;
     uint64_t total_bytes;   // of all sources
     uint64_t resumed_bytes; // of the units that an interrupted run has completed
@@ -30,39 +32,45 @@ typedef struct {
     double began, summed, shown; // times in seconds
 } Progress;
 
-static inline double progress_seconds_(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
+// Between two lines that stay.
+enum { PROGRESS_SECONDS = 10 };
 
 // Collective. The caller sets world, out, title and the two numbers of bytes; the rest is zero.
 static inline void progress_begin(Progress *p) {
-    p->began = p->summed = p->shown = progress_seconds_();
+    p->began = p->summed = p->shown = seconds_now();
 }
 
-// Prints a line: how far the pass is.
-static inline void progress_show_(const Progress *p, double now) {
+// Rank 0: says how far the pass is: in a line that stays when it is over and every few seconds, on a
+// terminal in its status line too.
+static inline void progress_show_(Progress *p, double now) {
     const double seconds = now - p->began + 1e-9, total = (double)p->total_bytes + 1e-9;
     const double done = (double)(p->resumed_bytes + p->all.source_bytes);
     const double text = (double)p->all.text_bytes / 1e6; // MB
     const double share = p->over || done >= total ? 1 : done / total;
-    if (!p->out || p->world->rank != 0) {
-        return;
-    }
-    fprintf(p->out, "%s: %.0f %% of %.1f MB, %.1f MB of text, %.1f MB/s, %llu documents", p->title,
-            100 * share, total / 1e6, text, text / seconds, (unsigned long long)p->all.documents);
+    char line[256], left[64] = "";
     if (!p->over && p->all.source_bytes > 0) {
-        double left = (total - done) / ((double)p->all.source_bytes / seconds + 1e-9);
-        fprintf(p->out, ", %.0f s left", left < 0 ? 0 : left);
+        double rest = (total - done) / ((double)p->all.source_bytes / seconds + 1e-9);
+        snprintf(left, sizeof left, ", %.0f s left", rest < 0 ? 0 : rest);
     }
-    fprintf(p->out, "\n");
-    fflush(p->out);
+    snprintf(line, sizeof line,
+             "%s: %.0f %% of %.1f MB, %.1f MB of text, %.1f MB/s, %llu documents%s", p->title,
+             100 * share, total / 1e6, text, text / seconds, (unsigned long long)p->all.documents,
+             left);
+
+    status_line_clear();
+    if (p->over || now - p->shown >= PROGRESS_SECONDS) {
+        fprintf(p->out, "%s\n", line);
+        fflush(p->out);
+        p->shown = now;
+    }
+    if (!p->over) {
+        status_line_show("%s", line);
+    }
 }
 
 // Every rank calls this often. Nobody waits in here.
 static inline void progress_poll(Progress *p) {
-    double now = progress_seconds_();
+    double now = seconds_now();
     int arrived = 0;
     if (p->over) {
         return;
@@ -84,11 +92,10 @@ static inline void progress_poll(Progress *p) {
 
     p->under_way = false;
     p->over = p->all.failed || p->all.finished == (uint64_t)p->world->size;
-    if (!p->all.failed && (p->over || now - p->shown >= 1)) {
-        progress_show_(p, now);
-        p->shown = now;
-    }
     p->summed = now;
+    if (p->out && p->world->rank == 0) {
+        p->all.failed ? status_line_clear() : progress_show_(p, now);
+    }
 }
 
 // Says that this rank has nothing more to do and waits until the pass is over. `ok`: whether all

@@ -1,5 +1,5 @@
-// reader.h: a source read from its beginning or from some line on, in blocks, decompressed by gzip or
-// zstd where it is compressed.
+// reader.h: a source read from its beginning or from some line on, in blocks, decompressed by gzip
+// or zstd where it is compressed.
 #ifndef CORPUS_READER_H
 #define CORPUS_READER_H
 

@@ -32,8 +32,8 @@ typedef struct {
 static const char SOURCE_KINDS[] =
     ".txt, .text, .md or .jsonl, also with .gz or .zst, or .json.gz or .json.zst";
 
-// The kind of a file by the end of its name. Compressed .json is JSON Lines in practice (Dolma, C4);
-// uncompressed .json is mostly something else.
+// The kind of a file by the end of its name. Compressed .json is JSON Lines in practice (Dolma,
+// C4); uncompressed .json is mostly something else.
 static inline SourceKind source_kind_(const char *path, Compression *compression) {
     static const struct {
         const char *ending;
@@ -166,7 +166,7 @@ static inline bool sources_find(SourceList *list, const char *const *inputs, siz
             return false;
         }
     }
-    return list->count > 0 || fail(e, "%s: holds no %s; %llu others were skipped", inputs[0],
+    return list->count > 0 || fail(e, "%s: holds no %s (other files skipped: %llu)", inputs[0],
                                    SOURCE_KINDS, (unsigned long long)list->skipped);
 }
 

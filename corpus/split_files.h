@@ -195,8 +195,8 @@ static inline bool split_write_(const SplitFiles *s, int kind, const World *worl
     return join_close(file, path, ok, e);
 }
 
-// Rank 0: what is made from the joined files of a split: .idx, .index if it is asked for, .sums. The
-// entry gets their hashes.
+// Rank 0: what is made from the joined files of a split: .idx, .index if it is asked for, .sums.
+// The entry gets their hashes.
 static inline bool split_finish_(const SplitFiles *s, const Tokenizer *tokenizer,
                                  const PrepareOptions *o, ManifestSplit *entry, Error *e) {
     char data[PATH_LIMIT], idx[PATH_LIMIT];
@@ -209,7 +209,8 @@ static inline bool split_finish_(const SplitFiles *s, const Tokenizer *tokenizer
            sums_build(data, s->name, entry->files[MANIFEST_SUMS].hash, e);
 }
 
-// Collective: the lines of all units become WORK/data/dropped.jsonl. On failure the line is printed.
+// Collective: the lines of all units become WORK/data/dropped.jsonl. On failure the error line is
+// printed.
 static inline bool dropped_join_(const Corpus *c, const char *path) {
     Error e = {{0}};
     uint64_t *bytes = calloc(c->units.count + 1, sizeof *bytes);

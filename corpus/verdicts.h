@@ -1,5 +1,5 @@
-// verdicts.h: WORK/verdicts, which documents are dropped by filters or as duplicates, in the order of
-// the corpus. Only documents with text have a number and can have a verdict.
+// verdicts.h: WORK/verdicts, which documents are dropped by filters or as duplicates, in the order
+// of the corpus. Only documents with text have a number and can have a verdict.
 #ifndef CORPUS_VERDICTS_H
 #define CORPUS_VERDICTS_H
 

@@ -4,9 +4,10 @@
 #define PLAN_COMPARE_H
 
 #include "plan/print.h"
+#include "run/log_reader.h"
 
-// The log of a finished run: the line that describes the run, and the one that closes it. The
-// caller frees both.
+// The log of a finished run: its first line, which describes the run, and its last, which closes it.
+// The caller frees both documents.
 typedef struct {
     char path[PATH_LIMIT];
     JsonDocument run, end;
@@ -18,29 +19,25 @@ static inline void finished_run_free_(FinishedRun_ *f) {
 }
 
 static inline bool finished_run_read_(FinishedRun_ *f, const char *directory, Error *e) {
-    size_t length = 0;
+    LogReader reader;
     *f = (FinishedRun_){0};
-    char *text = path_format(f->path, e, "%s/log.jsonl", directory)
-                     ? read_file(f->path, SIZE_MAX / 2, &length, e)
-                     : NULL;
-    if (!text) {
+    if (!log_reader_open_run(&reader, &f->run, directory, e)) {
         return false;
     }
+    memcpy(f->path, reader.path, sizeof f->path);
+    while (log_reader_next(&reader)) {
+        json_free(&f->end);
+        if (reader.kind == LOG_PLAN) {
+            f->end = log_reader_take(&reader);
+        }
+    }
 
-    const char *first = memchr(text, '\n', length), *last = memrchr(text, '\n', length);
-    const char *before = first ? memrchr(text, '\n', (size_t)(last - text)) : NULL;
-    bool ok = first ? json_parse(&f->run, text, (size_t)(first - text), f->path, e)
-                    : fail(e, "%s: has no complete first line", f->path);
-    if (ok && before) {
-        ok = json_parse(&f->end, before + 1, (size_t)(last - before - 1), f->path, e);
-    }
-    if (ok && !json_get(f->end.root, "plan")) {
-        ok = fail(e, "%s: its last line has no \"plan\": the run is not finished", f->path);
-    }
+    bool ok = log_reader_close(&reader, e) &&
+              (f->end.root ||
+               fail(e, "%s: its last line has no \"plan\": the run is not finished", f->path));
     if (!ok) {
         finished_run_free_(f);
     }
-    free(text);
     return ok;
 }
 

@@ -130,6 +130,7 @@ static inline bool measure_node_(World *w, const PlannedRun *run, const MeasureC
     bool opened = callbacks->open(w, &one, &layer, e);
     if (!world_check(w, opened, e)) {
         if (opened) {
+            ledger_free(&layer.count.memory);
             callbacks->close(&layer);
         }
         return false;
@@ -139,6 +140,7 @@ static inline bool measure_node_(World *w, const PlannedRun *run, const MeasureC
     double overlap = w->size > 1 ? measure_overlap_(&layer, w) : 0;
     StageLoad load = stage_load(&one, &layer.count, NULL);
     size_t vocab = layer.count.shard.vocab.count;
+    ledger_free(&layer.count.memory);
     callbacks->close(&layer);
 
     // the share of peak of the whole model: all its layers and one classifier

@@ -1,4 +1,5 @@
-// idx.h: the index of a Megatron pair, SPLIT.idx: where each sequence and document of SPLIT.bin begins.
+// idx.h: the index of a Megatron pair, SPLIT.idx: where each sequence and document of SPLIT.bin
+// begins.
 #ifndef SHARDS_IDX_H
 #define SHARDS_IDX_H
 
@@ -10,7 +11,8 @@ enum { IDX_HEADER = 34 };
 
 static const char IDX_MAGIC[9] = "MMIDIDX\0";
 
-// Bytes of an id: uint16 if the vocabulary has fewer than 65500 tokens, else int32 (Megatron's rule).
+// Bytes of an id: uint16 if the vocabulary has fewer than 65500 tokens, else int32 (Megatron's
+// rule).
 static inline int idx_token_bytes(size_t vocab_size) {
     enum { SMALL_VOCABULARY = 65500 };
     return vocab_size < SMALL_VOCABULARY ? 2 : 4;

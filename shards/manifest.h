@@ -1,5 +1,5 @@
-// manifest.h: manifest.json of a prepared folder: the command that made it, the tokenizer, sizes and
-// hashes of every file, and for each source file what it held. Writer and reader.
+// manifest.h: manifest.json of a prepared folder: the command that made it, the tokenizer, sizes
+// and hashes of every file, and for each source file what it held. Writer and reader.
 #ifndef SHARDS_MANIFEST_H
 #define SHARDS_MANIFEST_H
 

@@ -1,4 +1,4 @@
-"""dataloader.h: token shards are exactly what other readers and the `tokenizers` library say, every document can be cut
+"""dataloader.h, corpus/: token shards are exactly what other readers and the `tokenizers` library say, every document can be cut
 from its source again, broken files give one line, memory stays bounded.
 
 All comparisons are exact. The C side is test/data_tool.c, built here natively and under the sanitizers.
@@ -275,7 +275,7 @@ def test_truncated_pair(broken, fails):
 @given(changes=strategies.lists(strategies.tuples(strategies.integers(0, 93), strategies.integers(0, 255)), min_size=1,
                                 max_size=6))
 def test_random_index_damage(changes, broken, tools):
-    """Whatever the bytes: read, or refused with one line."""
+    """Whatever the bytes: read, or rejected with one line."""
     prefix, _, path, index = broken
     damaged = bytearray(index)
     for offset, value in changes:
@@ -549,8 +549,8 @@ def write_text(folder, name="text.txt", text="the cat sat on the mat, the dog on
 
 
 def test_long_documents(tool, tmp_path):
-    """Documents of many blocks are encoded in parts: the ids are those of the whole; invalid bytes may lie anywhere.
-    Long runs without any place to cut stay whole."""
+    """Documents of many chunks are encoded chunk by chunk: the ids are those of the complete text; invalid bytes may be
+    anywhere. Long runs without any place to cut stay in one chunk."""
     generator = random.Random(4)
     words = [HARD, "日本語の文書", " the", "\n", "don't ", "x" * 50, "🙂", "１２３ 4 "]
     text = "".join(generator.choice(words) for _ in range(40000)).encode()
@@ -567,7 +567,7 @@ def test_long_documents(tool, tmp_path):
 
 
 def test_unigram(tool, tmp_path):
-    """Trained here, and for documents that are encoded in parts: the ids of `tokenizers` for the whole. A document
+    """Trained here, and for documents that are encoded in chunks: the ids of `tokenizers` for the complete text. A document
     that is longer than a batch, one that is shorter, and many at a time."""
     generator = random.Random(5)
     words = ["日本語の文書", " the", "\n", "don't ", "x" * 20, "🙂", "１２３ 4 ", "文書を", " quick fox", "\u3000"]
@@ -690,7 +690,7 @@ def test_sample_is_even(tool, tmp_path):
 
 
 def test_bounded_memory(tool, tools, tmp_path):
-    """Files several times larger than all the memory that the process may have: one document, and many."""
+    """Files several times larger than all the memory that the process may use: one document, and many."""
     text = ("The quick brown fox jumps over the lazy dog. 日本語の文書を英語と混ぜる。\n" * 20).encode()
     with open(tmp_path / "x.txt", "wb") as x, open(tmp_path / "y.jsonl", "wb") as y:
         line = json.dumps({"text": text.decode()}, ensure_ascii=False).encode() + b"\n"
@@ -706,7 +706,7 @@ def test_bounded_memory(tool, tools, tmp_path):
 
 
 def test_limits(fails, tool, tmp_path):
-    """Endless lines and text without a place to cut: refused, not swallowed. (The files are sparse.)"""
+    """Endless lines and text without a place to cut are rejected. (The files are sparse.)"""
     tool(*prepare(input=write_text(tmp_path), out=tmp_path / "ok", vocab_size=260))
     for name in "line.jsonl", "text.md":
         with open(tmp_path / name, "wb") as file:
@@ -772,7 +772,7 @@ def files_of(folder):
 
 @pytest.fixture(scope="session")
 def varied(corpus, mixed, tmp_path_factory):
-    """Documents of every kind, several times, so that there is something to leave out: a folder `in`."""
+    """Documents of every kind, several times, so that there is something to drop: a folder `in`."""
     folder = tmp_path_factory.mktemp("varied") / "in"
     shutil.copytree(mixed, folder, symlinks=True)
     lines = [line for path in sorted(corpus.glob("*.jsonl")) for line in path.read_bytes().splitlines()]
@@ -808,8 +808,7 @@ def test_ranks_and_threads(collect, varied, tools, tool, tmp_path):
 
 
 def test_resume(varied, tools, tmp_path):
-    """Killed in each pass and while the parts are joined, it goes on and ends with the bytes of an undisturbed run;
-    another command starts over."""
+    """Killed in each pass and while the units are joined, it resumes and ends with the bytes of an uninterrupted run."""
     command = ["mpirun", "-n", "2", tools / "native", *map(str, prepare(
         input="in", out="data", vocab_size=300, val_fraction=0.1, unit_bytes=8000, progress=1, **COLLECT))]
     moments = [("parts/*.scan.json", 5), ("parts/*.scan.json", 40), ("verdicts", 1), ("parts/*.sample.json", 10),
@@ -834,7 +833,7 @@ def test_resume(varied, tools, tmp_path):
     if not (tmp_path / "killed/data").exists():
         shown += subprocess.run(command, cwd=tmp_path / "killed", check=True, capture_output=True, env=environment(),
                                 text=True, timeout=120).stdout
-    assert "looking at the documents: going on with" in shown and "tokenizing: going on with" in shown
+    assert "scanning documents: resuming with" in shown and "tokenizing: resuming with" in shown
     assert sorted(os.listdir(tmp_path / "killed")) == ["data", "in"]
     assert ([files_of(tmp_path / "killed/data"), (tmp_path / "killed/data/manifest.json").read_bytes()]
             == [files_of(tmp_path / "whole/data"), (tmp_path / "whole/data/manifest.json").read_bytes()])
@@ -854,7 +853,7 @@ def test_other_command_starts_over(varied, tools, tool, tmp_path):
         if touched:
             touched.write_bytes(touched.read_bytes() + b'{"text": "one more"}\n')
         shown = tool(*prepare(out="data", seed=1, **options), cwd=tmp_path)
-        assert "starting over" in shown and "going on" not in shown
+        assert "starting over" in shown and "resuming" not in shown
         check_provenance(tmp_path / "data", tmp_path)
         shutil.rmtree(tmp_path / "data")
     assert sorted(os.listdir(tmp_path)) == ["in"]
@@ -866,7 +865,7 @@ def grams(text):
 
 
 def test_collection(varied, tool, tmp_path):
-    """What is left out, and why, computed anew: filters and exact duplicates exactly, near-duplicates by the true
+    """What is dropped, and why, computed anew: filters and exact duplicates exactly, near-duplicates by the true
     similarity of their 5-grams, up to 5 standard deviations of the estimate."""
     tool(*prepare(input="in", out="data", vocab_size=300, **COLLECT), cwd=varied.parent, build="native")
     data = varied.parent / "data"
@@ -915,14 +914,14 @@ def test_collection(varied, tool, tmp_path):
                 kept.append(grams(text))
         counts[line["reason"]] += 1
     assert min(counts[reason] for reason in ("short", "repeated_lines", "exact_duplicate", "near_duplicate")) >= 1, counts
-    for i, a in enumerate(kept):  # and none that is left has a twin
+    for i, a in enumerate(kept):  # and no two that are kept are similar
         assert all(len(a & b) < 0.97 * len(a | b) for b in kept[:i])
     shutil.rmtree(data)
 
 
-def test_everything_left_out(fails, tmp_path):
+def test_everything_dropped(fails, tmp_path):
     write_text(tmp_path)
-    fails(prepare(input="text.txt", out="data", vocab_size=260, min_characters=1_000_000), "the filters leave none",
+    fails(prepare(input="text.txt", out="data", vocab_size=260, min_characters=1_000_000), "the filters drop all",
           cwd=tmp_path)
     fails(prepare(input="text.txt", out="data", vocab_size=260, near_duplicates=0.2), "0.5", cwd=tmp_path)
     assert os.listdir(tmp_path) == ["text.txt"]
@@ -944,7 +943,7 @@ def test_bad_inputs(fails, tool, tmp_path):
     options = dict(out="data", vocab_size=260)
     for name, mention in {"nowhere.txt": "nowhere.txt", "x.pdf": ".jsonl", "x.json": ".jsonl", "x.txt.xz": ".gz", "x.bin": "train --data",
                           "empty.txt": "no document", "empty.jsonl": "no document", "blank.jsonl": "no document",
-                          "pipe.txt": "pipe.txt", "folder": "1 others", odd: "UTF-8"}.items():
+                          "pipe.txt": "pipe.txt", "folder": "skipped: 1", odd: "UTF-8"}.items():
         fails(prepare(input=["text.txt", name] if name.startswith(("x.", "no", "pipe", "odd")) else name, **options),
               mention, cwd=tmp_path)
     fails(prepare(input="text.txt", out="data", vocab_size=100_000), "--vocab-size", cwd=tmp_path)
@@ -1025,7 +1024,7 @@ def test_full_disk(limit, fails, tool, tmp_path):
 
 
 def test_leftovers_and_rivals(fails, tool, tmp_path):
-    """What a killed run left is cleaned away; a folder that a living run is writing is not touched."""
+    """What a killed run left is removed; a folder that another run is writing is not touched."""
     write_text(tmp_path)
     left = tmp_path / ".data.preparing"
     (left / "tokenizer" / "x").mkdir(parents=True)

@@ -149,7 +149,8 @@ def test_plan_against_run(facts, machine, tmp_path):
     assert "give --machine" in run(arguments("plan", run=out)).out
     unfinished = tmp_path / "run"
     unfinished.mkdir()
-    for lines, word in ([[], "first line"], [["{}"], "layers"], [["[]"], "layers"], [["{"], "log.jsonl"],
+    for lines, word in ([[], "first line"], [["{}"], "first line"], [["[]"], "first line"],
+                        [["{"], "first line"], [['{"program": "train_gpt"}', '{"step": 1, "plan": {}}'], "layers"],
                         [(out / "log.jsonl").read_text().splitlines()[:3], "not finished"]):
         (unfinished / "log.jsonl").write_text("".join(line + "\n" for line in lines))
         fails(arguments("plan", run=unfinished), 1, word)

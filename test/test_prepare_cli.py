@@ -1,5 +1,5 @@
-"""`prepare` and `eval` on real text, through the binary: nothing is lost, added or split, every id is the one that the
-`tokenizers` library gives, and eval's numbers are PyTorch's.
+"""`prepare` and `eval` on real text, through the binary: no document is lost, added or cut in two, every id is the one that
+the `tokenizers` library gives, and eval's numbers are PyTorch's.
 
 Ids and counts are compared exactly; eval's loss within 1e-5, as in test_model.py.
 """
@@ -70,6 +70,18 @@ def test_manifest(prepared, corpus):
         assert hashlib.sha256(source.read_bytes()).hexdigest() in text
     for name in "train.bin", "train.idx", "val.bin", "val.idx", "tokenizer/tokenizer.json":
         assert hashlib.sha256((prepared / name).read_bytes()).hexdigest() in text, name
+
+
+def test_command(corpus, tmp_path):
+    """The manifest records the command as it was given, whichever way a list of inputs is written."""
+    files = sorted(corpus.glob("*.jsonl"))[:2]
+    for name, inputs in ("equals", [f"--input={files[0]}"]), ("list", ["--input", *map(str, files)]):
+        out = tmp_path / name
+        options = ["prepare", *inputs, f"--out={out}", "--vocab-size=300", "--val-fraction", "0.1"]
+        run(options)
+        manifest = json.loads((out / "manifest.json").read_text())
+        assert manifest["command"][1:] == options
+        assert [source["path"] for source in manifest["sources"]] == list(map(str, files[:len(inputs) - 1 or 1]))
 
 
 def test_same_again(prepared, corpus, build, tmp_path):
