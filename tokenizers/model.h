@@ -57,7 +57,7 @@ typedef struct {
     int32_t end_of_document;
     int32_t begin, pad;        // for tokenizer_config.json, -1 if there is none
     uint64_t model_max_length; // for tokenizer_config.json, in tokens; 0 leaves it out
-    // The file it was loaded from, kept to be saved as it is; NULL: tokenizer_save writes it anew.
+    // The file it was loaded from, kept to be saved unchanged; NULL: tokenizer_save generates it.
     char *source;
     size_t source_length;
 } Tokenizer;

@@ -67,7 +67,7 @@ static inline bool append_collapsed_(TextBuffer *out, const char *text, size_t n
     return true;
 }
 
-// Does one step; *out is written anew.
+// Applies one step; *out is overwritten.
 static inline bool normalize_step_(const NormalizeStep *step, const uint8_t *classes,
                                    const char *text, size_t n, int chunk, TextBuffer *out,
                                    Error *e) {
@@ -95,7 +95,7 @@ static inline bool normalize_step_(const NormalizeStep *step, const uint8_t *cla
     return true;
 }
 
-// Normalizes text into *out by way of *other; both are written anew.
+// Normalizes text into *out by way of *other; both are overwritten.
 static inline bool normalizer_apply(const Normalizer *normalizer, const uint8_t *classes,
                                     const char *text, size_t n, int chunk, TextBuffer *out,
                                     TextBuffer *other, Error *e) {

@@ -98,7 +98,7 @@ static inline size_t dropped_start_(const SentencePieceNormalizer *s, const Trie
     return at;
 }
 
-// Normalizes; *out is written anew. `chunk` leaves out what is done at the beginning and the end of
+// Normalizes; *out is overwritten. `chunk` leaves out what is done at the beginning and the end of
 // a text. With `cuts`, lists the places from raw position `from` on.
 static inline bool normalize_sentencepiece(const SentencePieceNormalizer *s,
                                            const Trie *user_symbols, const char *text, size_t n,
