@@ -15,6 +15,7 @@
 #include "kernels_sve.h"
 #include "model/activations.h"
 #include "model/checkpoint.h"
+#include "model/config.h"
 #include "model/flops.h"
 #include "model/kernel_scratch.h"
 #include "model/loss_sum.h"

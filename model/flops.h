@@ -2,7 +2,7 @@
 #ifndef MODEL_FLOPS_H
 #define MODEL_FLOPS_H
 
-#include "model/checkpoint.h" // defines: ModelConfig
+#include "model/config.h"
 
 // Operations of training on one token: 6 per weight of a matrix product (forward 2, backward 4; the
 // output head is one), and 6 T C per layer for attention's two products over the T / 2 tokens before

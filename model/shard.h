@@ -7,8 +7,8 @@
 #ifndef MODEL_SHARD_H
 #define MODEL_SHARD_H
 
-#include "kernels_ref.h"      // defines: VocabShard
-#include "model/checkpoint.h" // defines: ModelConfig
+#include "kernels_ref.h" // defines: VocabShard
+#include "model/config.h"
 
 typedef struct {
     size_t tp, tp_rank;         // tensor-parallel ranks, and which of them this is

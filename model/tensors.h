@@ -3,9 +3,10 @@
 #ifndef MODEL_TENSORS_H
 #define MODEL_TENSORS_H
 
-#include "model/checkpoint.h" // defines: ModelConfig, TensorView
+#include "model/config.h"
 #include "model/family.h"
 #include "model/shard.h"
+#include "model/tensor_view.h"
 #include "util/random.h"
 
 // A tensor of the whole model.

@@ -4,9 +4,9 @@
 #ifndef RUN_GRADIENT_REDUCER_H
 #define RUN_GRADIENT_REDUCER_H
 
-#include "kernels_sve.h"      // defines: zero_floats
-#include "model/checkpoint.h" // defines: TensorView
+#include "kernels_sve.h" // defines: zero_floats
 #include "model/memory_ledger.h"
+#include "model/tensor_view.h"
 #include "mpi_utils.h"
 #include "parallel/gradient_buckets.h"
 #include "parallel/shared_array.h"

@@ -6,8 +6,8 @@
 
 #include <omp.h>
 
-#include "dataloader.h"       // defines: Mixture
-#include "model/checkpoint.h" // defines: ModelConfig
+#include "dataloader.h" // defines: Mixture
+#include "model/config.h"
 #include "model/flops.h"
 #include "mpi_utils.h"
 #include "run/build_info.h"

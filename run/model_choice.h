@@ -2,7 +2,7 @@
 #ifndef RUN_MODEL_CHOICE_H
 #define RUN_MODEL_CHOICE_H
 
-#include "model/checkpoint.h" // defines: ModelConfig
+#include "model/config.h"
 #include "run/options.h"
 
 enum { GPT2_VOCAB_SIZE = 50257 };

@@ -5,7 +5,7 @@
 #define RUN_TRAIN_SETUP_H
 
 #include "dataloader.h"
-#include "model/checkpoint.h"
+#include "model/config.h"
 #include "run/model_choice.h"
 #include "run/options.h"
 #include "tokenizer.h"

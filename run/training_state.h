@@ -4,6 +4,7 @@
 #define RUN_TRAINING_STATE_H
 
 #include "model/checkpoint.h"
+#include "model/config.h"
 #include "model/tensors.h"
 #include "mpi_utils.h"
 #include "run/gradient_reducer.h"
@@ -83,24 +84,25 @@ static inline bool write_tensor_files_(const TrainingState *t, World *w, Checkpo
                                        const TensorFiles *files, const TensorView *whole,
                                        const TensorView *mine) {
     Error e = {0};
-    char(*sums)[65] = calloc(files->count, sizeof *sums);
+    char path[PATH_LIMIT], (*sums)[65] = calloc(files->count, sizeof *sums);
     bool ok = sums || fail(&e, "no memory to save a checkpoint");
 
     for (size_t f = 0; ok && w->rank == 0 && f < files->count; f++) {
         const TensorFile *file = &files->items[f];
-        ok = checkpoint_make_tensors(writer, file->name, whole + file->first, file->count, &e);
+        ok = path_format(path, &e, "%s/%s", writer->temporary, file->name) &&
+             safetensors_create(path, whole + file->first, file->count, &e);
     }
     bool all = world_check(w, ok, &e);
 
     for (size_t f = 0; all && ok && f < files->count; f++) {
         TensorWriter tensors;
-        ok = tensor_writer_open(&tensors, writer, files->items[f].name, &e) &&
+        ok = path_format(path, &e, "%s/%s", writer->temporary, files->items[f].name) &&
+             tensor_writer_open(&tensors, path, &e) &&
              tensor_writer_close(&tensors, state_write_(t, &w->grid, &tensors, mine, &e), &e);
     }
     all = all && world_check(w, ok, &e);
 
     for (size_t f = (size_t)w->rank; all && ok && f < files->count; f += (size_t)w->size) {
-        char path[PATH_LIMIT];
         ok = path_format(path, &e, "%s/%s", writer->temporary, files->items[f].name) &&
              sha256_file(path, sums[f], &e);
     }

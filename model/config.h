@@ -1,0 +1,148 @@
+// config.h: the shape of a model: config.json and generation_config.json of a Hugging Face folder.
+#ifndef MODEL_CONFIG_H
+#define MODEL_CONFIG_H
+
+#include "util/files.h"
+#include "util/json.h"
+
+typedef struct {
+    size_t vocab_size; // V
+    size_t seq_len;    // positions, T
+    size_t channels;   // C
+    size_t layers;     // L
+    size_t heads;      // H
+    int32_t end_of_document;
+} ModelConfig;
+
+static inline bool config_number_(const Json *root, const char *path, const char *key,
+                                  uint64_t most, size_t *value, Error *e) {
+    uint64_t number;
+    if (!json_uint(json_get(root, key), &number) || number < 1 || number > most) {
+        return fail(e, "%s: \"%s\" must be a whole number from 1 to %llu", path, key,
+                    (unsigned long long)most);
+    }
+    *value = number;
+    return true;
+}
+
+// A key may be absent (its default is what this program does) or must have one of two values.
+static inline bool config_word_(const Json *root, const char *path, const char *key,
+                                const char *want, const char * or, Error *e) {
+    const Json *node = json_get(root, key);
+    const char *text = json_string(node);
+    if (node && (!text || (strcmp(text, want) && strcmp(text, or)))) {
+        return fail(e, "%s: \"%s\" is \"%.60s\"; this program computes \"%s\"", path, key,
+                    text ? text : "not text", want);
+    }
+    return true;
+}
+
+static inline bool config_flag_(const Json *root, const char *path, const char *key, bool want,
+                                Error *e) {
+    const Json *node = json_get(root, key);
+    if (node && (node->kind != JSON_BOOL || node->boolean != want)) {
+        return fail(e, "%s: \"%s\" must be %s; this program computes nothing else", path, key,
+                    want ? "true" : "false");
+    }
+    return true;
+}
+
+static inline bool config_parse_(const Json *root, const char *path, ModelConfig *config,
+                                 Error *e) {
+    double epsilon;
+    uint64_t inner, eos;
+    const Json *n_inner = json_get(root, "n_inner"), *norm = json_get(root, "layer_norm_epsilon");
+    const Json *eos_node = json_get(root, "eos_token_id");
+    if (!config_number_(root, path, "vocab_size", 100000000, &config->vocab_size, e) ||
+        !config_number_(root, path, "n_positions", 10000000, &config->seq_len, e) ||
+        !config_number_(root, path, "n_embd", 1000000, &config->channels, e) ||
+        !config_number_(root, path, "n_layer", 10000, &config->layers, e) ||
+        !config_number_(root, path, "n_head", 10000, &config->heads, e) ||
+        !config_word_(root, path, "model_type", "gpt2", "gpt2", e) ||
+        !config_word_(root, path, "activation_function", "gelu_new", "gelu_pytorch_tanh", e) ||
+        !config_flag_(root, path, "scale_attn_weights", true, e) ||
+        !config_flag_(root, path, "scale_attn_by_inverse_layer_idx", false, e) ||
+        !config_flag_(root, path, "tie_word_embeddings", true, e) ||
+        !config_flag_(root, path, "add_cross_attention", false, e)) {
+        return false;
+    }
+    if (config->channels % config->heads) {
+        return fail(e, "%s: n_embd %zu does not divide by n_head %zu", path, config->channels,
+                    config->heads);
+    }
+    if (n_inner && n_inner->kind != JSON_NULL &&
+        (!json_uint(n_inner, &inner) || inner != 4 * config->channels)) {
+        return fail(e, "%s: \"n_inner\" must be null or 4 * n_embd = %zu", path,
+                    4 * config->channels);
+    }
+    if (norm && (!json_double(norm, &epsilon) || epsilon != 1e-5)) {
+        return fail(e, "%s: \"layer_norm_epsilon\" must be 1e-05", path);
+    }
+    config->end_of_document =
+        json_uint(eos_node, &eos) && eos < config->vocab_size ? (int32_t)eos : -1;
+    return true;
+}
+
+// Reads DIRECTORY/config.json of a GPT-2 model. Settings that this program does not compute are
+// errors, never ignored.
+static inline bool config_load(const char *directory, ModelConfig *config, Error *e) {
+    char path[PATH_LIMIT];
+    JsonDocument document;
+    *config = (ModelConfig){0};
+    if (!path_format(path, e, "%s/config.json", directory)) {
+        return false;
+    }
+    if (!json_parse_file(&document, path, 1 << 20, e)) {
+        return false;
+    }
+    bool ok = config_parse_(document.root, path, config, e);
+    json_free(&document);
+    return ok;
+}
+
+static inline void config_write(JsonWriter *w, const ModelConfig *c) {
+    json_open(w, NULL, '{');
+    json_open(w, "architectures", '[');
+    json_put_string(w, NULL, "GPT2LMHeadModel");
+    json_close(w, ']');
+    json_put_string(w, "model_type", "gpt2");
+    json_put_uint(w, "vocab_size", c->vocab_size);
+    json_put_uint(w, "n_positions", c->seq_len);
+    json_put_uint(w, "n_ctx", c->seq_len);
+    json_put_uint(w, "n_embd", c->channels);
+    json_put_uint(w, "n_layer", c->layers);
+    json_put_uint(w, "n_head", c->heads);
+    json_put_null(w, "n_inner");
+    json_put_string(w, "activation_function", "gelu_new");
+    json_put_double(w, "resid_pdrop", 0);
+    json_put_double(w, "embd_pdrop", 0);
+    json_put_double(w, "attn_pdrop", 0);
+    json_put_double(w, "layer_norm_epsilon", 1e-5);
+    json_put_double(w, "initializer_range", 0.02);
+    json_put_bool(w, "scale_attn_weights", true);
+    json_put_bool(w, "scale_attn_by_inverse_layer_idx", false);
+    json_put_bool(w, "reorder_and_upcast_attn", false);
+    json_put_bool(w, "tie_word_embeddings", true);
+    json_put_bool(w, "use_cache", true);
+    if (c->end_of_document >= 0) {
+        json_put_uint(w, "bos_token_id", (uint64_t)c->end_of_document);
+        json_put_uint(w, "eos_token_id", (uint64_t)c->end_of_document);
+    } else {
+        json_put_null(w, "bos_token_id");
+        json_put_null(w, "eos_token_id");
+    }
+    json_put_string(w, "torch_dtype", "float32");
+    json_close(w, '}');
+}
+
+static inline void generation_config_write(JsonWriter *w, const ModelConfig *c) {
+    json_open(w, NULL, '{');
+    json_put_bool(w, "_from_model_config", true);
+    if (c->end_of_document >= 0) {
+        json_put_uint(w, "bos_token_id", (uint64_t)c->end_of_document);
+        json_put_uint(w, "eos_token_id", (uint64_t)c->end_of_document);
+    }
+    json_close(w, '}');
+}
+
+#endif

@@ -1,0 +1,401 @@
+// safetensors.h: files of named tensors (huggingface/safetensors, "Format"): u64 header length, JSON
+// header, tensor bytes. The reader trusts nothing; the writer lets several ranks write their shards
+// into one file.
+#ifndef MODEL_SAFETENSORS_H
+#define MODEL_SAFETENSORS_H
+
+#include <fcntl.h>
+#include <limits.h>
+#include <unistd.h>
+
+#include "model/tensor_view.h"
+#include "util/bytes.h"
+#include "util/files.h"
+#include "util/json.h"
+
+// ------------------------------------------------------------------------------------------------
+// Reader
+
+typedef struct {
+    const char *name;
+    const char *dtype;
+    const Json *shape;
+    uint64_t begin, end; // bytes, from the start of the data
+} SafetensorsEntry;
+
+typedef struct {
+    char *path;
+    int fd;
+    uint64_t data_start;
+    JsonDocument header;
+    SafetensorsEntry *entries;
+    size_t count;
+} Safetensors;
+
+static inline void safetensors_close(Safetensors *s) {
+    if (s->path) {
+        close(s->fd);
+    }
+    free(s->path);
+    free(s->entries);
+    json_free(&s->header);
+    *s = (Safetensors){0};
+}
+
+static inline unsigned safetensors_dtype_bits_(const char *dtype) {
+    static const struct {
+        const char *name;
+        unsigned bits;
+    } known[] = {{"BOOL", 8},        {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6},
+                 {"U8", 8},          {"I8", 8},      {"I16", 16},    {"U16", 16},
+                 {"F16", 16},        {"BF16", 16},   {"F8_E5M2", 8}, {"F8_E4M3", 8},
+                 {"I32", 32},        {"U32", 32},    {"F32", 32},    {"F8_E4M3FNUZ", 8},
+                 {"F8_E5M2FNUZ", 8}, {"F8_E8M0", 8}, {"C64", 64},    {"F64", 64},
+                 {"I64", 64},        {"U64", 64}};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (!strcmp(dtype, known[i].name)) {
+            return known[i].bits;
+        }
+    }
+    return 0;
+}
+
+static inline bool safetensors_metadata_ok_(const Json *metadata) {
+    if (metadata->kind != JSON_OBJECT) {
+        return false;
+    }
+    for (const Json *m = metadata->child; m; m = m->next) {
+        if (m->kind != JSON_STRING) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// One tensor of the header: dtype, shape and data_offsets present and in agreement.
+static inline bool safetensors_entry_(const char *path, const Json *node, SafetensorsEntry *entry,
+                                      Error *e) {
+    const Json *offsets = json_get(node, "data_offsets");
+    uint64_t bits;
+    *entry = (SafetensorsEntry){.name = node->key, .dtype = json_string(json_get(node, "dtype"))};
+    entry->shape = json_get(node, "shape");
+    if (strlen(node->key) != node->key_length || !entry->dtype || !entry->shape ||
+        entry->shape->kind != JSON_ARRAY || !offsets || offsets->kind != JSON_ARRAY ||
+        offsets->length != 2 || !json_uint(offsets->child, &entry->begin) ||
+        !json_uint(offsets->child->next, &entry->end) || entry->begin > entry->end) {
+        return fail(
+            e, "%s: tensor \"%.80s\" of the header lacks a proper dtype, shape or data_offsets",
+            path, node->key);
+    }
+    bits = safetensors_dtype_bits_(entry->dtype);
+    if (bits == 0) {
+        return fail(e, "%s: tensor \"%.80s\" has the unknown dtype \"%.20s\"", path, node->key,
+                    entry->dtype);
+    }
+    for (const Json *d = entry->shape->child; d; d = d->next) {
+        uint64_t dimension;
+        if (!json_uint(d, &dimension) || __builtin_mul_overflow(bits, dimension, &bits)) {
+            return fail(e, "%s: tensor \"%.80s\" has an impossible shape", path, node->key);
+        }
+    }
+    if (bits % 8 != 0 || bits / 8 != entry->end - entry->begin) {
+        return fail(
+            e, "%s: tensor \"%.80s\" takes %llu bytes by its shape but %llu by its data_offsets",
+            path, node->key, (unsigned long long)(bits / 8),
+            (unsigned long long)(entry->end - entry->begin));
+    }
+    return true;
+}
+
+static inline int safetensors_by_offset_(const void *a, const void *b) {
+    const SafetensorsEntry *x = a, *y = b;
+    if (x->begin != y->begin) {
+        return x->begin < y->begin ? -1 : 1;
+    }
+    return (x->end > y->end) - (x->end < y->end);
+}
+
+static inline int safetensors_by_name_(const void *a, const void *b) {
+    return strcmp(((const SafetensorsEntry *)a)->name, ((const SafetensorsEntry *)b)->name);
+}
+
+// The entries must tile the data exactly and have different names.
+static inline bool safetensors_layout_(Safetensors *s, uint64_t data_bytes, Error *e) {
+    uint64_t expected = 0;
+    qsort(s->entries, s->count, sizeof *s->entries, safetensors_by_offset_);
+    for (size_t i = 0; i < s->count; i++) {
+        if (s->entries[i].begin != expected) {
+            return fail(
+                e, "%s: tensor \"%.80s\" begins at byte %llu of the data where %llu was expected",
+                s->path, s->entries[i].name, (unsigned long long)s->entries[i].begin,
+                (unsigned long long)expected);
+        }
+        expected = s->entries[i].end;
+    }
+    if (expected != data_bytes) {
+        return fail(
+            e,
+            "%s: holds %llu bytes of tensors but its header describes %llu: truncated or altered",
+            s->path, (unsigned long long)data_bytes, (unsigned long long)expected);
+    }
+    qsort(s->entries, s->count, sizeof *s->entries, safetensors_by_name_);
+    for (size_t i = 1; i < s->count; i++) {
+        if (!strcmp(s->entries[i - 1].name, s->entries[i].name)) {
+            return fail(e, "%s: tensor \"%.80s\" occurs twice", s->path, s->entries[i].name);
+        }
+    }
+    return true;
+}
+
+static inline bool safetensors_read_header_(Safetensors *s, Error *e) {
+    struct stat status;
+    unsigned char prefix[8];
+    if (fstat(s->fd, &status) || !S_ISREG(status.st_mode)) {
+        return fail(e, "%s: is not a regular file", s->path);
+    }
+    uint64_t size = (uint64_t)status.st_size;
+    if (size < 8) {
+        return fail(e, "%s: has %llu bytes, too short for a safetensors file", s->path,
+                    (unsigned long long)size);
+    }
+    if (!read_at(s->fd, s->path, prefix, 8, 0, e)) {
+        return false;
+    }
+    uint64_t header_bytes = load_le(prefix, 8);
+    if (header_bytes > 100000000 || header_bytes > size - 8) {
+        return fail(
+            e, "%s: claims a header of %llu bytes in a file of %llu: not safetensors, or truncated",
+            s->path, (unsigned long long)header_bytes, (unsigned long long)size);
+    }
+    char *text = malloc(header_bytes + 1);
+    bool ok = text || fail(e, "%s: no memory for its header of %llu bytes", s->path,
+                           (unsigned long long)header_bytes);
+    ok = ok && read_at(s->fd, s->path, text, header_bytes, 8, e);
+    ok = ok && ((header_bytes > 0 && text[0] == '{') ||
+                fail(e, "%s: its header does not begin with '{'", s->path));
+    ok = ok && json_parse(&s->header, text, header_bytes, s->path, e);
+    free(text);
+    if (!ok) {
+        return false;
+    }
+    s->data_start = 8 + header_bytes;
+    s->entries = calloc(s->header.root->length + 1, sizeof *s->entries);
+    if (!s->entries) {
+        return fail(e, "%s: no memory for its %zu tensors", s->path, s->header.root->length);
+    }
+    for (const Json *m = s->header.root->child; m; m = m->next) {
+        if (!strcmp(m->key, "__metadata__")) {
+            if (!safetensors_metadata_ok_(m)) {
+                return fail(e, "%s: __metadata__ of the header is not a map of strings", s->path);
+            }
+        } else if (!safetensors_entry_(s->path, m, &s->entries[s->count++], e)) {
+            return false;
+        }
+    }
+    return safetensors_layout_(s, size - s->data_start, e);
+}
+
+// Opens and checks a file; afterwards every entry lies inside it. On failure there is nothing to
+// close.
+static inline bool safetensors_open(Safetensors *s, const char *path, Error *e) {
+    *s = (Safetensors){.fd = open(path, O_RDONLY | O_CLOEXEC)};
+    if (s->fd < 0) {
+        return fail(e, "%s: cannot be opened: %s", path, strerror(errno));
+    }
+    s->path = strdup(path);
+    if (!s->path) {
+        close(s->fd);
+        return fail(e, "%s: no memory", path);
+    }
+    if (!safetensors_read_header_(s, e)) {
+        safetensors_close(s);
+        return false;
+    }
+    return true;
+}
+
+static inline const SafetensorsEntry *safetensors_find(const Safetensors *s, const char *name) {
+    SafetensorsEntry key = {.name = name};
+    return bsearch(&key, s->entries, s->count, sizeof key, safetensors_by_name_);
+}
+
+// IEEE binary16 to float: exact.
+static inline float half_to_float(uint16_t h) {
+    uint32_t exponent = h >> 10 & 31, fraction = h & 1023, bits;
+    float value;
+    if (exponent == 0) {
+        value = (float)fraction * 0x1p-24f;
+        return h >> 15 ? -value : value;
+    }
+    bits =
+        (uint32_t)(h >> 15) << 31 | (exponent == 31 ? 255 : exponent + 112) << 23 | fraction << 13;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+// n elements of dtype F32, F16 or BF16 at `bytes`, little-endian, become floats.
+static inline void convert_to_floats_(float *out, const unsigned char *bytes, size_t n,
+                                      const char *dtype) {
+    for (size_t i = 0; i < n; i++) {
+        if (dtype[0] == 'F' && dtype[1] == '3') {
+            memcpy(&out[i], bytes + 4 * i, 4);
+        } else {
+            uint16_t h;
+            memcpy(&h, bytes + 2 * i, 2);
+            uint32_t wide = (uint32_t)h << 16;
+            if (dtype[0] == 'B') {
+                memcpy(&out[i], &wide, 4);
+            } else {
+                out[i] = half_to_float(h);
+            }
+        }
+    }
+}
+
+// Reads elements begin .. end - 1 of the part that the view is into out, whatever the tensor's
+// float format; its shape must be the whole's.
+static inline bool safetensors_read_range(const Safetensors *s, const SafetensorsEntry *entry,
+                                          const TensorView *view, size_t begin, size_t end,
+                                          float *out, Error *e) {
+    uint64_t dimension;
+    const Json *d = entry->shape->child;
+    bool fits = entry->shape->length == (size_t)view->dims;
+    for (int i = 0; i < view->dims && fits; i++, d = d->next) {
+        fits = json_uint(d, &dimension) && dimension == view->whole[i];
+    }
+    if (!fits) {
+        return fail(e, "%s: tensor \"%.80s\" has another shape than the model's (%zu%s%.0zu)",
+                    s->path, entry->name, view->whole[0], view->dims == 2 ? ", " : "",
+                    view->dims == 2 ? view->whole[1] : 0);
+    }
+    if (strcmp(entry->dtype, "F32") && strcmp(entry->dtype, "F16") &&
+        strcmp(entry->dtype, "BF16")) {
+        return fail(e, "%s: tensor \"%.80s\" is %s; only F32, F16 and BF16 can be loaded", s->path,
+                    entry->name, entry->dtype);
+    }
+    enum { PIECE = 65536 };
+    size_t width = entry->dtype[1] == '3' ? 4 : 2;
+    unsigned char *bytes = malloc(PIECE * width);
+    bool ok = bytes || fail(e, "%s: no memory to read tensor \"%.80s\"", s->path, entry->name);
+    for (size_t i = begin, piece; i < end && ok; i += piece) {
+        size_t at, run = tensor_run(view, i, &at);
+        piece = run < end - i ? run : end - i;
+        piece = piece < PIECE ? piece : PIECE;
+        ok = read_at(s->fd, s->path, bytes, piece * width,
+                     s->data_start + entry->begin + at * width, e);
+        if (ok) {
+            convert_to_floats_(out + i - begin, bytes, piece, entry->dtype);
+        }
+    }
+    free(bytes);
+    return ok;
+}
+
+// Reads all of it into view->data.
+static inline bool safetensors_read(const Safetensors *s, const SafetensorsEntry *entry,
+                                    const TensorView *view, Error *e) {
+    return safetensors_read_range(s, entry, view, 0, tensor_elements(view), view->data, e);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Writer
+
+// Returns the bytes of the tensors.
+static inline uint64_t safetensors_header_(JsonWriter *json, const TensorView *views,
+                                           size_t count) {
+    uint64_t offset = 0;
+    json_open(json, NULL, '{');
+    json_open(json, "__metadata__", '{');
+    json_put_string(json, "format", "pt"); // transformers 4 refuses files without it
+    json_close(json, '}');
+    for (size_t i = 0; i < count; i++) {
+        json_open(json, views[i].name, '{');
+        json_put_string(json, "dtype", "F32");
+        json_open(json, "shape", '[');
+        for (int d = 0; d < views[i].dims; d++) {
+            json_put_uint(json, NULL, views[i].whole[d]);
+        }
+        json_close(json, ']');
+        json_open(json, "data_offsets", '[');
+        json_put_uint(json, NULL, offset);
+        offset += tensor_whole_elements(&views[i]) * sizeof(float);
+        json_put_uint(json, NULL, offset);
+        json_close(json, ']');
+        json_close(json, '}');
+    }
+    json_close(json, '}');
+    while ((8 + json->length) % 8 && !json->failed) {
+        json_append(json, " ", 1);
+    }
+    return offset;
+}
+
+// Makes a file with the header for `count` tensors, F32, whole, and zeros.
+static inline bool safetensors_create(const char *path, const TensorView *views, size_t count,
+                                      Error *e) {
+    OutputFile file;
+    JsonWriter header = {0};
+    unsigned char prefix[8];
+    char hex[65];
+    if (!output_open(&file, path, e)) {
+        return false;
+    }
+    uint64_t bytes = safetensors_header_(&header, views, count) + 8 + header.length;
+    bool ok = !header.failed || fail(e, "%s: no memory for its header", path);
+    store_le(prefix, header.length, 8);
+    ok = ok && output_write(&file, prefix, 8, e) &&
+         output_write(&file, header.data, header.length, e);
+    if (ok && (fflush(file.file) || ftruncate(fileno(file.file), (off_t)bytes))) {
+        ok = fail(e, "%s: cannot be made %llu bytes long: %s", path, (unsigned long long)bytes,
+                  strerror(errno));
+    }
+    free(header.data);
+    return output_close(&file, hex, ok ? e : &(Error){0}) && ok;
+}
+
+typedef struct {
+    Safetensors file;
+    int descriptor;
+} TensorWriter;
+
+static inline bool tensor_writer_open(TensorWriter *t, const char *path, Error *e) {
+    if (!safetensors_open(&t->file, path, e)) {
+        return false;
+    }
+    t->descriptor = open(path, O_WRONLY | O_CLOEXEC);
+    if (t->descriptor < 0) {
+        safetensors_close(&t->file);
+        return fail(e, "%s: cannot be written: %s", path, strerror(errno));
+    }
+    return true;
+}
+
+// Writes elements begin .. end - 1 of the part that the view is, which are at `data`, to where they
+// are in the whole.
+static inline bool tensor_writer_write(const TensorWriter *t, const TensorView *view, size_t begin,
+                                       size_t end, const float *data, Error *e) {
+    const SafetensorsEntry *entry = safetensors_find(&t->file, view->name);
+    for (size_t i = begin, n; i < end; i += n) {
+        size_t at, run = tensor_run(view, i, &at);
+        n = run < end - i ? run : end - i;
+        if (!write_at(t->descriptor, t->file.path, data + i - begin, n * sizeof(float),
+                      t->file.data_start + entry->begin + at * sizeof(float), e)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// `ok` says whether all went well so far; on disk when this returns true.
+static inline bool tensor_writer_close(TensorWriter *t, bool ok, Error *e) {
+    if (ok && fsync(t->descriptor)) {
+        ok = fail(e, "%s: cannot be written: %s", t->file.path, strerror(errno));
+    }
+    if (close(t->descriptor) && ok) {
+        ok = fail(e, "%s: cannot be written: %s", t->file.path, strerror(errno));
+    }
+    safetensors_close(&t->file);
+    return ok;
+}
+
+#endif

@@ -1,0 +1,196 @@
+// weights.h: the weights of a Hugging Face folder: model.safetensors, or several files named by
+// model.safetensors.index.json; and the optimizer's files of a checkpoint.
+#ifndef MODEL_WEIGHTS_H
+#define MODEL_WEIGHTS_H
+
+#include "model/safetensors.h"
+#include "util/array.h"
+
+typedef struct {
+    Safetensors *files;
+    size_t count;
+} TensorSet;
+
+static inline void tensor_set_close(TensorSet *w) {
+    for (size_t i = 0; i < w->count; i++) {
+        safetensors_close(&w->files[i]);
+    }
+    free(w->files);
+    *w = (TensorSet){0};
+}
+
+static inline bool weight_files_add_(TensorSet *w, const char *directory, const char *name,
+                                     Error *e) {
+    char path[PATH_LIMIT];
+    Safetensors *files = realloc(w->files, (w->count + 1) * sizeof *files);
+    if (!files) {
+        return fail(e, "%s: no memory for its list of files", directory);
+    }
+    w->files = files;
+    if (!path_format(path, e, "%s/%s", directory, name)) {
+        return false;
+    }
+    if (!safetensors_open(&w->files[w->count], path, e)) {
+        return false;
+    }
+    w->count++;
+    return true;
+}
+
+static inline bool weight_files_add_indexed_(TensorSet *w, const char *directory,
+                                             const char *index_path, const Json *index, Error *e) {
+    const Json *map = json_get(index, "weight_map");
+    if (!map || map->kind != JSON_OBJECT || !map->child) {
+        return fail(e, "%s: has no weight_map", index_path);
+    }
+    for (const Json *m = map->child; m; m = m->next) {
+        const char *name = json_string(m);
+        size_t i = 0;
+        if (!name || !*name || strchr(name, '/') || !strcmp(name, "..") ||
+            strlen(name) > NAME_MAX) {
+            return fail(e, "%s: tensor \"%.80s\" is not mapped to the name of a file beside it",
+                        index_path, m->key);
+        }
+        while (i < w->count && strcmp(strrchr(w->files[i].path, '/') + 1, name)) {
+            i++;
+        }
+        if (i == w->count && !weight_files_add_(w, directory, name, e)) {
+            return false;
+        }
+        if (!safetensors_find(&w->files[i], m->key)) {
+            return fail(e, "%s: tensor \"%.80s\" is not in %s, where the index has it", index_path,
+                        m->key, name);
+        }
+    }
+    return true;
+}
+
+static inline bool weight_files_open(TensorSet *w, const char *directory, Error *e) {
+    char path[PATH_LIMIT];
+    *w = (TensorSet){0};
+    if (!path_format(path, e, "%s/model.safetensors.index.json", directory)) {
+        return false;
+    }
+    bool ok;
+    if (access(path, F_OK)) {
+        ok = weight_files_add_(w, directory, "model.safetensors", e);
+    } else {
+        JsonDocument index;
+        ok = json_parse_file(&index, path, 100000000, e);
+        if (ok) {
+            ok = weight_files_add_indexed_(w, directory, path, index.root, e);
+            json_free(&index);
+        }
+    }
+    if (!ok) {
+        tensor_set_close(w);
+    }
+    return ok;
+}
+
+// Finds a tensor by its full name or, as files of the bare model have it, without "transformer.". A
+// tensor in two files is refused. *file says which file; NULL with an empty error if there is none.
+static inline const SafetensorsEntry *weight_files_find_(const TensorSet *w, const char *name,
+                                                         const Safetensors **file, Error *e) {
+    const char *prefix = "transformer.", *names[2] = {name, name};
+    const SafetensorsEntry *found = NULL;
+    if (!strncmp(name, prefix, strlen(prefix))) {
+        names[1] = name + strlen(prefix);
+    }
+    e->text[0] = 0;
+    for (int n = 0; n < 2 && !found; n++) {
+        for (size_t i = 0; i < w->count; i++) {
+            const SafetensorsEntry *entry = safetensors_find(&w->files[i], names[n]);
+            if (entry && found) {
+                fail(e, "%s: tensor \"%.80s\" is in another file of the model too",
+                     w->files[i].path, entry->name);
+                return NULL;
+            }
+            if (entry) {
+                found = entry;
+                *file = &w->files[i];
+            }
+        }
+    }
+    return found;
+}
+
+// lm_head.weight may be stored beside the embedding it is tied to, but then it must be the same
+// matrix.
+static inline bool weights_check_tied_(const TensorSet *w, const TensorView *wte, Error *e) {
+    const Safetensors *file = NULL;
+    const SafetensorsEntry *entry = weight_files_find_(w, "lm_head.weight", &file, e);
+    if (!entry) {
+        return e->text[0] == 0;
+    }
+    TensorView head = *wte;
+    head.data = malloc(tensor_elements(wte) * sizeof(float));
+    bool ok = head.data || fail(e, "%s: no memory to compare lm_head.weight", file->path);
+    ok = ok && safetensors_read(file, entry, &head, e);
+    if (ok && memcmp(head.data, wte->data, tensor_elements(wte) * sizeof(float))) {
+        ok = fail(e,
+                  "%s: lm_head.weight differs from the embedding; only models with a tied head can "
+                  "be loaded",
+                  file->path);
+    }
+    free(head.data);
+    return ok;
+}
+
+// Fills all views (the token embedding first, if it is among them) from the safetensors of a
+// Hugging Face GPT-2 directory.
+static inline bool weights_load(const char *directory, const TensorView *views, size_t count,
+                                Error *e) {
+    TensorSet w;
+    if (!weight_files_open(&w, directory, e)) {
+        return false;
+    }
+    bool ok = true;
+    for (size_t i = 0; i < count && ok; i++) {
+        const Safetensors *file = NULL;
+        const SafetensorsEntry *entry = weight_files_find_(&w, views[i].name, &file, e);
+        if (!entry && !e->text[0]) {
+            fail(e, "%s: has no tensor \"%s\"", w.files[0].path, views[i].name);
+        }
+        ok = entry && safetensors_read(file, entry, &views[i], e);
+    }
+    ok = ok &&
+         (strcmp(views[0].name, "transformer.wte.weight") || weights_check_tied_(&w, &views[0], e));
+    tensor_set_close(&w);
+    return ok;
+}
+
+// Opens the optimizer-NNNNN.safetensors of a checkpoint.
+static inline bool optimizer_open(TensorSet *set, const char *directory, Error *e) {
+    *set = (TensorSet){0};
+    for (;;) {
+        char path[PATH_LIMIT];
+        bool ok = path_format(path, e, "%s/optimizer-%05zu.safetensors", directory, set->count);
+        if (ok && set->count > 0 && access(path, F_OK)) {
+            return true;
+        }
+        Safetensors *longer = ok ? realloc(set->files, (set->count + 1) * sizeof *longer) : NULL;
+        if (longer) {
+            set->files = longer;
+        }
+        if (!ok || !(longer || fail(e, "%s: no memory", path)) ||
+            !safetensors_open(&set->files[set->count], path, e)) {
+            tensor_set_close(set);
+            return false;
+        }
+        set->count++;
+    }
+}
+
+// A tensor of any of the files and the file it is in; NULL if there is none.
+static inline const SafetensorsEntry *tensor_set_find(const TensorSet *set, const char *name,
+                                                      const Safetensors **file) {
+    const SafetensorsEntry *found = NULL;
+    for (size_t i = 0; i < set->count && !found; i++) {
+        *file = &set->files[i];
+        found = safetensors_find(*file, name);
+    }
+    return found;
+}
+
+#endif
