@@ -1,56 +1,34 @@
-// dataloader.h: from token shards to samples, in an order that is computed again at will, so that
-// each token can be traced to its source. prepare.h makes the shards.
+// dataloader.h: from token shards to samples, in an order that can be computed again at will, so that
+// each token can be traced to its source. corpus/prepare.h makes the shards, shards/ has their formats.
 //
-// Samples:    dataset_open, dataset_read, dataset_order    training samples out of shards, in a
-// reproducible order Mixtures:   mixture_open, mixture_order, batch_hash      several datasets in
-// one order, each with its share Documents:  docs_load                                    where
-// each document of a shard comes from Beneath:    sha256_*, random_* hashes of files, random
-// numbers as pure functions
+//   datasets   dataset_open, dataset_read, dataset_order    samples of one source
+//   mixtures   mixture_open, mixture_order                  several sources in one order, by weight
+//   batches    batch_hash                                   what a step was trained on
 //
-// What a prepared folder holds (SPLIT is train or val):
-//   SPLIT.bin + SPLIT.idx   tokens, a Megatron pair: Megatron reads ours, we read Megatron's
-//   SPLIT.docs              one record per document: source file, byte range in it, number of
-//   tokens manifest.json           sources, counts, hashes, the command that made it tokenizer/
-//   Hugging Face tokenizer files
-// All numbers in the binary files are little-endian.
+// What a prepared folder holds (SPLIT is train or val; all numbers are little-endian):
+//   SPLIT.bin, SPLIT.idx   tokens, a Megatron pair: Megatron reads ours, we read Megatron's
+//   SPLIT.docs             one record per document: source file, byte range in it, number of tokens
+//   manifest.json          sources, counts, hashes, the command that made it
+//   tokenizer/             Hugging Face tokenizer files
 #ifndef DATALOADER_H
 #define DATALOADER_H
 
 #include <assert.h>
-#include <dirent.h> // scandir
-#include <fcntl.h>
-#include <limits.h>
-#include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
 
-#include "shards/docs.h"
 #include "shards/idx.h"
+#include "shards/llmc.h"
 #include "shards/manifest.h"
-#include "tokenizer.h" // defines: Tokenizer, Encoder, TokenBuffer, tokenizer_*
+#include "tokenizer.h" // defines: tokenizer_main_file
 #include "util/array.h"
 #include "util/bytes.h"
 #include "util/files.h"
-#include "util/json.h"
 #include "util/random.h"
 #include "util/sha256.h"
-#include "util/utf8.h"
 
 // ------------------------------------------------------------------------------------------------
-// Reading token data
-//
-// Megatron pair, PREFIX.bin + PREFIX.idx: .bin holds the ids back to back and nothing else. .idx:
-//   0   "MMIDIDX\0\0"            9 bytes
-//   9   u64 version              1
-//   17  u8 type                  1 uint8, 2 int8, 3 int16, 4 int32, 5 int64, 8 uint16
-//   18  u64 S, sequences         26  u64 D, entries of the document array: documents + 1
-//   34  int32 length[S]          in tokens
-//       int64 pointer[S]         bytes into .bin: pointer[0] = 0, pointer[i+1] = pointer[i] +
-//       length[i] * size of type int64 document[D]        first sequence of each document;
-//       document[0] = 0, document[D-1] = S
-// llm.c shard: int32 header[256] = {magic, version, tokens, 0...}, then the ids; (20240520, 1)
-// uint16, (20240801, 7) uint32.
+// Datasets
 
+// A source of tokens, open for reading.
 typedef struct {
     int file;                  // descriptor of the file that holds the tokens; -1 when closed
     char path[PATH_LIMIT];     // its path
@@ -68,168 +46,6 @@ typedef struct {
     char tokenizer[PATH_LIMIT]; // the tokenizer's folder
     size_t vocab_size;
 } Dataset;
-
-enum { LLMC_HEADER = 1024, IDX_BLOCK = 4096 };
-
-// Checks length[] and pointer[] of the .idx; every sequence must lie in the .bin, which must hold
-// nothing else.
-static inline bool idx_check_sequences_(Dataset *d, int idx, uint64_t sequences, uint64_t bin_bytes,
-                                        Error *e) {
-    unsigned char lengths[4 * IDX_BLOCK], pointers[8 * IDX_BLOCK];
-    uint64_t end = 0; // bytes of .bin that the sequences so far take
-    for (uint64_t i = 0; i < sequences; i++) {
-        size_t j = i % IDX_BLOCK;
-        if (j == 0) {
-            size_t n = min_u64(sequences - i, IDX_BLOCK);
-            if (!read_at(idx, d->idx_path, lengths, 4 * n, IDX_HEADER + 4 * i, e) ||
-                !read_at(idx, d->idx_path, pointers, 8 * n, IDX_HEADER + 4 * sequences + 8 * i,
-                         e)) {
-                return false;
-            }
-        }
-        uint64_t length = load_le(lengths + 4 * j, 4), pointer = load_le(pointers + 8 * j, 8);
-        if (length > INT32_MAX) {
-            return fail(e, "%s: sequence %llu has the negative length %d", d->idx_path,
-                        (unsigned long long)i, (int32_t)length);
-        }
-        if (pointer != end) {
-            return fail(e,
-                        "%s: sequence %llu begins at byte %lld of the .bin, but the one before "
-                        "ends at %llu",
-                        d->idx_path, (unsigned long long)i, (long long)pointer,
-                        (unsigned long long)end);
-        }
-        end += length * (uint64_t)d->token_bytes;
-        if (end > bin_bytes) {
-            break;
-        }
-    }
-    if (end != bin_bytes) {
-        return fail(
-            e, "%s: has %llu bytes, but %s describes %s%llu: one of the two was cut or replaced",
-            d->path, (unsigned long long)bin_bytes, d->idx_path, end > bin_bytes ? "at least " : "",
-            (unsigned long long)end);
-    }
-    return true;
-}
-
-// Checks document[]: from 0 to S, never decreasing.
-static inline bool idx_check_documents_(Dataset *d, int idx, uint64_t sequences, uint64_t entries,
-                                        Error *e) {
-    unsigned char block[8 * IDX_BLOCK];
-    uint64_t previous = 0;
-    for (uint64_t i = 0; i < entries; i++) {
-        size_t j = i % IDX_BLOCK;
-        if (j == 0 && !read_at(idx, d->idx_path, block, 8 * min_u64(entries - i, IDX_BLOCK),
-                               IDX_HEADER + 12 * sequences + 8 * i, e)) {
-            return false;
-        }
-        uint64_t first = load_le(block + 8 * j, 8);
-        if (first > sequences || first < previous || (i == 0 && first != 0)) {
-            return fail(
-                e, "%s: document %llu begins at sequence %lld, which is not between %llu and %llu",
-                d->idx_path, (unsigned long long)i, (long long)first, (unsigned long long)previous,
-                (unsigned long long)(i ? sequences : 0));
-        }
-        previous = first;
-    }
-    return previous == sequences ||
-           fail(e, "%s: its documents end at sequence %llu of %llu", d->idx_path,
-                (unsigned long long)previous, (unsigned long long)sequences);
-}
-
-static inline bool idx_check_(Dataset *d, int idx, uint64_t idx_bytes, uint64_t bin_bytes,
-                              Error *e) {
-    static const struct {
-        int bytes;
-        bool is_signed;
-    } types[9] = {[1] = {1, false}, [2] = {1, true}, [3] = {2, true},
-                  [4] = {4, true},  [5] = {8, true}, [8] = {2, false}};
-    unsigned char header[IDX_HEADER];
-    if (idx_bytes < IDX_HEADER) {
-        return fail(e, "%s: has %llu bytes, fewer than the header of a Megatron index (%d)",
-                    d->idx_path, (unsigned long long)idx_bytes, IDX_HEADER);
-    }
-    if (!read_at(idx, d->idx_path, header, sizeof header, 0, e)) {
-        return false;
-    }
-    uint64_t version = load_le(header + 9, 8), S = load_le(header + 18, 8),
-             D = load_le(header + 26, 8);
-    unsigned type = header[17];
-    if (memcmp(header, IDX_MAGIC, sizeof IDX_MAGIC)) {
-        return fail(e, "%s: does not begin with MMIDIDX: not a Megatron index%s", d->idx_path,
-                    memcmp(header, "TNTIDX", 6)
-                        ? ""
-                        : ", but one of the older kind TNTIDX; preprocess the data anew");
-    }
-    if (version != 1) {
-        return fail(e, "%s: has version %llu, only 1 exists", d->idx_path,
-                    (unsigned long long)version);
-    }
-    if (type >= sizeof types / sizeof *types || types[type].bytes == 0) {
-        return fail(e, "%s: has type code %u; ids can be of type 1, 2, 3, 4, 5 or 8", d->idx_path,
-                    type);
-    }
-    d->token_bytes = types[type].bytes;
-    d->token_signed = types[type].is_signed;
-    bool plausible =
-        S <= idx_bytes / 12 && D <= idx_bytes / 8; // so that the sums below cannot overflow
-    if (plausible && S > 0 && idx_bytes == IDX_HEADER + 13 * S + 8 * D) {
-        return fail(e, "%s: is the index of multimodal data (it has modes); only text can be read",
-                    d->idx_path);
-    }
-    if (!plausible || idx_bytes != IDX_HEADER + 12 * S + 8 * D) {
-        return fail(
-            e,
-            "%s: has %llu bytes, which does not fit its %llu sequences and %llu document entries",
-            d->idx_path, (unsigned long long)idx_bytes, (unsigned long long)S,
-            (unsigned long long)D);
-    }
-    if (D == 0) {
-        return fail(e, "%s: has no document entries; even without documents there is one",
-                    d->idx_path);
-    }
-    d->tokens = bin_bytes / (uint64_t)d->token_bytes;
-    d->documents = D - 1;
-    return idx_check_sequences_(d, idx, S, bin_bytes, e) && idx_check_documents_(d, idx, S, D, e);
-}
-
-static inline bool llmc_check_(Dataset *d, uint64_t bytes, Error *e) {
-    unsigned char header[12];
-    if (bytes < LLMC_HEADER) {
-        return fail(e, "%s: has %llu bytes, fewer than the header of an llm.c shard (%d)", d->path,
-                    (unsigned long long)bytes, LLMC_HEADER);
-    }
-    if (!read_at(d->file, d->path, header, sizeof header, 0, e)) {
-        return false;
-    }
-    uint64_t magic = load_le(header, 4), version = load_le(header + 4, 4),
-             count = load_le(header + 8, 4);
-    if (magic != 20240520 && magic != 20240801) {
-        return fail(e,
-                    "%s: is not an llm.c shard: it begins with %llu (a Megatron pair is named "
-                    "without its .bin)",
-                    d->path, (unsigned long long)magic);
-    }
-    if (version != (magic == 20240520 ? 1 : 7)) {
-        return fail(e, "%s: has version %llu; llm.c shards of magic %llu have %d", d->path,
-                    (unsigned long long)version, (unsigned long long)magic,
-                    magic == 20240520 ? 1 : 7);
-    }
-    d->token_bytes = magic == 20240520 ? 2 : 4;
-    d->first_byte = LLMC_HEADER;
-    d->tokens = count;
-    uint64_t expected = LLMC_HEADER + count * (uint64_t)d->token_bytes;
-    return bytes == expected ||
-           fail(e, "%s: has %llu bytes, but its header's %llu tokens make %llu", d->path,
-                (unsigned long long)bytes, (unsigned long long)count, (unsigned long long)expected);
-}
-
-// Copies a string of at most `limit` - 1 bytes; false if it is missing or too long.
-static inline bool copy_string_(char *out, size_t limit, const Json *node) {
-    const char *text = json_string(node);
-    return text && snprintf(out, limit, "%s", text) < (int)limit;
-}
 
 // Takes from FOLDER/manifest.json what concerns this split; the counts in it must be those of the
 // files.
@@ -305,17 +121,26 @@ static inline bool dataset_open_files_(Dataset *d, const char *path, const char 
                 "%s: is no prepared folder, no Megatron prefix (%s with .idx) and no llm.c shard",
                 path, d->path);
         }
+        d->first_byte = LLMC_HEADER;
         return path_format(d->path, e, "%s", path) &&
-               (d->file = open_regular(path, &bytes, e)) >= 0 && llmc_check_(d, bytes, e);
+               (d->file = open_regular(path, &bytes, e)) >= 0 &&
+               llmc_read(d->file, path, bytes, &d->token_bytes, &d->tokens, e);
     }
     d->file = open_regular(d->path, &bytes, e);
     if (d->file < 0) {
         return false;
     }
     int idx = open_regular(d->idx_path, &idx_bytes, e);
-    bool ok = idx >= 0 && idx_check_(d, idx, idx_bytes, bytes, e);
+    IdxContent content;
+    bool ok = idx >= 0 && idx_read(&content, idx, d->idx_path, d->path, idx_bytes, bytes, e);
     if (idx >= 0) {
         close(idx);
+    }
+    if (ok) {
+        d->token_bytes = content.token_bytes;
+        d->token_signed = content.token_signed;
+        d->tokens = content.tokens;
+        d->documents = content.documents;
     }
     return ok && (!folder || dataset_read_manifest_(d, path, split, e));
 }
@@ -412,7 +237,7 @@ static inline bool dataset_verify(Dataset *d, Error *e) {
 // The order has a period: W places, of which dataset i has w_i, its weight; the weights have no
 // common factor and W is their sum. So any W samples in a row hold exactly w_i of dataset i. The
 // places are dealt out so that every prefix of the run is within one sample of the shares too
-// (mixture_schedule_). Within a dataset samples come in the order of dataset_order, each dataset
+// (mixture_schedule). Within a dataset samples come in the order of dataset_order, each dataset
 // with a seed of its own. One dataset alone is a mixture of period 1: its own order.
 
 enum { MIXTURE_PERIOD_MAX = 1 << 20, MIXTURE_DATASETS_MAX = 1024 };
@@ -462,7 +287,7 @@ static inline void mixture_close(Mixture *m) {
 // reaches x + 1 - d first. Then no count is ever further than 1 - d from its quota. Whole numbers:
 // with D = 1 / d the conditions are k >= (x D + 1) W / (w D) and k >= (x D + D - 1) W / (w D),
 // below 2^62 before the division.
-static inline bool mixture_schedule_(Mixture *m, Error *e) {
+static inline bool mixture_schedule(Mixture *m, Error *e) {
     const uint64_t n = m->count, W = m->period, D = n > 1 ? 2 * n - 2 : 1;
     uint64_t *served = calloc(n, sizeof *served), *ready = calloc(n, sizeof *ready),
              *due = calloc(n, sizeof *due);
@@ -499,7 +324,7 @@ static inline bool mixture_schedule_(Mixture *m, Error *e) {
 
 // Divides the weights by their greatest common divisor; the period is their sum, UINT64_MAX if that
 // is larger.
-static inline void mixture_reduce_weights_(Mixture *m) {
+static inline void mixture_reduce_weights(Mixture *m) {
     uint64_t divisor = 0;
     for (size_t i = 0; i < m->count; i++) {
         for (uint64_t rest = m->weights[i]; rest;) { // Euclid
@@ -526,13 +351,13 @@ static inline void mixture_weigh_by_samples_(Mixture *m) {
         m->weights[i] = m->items[i].samples;
         total += (double)m->items[i].samples;
     }
-    mixture_reduce_weights_(m);
+    mixture_reduce_weights(m);
     for (size_t i = 0; m->period > MIXTURE_PERIOD_MAX && i < m->count; i++) {
         double share = (double)m->items[i].samples / total;
         uint64_t rounded = (uint64_t)(share * (double)(MIXTURE_PERIOD_MAX - m->count) + 0.5);
         m->weights[i] = rounded ? rounded : 1;
     }
-    mixture_reduce_weights_(m);
+    mixture_reduce_weights(m);
 }
 
 // All datasets must be of one tokenizer: an id must mean the same in each.
@@ -582,7 +407,7 @@ static inline bool mixture_open_paths(Mixture *m, const char *const *paths, cons
     }
     ok = ok && mixture_check_tokenizers_(m, e);
     if (ok) {
-        weights ? mixture_reduce_weights_(m) : mixture_weigh_by_samples_(m);
+        weights ? mixture_reduce_weights(m) : mixture_weigh_by_samples_(m);
     }
     if (ok && m->period > MIXTURE_PERIOD_MAX) {
         ok = fail(e,
@@ -590,7 +415,7 @@ static inline bool mixture_open_paths(Mixture *m, const char *const *paths, cons
                   "weights with fewer digits",
                   paths[0], MIXTURE_PERIOD_MAX);
     }
-    ok = ok && mixture_schedule_(m, e);
+    ok = ok && mixture_schedule(m, e);
     if (!ok) {
         mixture_close(m);
     }

@@ -26,7 +26,8 @@ typedef struct {
 // What each block keeps for itself; everything else is shared by all blocks.
 typedef enum {
     KEEP_ALL,    // for backward
-    KEEP_INPUTS, // activation checkpointing (Chen et al. 2016): the input of each block; the rest is
+    // activation checkpointing (Chen et al. 2016): the input of each block; the rest is
+    KEEP_INPUTS,
                  // recomputed in backward and shared with other micro-batches too
     KEEP_CACHE   // for inference: qkv, whose keys and values later rows read
 } Keep;
@@ -39,8 +40,8 @@ static inline float *arena_take(float *base, size_t *used, size_t n) {
     return base ? base + *used - n : NULL;
 }
 
-// Lays the activations of R rows out over `base`, returns how many floats they take. shared: a block
-// of another micro-batch to share with, NULL for the first one.
+// Lays the activations of R rows out over `base`, returns how many floats they take. shared: a
+// block of another micro-batch to share with, NULL for the first one.
 static inline size_t activations_layout_(Activations *a, const ModelConfig *c, const ModelShard *s,
                                          size_t R, Keep keep, const LayerActivations *shared,
                                          float *base) {
@@ -137,7 +138,8 @@ static inline bool backward_scratch_create(BackwardScratch *b, MemoryLedger *mem
     return true;
 }
 
-// What the classifier works on: CLASSIFIER_ROWS rows at a time, so that B x T x V logits never exist.
+// What the classifier works on: CLASSIFIER_ROWS rows at a time, so that B x T x V logits never
+// exist.
 typedef struct {
     float *logits;         // (CLASSIFIER_ROWS, vocab)
     float *scale;          // (CLASSIFIER_ROWS)

@@ -1,14 +1,12 @@
-// checkpoint.h: models on disk. safetensors files, Hugging Face GPT-2 directories, and checkpoints:
-// such a directory plus what training needs to go on, written so that it appears under its name
-// only when it is whole and on disk.
+// checkpoint.h: a checkpoint is a Hugging Face model folder plus what training needs to resume. It
+// appears under its final name only when it is complete and on disk.
 //
 //   OUT/step-000300/
 //       config.json generation_config.json model.safetensors      what transformers opens
 //       tokenizer.json tokenizer_config.json, and vocab.json merges.txt or tokenizer.model
 //       README.md                                                 model card
-//       trainer_state.json optimizer-00000.safetensors            what resuming needs
-//       SHA256SUMS                                                over all the others; `sha256sum
-//       -c` checks it too
+//       trainer_state.json optimizer-00000.safetensors            what resume needs
+//       SHA256SUMS                                                of all the others, for sha256sum -c
 #ifndef MODEL_CHECKPOINT_H
 #define MODEL_CHECKPOINT_H
 
@@ -26,8 +24,8 @@ typedef struct {
     JsonWriter sums; // text of SHA256SUMS so far
 } CheckpointWriter;
 
-// Begins OUT/step-NNNNNN. OUT must exist. Several processes may write one checkpoint: then one of
-// them, `first`, makes and commits it.
+// Begins OUT/step-NNNNNN. OUT must exist. Several ranks may write one checkpoint: one of them,
+// `first`, creates and commits it.
 static inline bool checkpoint_begin(CheckpointWriter *w, const char *out, uint64_t step, bool first,
                                     Error *e) {
     *w = (CheckpointWriter){0};
@@ -39,13 +37,14 @@ static inline bool checkpoint_begin(CheckpointWriter *w, const char *out, uint64
     if (!first) {
         return true;
     }
-    remove_directory(w->temporary); // what a killed run left
+    remove_directory(w->temporary); // left by a killed run
     if (mkdir(w->temporary, 0777)) {
-        return fail(e, "%s: cannot be made: %s", w->temporary, strerror(errno));
+        return fail(e, "%s: cannot be created: %s", w->temporary, strerror(errno));
     }
     return true;
 }
 
+// Removes what was written.
 static inline void checkpoint_abort(CheckpointWriter *w) {
     remove_directory(w->temporary);
     free(w->sums.data);
@@ -58,8 +57,7 @@ static inline bool checkpoint_open_(CheckpointWriter *w, const char *name, Outpu
     return path_format(path, e, "%s/%s", w->temporary, name) && output_open(file, path, e);
 }
 
-// Adds a line to SHA256SUMS: `hex` is the hash of a file of the checkpoint that was written in
-// another way.
+// Adds a line to SHA256SUMS for a file of the checkpoint that was written in another way.
 static inline void checkpoint_add_sum(CheckpointWriter *w, const char *name, const char *hex) {
     json_append(&w->sums, hex, 64);
     json_append(&w->sums, "  ", 2);
@@ -77,6 +75,7 @@ static inline bool checkpoint_close_(CheckpointWriter *w, const char *name, Outp
     return true;
 }
 
+// Adds a small file.
 static inline bool checkpoint_add_bytes(CheckpointWriter *w, const char *name, const char *data,
                                         size_t length, Error *e) {
     OutputFile file;
@@ -98,7 +97,7 @@ static inline bool checkpoint_add_json(CheckpointWriter *w, const char *name, Js
     return ok;
 }
 
-// Adds a copy of a small file of another directory.
+// Adds a copy of a small file of another folder.
 static inline bool checkpoint_add_copy(CheckpointWriter *w, const char *directory, const char *name,
                                        Error *e) {
     char path[PATH_LIMIT];
@@ -113,8 +112,8 @@ static inline bool checkpoint_add_copy(CheckpointWriter *w, const char *director
 
 // ------------------------------------------------------------------------------------------------
 // The tensors of a checkpoint: model.safetensors, or several files of at most TENSOR_FILE_BYTES and
-// an index as the hub has them; optimizer-NNNNN.safetensors likewise. Several processes write one
-// file: the first makes it, each opens it and writes parts, and when all have closed it, it is on
+// an index as on the hub; optimizer-NNNNN.safetensors likewise. Several ranks write one file: the
+// first creates it, each opens it and writes its shards, and when all have closed it, it is on
 // disk.
 
 static const uint64_t TENSOR_FILE_BYTES = (uint64_t)4 << 30; // or one tensor
@@ -126,21 +125,20 @@ typedef struct {
 
 typedef struct {
     TensorFile *items;
-    size_t count, model_count; // the first model_count hold the weights
+    size_t count, capacity, model_count; // the first model_count hold the weights
 } TensorFiles;
 
-// Deals `count` views, which must be consecutive, into files; their names get a %zu from 0.
+// Distributes `count` consecutive views over files.
 static inline bool tensor_files_add_(TensorFiles *files, const TensorView *views, size_t first,
                                      size_t count, Error *e) {
     uint64_t bytes = UINT64_MAX;
     for (size_t i = first; i < first + count; i++) {
         uint64_t more = tensor_whole_elements(&views[i]) * sizeof(float);
         if (bytes > TENSOR_FILE_BYTES || more > TENSOR_FILE_BYTES - bytes) {
-            TensorFile *longer = realloc(files->items, (files->count + 1) * sizeof *longer);
-            if (!longer) {
-                return fail(e, "no memory for the list of a checkpoint's files");
+            if (!array_reserve(&files->items, &files->capacity, files->count, 1,
+                               sizeof *files->items, e)) {
+                return false;
             }
-            files->items = longer;
             files->items[files->count++] = (TensorFile){.first = i};
             bytes = 0;
         }
@@ -150,8 +148,8 @@ static inline bool tensor_files_add_(TensorFiles *files, const TensorView *views
     return true;
 }
 
-// The files for `count` weights and then 2 * count optimizer states; `views` are of whole tensors.
-// Free items.
+// The files for `count` weights and then 2 * count optimizer moments; `views` are of whole tensors.
+// The caller frees items.
 static inline bool tensor_files(TensorFiles *files, const TensorView *views, size_t count,
                                 Error *e) {
     *files = (TensorFiles){0};
@@ -202,8 +200,8 @@ static inline bool checkpoint_add_index(CheckpointWriter *w, const TensorFiles *
     return checkpoint_add_json(w, "model.safetensors.index.json", &json, e);
 }
 
-// Writes SHA256SUMS, makes everything durable, and gives the directory its name. A broken
-// checkpoint that already had this name gives way. On failure the caller aborts.
+// Writes SHA256SUMS, syncs everything, and gives the folder its final name. A corrupt checkpoint
+// that already has this name is replaced. On failure the caller aborts.
 static inline bool checkpoint_commit(CheckpointWriter *w, Error *e) {
     JsonWriter sums = w->sums;
     w->sums = (JsonWriter){0};
@@ -212,7 +210,7 @@ static inline bool checkpoint_commit(CheckpointWriter *w, Error *e) {
     if (!ok || !sync_directory(w->temporary, e)) {
         return false;
     }
-    remove_directory(w->old); // what a killed run left
+    remove_directory(w->old); // left by a killed run
     if (rename(w->final, w->old) && errno != ENOENT) {
         return fail(e, "%s: cannot be replaced: %s", w->final, strerror(errno));
     }
@@ -232,10 +230,11 @@ static inline bool checkpoint_commit(CheckpointWriter *w, Error *e) {
 // ------------------------------------------------------------------------------------------------
 // Finding and checking checkpoints
 
-// Steps of the directories OUT/step-NNNNNN in descending order; *steps is to be freed. OUT need not
+// Steps of the folders OUT/step-NNNNNN in descending order; the caller frees *steps. OUT need not
 // exist.
 static inline bool checkpoint_list(const char *out, uint64_t **steps, size_t *count, Error *e) {
     DIR *directory = opendir(out);
+    size_t capacity = 0;
     *steps = NULL;
     *count = 0;
     if (!directory) {
@@ -247,13 +246,11 @@ static inline bool checkpoint_list(const char *out, uint64_t **steps, size_t *co
         if (n < 6 || n > 18 || digits[n]) {
             continue;
         }
-        uint64_t *longer = realloc(*steps, (*count + 1) * sizeof **steps);
-        if (!longer) {
+        if (!array_reserve(steps, &capacity, *count, 1, sizeof **steps, e)) {
             closedir(directory);
             free(*steps);
-            return fail(e, "%s: no memory for its list of checkpoints", out);
+            return false;
         }
-        *steps = longer;
         size_t at = (*count)++; // insertion sort: a run keeps few
         for (uint64_t step = strtoull(digits, NULL, 10);; at--) {
             if (at == 0 || (*steps)[at - 1] > step) {
@@ -267,9 +264,9 @@ static inline bool checkpoint_list(const char *out, uint64_t **steps, size_t *co
     return true;
 }
 
-// Compares the files of a checkpoint with its SHA256SUMS, of `shares` processes each its `share` of
-// them; the optimizer's only if asked for. A directory without trainer_state.json is somebody
-// else's model: it has no sums to check.
+// Verifies the files of a checkpoint against its SHA256SUMS, each of `shares` ranks its `share` of
+// them; the optimizer's only if asked for. A folder without trainer_state.json is a model from
+// elsewhere and has no checksums.
 static inline bool checkpoint_verify(const char *directory, bool with_optimizer, size_t share,
                                      size_t shares, Error *e) {
     static const char *needed[] = {"config.json", "trainer_state.json",
@@ -295,7 +292,7 @@ static inline bool checkpoint_verify(const char *directory, bool with_optimizer,
         end = strchr(line, '\n');
         if (!end || end - line < 67 || line[64] != ' ' || line[65] != ' ' ||
             memchr(line, '/', (size_t)(end - line))) {
-            fail(e, "%s: is not a list of SHA-256 sums", path);
+            fail(e, "%s: is not a list of SHA-256 checksums", path);
             free(sums);
             return false;
         }
@@ -312,8 +309,7 @@ static inline bool checkpoint_verify(const char *directory, bool with_optimizer,
         char file[PATH_LIMIT];
         bool ok = path_format(file, e, "%s/%s", directory, name) && sha256_file(file, hex, e);
         if (ok && memcmp(hex, line, 64)) {
-            ok = fail(e, "%s: was altered or damaged: its SHA-256 is not the one in SHA256SUMS",
-                      file);
+            ok = fail(e, "%s: checksum mismatch: altered or damaged since it was written", file);
         }
         if (!ok) {
             free(sums);
@@ -329,8 +325,8 @@ static inline bool checkpoint_verify(const char *directory, bool with_optimizer,
     return model || fail(e, "%s: does not list model.safetensors", path);
 }
 
-// Removes what killed runs left in OUT: the hidden .step-*.new and .step-*.old. The caller holds
-// OUT's lock.
+// Removes what killed runs left in OUT: hidden .step-*.new and .step-*.old. The caller holds the
+// lock of OUT.
 static inline void checkpoint_clean(const char *out) {
     struct dirent **names = NULL;
     int count = list_folder(out, &names);
@@ -345,7 +341,7 @@ static inline void checkpoint_clean(const char *out) {
     free_names(names, count);
 }
 
-// Removes OUT/step-NNNNNN: hidden first, so that no half-removed directory bears the name of a
+// Removes OUT/step-NNNNNN, renamed first, so that no partly removed folder has the name of a
 // checkpoint.
 static inline void checkpoint_remove(const char *out, uint64_t step) {
     char path[PATH_LIMIT], hidden[PATH_LIMIT];

@@ -5,13 +5,14 @@
 #include "util/files.h"
 #include "util/json.h"
 
+// The shape of a GPT-2 model.
 typedef struct {
-    size_t vocab_size; // V
-    size_t seq_len;    // positions, T
-    size_t channels;   // C
-    size_t layers;     // L
-    size_t heads;      // H
-    int32_t end_of_document;
+    size_t vocab_size;       // V
+    size_t seq_len;          // positions: the longest sequence
+    size_t channels;         // C
+    size_t layers;           // L
+    size_t heads;            // H
+    int32_t end_of_document; // token; -1: none
 } ModelConfig;
 
 static inline bool config_number_(const Json *root, const char *path, const char *key,
@@ -25,13 +26,13 @@ static inline bool config_number_(const Json *root, const char *path, const char
     return true;
 }
 
-// A key may be absent (its default is what this program does) or must have one of two values.
+// A key may be absent (its default is what this program computes), or must have one of two values.
 static inline bool config_word_(const Json *root, const char *path, const char *key,
                                 const char *want, const char * or, Error *e) {
     const Json *node = json_get(root, key);
     const char *text = json_string(node);
     if (node && (!text || (strcmp(text, want) && strcmp(text, or)))) {
-        return fail(e, "%s: \"%s\" is \"%.60s\"; this program computes \"%s\"", path, key,
+        return fail(e, "%s: \"%s\" is \"%.60s\"; only \"%s\" is supported", path, key,
                     text ? text : "not text", want);
     }
     return true;
@@ -41,7 +42,7 @@ static inline bool config_flag_(const Json *root, const char *path, const char *
                                 Error *e) {
     const Json *node = json_get(root, key);
     if (node && (node->kind != JSON_BOOL || node->boolean != want)) {
-        return fail(e, "%s: \"%s\" must be %s; this program computes nothing else", path, key,
+        return fail(e, "%s: \"%s\" must be %s; nothing else is supported", path, key,
                     want ? "true" : "false");
     }
     return true;
@@ -67,7 +68,7 @@ static inline bool config_parse_(const Json *root, const char *path, ModelConfig
         return false;
     }
     if (config->channels % config->heads) {
-        return fail(e, "%s: n_embd %zu does not divide by n_head %zu", path, config->channels,
+        return fail(e, "%s: n_embd %zu is not a multiple of n_head %zu", path, config->channels,
                     config->heads);
     }
     if (n_inner && n_inner->kind != JSON_NULL &&

@@ -1,6 +1,6 @@
-// family.h: a model family as a row of data: its tensors, with shape, initial value and the name that
-// they have in Hugging Face files. Sizes, pointers, initial values, decay, shards and files are
-// loops over these tables (model/tensors.h).
+// family.h: a model family as a row of data: its tensors, with shape, initial value and the name
+// that they have in Hugging Face files. Sizes, pointers, initial values, decay, shards and files
+// are loops over these tables (model/tensors.h).
 #ifndef MODEL_FAMILY_H
 #define MODEL_FAMILY_H
 

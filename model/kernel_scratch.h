@@ -5,8 +5,8 @@
 #include "kernels_sve.h" // defines: gemm_scratch_sve, attention_scratch_sve
 #include "model/shard.h"
 
-// Floats that `threads` threads pack into: as many as the largest product of a training step takes, of
-// a micro-batch of B sequences of T tokens.
+// Floats that `threads` threads pack into: as many as the largest product of a training step takes,
+// of a micro-batch of B sequences of T tokens.
 static inline size_t packing_floats(const ModelConfig *c, const ModelShard *s, size_t B, size_t T,
                                     size_t threads) {
     size_t C = c->channels, Ct = s->channels, R = B * T, V = s->vocab.count;

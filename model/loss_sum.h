@@ -1,5 +1,5 @@
-// loss_sum.h: a sum of token losses that does not depend on the order of its terms, nor on how samples
-// are distributed over ranks.
+// loss_sum.h: a sum of token losses that does not depend on the order of its terms, nor on how
+// samples are distributed over ranks.
 #ifndef MODEL_LOSS_SUM_H
 #define MODEL_LOSS_SUM_H
 
@@ -24,8 +24,8 @@ static inline void loss_add(LossSum *sum, const float *losses, size_t R) {
     }
 }
 
-// Collective: mean over `tokens`, from what the last stage of each data-parallel rank has; NaN if any
-// loss is not finite.
+// Collective: mean over `tokens`, from what the last stage of each data-parallel rank has; NaN if
+// any loss is not finite.
 static inline double loss_mean(World *w, LossSum sum, double tokens) {
     bool counts = w->grid.tp_rank == 0; // all tensor-parallel ranks have the same
     int64_t sums[2] = {counts ? sum.ticks : 0, counts ? sum.not_finite : 0};

@@ -1,6 +1,6 @@
-// memory_ledger.h: the owner of all large arrays of a run. A planned ledger hands out addresses that
-// nobody may touch: the very code that allocates a run then counts what it would take and takes
-// nothing, so that a memory plan cannot drift from the code.
+// memory_ledger.h: the owner of all large arrays of a run. A planned ledger hands out addresses
+// that nobody may touch: the very code that allocates a run then counts what it would take and
+// takes nothing, so that a memory plan cannot drift from the code.
 #ifndef MODEL_MEMORY_LEDGER_H
 #define MODEL_MEMORY_LEDGER_H
 
@@ -87,8 +87,8 @@ static inline bool ledger_by_kind(const MemoryLedger *m, MemoryLedger *kinds) {
     return true;
 }
 
-// Bytes of a line "Name:   123 kB" of /proc/self/status: "VmHWM" is the peak of this process, "VmRSS"
-// what it has now. 0 if the system does not say.
+// Bytes of a line "Name:   123 kB" of /proc/self/status: "VmHWM" is the peak of this process,
+// "VmRSS" what it has now. 0 if the system does not say.
 static inline size_t process_memory(const char *name) {
     char line[256];
     size_t length = strlen(name);

@@ -1,6 +1,6 @@
-// safetensors.h: files of named tensors (huggingface/safetensors, "Format"): u64 header length, JSON
-// header, tensor bytes. The reader trusts nothing; the writer lets several ranks write their shards
-// into one file.
+// safetensors.h: files of named tensors (huggingface/safetensors, "Format"): u64 header length,
+// JSON header, tensor bytes. The reader trusts nothing; the writer lets several ranks write their
+// shards into one file.
 #ifndef MODEL_SAFETENSORS_H
 #define MODEL_SAFETENSORS_H
 
@@ -42,7 +42,8 @@ static inline void safetensors_close(Safetensors *s) {
     *s = (Safetensors){0};
 }
 
-static inline unsigned safetensors_dtype_bits_(const char *dtype) {
+// Bits of an element; 0 for an unknown dtype.
+static inline unsigned safetensors_dtype_bits(const char *dtype) {
     static const struct {
         const char *name;
         unsigned bits;
@@ -87,7 +88,7 @@ static inline bool safetensors_entry_(const char *path, const Json *node, Safete
             e, "%s: tensor \"%.80s\" of the header lacks a proper dtype, shape or data_offsets",
             path, node->key);
     }
-    bits = safetensors_dtype_bits_(entry->dtype);
+    bits = safetensors_dtype_bits(entry->dtype);
     if (bits == 0) {
         return fail(e, "%s: tensor \"%.80s\" has the unknown dtype \"%.20s\"", path, node->key,
                     entry->dtype);
@@ -119,7 +120,7 @@ static inline int safetensors_by_name_(const void *a, const void *b) {
     return strcmp(((const SafetensorsEntry *)a)->name, ((const SafetensorsEntry *)b)->name);
 }
 
-// The entries must tile the data exactly and have different names.
+// The entries must cover the data without gaps or overlaps and have different names.
 static inline bool safetensors_layout_(Safetensors *s, uint64_t data_bytes, Error *e) {
     uint64_t expected = 0;
     qsort(s->entries, s->count, sizeof *s->entries, safetensors_by_offset_);
@@ -214,6 +215,7 @@ static inline bool safetensors_open(Safetensors *s, const char *path, Error *e) 
     return true;
 }
 
+// NULL if there is no tensor of that name.
 static inline const SafetensorsEntry *safetensors_find(const Safetensors *s, const char *name) {
     SafetensorsEntry key = {.name = name};
     return bsearch(&key, s->entries, s->count, sizeof key, safetensors_by_name_);
@@ -252,8 +254,8 @@ static inline void convert_to_floats_(float *out, const unsigned char *bytes, si
     }
 }
 
-// Reads elements begin .. end - 1 of the part that the view is into out, whatever the tensor's
-// float format; its shape must be the whole's.
+// Reads elements begin .. end - 1 of a shard into out, from F32, F16 or BF16. The tensor in the
+// file must have the shape of the whole.
 static inline bool safetensors_read_range(const Safetensors *s, const SafetensorsEntry *entry,
                                           const TensorView *view, size_t begin, size_t end,
                                           float *out, Error *e) {
@@ -291,7 +293,7 @@ static inline bool safetensors_read_range(const Safetensors *s, const Safetensor
     return ok;
 }
 
-// Reads all of it into view->data.
+// Reads the whole shard into view->data.
 static inline bool safetensors_read(const Safetensors *s, const SafetensorsEntry *entry,
                                     const TensorView *view, Error *e) {
     return safetensors_read_range(s, entry, view, 0, tensor_elements(view), view->data, e);
@@ -300,7 +302,8 @@ static inline bool safetensors_read(const Safetensors *s, const SafetensorsEntry
 // ------------------------------------------------------------------------------------------------
 // Writer
 
-// Returns the bytes of the tensors.
+// The JSON header of `count` tensors, padded to a multiple of 8 bytes. Returns the bytes of their
+// data.
 static inline uint64_t safetensors_header_(JsonWriter *json, const TensorView *views,
                                            size_t count) {
     uint64_t offset = 0;
@@ -330,7 +333,7 @@ static inline uint64_t safetensors_header_(JsonWriter *json, const TensorView *v
     return offset;
 }
 
-// Makes a file with the header for `count` tensors, F32, whole, and zeros.
+// Creates a file with the header for `count` whole tensors in F32, and zeros for their data.
 static inline bool safetensors_create(const char *path, const TensorView *views, size_t count,
                                       Error *e) {
     OutputFile file;
@@ -346,13 +349,14 @@ static inline bool safetensors_create(const char *path, const TensorView *views,
     ok = ok && output_write(&file, prefix, 8, e) &&
          output_write(&file, header.data, header.length, e);
     if (ok && (fflush(file.file) || ftruncate(fileno(file.file), (off_t)bytes))) {
-        ok = fail(e, "%s: cannot be made %llu bytes long: %s", path, (unsigned long long)bytes,
+        ok = fail(e, "%s: cannot be extended to %llu bytes: %s", path, (unsigned long long)bytes,
                   strerror(errno));
     }
     free(header.data);
     return output_close(&file, hex, ok ? e : &(Error){0}) && ok;
 }
 
+// A file that is being filled.
 typedef struct {
     Safetensors file;
     int descriptor;
@@ -370,8 +374,8 @@ static inline bool tensor_writer_open(TensorWriter *t, const char *path, Error *
     return true;
 }
 
-// Writes elements begin .. end - 1 of the part that the view is, which are at `data`, to where they
-// are in the whole.
+// Writes elements begin .. end - 1 of a shard, which are at `data`, to their places in the whole
+// tensor.
 static inline bool tensor_writer_write(const TensorWriter *t, const TensorView *view, size_t begin,
                                        size_t end, const float *data, Error *e) {
     const SafetensorsEntry *entry = safetensors_find(&t->file, view->name);
@@ -386,7 +390,7 @@ static inline bool tensor_writer_write(const TensorWriter *t, const TensorView *
     return true;
 }
 
-// `ok` says whether all went well so far; on disk when this returns true.
+// ok: whether everything succeeded so far. The file is on disk when this returns true.
 static inline bool tensor_writer_close(TensorWriter *t, bool ok, Error *e) {
     if (ok && fsync(t->descriptor)) {
         ok = fail(e, "%s: cannot be written: %s", t->file.path, strerror(errno));

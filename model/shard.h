@@ -1,9 +1,9 @@
 // shard.h: what of the model one rank holds.
 //
-// Pipeline parallel: a stage is a run of consecutive layers; the first stage also has the embedding,
-// the last one the classifier. Tensor parallel (Megatron-LM; Shoeybi et al. 2019): each large matrix
-// is split so that a block needs one all-reduce in attention and one in the MLP: attention by heads,
-// the MLP by hidden channels, the vocabulary by tokens.
+// Pipeline parallel: a stage is a run of consecutive layers; the first stage also has the
+// embedding, the last one the classifier. Tensor parallel (Megatron-LM; Shoeybi et al. 2019): each
+// large matrix is split so that a block needs one all-reduce in attention and one in the MLP:
+// attention by heads, the MLP by hidden channels, the vocabulary by tokens.
 #ifndef MODEL_SHARD_H
 #define MODEL_SHARD_H
 

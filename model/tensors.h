@@ -1,5 +1,5 @@
-// tensors.h: the tensors of a shard of the model, out of the family's tables: views with name, shape
-// and place, pointers by field, initial values.
+// tensors.h: the tensors of a shard of the model, out of the family's tables: views with name,
+// shape and place, pointers by field, initial values.
 #ifndef MODEL_TENSORS_H
 #define MODEL_TENSORS_H
 
@@ -72,8 +72,8 @@ static inline void view_set_dimension_(TensorView *view, int d, const ModelConfi
     }
 }
 
-// Views of all tensors of a shard over an array laid out as the table says; `prefix` goes before each
-// name. Returns how many elements they have in all, *count is how many views there are. With
+// Views of all tensors of a shard over an array laid out as the table says; `prefix` goes before
+// each name. Returns how many elements they have in all, *count is how many views there are. With
 // views == NULL only that is computed.
 static inline size_t tensor_views(const ModelConfig *c, const ModelShard *s, float *data,
                                   const char *prefix, TensorView *views, size_t *count) {
@@ -115,15 +115,16 @@ static inline size_t shard_parameters(const ModelConfig *c, const ModelShard *s)
     return tensor_views(c, s, NULL, "", NULL, &count);
 }
 
-// Whether this rank's copy is the one that counts for a tensor which several ranks of the model hold:
-// tensors that are not split are on all tensor-parallel ranks, the embedding is on two stages.
+// Whether this rank's copy is the one that counts for a tensor which several ranks of the model
+// hold: tensors that are not split are on all tensor-parallel ranks, the embedding is on two
+// stages.
 static inline bool counts_once(const ModelShard *s, const TensorView *view) {
     bool split = tensor_elements(view) < tensor_whole_elements(view);
     return (split || s->tp_rank == 0) && (!view->embedding || s->first_stage);
 }
 
-// Points the fields of `weights` into an array laid out as the table says; those of other stages stay
-// NULL. False without memory; the caller frees weights->layers.
+// Points the fields of `weights` into an array laid out as the table says; those of other stages
+// stay NULL. False without memory; the caller frees weights->layers.
 static inline bool weights_point_into(const ModelConfig *c, const ModelShard *s, float *data,
                                       Weights *weights) {
     size_t at = 0;

@@ -6,9 +6,10 @@
 #include "model/safetensors.h"
 #include "util/array.h"
 
+// The safetensors files of a model or of an optimizer, opened together.
 typedef struct {
     Safetensors *files;
-    size_t count;
+    size_t count, capacity;
 } TensorSet;
 
 static inline void tensor_set_close(TensorSet *w) {
@@ -19,24 +20,20 @@ static inline void tensor_set_close(TensorSet *w) {
     *w = (TensorSet){0};
 }
 
-static inline bool weight_files_add_(TensorSet *w, const char *directory, const char *name,
-                                     Error *e) {
+// Opens one more file of the folder.
+static inline bool tensor_set_add_(TensorSet *w, const char *directory, const char *name,
+                                   Error *e) {
     char path[PATH_LIMIT];
-    Safetensors *files = realloc(w->files, (w->count + 1) * sizeof *files);
-    if (!files) {
-        return fail(e, "%s: no memory for its list of files", directory);
-    }
-    w->files = files;
-    if (!path_format(path, e, "%s/%s", directory, name)) {
-        return false;
-    }
-    if (!safetensors_open(&w->files[w->count], path, e)) {
+    if (!array_reserve(&w->files, &w->capacity, w->count, 1, sizeof *w->files, e) ||
+        !path_format(path, e, "%s/%s", directory, name) ||
+        !safetensors_open(&w->files[w->count], path, e)) {
         return false;
     }
     w->count++;
     return true;
 }
 
+// Opens all files that the index names; every tensor must be where it says.
 static inline bool weight_files_add_indexed_(TensorSet *w, const char *directory,
                                              const char *index_path, const Json *index, Error *e) {
     const Json *map = json_get(index, "weight_map");
@@ -54,7 +51,7 @@ static inline bool weight_files_add_indexed_(TensorSet *w, const char *directory
         while (i < w->count && strcmp(strrchr(w->files[i].path, '/') + 1, name)) {
             i++;
         }
-        if (i == w->count && !weight_files_add_(w, directory, name, e)) {
+        if (i == w->count && !tensor_set_add_(w, directory, name, e)) {
             return false;
         }
         if (!safetensors_find(&w->files[i], m->key)) {
@@ -65,7 +62,8 @@ static inline bool weight_files_add_indexed_(TensorSet *w, const char *directory
     return true;
 }
 
-static inline bool weight_files_open(TensorSet *w, const char *directory, Error *e) {
+// Opens the weights of a folder, one file or all files of its index.
+static inline bool weight_files_open_(TensorSet *w, const char *directory, Error *e) {
     char path[PATH_LIMIT];
     *w = (TensorSet){0};
     if (!path_format(path, e, "%s/model.safetensors.index.json", directory)) {
@@ -73,7 +71,7 @@ static inline bool weight_files_open(TensorSet *w, const char *directory, Error 
     }
     bool ok;
     if (access(path, F_OK)) {
-        ok = weight_files_add_(w, directory, "model.safetensors", e);
+        ok = tensor_set_add_(w, directory, "model.safetensors", e);
     } else {
         JsonDocument index;
         ok = json_parse_file(&index, path, 100000000, e);
@@ -88,8 +86,9 @@ static inline bool weight_files_open(TensorSet *w, const char *directory, Error 
     return ok;
 }
 
-// Finds a tensor by its full name or, as files of the bare model have it, without "transformer.". A
-// tensor in two files is refused. *file says which file; NULL with an empty error if there is none.
+// Finds a tensor by its full name or, as files of the bare model have it, without "transformer.".
+// *file says which file. A tensor in two files is an error; NULL with an empty error: there is
+// none.
 static inline const SafetensorsEntry *weight_files_find_(const TensorSet *w, const char *name,
                                                          const Safetensors **file, Error *e) {
     const char *prefix = "transformer.", *names[2] = {name, name};
@@ -137,12 +136,12 @@ static inline bool weights_check_tied_(const TensorSet *w, const TensorView *wte
     return ok;
 }
 
-// Fills all views (the token embedding first, if it is among them) from the safetensors of a
-// Hugging Face GPT-2 directory.
+// Fills all views from the safetensors files of a Hugging Face GPT-2 folder, each the shard that it
+// is of the whole tensor; the token embedding comes first, where this rank holds it.
 static inline bool weights_load(const char *directory, const TensorView *views, size_t count,
                                 Error *e) {
     TensorSet w;
-    if (!weight_files_open(&w, directory, e)) {
+    if (!weight_files_open_(&w, directory, e)) {
         return false;
     }
     bool ok = true;
@@ -154,31 +153,25 @@ static inline bool weights_load(const char *directory, const TensorView *views, 
         }
         ok = entry && safetensors_read(file, entry, &views[i], e);
     }
-    ok = ok &&
-         (strcmp(views[0].name, "transformer.wte.weight") || weights_check_tied_(&w, &views[0], e));
+    ok = ok && (!views[0].embedding || weights_check_tied_(&w, &views[0], e));
     tensor_set_close(&w);
     return ok;
 }
 
-// Opens the optimizer-NNNNN.safetensors of a checkpoint.
+// Opens all optimizer-NNNNN.safetensors of a checkpoint; there is at least one.
 static inline bool optimizer_open(TensorSet *set, const char *directory, Error *e) {
     *set = (TensorSet){0};
     for (;;) {
-        char path[PATH_LIMIT];
-        bool ok = path_format(path, e, "%s/optimizer-%05zu.safetensors", directory, set->count);
+        char path[PATH_LIMIT], name[64];
+        snprintf(name, sizeof name, "optimizer-%05zu.safetensors", set->count);
+        bool ok = path_format(path, e, "%s/%s", directory, name);
         if (ok && set->count > 0 && access(path, F_OK)) {
             return true;
         }
-        Safetensors *longer = ok ? realloc(set->files, (set->count + 1) * sizeof *longer) : NULL;
-        if (longer) {
-            set->files = longer;
-        }
-        if (!ok || !(longer || fail(e, "%s: no memory", path)) ||
-            !safetensors_open(&set->files[set->count], path, e)) {
+        if (!ok || !tensor_set_add_(set, directory, name, e)) {
             tensor_set_close(set);
             return false;
         }
-        set->count++;
     }
 }
 

@@ -1,5 +1,13 @@
-// idx.h: the index of a Megatron pair, SPLIT.idx: where each sequence and document of SPLIT.bin
-// begins.
+// idx.h: the index of a Megatron pair, PREFIX.bin + PREFIX.idx. The .bin holds the ids back to back and
+// nothing else, the .idx says where each sequence and document of it begins:
+//
+//   0   "MMIDIDX\0\0"       9 bytes
+//   9   u64 version         1
+//   17  u8 type             1 uint8, 2 int8, 3 int16, 4 int32, 5 int64, 8 uint16
+//   18  u64 S, sequences    26  u64 D, entries of the document array: documents + 1
+//   34  int32 length[S]     in tokens
+//       int64 pointer[S]    bytes into .bin: 0, then pointer[i] + length[i] * size of type
+//       int64 document[D]   first sequence of each document; document[0] = 0, document[D-1] = S
 #ifndef SHARDS_IDX_H
 #define SHARDS_IDX_H
 
@@ -17,6 +25,9 @@ static inline int idx_token_bytes(size_t vocab_size) {
     enum { SMALL_VOCABULARY = 65500 };
     return vocab_size < SMALL_VOCABULARY ? 2 : 4;
 }
+
+// ------------------------------------------------------------------------------------------------
+// Writer
 
 // One pass over the records of an open .docs, writing one array of the .idx. A document makes
 // ceil(tokens / limit) sequences; *sequences and *documents count what was passed.
@@ -81,6 +92,143 @@ static inline bool idx_write(const char *idx_path, const char *docs_path, int to
     ok = ok && output_write(&idx, last, sizeof last, e);
     fclose(docs);
     return opened && output_close(&idx, hex, ok ? e : &(Error){0}) && ok;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Reader
+
+enum { IDX_BLOCK = 4096 }; // entries read at a time
+
+// What an index says of its .bin.
+typedef struct {
+    int token_bytes; // size of an id
+    bool token_signed;
+    uint64_t tokens, documents;
+} IdxContent;
+
+// Checks length[] and pointer[] of the .idx; every sequence must lie in the .bin, which must hold
+// nothing else.
+static inline bool idx_check_sequences_(IdxContent *c, int idx, const char *idx_path,
+                                        const char *bin_path, uint64_t sequences,
+                                        uint64_t bin_bytes, Error *e) {
+    unsigned char lengths[4 * IDX_BLOCK], pointers[8 * IDX_BLOCK];
+    uint64_t end = 0; // bytes of .bin that the sequences so far take
+    for (uint64_t i = 0; i < sequences; i++) {
+        size_t j = i % IDX_BLOCK;
+        if (j == 0) {
+            size_t n = min_u64(sequences - i, IDX_BLOCK);
+            if (!read_at(idx, idx_path, lengths, 4 * n, IDX_HEADER + 4 * i, e) ||
+                !read_at(idx, idx_path, pointers, 8 * n, IDX_HEADER + 4 * sequences + 8 * i, e)) {
+                return false;
+            }
+        }
+        uint64_t length = load_le(lengths + 4 * j, 4), pointer = load_le(pointers + 8 * j, 8);
+        if (length > INT32_MAX) {
+            return fail(e, "%s: sequence %llu has the negative length %d", idx_path,
+                        (unsigned long long)i, (int32_t)length);
+        }
+        if (pointer != end) {
+            return fail(e,
+                        "%s: sequence %llu begins at byte %lld of the .bin, but the one before "
+                        "ends at %llu",
+                        idx_path, (unsigned long long)i, (long long)pointer,
+                        (unsigned long long)end);
+        }
+        end += length * (uint64_t)c->token_bytes;
+        if (end > bin_bytes) {
+            break;
+        }
+    }
+    if (end != bin_bytes) {
+        return fail(
+            e, "%s: has %llu bytes, but %s describes %s%llu: one of the two was cut or replaced",
+            bin_path, (unsigned long long)bin_bytes, idx_path, end > bin_bytes ? "at least " : "",
+            (unsigned long long)end);
+    }
+    return true;
+}
+
+// Checks document[]: from 0 to S, never decreasing.
+static inline bool idx_check_documents_(int idx, const char *idx_path, uint64_t sequences,
+                                        uint64_t entries, Error *e) {
+    unsigned char block[8 * IDX_BLOCK];
+    uint64_t previous = 0;
+    for (uint64_t i = 0; i < entries; i++) {
+        size_t j = i % IDX_BLOCK;
+        if (j == 0 && !read_at(idx, idx_path, block, 8 * min_u64(entries - i, IDX_BLOCK),
+                               IDX_HEADER + 12 * sequences + 8 * i, e)) {
+            return false;
+        }
+        uint64_t first = load_le(block + 8 * j, 8);
+        if (first > sequences || first < previous || (i == 0 && first != 0)) {
+            return fail(
+                e, "%s: document %llu begins at sequence %lld, which is not between %llu and %llu",
+                idx_path, (unsigned long long)i, (long long)first, (unsigned long long)previous,
+                (unsigned long long)(i ? sequences : 0));
+        }
+        previous = first;
+    }
+    return previous == sequences ||
+           fail(e, "%s: its documents end at sequence %llu of %llu", idx_path,
+                (unsigned long long)previous, (unsigned long long)sequences);
+}
+
+// Checks an .idx of idx_bytes, and that it describes a .bin of bin_bytes: every length, pointer and
+// document. Fills in *c.
+static inline bool idx_read(IdxContent *c, int idx, const char *idx_path, const char *bin_path,
+                            uint64_t idx_bytes, uint64_t bin_bytes, Error *e) {
+    static const struct {
+        int bytes;
+        bool is_signed;
+    } types[9] = {[1] = {1, false}, [2] = {1, true}, [3] = {2, true},
+                  [4] = {4, true},  [5] = {8, true}, [8] = {2, false}};
+    unsigned char header[IDX_HEADER];
+    if (idx_bytes < IDX_HEADER) {
+        return fail(e, "%s: has %llu bytes, fewer than the header of a Megatron index (%d)",
+                    idx_path, (unsigned long long)idx_bytes, IDX_HEADER);
+    }
+    if (!read_at(idx, idx_path, header, sizeof header, 0, e)) {
+        return false;
+    }
+    uint64_t version = load_le(header + 9, 8), S = load_le(header + 18, 8),
+             D = load_le(header + 26, 8);
+    unsigned type = header[17];
+    if (memcmp(header, IDX_MAGIC, sizeof IDX_MAGIC)) {
+        return fail(e, "%s: does not begin with MMIDIDX: not a Megatron index%s", idx_path,
+                    memcmp(header, "TNTIDX", 6)
+                        ? ""
+                        : ", but one of the older kind TNTIDX; preprocess the data anew");
+    }
+    if (version != 1) {
+        return fail(e, "%s: has version %llu, only 1 exists", idx_path,
+                    (unsigned long long)version);
+    }
+    if (type >= sizeof types / sizeof *types || types[type].bytes == 0) {
+        return fail(e, "%s: has type code %u; ids can be of type 1, 2, 3, 4, 5 or 8", idx_path,
+                    type);
+    }
+    c->token_bytes = types[type].bytes;
+    c->token_signed = types[type].is_signed;
+    bool plausible =
+        S <= idx_bytes / 12 && D <= idx_bytes / 8; // so that the sums below cannot overflow
+    if (plausible && S > 0 && idx_bytes == IDX_HEADER + 13 * S + 8 * D) {
+        return fail(e, "%s: is the index of multimodal data (it has modes); only text can be read",
+                    idx_path);
+    }
+    if (!plausible || idx_bytes != IDX_HEADER + 12 * S + 8 * D) {
+        return fail(
+            e,
+            "%s: has %llu bytes, which does not fit its %llu sequences and %llu document entries",
+            idx_path, (unsigned long long)idx_bytes, (unsigned long long)S, (unsigned long long)D);
+    }
+    if (D == 0) {
+        return fail(e, "%s: has no document entries; even without documents there is one",
+                    idx_path);
+    }
+    c->tokens = bin_bytes / (uint64_t)c->token_bytes;
+    c->documents = D - 1;
+    return idx_check_sequences_(c, idx, idx_path, bin_path, S, bin_bytes, e) &&
+           idx_check_documents_(idx, idx_path, S, D, e);
 }
 
 #endif

@@ -1,5 +1,5 @@
-// sums.h: SPLIT.sums, hashes of every 16 KiB of a split's files, and files mapped into memory that are
-// proved by them chunk by chunk.
+// sums.h: SPLIT.sums, hashes of every 16 KiB of a split's files, and files mapped into memory that
+// are proved by them chunk by chunk.
 #ifndef SHARDS_SUMS_H
 #define SHARDS_SUMS_H
 

@@ -58,8 +58,8 @@ static bool deal_command(char **argv, int argc, Error *e) {
     for (; m.count < (size_t)argc; m.count++) {
         weights[m.count] = number(argv[m.count]);
     }
-    mixture_reduce_weights_(&m);
-    bool ok = mixture_schedule_(&m, e);
+    mixture_reduce_weights(&m);
+    bool ok = mixture_schedule(&m, e);
     for (uint64_t k = 0; ok && k < m.period; k++) {
         uint32_t i = m.source[k];
         ok = (m.before[k] == served[i] && m.places[m.first[i] + served[i]] == k &&
