@@ -13,8 +13,8 @@ import pytest
 
 from support import ROOT, arguments, checkpoint, fails, read_log, run, state_bytes, weights
 
-MODEL = dict(layers=4, heads=4, channels=32, seq_len=16, micro_batch=1, global_batch=8, lr=1e-3, min_lr=1e-4, steps=30,
-             warmup_steps=3, seed=3, eps=1e-6, eval_every=15, eval_batches=2, save_every=15, keep=0)
+MODEL = dict(layers=4, heads=4, channels=32, seq_len=16, micro_batch=1, global_batch=8, lr=1e-3, min_lr=1e-4, steps=12,
+             warmup_steps=3, seed=3, eps=1e-6, eval_every=6, eval_batches=2, save_every=6, keep=0)
 GRIDS = [(tp, pp, dp) for tp in (1, 2, 4) for pp in (1, 2, 4) for dp in (1, 2, 4, 8) if 1 < tp * pp * dp <= 8]
 
 
@@ -65,7 +65,7 @@ def test_grid_trains_as_one_rank(train, alone, tmp_path, tp, pp, dp, zero, recom
 
 def test_recompute_gives_the_same_bits(train, alone, tmp_path):
     train(tmp_path / "run", recompute="layer")
-    assert state_bytes(checkpoint(tmp_path / "run", 30)) == state_bytes(checkpoint(alone, 30))
+    assert state_bytes(checkpoint(tmp_path / "run", MODEL["steps"])) == state_bytes(checkpoint(alone, MODEL["steps"]))
 
 
 def test_recompute_on_first_stages(train, alone, tmp_path):
@@ -77,7 +77,7 @@ def test_recompute_on_first_stages(train, alone, tmp_path):
 def test_overlap_changes_no_bits(train, tmp_path, zero):
     for overlap in 0, 1:
         train(tmp_path / str(overlap), dp=4, overlap=overlap, zero=zero)
-    assert state_bytes(checkpoint(tmp_path / "0", 30)) == state_bytes(checkpoint(tmp_path / "1", 30))
+    assert state_bytes(checkpoint(tmp_path / "0", MODEL["steps"])) == state_bytes(checkpoint(tmp_path / "1", MODEL["steps"]))
 
 
 @pytest.mark.parametrize("zero", [0, 1])
@@ -125,7 +125,7 @@ def reproducible(train, tmp_path_factory):
 def test_reproducible(train, reproducible, tmp_path, dp, zero):
     """1, 2, 4, 8 DP ranks with 8, 4, 2, 1 micro-batches each: the same bits, evals and norms too."""
     train(tmp_path / "run", dp=dp, zero=zero, flags=["reproducible"])
-    assert state_bytes(checkpoint(tmp_path / "run", 30)) == state_bytes(checkpoint(reproducible, 30))
+    assert state_bytes(checkpoint(tmp_path / "run", MODEL["steps"])) == state_bytes(checkpoint(reproducible, MODEL["steps"]))
     for key in "loss", "grad_norm":
         assert read_log(tmp_path / "run").column(key) == read_log(reproducible).column(key)
     assert read_log(tmp_path / "run").evals == read_log(reproducible).evals
@@ -134,21 +134,21 @@ def test_reproducible(train, reproducible, tmp_path, dp, zero):
 @needs_two_hosts
 def test_reproducible_on_two_hosts(train, reproducible, tmp_path):
     train(tmp_path / "run", dp=4, two_hosts=True, flags=["reproducible"])
-    assert state_bytes(checkpoint(tmp_path / "run", 30)) == state_bytes(checkpoint(reproducible, 30))
+    assert state_bytes(checkpoint(tmp_path / "run", MODEL["steps"])) == state_bytes(checkpoint(reproducible, MODEL["steps"]))
 
 
 def test_reproducible_with_odd_batches(train, tmp_path):
     """12 micro-batches: leaves of 3 micro-batches each."""
     for dp in 1, 2, 4:
         train(tmp_path / str(dp), dp=dp, global_batch=12, flags=["reproducible"])
-        assert state_bytes(checkpoint(tmp_path / str(dp), 30)) == state_bytes(checkpoint(tmp_path / "1", 30))
+        assert state_bytes(checkpoint(tmp_path / str(dp), MODEL["steps"])) == state_bytes(checkpoint(tmp_path / "1", MODEL["steps"]))
 
 
 @pytest.mark.parametrize("tp,pp,dp,zero", [(1, 1, 4, 1), (4, 1, 1, 0)])
 def test_checkpoint_of_another_grid(train, alone, tmp_path, tp, pp, dp, zero):
     """Saved by 2 x 2 x 2 with ZeRO-1, resumed on another grid."""
     out = tmp_path / "run"
-    train(out, 2, 2, 2, zero=1, steps=15, schedule="constant", lr=1e-3, warmup_steps=3)
+    train(out, 2, 2, 2, zero=1, steps=6, schedule="constant", lr=1e-3, warmup_steps=3)
     train(out, tp, pp, dp, zero=zero, schedule="constant")
     train(tmp_path / "uninterrupted", schedule="constant")
     assert_same_training(tmp_path / "uninterrupted", out)
