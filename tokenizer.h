@@ -1,26 +1,26 @@
 // tokenizer.h: text to ids and back, with tokenizers of three families:
 //
-// - byte-level BPE of GPT-2's kind (tokenizer.json, or vocab.json with merges.txt): text is cut into
-//   pre-tokens by the split expression of GPT-2, GPT-4 or Qwen 2; inside a pre-token, bytes are
-//   merged by priority (tokenizers/bpe.h);
+// - byte-level BPE of GPT-2's kind (tokenizer.json, or vocab.json with merges.txt): text is cut
+//   into pre-tokens by the split expression of GPT-2, GPT-4 or Qwen 2; inside a pre-token, bytes
+//   are merged by priority (tokenizers/bpe.h);
 // - Unigram (tokenizer.json of llm-jp's, Llama's or Metaspace kind, and .model): the pieces whose
 //   scores add up highest, with byte fallback (tokenizers/unigram.h);
-// - BPE and characters of SentencePiece (.model): neighbours that spell a piece merge, highest score
-//   first (tokenizers/piece_bpe.h).
+// - BPE and characters of SentencePiece (.model): neighbours that spell a piece merge, highest
+//   score first (tokenizers/piece_bpe.h).
 //
-// The ids are those of the library that owns the file: Hugging Face `tokenizers` for tokenizer.json,
-// sentencepiece for .model. They differ in how they sum scores, in normalization and in what control
-// pieces match: see tokenizer_save.
+// The ids are those of the library that owns the file: Hugging Face `tokenizers` for
+// tokenizer.json, sentencepiece for .model. They differ in how they sum scores, in normalization
+// and in what control pieces match: see tokenizer_save.
 //
 //     Tokenizer t;                  Encoder encoder;   // one per thread
 //     tokenizer_load(&t, dir, &e);  encoder_init(&encoder, &t, &e);
 //     tokenizer_save(&t, dir, &e);  encoder_encode(&encoder, text, n, &ids, &e);
 //     tokenizer_free(&t);           encoder_free(&encoder);
 //
-// A text larger than memory is encoded in chunks: tokenizer_safe_cut (tokenizers/cut.h) says where to
-// cut, encoder_encode_chunk (tokenizers/encode.h) encodes them. decoder_init, decoder_add and
-// decoder_end (tokenizers/decode.h) turn ids into text one by one. What a Tokenizer consists of is in
-// tokenizers/model.h; tokenizers/train.h makes new ones.
+// A text larger than memory is encoded in chunks: tokenizer_safe_cut (tokenizers/cut.h) says where
+// to cut, encoder_encode_chunk (tokenizers/encode.h) encodes them. decoder_init, decoder_add and
+// decoder_end (tokenizers/decode.h) turn ids into text one by one. What a Tokenizer consists of is
+// in tokenizers/model.h; tokenizers/train.h makes new ones.
 #ifndef TOKENIZER_H
 #define TOKENIZER_H
 
@@ -213,8 +213,9 @@ static inline bool load_roles_(Tokenizer *t, const Loading_ *l, const char *path
 
 // Reads a tokenizer from a directory or a file:
 //
-//   *.model                    SentencePiece: Unigram, BPE or characters; ids as the sentencepiece
-//                              library gives them, sums of scores in single precision (release 0.2.3)
+//   *.model                    SentencePiece: Unigram, BPE or characters; ids as the
+//                              sentencepiece library gives them, sums of scores in single
+//                              precision (release 0.2.3)
 //   tokenizer.json             byte-level BPE of GPT-2's kind, or Unigram; ids as Hugging Face
 //                              `tokenizers` gives them, sums of scores in double precision
 //   vocab.json and merges.txt  byte-level BPE
@@ -293,8 +294,8 @@ static inline const SavedFile_ *saved_files_(const Tokenizer *t) {
 // Writes the tokenizer into an existing directory, which tokenizer_load and
 // AutoTokenizer.from_pretrained open as it is:
 //
-//   byte-level BPE  tokenizer.json, tokenizer_config.json and, if it is just GPT-2's kind, vocab.json
-//                   and merges.txt
+//   byte-level BPE  tokenizer.json, tokenizer_config.json and, if it is just GPT-2's kind,
+//                   vocab.json and merges.txt
 //   tokenizer.json  byte for byte as it was loaded if it is of another kind, and
 //                   tokenizer_config.json
 //   .model          tokenizer.model, byte for byte as it was loaded (or written anew for a Unigram

@@ -1,16 +1,16 @@
-// sve_shim.h: the few SVE types and intrinsics that kernels_sve.h uses, for machines without SVE,
-// so that the same source runs on x86 and NEON, under debuggers and sanitizers too.
+// sve_shim.h: the few SVE types and intrinsics that the fast kernels use, for machines without SVE,
+// so that the same source runs on x86 and NEON, and under debuggers and sanitizers.
 //
-// A vector is a GNU vector of SHIM_BYTES: 64 with AVX-512, 32 with AVX, else 16; any power of two
-// up to 256 can be asked for, so that vector lengths can be tested without an emulator. A predicate
-// is the number of its leading active lanes: all that svptrue and svwhilelt make. Inactive lanes of
-// a load are zero; arithmetic (the _x forms) ignores predicates.
+// A vector is a GNU vector of SHIM_BYTES: 64 with AVX-512, 32 with AVX, otherwise 16. Any power of
+// two up to 256 can be set, so that vector lengths can be tested without an emulator. A predicate
+// is the number of its leading active lanes: svptrue and svwhilelt make no others. Inactive lanes
+// of a load are zero; arithmetic (the _x forms) ignores predicates.
 //
-// Exactness: each function rounds once, as the SVE instruction does. svmla is a fused multiply-add
-// on every machine; so files that use this are compiled with -ffp-contract=off, and results are
+// Exactness: each function rounds once, as the SVE instruction does; svmla is a fused multiply-add
+// on every machine. Files that use this are compiled with -ffp-contract=off, so that results are
 // those of SVE bit for bit.
-#ifndef SVE_SHIM_H
-#define SVE_SHIM_H
+#ifndef KERNELS_SVE_SHIM_H
+#define KERNELS_SVE_SHIM_H
 
 #ifdef __ARM_FEATURE_SVE
 #include <arm_sve.h>
@@ -64,8 +64,8 @@ SHIM __m256i shim_mask(svbool_t p) {
 }
 #endif
 
-// Lanes by masks in one instruction where the machine has it. Not under AddressSanitizer, which
-// sees only plain accesses.
+// Masked loads and stores in one instruction where the machine has it. Not under AddressSanitizer,
+// which only sees plain accesses.
 #if SHIM_BYTES == 64 && defined __AVX512F__ && !defined __SANITIZE_ADDRESS__
 SHIM svfloat32_t svld1_f32(svbool_t p, const float *from) {
     return (svfloat32_t)_mm512_maskz_loadu_ps(shim_mask(p), from);
@@ -80,7 +80,7 @@ SHIM svfloat32_t svld1_f32(svbool_t p, const float *from) {
 }
 
 SHIM void svst1_f32(svbool_t p, float *to, svfloat32_t v) {
-    if (p == SHIM_LANES) { // masked stores are slow on some
+    if (p == SHIM_LANES) { // masked stores are slow on some CPUs
         memcpy(to, &v, sizeof v);
     } else {
         _mm256_maskstore_ps(to, shim_mask(p), (__m256)v);
@@ -101,7 +101,7 @@ SHIM svfloat32_t svld1_f32(svbool_t p, const float *from) {
 SHIM void svst1_f32(svbool_t p, float *to, svfloat32_t v) {
     if (p == SHIM_LANES) {
         memcpy(to, &v, sizeof v);
-    } else if (p == 4) { // a piece of a transpose
+    } else if (p == 4) { // the transposes of packing
         memcpy(to, &v, 16);
     } else {
         for (svbool_t i = 0; i < p; i++) {
@@ -112,7 +112,7 @@ SHIM void svst1_f32(svbool_t p, float *to, svfloat32_t v) {
 #endif
 
 SHIM svfloat32_t svdup_n_f32(float x) {
-    return x - (svfloat32_t){0}; // folds to one broadcast; (v){0} + x would not, because of -0
+    return x - (svfloat32_t){0}; // compiles to one broadcast; x + 0 would not, because of -0
 }
 
 SHIM svint32_t svdup_n_s32(int32_t x) {
@@ -158,7 +158,7 @@ SHIM svfloat32_t svmul_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b) {
     return a * b;
 }
 
-// The larger; b if one of them is NaN (SVE: NaN). Callers put what may be NaN second.
+// The larger; b if one of them is NaN (SVE: NaN). Callers pass what may be NaN as b.
 SHIM svfloat32_t svmax_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b) {
     (void)p;
 #if SHIM_BYTES == 64 && defined __AVX512F__
@@ -183,7 +183,7 @@ SHIM svfloat32_t svmin_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b) {
 #endif
 }
 
-// The merging forms: inactive lanes stay as they are in a.
+// The merging forms: inactive lanes are those of a.
 SHIM svfloat32_t shim_merge(svbool_t p, svfloat32_t a, svfloat32_t result) {
 #if SHIM_BYTES == 64 && defined __AVX512F__
     return (svfloat32_t)_mm512_mask_mov_ps((__m512)a, shim_mask(p), (__m512)result);
@@ -254,8 +254,8 @@ SHIM svint32_t svasr_n_s32_x(svbool_t p, svint32_t a, unsigned bits) {
     return a >> bits;
 }
 
-// Lane i is lane map[i] of a followed by b. gcc has a builtin with a variable map; clang makes a
-// shuffle of the loop.
+// Lane i is lane map[i] of the concatenation of a and b. gcc has a builtin with a variable map;
+// clang compiles the loop to a shuffle.
 SHIM svfloat32_t shim_shuffle(svfloat32_t a, svfloat32_t b, svint32_t map) {
 #ifdef __clang__
     svfloat32_t v;
@@ -278,8 +278,8 @@ SHIM svint32_t shim_lanes(void) {
     return lane;
 }
 
-// Lanes of a and b in turn, from their lower halves (zip1) and their upper ones (zip2): what
-// transposes are made of.
+// Interleaves lanes of a and b, of their lower halves (zip1) and of their upper halves (zip2): the
+// steps of a transpose.
 SHIM svfloat32_t svzip1_f32(svfloat32_t a, svfloat32_t b) {
     svint32_t lane = shim_lanes();
     return shim_shuffle(a, b, lane / 2 + lane % 2 * SHIM_LANES);
@@ -290,7 +290,7 @@ SHIM svfloat32_t svzip2_f32(svfloat32_t a, svfloat32_t b) {
     return shim_shuffle(a, b, lane / 2 + SHIM_LANES / 2 + lane % 2 * SHIM_LANES);
 }
 
-// The lanes from `first` on of a, then those of b.
+// The lanes of a from `first` on, then those of b.
 SHIM svfloat32_t svext_f32(svfloat32_t a, svfloat32_t b, int first) {
     return shim_shuffle(a, b, shim_lanes() + first);
 }

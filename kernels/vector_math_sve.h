@@ -226,7 +226,9 @@ static inline float max_row_sve(const float *x, size_t n) {
 // x[i] = exp(x[i] scale - less) for i < n; returns their sum.
 static inline float exp_row_sve(float *x, size_t n, float scale, float less) {
     const size_t vl = svcntw();
+
 #define STORE(j) svst1_f32(p##j, x + at##j, x##j);
+
     for (size_t i = 0; i < n; i += 4 * vl) {
         FOUR(LOAD_X)
         EXP_SCALED
@@ -267,7 +269,9 @@ static inline void add_row_sve(float *y, const float *x, size_t n) {
 // gelu = GELU(x)
 static inline void gelu_row_sve(float *gelu, const float *x, size_t n) {
     const size_t vl = svcntw();
+
 #define STORE(j) svst1_f32(p##j, gelu + at##j, svmul_f32_x(p##j, x##j, gate##j));
+
     for (size_t i = 0; i < n; i += 4 * vl) {
         FOUR(LOAD_X)
         GELU_GATES
@@ -280,6 +284,7 @@ static inline void gelu_row_sve(float *gelu, const float *x, size_t n) {
 // GELU' = g + x * 2 g (1 - g) * ds/dx, and 1 - g = exp(-2 s) g.
 static inline void gelu_backward_row_sve(float *dout, const float *x, size_t n) {
     const size_t vl = svcntw();
+
 #define SLOPE(j)                                                                                   \
     svfloat32_t slope##j = svmul_f32_x(p##j, x##j, x##j);                                          \
     slope##j = svmla_f32_x(p##j, svdup_n_f32(2 * GELU_SCALE), slope##j,                            \
@@ -289,6 +294,7 @@ static inline void gelu_backward_row_sve(float *dout, const float *x, size_t n) 
     svfloat32_t change##j = svmul_f32_x(p##j, gate##j, svmul_f32_x(p##j, e##j, gate##j));          \
     change##j = svmla_f32_x(p##j, gate##j, slope##j, change##j);                                   \
     svst1_f32(p##j, dout + at##j, svmul_f32_x(p##j, svld1_f32(p##j, dout + at##j), change##j));
+
     for (size_t i = 0; i < n; i += 4 * vl) {
         FOUR(LOAD_X)
         GELU_GATES
@@ -304,11 +310,13 @@ static inline void gelu_backward_row_sve(float *dout, const float *x, size_t n) 
 static inline void attention_dscore_row_sve(float *x, float *ds, size_t n, float scale, float less,
                                             float dy_y) {
     const size_t vl = svcntw();
+
 #define STORE(j)                                                                                   \
     svst1_f32(p##j, x + at##j, x##j);                                                              \
     svfloat32_t d##j = svsub_f32_x(p##j, svld1_f32(p##j, ds + at##j), svdup_n_f32(dy_y));          \
     svst1_f32(p##j, ds + at##j,                                                                    \
               svmul_f32_x(p##j, svmul_f32_x(p##j, x##j, svdup_n_f32(scale)), d##j));
+
     for (size_t i = 0; i < n; i += 4 * vl) {
         FOUR(LOAD_X)
         EXP_SCALED
@@ -322,12 +330,14 @@ static inline void attention_dscore_row_sve(float *x, float *ds, size_t n, float
 // y (n) += the rows of x (R, n), in order: four vectors of columns from i on.
 static inline void add_rows_sve(float *y, const float *x, size_t R, size_t n, size_t i) {
     const size_t vl = svcntw();
+
 #define BEGIN(j)                                                                                   \
     const size_t at##j = i + j * vl;                                                               \
     const svbool_t p##j = svwhilelt_b32_u64(at##j, n);                                             \
     svfloat32_t sum##j = svld1_f32(p##j, y + at##j);
 #define ADD(j) sum##j = svadd_f32_x(p##j, sum##j, svld1_f32(p##j, x + r * n + at##j));
 #define STORE(j) svst1_f32(p##j, y + at##j, sum##j);
+
     FOUR(BEGIN)
     for (size_t r = 0; r < R; r++) {
         FOUR(ADD)

@@ -1,22 +1,27 @@
 #!/usr/bin/env python3
 """Measures train_gpt beside its peers, alternating in one run, medians; installs and builds no peer.
 
-    build/venv/bin/python scripts/bench.py [gemm] [step] [ranks] [overlap] [--threads 1 2] [--rounds 3] [--llmc DIR...]
-                                           [--rate 1gbit] [--delay 0.2]
+    build/venv/bin/python scripts/bench.py [sgemm] [gemm] [step] [ranks] [overlap] [--threads 1 2] [--rounds 3]
+                                           [--library BLAS.so...] [--llmc DIR...] [--rate 1gbit] [--delay 0.2]
 
-gemm: the matrix products of GPT-2 124M against OpenBLAS (Debian's libopenblas0).
+sgemm: which sgemm of those installed is the fastest at 2048^3, and its share of the measured FMA peak. Candidates are
+      Debian's OpenBLAS (libopenblas0), OpenBLAS and MKL from PyPI as this Python has them (scipy-openblas32, numpy, mkl),
+      and each --library. OpenBLAS is tried with the core type that it detects and with those that this CPU can run: on a
+      CPU newer than the library it falls back to SSE kernels.
+gemm: the matrix products of GPT-2 124M against the fastest sgemm.
 step: a training step of GPT-2 124M, FP32, of 4 x 64 and of 1 x 1024 tokens, against PyTorch (transformers) and llm.c's CPU
       trainer: each DIR holds its train_gpt2.c, the built `train_gpt2` and the data files it opens. It has the batch
-      4 x 64 built in; a second DIR may have B = 1 and T = 1024 put in their place. Also peak memory, and the rate as
-      a share of OpenBLAS's own 2048^3 product.
+      4 x 64 built in; a second DIR may have B = 1 and T = 1024 instead. Also peak memory, and the rate as a share of the
+      fastest sgemm and of the measured FMA peak.
 ranks: a step of GPT-2 124M, batch 2 x 512: 2 ranks of 1 thread against 1 rank of 2 threads.
-overlap: 4 ranks, two on each of two hosts (scripts/two_hosts.sh, for root) with a cable of --rate and --delay milliseconds
+overlap: 4 ranks, two on each of two hosts (scripts/two_hosts.sh, for root) with a link of --rate and --delay milliseconds
       between them: the time that a step waits for messages, with --overlap 0 and with --overlap 1.
 --short takes a tiny model for these two, to see that they run.
-A peer that is not there is skipped with a word.
+A peer that is not installed is skipped with a message.
 """
 import argparse
 import ctypes.util
+import importlib.util
 import json
 import os
 import re
@@ -25,6 +30,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,33 +67,133 @@ pathlib.Path(sys.argv[1]).write_text(str(resource.getrusage(resource.RUSAGE_CHIL
 
 
 def environment(threads):
-    return {**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
+    """The environment with this number of threads, for train_gpt and for every BLAS."""
+    names = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
+    return {**os.environ, **dict.fromkeys(names, str(threads))}
 
 
-def openblas():
-    return ctypes.util.find_library("openblas")
+# ----------------------------------------------------------------------------------------------------------------------
+# The fastest sgemm
+
+@dataclass(frozen=True)
+class Sgemm:
+    name: str
+    path: str
+    core_type: str = ""  # of OpenBLAS; empty: what the library detects
+
+    def __str__(self):
+        return f"{self.name}, OPENBLAS_CORETYPE={self.core_type}" if self.core_type else self.name
+
+    def run(self, threads, repeats):
+        """Runs build/bench_gemm with this library."""
+        env = environment(threads)
+        if self.core_type:
+            env["OPENBLAS_CORETYPE"] = self.core_type
+        else:
+            env.pop("OPENBLAS_CORETYPE", None)
+            env.pop("OPENBLAS_L2_SIZE", None)
+        return subprocess.run([ROOT / "build/bench_gemm", self.path, str(repeats)], env=env, text=True, capture_output=True)
 
 
-def bench_gemm(threads):
-    """Runs build/bench_gemm; returns OpenBLAS's 2048^3 rate in FLOP/s, None without OpenBLAS."""
-    library = openblas()
-    if not library:
-        print("OpenBLAS is not there (Debian: libopenblas0): skipped")
+@dataclass(frozen=True)
+class Rate:
+    flops: float  # of the product 2048^3, FLOP/s
+    peak: float   # measured FMA peak, FLOP/s
+
+
+# The core types of OpenBLAS that matter, and a flag of /proc/cpuinfo that each needs.
+CORE_TYPES = {"SapphireRapids": "amx_tile", "Cooperlake": "avx512_bf16", "SkylakeX": "avx512f", "Zen": "avx2",
+              "Haswell": "avx2"}
+
+
+def cpu_flags():
+    match = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return set(match.group(1).split()) if match else set()
+
+
+def core_types(flags, chosen=""):
+    """The core types to try on a CPU with these flags, and the one that the environment chose."""
+    types = [name for name, flag in CORE_TYPES.items() if flag in flags]
+    return types + [chosen] * (chosen != "" and chosen not in types)
+
+
+def find_libraries():
+    """(name, path) of each BLAS that is installed: Debian's, and those of this Python."""
+    debian = ctypes.util.find_library("openblas")
+    found = [("Debian's OpenBLAS", debian)] if debian else []
+    for package, name, pattern in (("scipy_openblas32", "OpenBLAS of scipy-openblas32", "lib/libscipy_openblas*.so*"),
+                                   ("numpy", "OpenBLAS of numpy", "../numpy.libs/libscipy_openblas*.so*")):
+        spec = importlib.util.find_spec(package)
+        if spec and spec.origin:
+            found += [(name, str(path)) for path in sorted(Path(spec.origin).parent.glob(pattern))[:1]]
+    found += [("MKL", str(path)) for path in sorted((Path(sys.prefix) / "lib").glob("libmkl_rt.so*"))[:1]]
+    return found
+
+
+def sgemm_candidates(libraries, types):
+    """Each library as it is, and each OpenBLAS with every core type."""
+    candidates = []
+    for name, path in libraries:
+        openblas = "openblas" in name.lower() or "openblas" in Path(path).name
+        candidates += [Sgemm(name, path, core_type) for core_type in ["", *(types if openblas else [])]]
+    return candidates
+
+
+def measure_sgemm(candidate, threads):
+    """The Rate of a candidate; a text that says why there is none."""
+    result = candidate.run(threads, 0)
+    if result.returncode < 0:
+        return f"ended by signal {-result.returncode}"
+    if result.returncode > 0:
+        return (result.stderr.strip().splitlines() or ["failed"])[-1].removeprefix("bench_gemm: ")
+    return parse_rate(result.stdout)
+
+
+def parse_rate(text):
+    rate, peak = re.search(r"2048\^3: ([0-9.]+) GFLOP/s, .* peak, ([0-9.]+) GFLOP/s", text).groups()
+    return Rate(1e9 * float(rate), 1e9 * float(peak))
+
+
+def fastest_sgemm(candidates, measure):
+    """Prints the rate of each candidate and which is the fastest; returns that one, None if none runs."""
+    best, best_rate = None, None
+    for candidate in candidates:
+        rate = measure(candidate)
+        if isinstance(rate, str):
+            print(f"sgemm  {candidate}: skipped: {rate}", flush=True)
+            continue
+        print(f"sgemm  {candidate}: {1e-9 * rate.flops:.1f} GFLOP/s", flush=True)
+        if best is None or rate.flops > best_rate.flops:
+            best, best_rate = candidate, rate
+    if best is None:
+        print("no library with sgemm is installed (Debian: libopenblas0, PyPI: scipy-openblas32, mkl): skipped")
         return None
+    print(f"fastest sgemm: {best}: {1e-9 * best_rate.flops:.1f} GFLOP/s, {100 * best_rate.flops / best_rate.peak:.1f} % of "
+          f"the measured FMA peak, {1e-9 * best_rate.peak:.1f} GFLOP/s", flush=True)
+    return best
+
+
+def choose_sgemm(threads, more_libraries):
+    """The fastest sgemm that is installed."""
     subprocess.run(["make", "-s", "build/bench_gemm"], cwd=ROOT, check=True)
-    print(f"-- matrix products, {threads} thread(s)", flush=True)
-    result = subprocess.run([ROOT / "build/bench_gemm", library], env=environment(threads), check=True, text=True,
-                            capture_output=True)
-    print(result.stdout, end="", flush=True)
-    return square_rate(result.stdout)
+    print(f"-- sgemm at 2048^3, {threads} thread(s)", flush=True)
+    libraries = find_libraries() + [(Path(path).name, str(Path(path).resolve())) for path in more_libraries]
+    candidates = sgemm_candidates(libraries, core_types(cpu_flags(), os.environ.get("OPENBLAS_CORETYPE", "")))
+    return fastest_sgemm(candidates, lambda candidate: measure_sgemm(candidate, threads))
 
 
-def square_rate(text):
-    return 1e9 * float(re.search(r"2048\^3: ([0-9.]+)", text).group(1))
+def bench_gemm(threads, more_libraries):
+    library = choose_sgemm(threads, more_libraries)
+    if library:
+        print(f"-- matrix products against {library}, {threads} thread(s)", flush=True)
+        print(library.run(threads, 11).stdout, end="", flush=True)
 
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Training steps
 
 def make_tokens(path, count, vocab):
-    """An llm.c shard of made-up tokens: the step's time does not depend on what they say."""
+    """An llm.c shard of random tokens: the time of a step does not depend on them."""
     import numpy as np
     header = np.zeros(256, np.int32)
     header[:3] = 20240520, 1, count
@@ -96,7 +202,7 @@ def make_tokens(path, count, vocab):
 
 
 def train(data, out, *options, launcher=(), threads=1):
-    """The lines of the log of each step after the first."""
+    """The log lines of the steps after the first."""
     command = [*launcher, ROOT / "train_gpt", "train", "--data", data, "--out", out, "--eval-every", 0, "--save-every", 0,
                *options]
     subprocess.run(list(map(str, command)), env=environment(threads), check=True, stdout=subprocess.DEVNULL)
@@ -119,13 +225,13 @@ def step_torch(B, T, threads, steps):
 
 
 def llmc_batch(folder):
-    """The batch that a folder's llm.c was built with, as its source says."""
+    """The batch that the llm.c in a folder was built with, from its source."""
     source = (Path(folder) / "train_gpt2.c").read_text()
     return tuple(int(re.search(rf"int {name} = (\d+);", source).group(1)) for name in "BT")
 
 
 def step_llmc(folder, threads, steps):
-    """llm.c prints the time of each step; it is stopped after some. stdbuf: line by line, though into a pipe."""
+    """llm.c prints the time of each step; it is killed after some. stdbuf: line buffering, although into a pipe."""
     with subprocess.Popen(["stdbuf", "-oL", Path(folder).resolve() / "train_gpt2"], cwd=folder, env=environment(threads),
                           text=True, stdout=subprocess.PIPE) as process:
         seconds = []
@@ -141,11 +247,12 @@ def has_torch():
     return subprocess.run([sys.executable, "-c", "import torch, transformers"], capture_output=True).returncode == 0
 
 
-def bench_step(threads, rounds, folders):
-    subprocess.run(["make", "-s", "train_gpt", "build/bench_gemm"], cwd=ROOT, check=True)
+def bench_step(threads, rounds, folders, more_libraries):
+    subprocess.run(["make", "-s", "train_gpt"], cwd=ROOT, check=True)
+    library = choose_sgemm(threads, more_libraries)
     torch = has_torch()
     if not torch:
-        print("PyTorch with transformers is not there: skipped")
+        print("PyTorch with transformers is not installed: skipped")
     if not folders:
         print("llm.c: no --llmc DIR given: skipped")
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
@@ -161,16 +268,16 @@ def bench_step(threads, rounds, folders):
                 times["PyTorch"] += step_torch(B, T, threads, 3)
             if (B, T) in peers:
                 times["llm.c"] += step_llmc(peers[B, T], threads, 3)
-            if openblas():
-                rates.append(square_rate(subprocess.run([ROOT / "build/bench_gemm", openblas(), "0"], text=True,
-                                                        env=environment(threads), capture_output=True).stdout))
+            if library:
+                rates.append(parse_rate(library.run(threads, 0).stdout))
         ours = statistics.median(times["train_gpt"])
         flops = B * T * (6 * (12 * LAYERS * CHANNELS**2 + VOCAB * CHANNELS) + 6 * LAYERS * T * CHANNELS)
         print(f"-- step of GPT-2 124M, batch {B} x {T}, {threads} threads")
         print(f"train_gpt  {ours:8.3f} s  {1e-9 * flops / ours:6.1f} model GFLOP/s  peak memory {memory:.2f} GiB")
         if rates:
-            print(f"           {100 * flops / ours / statistics.median(rates):.1f} % of OpenBLAS's 2048^3 rate, "
-                  f"{1e-9 * statistics.median(rates):.1f} GFLOP/s")
+            rate, peak = (statistics.median(getattr(rate, name) for rate in rates) for name in ("flops", "peak"))
+            print(f"           {100 * flops / ours / rate:.1f} % of the fastest sgemm, {1e-9 * rate:.1f} GFLOP/s ({library}), "
+                  f"{100 * flops / ours / peak:.1f} % of the measured FMA peak, {1e-9 * peak:.1f} GFLOP/s")
         for peer in "PyTorch", "llm.c":
             if times[peer]:
                 print(f"{peer:10s} {statistics.median(times[peer]):8.3f} s  train_gpt is "
@@ -217,23 +324,27 @@ def bench_overlap(rounds, model, rate, delay):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", help="gemm, step, ranks, overlap; all by default")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="for gemm; step takes the largest")
+    parser.add_argument("what", nargs="*", help="sgemm, gemm, step, ranks, overlap; the last four by default")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="for sgemm and gemm; step uses the largest")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--library", nargs="+", default=[], metavar="BLAS.so", help="more candidates with cblas_sgemm")
     parser.add_argument("--llmc", nargs="+", default=[], metavar="DIR", help="folders of a built llm.c")
-    parser.add_argument("--rate", default="1gbit", help="of the network between two hosts, as tc writes it")
+    parser.add_argument("--rate", default="1gbit", help="of the link between the two hosts, in the syntax of tc")
     parser.add_argument("--delay", type=float, default=0.2, help="milliseconds from host to host")
     parser.add_argument("--short", action="store_true")
     args = parser.parse_args()
-    known = ["gemm", "step", "ranks", "overlap"]
-    what = args.what or known
+    known = ["sgemm", "gemm", "step", "ranks", "overlap"]
+    what = args.what or known[1:]
     if not set(what) <= set(known):
         parser.error(f"the benchmarks are {', '.join(known)}")
+    if "sgemm" in what:
+        for threads in args.threads:
+            choose_sgemm(threads, args.library)
     if "gemm" in what:
         for threads in args.threads:
-            bench_gemm(threads)
+            bench_gemm(threads, args.library)
     if "step" in what:
-        bench_step(max(args.threads), args.rounds, args.llmc)
+        bench_step(max(args.threads), args.rounds, args.llmc, args.library)
     if "ranks" in what:
         bench_ranks(args.rounds, SHORT_MODEL if args.short else ["--model", "124m"])
     if "overlap" in what:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints the tables of tokenizer.h: for the letters (L*) and the numbers (N*) of the regex engine inside Hugging Face
+"""Prints the tables of tokenizers/unicode.h: for the letters (L*) and the numbers (N*) of the regex engine inside Hugging Face
 tokenizers, and for all but letters that its added tokens with single_word take for parts of words, alternately the
 length of a gap and of a run of members, from U+0000 up.
 
@@ -51,7 +51,7 @@ def table(name, lengths):
     lines = [""]
     for number in lengths:
         word = f"{number},"
-        if len(lines[-1]) + 1 + len(word) > 106:
+        if len(lines[-1]) + 1 + len(word) > 96:
             lines.append("")
         lines[-1] += " " + word if lines[-1] else word
     return f"static const uint16_t {name}[] = {{\n" + "".join(f"    {line}\n" for line in lines) + "};"

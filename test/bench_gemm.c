@@ -1,21 +1,33 @@
-// bench_gemm.c: the matrix products of GPT-2 124M against OpenBLAS, alternating in one run,
-// medians.
+// bench_gemm.c: the matrix products of GPT-2 124M against the sgemm of another library, alternating
+// in one run, medians.
 //
-//     bench_gemm LIBRARY [REPEATS]       LIBRARY: an OpenBLAS to load, for example libopenblas.so.0
+//     bench_gemm LIBRARY [REPEATS]       LIBRARY: a BLAS to load, for example libopenblas.so.0
 //
-// REPEATS 0 prints OpenBLAS's own rate at 2048^3 only. Threads: OMP_NUM_THREADS for ours,
-// OPENBLAS_NUM_THREADS for theirs. One line a product, then the geometric mean of the ratios theirs
-// / ours (above 1: ours is faster) and the smallest of them.
+// First the measured FMA peak and the library's rate at 2048^3, whose result is checked; REPEATS 0
+// ends there. Then one line per product, the geometric mean of the ratios theirs / ours (above 1:
+// ours is faster) and the smallest of them. Threads: OMP_NUM_THREADS for ours, the library's own
+// variable for theirs.
 #include <dlfcn.h>
 #include <stdio.h>
 #include <time.h>
 
 #include "kernels_sve.h"
+#include "util/clock.h" // defines: seconds_now
 
+// cblas_sgemm with int, and as 64-bit builds have it
 typedef void (*Sgemm)(int order, int transpose_a, int transpose_b, int m, int n, int k, float alpha,
                       const float *a, int lda, const float *b, int ldb, float beta, float *c,
                       int ldc);
+typedef void (*Sgemm64)(int order, int transpose_a, int transpose_b, int64_t m, int64_t n,
+                        int64_t k, float alpha, const float *a, int64_t lda, const float *b,
+                        int64_t ldb, float beta, float *c, int64_t ldc);
 enum { ROW_MAJOR = 101, PLAIN = 111, TRANSPOSED = 112, MAX_REPEATS = 99 }; // of cblas.h
+
+typedef struct {
+    Sgemm sgemm; // one of the two
+    Sgemm64 sgemm64;
+    const char *core; // what OpenBLAS takes this CPU for; NULL if the library does not say
+} Library;
 
 typedef struct {
     size_t R, C, OC;
@@ -25,10 +37,52 @@ typedef struct {
 typedef enum { FORWARD, BACKWARD_INPUT, BACKWARD_WEIGHT, DIRECTIONS } Direction;
 static const char *direction_names[DIRECTIONS] = {"forward", "backward input", "backward weight"};
 
-static double seconds_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+// The first of some symbols, NULL at the end, that the library has.
+static void *find_symbol(void *library, const char *const *names) {
+    void *symbol = NULL;
+    for (; *names && !symbol; names++) {
+        symbol = dlsym(library, *names);
+    }
+    return symbol;
+}
+
+static bool library_open(Library *l, const char *path) {
+    void *library = dlopen(path, RTLD_NOW);
+    if (!library) {
+        fprintf(stderr, "bench_gemm: %s\n", dlerror());
+        return false;
+    }
+
+    // builds of OpenBLAS on PyPI have prefixes, and suffixes where integers have 64 bits
+    void *sgemm = find_symbol(library, (const char *[]){"cblas_sgemm", "scipy_cblas_sgemm", NULL});
+    void *sgemm64 =
+        find_symbol(library, (const char *[]){"cblas_sgemm64_", "scipy_cblas_sgemm64_", NULL});
+    void *core = find_symbol(library, (const char *[]){"openblas_get_corename",
+                                                       "scipy_openblas_get_corename",
+                                                       "openblas_get_corename64_",
+                                                       "scipy_openblas_get_corename64_", NULL});
+    char *(*get_core)(void);
+    memcpy(&l->sgemm, &sgemm, sizeof sgemm);
+    memcpy(&l->sgemm64, &sgemm64, sizeof sgemm64);
+    memcpy(&get_core, &core, sizeof core);
+    l->core = core ? get_core() : NULL;
+    if (!sgemm && !sgemm64) {
+        fprintf(stderr, "bench_gemm: %s: no cblas_sgemm\n", path);
+    }
+    return sgemm || sgemm64;
+}
+
+// c (m, n) = op(a) op(b) + beta c
+static void library_sgemm(const Library *l, int transpose_a, int transpose_b, size_t m, size_t n,
+                          size_t k, const float *a, size_t lda, const float *b, size_t ldb,
+                          float beta, float *c, size_t ldc) {
+    if (l->sgemm) {
+        l->sgemm(ROW_MAJOR, transpose_a, transpose_b, (int)m, (int)n, (int)k, 1, a, (int)lda, b,
+                 (int)ldb, beta, c, (int)ldc);
+    } else {
+        l->sgemm64(ROW_MAJOR, transpose_a, transpose_b, (int64_t)m, (int64_t)n, (int64_t)k, 1, a,
+                   (int64_t)lda, b, (int64_t)ldb, beta, c, (int64_t)ldc);
+    }
 }
 
 static void ours(const Product *p, Direction direction) {
@@ -41,15 +95,15 @@ static void ours(const Product *p, Direction direction) {
     }
 }
 
-// Without bias: what it does besides the product is not counted in its favour.
-static void theirs(Sgemm sgemm, const Product *p, Direction direction) {
-    int R = (int)p->R, C = (int)p->C, OC = (int)p->OC;
+// Without bias: what ours does besides the product does not count in its favor.
+static void theirs(const Library *l, const Product *p, Direction direction) {
+    size_t R = p->R, C = p->C, OC = p->OC;
     if (direction == FORWARD) {
-        sgemm(ROW_MAJOR, PLAIN, PLAIN, R, OC, C, 1, p->inp, C, p->weight, OC, 0, p->out, OC);
+        library_sgemm(l, PLAIN, PLAIN, R, OC, C, p->inp, C, p->weight, OC, 0, p->out, OC);
     } else if (direction == BACKWARD_INPUT) {
-        sgemm(ROW_MAJOR, PLAIN, TRANSPOSED, R, C, OC, 1, p->out, OC, p->weight, OC, 0, p->inp, C);
+        library_sgemm(l, PLAIN, TRANSPOSED, R, C, OC, p->out, OC, p->weight, OC, 0, p->inp, C);
     } else {
-        sgemm(ROW_MAJOR, TRANSPOSED, PLAIN, C, OC, R, 1, p->inp, C, p->out, OC, 1, p->weight, OC);
+        library_sgemm(l, TRANSPOSED, PLAIN, C, OC, R, p->inp, C, p->out, OC, 1, p->weight, OC);
     }
 }
 
@@ -70,16 +124,15 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-// Threads that wait for work spin for a while, on the cores that the other library then needs.
+// Idle threads spin for a while, on the cores that the other library needs next.
 static void let_threads_sleep(void) {
     if (omp_get_max_threads() > 1) {
         nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
     }
 }
 
-// Ratio of the median times. Results grow from call to call, so inputs are made anew before each
-// pair.
-static double compare(Sgemm sgemm, size_t R, size_t C, size_t OC, Direction direction,
+// Ratio of the median times. Results grow from call to call, so inputs are created for each pair.
+static double compare(const Library *l, size_t R, size_t C, size_t OC, Direction direction,
                       int repeats) {
     double times[2][MAX_REPEATS];
     for (int repeat = 0; repeat < repeats; repeat++) {
@@ -87,36 +140,73 @@ static double compare(Sgemm sgemm, size_t R, size_t C, size_t OC, Direction dire
         for (int i = 0; i < 2; i++) {
             bool mine = (repeat + i) % 2 == 0; // take turns at going first
             let_threads_sleep();
-            mine ? ours(&p, direction) : theirs(sgemm, &p, direction); // wakes its threads
+            mine ? ours(&p, direction) : theirs(l, &p, direction); // wakes its threads
             double start = seconds_now();
-            mine ? ours(&p, direction) : theirs(sgemm, &p, direction);
+            mine ? ours(&p, direction) : theirs(l, &p, direction);
             times[mine][repeat] = seconds_now() - start;
         }
         free(p.inp), free(p.weight), free(p.bias), free(p.out);
     }
     qsort(times[0], (size_t)repeats, sizeof(double), by_value);
     qsort(times[1], (size_t)repeats, sizeof(double), by_value);
+
     double flops = 2.0 * (double)(R * C) * (double)OC, peer = times[0][repeats / 2],
            own = times[1][repeats / 2];
-    printf("rows %-4zu %4zu x %-5zu %-15s  ours %6.1f GFLOP/s  OpenBLAS %6.1f  ratio %.3f\n", R, C,
+    printf("rows %-4zu %4zu x %-5zu %-15s  ours %6.1f GFLOP/s  library %6.1f  ratio %.3f\n", R, C,
            OC, direction_names[direction], 1e-9 * flops / own, 1e-9 * flops / peer, peer / own);
     fflush(stdout);
     return peer / own;
 }
 
-// OpenBLAS's rate at 2048 x 2048 x 2048: what the training step is measured by.
-static void print_square_rate(Sgemm sgemm) {
+// FLOP/s of fused multiply-adds, all threads at once: the best of five short runs, as `kernels
+// --bench` measures it.
+static double measure_peak(void) {
+    enum { ROUNDS = 1000, RUNS = 5 };
+    double best = 0;
+    for (int run = 0; run < RUNS; run++) {
+        double flops = 0, start = seconds_now();
+#pragma omp parallel reduction(+ : flops)
+        flops += tile_flops_sve(ROUNDS);
+        best = fmax(best, flops / (seconds_now() - start));
+    }
+    return best;
+}
+
+// Prints the library's rate at 2048^3, what a training step is measured by. False if its result is
+// wrong: old builds of OpenBLAS are on some CPUs.
+static bool print_square_rate(const Library *l) {
     enum { N = 2048, RUNS = 5 };
-    float *a = filled(N * N), *b = filled(N * N), *c = filled(N * N);
-    double times[RUNS];
+    float *a = filled(N * N), *b = filled(N * N), *c = filled(N * N), *want = filled(N * N);
+    double times[RUNS], peak = measure_peak(), largest = 0;
+
+    let_threads_sleep();
     for (int run = 0; run < RUNS; run++) {
         double start = seconds_now();
-        sgemm(ROW_MAJOR, PLAIN, PLAIN, N, N, N, 1, a, N, b, N, 0, c, N);
+        library_sgemm(l, PLAIN, PLAIN, N, N, N, a, N, b, N, 0, c, N);
         times[run] = seconds_now() - start;
     }
     qsort(times, RUNS, sizeof(double), by_value);
-    printf("OpenBLAS 2048^3: %.1f GFLOP/s\n", 2e-9 * N * N * (double)N / times[RUNS / 2]);
-    free(a), free(b), free(c);
+
+    matmul_forward_sve(want, a, b, NULL, NULL, N, N, N);
+    for (size_t i = 0; i < (size_t)N * N; i++) {
+        largest = fmax(largest, fabs((double)want[i]));
+    }
+    size_t wrong = 0;
+    for (size_t i = 0; i < (size_t)N * N; i++) {
+        wrong += !(fabs((double)c[i] - (double)want[i]) <= 1e-4 * largest); // NaN counts
+    }
+    free(a), free(b), free(c), free(want);
+    if (wrong > 0) {
+        fprintf(stderr, "bench_gemm: wrong results: %zu of %d elements\n", wrong, N * N);
+        return false;
+    }
+
+    double rate = 2.0 * N * N * (double)N / times[RUNS / 2];
+    printf("2048^3: %.1f GFLOP/s, %.1f %% of the measured FMA peak, %.1f GFLOP/s%s%s\n",
+           1e-9 * rate, 100 * rate / peak, 1e-9 * peak, l->core ? ", core type " : "",
+           l->core ? l->core : "");
+    fflush(stdout);
+    return true;
 }
 
 int main(int argc, char **argv) {
@@ -124,25 +214,25 @@ int main(int argc, char **argv) {
     static const size_t shapes[][2] = {
         {768, 768}, {768, 2304}, {768, 3072}, {3072, 768}, {768, 50304}};
     int repeats = argc > 2 ? atoi(argv[2]) : 11, count = 0;
-    void *library = argc > 1 ? dlopen(argv[1], RTLD_NOW) : NULL;
-    Sgemm sgemm = NULL;
-    if (library) {
-        void *symbol = dlsym(library, "cblas_sgemm");
-        memcpy(&sgemm, &symbol, sizeof sgemm);
-    }
-    if (!sgemm || repeats < 0 || repeats > MAX_REPEATS) {
+    double log_sum = 0, smallest = INFINITY;
+    Library library;
+
+    if (argc < 2 || repeats < 0 || repeats > MAX_REPEATS) {
         fprintf(stderr, "usage: bench_gemm LIBRARY-WITH-cblas_sgemm [REPEATS from 0 to %d]\n",
                 MAX_REPEATS);
         return 2;
     }
-    double log_sum = 0, smallest = INFINITY;
-    print_square_rate(sgemm);
+    if (!library_open(&library, argv[1]) || !print_square_rate(&library)) {
+        return 1;
+    }
+
     for (size_t r = 0; repeats > 0 && r < sizeof rows / sizeof *rows; r++) {
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+            // the classifier takes as long as all others
+            int times = shapes[s][1] > 10000 ? (repeats + 2) / 3 : repeats;
             for (Direction d = FORWARD; d < DIRECTIONS; d++) {
-                double ratio = compare(sgemm, rows[r], shapes[s][0], shapes[s][1], d,
-                                       shapes[s][1] > 10000 ? (repeats + 2) / 3 : repeats);
-                smallest = ratio < smallest ? ratio : smallest;
+                double ratio = compare(&library, rows[r], shapes[s][0], shapes[s][1], d, times);
+                smallest = fmin(smallest, ratio);
                 log_sum += log(ratio);
                 count++;
             }

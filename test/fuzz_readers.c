@@ -609,19 +609,21 @@ static void append_token_text(JsonWriter *w, const Tokenizer *t, const TokenBuff
     }
 }
 
-// The definition of BPE: as long as there is one, the merge of lowest rank, the leftmost of those.
+// The definition of BPE: as long as there is one, the merge that stands first in the list, the
+// leftmost of those.
 static size_t merge_plainly(const Tokenizer *t, const char *text, size_t n, int32_t *ids) {
     for (size_t i = 0; i < n; i++) {
         ids[i] = t->vocabulary.byte_id[(unsigned char)text[i]];
     }
     for (;;) {
-        size_t best = n, best_rank = t->merges.count;
+        size_t best = n, first = t->merges.count;
         for (size_t i = 0; i + 1 < n; i++) {
-            for (size_t rank = t->merges.count;
-                 rank-- > 0;) { // of a repeated pair the last rank counts
-                if (t->merges.items[rank].left == ids[i] && t->merges.items[rank].right == ids[i + 1]) {
-                    if (rank < best_rank) {
-                        best = i, best_rank = rank;
+            for (size_t priority = t->merges.count;
+                 priority-- > 0;) { // of a repeated pair the last one counts
+                if (t->merges.items[priority].left == ids[i] &&
+                    t->merges.items[priority].right == ids[i + 1]) {
+                    if (priority < first) {
+                        best = i, first = priority;
                     }
                     break;
                 }
@@ -630,7 +632,7 @@ static size_t merge_plainly(const Tokenizer *t, const char *text, size_t n, int3
         if (best == n) {
             return n;
         }
-        ids[best] = t->merges.items[best_rank].result;
+        ids[best] = t->merges.items[first].result;
         memmove(ids + best + 1, ids + best + 2, (n - best - 2) * sizeof *ids);
         n--;
     }
@@ -677,7 +679,8 @@ static void check_encoding(const Tokenizer *t, const char *text, size_t length) 
             "the ids decode to another text");
 
     // Pre-tokens one by one, without cache and heap.
-    if (plain && t->pre_tokenizer.split == SPLIT_GPT2 && !t->merges.ignore_merges && t->merges.count < 400) {
+    if (plain && t->pre_tokenizer.split == SPLIT_GPT2 && !t->merges.ignore_merges &&
+        t->merges.count < 400) {
         for (size_t i = 0, n; i < length; i += n) {
             n = pretoken_length(t->classes, text + i, length - i);
             promise(n > 0 && n <= length - i, "a pre-token of %zu bytes", n);
@@ -691,10 +694,11 @@ static void check_encoding(const Tokenizer *t, const char *text, size_t length) 
         size_t cut = tokenizer_safe_cut(t, text, length);
         other.count = 0;
         promise(cut <= length, "a cut behind the text");
-        promise((cut == 0 || encoder_encode_chunk(&encoder, text, cut, TEXT_NOT_LAST, &other, &e)) &&
-                    encoder_encode_chunk(&encoder, text + cut, length - cut,
-                                        cut ? TEXT_NOT_FIRST : TEXT_COMPLETE, &other, &e),
-                "%s", e.text);
+        promise(
+            (cut == 0 || encoder_encode_chunk(&encoder, text, cut, TEXT_NOT_LAST, &other, &e)) &&
+                encoder_encode_chunk(&encoder, text + cut, length - cut,
+                                     cut ? TEXT_NOT_FIRST : TEXT_COMPLETE, &other, &e),
+            "%s", e.text);
         promise(same_ids(&ids, &other), "a cut at byte %zu changes the ids", cut);
     }
     check_decoding(t, &ids);
@@ -713,7 +717,8 @@ static void check_saved(const Tokenizer *t, const char *text, size_t length) {
     mkdir(saved, 0777);
     promise(tokenizer_save(t, saved, &e) && tokenizer_load(&again, saved, &e),
             "saved, then loaded: %s", e.text);
-    promise(t->vocabulary.count == again.vocabulary.count && t->merges.count == again.merges.count &&
+    promise(t->vocabulary.count == again.vocabulary.count &&
+                t->merges.count == again.merges.count &&
                 t->end_of_document == again.end_of_document && t->added.count == again.added.count,
             "a tokenizer saved and loaded differs");
     promise(tokenizer_encode(t, text, length, &ids, &e) &&

@@ -89,7 +89,7 @@ def test_impossible_combination(options, mentions, ranks, tiny, tmp_path):
 def test_global_batch_and_ranks(tiny, tmp_path):
     """6 sequences in micro-batches of 2 can be distributed over 1 or 3 ranks, not over 2."""
     options = dict(micro_batch=2, global_batch=6, steps=2, save_every=0)
-    fails(tiny(tmp_path / "run", **options), 2, "global-batch", "2 replica", ranks=2)
+    fails(tiny(tmp_path / "run", **options), 2, "global-batch", "2 data-parallel ranks", ranks=2)
     assert not list(tmp_path.iterdir())
     run(tiny(tmp_path / "run", **options), ranks=3)
 

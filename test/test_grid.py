@@ -1,7 +1,7 @@
-"""The grid: tensor, pipeline and data parallel ranks, ZeRO-1 and recomputation compute what one rank computes, and
-checkpoints do not depend on the grid that wrote them.
+"""The grid: with tensor, pipeline and data parallelism, ZeRO-1 and activation checkpointing, ranks compute what one rank
+computes, and checkpoints do not depend on the grid that wrote them. Everything that trains runs with both kernel sets.
 
-Tolerances: ranks add float sums in another order, which moves a loss by some 1e-8; eps is 1e-6, since AdamW turns the
+Tolerances: ranks add float sums in another order, which moves a loss by about 1e-8; eps is 1e-6, since AdamW turns the
 rounding errors of a gradient that is zero in theory (the bias of k) into steps of the size of the learning rate.
 """
 import re
@@ -18,11 +18,12 @@ MODEL = dict(layers=4, heads=4, channels=32, seq_len=16, micro_batch=1, global_b
 GRIDS = [(tp, pp, dp) for tp in (1, 2, 4) for pp in (1, 2, 4) for dp in (1, 2, 4, 8) if 1 < tp * pp * dp <= 8]
 
 
-@pytest.fixture(scope="module")
-def train(pair):
+@pytest.fixture(scope="module", params=["sve", "ref"])
+def train(pair, request):
     """train(out, tp, pp, dp, **options) runs on tp * pp * dp ranks, on one host or half of them on each of two."""
     def make(out, tp=1, pp=1, dp=1, two_hosts=False, **options):
-        args = {**MODEL, "data": pair, "val_data": pair, "vocab_size": 97, "out": out, "tp": tp, "pp": pp, **options}
+        args = {**MODEL, "data": pair, "val_data": pair, "vocab_size": 97, "out": out, "tp": tp, "pp": pp,
+                "kernels": request.param, **options}
         flags = [f"--{flag}" for flag in args.pop("flags", [])]
         ranks = tp * pp * dp
         launcher = dict(prefix=[ROOT / "scripts/two_hosts.sh", str(ranks // 2)]) if two_hosts else dict(ranks=ranks)
@@ -81,7 +82,7 @@ def test_overlap_changes_no_bits(train, tmp_path, zero):
 
 @pytest.mark.parametrize("zero", [0, 1])
 def test_sums_by_messages(train, alone, tmp_path, zero):
-    """The ranks of the other tests are on one host and sum in memory that they share."""
+    """In the other tests the ranks are on one host and sum in shared memory."""
     train(tmp_path / "run", pp=2, dp=4, zero=zero, share_memory=0)
     assert_same_training(alone, tmp_path / "run")
 
@@ -98,7 +99,7 @@ needs_two_hosts = pytest.mark.skipif(not has_network_namespaces(), reason="netwo
 @needs_two_hosts
 @pytest.mark.parametrize("tp,pp,dp,zero", [(1, 1, 4, 0), (1, 1, 4, 1), (2, 1, 2, 0), (1, 4, 1, 0), (4, 1, 1, 0), (2, 2, 2, 1)])
 def test_two_hosts(train, alone, tmp_path, tp, pp, dp, zero):
-    """Memory that is shared within each of two hosts, messages between them."""
+    """Shared memory within each of two hosts, messages between them."""
     ran = train(tmp_path / "run", tp, pp, dp, zero=zero, two_hosts=True)
     assert "host host-a" in ran.out and "host host-b" in ran.out
     assert_same_training(alone, tmp_path / "run")
@@ -106,7 +107,7 @@ def test_two_hosts(train, alone, tmp_path, tp, pp, dp, zero):
 
 @needs_two_hosts
 def test_benchmark_of_ranks_and_overlap():
-    """That scripts/bench.py measures something; what it measures is for people to judge."""
+    """scripts/bench.py measures something; what it measures is for people to judge."""
     result = subprocess.run([sys.executable, ROOT / "scripts/bench.py", "ranks", "overlap", "--short", "--rounds", "1"],
                             capture_output=True, text=True, check=True, timeout=100)
     assert re.search(r"1 rank x 2 threads \d+\.\d+ s, 2 ranks x 1 thread \d+\.\d+ s", result.stdout), result.stdout
@@ -122,7 +123,7 @@ def reproducible(train, tmp_path_factory):
 
 @pytest.mark.parametrize("dp,zero", [(2, 0), (4, 0), (8, 0), (4, 1)])
 def test_reproducible(train, reproducible, tmp_path, dp, zero):
-    """1, 2, 4, 8 replicas with 8, 4, 2, 1 micro-batches each: the same bits, evals and norms too."""
+    """1, 2, 4, 8 DP ranks with 8, 4, 2, 1 micro-batches each: the same bits, evals and norms too."""
     train(tmp_path / "run", dp=dp, zero=zero, flags=["reproducible"])
     assert state_bytes(checkpoint(tmp_path / "run", 30)) == state_bytes(checkpoint(reproducible, 30))
     for key in "loss", "grad_norm":
@@ -137,7 +138,7 @@ def test_reproducible_on_two_hosts(train, reproducible, tmp_path):
 
 
 def test_reproducible_with_odd_batches(train, tmp_path):
-    """12 micro-batches: leaves of 3."""
+    """12 micro-batches: leaves of 3 micro-batches each."""
     for dp in 1, 2, 4:
         train(tmp_path / str(dp), dp=dp, global_batch=12, flags=["reproducible"])
         assert state_bytes(checkpoint(tmp_path / str(dp), 30)) == state_bytes(checkpoint(tmp_path / "1", 30))
@@ -145,15 +146,15 @@ def test_reproducible_with_odd_batches(train, tmp_path):
 
 @pytest.mark.parametrize("tp,pp,dp,zero", [(1, 1, 4, 1), (4, 1, 1, 0)])
 def test_checkpoint_of_another_grid(train, alone, tmp_path, tp, pp, dp, zero):
-    """Saved by 2 x 2 x 2 with ZeRO, taken up by another grid."""
+    """Saved by 2 x 2 x 2 with ZeRO-1, resumed on another grid."""
     out = tmp_path / "run"
     train(out, 2, 2, 2, zero=1, steps=15, schedule="constant", lr=1e-3, warmup_steps=3)
     train(out, tp, pp, dp, zero=zero, schedule="constant")
-    train(tmp_path / "whole", schedule="constant")
-    assert_same_training(tmp_path / "whole", out)
+    train(tmp_path / "uninterrupted", schedule="constant")
+    assert_same_training(tmp_path / "uninterrupted", out)
 
 
-def test_36_heads_over_6_slices(train, tmp_path):
+def test_36_heads_on_6_tp_ranks(train, tmp_path):
     options = dict(heads=36, channels=72, layers=2, global_batch=2, steps=4, eval_every=4, save_every=4)
     train(tmp_path / "one", **options)
     train(tmp_path / "run", tp=6, pp=2, **options)

@@ -83,14 +83,14 @@ def decode(tool, directory, lists, *everything):
 
 
 def same_ids(tool, directory, reference, texts):
-    """Our ids equal the reference's, also in pieces, and decode to the text."""
+    """Our ids equal the reference's, also in chunks, and decode to the text."""
     expected = [e.ids for e in reference.encode_batch(texts, add_special_tokens=False)]
     for text, ours, theirs in itertools.zip_longest(texts, encode(tool, directory, texts), expected):
         assert ours == theirs, repr(text[:200])
     for block in 1, 7, 64:
         texts_here = [text[:3000] for text in texts] if block == 1 else texts
         whole = encode(tool, directory, texts_here) if block == 1 else expected
-        assert unpacked(tool("pieces", directory, block, data=packed(texts_here))[0]) == whole
+        assert unpacked(tool("chunks", directory, block, data=packed(texts_here))[0]) == whole
     assert decode(tool, directory, expected, "all") == [text.encode() for text in texts]
 
 
@@ -241,7 +241,7 @@ def test_special_tokens_in_text(tool, gpt2, tmp_path):
     expected = [e.ids for e in reference.encode_batch(texts, add_special_tokens=False)]
     assert encode(tool, tmp_path, texts) == expected
     for block in 1, 2, 3, 5, 8, 13:
-        assert unpacked(tool("pieces", tmp_path, block, data=packed(texts))[0]) == expected
+        assert unpacked(tool("chunks", tmp_path, block, data=packed(texts))[0]) == expected
     flat = sum(expected, [])
     assert decode(tool, tmp_path, [flat])[0].decode() == reference.decode(flat, skip_special_tokens=True)
     (tmp_path / "copy").mkdir()
@@ -329,7 +329,7 @@ def test_impossible_sizes(tool, size, mention, tmp_path):
 
 
 def test_a_directory_that_is_missing(tool, tmp_path):
-    assert "cannot be written" in tool("train", 257, tmp_path / "missing", fails=True)
+    assert "cannot be created" in tool("train", 257, tmp_path / "missing", fails=True)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

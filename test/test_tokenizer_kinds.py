@@ -37,18 +37,18 @@ def texts():
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_and_text_are_the_librarys(tools, folders, texts, kind):
     more = list(campaign.ill_formed_texts(3, 20_000)) if (folders[kind] / "tokenizer.model").exists() else []
-    differ, wrong, cuts = campaign.compare(tools / "native", folders[kind], texts + more, pieces=(150, 5000))
+    differ, wrong, cuts = campaign.compare(tools / "native", folders[kind], texts + more, chunks=(150, 5000))
     assert (differ, wrong) == (0, 0)
     assert (cuts > 200) == (kind != "bpe-unused")
     short = [text[:400] for text in texts[::7]] + [text[:400] for text in more[::7]]
-    assert campaign.compare(tools / "asan", folders[kind], short, pieces=(40,))[:2] == (0, 0)
+    assert campaign.compare(tools / "asan", folders[kind], short, chunks=(40,))[:2] == (0, 0)
 
 
 def test_sums_of_long_texts(tools, folders):
     """sentencepiece's sums in single precision start anew below -100000."""
     texts = ["\n".join(campaign.corpus_texts(100_000))[:300_000]]
     for kind in "unigram", "unigram-identity", "llm-jp":
-        assert campaign.compare(tools / "native", folders[kind], texts, pieces=(1 << 15,))[:2] == (0, 0)
+        assert campaign.compare(tools / "native", folders[kind], texts, chunks=(1 << 15,))[:2] == (0, 0)
 
 
 def test_every_character_beside_a_token_that_stands_alone(tools, folders):
@@ -66,7 +66,7 @@ CHARACTERS = st.one_of(st.sampled_from(campaign.ODD), st.characters(exclude_cate
 @given(texts=st.lists(st.lists(CHARACTERS, max_size=25).map("".join), min_size=40, max_size=60))
 @pytest.mark.parametrize("kind", ["unigram-user", "unigram-suffix", "bpe-identity", "llm-jp", "llama", "gpt2-prefix", "gpt4"])
 def test_random_text(tools, folders, kind, texts):
-    assert campaign.compare(tools / "native", folders[kind], texts, pieces=(20,))[:2] == (0, 0)
+    assert campaign.compare(tools / "native", folders[kind], texts, chunks=(20,))[:2] == (0, 0)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -252,7 +252,7 @@ def test_altered_files_never_crash(tools, folders, kind, rounds, tmp_path):
             data[at:at + n] = source.choice([b"", bytes([source.randrange(256)]), bytes(data[at:at + n]) * 2, b"\xff" * n,
                                              b"\0\0\0\0", b"9", b'"', b"null", b"[["])
         (tmp_path / name).write_bytes(data)
-        result = subprocess.run([tools / "asan", "pieces", tmp_path, "30"], capture_output=True, timeout=60,
+        result = subprocess.run([tools / "asan", "chunks", tmp_path, "30"], capture_output=True, timeout=60,
                                 input=packed(["Hello 日本語  world.\n\u3000ｶﾞ e\u0301 12", "x" * 100]))
         error = result.stderr.decode(errors="replace")
         assert result.returncode in (0, 1) and error.count("\n") == 1, error[-2000:]

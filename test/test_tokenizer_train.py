@@ -338,4 +338,4 @@ def test_refused(tools, tmp_path, build):
         assert "coverage" in refused(tools / build, [text], 1000, tmp_path, coverage)
     assert "must be at most 354" in refused(tools / build, [], 400, tmp_path)
     line = refused(tools / build, [text], least, tmp_path / "missing", 1)
-    assert "missing/tokenizer.model: cannot be written: " in line
+    assert "missing/tokenizer.model: cannot be created: " in line

@@ -386,8 +386,8 @@ def decoded(tool, folder, lists, everything):
     return run_tool(tool, "decode", folder, *(["all"] if everything else []), data=flat.tobytes())[0].split(b"\xff")[:-1]
 
 
-def compare(tool, folder, texts, seed=0, pieces=(), show=3):
-    """Differences between ours and the library's on a list of texts: ids, the same in pieces, decoded text of these ids
+def compare(tool, folder, texts, seed=0, chunks=(), show=3):
+    """Differences between ours and the library's on a list of texts: ids, the same in chunks, decoded text of these ids
     and of random ones."""
     reference = Reference(folder)
     theirs = reference.encode(texts)
@@ -399,13 +399,13 @@ def compare(tool, folder, texts, seed=0, pieces=(), show=3):
         print(f"{folder.name}: ids differ at {at}: ours {ours[i][at:at + 6]}, theirs {theirs[i][at:at + 6]}, text "
               f"{texts[i][:80]!r} (length {len(texts[i])})")
     cuts = 0
-    for block in pieces:
-        out, err = run_tool(tool, "pieces", folder, block, data=packed(texts))
+    for block in chunks:
+        out, err = run_tool(tool, "chunks", folder, block, data=packed(texts))
         cuts += int(err.split()[0])
-        in_pieces = [i for i, (a, b) in enumerate(zip(unpacked(out), theirs)) if a != b and i not in differ]
-        for i in in_pieces[:show]:
-            print(f"{folder.name}: in pieces of {block}, text {i} differs: {texts[i][:80]!r} (length {len(texts[i])})")
-        differ += in_pieces
+        in_chunks = [i for i, (a, b) in enumerate(zip(unpacked(out), theirs)) if a != b and i not in differ]
+        for i in in_chunks[:show]:
+            print(f"{folder.name}: in chunks of {block}, text {i} differs: {texts[i][:80]!r} (length {len(texts[i])})")
+        differ += in_chunks
     source = random.Random(seed)
     lists = theirs + [[source.randrange(reference.size) if source.random() < 0.8 else source.randrange(min(300, reference.size))
                        for _ in range(source.randint(0, 12))] for _ in range(1000)]
@@ -442,7 +442,7 @@ def main():
     for name, folder in make_all(options.work, tool, options.only).items():
         began = time.monotonic()
         more = list(ill_formed_texts(options.seed, size / 100)) if (folder / "tokenizer.model").exists() else []
-        differ, wrong, cuts = compare(tool, folder, texts + more, options.seed, pieces=(200, 1 << 16))
+        differ, wrong, cuts = compare(tool, folder, texts + more, options.seed, chunks=(200, 1 << 16))
         total += differ + wrong
         print(f"{name}: {differ} of {len(texts) + len(more)} texts with other ids, {wrong} id lists with other text, "
               f"{cuts} cuts; {time.monotonic() - began:.0f} s", flush=True)

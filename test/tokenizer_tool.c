@@ -3,21 +3,20 @@
 //
 //     tokenizer_tool train VOCAB_SIZE DIR   texts in
 //     tokenizer_tool encode DIR [ROUNDS]    texts in, the ids of each and -1 out; the time goes to
-//     stderr tokenizer_tool pieces DIR BLOCK       the same ids, of texts read in blocks and cut at
-//     safe places; the number of
-//                                           cuts goes to stderr
+//                                           stderr
+//     tokenizer_tool chunks DIR BLOCK       the same ids, of texts read in blocks and cut at safe
+//                                           places; the number of cuts goes to stderr
 //     tokenizer_tool decode DIR [all]       lists of ids in, each ended by INT32_MIN; texts out,
-//     each ended by 0xFF;
-//                                           `all`: special tokens too
+//                                           each ended by 0xFF; `all`: special tokens too
 //     tokenizer_tool copy DIR OUT           load and save
 //     tokenizer_tool sanitize BLOCK         repairs UTF-8 fed in blocks; the count of replacements
-//     goes to stderr tokenizer_tool classes                the class of each code point, one byte
-//     each
+//                                           goes to stderr
+//     tokenizer_tool classes                the class of each code point, one byte each
 #include "tokenizers/train.h"
 
 #include "test/tool.h"
 
-static size_t cuts_made; // by `pieces`
+static size_t cuts_made; // by `chunks`
 
 typedef struct {
     const char *text;
@@ -92,9 +91,9 @@ static int encode(const char *directory, int rounds, const char *text, size_t le
 }
 
 // Encodes a text of which `block` more bytes come at a time, up to the last place that is safe to
-// cut, as a reader of documents larger than memory does. What is handed over ends in a whole
-// character, and nothing behind it is there.
-static bool encode_in_pieces(Encoder *encoder, Text text, size_t block, TokenBuffer *ids,
+// cut, as a reader of documents larger than memory does. What is handed over ends in a complete
+// character, and nothing follows it.
+static bool encode_in_chunks(Encoder *encoder, Text text, size_t block, TokenBuffer *ids,
                              Error *e) {
     bool ok = true;
     int continues = TEXT_COMPLETE;
@@ -122,7 +121,7 @@ static bool encode_in_pieces(Encoder *encoder, Text text, size_t block, TokenBuf
     return ok;
 }
 
-static int pieces(const char *directory, size_t block, const char *text, size_t length) {
+static int chunks(const char *directory, size_t block, const char *text, size_t length) {
     Tokenizer t;
     Encoder encoder = {0};
     TokenBuffer ids = {0};
@@ -130,7 +129,7 @@ static int pieces(const char *directory, size_t block, const char *text, size_t 
     Text document;
     bool ok = tokenizer_load(&t, directory, &e) && encoder_init(&encoder, &t, &e);
     for (const char *at = text; ok && next_text(&at, text + length, &document);) {
-        ok = encode_in_pieces(&encoder, document, block, &ids, &e) && put_ids(&ids, &e);
+        ok = encode_in_chunks(&encoder, document, block, &ids, &e) && put_ids(&ids, &e);
     }
     if (ok) {
         fprintf(stderr, "%zu cuts\n", cuts_made);
@@ -215,8 +214,8 @@ static int run(int argc, char **argv, const char *text, size_t length) {
     if (!strcmp(command, "encode") && argc >= 3) {
         return encode(argv[2], argc > 3 ? atoi(argv[3]) : 1, text, length);
     }
-    if (!strcmp(command, "pieces") && argc == 4) {
-        return pieces(argv[2], strtoul(argv[3], NULL, 10), text, length);
+    if (!strcmp(command, "chunks") && argc == 4) {
+        return chunks(argv[2], strtoul(argv[3], NULL, 10), text, length);
     }
     if (!strcmp(command, "decode") && argc >= 3) {
         return decode(argv[2], argc > 3, text, length);

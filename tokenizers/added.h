@@ -10,10 +10,10 @@ typedef struct {
     char *text; // as it stands in the text, UTF-8; if `normalized`, as the normalizer leaves it
     size_t length;
     int32_t id;
-    bool special;                 // left out when decoding
+    bool special;                 // omitted when decoding
     bool normalized;              // looked for only after all those that are not
-    bool left_strip, right_strip; // takes the white space beside it along
-    bool single_word;             // counts only between characters that are no parts of words
+    bool left_strip, right_strip; // absorbs adjacent white space
+    bool single_word;             // matches only where no word character is adjacent
 } AddedToken;
 
 // Text is searched in two passes: pass 0 for tokens with normalized = false, pass 1 for the others.
@@ -24,7 +24,7 @@ typedef struct {
     // Set by added_tokens_index:
     const AddedToken **order; // (count), by pass, first byte, then longest first
     uint32_t first[2][257]; // where a pass and a first byte begin in order; [256]: end of the pass
-    bool strips;            // some token takes white space along
+    bool strips;            // some token absorbs white space
 } AddedTokens;
 
 static inline void added_tokens_free(AddedTokens *a) {
@@ -106,7 +106,7 @@ static inline const AddedToken *added_tokens_match(const AddedTokens *a, int pas
     return NULL;
 }
 
-// False if the token at text[start], found there, must stand alone and a part of a word is beside it.
+// False if the token found at text[start] is single_word and a word character is adjacent.
 static inline bool added_token_stands(const AddedToken *a, const uint8_t *classes, const char *text,
                                       size_t length, size_t start) {
     size_t stop = start + a->length;
@@ -118,8 +118,8 @@ static inline bool added_token_stands(const AddedToken *a, const uint8_t *classe
            (stop == length || !is_word_at(classes, text + stop, text + length));
 }
 
-// True if a token of this pass, complete or cut off by the end of the text, lies across position `cut`
-// or touches it.
+// True if a token of this pass, complete or cut off by the end of the text, lies across position
+// `cut` or touches it.
 static inline bool added_tokens_touch(const AddedTokens *a, int pass, const char *text,
                                       size_t length, size_t cut) {
     for (size_t k = 0; k < a->count; k++) {

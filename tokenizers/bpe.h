@@ -1,5 +1,6 @@
 // bpe.h: byte-level BPE (Sennrich et al. 2016, over bytes as in Radford et al. 2019). Inside a
-// pre-token, neighbouring symbols are merged, the pair that stands first in the list of merges first.
+// pre-token, neighbouring symbols are merged, the pair that stands first in the list of merges
+// first.
 #ifndef TOKENIZERS_BPE_H
 #define TOKENIZERS_BPE_H
 
@@ -147,7 +148,8 @@ static inline size_t merge_short_(const int32_t byte_id[256], const MergeTable *
     }
 }
 
-// Looks up the priority of symbol i with its right neighbour and, if they merge, puts it on the heap.
+// Looks up the priority of symbol i with its right neighbour and, if they merge, puts it on the
+// heap.
 static inline bool queue_pair_(BpeScratch *s, const MergeTable *m, uint32_t i, size_t n, Error *e) {
     BpeSymbol_ *symbol = &s->symbols[i];
     symbol->priority = NO_MERGE_;

@@ -9,12 +9,12 @@
 // Byte-level BPE
 
 // Safe is a place between a character a that is not white space and a character b of another class,
-// except an apostrophe and a letter, and except beside an added token. There no pre-token of GPT-2's
-// spans the cut: a run has one class; a space may precede a run, but a is none; a contraction is an
-// apostrophe and letters; \s+ takes white space only. Nor does what follows the cut change a match
-// before it: a run ends at the cut either way; a contraction before the cut has all its letters
-// there, for b continues none; and white space before a is followed by the same character as before,
-// so (?!\S) sees the same. Matches behind the cut never look back.
+// except an apostrophe and a letter, and except beside an added token. There no pre-token of
+// GPT-2's spans the cut: a run has one class; a space may precede a run, but a is none; a
+// contraction is an apostrophe and letters; \s+ takes white space only. Nor does what follows the
+// cut change a match before it: a run ends at the cut either way; a contraction before the cut has
+// all its letters there, for b continues none; and white space before a is followed by the same
+// character as before, so (?!\S) sees the same. Matches behind the cut never look back.
 //
 // Added tokens are found from left to right, so where none touches the cut, the same ones are found
 // on both sides, with the same surroundings: a and b are not both white space.

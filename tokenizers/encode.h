@@ -1,4 +1,5 @@
-// encode.h: from text to ids: added tokens, normalizer, pre-tokenizer and model, one after the other.
+// encode.h: from text to ids: added tokens, normalizer, pre-tokenizer and model, one after the
+// other.
 #ifndef TOKENIZERS_ENCODE_H
 #define TOKENIZERS_ENCODE_H
 
@@ -91,7 +92,8 @@ static inline bool encode_word_(Encoder *encoder, const char *text, size_t n, To
     return ok && append_word_(&t->pieces, word->ids, word->count, out, e);
 }
 
-// Encodes text that is normalized. `continues`: sums of scores continue those of the previous chunk.
+// Encodes text that is normalized. `continues`: sums of scores continue those of the previous
+// chunk.
 static inline bool encode_pieces_(Encoder *encoder, const char *text, size_t n, bool continues,
                                   TokenBuffer *out, Error *e) {
     const Tokenizer *t = encoder->tokenizer;
@@ -164,8 +166,8 @@ static inline bool encode_metaspace_(Encoder *encoder, const char *text, size_t 
     return true;
 }
 
-// Encodes what lies between added tokens, normalized: pre-tokenizer and model. `first`: it begins the
-// complete text.
+// Encodes what lies between added tokens, normalized: pre-tokenizer and model. `first`: it begins
+// the complete text.
 static inline bool encode_between_(Encoder *encoder, const char *text, size_t n, int chunk,
                                    bool first, TokenBuffer *out, Error *e) {
     const Tokenizer *t = encoder->tokenizer;
@@ -244,10 +246,10 @@ static inline bool encode_pass_(Encoder *encoder, int pass, const char *text, si
     return encode_gap_(encoder, pass, text, length, done, length, chunk, first, out, e);
 }
 
-// Appends the ids of a chunk of a text. `chunk` is TEXT_COMPLETE, or TEXT_NOT_FIRST and TEXT_NOT_LAST,
-// or'ed, for a chunk that tokenizer_safe_cut has cut off: one encoder gets the chunks of a text in
-// order. The text should be UTF-8 (see utf8_sanitize). Added tokens in it become their ids; none is
-// added at the beginning or the end.
+// Appends the ids of a chunk of a text. `chunk` is TEXT_COMPLETE, or TEXT_NOT_FIRST and
+// TEXT_NOT_LAST, or'ed, for a chunk that tokenizer_safe_cut has cut off: one encoder gets the
+// chunks of a text in order. The text should be UTF-8 (see utf8_sanitize). Added tokens in it
+// become their ids; none is added at the beginning or the end.
 static inline bool encoder_encode_chunk(Encoder *encoder, const char *text, size_t length,
                                         int chunk, TokenBuffer *out, Error *e) {
     const Tokenizer *t = encoder->tokenizer;

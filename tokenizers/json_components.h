@@ -1,5 +1,6 @@
-// json_components.h: the components of a tokenizer.json around its model: normalizer, pre-tokenizer,
-// decoder, post-processor. Whatever would give other ids than Hugging Face `tokenizers` is rejected.
+// json_components.h: the components of a tokenizer.json around its model: normalizer,
+// pre-tokenizer, decoder, post-processor. Whatever would give other ids than Hugging Face
+// `tokenizers` is rejected.
 #ifndef TOKENIZERS_JSON_COMPONENTS_H
 #define TOKENIZERS_JSON_COMPONENTS_H
 

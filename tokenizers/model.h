@@ -1,6 +1,6 @@
 // model.h: what a tokenizer consists of, and how one is put together: by the readers of files
-// (tokenizer_json.h, vocab_merges.h, sentencepiece_model.h) and by training. First tokens, merges or scores,
-// and added tokens are added, then tokenizer_index derives the tables for encoding.
+// (tokenizer_json.h, vocab_merges.h, sentencepiece_model.h) and by training. First tokens, merges
+// or scores, and added tokens are added, then tokenizer_index derives the tables for encoding.
 #ifndef TOKENIZERS_MODEL_H
 #define TOKENIZERS_MODEL_H
 
@@ -57,7 +57,7 @@ typedef struct {
     int32_t end_of_document;
     int32_t begin, pad;        // for tokenizer_config.json, -1 if there is none
     uint64_t model_max_length; // for tokenizer_config.json, in tokens; 0 leaves it out
-    // The file it was loaded from, kept to be saved as it is; NULL: tokenizer_save writes it anew.
+    // The file it was loaded from, kept to be saved unchanged; NULL: tokenizer_save generates it.
     char *source;
     size_t source_length;
 } Tokenizer;
@@ -95,14 +95,14 @@ static inline void tokenizer_init_unigram(Tokenizer *t) {
     t->pieces.sentencepiece = t->pieces.byte_fallback = true;
 }
 
-// Adds a token with the next id: its bytes, or with `verbatim` a text that holds a character outside
-// the byte alphabet.
+// Adds a token with the next id: its bytes, or with `verbatim` a text that holds a character
+// outside the byte alphabet.
 static inline bool tokenizer_add_token(Tokenizer *t, const char *bytes, size_t length,
                                        bool verbatim, Error *e) {
     return vocabulary_add(&t->vocabulary, bytes, length, verbatim, e);
 }
 
-// Adds a piece of a kind (PIECE_*) with the next id.
+// Adds a piece of this kind with the next id.
 static inline bool tokenizer_add_piece(Tokenizer *t, const char *text, size_t length, double score,
                                        int kind, Error *e) {
     size_t id = t->vocabulary.count;

@@ -1,7 +1,7 @@
 // normalizer.h: normalization as the "normalizer" of a tokenizer.json asks for it, a sequence of
-// steps. A new kind of step (a Unicode normalization form, for example) is an operation here, a case
-// of normalize_step_, and a type in json_components.h. If it changes characters other than those
-// of its pattern and content, is_inert_ of cut.h must know it.
+// steps. A new kind of step (a Unicode normalization form, for example) is an operation here, a
+// case of normalize_step_, and a type in json_components.h. If it changes characters other than
+// those of its pattern and content, cut.h must know it.
 #ifndef TOKENIZERS_NORMALIZER_H
 #define TOKENIZERS_NORMALIZER_H
 
@@ -67,7 +67,7 @@ static inline bool append_collapsed_(TextBuffer *out, const char *text, size_t n
     return true;
 }
 
-// Does one step; *out is written anew.
+// Applies one step; *out is overwritten.
 static inline bool normalize_step_(const NormalizeStep *step, const uint8_t *classes,
                                    const char *text, size_t n, int chunk, TextBuffer *out,
                                    Error *e) {
@@ -95,7 +95,7 @@ static inline bool normalize_step_(const NormalizeStep *step, const uint8_t *cla
     return true;
 }
 
-// Normalizes text into *out by way of *other; both are written anew.
+// Normalizes text into *out by way of *other; both are overwritten.
 static inline bool normalizer_apply(const Normalizer *normalizer, const uint8_t *classes,
                                     const char *text, size_t n, int chunk, TextBuffer *out,
                                     TextBuffer *other, Error *e) {

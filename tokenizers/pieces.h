@@ -14,8 +14,8 @@ typedef struct {
     double *scores; // (model_count)
     size_t score_capacity;
     double unknown_score; // Unigram: of a character that is no piece
-    int32_t unknown;      // piece that stands for what is no piece, -1 if there is none
-    bool byte_fallback;   // what is no piece becomes the pieces of its bytes
+    int32_t unknown;      // piece for text that is no piece, -1 if there is none
+    bool byte_fallback;   // text that is no piece becomes the pieces of its bytes
     // Loaded from a .model: the ids are those of the sentencepiece library; else of `tokenizers`.
     bool sentencepiece;
 

@@ -1,5 +1,5 @@
-// sentencepiece_json.h: a tokenizer.json made from a SentencePiece model, for libraries that read no
-// .model. Its ids differ on some texts: see tokenizer_save.
+// sentencepiece_json.h: a tokenizer.json made from a SentencePiece model, for libraries that read
+// no .model. Its ids differ on some texts: see tokenizer_save.
 #ifndef TOKENIZERS_SENTENCEPIECE_JSON_H
 #define TOKENIZERS_SENTENCEPIECE_JSON_H
 
@@ -115,8 +115,8 @@ static inline void put_merges_of_(JsonWriter *w, const Vocabulary *v, int32_t id
     }
 }
 
-// A BPE model of SentencePiece has no list of merges: every two pieces that spell a third one merge,
-// by its score.
+// A BPE model of SentencePiece has no list of merges: every two pieces that spell a third one
+// merge, by its score.
 static inline void put_merges_(JsonWriter *w, const Vocabulary *v, const double *scores) {
     ScoredPiece_ *order = malloc(v->model_count * sizeof *order);
     if (!order) {

@@ -163,9 +163,9 @@ static inline bool is_text_piece_(const Token *token) {
     return token->kind == PIECE_NORMAL || token->kind == PIECE_USER || token->kind == PIECE_UNUSED;
 }
 
-// Files the pieces by spelling and rejects repeated ones. With BPE and characters, also a piece that
-// is spelled like a control piece: there sentencepiece gives the control piece's id to text, or no
-// ids at all.
+// Files the pieces by spelling and rejects repeated ones. With BPE and characters, also a piece
+// that is spelled like a control piece: there sentencepiece gives the control piece's id to text,
+// or no ids at all.
 static inline bool pieces_check_spellings_(const Vocabulary *v, bool unigram, Spellings *s,
                                            const char *path, Error *e) {
     if (!spellings_reserve(s, v->count, 0, path, e)) {

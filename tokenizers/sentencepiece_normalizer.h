@@ -36,9 +36,10 @@ static inline bool cut_places_add(CutPlaces *cuts, CutPlace place, Error *e) {
     return true;
 }
 
-// One step at s: the bytes it takes; what they become is *out. A user-defined symbol stays as it is;
-// else the longest rule of the character map applies; else a character stays, and a byte that belongs
-// to none becomes U+FFFD. *open: the text ends where a longer symbol or rule might continue.
+// One step at s: the bytes it takes; what they become is *out. A user-defined symbol stays as it
+// is; else the longest rule of the character map applies; else a character stays, and a byte that
+// belongs to none becomes U+FFFD. *open: the text ends where a longer symbol or rule might
+// continue.
 static inline size_t sentencepiece_step_(const Charsmap *charsmap, const Trie *user_symbols,
                                          const char *s, size_t n, const char **out, size_t *length,
                                          bool *open) {
@@ -97,8 +98,8 @@ static inline size_t dropped_start_(const SentencePieceNormalizer *s, const Trie
     return at;
 }
 
-// Normalizes; *out is written anew. `chunk` leaves out what is done at the beginning and the end of a
-// text. With `cuts`, lists the places from raw position `from` on.
+// Normalizes; *out is overwritten. `chunk` leaves out what is done at the beginning and the end of
+// a text. With `cuts`, lists the places from raw position `from` on.
 static inline bool normalize_sentencepiece(const SentencePieceNormalizer *s,
                                            const Trie *user_symbols, const char *text, size_t n,
                                            int chunk, TextBuffer *out, CutPlaces *cuts, size_t from,

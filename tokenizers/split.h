@@ -122,7 +122,8 @@ static inline size_t space_length_gpt4_(const uint8_t *classes, const char *text
     return run == length || before_last == 0 ? run : before_last;
 }
 
-// As pretoken_length for SPLIT_GPT4, in whose runs of numbers there are at most `digits` characters.
+// As pretoken_length for SPLIT_GPT4, in whose runs of numbers there are at most `digits`
+// characters.
 static inline size_t pretoken_length_gpt4_(const uint8_t *classes, const char *text, size_t length,
                                            size_t digits) {
     size_t n, contraction = contraction_any_case_(text, length);

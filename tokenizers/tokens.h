@@ -11,8 +11,8 @@ typedef struct {
     size_t start;           // where the ids of the text that is being encoded begin
 } TokenBuffer;
 
-// A text may be encoded in chunks (tokenizer_safe_cut): whether a chunk is the complete text, or lacks
-// its beginning, or its end, or both (or'ed).
+// A text may be encoded in chunks (tokenizer_safe_cut): whether a chunk is the complete text, or
+// lacks its beginning, or its end, or both (or'ed).
 enum { TEXT_COMPLETE = 0, TEXT_NOT_FIRST = 1, TEXT_NOT_LAST = 2 };
 
 // Makes room for `more` ids.

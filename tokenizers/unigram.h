@@ -28,7 +28,7 @@ static inline void unigram_scratch_free(UnigramScratch *s) {
     *s = (UnigramScratch){0};
 }
 
-// sentencepiece sums in single precision, and starts anew from 0 at the first place below this.
+// sentencepiece sums in single precision, and starts over from 0 at the first place below this.
 static const double LOWEST_SUM_ = -100000.0;
 
 // Subtracts the sum at `start` from all places that are reached from there on.

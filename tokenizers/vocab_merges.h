@@ -1,6 +1,6 @@
 // vocab_merges.h: vocabulary and merges of a byte-level BPE as GPT-2's files have them: vocab.json,
-// an object {token: id}, and merges.txt, a line "a b" for each merge. A tokenizer.json holds the same
-// within its model.
+// an object {token: id}, and merges.txt, a line "a b" for each merge. A tokenizer.json holds the
+// same within its model.
 #ifndef TOKENIZERS_VOCAB_MERGES_H
 #define TOKENIZERS_VOCAB_MERGES_H
 

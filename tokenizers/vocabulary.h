@@ -16,13 +16,13 @@ enum { PIECE_NORMAL = 1, PIECE_UNKNOWN, PIECE_CONTROL, PIECE_USER, PIECE_UNUSED,
 
 typedef struct {
     size_t offset, length; // in Vocabulary.bytes
-    // The same of what it is to the decoder, if that is another text.
+    // The text that the decoder sees, where it differs (added tokens that are normalized).
     size_t decoded, decoded_length;
     bool added, special;
-    // Byte-level BPE: the file's text, not the byte alphabet: a character of it stands for no byte.
+    // Byte-level BPE: the text as the file has it, with a character outside the byte alphabet.
     bool verbatim;
     bool matches; // text can become this token; set by tokenizer_index
-    uint8_t kind; // PIECE_*
+    uint8_t kind; // PIECE_NORMAL and so on
     int16_t byte; // that a piece written <0xNN> stands for, -1 for others
 } Token;
 
