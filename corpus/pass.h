@@ -38,10 +38,10 @@ typedef struct {
     bool (*take)(void *state, const Source *source, Batch *batch, UnitResult *result, Error *e);
 
     // Ends a unit: its files are on disk when this returns true; `ok` says whether all went well so
-    // far.
+    // far. NULL in a pass without files.
     bool (*end)(void *state, bool ok, Error *e);
 
-    // Whether the files of a unit are as its counts say.
+    // Whether the files of a unit are as its counts say. NULL in a pass without files.
     bool (*check)(const void *state, size_t unit, const Counts *counts, Error *e);
 } Pass;
 
@@ -116,7 +116,7 @@ static inline bool unit_run_(const Corpus *c, const Pass *pass, size_t unit, Bat
     const bool stopped = ok && more; // as another rank has failed
     Error ignored;
     ok = reader_close(&r, ok && !stopped, stopped ? &ignored : e);
-    ok = pass->end(pass->state, ok, stopped ? &ignored : e);
+    ok = pass->end ? pass->end(pass->state, ok, stopped ? &ignored : e) : ok;
     if (ok) {
         p->mine.source_bytes = before.source_bytes + u->bytes;
         result.counts.lines = source->kind == SOURCE_JSON_LINES ? b->lines : 0;
@@ -133,7 +133,7 @@ static inline bool unit_load_(const Corpus *c, const Pass *pass, size_t unit, Un
     char path[PATH_LIMIT];
     *r = (UnitResult){0};
     return pass_result_path_(path, c, pass, unit, e) && unit_result_load(r, path, e) &&
-           pass->check(pass->state, unit, &r->counts, e);
+           (!pass->check || pass->check(pass->state, unit, &r->counts, e));
 }
 
 // Collective: finds the units that an interrupted run has completed. Returns their source bytes.

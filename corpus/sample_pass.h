@@ -57,16 +57,6 @@ static inline bool sampling_take_(void *state, const Source *source, Batch *b, U
     return ok;
 }
 
-static inline bool sampling_end_(void *state, bool ok, Error *e) {
-    (void)state, (void)e;
-    return ok;
-}
-
-static inline bool sampling_check_(const void *state, size_t unit, const Counts *counts, Error *e) {
-    (void)state, (void)unit, (void)counts, (void)e;
-    return true;
-}
-
 // Collective: draws the sample; rank 0 has it. sample_free releases it, after a failure too. On
 // failure the line is printed.
 static inline bool sample_pass_run(Corpus *c, VerdictReader *verdicts, Sample *sample) {
@@ -81,9 +71,7 @@ static inline bool sample_pass_run(Corpus *c, VerdictReader *verdicts, Sample *s
                        .title = "sampling for the tokenizer",
                        .state = &state,
                        .begin = sampling_begin_,
-                       .take = sampling_take_,
-                       .end = sampling_end_,
-                       .check = sampling_check_};
+                       .take = sampling_take_};
     *sample = sample_make(c->options->tokenizer_sample);
     if (!pass_run(c, &pass)) {
         return false;

@@ -114,8 +114,8 @@ static bool read_twice_command(const char *path, size_t seq_len, Error *e) {
     return ok;
 }
 
-// From here on files may not become longer (as on a full disk), or memory not larger, than this; 0:
-// no limit. MPI has started, whose own needs are not the matter.
+// From here on files may not become longer (as on a full disk), nor memory larger, than this; 0: no
+// limit. MPI has started, so that its own needs do not count.
 static void set_limits(uint64_t file_bytes, uint64_t memory_bytes) {
     if (file_bytes) {
         signal(SIGXFSZ, SIG_IGN);
