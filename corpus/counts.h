@@ -4,7 +4,7 @@
 
 #include <assert.h>
 
-#include "corpus/collect.h"
+#include "corpus/duplicates.h"
 #include "util/json.h"
 
 // Everything that is counted, for a unit, a source and the corpus alike.

@@ -2,7 +2,7 @@
 #ifndef CORPUS_OPTIONS_H
 #define CORPUS_OPTIONS_H
 
-#include "corpus/collect.h"
+#include "corpus/duplicates.h"
 #include "util/utf8.h"
 
 // Inputs are files or folders; from folders it takes the files that sources.h knows, in the order

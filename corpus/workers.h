@@ -4,7 +4,7 @@
 
 #include <omp.h>
 
-#include "corpus/collect.h"
+#include "corpus/duplicates.h"
 #include "tokenizer.h"
 #include "util/json.h"
 

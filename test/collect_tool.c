@@ -1,6 +1,8 @@
 // collect_tool: the functions of collect.h for test_collect.py, and their speed. Exit status 1 and
 // one line on stderr on failure.
-#include "corpus/collect.h"
+#include "corpus/duplicates.h"
+#include "util/clock.h"
+#include "util/random.h"
 
 #include <omp.h>
 

@@ -1,0 +1,132 @@
+// unigram_lattice.h: all segmentations of a word into pieces: scores, expected counts, the best one.
+#ifndef TOKENIZERS_UNIGRAM_LATTICE_H
+#define TOKENIZERS_UNIGRAM_LATTICE_H
+
+#include "tokenizers/unigram_text.h"
+
+static inline TrieSlot *trie_slot_(const UnigramTrie *t, uint32_t node, int32_t symbol) {
+    uint64_t key = (uint64_t)node << 32 | (uint32_t)symbol;
+    size_t i = (size_t)hash_mix(key) & t->mask;
+    while (t->slots[i].key && t->slots[i].key != key) {
+        i = (i + 1) & t->mask;
+    }
+    return &t->slots[i];
+}
+
+// A trie of all pieces with a probability.
+static inline bool unigram_trie(UnigramTrainer *u, Error *e) {
+    UnigramTrie *t = &u->trie;
+    size_t inner = 1, size = 4;
+    uint32_t nodes = 0;
+    for (size_t p = 0; p < u->piece_count; p++) {
+        inner += u->pieces[p].scaled > 0 ? u->pieces[p].length - 1 : 0;
+    }
+    while (size < inner + inner / 2) {
+        size *= 2;
+    }
+    free(t->slots);
+    free(t->roots);
+    t->mask = size - 1;
+    t->slots = calloc(size, sizeof *t->slots);
+    t->roots = malloc((size_t)u->alphabet * sizeof *t->roots);
+    if (!t->slots || !t->roots) {
+        return unigram_no_memory(e);
+    }
+    for (int32_t s = 0; s < u->alphabet; s++) {
+        t->roots[s] = (TrieSlot){0, 0, NO_PIECE};
+    }
+    for (size_t p = 0; p < u->piece_count; p++) {
+        const UnigramPiece *piece = &u->pieces[p];
+        if (piece->scaled > 0) {
+            TrieSlot *slot = &t->roots[u->text[piece->start]];
+            for (uint32_t i = 1; i < piece->length; i++) {
+                int32_t symbol = u->text[piece->start + i];
+                if (!slot->child) {
+                    slot->child = ++nodes;
+                }
+                uint32_t node = slot->child;
+                slot = trie_slot_(t, node, symbol);
+                if (!slot->key) {
+                    *slot = (TrieSlot){(uint64_t)node << 32 | (uint32_t)symbol, 0, NO_PIECE};
+                }
+            }
+            slot->piece = (uint32_t)p;
+        }
+    }
+    return true;
+}
+
+typedef struct {
+    uint32_t piece;
+    uint8_t start, end;
+} Edge_;
+
+typedef struct {
+    Edge_ edges[UNIGRAM_WORD_LENGTH * UNIGRAM_PIECE_LENGTH]; // by start, then by end
+    size_t count;
+} Lattice;
+
+// All pieces in a word.
+static inline void lattice_score(Lattice *lattice, const UnigramTrainer *u, const int32_t *text,
+                                 uint32_t length) {
+    lattice->count = 0;
+    for (uint32_t start = 0; start < length; start++) {
+        const TrieSlot *slot = &u->trie.roots[text[start]];
+        for (uint32_t end = start + 1;; end++) {
+            if (slot->piece != NO_PIECE && u->pieces[slot->piece].scaled > 0) {
+                lattice->edges[lattice->count++] =
+                    (Edge_){slot->piece, (uint8_t)start, (uint8_t)end};
+            }
+            if (!slot->child || end == length) {
+                break;
+            }
+            slot = trie_slot_(&u->trie, slot->child, text[end]);
+            if (!slot->key) {
+                break;
+            }
+        }
+    }
+}
+
+// Adds to counts[piece] how often the piece is expected in a word that came `count` times: over all
+// segmentations, by their probability (forward-backward).
+static inline void lattice_expect(const Lattice *lattice, const UnigramPiece *pieces,
+                                  const UnigramWord *word, uint64_t *counts) {
+    double forward[UNIGRAM_WORD_LENGTH + 1] = {1}, backward[UNIGRAM_WORD_LENGTH + 1] = {0};
+    for (const Edge_ *edge = lattice->edges; edge < lattice->edges + lattice->count; edge++) {
+        forward[edge->end] += forward[edge->start] * pieces[edge->piece].scaled;
+    }
+    backward[word->length] = 1;
+    double share = ldexp((double)word->count, UNIGRAM_COUNT_BITS) / forward[word->length];
+    for (size_t k = lattice->count; k-- > 0;) {
+        const Edge_ *edge = &lattice->edges[k];
+        double after = pieces[edge->piece].scaled * backward[edge->end];
+        backward[edge->start] += after;
+        counts[edge->piece] += (uint64_t)(forward[edge->start] * after * share + 0.5);
+    }
+}
+
+// The likeliest segmentation, without the piece `except`: its pieces from the last to the first.
+// Among equals the one whose last piece is the longest, as encoders choose. Returns their number;
+// *score is the sum of their scores.
+static inline size_t lattice_best(const Lattice *lattice, const UnigramPiece *pieces,
+                                  uint32_t length, uint32_t except,
+                                  uint32_t best[UNIGRAM_WORD_LENGTH], double *score) {
+    double scores[UNIGRAM_WORD_LENGTH + 1] = {0};
+    const Edge_ *from[UNIGRAM_WORD_LENGTH + 1] = {0};
+    size_t count = 0;
+    for (const Edge_ *edge = lattice->edges; edge < lattice->edges + lattice->count; edge++) {
+        double sum = scores[edge->start] + pieces[edge->piece].score;
+        if (edge->piece != except && (!from[edge->end] || sum > scores[edge->end])) {
+            scores[edge->end] = sum;
+            from[edge->end] = edge;
+        }
+    }
+    for (uint32_t at = length; at > 0; at = from[at]->start) {
+        best[count++] = from[at]->piece;
+    }
+    *score = scores[length];
+    return count;
+}
+
+#endif
