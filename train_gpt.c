@@ -1235,14 +1235,6 @@ static void print_decoded(Generator *g) {
     g->decoder.text.length = 0;
 }
 
-static bool append_token(TokenBuffer *ids, int32_t token, Error *e) {
-    if (!array_reserve(&ids->ids, &ids->capacity, ids->count, 1, sizeof token, e)) {
-        return false;
-    }
-    ids->ids[ids->count++] = token;
-    return true;
-}
-
 // Collective over the ranks of a model: g->logits (V) of the token after ids (count) on the last stage.
 // The first `cached` rows are in the cache.
 static void next_logits(Generator *g, const int32_t *ids, size_t cached, size_t count) {
@@ -1307,7 +1299,7 @@ static bool generate_tokens(Generator *g, Error *e) {
         if (token == g->tokenizer.end_of_document) {
             break;
         }
-        if (!append_token(&g->ids, token, e) || !decoder_add(&g->decoder, token, e)) {
+        if (!token_buffer_append(&g->ids, token, e) || !decoder_add(&g->decoder, token, e)) {
             return false;
         }
         print_decoded(g);
@@ -1338,7 +1330,7 @@ static bool encode_prompt(Generator *g, Error *e) {
     bool ok = tokenizer_encode(&g->tokenizer, text, length, &g->ids, e);
     free(text);
     if (ok && g->ids.count == 0) {
-        ok = append_token(&g->ids, g->tokenizer.end_of_document, e);
+        ok = token_buffer_append(&g->ids, g->tokenizer.end_of_document, e);
     }
 
     decoder_init(&g->decoder, &g->tokenizer, false);

@@ -810,7 +810,8 @@ static void encode_document(const Tokenizer *t, bool lines, const uint8_t *bytes
         promise(value && value->kind == JSON_STRING, "the line of a document has no text");
         text = value->text, n = value->length;
     }
-    promise(tokenizer_encode(t, text, n, ids, &e) && append_token(ids, t->end_of_document, &e),
+    promise(tokenizer_encode(t, text, n, ids, &e) &&
+                token_buffer_append(ids, t->end_of_document, &e),
             "%s", e.text);
     json_free(&json);
     free(clean);
@@ -1174,7 +1175,7 @@ static void begin_trace(void) {
     for (size_t d = 0; d < TRACED_DOCUMENTS; d++) {
         size_t n = strcspn(at, "|");
         promise(tokenizer_encode(&traced.tokenizer, at, n, &traced.ids, &e) &&
-                    append_token(&traced.ids, traced.tokenizer.end_of_document, &e),
+                    token_buffer_append(&traced.ids, traced.tokenizer.end_of_document, &e),
                 "%s", e.text);
         traced.ends[d] = traced.ids.count;
         at += n + 1;

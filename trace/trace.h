@@ -61,7 +61,8 @@ static inline size_t token_text_of_(const Tokenizer *t, int32_t id, char *out) {
     if (id == t->end_of_document) {
         return 0;
     }
-    if (t->model == MODEL_BYTE_BPE || t->vocabulary.tokens[id].added || (size_t)id >= t->vocabulary.model_count) {
+    if (t->model == MODEL_BYTE_BPE || t->vocabulary.tokens[id].added ||
+        (size_t)id >= t->vocabulary.model_count) {
         memcpy(out, text, length);
         return length;
     }
