@@ -1,5 +1,6 @@
-// dataloader.h: from token shards to samples, in an order that can be computed again at will, so that
-// each token can be traced to its source. corpus/prepare.h makes the shards, shards/ has their formats.
+// dataloader.h: from token shards to samples, in an order that can be computed again at will, so
+// that each token can be traced to its source. corpus/prepare.h makes the shards, shards/ has their
+// formats.
 //
 //   datasets   dataset_open, dataset_read, dataset_order    samples of one source
 //   mixtures   mixture_open, mixture_order                  several sources in one order, by weight

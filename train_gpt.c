@@ -1,10 +1,10 @@
-// train_gpt.c: pre-trains GPT language models on CPU clusters. Reads top to bottom: the model, forward,
-// backward, update, the training loop, the commands.
+// train_gpt.c: pre-trains GPT language models on CPU clusters. Reads top to bottom: the model,
+// forward, backward, update, the training loop, the commands.
 //
-// Shapes in comments: B sequences of T tokens in a micro-batch, R = B * T rows, C channels, H heads,
-// V tokens in the vocabulary, tp tensor-parallel ranks. Arrays are row-major float. What each kernel
-// computes is specified in kernels_ref.h; everything that is not the model, its training or a command
-// has a folder of its own.
+// Shapes in comments: B sequences of T tokens in a micro-batch, R = B * T rows, C channels, H
+// heads, V tokens in the vocabulary, tp tensor-parallel ranks. Arrays are row-major float. What
+// each kernel computes is specified in kernels_ref.h; everything that is not the model, its
+// training or a command has a folder of its own.
 #include <float.h>
 
 #include "corpus/command.h"
@@ -109,10 +109,11 @@ static float *stage_output(const Model *m, const Activations *a) {
 // =================================================================================================
 // Forward
 
-// One block: x += attention(ln_1(x)), then x += mlp(ln_2(x)); x: (R, C) is the residual stream before
-// it. Rows before `first` (of a single sequence) were computed by an earlier call and only serve as
-// keys and values. The tensor-parallel ranks' products add up to the new stream: rank 0 starts from the
-// old one and the bias, the others from zero. recompute: for backward, which does not need the output.
+// One block: x += attention(ln_1(x)), then x += mlp(ln_2(x)); x: (R, C) is the residual stream
+// before it. Rows before `first` (of a single sequence) were computed by an earlier call and only
+// serve as keys and values. The tensor-parallel ranks' products add up to the new stream: rank 0
+// starts from the old one and the bias, the others from zero. recompute: for backward, which does
+// not need the output.
 static void layer_forward(const Model *m, World *world, const LayerWeights *w, LayerActivations *y,
                           const float *x, size_t first, size_t B, size_t T, bool recompute) {
     const Kernels *k = m->kernels;
@@ -154,9 +155,9 @@ static void embed(const Model *m, World *world, Activations *a, const int32_t *t
     tp_all_reduce(world, a->stream + first * C, B * rows * C);
 }
 
-// This stage up to the residual stream that leaves it, on the last stage through the final LayerNorm;
-// rows first .. T - 1, tokens: (B, T). With first > 0, B must be 1. Later stages find their input in
-// a->stream.
+// This stage up to the residual stream that leaves it, on the last stage through the final
+// LayerNorm; rows first .. T - 1, tokens: (B, T). With first > 0, B must be 1. Later stages find
+// their input in a->stream.
 static void forward(const Model *m, World *world, Activations *a, const int32_t *tokens,
                     size_t first, size_t B, size_t T) {
     const Weights *w = &m->weights;
@@ -247,10 +248,10 @@ static void layer_backward(const Model *m, World *world, const LayerWeights *w, 
 }
 
 // -------------------------------------------------------------------------------------------------
-// A step's micro-batches on their way through the pipeline stages. With one stage: forward, backward,
-// forward, backward, ... With several: 1F1B (Narayanan et al. 2019). A stage runs ahead by as many
-// forwards as there are stages after it, then does one backward for each forward; so it holds at most
-// that many and one more micro-batches' activations.
+// A step's micro-batches on their way through the pipeline stages. With one stage: forward,
+// backward, forward, backward, ... With several: 1F1B (Narayanan et al. 2019). A stage runs ahead
+// by as many forwards as there are stages after it, then does one backward for each forward; so it
+// holds at most that many and one more micro-batches' activations.
 
 typedef struct {
     size_t B, T;
@@ -324,9 +325,9 @@ typedef struct {
     GradientReducer *reducer;
 } Gradients;
 
-// Micro-batch `i` backward through this stage, after its forward: adds the gradients of dloss * (sum of
-// all token losses). `last`: it is the step's last. On the last stage adds to *loss. tokens, targets:
-// (B, T).
+// Micro-batch `i` backward through this stage, after its forward: adds the gradients of dloss *
+// (sum of all token losses). `last`: it is the step's last. On the last stage adds to *loss.
+// tokens, targets: (B, T).
 static void micro_batch_backward(const Model *m, World *world, Workspace *s, Gradients *g, size_t i,
                                  bool last, const int32_t *tokens, const int32_t *targets,
                                  float dloss, LossSum *loss) {
@@ -367,8 +368,8 @@ static void micro_batch_backward(const Model *m, World *world, Workspace *s, Gra
 }
 
 // `count` micro-batches forward and backward; inputs, targets: (count, B, T). Leaves the step's
-// gradients, reduced over the data-parallel ranks. Returns the sum of this rank's token losses on the
-// last stage, else nothing.
+// gradients, reduced over the data-parallel ranks. Returns the sum of this rank's token losses on
+// the last stage, else nothing.
 static LossSum forward_backward(const Model *m, World *world, Workspace *s, Gradients *g,
                                 const int32_t *inputs, const int32_t *targets, float dloss,
                                 size_t count) {
@@ -402,8 +403,8 @@ static LossSum forward_backward(const Model *m, World *world, Workspace *s, Grad
 // =================================================================================================
 // Update
 
-// Learning rate of step 1 .. steps: linear warm-up to lr, then the schedule down to min_lr at the last
-// step.
+// Learning rate of step 1 .. steps: linear warm-up to lr, then the schedule down to min_lr at the
+// last step.
 static double learning_rate(const Options *o, uint64_t step) {
     double lr = o->lr, min_lr = o->min_lr, at = (double)step;
     double warmup = (double)o->warmup_steps, steps = (double)o->steps;
@@ -425,8 +426,8 @@ static double learning_rate(const Options *o, uint64_t step) {
     }
 }
 
-// What training keeps of the model's tensors: where they are, which ranges of them this rank updates,
-// and AdamW's moments of these.
+// What training keeps of the model's tensors: where they are, which ranges of them this rank
+// updates, and AdamW's moments of these.
 typedef struct {
     TensorView *views; // (model.tensors): of model.parameters
     OwnedRanges owned;
@@ -456,8 +457,8 @@ static void optimizer_free(Optimizer *opt) {
     free(opt->owned.items);
 }
 
-// Collective: the norm of the whole model's gradient: of each tensor the sum of squares over what this
-// rank owns, then over data-parallel ranks (ZeRO), tensor-parallel ranks and stages.
+// Collective: the norm of the whole model's gradient: of each tensor the sum of squares over what
+// this rank owns, then over data-parallel ranks (ZeRO), tensor-parallel ranks and stages.
 static double gradient_norm(const Model *m, World *w, const Optimizer *opt,
                             const GradientReducer *r) {
     // A reproducible order of the sum must not depend on how ZeRO shards it.
@@ -541,9 +542,9 @@ static bool read_batch(Trainer *t, size_t rows, Error *e) {
     return ok;
 }
 
-// Collective: one step: gradients of the global batch, clipped, applied. A step whose loss or gradients
-// are not finite changes nothing. False on all ranks, with the reason printed, if the data could not be
-// read.
+// Collective: one step: gradients of the global batch, clipped, applied. A step whose loss or
+// gradients are not finite changes nothing. False on all ranks, with the reason printed, if the
+// data could not be read.
 static bool train_step(Trainer *t, StepResult *s) {
     const Options *o = t->options;
     World *w = t->world;
@@ -718,8 +719,8 @@ static bool write_checkpoint(Trainer *t) {
     return ok;
 }
 
-// Collective: saves a checkpoint. All data-parallel ranks must hold the same weights, or something is
-// broken (a kernel, a network, a memory): then nothing is saved.
+// Collective: saves a checkpoint. All data-parallel ranks must hold the same weights, or something
+// is broken (a kernel, a network, a memory): then nothing is saved.
 static bool save_checkpoint(Trainer *t) {
     Error e = {0};
     const Model *m = &t->model;
@@ -747,7 +748,8 @@ static bool save_checkpoint(Trainer *t) {
     return true;
 }
 
-// Collective: weights, optimizer state and position from the latest checkpoint, or from --init, or new.
+// Collective: weights, optimizer state and position from the latest checkpoint, or from --init, or
+// new.
 static bool initialize_state(Trainer *t) {
     Error e = {0};
     World *w = t->world;
@@ -793,8 +795,8 @@ static bool eval_is_due(const Trainer *t, uint64_t step) {
            (step % o->eval_every == 0 || step == o->steps);
 }
 
-// Whether --time-limit leaves no room for one more step, its eval and a save after it. A batch of an
-// eval takes less than a step. A save takes as long as the longest so far; before the first one,
+// Whether --time-limit leaves no room for one more step, its eval and a save after it. A batch of
+// an eval takes less than a step. A save takes as long as the longest so far; before the first one,
 // 100 MB/s for the model and AdamW's state. Twice that, as one may be due right now.
 static bool time_is_up(const Trainer *t) {
     const Options *o = t->options;
@@ -922,8 +924,8 @@ static bool create_reducer(Trainer *t, bool zero, Error *e) {
            fail(e, "no memory for the gradients of %zu layers", layers);
 }
 
-// What the kernels of a model pack into, for micro-batches of B sequences of T tokens. They get it now,
-// so that what does not fit fails before it begins; with a planned ledger it is only counted.
+// What the kernels of a model pack into, for micro-batches of B sequences of T tokens. They get it
+// now, so that what does not fit fails before it begins; with a planned ledger it is only counted.
 static bool reserve_packing(MemoryLedger *memory, const Model *m, size_t B, size_t T,
                             size_t threads, Error *e) {
     if (m->kernels != &kernels_sve) {
@@ -946,8 +948,8 @@ static bool note_mpi_buffers(Trainer *t, Error *e) {
            fail(e, "no memory for the list of arrays");
 }
 
-// Collective: model, gradients, optimizer and activations, all zero. With t->memory.planned they are
-// only counted. threads: of this rank.
+// Collective: model, gradients, optimizer and activations, all zero. With t->memory.planned they
+// are only counted. threads: of this rank.
 static bool training_allocate(Trainer *t, const Kernels *kernels, size_t threads, Error *e) {
     const ModelConfig *c = &t->setup.config;
     const Grid *g = &t->world->grid;
@@ -990,7 +992,8 @@ typedef struct {
     double step_seconds;        // planned; 0: there is no --machine to plan with
 } Baseline;
 
-// Collective, at the end: the plan of memory and time against what was measured, printed and logged.
+// Collective, at the end: the plan of memory and time against what was measured, printed and
+// logged.
 static bool log_plan(Trainer *t, const Baseline *base) {
     Error e = {0};
     const GradientReducer *r = &t->reducer;
@@ -1235,8 +1238,8 @@ static void print_decoded(Generator *g) {
     g->decoder.text.length = 0;
 }
 
-// Collective over the ranks of a model: g->logits (V) of the token after ids (count) on the last stage.
-// The first `cached` rows are in the cache.
+// Collective over the ranks of a model: g->logits (V) of the token after ids (count) on the last
+// stage. The first `cached` rows are in the cache.
 static void next_logits(Generator *g, const int32_t *ids, size_t cached, size_t count) {
     const Model *m = &g->model;
     const VocabShard vocab = m->shard.vocab;
@@ -1259,8 +1262,8 @@ static void next_logits(Generator *g, const int32_t *ids, size_t cached, size_t 
     tp_all_reduce(g->world, g->logits, V);
 }
 
-// Draws the token after ids, on the last stage, and tells the other stages; -1 if the logits are not
-// finite.
+// Draws the token after ids, on the last stage, and tells the other stages; -1 if the logits are
+// not finite.
 static int32_t next_token(Generator *g, uint64_t i) {
     const Options *o = g->options;
     int32_t token = -1;
@@ -1274,8 +1277,8 @@ static int32_t next_token(Generator *g, uint64_t i) {
     return token;
 }
 
-// Generates and prints up to --tokens tokens. Rows that are in the cache are not computed again. When
-// the context is full, its older half is dropped and the newer half, which now stands at other
+// Generates and prints up to --tokens tokens. Rows that are in the cache are not computed again.
+// When the context is full, its older half is dropped and the newer half, which now stands at other
 // positions, is computed once.
 static bool generate_tokens(Generator *g, Error *e) {
     const Options *o = g->options;
@@ -1316,8 +1319,8 @@ static bool generate_tokens(Generator *g, Error *e) {
     return true;
 }
 
-// Encodes the prompt; an empty one begins a document. The decoder is told the ids, so that what follows
-// is decoded as their continuation.
+// Encodes the prompt; an empty one begins a document. The decoder is told the ids, so that what
+// follows is decoded as their continuation.
 static bool encode_prompt(Generator *g, Error *e) {
     const char *prompt = g->options->prompt;
     size_t length = strlen(prompt), consumed;
@@ -1400,9 +1403,9 @@ static int command_generate(World *w, const Options *o) {
 // =================================================================================================
 // Commands: kernels, plan
 
-// Hash of the losses and weights of 20 steps of a small model on made-up tokens: small, but with two
-// blocks of keys in attention and two blocks of k in the widest matrix product. Any machine, vector
-// length and number of threads must give it; a change of the kernels' arithmetic changes it.
+// Hash of the losses and weights of 20 steps of a small model on made-up tokens: small, but with
+// two blocks of keys in attention and two blocks of k in the widest matrix product. Any machine,
+// vector length and number of threads must give it; a change of the kernels' arithmetic changes it.
 static const char golden_hash[] =
     "d80661553c94e7edec40cb60c269cfb143fe85c9c15298e94025271a9d04a010";
 

@@ -1,5 +1,5 @@
-// filters.h: which documents of a corpus are kept: the options, the reasons for dropping one, and the
-// statistics and fingerprint of a document that decide it.
+// filters.h: which documents of a corpus are kept: the options, the reasons for dropping one, and
+// the statistics and fingerprint of a document that decide it.
 #ifndef CORPUS_FILTERS_H
 #define CORPUS_FILTERS_H
 

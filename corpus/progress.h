@@ -40,8 +40,8 @@ static inline void progress_begin(Progress *p) {
     p->began = p->summed = p->shown = seconds_now();
 }
 
-// Rank 0: says how far the pass is: in a line that stays when it is over and every few seconds, on a
-// terminal in its status line too.
+// Rank 0: says how far the pass is: in a line that stays when it is over and every few seconds, on
+// a terminal in its status line too.
 static inline void progress_show_(Progress *p, double now) {
     const double seconds = now - p->began + 1e-9, total = (double)p->total_bytes + 1e-9;
     const double done = (double)(p->resumed_bytes + p->all.source_bytes);

@@ -2,11 +2,11 @@
 // appears under its final name only when it is complete and on disk.
 //
 //   OUT/step-000300/
-//       config.json generation_config.json model.safetensors      what transformers opens
-//       tokenizer.json tokenizer_config.json, and vocab.json merges.txt or tokenizer.model
-//       README.md                                                 model card
-//       trainer_state.json optimizer-00000.safetensors            what resume needs
-//       SHA256SUMS                                                of all the others, for sha256sum -c
+//       config.json generation_config.json model.safetensors   what transformers opens
+//       tokenizer.json tokenizer_config.json ...                the tokenizer's files
+//       README.md                                               model card
+//       trainer_state.json optimizer-00000.safetensors          what resume needs
+//       SHA256SUMS                                              of all the others
 #ifndef MODEL_CHECKPOINT_H
 #define MODEL_CHECKPOINT_H
 

@@ -6,8 +6,8 @@
 #include "plan/print.h"
 #include "run/log_reader.h"
 
-// The log of a finished run: its first line, which describes the run, and its last, which closes it.
-// The caller frees both documents.
+// The log of a finished run: its first line, which describes the run, and its last, which closes
+// it. The caller frees both documents.
 typedef struct {
     char path[PATH_LIMIT];
     JsonDocument run, end;

@@ -37,8 +37,8 @@ static inline bool batch_read_row(SampleBatch *b, size_t row, const Dataset *dat
     return true;
 }
 
-// Collective: the hash of a step's samples, on rank 0 into hex, from the tokens that forward is about
-// to see.
+// Collective: the hash of a step's samples, on rank 0 into hex, from the tokens that forward is
+// about to see.
 static inline void batch_hash_step(SampleBatch *b, World *w, size_t global_batch,
                                    char hex[BATCH_HASH_DIGITS + 1]) {
     for (size_t i = 0; i < b->rows; i++) {

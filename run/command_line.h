@@ -77,7 +77,8 @@ static inline bool asks_for_(int argc, char **argv, const char *name, const char
     return false;
 }
 
-// Collective: runs the command that argv names, or prints what it asks for. Returns the exit status.
+// Collective: runs the command that argv names, or prints what it asks for. Returns the exit
+// status.
 static inline int command_line_run(World *w, const Command *commands, size_t count, int argc,
                                    char **argv) {
     Options o;

@@ -7,8 +7,8 @@
 #include "run/log_writer.h"
 #include "util/status_line.h"
 
-// Steps between printed lines: --log-every, or so many that a run prints at most 500 lines: 1, 2, 5,
-// 10, 20, 50 ...
+// Steps between printed lines: --log-every, or so many that a run prints at most 500 lines: 1, 2,
+// 5, 10, 20, 50 ...
 static inline uint64_t console_log_every(const Options *o) {
     enum { MOST_LINES = 500 };
     static const uint64_t factors[] = {1, 2, 5};
@@ -118,8 +118,8 @@ typedef struct {
     double seconds_left;
 } ConsoleProgress;
 
-// After each step: a line that stays every `log_every` steps, at the first step and at the last, and
-// for skipped steps; the status line in between.
+// After each step: a line that stays every `log_every` steps, at the first step and at the last,
+// and for skipped steps; the status line in between.
 static inline void console_print_step(const RunRecord *r, const StepResult *s, ConsoleProgress p) {
     const uint64_t steps = r->options->steps;
     double tokens = (double)r->global_batch * (double)r->seq_len;
@@ -156,7 +156,8 @@ static inline void console_print_eval(uint64_t step, const Mixture *val, double 
            exp(loss));
 }
 
-// What eval prints. With more than one source a line for each first; then all of them, losses weighted by their shares.
+// What eval prints. With more than one source a line for each first; then all of them, losses
+// weighted by their shares.
 static inline void console_print_eval_result(const Mixture *data, size_t T, const double *losses,
                                              double loss) {
     uint64_t tokens = 0;

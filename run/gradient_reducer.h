@@ -1,6 +1,6 @@
-// gradient_reducer.h: what becomes of the gradients of a step. They are summed over its micro-batches,
-// then over the data-parallel ranks, with or without ZeRO, in one fixed tree with --reproducible; and
-// which elements of which tensor this rank then updates, saves and loads.
+// gradient_reducer.h: what becomes of the gradients of a step. They are summed over its
+// micro-batches, then over the data-parallel ranks, with or without ZeRO, in one fixed tree with
+// --reproducible; and which elements of which tensor this rank then updates, saves and loads.
 #ifndef RUN_GRADIENT_REDUCER_H
 #define RUN_GRADIENT_REDUCER_H
 
@@ -15,23 +15,25 @@ typedef struct {
     size_t elements;  // of the shard
     float *gradients; // (elements), laid out like the parameters
     float *
-        owned_gradients; // with ZeRO (buckets.owned): sums of what this rank updates; else gradients
+        // with ZeRO (buckets.owned): sums of what this rank updates; else gradients
+        owned_gradients;
     NodePeers peers;
     SharedArray shared_gradients, shared_parameters; // with peers: where gradients, and with ZeRO
                                                      // parameters, are
     Buckets buckets;
     bool overlap; // buckets are reduced while backward runs
 
-    // --reproducible: blocks of micro-batches are the leaves of one binary tree over all data-parallel
-    // ranks, summed like a binary counter: tree[l] holds the sum of 2^l blocks while bit l of
-    // blocks_done is set.
+    // --reproducible: blocks of micro-batches are the leaves of one binary tree over all
+    // data-parallel ranks, summed like a binary counter: tree[l] holds the sum of 2^l blocks while
+    // bit l of blocks_done is set.
     size_t block; // micro-batches in a leaf; 0: not reproducible
     size_t blocks_done;
     float *tree[64];
 } GradientReducer;
 
-// Collective over the data-parallel ranks: finds the peers on this node and, where there are some and
-// `share` is true, allocates gradients, and with ZeRO parameters (elements each), in shared memory.
+// Collective over the data-parallel ranks: finds the peers on this node and, where there are some
+// and `share` is true, allocates gradients, and with ZeRO parameters (elements each), in shared
+// memory.
 static inline bool reducer_share_memory(GradientReducer *r, MemoryLedger *memory, World *w,
                                         size_t elements, bool zero, bool share, Error *e) {
     size_t bytes = elements * sizeof(float);
@@ -49,10 +51,10 @@ static inline bool reducer_share_memory(GradientReducer *r, MemoryLedger *memory
            fail(e, "no memory for the list of arrays");
 }
 
-// The leaves of the tree that --reproducible sums: the micro-batches of a step are divided into as many
-// equal blocks as the largest power of two that divides their number; so one tree serves every power of
-// two of data-parallel ranks up to that. *block micro-batches a leaf, *blocks leaves of each rank; both 0
-// without the option.
+// The leaves of the tree that --reproducible sums: the micro-batches of a step are divided into as
+// many equal blocks as the largest power of two that divides their number; so one tree serves every
+// power of two of data-parallel ranks up to that. *block micro-batches a leaf, *blocks leaves of
+// each rank; both 0 without the option.
 static inline bool reducer_leaves(bool reproducible, size_t micro_batches, size_t dp, size_t *block,
                                   size_t *blocks, Error *e) {
     size_t leaves = micro_batches & -micro_batches;
@@ -75,8 +77,8 @@ static inline bool reducer_leaves(bool reproducible, size_t micro_batches, size_
 
 // After reducer_share_memory. parameters: (elements), which the reduced gradients belong to. cuts
 // (cut_count): where backward completes the array, from the end: the begin of each layer, and 0 for
-// what lies before the layers. block, blocks: micro-batches in a leaf of the fixed tree and leaves of
-// this rank; block 0: not reproducible.
+// what lies before the layers. block, blocks: micro-batches in a leaf of the fixed tree and leaves
+// of this rank; block 0: not reproducible.
 static inline bool reducer_create(GradientReducer *r, MemoryLedger *memory, float *parameters,
                                   const size_t *cuts, size_t cut_count, bool zero, bool overlap,
                                   size_t block, size_t blocks, Error *e) {
@@ -143,9 +145,9 @@ static inline void add_floats_(float *x, const float *y, size_t n) {
     }
 }
 
-// After backward of micro-batch `i` of `count`: with --reproducible, the gradients of a complete block
-// join the tree, where sums of equal size are added to each other. The last block makes the whole sum
-// of this rank, which stays in r->gradients.
+// After backward of micro-batch `i` of `count`: with --reproducible, the gradients of a complete
+// block join the tree, where sums of equal size are added to each other. The last block makes the
+// whole sum of this rank, which stays in r->gradients.
 static inline void reducer_micro_batch_done(GradientReducer *r, size_t i, size_t count) {
     if (r->block == 0 || (i + 1) % r->block) {
         return;
@@ -171,10 +173,10 @@ static inline void owned_gradients_copy_(GradientReducer *r) {
     }
 }
 
-// Collective, after backward: reduces whatever has not been reduced yet over the data-parallel ranks,
-// and the gradient of the tied embedding (tied_elements) over the two stages that hold it; tied: NULL
-// on other stages and without pipeline. With --reproducible the data-parallel ranks come first, so that
-// the order of the sum is theirs.
+// Collective, after backward: reduces whatever has not been reduced yet over the data-parallel
+// ranks, and the gradient of the tied embedding (tied_elements) over the two stages that hold it;
+// tied: NULL on other stages and without pipeline. With --reproducible the data-parallel ranks come
+// first, so that the order of the sum is theirs.
 static inline void reducer_finish_step(GradientReducer *r, World *w, float *tied,
                                        size_t tied_elements) {
     if (r->block > 0) {

@@ -1,5 +1,5 @@
-// log_writer.h: OUT/log.jsonl, one JSON object a line, each on disk before the next step begins, and
-// OUT/restarts.jsonl, one line each time the run is resumed. docs/files.md lists the fields;
+// log_writer.h: OUT/log.jsonl, one JSON object a line, each on disk before the next step begins,
+// and OUT/restarts.jsonl, one line each time the run is resumed. docs/files.md lists the fields;
 // log_reader.h reads them.
 #ifndef RUN_LOG_WRITER_H
 #define RUN_LOG_WRITER_H
@@ -188,8 +188,8 @@ static inline bool log_append(FILE *log, const char *out, const JsonWriter *line
                       line->failed ? "out of memory" : strerror(errno));
 }
 
-// Whether a line of the log belongs to the run up to `step`: a valid one, of no later step, and not the
-// closing line of a run that now continues.
+// Whether a line of the log belongs to the run up to `step`: a valid one, of no later step, and not
+// the closing line of a run that now continues.
 static inline bool log_line_is_kept_(const LogReader *log, uint64_t step, bool continues) {
     if (!log->complete || !log->line) {
         return false;
@@ -220,8 +220,8 @@ static inline bool log_truncate_(const char *out, uint64_t step, bool continues,
     return ok;
 }
 
-// Moves a log that no checkpoint belongs to out of the way: log.jsonl becomes log-1.jsonl, or the next
-// free number.
+// Moves a log that no checkpoint belongs to out of the way: log.jsonl becomes log-1.jsonl, or the
+// next free number.
 static inline bool log_set_aside_(const char *out, const char *path, Error *e) {
     char aside[PATH_LIMIT];
     int n = 1;

@@ -1,5 +1,5 @@
-// options.h: every option of every command, once. The struct, its defaults, the parser, the help and
-// the record of a run in its log all come from the one table below.
+// options.h: every option of every command, once. The struct, its defaults, the parser, the help
+// and the record of a run in its log all come from the one table below.
 #ifndef RUN_OPTIONS_H
 #define RUN_OPTIONS_H
 

@@ -7,8 +7,8 @@
 #include "kernels_sve.h" // defines: tile_flops_sve
 #include "util/clock.h"
 
-// Collective over `comm`: FLOP/s of single-precision multiply-adds, all threads of its ranks at once,
-// measured with the tile of the matrix product on data in L1; the best of five short runs.
+// Collective over `comm`: FLOP/s of single-precision multiply-adds, all threads of its ranks at
+// once, measured with the tile of the matrix product on data in L1; the best of five short runs.
 static inline double measure_peak_flops(MPI_Comm comm) {
     enum { ROUNDS = 1000, RUNS = 5 };
     double best = 0, total;

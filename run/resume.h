@@ -1,5 +1,5 @@
-// resume.h: the folder of a run: claiming it, and resuming from its latest complete checkpoint. What
-// defines the run (seed, data, sequence length) must be the same, or it would be another run.
+// resume.h: the folder of a run: claiming it, and resuming from its latest complete checkpoint.
+// What defines the run (seed, data, sequence length) must be the same, or it would be another run.
 #ifndef RUN_RESUME_H
 #define RUN_RESUME_H
 
@@ -17,8 +17,8 @@ typedef struct {
     uint64_t step, samples; // steps done, samples read by all ranks so far
 } RunPosition;
 
-// Rank 0: creates OUT with its parents and takes the lock that keeps a second run from writing there.
-// The lock goes with the process.
+// Rank 0: creates OUT with its parents and takes the lock that keeps a second run from writing
+// there. The lock goes with the process.
 static inline bool run_folder_claim(const char *out, Error *e) {
     char path[PATH_LIMIT];
     if (!path_format(path, e, "%s", out)) {
@@ -143,9 +143,9 @@ static inline bool trainer_state_read_(const char *directory, const RunRecord *r
 // ------------------------------------------------------------------------------------------------
 // Resume
 
-// Collective: loads the latest complete checkpoint of OUT into `t` and *position, with a warning for
-// each broken one that it passes over. *resumed says whether there was one. A run whose checkpoints are
-// all broken is an error: training must not silently start over.
+// Collective: loads the latest complete checkpoint of OUT into `t` and *position, with a warning
+// for each broken one that it passes over. *resumed says whether there was one. A run whose
+// checkpoints are all broken is an error: training must not silently start over.
 static inline bool run_resume(const TrainingState *t, World *w, const RunRecord *r,
                               RunPosition *position, bool *resumed) {
     Error e = {0};

@@ -1,4 +1,5 @@
-// sampling.h: the next token from logits: temperature, top-k, nucleus sampling (Holtzman et al. 2020).
+// sampling.h: the next token from logits: temperature, top-k, nucleus sampling (Holtzman et al.
+// 2020).
 #ifndef RUN_SAMPLING_H
 #define RUN_SAMPLING_H
 
@@ -32,8 +33,8 @@ static inline double candidate_weight_(const Candidate *candidates, size_t i, do
     return exp((double)(candidates[i].logit - candidates[0].logit) / temperature);
 }
 
-// Draws a token from logits (V): softmax at a temperature over the top_k likeliest tokens, of these the
-// fewest that make up top_p. `draw` is uniform in [0, 1). candidates: (V) scratch.
+// Draws a token from logits (V): softmax at a temperature over the top_k likeliest tokens, of these
+// the fewest that make up top_p. `draw` is uniform in [0, 1). candidates: (V) scratch.
 static inline int32_t sample_token(const float *logits, size_t V, Sampling s, double draw,
                                    Candidate *candidates) {
     for (size_t v = 0; v < V; v++) {

@@ -1,6 +1,6 @@
 // train_setup.h: what a training run is, from its options and its data: the model's shape, the
-// vocabulary, the tokenizer that goes into checkpoints, the training and validation data. All checks
-// that need no training come here, before anything large is allocated.
+// vocabulary, the tokenizer that goes into checkpoints, the training and validation data. All
+// checks that need no training come here, before anything large is allocated.
 #ifndef RUN_TRAIN_SETUP_H
 #define RUN_TRAIN_SETUP_H
 
@@ -157,8 +157,8 @@ static inline bool choose_tokenizer_(TrainSetup *s, const Options *o, Error *e) 
     return true;
 }
 
-// Settles the model's shape and opens the data, on every rank. tp, pp, dp: the grid. The caller closes
-// s->data and s->val.
+// Settles the model's shape and opens the data, on every rank. tp, pp, dp: the grid. The caller
+// closes s->data and s->val.
 static inline bool train_setup(TrainSetup *s, const Options *o, size_t tp, size_t pp, size_t dp,
                                Error *e) {
     *s = (TrainSetup){.tokenizer = ""};

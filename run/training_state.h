@@ -1,5 +1,6 @@
 // training_state.h: a checkpoint of a run, a model folder that Hugging Face tools open plus what is
-// needed to resume: saved by all ranks together, each what it owns, and loaded again under any grid.
+// needed to resume: saved by all ranks together, each what it owns, and loaded again under any
+// grid.
 #ifndef RUN_TRAINING_STATE_H
 #define RUN_TRAINING_STATE_H
 
@@ -22,8 +23,8 @@ typedef struct {
     float *exp_avg, *exp_avg_sq; // AdamW's m and v, of what this rank owns
 } TrainingState;
 
-// The small files of a checkpoint, which rank 0 has ready as text, and the folder whose tokenizer goes
-// into it, "" for none.
+// The small files of a checkpoint, which rank 0 has ready as text, and the folder whose tokenizer
+// goes into it, "" for none.
 typedef struct {
     JsonWriter *config, *generation_config, *trainer_state;
     const TextBuffer *model_card;
@@ -46,8 +47,8 @@ static inline TensorView *state_views_(const ModelConfig *c, const ModelShard *s
 // ------------------------------------------------------------------------------------------------
 // Save
 
-// Writes this rank's share of a file: of weights that all data-parallel ranks hold, an equal range of
-// each tensor; of the optimizer's state likewise, or with ZeRO what this rank owns.
+// Writes this rank's share of a file: of weights that all data-parallel ranks hold, an equal range
+// of each tensor; of the optimizer's state likewise, or with ZeRO what this rank owns.
 static inline bool state_write_(const TrainingState *t, const Grid *g, const TensorWriter *writer,
                                 const TensorView *mine, Error *e) {
     size_t rank = (size_t)g->dp_rank, ranks = (size_t)g->dp;
@@ -138,8 +139,8 @@ static inline bool add_small_files_(CheckpointWriter *w, const SmallFiles *files
     return true;
 }
 
-// Collective: writes OUT/.step-NNNNNN.new, which rank 0 then gives its final name. False on all ranks,
-// with the reason printed, on failure; older checkpoints stay as they are.
+// Collective: writes OUT/.step-NNNNNN.new, which rank 0 then gives its final name. False on all
+// ranks, with the reason printed, on failure; older checkpoints stay as they are.
 static inline bool state_save(const TrainingState *t, World *w, const char *out, uint64_t step,
                               const SmallFiles *small) {
     Error e = {0};
@@ -225,8 +226,8 @@ static inline bool state_load(const TrainingState *t, const char *directory, Err
     return weights_load(directory, t->views, t->tensors, e) && optimizer_load_(t, directory, e);
 }
 
-// Collective: verifies the files of a model against their checksums, each rank some of them. On failure
-// all ranks get the line of the lowest rank that found one.
+// Collective: verifies the files of a model against their checksums, each rank some of them. On
+// failure all ranks get the line of the lowest rank that found one.
 static inline bool checkpoint_verify_together(World *w, const char *directory, bool with_optimizer,
                                               Error *e) {
     bool ok = checkpoint_verify(directory, with_optimizer, (size_t)w->rank, (size_t)w->size, e);

@@ -1,5 +1,5 @@
-// idx.h: the index of a Megatron pair, PREFIX.bin + PREFIX.idx. The .bin holds the ids back to back and
-// nothing else, the .idx says where each sequence and document of it begins:
+// idx.h: the index of a Megatron pair, PREFIX.bin + PREFIX.idx. The .bin holds the ids back to back
+// and nothing else, the .idx says where each sequence and document of it begins:
 //
 //   0   "MMIDIDX\0\0"       9 bytes
 //   9   u64 version         1

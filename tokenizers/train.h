@@ -1,5 +1,5 @@
-// train.h: makes a tokenizer from text: byte-level BPE, or a Unigram language model with byte fallback
-// in the files of SentencePiece and of Hugging Face `tokenizers`.
+// train.h: makes a tokenizer from text: byte-level BPE, or a Unigram language model with byte
+// fallback in the files of SentencePiece and of Hugging Face `tokenizers`.
 //
 //     TokenizerTrainer trainer;
 //     trainer_init(&trainer, &e);                       // or trainer_init_unigram

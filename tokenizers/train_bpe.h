@@ -1,5 +1,5 @@
-// train_bpe.h: byte-level BPE of GPT-2's kind (Sennrich et al. 2016, over bytes as in Radford et al.
-// 2019): the most frequent pair of symbols is merged, again and again.
+// train_bpe.h: byte-level BPE of GPT-2's kind (Sennrich et al. 2016, over bytes as in Radford et
+// al. 2019): the most frequent pair of symbols is merged, again and again.
 //
 // All words lie one after the other in an array with a slot per byte and an empty slot around each.
 // A symbol takes as many slots as it has bytes; its first and its last slot name it, so that both

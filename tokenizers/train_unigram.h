@@ -1,5 +1,5 @@
-// train_unigram.h: trains a Unigram model: expectation maximisation, pruning, and the tokenizer that
-// results.
+// train_unigram.h: trains a Unigram model: expectation maximisation, pruning, and the tokenizer
+// that results.
 #ifndef TOKENIZERS_TRAIN_UNIGRAM_H
 #define TOKENIZERS_TRAIN_UNIGRAM_H
 

@@ -1,4 +1,5 @@
-// unigram_lattice.h: all segmentations of a word into pieces: scores, expected counts, the best one.
+// unigram_lattice.h: all segmentations of a word into pieces: scores, expected counts, the best
+// one.
 #ifndef TOKENIZERS_UNIGRAM_LATTICE_H
 #define TOKENIZERS_UNIGRAM_LATTICE_H
 

@@ -1,5 +1,5 @@
-// unigram_seeds.h: the pieces that Unigram training starts with: the most frequent substrings, out of a
-// suffix array.
+// unigram_seeds.h: the pieces that Unigram training starts with: the most frequent substrings, out
+// of a suffix array.
 #ifndef TOKENIZERS_UNIGRAM_SEEDS_H
 #define TOKENIZERS_UNIGRAM_SEEDS_H
 

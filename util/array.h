@@ -36,8 +36,8 @@ static inline bool array_reserve(void *array, size_t *capacity, size_t count, si
     return true;
 }
 
-// The first i of [low, high) for which before(context, i) is false, `high` if there is none. `before`
-// must be true up to some place and false from there on.
+// The first i of [low, high) for which before(context, i) is false, `high` if there is none.
+// `before` must be true up to some place and false from there on.
 static inline size_t bisect(size_t low, size_t high, bool (*before)(const void *context, size_t i),
                             const void *context) {
     while (low < high) {

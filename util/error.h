@@ -1,5 +1,5 @@
-// error.h: how every function of this program reports a failure. Library code never prints and never
-// exits: it returns false and leaves one line in an Error.
+// error.h: how every function of this program reports a failure. Library code never prints and
+// never exits: it returns false and leaves one line in an Error.
 #ifndef UTIL_ERROR_H
 #define UTIL_ERROR_H
 

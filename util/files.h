@@ -1,5 +1,5 @@
-// files.h: paths, whole reads and writes, folders. Every failure is seen (a full disk at the latest when
-// the file is closed) and names the file.
+// files.h: paths, whole reads and writes, folders. Every failure is seen (a full disk at the latest
+// when the file is closed) and names the file.
 #ifndef UTIL_FILES_H
 #define UTIL_FILES_H
 
@@ -246,8 +246,8 @@ static inline bool write_file(const char *path, const void *data, size_t length,
     return close_written(file, path, ok ? e : &(Error){0}) && ok;
 }
 
-// Replaces a small file, or creates it: whoever opens it finds the old content or the new, both whole,
-// whenever the power fails.
+// Replaces a small file, or creates it: whoever opens it finds the old content or the new, both
+// whole, whenever the power fails.
 static inline bool replace_file(const char *path, const void *data, size_t length, Error *e) {
     char temporary[PATH_LIMIT], folder[PATH_LIMIT];
     if (!path_format(temporary, e, "%s.new", path) || !path_format(folder, e, "%s", path)) {

@@ -19,16 +19,17 @@ static inline uint64_t hash_mix(uint64_t hash) {
     return hash ^ hash >> 32;
 }
 
-// Open addressing with linear probing over indices of an array that the caller owns: an item is found
-// by its hash and a comparison that the caller supplies. Zero-initialise; the caller frees slots.
+// Open addressing with linear probing over indices of an array that the caller owns: an item is
+// found by its hash and a comparison that the caller supplies. Zero-initialise; the caller frees
+// slots.
 typedef struct {
     uint32_t *slots; // (capacity): index + 1 of an item, 0: free
     size_t capacity; // a power of two
     size_t count;
 } HashTable;
 
-// The slot that holds the item for which same(context, item, key) is true, or the free slot where it
-// would go. The table must not be full (hash_table_reserve).
+// The slot that holds the item for which same(context, item, key) is true, or the free slot where
+// it would go. The table must not be full (hash_table_reserve).
 static inline uint32_t *hash_table_slot(const HashTable *t, uint64_t hash,
                                         bool (*same)(const void *context, uint32_t item,
                                                      const void *key),

@@ -1,5 +1,5 @@
-// status_line.h: one line at the bottom of a terminal that is kept up to date in place, under the lines
-// that stay. Where stdout is not a terminal there is no such line.
+// status_line.h: one line at the bottom of a terminal that is kept up to date in place, under the
+// lines that stay. Where stdout is not a terminal there is no such line.
 #ifndef UTIL_STATUS_LINE_H
 #define UTIL_STATUS_LINE_H
 
@@ -23,8 +23,8 @@ static inline int terminal_columns_(void) {
     return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
 }
 
-// Shows a line in place of the last one, cut to the width of the terminal: a line that wrapped could
-// not be taken back.
+// Shows a line in place of the last one, cut to the width of the terminal: a line that wrapped
+// could not be taken back.
 __attribute__((format(printf, 1, 2))) static inline void status_line_show(const char *format, ...) {
     char text[512];
     va_list args;
