@@ -6,9 +6,9 @@
 
 #include <sys/mman.h>
 
-#include "kernels_sve.h"
 #include "parallel/shared_array.h" // defines: addresses_reserve
 #include "util/array.h"
+#include "util/memory.h"
 
 typedef struct {
     const char *name; // its kind; several may have the same

@@ -4,12 +4,12 @@
 #ifndef RUN_GRADIENT_REDUCER_H
 #define RUN_GRADIENT_REDUCER_H
 
-#include "kernels_sve.h" // defines: zero_floats
 #include "model/memory_ledger.h"
 #include "model/tensor_view.h"
 #include "mpi_utils.h"
 #include "parallel/gradient_buckets.h"
 #include "parallel/shared_array.h"
+#include "util/memory.h" // defines: zero_floats
 
 typedef struct {
     size_t elements;  // of the shard

@@ -872,6 +872,11 @@ static inline bool run_add_head_(TraceRun *r, JsonDocument *line, const char *pa
     return true;
 }
 
+static inline bool trace_copy_hash_(char out[BATCH_HASH_DIGITS + 1], const Json *node) {
+    const char *text = json_string(node);
+    return text && snprintf(out, BATCH_HASH_DIGITS + 1, "%s", text) <= BATCH_HASH_DIGITS;
+}
+
 // The first line makes the run; lines of steps say how far it came. wanted: the step whose hash is
 // asked for.
 static inline bool run_add_line_(TraceRun *r, JsonDocument *line, uint64_t number, const char *path,
@@ -901,7 +906,7 @@ static inline bool run_add_line_(TraceRun *r, JsonDocument *line, uint64_t numbe
     r->last_step = step;
     r->samples = tokens / r->seq_len;
     if (step == *(const uint64_t *)wanted) {
-        copy_string_(r->batch_hash, sizeof r->batch_hash, json_get(line->root, "batch_sha256"));
+        trace_copy_hash_(r->batch_hash, json_get(line->root, "batch_sha256"));
     }
     return true;
 }
