@@ -323,7 +323,7 @@ def test_logged_sources(sources, runs):
     card = (checkpoint(runs(), STEPS) / "README.md").read_text()
     for path, share in zip(sources, (50, 30, 20)):
         row = next(line for line in card.splitlines() if sha256(path / "train.bin") in line)
-        assert abs(float(re.search(r"([0-9.]+) %", row)[1]) - share) < 100 / (STEPS * GLOBAL_BATCH), row
+        assert abs(float(re.search(r"([0-9.]+)%", row)[1]) - share) < 100 / (STEPS * GLOBAL_BATCH), row
 
 
 def eval_output(text):
