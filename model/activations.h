@@ -25,11 +25,11 @@ typedef struct {
 
 // What each block keeps for itself; everything else is shared by all blocks.
 typedef enum {
-    KEEP_ALL,    // for backward
+    KEEP_ALL, // for backward
     // activation checkpointing (Chen et al. 2016): the input of each block; the rest is
     KEEP_INPUTS,
-                 // recomputed in backward and shared with other micro-batches too
-    KEEP_CACHE   // for inference: qkv, whose keys and values later rows read
+    // recomputed in backward and shared with other micro-batches too
+    KEEP_CACHE // for inference: qkv, whose keys and values later rows read
 } Keep;
 
 // The next n floats of an arena. While its size is being counted (base == NULL) there is nothing to
