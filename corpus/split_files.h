@@ -4,9 +4,9 @@
 
 #include "corpus/encode_pass.h"
 #include "corpus/join.h"
+#include "shards/index.h"
 #include "shards/manifest.h"
 #include "shards/sums.h"
-#include "trace/trace.h" // index_build
 
 // SPLIT.idx has one sequence per document; only a document of more tokens than this has several,
 // since a sequence's length is an int32.

@@ -3,9 +3,7 @@
 #ifndef SHARDS_SUMS_H
 #define SHARDS_SUMS_H
 
-#include <signal.h>
-#include <sys/mman.h>
-
+#include "shards/proof.h"
 #include "util/array.h"
 #include "util/bytes.h"
 #include "util/files.h"
@@ -21,14 +19,14 @@
 
 enum {
     SUMS_VERSION = 1,
-    SUMS_CHUNK = 1 << 14,
+    SUMS_CHUNK = PROOF_CHUNK,
     SUMS_HEADER = 32,
     SUMS_NAME = 56,
     SUMS_ENTRY = 64,
     SUMS_FILES = 5
 };
 
-static const char *const sums_endings_[SUMS_FILES] = {"bin", "idx", "docs", "meta", "index"};
+static const char *const sums_endings[SUMS_FILES] = {"bin", "idx", "docs", "meta", "index"};
 
 // Adds the hashes of a file's chunks to an open .sums.
 static inline bool sums_add_file_(OutputFile *out, const char *path, uint64_t bytes, Error *e) {
@@ -63,12 +61,12 @@ static inline bool sums_build(const char *folder, const char *split, char hex[65
     OutputFile out;
     for (size_t i = 0; i < SUMS_FILES; i++) {
         struct stat status;
-        if (!path_format(path[files], e, "%s/%s.%s", folder, split, sums_endings_[i])) {
+        if (!path_format(path[files], e, "%s/%s.%s", folder, split, sums_endings[i])) {
             return false;
         }
         if (stat(path[files], &status) == 0) {
             bytes[files] = (uint64_t)status.st_size;
-            if (snprintf((char *)entry[files], SUMS_NAME, "%s.%s", split, sums_endings_[i]) >=
+            if (snprintf((char *)entry[files], SUMS_NAME, "%s.%s", split, sums_endings[i]) >=
                 SUMS_NAME) {
                 return fail(e, "%s: the name of this split is too long", split);
             }
@@ -88,81 +86,6 @@ static inline bool sums_build(const char *folder, const char *split, char hex[65
         ok = sums_add_file_(&out, path[i], bytes[i], e);
     }
     return output_close(&out, hex, ok ? e : &(Error){0}) && ok;
-}
-
-// A file mapped into memory. Its bytes may be read anywhere, and count as proved where proof_check
-// said so.
-typedef struct {
-    char path[PATH_LIMIT]; // empty: there is no such file
-    const unsigned char *data;
-    uint64_t bytes;
-    const unsigned char
-        *sums; // 32 bytes a chunk; NULL: proved as a whole, or nothing is there to prove it by
-    unsigned char *checked; // one byte a chunk
-} ProofFile;
-
-static inline void proof_bus_error_(int signal) {
-    static const char line[] = "train_gpt: a file was cut short while it was read\n";
-    (void)signal;
-    _exit(write(STDERR_FILENO, line, sizeof line - 1) < 0 ? EXIT_FAILURE : EXIT_FAILURE);
-}
-
-static inline void proof_close(ProofFile *f) {
-    if (f->data) {
-        munmap((void *)(uintptr_t)f->data, f->bytes);
-    }
-    free(f->checked);
-    *f = (ProofFile){0};
-}
-
-// Maps a file. If it is cut short by somebody while it is mapped, the process ends with one line.
-static inline bool proof_open(ProofFile *f, const char *path, Error *e) {
-    *f = (ProofFile){0};
-    if (!path_format(f->path, e, "%s", path)) {
-        return false;
-    }
-    int file = open_regular(path, &f->bytes, e);
-    if (file < 0) {
-        return false;
-    }
-    signal(SIGBUS, proof_bus_error_);
-    void *data = f->bytes ? mmap(NULL, f->bytes, PROT_READ, MAP_SHARED, file, 0) : NULL;
-    int reason = errno;
-    close(file);
-    if (data == MAP_FAILED) {
-        return fail(e, "%s: cannot be mapped into memory: %s", path, strerror(reason));
-    }
-    f->data = data;
-    return true;
-}
-
-// Proves the bytes from `offset` on, which must lie in the file: each chunk is hashed the first
-// time.
-static inline bool proof_check(ProofFile *f, uint64_t offset, uint64_t bytes, Error *e) {
-    if (offset > f->bytes || bytes > f->bytes - offset) {
-        return fail(e, "%s: has %llu bytes, but byte %llu of it is referred to", f->path,
-                    (unsigned long long)f->bytes,
-                    (unsigned long long)min_u64(offset, UINT64_MAX - bytes) + bytes);
-    }
-    for (uint64_t chunk = offset / SUMS_CHUNK;
-         f->sums && bytes && chunk <= (offset + bytes - 1) / SUMS_CHUNK; chunk++) {
-        unsigned char digest[32];
-        uint64_t first = chunk * SUMS_CHUNK;
-        if (f->checked[chunk]) {
-            continue;
-        }
-        Sha256 hash;
-        sha256_begin(&hash);
-        sha256_add(&hash, f->data + first, min_u64(f->bytes - first, SUMS_CHUNK));
-        sha256_digest(&hash, digest);
-        if (memcmp(digest, f->sums + 32 * chunk, 32)) {
-            return fail(e, "%s: was altered: bytes %llu to %llu are not those that prepare wrote",
-                        f->path, (unsigned long long)first,
-                        (unsigned long long)min_u64(f->bytes, first + SUMS_CHUNK) - 1);
-        }
-        f->checked[chunk] = 1;
-    }
-    return true;
 }
 
 // Gives each of `files` the chunk hashes that `sums`, the content of a .sums, holds for it.

@@ -6,7 +6,7 @@
 #define FUZZ_MUTATE_H
 
 #include "model/checkpoint.h"
-#include "trace/trace.h"
+#include "trace/answers.h"
 
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size); // libFuzzer's own mutations
 

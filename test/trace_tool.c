@@ -5,7 +5,7 @@
 //   blocks FOLDER BYTES     the same for train, with blocks of so many bytes
 //   spans FOLDER MIN        per query of standard input ("BYTES\n" and so many bytes): a JSON list
 //   of the spans found
-#include "trace/trace.h"
+#include "trace/answers.h"
 
 static bool sort_input(Error *e) {
     JsonWriter text = {0};
@@ -30,7 +30,7 @@ static bool build(const char *folder, const char *split, size_t block_bytes, Err
     if (!path_format(path, e, "%s/tokenizer", folder) || !tokenizer_load(&tokenizer, path, e)) {
         return false;
     }
-    bool ok = index_build_(folder, split, &tokenizer, block_bytes, NULL, index, e) &&
+    bool ok = index_build_blocks(folder, split, &tokenizer, block_bytes, NULL, index, e) &&
               sums_build(folder, split, sums, e);
     if (ok) {
         printf("%s\n%s\n", index, sums);

@@ -1,0 +1,558 @@
+// answers.h: what the trace command prints, for people or as JSON Lines.
+#ifndef TRACE_ANSWERS_H
+#define TRACE_ANSWERS_H
+
+#include "trace/documents.h"
+#include "trace/history.h"
+#include "trace/search.h"
+
+// Exactly one of step, doc and text is asked for.
+typedef struct {
+    const char *run;         // folder of the run; NULL: look in the data alone, for a text
+    const char *const *data; // (data_count) where the data lies now; none: where the log says
+    size_t data_count;
+    uint64_t step, row; // row UINT64_MAX: all of the step
+    const char *doc;    // id or number of a document
+    const char *text;   // "-": standard input
+    uint64_t min_bytes; // of a span
+    uint64_t limit;     // documents listed of a span
+    bool json;
+} TraceQuestion;
+
+typedef struct {
+    const TraceQuestion *question;
+    bool has_run;
+    TraceRun run;
+    Mixture mixture; // the training data
+    TraceData *data; // (mixture.count)
+    bool has_tokenizer;
+    TokenTexts texts;
+} Tracer_;
+
+// What concerns a piece of a document: where it was read (NULL: nowhere), and which part of the
+// data it is.
+typedef struct {
+    const RunPlace *place;
+    size_t dataset;
+    const TraceDocument *document; // NULL: the data does not know its documents
+    uint64_t first, tokens;        // in the dataset's split
+} TracePiece_;
+
+// Opens run and data, and proves that they belong together.
+static inline bool tracer_open_(Tracer_ *t, const TraceQuestion *o, Error *e) {
+    *t = (Tracer_){.question = o, .has_run = o->run != NULL};
+    if (t->has_run
+            ? !trace_run_open(&t->run, o->run, o->step, e) ||
+                  !trace_run_mixture(&t->run, &t->mixture, o->data, o->data_count, e)
+            : !mixture_open_paths(&t->mixture, o->data, NULL, o->data_count, "train", 1, e)) {
+        return false;
+    }
+    t->data = calloc(t->mixture.count, sizeof *t->data);
+    if (!t->data) {
+        return fail(e, "no memory for %zu datasets", t->mixture.count);
+    }
+    const Json *logged = t->has_run ? json_get(t->run.head.root, "data")->child : NULL;
+    for (size_t i = 0; i < t->mixture.count; i++, logged = logged ? logged->next : NULL) {
+        if (!trace_data_open(&t->data[i], &t->mixture.items[i], t->mixture.paths[i], "train",
+                             logged, e)) {
+            return false;
+        }
+        if (!t->data[i].proved) {
+            fprintf(stderr,
+                    "warning: %s: the run's log has no hash of it, so only batch_sha256 proves "
+                    "what was read\n",
+                    t->mixture.paths[i]);
+        }
+    }
+    if (t->mixture.items[0].tokenizer[0]) {
+        Tokenizer tokenizer;
+        if (!tokenizer_load(&tokenizer, t->mixture.items[0].tokenizer, e)) {
+            return false;
+        }
+        t->has_tokenizer = token_texts_init(&t->texts, &tokenizer, e);
+        tokenizer_free(&tokenizer);
+        return t->has_tokenizer;
+    }
+    return true;
+}
+
+static inline void tracer_close_(Tracer_ *t) {
+    for (size_t i = 0; t->data && i < t->mixture.count; i++) {
+        trace_data_close(&t->data[i]);
+    }
+    free(t->data);
+    mixture_close(&t->mixture);
+    trace_run_close(&t->run);
+    token_texts_free(&t->texts);
+}
+
+// Adds the text of tokens of a split: well-formed UTF-8, in which U+FFFD stands for a character
+// that the edges cut.
+static inline bool append_text_(Tracer_ *t, size_t dataset, uint64_t first, uint64_t tokens,
+                                JsonWriter *text, Error *e) {
+    TraceData *data = &t->data[dataset];
+    JsonWriter raw = {0};
+    size_t length, consumed;
+    uint64_t replaced = 0;
+    bool ok = trace_prove_tokens(data, first, tokens, e);
+    for (uint64_t i = 0; ok && i < tokens; i++) {
+        const char *bytes = token_text(&t->texts, trace_token(data, first + i), &length);
+        json_append(&raw, bytes, length);
+    }
+    char *whole = ok ? malloc(3 * raw.length + 1) : NULL;
+    if (ok && (!whole || raw.failed)) {
+        ok = fail(e, "no memory for a text of %zu bytes", raw.length);
+    }
+    if (ok) {
+        json_append(text, whole,
+                    utf8_sanitize(whole, raw.data, raw.length, true, &consumed, &replaced));
+    }
+    free(whole);
+    free(raw.data);
+    return ok;
+}
+
+// What is known of a document beside its id, url and license, under the names that the metadata
+// has; its "source", which is a name of a collection, is "origin" here, since "source" is the file.
+static inline void put_metadata_(JsonWriter *w, const Json *metadata) {
+    static const char *const taken[] = {"step",        "row",  "rank",   "data",        "document",
+                                        "bytes",       "text", "offset", "first_token", "tokens",
+                                        "shard_token", "span", "proved"};
+    for (const Json *m = metadata && metadata->kind == JSON_OBJECT ? metadata->child : NULL; m;
+         m = m->next) {
+        const char *key = strcmp(m->key, "source") ? m->key : "origin";
+        bool is_taken = strlen(m->key) != m->key_length;
+        double number;
+        for (size_t i = 0; i < sizeof taken / sizeof *taken; i++) {
+            is_taken |= !strcmp(key, taken[i]);
+        }
+        if (m->kind == JSON_STRING && !is_taken) {
+            json_put_text(w, key, m->text, m->length);
+        } else if (m->kind == JSON_NUMBER && !is_taken && json_double(m, &number)) {
+            json_put_raw(w, key, m->text, m->length);
+        }
+    }
+}
+
+// The fields of a piece, without the braces.
+static inline void put_read_piece_(JsonWriter *w, const Tracer_ *t, const TracePiece_ *p) {
+    const TraceDocument *d = p->document;
+    const struct {
+        const char *key;
+        uint64_t value;
+        bool known;
+    } numbers[] = {
+        {"step", p->place ? p->place->step : 0, p->place},
+        {"row", p->place ? p->place->row : 0, p->place},
+        {"rank", p->place ? p->place->rank : 0, p->place},
+        {"document", d ? d->number : 0, d},
+        {"offset", d ? d->record.offset : 0, d && d->known},
+        {"bytes", d ? d->record.length : 0, d && d->known},
+        {"first_token", d ? p->first - d->first : 0, d},
+        {"tokens", p->tokens, true},
+        {"shard_token", p->first, true},
+    };
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        numbers[i].known ? json_put_uint(w, numbers[i].key, numbers[i].value)
+                         : json_put_null(w, numbers[i].key);
+    }
+    json_put_string(w, "data", t->mixture.paths[p->dataset]);
+    d && d->known ? json_put_string(w, "source", d->source) : json_put_null(w, "source");
+    put_metadata_(w, d ? d->metadata.root : NULL);
+}
+
+static inline bool print_line_(JsonWriter *w, Error *e) {
+    bool ok = !w->failed || fail(e, "no memory for a line of output");
+    if (ok) {
+        fwrite(w->data, 1, w->length, stdout);
+        putchar('\n');
+    }
+    free(w->data);
+    *w = (JsonWriter){0};
+    return ok;
+}
+
+// For people: which document, and what is known of it.
+static inline void print_document_(const Tracer_ *t, size_t dataset, const TraceDocument *d) {
+    static const char *const keys[] = {"id", "url", "license", "source"};
+    if (!d) {
+        printf("%s", t->mixture.paths[dataset]);
+        return;
+    }
+    printf("document %llu of %s, %llu tokens", (unsigned long long)d->number,
+           t->mixture.paths[dataset], (unsigned long long)d->tokens);
+    if (d->known) {
+        printf(", from %s, %llu bytes at %llu", d->source, (unsigned long long)d->record.length,
+               (unsigned long long)d->record.offset);
+    }
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        const Json *value = json_get(d->metadata.root, keys[i]);
+        if (value && (value->kind == JSON_STRING || value->kind == JSON_NUMBER)) {
+            printf(", %s %s", strcmp(keys[i], "source") ? keys[i] : "origin", value->text);
+        }
+    }
+}
+
+// Opens the document that holds a token; *out is NULL if the data knows no documents.
+static inline bool find_document_(TraceData *data, uint64_t token, TraceDocument *document,
+                                  const TraceDocument **out, Error *e) {
+    uint64_t number;
+    *out = NULL;
+    *document = (TraceDocument){0};
+    if (!data->idx.path[0]) {
+        return true;
+    }
+    *out = document;
+    return trace_document_of(data, token, &number, e) && trace_document(data, number, document, e);
+}
+
+// Prints the pieces of documents that make up a sample.
+static inline bool print_sample_(Tracer_ *t, SampleId id, const RunPlace *place, Error *e) {
+    TraceData *data = &t->data[id.dataset];
+    const uint64_t T = t->run.seq_len, end = id.sample * T + T + 1;
+    for (uint64_t token = id.sample * T, next; token < end; token = next) {
+        TraceDocument document;
+        TracePiece_ piece = {.place = place, .dataset = id.dataset, .first = token};
+        JsonWriter line = {0}, text = {0};
+        bool ok = find_document_(data, token, &document, &piece.document, e);
+        next = ok && piece.document ? document.first + document.tokens : end;
+        next = next < end ? next : end;
+        piece.tokens = next - token;
+        ok =
+            ok && (!t->has_tokenizer || append_text_(t, id.dataset, token, piece.tokens, &text, e));
+        if (ok && t->question->json) {
+            json_open(&line, NULL, '{');
+            put_read_piece_(&line, t, &piece);
+            if (t->has_tokenizer) {
+                json_put_text(&line, "text", text.data ? text.data : "", text.length);
+            }
+            json_close(&line, '}');
+            ok = print_line_(&line, e);
+        } else if (ok) {
+            printf("row %llu rank %llu | tokens %llu to %llu of ", (unsigned long long)place->row,
+                   (unsigned long long)place->rank,
+                   (unsigned long long)(token - (piece.document ? document.first : 0)),
+                   (unsigned long long)(next - 1 - (piece.document ? document.first : 0)));
+            print_document_(t, id.dataset, piece.document);
+            printf("\n%.*s\n\n", (int)text.length, text.data ? text.data : "");
+        }
+        json_free(&document.metadata);
+        free(text.data);
+        if (!ok) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// Reads all rows of a step again and compares their hash with the one that the trainer logged.
+static inline bool prove_step_(Tracer_ *t, uint64_t position, uint64_t rows, Error *e) {
+    const size_t T = t->run.seq_len;
+    int32_t *sample = malloc((T + 1) * sizeof *sample);
+    unsigned char *digests = malloc(rows * DIGEST_BYTES);
+    uint64_t vocab_size = 0;
+    char hex[BATCH_HASH_DIGITS + 1];
+    bool ok = (sample && digests) ||
+              fail(e, "no memory for a step of %llu rows", (unsigned long long)rows);
+    ok = ok && (json_uint(json_get(t->run.head.root, "vocab_size"), &vocab_size) ||
+                fail(e, "%s: has no vocab_size", t->run.path));
+    for (uint64_t row = 0; ok && row < rows; row++) {
+        SampleId id = mixture_order(&t->mixture, t->run.seed, t->run.shuffle, position + row);
+        ok = trace_prove_tokens(&t->data[id.dataset], id.sample * T, T + 1, e) &&
+             dataset_read(&t->mixture.items[id.dataset], id.sample, vocab_size, sample, e);
+        if (ok) {
+            Sha256 hash;
+            sha256_begin(&hash);
+            sha256_add_tokens(&hash, sample, T + 1);
+            sha256_digest(&hash, digests + DIGEST_BYTES * row);
+        }
+    }
+    if (ok) {
+        batch_hash(digests, rows, hex);
+        ok = !t->run.batch_hash[0] || !strcmp(hex, t->run.batch_hash) ||
+             fail(e, "%s: step %llu read other tokens than these: their hash is %s, the log has %s",
+                  t->run.path, (unsigned long long)t->question->step, hex, t->run.batch_hash);
+    }
+    free(sample);
+    free(digests);
+    return ok;
+}
+
+static inline bool trace_step_(Tracer_ *t, Error *e) {
+    const TraceQuestion *o = t->question;
+    const RunSegment *segment = trace_run_segment(&t->run, o->step);
+    if (o->step > t->run.last_step || o->step <= t->run.segments[0].from_step) {
+        return fail(e, "--step %llu: the run's log has the steps %llu to %llu",
+                    (unsigned long long)o->step,
+                    (unsigned long long)t->run.segments[0].from_step + 1,
+                    (unsigned long long)t->run.last_step);
+    }
+    if (o->row != UINT64_MAX && o->row >= segment->global_batch) {
+        return fail(e, "--row %llu: step %llu has the rows 0 to %llu", (unsigned long long)o->row,
+                    (unsigned long long)o->step, (unsigned long long)segment->global_batch - 1);
+    }
+    uint64_t position = trace_run_position(&t->run, o->step);
+    if (!prove_step_(t, position, segment->global_batch, e)) {
+        return false;
+    }
+    if (!o->json) {
+        printf("step %llu: %llu rows of %llu tokens on %llu rank%s; %s\n\n",
+               (unsigned long long)o->step, (unsigned long long)segment->global_batch,
+               (unsigned long long)t->run.seq_len + 1, (unsigned long long)segment->ranks,
+               segment->ranks == 1 ? "" : "s",
+               t->run.batch_hash[0] ? "proved: their hash is the one the trainer logged"
+                                    : "this log has no hash of what a step read");
+    }
+    bool ok = true;
+    for (uint64_t row = 0; ok && row < segment->global_batch; row++) {
+        if (o->row == UINT64_MAX || o->row == row) {
+            RunPlace place = {0};
+            ok = trace_run_place(&t->run, position + row, &place) &&
+                 print_sample_(
+                     t, mixture_order(&t->mixture, t->run.seed, t->run.shuffle, position + row),
+                     &place, e);
+        }
+    }
+    return ok;
+}
+
+// Prints every reading of the tokens first .. end - 1 of a document. `span` adds the fields of a
+// text's span.
+static inline bool print_reads_(Tracer_ *t, size_t dataset, const TraceDocument *document,
+                                uint64_t first, uint64_t end, const JsonWriter *span, Error *e) {
+    TraceReads reads = {0};
+    bool ok = !t->has_run || trace_reads(&t->run, &t->mixture, dataset, first, end, &reads, e);
+    for (size_t i = 0; ok && (i < reads.count || i == 0); i++) {
+        bool read = i < reads.count;
+        TracePiece_ piece = {read ? &reads.items[i].place : NULL, dataset, document,
+                             read ? reads.items[i].first : first,
+                             read ? reads.items[i].tokens : end - first};
+        if (t->question->json) {
+            JsonWriter line = {0};
+            json_open(&line, NULL, '{');
+            put_read_piece_(&line, t, &piece);
+            if (span) {
+                json_append(&line, span->data, span->length);
+            }
+            json_close(&line, '}');
+            ok = print_line_(&line, e);
+        } else if (read) {
+            printf("  step %llu, row %llu, rank %llu: tokens %llu to %llu\n",
+                   (unsigned long long)piece.place->step, (unsigned long long)piece.place->row,
+                   (unsigned long long)piece.place->rank,
+                   (unsigned long long)(piece.first - (document ? document->first : 0)),
+                   (unsigned long long)(piece.first + piece.tokens - 1 -
+                                        (document ? document->first : 0)));
+        } else if (t->has_run) {
+            printf("  not read up to step %llu\n", (unsigned long long)t->run.last_step);
+        }
+    }
+    free(reads.items);
+    return ok;
+}
+
+static inline bool print_document_reads_(Tracer_ *t, size_t dataset, uint64_t number, Error *e) {
+    TraceDocument document;
+    bool ok = trace_document(&t->data[dataset], number, &document, e);
+    if (ok && !t->question->json) {
+        print_document_(t, dataset, &document);
+        printf("\n");
+    }
+    ok = ok && print_reads_(t, dataset, &document, document.first, document.first + document.tokens,
+                            NULL, e);
+    json_free(&document.metadata);
+    return ok;
+}
+
+// The document that "NUMBER" or "DATA:NUMBER" names; false if it names none.
+static inline bool document_by_number_(const Tracer_ *t, const char *name, size_t *dataset,
+                                       uint64_t *number, Error *e) {
+    const char *colon = strrchr(name, ':'), *digits = colon ? colon + 1 : name;
+    size_t length = colon ? (size_t)(colon - name) : 0, i = 0;
+    char *end;
+    errno = 0;
+    *number = strtoull(digits, &end, 10);
+    bool is_number = *digits >= '0' && *digits <= '9' && !*end && !errno;
+    if (!colon && is_number && t->mixture.count > 1) {
+        return fail(e, "--doc %s: the run read %zu datasets: say which, as %s:%s", name,
+                    t->mixture.count, t->mixture.paths[0], name);
+    }
+    if (colon && !(t->mixture.count == 1 && length == 5 && !memcmp(name, "train", 5))) {
+        while (i < t->mixture.count && (strlen(t->mixture.paths[i]) != length ||
+                                        memcmp(t->mixture.paths[i], name, length))) {
+            i++;
+        }
+    }
+    *dataset = i;
+    if (!is_number || i == t->mixture.count) {
+        return fail(e, "--doc %s: no document of the run's data has this id", name);
+    }
+    if (*number >= t->mixture.items[i].documents) {
+        return fail(e, "--doc %s: no document has this id, and %s has the documents 0 to %llu",
+                    name, t->mixture.paths[i],
+                    (unsigned long long)t->mixture.items[i].documents - 1);
+    }
+    return true;
+}
+
+static inline bool trace_doc_(Tracer_ *t, Error *e) {
+    bool found = false;
+    for (size_t i = 0; i < t->mixture.count; i++) {
+        for (uint64_t number = 0;; number++) { // an id need not be the only one of its name
+            if (!trace_find_id(&t->data[i], t->question->doc, &number, e)) {
+                return false;
+            }
+            if (number == t->mixture.items[i].documents) {
+                break;
+            }
+            found = true;
+            if (!print_document_reads_(t, i, number, e)) {
+                return false;
+            }
+        }
+    }
+    size_t dataset = 0;
+    uint64_t number = 0;
+    return found || (document_by_number_(t, t->question->doc, &dataset, &number, e) &&
+                     print_document_reads_(t, dataset, number, e));
+}
+
+// --text, or all of standard input for "-", with ill-formed UTF-8 replaced. Returns NULL on
+// failure; the caller frees.
+static inline char *read_text_(const TraceQuestion *o, size_t *length, Error *e) {
+    JsonWriter raw = {0};
+    char block[1 << 16];
+    size_t consumed;
+    uint64_t replaced = 0;
+    if (strcmp(o->text, "-")) {
+        json_append(&raw, o->text, strlen(o->text));
+    } else {
+        for (size_t n; (n = fread(block, 1, sizeof block, stdin)) > 0;) {
+            json_append(&raw, block, n);
+        }
+    }
+    char *text = raw.failed ? NULL : malloc(3 * raw.length + 1);
+    if (!text) {
+        fail(e, "no memory for the text");
+    } else if (raw.length == 0) {
+        fail(e, "--text %s: there is no text", o->text);
+        free(text);
+        text = NULL;
+    } else {
+        *length = utf8_sanitize(text, raw.data, raw.length, true, &consumed, &replaced);
+    }
+    free(raw.data);
+    return text;
+}
+
+// How many documents hold one of the places, which are in order.
+static inline bool count_documents_(Tracer_ *t, const Occurrences *places, uint64_t *count,
+                                    Error *e) {
+    size_t dataset = SIZE_MAX;
+    uint64_t number, last = 0;
+    *count = 0;
+    for (size_t i = 0; i < places->count; i++) {
+        const Occurrence *o = &places->items[i];
+        if (!trace_document_of(&t->data[o->data], o->token, &number, e)) {
+            return false;
+        }
+        *count += o->data != dataset || number != last;
+        dataset = o->data, last = number;
+    }
+    return true;
+}
+
+// Prints a span and the first place of each document that holds it, up to --limit of them.
+static inline bool print_span_(Tracer_ *t, TextSearch *s, TextSpan span, Error *e) {
+    Occurrences places = {0};
+    uint64_t documents, listed = 0, last = 0, number;
+    size_t dataset = SIZE_MAX;
+    bool ok =
+        text_search_places(s, span, &places, e) && count_documents_(t, &places, &documents, e);
+    if (ok && !t->question->json) {
+        printf("%zu bytes at %zu, %zu time%s in %llu document%s: %.*s\n", span.length, span.first,
+               places.count, places.count == 1 ? "" : "s", (unsigned long long)documents,
+               documents == 1 ? "" : "s", (int)span.length, s->text + span.first);
+    }
+    for (size_t i = 0; ok && i < places.count && listed <= t->question->limit; i++) {
+        const Occurrence *o = &places.items[i];
+        TraceDocument document = {0};
+        ok = trace_document_of(&t->data[o->data], o->token, &number, e);
+        if (!ok || (o->data == dataset && number == last) || listed++ == t->question->limit) {
+            continue;
+        }
+        dataset = o->data, last = number;
+        uint64_t tokens = occurrence_tokens(s, o, span.length);
+        JsonWriter fields = {.depth = 1, .has_member = true};
+        json_put_text(&fields, "span", s->text + span.first, span.length);
+        json_put_uint(&fields, "span_offset", span.first);
+        json_put_uint(&fields, "span_bytes", span.length);
+        json_put_uint(&fields, "matched_tokens", tokens);
+        json_put_uint(&fields, "places", places.count);
+        json_put_uint(&fields, "documents", documents);
+        ok = trace_document(&t->data[o->data], number, &document, e) &&
+             (!fields.failed || fail(e, "no memory for a line of output"));
+        if (ok && !t->question->json) {
+            printf(" in ");
+            print_document_(t, o->data, &document);
+            printf("\n");
+        }
+        ok = ok && print_reads_(t, o->data, &document, o->token, o->token + tokens, &fields, e);
+        json_free(&document.metadata);
+        free(fields.data);
+    }
+    if (ok && !t->question->json && documents > t->question->limit) {
+        printf(" and in %llu documents more (--limit)\n",
+               (unsigned long long)(documents - t->question->limit));
+    }
+    free(places.items);
+    return ok;
+}
+
+static inline bool trace_text_(Tracer_ *t, Error *e) {
+    TextSearch search = {0};
+    TextSpans spans = {0};
+    size_t length;
+    if (!t->has_tokenizer) {
+        return fail(e,
+                    "%s: has no tokenizer, so its tokens cannot be read as text: only data of "
+                    "prepare can be searched",
+                    t->mixture.paths[0]);
+    }
+    for (size_t i = 0; i < t->mixture.count; i++) {
+        if (t->data[i].index.path[0] && !t->data[i].index_proved) {
+            fprintf(stderr,
+                    "warning: %s: is not in the manifest: what it finds is proved, but it may not "
+                    "find all\n",
+                    t->data[i].index.path);
+        }
+    }
+    char *text = read_text_(t->question, &length, e);
+    bool ok = text &&
+              text_search_open(&search, t->data, t->mixture.count, &t->texts, text, length, e) &&
+              text_search_spans(&search, t->question->min_bytes, &spans, e);
+    for (size_t i = 0; ok && i < spans.count; i++) {
+        ok = print_span_(t, &search, spans.items[i], e);
+    }
+    if (ok && spans.count == 0 && !t->question->json) {
+        printf("no %llu bytes of this text stand in the data\n",
+               (unsigned long long)(length < t->question->min_bytes ? length
+                                                                    : t->question->min_bytes));
+    }
+    free(spans.items);
+    text_search_close(&search);
+    free(text);
+    return ok;
+}
+
+// Opens run and data, proves that they belong together, and prints the answer on stdout.
+static inline bool trace_answer(const TraceQuestion *o, Error *e) {
+    Tracer_ t;
+    bool ok = tracer_open_(&t, o, e) && (o->step  ? trace_step_(&t, e)
+                                         : o->doc ? trace_doc_(&t, e)
+                                                  : trace_text_(&t, e));
+    tracer_close_(&t);
+    return ok;
+}
+
+#endif
