@@ -45,7 +45,7 @@ build/test_kernels.asan: test/test_kernels.c $(HEADERS)
 	@mkdir -p build
 	$(CC) $(WARN) $(SANITIZE) $(NATIVE) $< -o $@ -lm
 
-build/fuzz_readers: test/fuzz_readers.c test/fuzz_mutate.h train_gpt.c $(HEADERS)
+build/fuzz_readers: test/fuzz_readers.c test/fuzz_mutate.h $(wildcard test/fuzz_targets/*.h) train_gpt.c $(HEADERS)
 	@mkdir -p build
 	MPICH_CC=$(CLANG) $(MPICC) $(WARN) $(SANITIZE) -fsanitize=fuzzer $< -o $@ -lm
 

@@ -146,4 +146,10 @@ static inline void generation_config_write(JsonWriter *w, const ModelConfig *c) 
     json_close(w, '}');
 }
 
+// Whether two models have tensors of the same shapes.
+static inline bool config_same_shape(const ModelConfig *a, const ModelConfig *b) {
+    return a->vocab_size == b->vocab_size && a->seq_len == b->seq_len &&
+           a->channels == b->channels && a->layers == b->layers && a->heads == b->heads;
+}
+
 #endif

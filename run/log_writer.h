@@ -200,7 +200,7 @@ static inline bool log_line_is_kept_(const LogReader *log, uint64_t step, bool c
 
 // Cuts the log back to a checkpoint at `step`: later steps are about to be done again. The new file
 // replaces the old one only when it is complete.
-static inline bool log_truncate_(const char *out, uint64_t step, bool continues, Error *e) {
+static inline bool log_truncate(const char *out, uint64_t step, bool continues, Error *e) {
     char path[PATH_LIMIT];
     LogReader log;
     TextBuffer kept = {0};
@@ -254,7 +254,7 @@ static inline FILE *log_open(const RunRecord *r, bool resumed, Error *e) {
     }
 
     bool exists = resumed && access(path, F_OK) == 0;
-    if (exists && !log_truncate_(out, r->from_step, r->from_step < r->options->steps, e)) {
+    if (exists && !log_truncate(out, r->from_step, r->from_step < r->options->steps, e)) {
         return NULL;
     }
     if (exists) {

@@ -124,8 +124,8 @@ static inline bool state_matches_(const Json *state, const char *path, const Run
 }
 
 // Reads the position of a checkpoint, and refuses one of another run.
-static inline bool trainer_state_read_(const char *directory, const RunRecord *r,
-                                       RunPosition *position, Error *e) {
+static inline bool trainer_state_read(const char *directory, const RunRecord *r,
+                                      RunPosition *position, Error *e) {
     char path[PATH_LIMIT];
     JsonDocument state;
     if (!path_format(path, e, "%s/trainer_state.json", directory) ||
@@ -170,7 +170,7 @@ static inline bool run_resume(const TrainingState *t, World *w, const RunRecord 
         if (path_format(directory, &e, "%s/step-%06llu", out, (unsigned long long)step) &&
             checkpoint_verify_together(w, directory, true, &e)) {
             ok = state_check_shape(t, directory, &e) &&
-                 trainer_state_read_(directory, r, position, &e) && state_load(t, directory, &e);
+                 trainer_state_read(directory, r, position, &e) && state_load(t, directory, &e);
             ok = world_check(w, ok, &e);
             *resumed = ok;
         } else if (w->rank == 0) {

@@ -202,18 +202,13 @@ static inline bool optimizer_load_(const TrainingState *t, const char *directory
     return ok;
 }
 
-static inline bool same_shape_(const ModelConfig *a, const ModelConfig *b) {
-    return a->vocab_size == b->vocab_size && a->seq_len == b->seq_len &&
-           a->channels == b->channels && a->layers == b->layers && a->heads == b->heads;
-}
-
 // Refuses a checkpoint of a model of another shape.
 static inline bool state_check_shape(const TrainingState *t, const char *directory, Error *e) {
     ModelConfig config;
     if (!config_load(directory, &config, e)) {
         return false;
     }
-    return same_shape_(&config, t->config) ||
+    return config_same_shape(&config, t->config) ||
            fail(e,
                 "%s: holds a model of %zu layers, %zu channels, %zu heads, %zu positions, "
                 "vocabulary size %zu; give the same options, or another --out for a new run",

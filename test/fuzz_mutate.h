@@ -10,7 +10,7 @@
 
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size); // libFuzzer's own mutations
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Parts
 
 static const char PART_END[] = "\n~~~~\n";
@@ -47,7 +47,7 @@ static void scratch_put(Scratch *s, const void *bytes, size_t size) {
     s->size += size;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Choices: a stream of random numbers from libFuzzer's seed
 
 typedef struct {
@@ -58,7 +58,7 @@ static uint64_t roll(Dice *d, uint64_t sides) {
     return random_bits(d->seed, RANDOM_FREE, d->drawn++) % sides;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // JSON trees
 
 typedef enum { EDIT_REPLACE, EDIT_REMOVE, EDIT_INSERT, EDIT_KEY } EditAction;
@@ -97,7 +97,7 @@ static const Edit *edit_of(const Edits *edits, const Json *node, EditAction acti
 }
 
 static void write_key(JsonWriter *w, const char *key, size_t length) {
-    json_append_quoted_(w, key, length);
+    json_append_quoted(w, key, length);
     json_append(w, ":", 1);
 }
 
@@ -110,9 +110,9 @@ static void write_tree(JsonWriter *w, const Json *node, const Edits *edits) {
     } else if (node->kind == JSON_NUMBER) {
         json_append(w, node->text, node->length);
     } else if (node->kind == JSON_STRING) {
-        json_append_quoted_(w, node->text, node->length);
+        json_append_quoted(w, node->text, node->length);
     } else if (node->kind == JSON_NULL || node->kind == JSON_BOOL) {
-        json_append_text_(w, node->kind == JSON_NULL ? "null" : node->boolean ? "true" : "false");
+        json_append_text(w, node->kind == JSON_NULL ? "null" : node->boolean ? "true" : "false");
     } else {
         json_append(w, object ? "{" : "[", 1);
         for (const Json *m = node->child; m && w->length < MAX_JSON; m = m->next) {
@@ -215,14 +215,14 @@ static void random_value(JsonWriter *w, const Json *root, const Json *node, Dice
     char text[96];
     uint64_t kind = roll(d, 4);
     if (kind == 0 || (node->kind >= JSON_ARRAY && kind == 2)) {
-        json_append_text_(w, troubles[roll(d, sizeof troubles / sizeof *troubles)]);
+        json_append_text(w, troubles[roll(d, sizeof troubles / sizeof *troubles)]);
     } else if (kind == 1) {
         write_tree(w, random_node(root, d), NULL);
     } else if (json_uint(node, &number)) {
         const uint64_t changed[] = {number + 1, number - 1, 2 * number,
                                     number / 2, number + 8, roll(d, 300)};
         snprintf(text, sizeof text, "%llu", (unsigned long long)changed[roll(d, 6)]);
-        json_append_text_(w, text);
+        json_append_text(w, text);
     } else if (node->kind == JSON_STRING || node->kind == JSON_NUMBER) {
         uint8_t bytes[64];
         char clean[192];
@@ -231,7 +231,7 @@ static void random_value(JsonWriter *w, const Json *root, const Json *node, Dice
         memcpy(bytes, node->text, size);
         size = LLVMFuzzerMutate(bytes, size, sizeof bytes);
         size = utf8_sanitize(clean, (char *)bytes, size, true, &consumed, &replaced);
-        json_append_quoted_(w, clean, size);
+        json_append_quoted(w, clean, size);
     } else {
         write_tree(w, node, NULL);
     }
@@ -298,7 +298,7 @@ static void mutate_lines(Scratch *s, Dice *d) {
     free(line.bytes);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Protocol Buffers
 
 typedef struct {
@@ -397,7 +397,7 @@ static void mutate_proto(Scratch *s, Dice *d, int depth) {
     free(out.bytes);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Repairs: what a file says about itself is made true
 
 // Gives the tensors of a safetensors header the data_offsets that follow from dtype and shape, one
@@ -415,7 +415,7 @@ static uint64_t repair_offsets(Scratch *header, bool tile) {
          m = m->next) {
         const Json *offsets = json_get(m, "data_offsets"), *shape = json_get(m, "shape");
         const char *dtype = json_string(json_get(m, "dtype"));
-        uint64_t bits = dtype ? safetensors_dtype_bits_(dtype) : 0, n;
+        uint64_t bits = dtype ? safetensors_dtype_bits(dtype) : 0, n;
         if (!tile) { // leave them, take the largest end
             end = offsets && offsets->kind == JSON_ARRAY && offsets->length == 2 &&
                           json_uint(offsets->child->next, &n) && n < MAX_JSON && n > end
@@ -466,9 +466,9 @@ static void mutate_safetensors(Scratch *s, Dice *d) {
         data.size = LLVMFuzzerMutate(data.bytes, data.size, data.most);
     }
     if (roll(d, 4)) {
-        uint64_t wanted = min_u64_(repair_offsets(&header, roll(d, 2)), data.most);
+        uint64_t wanted = min_u64(repair_offsets(&header, roll(d, 2)), data.most);
         while (data.size < wanted) {
-            scratch_put(&data, "\x12\x34\x80\x3f", min_u64_(4, wanted - data.size));
+            scratch_put(&data, "\x12\x34\x80\x3f", min_u64(4, wanted - data.size));
         }
         data.size = wanted;
     }
@@ -492,7 +492,7 @@ static void repair_pair(Scratch *idx, Scratch *bin, Dice *d) {
     if (old[17] > 8 || !widths[old[17]]) {
         old[17] = types[roll(d, sizeof types)];
     }
-    memcpy(old, idx_magic_, sizeof idx_magic_);
+    memcpy(old, IDX_MAGIC, sizeof IDX_MAGIC);
     store_le(old + 9, 1, 8);
     store_le(old + 18, S, 8);
     store_le(old + 26, S ? D : 1, 8);
@@ -555,8 +555,7 @@ static void repair_suffixes(Scratch *index, uint64_t tokens) {
     while (index->size < INDEX_HEADER) {
         scratch_put(index, "", 1);
     }
-    uint64_t blocks =
-        min_u64_(load_le(index->bytes + 32, 8) % 4, (index->size - INDEX_HEADER) / 16);
+    uint64_t blocks = min_u64(load_le(index->bytes + 32, 8) % 4, (index->size - INDEX_HEADER) / 16);
     memcpy(index->bytes, "TGPTINDX", 8);
     store_le(index->bytes + 8, INDEX_VERSION, 4);
     store_le(index->bytes + 12, INDEX_OVERLAP, 4);
@@ -586,7 +585,7 @@ static void write_token(JsonWriter *w, const char *token, size_t length, size_t 
     snprintf(text, sizeof text, "%zu", id);
     json_append(w, id ? "," : "{", 1);
     write_key(w, token, length);
-    json_append_text_(w, text);
+    json_append_text(w, text);
 }
 
 // The vocabulary {token: id} with the ids 0, 1, 2, ... in the order of the text, and a further
@@ -644,7 +643,7 @@ static void repair_tokenizer(Scratch *s, Scratch *lines, Dice *d) {
         json_append(&merge, left->key, left->key_length);
         json_append(&merge, " ", 1);
         json_append(&merge, right->key, right->key_length);
-        json_append_quoted_(&quoted, merge.data, merge.length);
+        json_append_quoted(&quoted, merge.data, merge.length);
         write_vocabulary(&text, vocab, grow ? token.data : NULL, token.length);
         edit(&edits, (Edit){vocab, EDIT_REPLACE, text.data, text.length, NULL, 0});
         if (grow && lines) {
@@ -669,7 +668,7 @@ static void repair_tokenizer(Scratch *s, Scratch *lines, Dice *d) {
             if (id) {
                 char number[24];
                 snprintf(number, sizeof number, "%zu", m ? known : next++);
-                json_append_text_(&ids[i], number);
+                json_append_text(&ids[i], number);
                 edit(&edits, (Edit){id, EDIT_REPLACE, ids[i].data, ids[i].length, NULL, 0});
             }
         }

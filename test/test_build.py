@@ -13,7 +13,7 @@ from support import ROOT, read_log, run
 ROOMS = [("util/",), ("kernels_ref.h", "kernels_sve.h", "kernels/"), ("mpi_utils.h", "parallel/"),
          ("tokenizer.h", "tokenizers/"), ("dataloader.h", "shards/"), ("model/",), ("run/",), ("plan/",), ("corpus/",),
          ("trace/",), ("report/",), ("train_gpt.c",)]
-SOURCES = sorted(str(path.relative_to(ROOT)) for pattern in ("*.[ch]", "*/*.[ch]") for path in ROOT.glob(pattern)
+SOURCES = sorted(str(path.relative_to(ROOT)) for pattern in ("*.[ch]", "*/*.[ch]", "test/*/*.h") for path in ROOT.glob(pattern)
                  if not str(path.relative_to(ROOT)).startswith("build/"))
 PROGRAM = [name for name in SOURCES if not name.startswith("test/")]
 HEADERS = [name for name in PROGRAM if name.endswith(".h")]

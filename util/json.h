@@ -410,13 +410,13 @@ static inline void json_append(JsonWriter *w, const char *text, size_t length) {
     text_put(&w->text, text, length);
 }
 
-static inline void json_append_text_(JsonWriter *w, const char *text) {
+static inline void json_append_text(JsonWriter *w, const char *text) {
     json_append(w, text, strlen(text));
 }
 
 static inline void json_new_line_(JsonWriter *w) {
     if (w->indent) {
-        json_append_text_(w, "\n");
+        json_append_text(w, "\n");
         for (int i = 0; i < w->indent * w->depth; i++) {
             json_append(w, " ", 1);
         }
@@ -424,8 +424,8 @@ static inline void json_new_line_(JsonWriter *w) {
 }
 
 // Escapes `"`, `\` and control characters; other UTF-8 goes out as it is.
-static inline void json_append_quoted_(JsonWriter *w, const char *text, size_t length) {
-    json_append_text_(w, "\"");
+static inline void json_append_quoted(JsonWriter *w, const char *text, size_t length) {
+    json_append_text(w, "\"");
     for (size_t i = 0, start = 0; i <= length; i++) {
         unsigned char c = i < length ? (unsigned char)text[i] : 0;
         if (i == length || c < 0x20 || c == '"' || c == '\\') {
@@ -438,24 +438,24 @@ static inline void json_append_quoted_(JsonWriter *w, const char *text, size_t l
                          : c == '\n'           ? "\\n"
                                                : "\\u%04x",
                          c);
-                json_append_text_(w, escape);
+                json_append_text(w, escape);
             }
         }
     }
-    json_append_text_(w, "\"");
+    json_append_text(w, "\"");
 }
 
 // Comma, line and key before a member. `key` is NULL in arrays and at the top.
 static inline void json_begin_member_(JsonWriter *w, const char *key) {
     if (w->has_member) {
-        json_append_text_(w, w->indent ? "," : ", ");
+        json_append_text(w, w->indent ? "," : ", ");
     }
     if (w->depth) {
         json_new_line_(w);
     }
     if (key) {
-        json_append_quoted_(w, key, strlen(key));
-        json_append_text_(w, ": ");
+        json_append_quoted(w, key, strlen(key));
+        json_append_text(w, ": ");
     }
     w->has_member = true;
 }
@@ -480,7 +480,7 @@ static inline void json_close(JsonWriter *w, char bracket) {
 // `text` must be valid UTF-8.
 static inline void json_put_text(JsonWriter *w, const char *key, const char *text, size_t length) {
     json_begin_member_(w, key);
-    json_append_quoted_(w, text, length);
+    json_append_quoted(w, text, length);
 }
 
 // A value that is JSON already: a number as it was read, or what another writer wrote.
@@ -497,17 +497,17 @@ static inline void json_put_uint(JsonWriter *w, const char *key, uint64_t value)
     char text[24];
     snprintf(text, sizeof text, "%llu", (unsigned long long)value);
     json_begin_member_(w, key);
-    json_append_text_(w, text);
+    json_append_text(w, text);
 }
 
 static inline void json_put_bool(JsonWriter *w, const char *key, bool value) {
     json_begin_member_(w, key);
-    json_append_text_(w, value ? "true" : "false");
+    json_append_text(w, value ? "true" : "false");
 }
 
 static inline void json_put_null(JsonWriter *w, const char *key) {
     json_begin_member_(w, key);
-    json_append_text_(w, "null");
+    json_append_text(w, "null");
 }
 
 // The shortest decimal that reads back as the same double, always with a point or an exponent
@@ -525,9 +525,9 @@ static inline void json_put_double(JsonWriter *w, const char *key, double value)
         }
     }
     json_begin_member_(w, key);
-    json_append_text_(w, text);
+    json_append_text(w, text);
     if (!strpbrk(text, ".e")) {
-        json_append_text_(w, ".0");
+        json_append_text(w, ".0");
     }
 }
 
