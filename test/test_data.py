@@ -571,8 +571,8 @@ def test_long_documents(tool, tmp_path):
 
 
 def test_unigram(tool, tmp_path):
-    """A Unigram tokenizer trained by prepare: ids match those of `tokenizers` for the complete text,
-    for one document longer than a batch and for many short ones encoded in chunks."""
+    """A Unigram tokenizer trained by prepare. Ids match those of `tokenizers` for the complete text:
+    for a document longer than a batch, encoded in chunks, and for many shorter ones."""
     generator = random.Random(5)
     words = ["日本語の文書", " the", "\n", "don't ", "x" * 20, "🙂", "１２３ 4 ", "文書を", " quick fox", "\u3000"]
     text = "".join(generator.choice(words) for _ in range(300_000))
@@ -657,8 +657,8 @@ def test_origins(tool, tmp_path):
 
 
 def test_split(tool, fails, tmp_path):
-    """The validation fraction is met within 5 sigma; each split gets at least one document; a single
-    document cannot be split."""
+    """The validation fraction is met within 5 sigma. Each split gets at least one document, and a
+    single document cannot be split."""
     (tmp_path / "x.jsonl").write_text("".join(f'{{"text": "document {i}"}}\n' for i in range(4000)))
     options = dict(input="x.jsonl", vocab_size=260)
     tool(*prepare(**options, out="a", val_fraction=0.1), cwd=tmp_path)
@@ -1037,8 +1037,7 @@ def test_full_disk(limit, fails, tool, tmp_path):
 
 
 def test_leftovers_and_concurrent_runs(fails, tool, tmp_path):
-    """Leftovers of a killed run are removed; a folder that another run is writing to is not touched.
-    """
+    """Leftovers of a killed run are removed; a folder in use by another run is not touched."""
     write_text(tmp_path)
     left = tmp_path / ".data.preparing"
     (left / "tokenizer" / "x").mkdir(parents=True)
