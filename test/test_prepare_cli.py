@@ -1,5 +1,5 @@
-"""The `prepare` and `eval` commands on real text: no document is lost, added or split, every token id
-matches the `tokenizers` library, and eval's loss matches PyTorch.
+"""The `prepare` and `eval` commands on real text: no document is lost, added or split, every token
+id matches the `tokenizers` library, and eval's loss matches PyTorch.
 
 Ids and counts are compared exactly; eval's loss within 1e-5, as in test_model.py.
 """
@@ -76,7 +76,7 @@ def test_manifest(prepared, corpus):
 
 
 def test_command(corpus, tmp_path):
-    """The manifest records the command line as given, in each form that a list of inputs may have."""
+    """The manifest records the command line as given, for each way to write a list of inputs."""
     files = sorted(corpus.glob("*.jsonl"))[:2]
     for name, inputs in ("equals", [f"--input={files[0]}"]), ("list", ["--input", *map(str, files)]):
         out = tmp_path / name
