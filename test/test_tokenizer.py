@@ -59,8 +59,8 @@ def tools(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["native", "asan"])
 def tool(request, tools):
-    """Runs a command of the tool and returns (stdout, stderr). With fails=True it must fail, and the
-    error line is returned. With fails=None it may fail, and the exit status is returned."""
+    """Runs a command of the tool and returns (stdout, stderr). With fails=True it must fail, and
+    the error line is returned. With fails=None it may fail, and the exit status is returned."""
     def call(*args, data=b"", fails=False):
         result = subprocess.run([tools / request.param, *map(str, args)], input=data, capture_output=True, timeout=300,
                                 env={**os.environ, "ASAN_OPTIONS": f"exitcode={SANITIZER_STATUS}"})
@@ -84,8 +84,7 @@ def decode(tool, directory, lists, *everything):
 
 
 def same_ids(tool, directory, reference, texts):
-    """Checks that the ids match the reference, also when encoded in chunks, and decode to the text.
-    """
+    """The ids must match the reference, also when encoded in chunks, and decode to the text."""
     expected = [e.ids for e in reference.encode_batch(texts, add_special_tokens=False)]
     for text, ours, theirs in itertools.zip_longest(texts, encode(tool, directory, texts), expected):
         assert ours == theirs, repr(text[:200])
