@@ -232,7 +232,8 @@ def test_messages(tiny, counter, tmp_path, grid):
         messages = planned["stages"][rank // tp % pp]["messages"]
         for call, kinds in CALLS.items():
             found = [three[rank].get(call, (0, 0))[i] - two[rank].get(call, (0, 0))[i] for i in (0, 1)]
-            # the last tensor-parallel rank may have one token more than the others
+            # the plan describes the last tensor-parallel rank, whose vocabulary shard may be one
+            # token larger than the others
             expected = [sum(messages[kind][what] for kind in kinds if kind in messages) for what in ("calls", "bytes")]
             if grid == "shared":
                 expected = [0, 0]  # all data-parallel ranks share one host: no messages
