@@ -1,4 +1,5 @@
-"""Fixtures: the build under test, and data and runs that are created once and copied by tests that change them."""
+"""Fixtures: the build under test, and data and runs that are created once per session. Tests that
+modify them make a copy first."""
 import itertools
 import json
 import os
@@ -9,16 +10,16 @@ import pytest
 import support
 from support import arguments, run
 
-os.environ["OMP_NUM_THREADS"] = "1"  # PyTorch's own threads only slow such small models down
+os.environ["OMP_NUM_THREADS"] = "1"  # PyTorch is faster with one thread for such small models
 
 
 def pytest_addoption(parser):
-    parser.addoption("--full", action="store_true", help="also the tests marked full: minutes more")
-    parser.addoption("--summary", help="file that gets the closing line of scripts/test.sh")
+    parser.addoption("--full", action="store_true", help="also run the tests marked full (minutes)")
+    parser.addoption("--summary", help="write the summary line for scripts/test.sh to this file")
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "full: only with --full; a short form of it is in the suite")
+    config.addinivalue_line("markers", "full: runs only with --full; the suite has a shorter version")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -37,13 +38,14 @@ def pytest_terminal_summary(terminalreporter, config):
 
 @pytest.fixture(params=["native", "asan"])
 def build(request):
-    """The program as users build it, and the one under AddressSanitizer and UndefinedBehaviorSanitizer."""
+    """The regular build, and the build with AddressSanitizer and UndefinedBehaviorSanitizer."""
     return request.param
 
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
-    """A slice of the real text: Japanese and English documents, about 100 KB of each file, as one folder."""
+    """A folder with a sample of the real corpus: Japanese and English documents, about 100 KB of each
+    file."""
     folder = tmp_path_factory.mktemp("corpus")
     sources = sorted((support.BUILD / "corpus").glob("*.jsonl"))
     assert sources, "build/corpus is empty: run scripts/fetch_corpus.sh build/corpus"
@@ -60,7 +62,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def prepared(corpus, tmp_path_factory):
-    """The slice as `prepare` leaves it, with a tokenizer of 1,000 tokens."""
+    """The sample corpus as prepared data, with a vocabulary size of 1,000."""
     out = tmp_path_factory.mktemp("prepared") / "data"
     run(arguments("prepare", input=corpus, out=out, vocab_size=1000, val_fraction=0.1))
     return out
@@ -71,7 +73,7 @@ VOCAB = 97
 
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory):
-    """A small Megatron pair without tokenizer or manifest: 3,000 tokens below VOCAB."""
+    """A small Megatron pair without tokenizer or manifest: 3,000 token ids below VOCAB."""
     return support.write_pair(tmp_path_factory.mktemp("pair") / "tokens", support.random_documents(1, 3000, VOCAB))
 
 
@@ -81,7 +83,7 @@ TINY = dict(layers=2, heads=3, channels=24, seq_len=16, micro_batch=2, global_ba
 
 @pytest.fixture(scope="session")
 def tiny(pair):
-    """Options of a run that takes milliseconds: tiny(out, steps=7) gives the arguments."""
+    """tiny(out, steps=7) returns the arguments of a run that takes milliseconds."""
     def make(out, **options):
         return arguments("train", **{**TINY, "data": pair, "vocab_size": VOCAB, "out": out, "steps": 8,
                                      "save_every": 2, "keep": 100, **options})
@@ -92,7 +94,8 @@ def tiny(pair):
 
 @pytest.fixture(scope="session")
 def finished(tiny, tmp_path_factory):
-    """A finished run of 8 steps with the checkpoints 2, 4, 6 and 8. Copy it before changing it."""
+    """A finished run of 8 steps with checkpoints at steps 2, 4, 6 and 8. Copy it before changing it.
+    """
     out = tmp_path_factory.mktemp("finished") / "run"
     run(tiny(out))
     return out

@@ -1,4 +1,4 @@
-"""Helpers of the tests: running the program under a time limit, reading its output, small data sets and models."""
+"""Test helpers: running the program with a timeout, reading its output, small datasets and models."""
 import json
 import os
 import re
@@ -18,18 +18,19 @@ BUILD = ROOT / "build"
 BINARIES = {name: ROOT / f"train_gpt{suffix}" for name, suffix in
             {"native": "", "asan": ".asan", "clang": ".clang", "a64fx": ".a64fx"}.items()}
 
-# A sanitizer's report ends the process with a status that the program itself never uses. MPICH and libgomp keep memory
-# until the process ends: leaks are looked for in all the rest.
+# A sanitizer report ends the process with an exit status that the program itself never uses. Leaks
+# of MPICH and libgomp, which keep memory until the process ends, are suppressed.
 SANITIZERS = {
     "ASAN_OPTIONS": "detect_leaks=1:fast_unwind_on_malloc=0:detect_stack_use_after_return=1:exitcode=99",
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1:exitcode=99",
     "LSAN_OPTIONS": f"suppressions={ROOT}/test/leaks_of_others.txt:print_suppressions=0:exitcode=99",
 }
-# Emulated CPUs for the binary that is cross-compiled for A64FX: that one, and SVE of other lengths (bits / 8 in bytes).
+# Emulated CPUs for the binary that is cross-compiled for A64FX: the A64FX itself, and CPUs with other
+# SVE vector lengths.
 QEMU_CPUS = {"a64fx": "a64fx", **{f"sve{bits}": f"max,sve-default-vector-length={bits // 8}"
                                   for bits in (128, 256, 512, 1024, 2048)}}
 LAUNCHER_NOISE = re.compile(r"Abort\(\d+\) on node|application called MPI_Abort")
-TIMING = {"step_ms", "tokens_per_s", "mfu", "comm_ms", "plan"}  # the fields of a log line that differ from run to run
+TIMING = {"step_ms", "tokens_per_s", "mfu", "comm_ms", "plan"}  # log fields that vary between runs
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -45,7 +46,7 @@ class Result:
 
     @property
     def errors(self):
-        """The program's own lines on stderr, without those of mpirun and MPI_Abort."""
+        """The lines that the program wrote to stderr, without those of mpirun and MPI_Abort."""
         return [line for line in self.err.splitlines() if line.strip() and not LAUNCHER_NOISE.search(line)]
 
     def __str__(self):
@@ -54,13 +55,13 @@ class Result:
 
 
 def descendants(pid):
-    """All processes below `pid`, itself included, parents first."""
+    """`pid` and all its descendants, parents first."""
     children = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rsplit(")", 1)[1].split()
         except OSError:
-            continue  # it has ended meanwhile
+            continue  # the process has ended in the meantime
         children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
     found = [pid]
     for parent in found:
@@ -69,7 +70,7 @@ def descendants(pid):
 
 
 def kill_all(process):
-    """kill -9 of a process and everything that it started: mpirun, its proxy and the ranks alike."""
+    """kill -9 of a process and all its descendants: mpirun, its proxy and the ranks."""
     for pid in reversed(descendants(process.pid)):
         try:
             os.kill(pid, signal.SIGKILL)
@@ -84,7 +85,8 @@ TOOL_BUILDS = {"native": ["-O2"], "asan": ["-O1", "-g", "-fno-omit-frame-pointer
 
 
 def compile_tool(folder, source, compiler="gcc"):
-    """Compiles test/SOURCE, which drives a header for the tests: folder / "native", and "asan" under the sanitizers."""
+    """Compiles the test tool test/SOURCE as folder / "native" and, with sanitizers, folder / "asan".
+    """
     for name, flags in TOOL_BUILDS.items():
         subprocess.run([compiler, *TOOL_FLAGS, *flags, ROOT / "test" / source, "-o", folder / name, "-lm"], check=True)
     return folder
@@ -100,7 +102,7 @@ def command(args, build="native", ranks=1):
 
 
 def start(args, build="native", ranks=1, threads=1, env=None, prefix=(), **options):
-    """Starts the program without waiting; `prefix` is a command put in front of it."""
+    """Starts the program without waiting; `prefix` is a command to run it with."""
     environment = {**os.environ, **SANITIZERS, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive",
                    **(env or {})}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
@@ -109,14 +111,15 @@ def start(args, build="native", ranks=1, threads=1, env=None, prefix=(), **optio
 
 
 def run(args, build="native", ranks=1, threads=1, check=True, timeout=120, **options):
-    """Runs the program to the end. A process still running after `timeout` seconds is killed: a hang is a failure."""
+    """Runs the program to completion. If it is still running after `timeout` seconds, it is killed and
+    the test fails."""
     began = time.monotonic()
     process = start(args, build, ranks, threads, **options)
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         kill_all(process)
-        raise AssertionError(f"no end after {timeout} s: {' '.join(map(str, process.args))}")
+        raise AssertionError(f"still running after {timeout} s: {' '.join(map(str, process.args))}")
     result = Result(process.args, process.returncode, out.decode(errors="replace"), err.decode(errors="replace"),
                     time.monotonic() - began)
     if check:
@@ -125,7 +128,8 @@ def run(args, build="native", ranks=1, threads=1, check=True, timeout=120, **opt
 
 
 def fails(args, status, *mentions, **options):
-    """Runs a command that must fail: checks the exit status and that one line on stderr contains all `mentions`."""
+    """Runs a command that must fail with this exit status and with exactly one line on stderr, which
+    must contain all `mentions`."""
     result = run(args, check=False, timeout=options.pop("timeout", 60), **options)
     assert result.status == status, f"expected status {status}\n{result}"
     assert len(result.errors) == 1, f"expected one line on stderr\n{result}"
@@ -148,9 +152,9 @@ def arguments(command_name, **options):
 
 @dataclass
 class Log:
-    head: dict    # the first line: the run
-    steps: list   # one line a step
-    evals: list   # {"step", "val_loss"}
+    head: dict    # the first line, which describes the run
+    steps: list   # one line per step
+    evals: list   # lines with {"step", "val_loss"}
 
     def column(self, name):
         return [line[name] for line in self.steps]
@@ -162,7 +166,7 @@ def read_log(out):
 
 
 def stable_log(out):
-    """The text of the log without its first line and without the timing fields."""
+    """The log lines without the first line and without timing fields."""
     lines = [json.loads(line) for line in (Path(out) / "log.jsonl").read_text().splitlines()[1:]]
     return [{key: value for key, value in line.items() if key not in TIMING} for line in lines]
 
@@ -172,7 +176,7 @@ def checkpoint(out, step):
 
 
 def checkpoints(out):
-    """The steps of the checkpoints under their final names."""
+    """The steps of the complete checkpoints: those with their final names."""
     return sorted(int(path.name[5:]) for path in Path(out).glob("step-*") if re.fullmatch(r"step-\d+", path.name))
 
 
@@ -181,12 +185,12 @@ def weights(directory):
 
 
 def state_bytes(directory):
-    """Weights and optimizer state, byte for byte."""
+    """The bytes of the weights and the optimizer state, by file name."""
     return {path.name: path.read_bytes() for path in sorted(Path(directory).glob("*.safetensors"))}
 
 
 def checksums_hold(directory):
-    """The checkpoint's checksums cover every other file and match, according to coreutils."""
+    """Whether the checkpoint's checksums cover all its files and match, according to sha256sum."""
     listed = {line.split(maxsplit=1)[1].lstrip("*") for line in (directory / "SHA256SUMS").read_text().splitlines()}
     present = {path.name for path in directory.iterdir()} - {"SHA256SUMS"}
     check = subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=directory, capture_output=True)
@@ -209,7 +213,7 @@ def truncate(path, size=None):
 # Token shards
 
 def write_pair(prefix, documents, dtype=np.uint16):
-    """A Megatron .bin/.idx pair, one sequence a document (formats.md, 1)."""
+    """Writes a Megatron .bin/.idx pair with one sequence per document."""
     code = {np.uint8: 1, np.int32: 4, np.uint16: 8}[dtype]
     lengths = np.array([len(document) for document in documents], np.int32)
     ends = np.cumsum(lengths, dtype=np.int64)
@@ -222,7 +226,7 @@ def write_pair(prefix, documents, dtype=np.uint16):
 
 
 def write_llmc(path, tokens):
-    """An llm.c token shard (formats.md, 2.1)."""
+    """Writes an llm.c token shard."""
     header = np.zeros(256, np.int32)
     header[:3] = 20240520, 1, len(tokens)
     Path(path).write_bytes(header.tobytes() + np.asarray(tokens, np.uint16).tobytes())
@@ -243,7 +247,8 @@ def read_pair(prefix):
 
 
 def random_documents(seed, tokens, vocab, documents=7):
-    """Random tokens with some structure (each depends on the one before), so that a loss can fall."""
+    """Random tokens with some structure (most depend on the previous one), so that a loss can decrease.
+    """
     random = np.random.default_rng(seed)
     stream = np.empty(tokens, np.int64)
     stream[0] = 0
@@ -255,10 +260,11 @@ def random_documents(seed, tokens, vocab, documents=7):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The PyTorch side
+# PyTorch
 
 def torch_model(seed, layers, heads, channels, seq_len, vocab):
-    """A GPT2LMHeadModel in which every parameter is random, biases and norms too, so that none can be missed."""
+    """A GPT2LMHeadModel with random parameters, including biases and layer norms, so that a test
+    notices if any is missing."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
     torch.manual_seed(seed)
@@ -279,7 +285,8 @@ def load_torch(directory):
 
 
 def batch_of(tokens, seq_len, first, count):
-    """Samples first .. first+count-1 in order: seq_len + 1 tokens each, sample i starts at i * seq_len."""
+    """Samples first .. first + count - 1 in order. Sample i has seq_len + 1 tokens, from token
+    i * seq_len on."""
     import torch
     rows = np.stack([tokens[i * seq_len:(i + 1) * seq_len + 1] for i in range(first, first + count)])
     rows = torch.from_numpy(rows.astype(np.int64))

@@ -1,4 +1,4 @@
-"""scripts/bench.py: that the sgemm which others are measured by is the fastest one that computes the right result."""
+"""scripts/bench.py: the reference sgemm must be the fastest one that computes correct results."""
 import importlib.util
 import re
 import subprocess
@@ -11,11 +11,12 @@ bench = importlib.util.module_from_spec(spec)
 sys.modules["bench"] = bench
 spec.loader.exec_module(bench)
 
-NOTHING = "void cblas_sgemm() {}"  # the fastest of all
+NOTHING = "void cblas_sgemm() {}"  # faster than any real implementation
 
 
 def test_fastest_sgemm_is_chosen(capsys):
-    """Not the first that is found: Debian's OpenBLAS may run SSE kernels where the right core type is four times as fast."""
+    """The first library found is not necessarily the fastest: Debian's OpenBLAS may use SSE kernels
+    where the right core type would be four times as fast."""
     rates = {"": bench.Rate(65e9, 150e9), "SkylakeX": bench.Rate(137e9, 150e9), "Haswell": "ended by signal 4"}
     candidates = bench.sgemm_candidates([("Debian's OpenBLAS", "libopenblas.so.0")], ["SkylakeX", "Haswell"])
     best = bench.fastest_sgemm(candidates, lambda candidate: rates[candidate.core_type])
@@ -26,12 +27,12 @@ def test_fastest_sgemm_is_chosen(capsys):
             "150.0 GFLOP/s") in out
 
 
-def test_no_sgemm_at_all(capsys):
+def test_no_sgemm_library(capsys):
     assert bench.fastest_sgemm([], None) is None
     assert "skipped" in capsys.readouterr().out
 
 
-def test_core_types_are_those_the_cpu_can_run():
+def test_core_types_match_the_cpu():
     assert bench.core_types({"avx2", "fma"}) == ["Zen", "Haswell"]
     assert bench.core_types({"avx2", "avx512f"}) == ["SkylakeX", "Zen", "Haswell"]
     assert bench.core_types({"sse2"}, "Prescott") == ["Prescott"]
@@ -39,7 +40,7 @@ def test_core_types_are_those_the_cpu_can_run():
 
 
 def test_choice_on_this_machine(tmp_path):
-    """Of what is installed, the fastest; a library that computes nothing is faster than all, and is rejected."""
+    """The fastest installed library is chosen; a library that computes nothing is rejected."""
     (tmp_path / "nothing.c").write_text(NOTHING)
     subprocess.run(["gcc", "-shared", "-fPIC", "nothing.c", "-o", "nothing.so"], cwd=tmp_path, check=True)
     result = subprocess.run([sys.executable, ROOT / "scripts/bench.py", "sgemm", "--threads", "1", "--library",

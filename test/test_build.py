@@ -1,4 +1,5 @@
-"""The source itself: clean with two compilers, headers that stand alone, one format, scripts that shellcheck passes."""
+"""The source code: no warnings from two compilers, self-contained headers, layered includes,
+formatting, scripts that pass shellcheck."""
 import graphlib
 import os
 import re
@@ -9,7 +10,7 @@ import pytest
 
 from support import ROOT, read_log, run
 
-# Rooms from the lowest to the highest. A file includes files of lower rooms, or of its own room without a circle.
+# Layers, lowest first. A file includes files of lower layers or, without cycles, of its own layer.
 ROOMS = [("util/",), ("kernels_ref.h", "kernels_sve.h", "kernels/"), ("mpi_utils.h", "parallel/"),
          ("tokenizer.h", "tokenizers/"), ("dataloader.h", "shards/"), ("model/",), ("run/",), ("plan/",), ("corpus/",),
          ("trace/",), ("report/",), ("train_gpt.c",)]
@@ -28,21 +29,21 @@ def succeeds(command, **options):
 
 
 def repository_files():
-    """The files of the repository: those that git has or would take."""
+    """The files of the repository: tracked by git, or untracked and not ignored."""
     listed = succeeds(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT)
     return [ROOT / name for name in listed.splitlines() if (ROOT / name).is_file()]
 
 
 @pytest.mark.parametrize("header", HEADERS)
-def test_header_stands_alone(header, tmp_path):
-    """A header includes what it uses, and may be included twice."""
+def test_header_is_self_contained(header, tmp_path):
+    """A header includes what it uses and can be included twice."""
     (tmp_path / "one.c").write_text(f'#include "{header}"\n#include "{header}"\nint main(void) {{ return 0; }}\n')
     succeeds([*COMPILERS["gcc"], *FLAGS, "-fsyntax-only", "one.c"], cwd=tmp_path)
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_headers_in_two_files(compiler, tmp_path):
-    """All headers together, in two files of one program, from the highest to the lowest and the other way round."""
+    """Two files of one program include all headers, in opposite orders."""
     lines = [f'#include "{header}"\n' for header in HEADERS]
     (tmp_path / "one.c").write_text("".join(lines) + "int main(void) { return 0; }\n")
     (tmp_path / "two.c").write_text("".join(reversed(lines)))
@@ -51,13 +52,13 @@ def test_headers_in_two_files(compiler, tmp_path):
 
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_program_has_no_warnings(compiler, tmp_path):
-    """The Makefile's own flags could lose one of these; here they stand."""
+    """All warnings are enabled here, whatever flags the Makefile uses."""
     succeeds([*COMPILERS[compiler], *FLAGS, '-DGIT_REVISION="x"', '-DCOMPILER_FLAGS="x"', ROOT / "train_gpt.c", "-o",
               tmp_path / "train_gpt", "-lm"])
 
 
 def test_clang_build_trains(tiny, finished, tmp_path):
-    """Other roundings, the same training."""
+    """A clang build rounds differently but gives the same losses within 1e-5."""
     run(tiny(tmp_path / "run"), build="clang")
     assert np.allclose(read_log(tmp_path / "run").column("loss"), read_log(finished).column("loss"), rtol=0, atol=1e-5)
 
@@ -73,11 +74,12 @@ def includes(name):
 
 
 def test_includes_go_downwards():
-    """Every source file has a room, and includes files of lower rooms or of its own; inside a room there is no circle."""
+    """Every source file belongs to a layer and includes only files of lower layers or of its own, and
+    there are no include cycles."""
     for name in PROGRAM:
         for included in includes(name):
-            assert (ROOT / included).is_file(), f"{name} includes {included} by another path than the root's"
-            assert room_of(included) <= room_of(name), f"{name} includes {included}, which is above it"
+            assert (ROOT / included).is_file(), f"{name}: {included} is not relative to the root"
+            assert room_of(included) <= room_of(name), f"{name} includes {included} of a higher layer"
     graphlib.TopologicalSorter({name: includes(name) for name in PROGRAM}).prepare()  # raises CycleError
 
 
@@ -85,8 +87,8 @@ def without_comments(text):
     return re.sub(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', " ", text, flags=re.S)
 
 
-def test_private_names_stay_in_their_files():
-    """A name that ends in _ is used in one file only."""
+def test_private_names_are_used_in_one_file():
+    """A name that ends in _ is private to its file."""
     homes = {}
     for name in SOURCES:
         for word in set(re.findall(r"\b[A-Za-z]\w*[A-Za-z0-9]_\b", without_comments((ROOT / name).read_text()))):
@@ -121,8 +123,9 @@ def test_scripts():
     assert all(os.access(path, os.X_OK) for path in scripts)
 
 
-def test_no_host_of_a_registry():
-    """Packages come through the clients as a machine has them set up; no file names where from."""
+def test_no_registry_hosts():
+    """No file names a package registry: package managers use the registry configured on the machine.
+    """
     hosts = ["py" + "pi.org", "python" + "hosted", "deb.deb" + "ian.org", "registry." + "npmjs",
              "download.py" + "torch"]
     for path in repository_files():

@@ -1,7 +1,8 @@
-"""dataloader.h, corpus/: token shards are exactly what other readers and the `tokenizers` library say, every document can be cut
-from its source again, broken files give one line, memory stays bounded.
+"""dataloader.h and corpus/: token shards match other readers and the `tokenizers` library, every
+document can be traced back to its source, a corrupt file gives a one-line error, and memory stays
+bounded.
 
-All comparisons are exact. The C side is test/data_tool.c, built here natively and under the sanitizers.
+All comparisons are exact. The C side is test/data_tool.c, built natively and with sanitizers.
 """
 import collections
 import fcntl
@@ -37,7 +38,7 @@ def environment(env=None):
 
 @pytest.fixture
 def tool(tools):
-    """tool("dump", path, ...) runs data_tool under the sanitizers and returns its output."""
+    """tool("dump", path, ...) runs the sanitizer build of data_tool and returns its output."""
     def call(*args, build="asan", env=None, **options):
         result = subprocess.run([tools / build, *map(str, args)], capture_output=True, timeout=300,
                                 env=environment(env), **options)
@@ -48,7 +49,7 @@ def tool(tools):
 
 @pytest.fixture
 def fails(tools):
-    """Runs data_tool, which must fail with one line on stderr that holds each of `mentions`."""
+    """Runs data_tool, which must fail with one line on stderr that contains all `mentions`."""
     def call(args, *mentions, build="asan", prefix=(), env=None, **options):
         result = subprocess.run([*prefix, tools / build, *map(str, args)], capture_output=True, timeout=300,
                                 env=environment(env), **options)
@@ -78,7 +79,7 @@ def test_sha256(tool, fails, tmp_path):
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 97, 255, 256, 257, 1021, 4095, 4096, 4097,
                                65537])
 def test_permutation(n, tool):
-    """A bijection in each epoch, another one in the next."""
+    """Every epoch is a bijection, and no two epochs use the same one."""
     epochs = [list(map(int, line.split())) for line in tool("permutation", 7, 3, n).splitlines()]
     for epoch in epochs:
         assert sorted(epoch) == list(range(n))
@@ -88,8 +89,9 @@ def test_permutation(n, tool):
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 16, 17])
-def test_permutation_is_even(n, tool):
-    """Over 8,000 epochs each position gets each value about equally often: chi-square below its mean + 6 sigma."""
+def test_permutation_is_uniform(n, tool):
+    """Over 8,000 epochs, every value is equally likely at every position: the chi-square statistic
+    is below its mean + 6 sigma."""
     epochs = 8000
     values = np.array(tool("permutation", 3, epochs, n, build="native").split(), int).reshape(epochs, n)
     for position in range(n):
@@ -109,13 +111,13 @@ def test_uniform(tool):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Token data of others: Megatron pairs that NumPy writes, llm.c shards
+# Foreign token data: Megatron pairs written by NumPy, llm.c shards
 
 CODES = {np.uint8: 1, np.int8: 2, np.int16: 3, np.int32: 4, np.int64: 5, np.uint16: 8}
 
 
 def write_pair(prefix, tokens, lengths, first_sequences, dtype):
-    """A Megatron pair (formats.md, 1)."""
+    """Writes a Megatron .bin/.idx pair."""
     tokens = np.asarray(tokens).astype(dtype)
     lengths = np.asarray(lengths, np.int32)
     pointers = (np.cumsum(lengths, dtype=np.int64) - lengths) * tokens.itemsize
@@ -128,7 +130,7 @@ def write_pair(prefix, tokens, lengths, first_sequences, dtype):
 
 
 def read_pair(prefix):
-    """The documents of a Megatron pair, by the description of the format alone."""
+    """The documents of a Megatron pair: a reader independent of the program's own."""
     index = open(f"{prefix}.idx", "rb").read()
     assert index[:9] == b"MMIDIDX\0\0"
     version, code, sequences, entries = struct.unpack_from("<QBQQ", index, 9)
@@ -159,7 +161,7 @@ def dump(tool, path, seq_len, vocab=1 << 31, split="train", command="dump"):
 @pytest.mark.parametrize("seq_len", [1, 7, 5000])
 @pytest.mark.parametrize("dtype", CODES)
 def test_read_pair(dtype, seq_len, tool, tmp_path):
-    """Several sequences a document, empty sequences and empty documents too."""
+    """Several sequences per document, including empty sequences and empty documents."""
     tokens = np.random.default_rng(1).integers(0, np.iinfo(dtype).max, 20011, endpoint=dtype != np.int64)
     tokens %= 1 << 31
     lengths = [3, 0, 10000, 1, 2, 0, 10005]
@@ -171,7 +173,7 @@ def test_read_pair(dtype, seq_len, tool, tmp_path):
 
 
 def test_read_many_documents(tool, tmp_path):
-    """More sequences than the index is read at a time."""
+    """More sequences than fit in one read of the index."""
     lengths = np.random.default_rng(2).integers(0, 4, 20000)
     prefix = write_pair(tmp_path / "x", np.arange(lengths.sum()) % 60000, lengths, np.arange(20001), np.uint16)
     head, samples = dump(tool, prefix, 1000)
@@ -189,7 +191,7 @@ def test_read_llmc(magic, version, dtype, tool, tmp_path):
             == hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-def test_ids_outside_the_vocabulary(tool, fails, tmp_path):
+def test_token_ids_out_of_range(tool, fails, tmp_path):
     for dtype, worst in (np.uint16, 65535), (np.int32, -1), (np.int8, -128), (np.int64, 2 ** 40), (np.int64, -5):
         tokens = np.full(50, 9)
         tokens[30] = worst
@@ -218,11 +220,11 @@ def test_order(tool, tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Hostile files: one line, exit status 1, no report of a sanitizer
+# Hostile files: a one-line error, exit status 1, no sanitizer report
 
 @pytest.fixture
 def broken(tmp_path):
-    """A fresh pair, its index as a bytearray."""
+    """A fresh pair, with its index as a bytearray."""
     prefix = write_pair(tmp_path / "x", range(60), [10, 20, 30], [0, 1, 3], np.uint16)
     return prefix, tmp_path / "x.bin", tmp_path / "x.idx", bytearray((tmp_path / "x.idx").read_bytes())
 
@@ -243,9 +245,9 @@ def test_broken_index_field(field, broken, fails):
     values = {0, 1, good + 1, good - 1, 2 ** bits - 1, 2 ** (bits - 1), 2 ** (bits - 1) - 1, 2 ** bits // 12,
               2 ** bits // 13 * 5 % 2 ** bits, 7, 9, 200}
     if field == "document":
-        values -= {0, 1, 2, 3}  # any of these is a sound index
+        values -= {0, 1, 2, 3}  # each of these gives a valid index
     if field == "type":
-        values -= {3}  # int16 is the same size
+        values -= {3}  # int16 has the same size
     for value in values - {good}:
         index[offset:offset + size] = (value % 2 ** bits).to_bytes(size, "little")
         path.write_bytes(index)
@@ -257,7 +259,7 @@ def test_truncated_pair(broken, fails):
     for length in range(len(index)):
         path.write_bytes(index[:length])
         fails(["dump", prefix, "train", 5, 60], "x.")
-    for extra in 1, 3, 8:  # 3 bytes are what modes of 3 sequences would take
+    for extra in 1, 3, 8:  # 3 bytes: the size of the modes of 3 sequences
         path.write_bytes(index + bytes(extra))
         assert ("modes" in fails(["dump", prefix, "train", 5, 60], "x.idx")) == (extra == 3)
     path.write_bytes(index)
@@ -275,7 +277,7 @@ def test_truncated_pair(broken, fails):
 @given(changes=strategies.lists(strategies.tuples(strategies.integers(0, 93), strategies.integers(0, 255)), min_size=1,
                                 max_size=6))
 def test_random_index_damage(changes, broken, tools):
-    """Whatever the bytes: read, or rejected with one line."""
+    """Any bytes are either read or rejected with a one-line error."""
     prefix, _, path, index = broken
     damaged = bytearray(index)
     for offset, value in changes:
@@ -347,8 +349,9 @@ def records_of(path):
 
 
 def check_provenance(data, folder, key="text"):
-    """Every document of every split: cut from its source by its record and encoded anew by `tokenizers`, it gives its
-    tokens; the manifest's counts and hashes are those of the files. Returns the texts, by split."""
+    """Extracts every document of every split from its source by its record and encodes it again
+    with `tokenizers`: the tokens must match. The manifest's counts and hashes must match the files.
+    Returns the texts by split."""
     manifest = manifest_of(data)
     tokenizer = Tokenizer.from_file(str(data / "tokenizer" / "tokenizer.json"))
     assert manifest["tokenizer"]["vocab_size"] == tokenizer.get_vocab_size()
@@ -362,7 +365,7 @@ def check_provenance(data, folder, key="text"):
     for source, content in zip(manifest["sources"], raw):
         assert (source["bytes"], source["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
     raw = [decompress(source["path"], content) for source, content in zip(manifest["sources"], raw)]
-    ranges = {source["path"]: [] for source in manifest["sources"]}  # of each source: (offset, length) of all documents
+    ranges = {source["path"]: [] for source in manifest["sources"]}  # (offset, length) of documents
     for split, entry in manifest["splits"].items():
         documents, records = read_pair(data / split), records_of(data / f"{split}.docs")
         assert len(documents) == len(records) == entry["documents"]
@@ -405,7 +408,8 @@ def check_provenance(data, folder, key="text"):
     for name in set(counts) - {"documents", "tokens", "text_bytes", "replaced", "skipped_files"}:
         assert counts[name] == reasons.pop(plural.get(name, name), 0), name
     assert not reasons
-    for source, content in zip(manifest["sources"], raw):  # every line, or all of the file, is in one of the two
+    # every line (JSON Lines) or file (plain text) is either a document or listed as dropped
+    for source, content in zip(manifest["sources"], raw):
         start = 3 * content.startswith(b"\xef\xbb\xbf")
         if ".json" not in source["path"]:
             assert ranges[source["path"]] == [(start, len(content) - start)]
@@ -433,8 +437,8 @@ METADATA = {"id": ["id", "hexsha"], "source": ["source", "package", "pile_set_na
 
 
 def metadata_of(object):
-    """What prepare keeps of a JSON Lines object: the first string, else the first number, looked for at the top, then
-    in "meta", then in "metadata"."""
+    """The metadata that prepare keeps of a JSON Lines object: for each field the first string, else
+    the first number. The top level comes first, then "meta", then "metadata"."""
     places = [object, *(object[name] for name in ("meta", "metadata") if isinstance(object.get(name), dict))]
     found = {}
     for name, keys in METADATA.items():
@@ -448,7 +452,7 @@ def metadata_of(object):
 
 @pytest.fixture(scope="session")
 def mixed(tmp_path_factory):
-    """A folder with each kind of source, pleasant or not."""
+    """A folder with every kind of source, including difficult ones."""
     folder = tmp_path_factory.mktemp("mixed") / "in"
     (folder / "b/deep").mkdir(parents=True)
     (folder / "a.txt").write_bytes(HARD.encode())
@@ -469,7 +473,7 @@ def mixed(tmp_path_factory):
 
 
 def tokens_of(data, number, holds):
-    """Tokens of the documents of a source whose metadata meets a condition."""
+    """Number of tokens in the documents of a source whose metadata satisfies `holds`."""
     total = 0
     for split in manifest_of(data)["splits"]:
         metadata = (data / f"{split}.meta").read_bytes()
@@ -506,8 +510,8 @@ def test_prepare_mixed(fraction, mixed, tool, tmp_path):
         assert head["tokenizer"] == str(out / "tokenizer") and head["has_val"] == (fraction > 0)
 
 
-def test_same_bytes(mixed, tool, tmp_path):
-    """Two runs, two builds: every file of the folder is the same."""
+def test_deterministic_output(mixed, tool, tmp_path):
+    """Two runs of two builds produce identical files."""
     files = []
     for build in "native", "asan":
         (tmp_path / build).mkdir()
@@ -526,7 +530,7 @@ def test_given_tokenizer(mixed, tool, tmp_path):
 
 
 def test_int32_shards(tool, tmp_path):
-    """From a vocabulary of 65,500 on ids are int32."""
+    """Token ids are int32 from a vocabulary size of 65,500 on."""
     tool(*prepare(input=write_text(tmp_path), out=tmp_path / "small", vocab_size=270))
     path = tmp_path / "small/tokenizer/tokenizer.json"
     tokenizer = json.loads(path.read_text())
@@ -549,8 +553,8 @@ def write_text(folder, name="text.txt", text="the cat sat on the mat, the dog on
 
 
 def test_long_documents(tool, tmp_path):
-    """Documents of many chunks are encoded chunk by chunk: the ids are those of the complete text; invalid bytes may be
-    anywhere. Long runs without any place to cut stay in one chunk."""
+    """Long documents are encoded in chunks: the ids match those of the complete text, with invalid
+    bytes anywhere. Long runs without a safe place to cut stay in one chunk."""
     generator = random.Random(4)
     words = [HARD, "日本語の文書", " the", "\n", "don't ", "x" * 50, "🙂", "１２３ 4 "]
     text = "".join(generator.choice(words) for _ in range(40000)).encode()
@@ -567,8 +571,8 @@ def test_long_documents(tool, tmp_path):
 
 
 def test_unigram(tool, tmp_path):
-    """Trained here, and for documents that are encoded in chunks: the ids of `tokenizers` for the complete text. A document
-    that is longer than a batch, one that is shorter, and many at a time."""
+    """A Unigram tokenizer trained by prepare. Ids match those of `tokenizers` for the complete text:
+    for a document longer than a batch, encoded in chunks, and for many shorter ones."""
     generator = random.Random(5)
     words = ["日本語の文書", " the", "\n", "don't ", "x" * 20, "🙂", "１２３ 4 ", "文書を", " quick fox", "\u3000"]
     text = "".join(generator.choice(words) for _ in range(300_000))
@@ -582,7 +586,8 @@ def test_unigram(tool, tmp_path):
 
 
 def test_several_sequences_per_document(tool, tmp_path):
-    """A document longer than an int32 can count gets several sequences; here the limit is 7 tokens."""
+    """A document with more tokens than an int32 can count is stored as several sequences; here the
+    limit is 7 tokens."""
     lines = "".join(json.dumps({"text": "x" * i + " y"}) + "\n" for i in range(30))
     (tmp_path / "x.jsonl").write_text(lines)
     tool(*prepare(input=tmp_path / "x.jsonl", out=tmp_path / "data", vocab_size=260))
@@ -598,7 +603,7 @@ def test_several_sequences_per_document(tool, tmp_path):
 
 
 def test_rejected_lines(tool, fails, tmp_path):
-    """Lines without a document are counted and named; half of a file or more is an error."""
+    """Lines without a document are counted and reported; half of a file or more is an error."""
     good = [json.dumps({"text": f"line {i}"}) for i in range(20)]
     bad = ["{", '{"text": 5}', '{"content": "x"}', "[]", '"text"', '{"text": ["a"]}', '{"text": "a"} x']
     lines = [*good[:3], "", "  \t", *bad, *good[3:], '{"text": ""}', "\r"]
@@ -621,7 +626,7 @@ def test_rejected_lines(tool, fails, tmp_path):
 
 
 def test_lines_with_invalid_utf8(tool, tmp_path):
-    """Replaced bytes and lone surrogate escapes are counted; notes stay valid UTF-8 even where they are cut."""
+    """Replaced bytes and lone surrogate escapes are counted; truncated notes remain valid UTF-8."""
     folder = tmp_path / ("語" * 60) / ("語" * 60) / ("語" * 60) / ("語" * 60) / ("語" * 60) / ("語" * 60)
     folder.mkdir(parents=True)
     (folder / "x.jsonl").write_bytes(b'{"text": "a \xff b \xe3\x81"}\n{"text": "\\ud800 x \\udc00\\ud83d\\ude00"}\n'
@@ -635,7 +640,8 @@ def test_lines_with_invalid_utf8(tool, tmp_path):
 
 
 def test_origins(tool, tmp_path):
-    """Bounded tables: 32 values a source, what is beyond them or too long under null."""
+    """Origin tables are bounded: 32 values per source; any others, and values that are too long,
+    are counted under null."""
     def line(i):
         return json.dumps({"text": "x", "package": f"p{i // 2}", "licence": "L" * (300 if i == 3 else 3), "lang": i,
                            "metadata": {"language": "ja" if i % 2 else "en"}, "source": None})
@@ -651,7 +657,8 @@ def test_origins(tool, tmp_path):
 
 
 def test_split(tool, fails, tmp_path):
-    """Every share is met within 5 sigma; both splits get a document, even by force; one document cannot be split."""
+    """The validation fraction is met within 5 sigma. Each split gets at least one document, and a
+    single document cannot be split."""
     (tmp_path / "x.jsonl").write_text("".join(f'{{"text": "document {i}"}}\n' for i in range(4000)))
     options = dict(input="x.jsonl", vocab_size=260)
     tool(*prepare(**options, out="a", val_fraction=0.1), cwd=tmp_path)
@@ -673,9 +680,9 @@ def test_split(tool, fails, tmp_path):
     fails(["dump", tmp_path / "one", "val", 4, 260], "val", "validation")
 
 
-def test_sample_is_even(tool, tmp_path):
-    """A sample of part of the text sees the beginning, the middle and the end, of one file and of many: 278 tokens are
-    what all four words together can fill."""
+def test_tokenizer_sample_covers_the_corpus(tool, tmp_path):
+    """The tokenizer sample covers the start, the middle and the end of the text, in one file and in
+    many. A vocabulary size of 278 is exactly what all four words together can fill."""
     parts = ["alpha ", "bravo ", "charlie ", "delta "]
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "x.txt").write_text("".join(part * 400_000 for part in parts))
@@ -690,7 +697,7 @@ def test_sample_is_even(tool, tmp_path):
 
 
 def test_bounded_memory(tool, tools, tmp_path):
-    """Files several times larger than all the memory that the process may use: one document, and many."""
+    """Files several times larger than the memory limit of the process: one document, and many."""
     text = ("The quick brown fox jumps over the lazy dog. 日本語の文書を英語と混ぜる。\n" * 20).encode()
     with open(tmp_path / "x.txt", "wb") as x, open(tmp_path / "y.jsonl", "wb") as y:
         line = json.dumps({"text": text.decode()}, ensure_ascii=False).encode() + b"\n"
@@ -706,7 +713,8 @@ def test_bounded_memory(tool, tools, tmp_path):
 
 
 def test_limits(fails, tool, tmp_path):
-    """Endless lines and text without a place to cut are rejected. (The files are sparse.)"""
+    """Extremely long lines, and text without a safe place to cut, are rejected. The files are
+    sparse."""
     tool(*prepare(input=write_text(tmp_path), out=tmp_path / "ok", vocab_size=260))
     for name in "line.jsonl", "text.md":
         with open(tmp_path / name, "wb") as file:
@@ -717,10 +725,10 @@ def test_limits(fails, tool, tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# prepare: sources of other people, metadata, ranks, resuming, collection
+# prepare: published corpora, metadata, ranks, resuming, collection
 
 def test_metadata(tool, tmp_path):
-    """Dolma, FineWeb (both forms) and llm-jp-corpus as they are published, compressed too."""
+    """Dolma, FineWeb (both forms) and llm-jp-corpus in their published formats, also compressed."""
     lines = {
         "dolma.json.gz": {"id": "d\u30001", "text": "one\n", "source": "wiki", "added": "2024-01-02", "created": "1999",
                           "metadata": {"url": "http://x/?\"q\"", "license": "CC-BY-SA", "ids": [1, 2]}, "version": "v1"},
@@ -765,18 +773,18 @@ def write_compressed(path, content):
 
 
 def files_of(folder):
-    """Every file's bytes; of the manifest all but the command."""
+    """The bytes of every file; the manifest as parsed JSON without its command."""
     files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     return {**files, "manifest.json": {**json.loads(files["manifest.json"]), "command": None}}
 
 
 @pytest.fixture(scope="session")
 def varied(corpus, mixed, tmp_path_factory):
-    """Documents of every kind, several times, so that there is something to drop: a folder `in`."""
+    """A folder `in` with documents of every kind and with duplicates, so that some are dropped."""
     folder = tmp_path_factory.mktemp("varied") / "in"
     shutil.copytree(mixed, folder, symlinks=True)
     lines = [line for path in sorted(corpus.glob("*.jsonl")) for line in path.read_bytes().splitlines()]
-    for document in map(json.loads, lines[::7]):  # changed in a few places: similar to the first
+    for document in map(json.loads, lines[::7]):  # near-duplicates: a few characters are changed
         document["text"] = document["text"].replace("a", "e", 3)
         lines.append(json.dumps(document).encode())
     lines += lines[3::9]
@@ -792,7 +800,7 @@ COLLECT = dict(min_characters=300, max_characters=400_000, max_repeated_lines=0.
 
 @pytest.mark.parametrize("collect", [{}, COLLECT], ids=["all", "collected"])
 def test_ranks_and_threads(collect, varied, tools, tool, tmp_path):
-    """The same bytes for any number of ranks and threads, and wherever the units end."""
+    """The output does not depend on the number of ranks and threads, nor on unit boundaries."""
     options = dict(input="in", vocab_size=300, tokenizer_sample=300_000, val_fraction=0.1, **collect)
     os.symlink(varied, tmp_path / "in")
     tool(*prepare(out="one", **options), cwd=tmp_path)
@@ -808,15 +816,16 @@ def test_ranks_and_threads(collect, varied, tools, tool, tmp_path):
 
 
 def test_resume(varied, tools, tmp_path):
-    """Killed in each pass and while the units are joined, it resumes and ends with the bytes of an uninterrupted run."""
+    """Killed in each pass and while the units are merged, prepare resumes and leaves the same bytes
+    as an uninterrupted run."""
     command = ["mpirun", "-n", "2", tools / "native", *map(str, prepare(
         input="in", out="data", vocab_size=300, val_fraction=0.1, unit_bytes=8000, progress=1, **COLLECT))]
     moments = [("parts/*.scan.json", 5), ("parts/*.scan.json", 40), ("verdicts", 1), ("parts/*.sample.json", 10),
                ("data/tokenizer", 1), ("parts/*.encode.json", 5), ("parts/*.encode.json", 40), ("data/train.bin", 1)]
-    for name in "whole", "killed":
+    for name in "uninterrupted", "killed":
         (tmp_path / name).mkdir()
         os.symlink(varied, tmp_path / name / "in")
-    subprocess.run(command, cwd=tmp_path / "whole", check=True, capture_output=True, env=environment(), timeout=120)
+    subprocess.run(command, cwd=tmp_path / "uninterrupted", check=True, capture_output=True, env=environment(), timeout=120)
     kills, shown = 0, ""
     for pattern, count in moments:
         process = subprocess.Popen(command, cwd=tmp_path / "killed", stdout=subprocess.PIPE, text=True, env=environment())
@@ -836,11 +845,12 @@ def test_resume(varied, tools, tmp_path):
     assert "scanning documents: resuming with" in shown and "tokenizing: resuming with" in shown
     assert sorted(os.listdir(tmp_path / "killed")) == ["data", "in"]
     assert ([files_of(tmp_path / "killed/data"), (tmp_path / "killed/data/manifest.json").read_bytes()]
-            == [files_of(tmp_path / "whole/data"), (tmp_path / "whole/data/manifest.json").read_bytes()])
+            == [files_of(tmp_path / "uninterrupted/data"),
+                (tmp_path / "uninterrupted/data/manifest.json").read_bytes()])
 
 
-def test_other_command_starts_over(varied, tools, tool, tmp_path):
-    """Nothing of a killed run is used by one with another seed, or when a source has changed."""
+def test_changed_command_starts_over(varied, tools, tool, tmp_path):
+    """A run with a different seed or a changed source uses nothing of a killed run."""
     shutil.copytree(varied, tmp_path / "in", symlinks=True)
     options = dict(input="in", vocab_size=300, val_fraction=0.3, unit_bytes=8000, progress=1)
     for seed, touched in (1, None), (2, tmp_path / "in/m.jsonl"):
@@ -865,8 +875,9 @@ def grams(text):
 
 
 def test_collection(varied, tool, tmp_path):
-    """What is dropped, and why, computed anew: filters and exact duplicates exactly, near-duplicates by the true
-    similarity of their 5-grams, up to 5 standard deviations of the estimate."""
+    """Dropped documents and reasons against a direct computation: filters and exact duplicates must
+    match; the similarity of near-duplicates must be within 5 standard deviations of the true
+    similarity of their 5-grams."""
     tool(*prepare(input="in", out="data", vocab_size=300, **COLLECT), cwd=varied.parent, build="native")
     data = varied.parent / "data"
     check_provenance(data, varied.parent)
@@ -914,7 +925,7 @@ def test_collection(varied, tool, tmp_path):
                 kept.append(grams(text))
         counts[line["reason"]] += 1
     assert min(counts[reason] for reason in ("short", "repeated_lines", "exact_duplicate", "near_duplicate")) >= 1, counts
-    for i, a in enumerate(kept):  # and no two that are kept are similar
+    for i, a in enumerate(kept):  # no two of the kept documents are similar
         assert all(len(a & b) < 0.97 * len(a | b) for b in kept[:i])
     shutil.rmtree(data)
 
@@ -928,7 +939,7 @@ def test_everything_dropped(fails, tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# prepare: what goes wrong
+# prepare: errors
 
 def test_bad_inputs(fails, tool, tmp_path):
     write_text(tmp_path)
@@ -954,7 +965,7 @@ def test_bad_inputs(fails, tool, tmp_path):
     for out in "", "/", "no/such/folder/data", "text.txt", "text.txt/data", ".", "folder":
         fails(prepare(input="text.txt", out=out, vocab_size=260), out, cwd=tmp_path)
     assert not [name for name in os.listdir(tmp_path) if name.startswith((".", "data"))]
-    (tmp_path / "data").mkdir()  # an empty folder is welcome
+    (tmp_path / "data").mkdir()  # an existing empty folder is accepted
     tool(*prepare(input="text.txt", out="data/", vocab_size=260), cwd=tmp_path)
     before = (tmp_path / "data/manifest.json").read_bytes()
     fails(prepare(input="text.txt", **options), "already holds prepared data", cwd=tmp_path)
@@ -964,7 +975,7 @@ def test_bad_inputs(fails, tool, tmp_path):
 def test_unreadable(fails, tmp_path):
     write_text(tmp_path).chmod(0)
     (tmp_path / "folder").mkdir(mode=0)
-    rights = "-dac_override,-dac_read_search"  # by which root may read everything
+    rights = "-dac_override,-dac_read_search"  # capabilities that let root read everything
     without = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"] if os.geteuid() == 0 else []
     for name in "text.txt", "folder":
         fails(prepare(input=name, out="data", vocab_size=260), name, "ermission", cwd=tmp_path, prefix=without)
@@ -981,7 +992,8 @@ def test_damaged_gzip(fails, tmp_path):
 
 
 def test_failure_on_one_rank(tools, tmp_path):
-    """One line, and an end of all ranks, whichever of them meets the damage; nothing is left."""
+    """A corrupt source gives a one-line error and ends all ranks, whichever rank reads it; no files
+    are left behind."""
     (tmp_path / "in").mkdir()
     for i in range(6):
         write_text(tmp_path / "in", f"{i}.txt", f"some words {i} " * 100_000)
@@ -996,8 +1008,9 @@ def test_failure_on_one_rank(tools, tmp_path):
     assert os.listdir(tmp_path) == ["in"]
 
 
-def test_source_that_changes(fails, tmp_path):
-    """A `gzip` in front of the real one touches another source between the passes, and while it is read itself."""
+def test_source_changes_during_run(fails, tmp_path):
+    """A wrapper around `gzip` modifies a source: another one between the passes, or the one that is
+    being read."""
     (tmp_path / "bin").mkdir()
     for victim in "a.txt", "b.txt.gz":
         write_text(tmp_path, "a.txt")
@@ -1012,19 +1025,19 @@ def test_source_that_changes(fails, tmp_path):
 
 @pytest.mark.parametrize("limit", [1000, 20_000, 40_000, 80_000, "last byte"])
 def test_full_disk(limit, fails, tool, tmp_path):
-    """A limit on the size of files fails the same calls as a full disk, even if it is the last byte of the largest file
-    that does not fit. Nothing is left of what was begun."""
+    """A file size limit makes the same calls fail as a full disk, even if only the last byte of the
+    largest file does not fit. No partial output is left behind."""
     (tmp_path / "x.jsonl").write_text("".join(f'{{"text": "{"many words " * 9}{i}"}}\n' for i in range(3000)))
     if limit == "last byte":
-        tool(*prepare(input="x.jsonl", out="whole", vocab_size=260), cwd=tmp_path)
-        limit = max(path.stat().st_size for path in (tmp_path / "whole").iterdir()) - 1
-        shutil.rmtree(tmp_path / "whole")
+        tool(*prepare(input="x.jsonl", out="complete", vocab_size=260), cwd=tmp_path)
+        limit = max(path.stat().st_size for path in (tmp_path / "complete").iterdir()) - 1
+        shutil.rmtree(tmp_path / "complete")
     fails(prepare(input="x.jsonl", out="data", vocab_size=260, file_limit=limit), "cannot be written", cwd=tmp_path)
     assert os.listdir(tmp_path) == ["x.jsonl"]
 
 
-def test_leftovers_and_rivals(fails, tool, tmp_path):
-    """What a killed run left is removed; a folder that another run is writing is not touched."""
+def test_leftovers_and_concurrent_runs(fails, tool, tmp_path):
+    """Leftovers of a killed run are removed; a folder in use by another run is not touched."""
     write_text(tmp_path)
     left = tmp_path / ".data.preparing"
     (left / "tokenizer" / "x").mkdir(parents=True)
@@ -1050,7 +1063,7 @@ def small(tool, tmp_path):
 
 @pytest.mark.parametrize("name", ["train.bin", "train.idx", "tokenizer/tokenizer.json"])
 def test_altered_files(name, small, tool, fails):
-    """One bit anywhere: the structure check or the hash finds it."""
+    """A single flipped bit is found by the format checks or by the hash."""
     tool("verify", small, "train", 8, 260)
     good = (small / name).read_bytes()
     for place in 0, len(good) // 2, len(good) - 1:
@@ -1061,7 +1074,7 @@ def test_altered_files(name, small, tool, fails):
 
 
 def test_altered_manifest(small, fails, tool):
-    """Whatever is wrong with it: one line that names it."""
+    """Any corrupt manifest gives a one-line error that names the file."""
     manifest = manifest_of(small)
     entry = manifest["splits"]["train"]
     changes = [{"version": 2}, {"version": None}, {"splits": {}}, {"splits": []}, {"tokenizer": {}}, {"tokenizer": 5},

@@ -1,8 +1,8 @@
 """Data-parallel runs over MPI, and threads within a rank.
 
-Several ranks sum gradients in another order than a single one, so losses agree to within float32 rounding carried
-through 20 steps of AdamW: 1e-6 relative. The number of threads must not change a bit: each output element is computed
-by one thread in a fixed order.
+Several ranks sum gradients in a different order than a single rank, so losses agree to within float32
+rounding carried through 20 AdamW steps: 1e-6 relative. The number of threads must not change a single
+bit: each output element is computed by one thread in a fixed order.
 """
 import os
 import re
@@ -17,7 +17,7 @@ STEPS = 20
 
 @pytest.fixture(scope="module")
 def runs(tiny, tmp_path_factory):
-    """runs(ranks=2, micro_batch=2): a run of 20 steps of 8 samples, cached for each set of options."""
+    """runs(ranks=2, micro_batch=2): a run of 20 steps with a global batch of 8, cached by options."""
     made = {}
 
     def make(ranks=1, threads=1, again=0, **options):
@@ -33,7 +33,8 @@ def runs(tiny, tmp_path_factory):
 
 @pytest.mark.parametrize("ranks, micro_batch, global_batch", [(2, 2, 8), (4, 2, 8), (2, 4, 8), (1, 8, 8), (3, 2, 12)])
 def test_same_losses(runs, ranks, micro_batch, global_batch):
-    """The global batch is the same 8 (or 12) samples, however it is divided among ranks and micro-batches."""
+    """Losses do not depend on how a global batch of 8 (or 12) samples is divided among ranks and
+    micro-batches."""
     one = read_log(runs(micro_batch=2, global_batch=global_batch)[0])
     many = read_log(runs(ranks=ranks, micro_batch=micro_batch, global_batch=global_batch)[0])
     assert len(one.steps) == len(many.steps) == STEPS
@@ -46,20 +47,21 @@ def test_same_losses(runs, ranks, micro_batch, global_batch):
 
 @pytest.mark.parametrize("ranks, threads, again", [(1, 2, 0), (1, 3, 0), (1, 1, 1), (2, 2, 0), (2, 1, 1)])
 def test_same_bits(runs, ranks, threads, again):
-    """Any number of threads, and a repeated run: the same log and the same bytes of weights and optimizer state."""
+    """Log, weights and optimizer state are bit-identical for any number of threads and when a run is
+    repeated."""
     expected, found = runs(ranks=ranks)[0], runs(ranks=ranks, threads=threads, again=again)[0]
     assert stable_log(found) == stable_log(expected)
     assert state_bytes(checkpoint(found, STEPS)) == state_bytes(checkpoint(expected, STEPS))
 
 
-def test_seed_matters(runs):
+def test_seed_and_shuffle_change_losses(runs):
     """Otherwise the comparisons above would prove nothing."""
     assert read_log(runs()[0]).column("loss") != read_log(runs(seed=6)[0]).column("loss")
     assert read_log(runs()[0]).column("loss") != read_log(runs(shuffle=0)[0]).column("loss")
 
 
 def test_placement(runs):
-    """Rank 0 prints the placement of ranks and threads, and warns of oversubscribed cores."""
+    """Rank 0 prints the placement of ranks and threads and warns about oversubscribed cores."""
     out = runs(ranks=2)[1].out
     assert re.search(r"(?i)numa", out), out
     cores = len(os.sched_getaffinity(0))

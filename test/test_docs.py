@@ -1,5 +1,5 @@
-"""README.md and docs/: length, links, options, the file map and the pictures, against the tree and
-the program's own help."""
+"""README.md and docs/: length, links, options, the file map and the pictures, checked against the
+repository and the program's help."""
 import re
 import subprocess
 from pathlib import Path
@@ -13,8 +13,8 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 FENCE = re.compile(r"^```\w*\n(.*?)^```", re.M | re.S)
 PROGRAM = re.compile(r"(?:^|/)train_gpt(?:\.(?:asan|clang|a64fx))?$")
 SCRIPT = re.compile(r"(?:^|/)(?:scripts|test)/([\w-]+\.(?:sh|py|pjm))$")
-GLOBAL = {"--help", "--version"}  # of every command
-PICTURE_BYTES = 300_000  # all pictures together: every clone carries them
+GLOBAL = {"--help", "--version"}  # options of every command
+PICTURE_BYTES = 300_000  # limit for all pictures together, to keep clones small
 
 
 def help_text(*arguments):
@@ -25,7 +25,7 @@ def help_text(*arguments):
 
 @pytest.fixture(scope="module")
 def options():
-    """The options of each command, as its help lists them."""
+    """The options listed in the help of each command."""
     commands = re.findall(r"^  ([a-z]+)  ", help_text("help"), re.M)
     assert {"prepare", "train", "plan", "kernels"} <= set(commands)
     listed = {command: set(OPTION.findall(help_text("help", command)))
@@ -36,12 +36,12 @@ def options():
 
 @pytest.fixture(scope="module")
 def known(options):
-    """The options that each command and each script takes, by name, and "": all of them."""
+    """The options of each command and each script, by name; under "" the union of all."""
     known = {command: listed | GLOBAL for command, listed in options.items()}
     for folder in "scripts", "test":
         for path in (ROOT / folder).iterdir():
             if path.suffix in (".sh", ".py", ".pjm"):
-                own = path == Path(__file__)  # whose text has options that must not exist
+                own = path == Path(__file__)  # contains options that must not exist
                 known[path.name] = set() if own else set(OPTION.findall(path.read_text()))
     known["slurm.sh"] |= known["train"]
     known["test.sh"] |= known["conftest.py"]
@@ -49,8 +49,8 @@ def known(options):
 
 
 def commands_of(text):
-    """The words of each command in the fenced blocks, with continued lines joined, and of each span
-    of code in running text."""
+    """Splits each command in fenced blocks, with continuation lines joined, and each inline code span
+    into words."""
     lines = "\n".join(FENCE.findall(text)).replace("\\\n", " ").splitlines()
     spans = re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
     for line in lines + spans:
@@ -60,8 +60,8 @@ def commands_of(text):
 
 
 def unknown_options(text, known):
-    """(command or script, option) for each option that its command or script does not take. Options
-    of other programs, such as pip, are not checked."""
+    """A list of (command or script, option) for each option that its command or script does not have.
+    Options of other programs, such as pip, are not checked."""
     unknown = []
     for words in commands_of(text):
         taker = "" if words[0].startswith("--") else words[0]
@@ -115,7 +115,7 @@ def test_every_option_is_documented(options):
 
 
 def test_checks_can_fail(known):
-    """The checks above find what they look for."""
+    """The checks above detect errors."""
     for text in ("```\n./train_gpt train --data x \\\n    --no-such 1\n```\n",
                  "```\nmpirun -n 4 ./train_gpt eval --lr 1\n```\n", "`--no-such N`", "`eval --lr`",
                  "```\nscripts/rank_map.py --no-such\n```\n", "`sbatch scripts/slurm.sh --no-such`",
@@ -127,7 +127,7 @@ def test_checks_can_fail(known):
 
 
 def test_file_map():
-    """Every name in the map exists, and so does every file and folder named in running text."""
+    """Every file and folder in the file map or mentioned in the text exists."""
     readme = (ROOT / "README.md").read_text()
     file_map = FENCE.findall(readme[readme.index("## File map"):])[0]
     names = [line.split()[0] for line in file_map.splitlines()]
@@ -141,7 +141,7 @@ def test_file_map():
 
 
 def test_pictures():
-    """The pictures of the README: PNG files with alternative text, small enough for every clone."""
+    """The pictures in the README are PNG files with alternative text, and small in total."""
     pictures = re.findall(r"!\[([^\]]+)\]\(([^)]+\.png)\)", (ROOT / "README.md").read_text())
     assert len(pictures) >= 2
     files = [ROOT / name for _, name in pictures]

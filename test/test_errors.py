@@ -1,8 +1,8 @@
-"""Bad input: one clear line on stderr that names the culprit, the right exit status on every rank, no hang, nothing
-written and nothing lost.
+"""Bad input: one clear error line on stderr that names the cause, the right exit status with any
+number of ranks, no hang, no output written and nothing lost.
 
-Exit status 2 means a usage error, 1 any other failure; the sanitizers have a status of their own (support.py), so a
-crash or an out-of-bounds access cannot pass for an error message.
+Exit status 2 means a usage error, 1 any other failure. Sanitizers use a status of their own
+(support.py), so a crash or an out-of-bounds access cannot pass as an error message.
 """
 import json
 import random
@@ -26,9 +26,9 @@ COMMAND_LINES = {
     "unknown command": (["trian"], "trian"),
     "unknown option": (["train", "--stepz", "3"], "--stepz"),
     "unknown option with =": (["train", "--stepz=3"], "--stepz"),
-    "an option of another command": (["generate", "--micro-batch", "3"], "--micro-batch"),
+    "option of another command": (["generate", "--micro-batch", "3"], "--micro-batch"),
     "no value": (["train", "--steps"], "--steps"),
-    "a stray word": (["eval", "checkpoint"], "checkpoint"),
+    "stray argument": (["eval", "checkpoint"], "checkpoint"),
     "prepare without input": (["prepare", "--out", "OUT"], "--input"),
     "prepare without out": (["prepare", "--input", "x.txt"], "--out"),
     "prepare with both vocabularies": (["prepare", "--input", "x.txt", "--out", "OUT", "--tokenizer", "t",
@@ -81,13 +81,13 @@ def test_train_option(option, value, tiny, tmp_path):
     (dict(warmup_steps=9), ["--warmup-steps", "--steps"]),
     (dict(init="model"), ["--init", "--layers"]),
 ])
-def test_impossible_combination(options, mentions, ranks, tiny, tmp_path):
+def test_invalid_combination(options, mentions, ranks, tiny, tmp_path):
     fails(tiny(**{"out": tmp_path / "run", **options}), 2, *mentions, ranks=ranks)
     assert not list(tmp_path.iterdir())
 
 
 def test_global_batch_and_ranks(tiny, tmp_path):
-    """6 sequences in micro-batches of 2 can be distributed over 1 or 3 ranks, not over 2."""
+    """6 sequences in micro-batches of 2 can be divided among 1 or 3 ranks, but not among 2."""
     options = dict(micro_batch=2, global_batch=6, steps=2, save_every=0)
     fails(tiny(tmp_path / "run", **options), 2, "global-batch", "2 data-parallel ranks", ranks=2)
     assert not list(tmp_path.iterdir())
@@ -97,7 +97,7 @@ def test_global_batch_and_ranks(tiny, tmp_path):
 @pytest.mark.parametrize("args", [["help"], ["--help"], *(["help", name] for name in
                                   ("prepare", "train", "eval", "generate"))])
 def test_help(args, build):
-    """Help goes to stdout with status 0; a command's help names its options."""
+    """Help goes to stdout with exit status 0; the help of a command lists its options."""
     result = run(args, build=build)
     assert result.err == "" and len(result.out.splitlines()) > 3
     for option in {"prepare": ["--input", "--vocab-size"], "train": ["--data", "--micro-batch", "--schedule"],
@@ -105,7 +105,7 @@ def test_help(args, build):
         assert option in result.out
 
 
-def test_help_of_nothing():
+def test_help_of_unknown_command():
     fails(["help", "trian"], 2, "trian")
 
 
@@ -156,7 +156,7 @@ def test_prepare_inputs(text, build, tmp_path):
         assert not (tmp_path / "data").exists()
 
 
-def test_prepare_keeps_what_is_there(text, tmp_path):
+def test_prepare_keeps_existing_data(text, tmp_path):
     """A second prepare into the same folder, failing or not, never mixes old and new files."""
     run(prepare(tmp_path, text, vocab_size=265, val_fraction=0))
     before = {path: path.read_bytes() for path in (tmp_path / "data").rglob("*") if path.is_file()}
@@ -224,8 +224,9 @@ def test_damaged_llmc_shard(damage, tiny, build, tmp_path):
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_unfit_data(tiny, pair, ranks, tmp_path):
-    short = write_pair(tmp_path / "short", random_documents(1, 16, VOCAB, documents=1))  # one token less than a sample
+def test_unsuitable_data(tiny, pair, ranks, tmp_path):
+    # one token less than a sample
+    short = write_pair(tmp_path / "short", random_documents(1, 16, VOCAB, documents=1))
     fails(tiny(tmp_path / "run", data=short), 1, "short", "17", ranks=ranks)
     fails(tiny(tmp_path / "run", seq_len=5000), 1, pair.name, "5001", ranks=ranks)
     fails(tiny(tmp_path / "run", data=tmp_path / "nowhere"), 1, "nowhere", ranks=ranks)
@@ -235,8 +236,8 @@ def test_unfit_data(tiny, pair, ranks, tmp_path):
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_altered_prepared_data(prepared, tiny, ranks, tmp_path):
-    """The manifest holds the hashes of what `prepare` wrote."""
+def test_corrupt_prepared_data(prepared, tiny, ranks, tmp_path):
+    """Files must match the hashes in the manifest."""
     def train(data):
         return tiny(tmp_path / "run", data=data, vocab_size=None, steps=2, save_every=0, resume=None)
     damages = {
@@ -306,14 +307,14 @@ def test_damaged_init(damage, torch_directory, from_init, build, tmp_path):
     assert not checkpoints(tmp_path / "run")
 
 
-def test_unfit_init(torch_directory, from_init, tmp_path):
+def test_mismatched_init(torch_directory, from_init, tmp_path):
     fails(from_init(tmp_path / "nowhere"), 1, "nowhere")
     fails(from_init(torch_directory, vocab_size=VOCAB + 1), 1, str(VOCAB))
     fails(from_init(torch_directory, seq_len=9), 1, "9")
 
 
 def header_mutations(path):
-    """Hostile headers, each of which a reader must refuse (formats.md, 3.2)."""
+    """Invalid safetensors headers, each of which must be rejected."""
     data = path.read_bytes()
     size = struct.unpack_from("<Q", data)[0]
     header, tensors = json.loads(data[8:8 + size]), data[8 + size:]
@@ -330,14 +331,14 @@ def header_mutations(path):
     return {
         "seven bytes": data[:7],
         "size past the end": struct.pack("<Q", len(data)) + data[8:],
-        "size of all ones": b"\xff" * 8 + data[8:],
+        "size with all bits set": b"\xff" * 8 + data[8:],
         "size zero": struct.pack("<Q", 0) + data[8:],
         "not JSON": pack(b"x" * size),
         "an array": pack(b"[]"),
         "not UTF-8": pack(b'{"\xff":1}'),
         "deep": pack(b'{"a":' * 100_000),
         "trailing bytes": data + b"\0\0\0\0",
-        "cut by one": data[:-1],
+        "one byte short": data[:-1],
         "hole": with_entry(data_offsets=[begin + 4, end + 4]),
         "end before begin": with_entry(data_offsets=[end, begin]),
         "past the end": with_entry(data_offsets=[begin, 1 << 62]),
@@ -348,19 +349,19 @@ def header_mutations(path):
         "no dtype": pack({**header, name: {"shape": [8], "data_offsets": [begin, end]}}),
         "unknown dtype": with_entry(dtype="F33"),
         "integers": with_entry(dtype="I32"),
-        "another size": with_entry(shape=[9]),
-        "another shape": with_entry(shape=[2, 4]),
+        "wrong size": with_entry(shape=[9]),
+        "wrong shape": with_entry(shape=[2, 4]),
         "negative shape": with_entry(shape=[-8]),
         "product that overflows": with_entry(shape=[1 << 32, 1 << 32, 8]),
         "bits that overflow": with_entry(shape=[1 << 61]),
         "shape of many": with_entry(shape=[1] * 1000 + [8]),
         "overlap": with_entry(data_offsets=header["transformer.ln_f.bias"]["data_offsets"]),
-        "an unused tensor of another size": pack(
+        "unused tensor of wrong size": pack(
             {**header, "x": {"dtype": "F32", "shape": [3], "data_offsets": [len(tensors), len(tensors) + 16]}},
             tensors + bytes(16)),
-        "a name twice": pack(json.dumps(header).encode()[:-1] + f', "{name}": {first}}}'.encode()),
+        "duplicate name": pack(json.dumps(header).encode()[:-1] + f', "{name}": {first}}}'.encode()),
         "metadata not strings": pack({**header, "__metadata__": {"format": 1}}),
-        "a tensor missing": pack({k: v for k, v in header.items() if k != name}),
+        "missing tensor": pack({k: v for k, v in header.items() if k != name}),
     }
 
 
@@ -375,7 +376,8 @@ def test_hostile_safetensors(torch_directory, from_init, tmp_path):
 
 
 def test_fuzzed_safetensors(torch_directory, from_init, tmp_path):
-    """Random bytes in the header: either it still loads or there is a one-line error; never a sanitizer report."""
+    """With random bytes in the header, the file loads or gives a one-line error; there is never a
+    sanitizer report."""
     path = copied(torch_directory, tmp_path / "model") / "model.safetensors"
     data = path.read_bytes()
     size = 8 + struct.unpack_from("<Q", data)[0]
@@ -414,7 +416,8 @@ def test_damaged_shard_index(damage, from_init, tmp_path):
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "SHA256SUMS"])
 def test_damaged_checkpoint(finished, pair, file, build, tmp_path):
-    """eval and generate verify the checksums of a checkpoint; test_resume covers every file of it for `train`."""
+    """eval and generate verify the checksums of a checkpoint. test_resume.py covers `train` and every
+    file."""
     directory = copied(checkpoint(finished, 8), tmp_path / "step-000008")
     flip_bit(directory / file, (directory / file).stat().st_size // 2)
     fails(arguments("eval", checkpoint=directory, data=pair), 1, "step-000008", build=build)
@@ -423,16 +426,17 @@ def test_damaged_checkpoint(finished, pair, file, build, tmp_path):
 
 
 def test_generate_without_tokenizer(finished):
-    """Trained on a bare pair, a checkpoint has no tokenizer."""
+    """A checkpoint of a run on a bare pair has no tokenizer."""
     fails(arguments("generate", checkpoint=checkpoint(finished, 8), prompt="x"), 1, "tokenizer")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# A full disk: a small tmpfs where mounting is allowed, else a limit on the size of a file
+# A full disk: a small tmpfs where mounting is allowed, else a file size limit
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """small_disk(size) -> (folder, options for run): a place where files of more than `size` bytes do not fit."""
+    """small_disk(size) -> (folder, options for run): a folder that holds at most `size` bytes or,
+    without tmpfs, files of at most `size` bytes."""
     mounted = []
 
     def make(size):
@@ -465,11 +469,12 @@ def test_full_disk_log(tiny, small_disk, ranks):
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_full_disk_checkpoint(tiny, finished, small_disk, ranks, build, tmp_path):
-    """The checkpoint of step 4 or 6 does not fit. Earlier ones stay intact; with space again the run resumes from them."""
+    """The checkpoint of step 6 does not fit. Earlier checkpoints stay intact, and with more space the
+    run resumes from them."""
     size = sum(file.stat().st_size for file in checkpoint(finished, 8).iterdir())
     folder, limit = small_disk(int(2.6 * size))
     if limit:
-        pytest.skip("a limit on file sizes cannot let one checkpoint through and stop the next")
+        pytest.skip("needs tmpfs: a file size limit cannot allow one checkpoint and fail the next")
     result = fails(tiny(folder / "run"), 1, "step-", ranks=ranks, build=build)
     saved = checkpoints(folder / "run")
     assert saved == [2, 4], str(result)

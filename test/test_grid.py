@@ -1,8 +1,10 @@
-"""The grid: with tensor, pipeline and data parallelism, ZeRO-1 and activation checkpointing, ranks compute what one rank
-computes, and checkpoints do not depend on the grid that wrote them. Everything that trains runs with both kernel sets.
+"""The process grid: tensor, pipeline and data parallelism, ZeRO-1 and activation checkpointing give
+the same results as a single rank, and checkpoints do not depend on the grid that wrote them. All
+training runs use both kernel sets.
 
-Tolerances: ranks add float sums in another order, which moves a loss by about 1e-8; eps is 1e-6, since AdamW turns the
-rounding errors of a gradient that is zero in theory (the bias of k) into steps of the size of the learning rate.
+Tolerances: several ranks sum floats in a different order, which changes a loss by about 1e-8. eps is
+1e-6 because AdamW turns the rounding errors of a gradient that is zero in theory (the key bias) into
+steps as large as the learning rate.
 """
 import re
 import subprocess
@@ -20,7 +22,8 @@ GRIDS = [(tp, pp, dp) for tp in (1, 2, 4) for pp in (1, 2, 4) for dp in (1, 2, 4
 
 @pytest.fixture(scope="module", params=["sve", "ref"])
 def train(pair, request):
-    """train(out, tp, pp, dp, **options) runs on tp * pp * dp ranks, on one host or half of them on each of two."""
+    """train(out, tp, pp, dp, **options) trains on tp * pp * dp ranks, on one host or split evenly
+    between two."""
     def make(out, tp=1, pp=1, dp=1, two_hosts=False, **options):
         args = {**MODEL, "data": pair, "val_data": pair, "vocab_size": 97, "out": out, "tp": tp, "pp": pp,
                 "kernels": request.param, **options}
@@ -58,7 +61,7 @@ SHORT = {(2, 1, 1, 0, "none"), (4, 1, 2, 1, "layer"), (1, 2, 1, 0, "layer"), (1,
 
 @pytest.mark.parametrize("tp,pp,dp,zero,recompute", [
     pytest.param(*case, marks=() if case in SHORT else pytest.mark.full) for case in ALL])
-def test_grid_trains_as_one_rank(train, alone, tmp_path, tp, pp, dp, zero, recompute):
+def test_grid_matches_one_rank(train, alone, tmp_path, tp, pp, dp, zero, recompute):
     train(tmp_path / "run", tp, pp, dp, zero=zero, recompute=recompute)
     assert_same_training(alone, tmp_path / "run")
 
@@ -82,7 +85,8 @@ def test_overlap_changes_no_bits(train, tmp_path, zero):
 
 @pytest.mark.parametrize("zero", [0, 1])
 def test_sums_by_messages(train, alone, tmp_path, zero):
-    """In the other tests the ranks are on one host and sum in shared memory."""
+    """Gradients are summed by messages; in the other tests all ranks share a host and use shared
+    memory."""
     train(tmp_path / "run", pp=2, dp=4, zero=zero, share_memory=0)
     assert_same_training(alone, tmp_path / "run")
 
@@ -93,13 +97,13 @@ def has_network_namespaces():
     return made.returncode == 0
 
 
-needs_two_hosts = pytest.mark.skipif(not has_network_namespaces(), reason="network namespaces are for root")
+needs_two_hosts = pytest.mark.skipif(not has_network_namespaces(), reason="network namespaces need root")
 
 
 @needs_two_hosts
 @pytest.mark.parametrize("tp,pp,dp,zero", [(1, 1, 4, 0), (1, 1, 4, 1), (2, 1, 2, 0), (1, 4, 1, 0), (4, 1, 1, 0), (2, 2, 2, 1)])
 def test_two_hosts(train, alone, tmp_path, tp, pp, dp, zero):
-    """Shared memory within each of two hosts, messages between them."""
+    """Two hosts: shared memory within each, messages between them."""
     ran = train(tmp_path / "run", tp, pp, dp, zero=zero, two_hosts=True)
     assert "host host-a" in ran.out and "host host-b" in ran.out
     assert_same_training(alone, tmp_path / "run")
@@ -107,7 +111,7 @@ def test_two_hosts(train, alone, tmp_path, tp, pp, dp, zero):
 
 @needs_two_hosts
 def test_benchmark_of_ranks_and_overlap():
-    """scripts/bench.py measures something; what it measures is for people to judge."""
+    """scripts/bench.py runs and prints its measurements; their values are not checked."""
     result = subprocess.run([sys.executable, ROOT / "scripts/bench.py", "ranks", "overlap", "--short", "--rounds", "1"],
                             capture_output=True, text=True, check=True, timeout=100)
     assert re.search(r"1 rank x 2 threads \d+\.\d+ s, 2 ranks x 1 thread \d+\.\d+ s", result.stdout), result.stdout
@@ -123,7 +127,8 @@ def reproducible(train, tmp_path_factory):
 
 @pytest.mark.parametrize("dp,zero", [(2, 0), (4, 0), (8, 0), (4, 1)])
 def test_reproducible(train, reproducible, tmp_path, dp, zero):
-    """1, 2, 4, 8 DP ranks with 8, 4, 2, 1 micro-batches each: the same bits, evals and norms too."""
+    """1, 2, 4 and 8 DP ranks with 8, 4, 2 and 1 micro-batches each give bit-identical weights, losses,
+    gradient norms and validation losses."""
     train(tmp_path / "run", dp=dp, zero=zero, flags=["reproducible"])
     assert state_bytes(checkpoint(tmp_path / "run", MODEL["steps"])) == state_bytes(checkpoint(reproducible, MODEL["steps"]))
     for key in "loss", "grad_norm":
@@ -138,7 +143,7 @@ def test_reproducible_on_two_hosts(train, reproducible, tmp_path):
 
 
 def test_reproducible_with_odd_batches(train, tmp_path):
-    """12 micro-batches: leaves of 3 micro-batches each."""
+    """12 micro-batches: each leaf of the summation tree has 3 micro-batches."""
     for dp in 1, 2, 4:
         train(tmp_path / str(dp), dp=dp, global_batch=12, flags=["reproducible"])
         assert state_bytes(checkpoint(tmp_path / str(dp), MODEL["steps"])) == state_bytes(checkpoint(tmp_path / "1", MODEL["steps"]))
@@ -146,7 +151,7 @@ def test_reproducible_with_odd_batches(train, tmp_path):
 
 @pytest.mark.parametrize("tp,pp,dp,zero", [(1, 1, 4, 1), (4, 1, 1, 0)])
 def test_checkpoint_of_another_grid(train, alone, tmp_path, tp, pp, dp, zero):
-    """Saved by 2 x 2 x 2 with ZeRO-1, resumed on another grid."""
+    """A checkpoint saved on a 2 x 2 x 2 grid with ZeRO-1 resumes on another grid."""
     out = tmp_path / "run"
     train(out, 2, 2, 2, zero=1, steps=6, schedule="constant", lr=1e-3, warmup_steps=3)
     train(out, tp, pp, dp, zero=zero, schedule="constant")
@@ -161,7 +166,7 @@ def test_36_heads_on_6_tp_ranks(train, tmp_path):
     assert_same_training(tmp_path / "one", tmp_path / "run", step=4)
 
 
-def test_layers_that_do_not_divide(train, tmp_path):
+def test_layers_not_divisible_by_stages(train, tmp_path):
     options = dict(layers=5, steps=6, save_every=6, eval_every=6)
     train(tmp_path / "one", **options)
     train(tmp_path / "run", pp=3, dp=2, **options)
@@ -190,7 +195,7 @@ def test_eval_and_generate_on_a_grid(prepared, tmp_path):
     (dict(tp=3), 3, "4 heads"), (dict(pp=5), 5, "4 layers"), (dict(tp=2), 3, "multiple of 2"),
     (dict(global_batch=3), 2, "global-batch"), (dict(flags=["reproducible"], global_batch=6), 3, "reproducible"),
     (dict(zero=2), 1, "--zero 2")])
-def test_impossible_grids(pair, tmp_path, options, ranks, mention):
+def test_invalid_grids(pair, tmp_path, options, ranks, mention):
     flags = [f"--{flag}" for flag in options.pop("flags", [])]
     args = {**MODEL, "data": pair, "vocab_size": 97, "out": tmp_path / "run", **options}
     status = 1 if "heads" in mention or "layers" in mention or "reproducible" in mention else 2

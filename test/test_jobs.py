@@ -1,5 +1,5 @@
-"""The job scripts: slurm.sh under a real Slurm on this machine; the PJM scripts with stand-ins for Fugaku's commands
-(mpiexec, pjsub, llio_transfer) and variables; the rank map by counting hops.
+"""The job scripts: slurm.sh under a real Slurm on this machine; the PJM scripts with stubs for Fugaku's
+commands (mpiexec, pjsub, llio_transfer) and variables; the rank map by counting hops.
 """
 import contextlib
 import itertools
@@ -16,7 +16,7 @@ import pytest
 
 from support import (BINARIES, ROOT, arguments, checkpoint, checkpoints, read_log, run, stable_log, state_bytes)
 
-STOPPED = 100  # exit status of a run that stopped ahead of its step count
+STOPPED = 100  # exit status of a run that stopped before its last step
 
 
 def test_shellcheck():
@@ -27,7 +27,7 @@ def test_shellcheck():
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Slurm: munged, slurmctld and slurmd of the test's own, in a folder of their own, on free ports
+# Slurm: the tests start their own munged, slurmctld and slurmd in a temporary folder, on free ports
 
 def free_port():
     with socket.socket() as s:
@@ -37,8 +37,8 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
-    """The environment in which Slurm's commands reach a cluster of one node with two cores. No cgroups: a machine may
-    not let them be made; binding is by affinity masks."""
+    """The environment in which Slurm's commands reach a cluster of one node with two cores. Binding
+    uses affinity masks, not cgroups, which some machines do not allow."""
     folder = tmp_path_factory.mktemp("slurm")
     os.chmod(folder, 0o755)
     host = socket.gethostname().split(".")[0]
@@ -51,7 +51,8 @@ def slurm(tmp_path_factory):
     (folder / "slurm.conf").write_text("\n".join([
         "ClusterName=test", f"SlurmctldHost={host}(127.0.0.1)", f"SlurmctldPort={free_port()}",
         f"SlurmdPort={free_port()}", f"SlurmUser={user}", f"SlurmdUser={user}", "AuthType=auth/munge",
-        # how long a requeued job waits before it may start again (120 s by default, at least 5), and is looked for
+        # shorten the wait before a requeued job may restart (default 120 s, minimum 5 s) and the
+        # scheduling interval
         f"AuthInfo=socket={folder}/munge/socket,cred_expire=5", "SchedulerParameters=sched_interval=1,bf_interval=1",
         f"StateSaveLocation={folder}/state", f"SlurmdSpoolDir={folder}/spool",
         f"SlurmctldPidFile={folder}/slurmctld.pid", f"SlurmdPidFile={folder}/slurmd.pid",
@@ -91,8 +92,9 @@ def slurm(tmp_path_factory):
 
 
 def submit(slurm, folder, script_words=(), **parameters):
-    """Job id of scripts/slurm.sh with one minute, Slurm's smallest limit, two ranks and one thread each. Slurm's
-    warning is put off to the end, so that the run's own clock is what stops it."""
+    """Submits scripts/slurm.sh with two ranks of one thread and a limit of one minute, Slurm's
+    minimum, and returns the job id. Slurm sends its warning signal only at the very end, so that the
+    run's own time limit stops it."""
     export = ",".join(["ALL", *(f"{key}={value}" for key, value in parameters.items())])
     out = subprocess.run(
         ["sbatch", "--parsable", "--time=1", "--signal=USR1@1", "--ntasks-per-node=2", "--cpus-per-task=1",
@@ -118,14 +120,14 @@ SHAPE = dict(layers=2, heads=3, channels=192, seq_len=64, vocab_size=97, eval_ev
 
 
 def test_slurm(slurm, pair, tmp_path):
-    """A job that is stopped by its limit of a minute, and once more by a signal, requeues itself, ends when the step
-    count is reached, and leaves what an uninterrupted run leaves."""
+    """A job stopped by its one-minute limit, and again by a signal, requeues itself, ends when the
+    step count is reached, and leaves the same result as an uninterrupted run."""
     def train(out, steps):
         return arguments("train", data=pair, out=out, steps=steps, micro_batch=2, global_batch=8, **SHAPE)
 
     run(train(tmp_path / "calibration", 10), ranks=2)
     step_seconds = sum(read_log(tmp_path / "calibration").column("step_ms")) / 10 / 1000
-    steps = max(30, int(10 / step_seconds))  # more than the first job has time for, at this speed
+    steps = max(30, int(10 / step_seconds))  # more than the first job can complete at this speed
     out = tmp_path / "run"
     job = submit(slurm, tmp_path, arguments("", **SHAPE)[1:], PROGRAM=BINARIES["native"], MODEL="", DATA=pair, OUT=out,
                  STEPS=steps, MICRO_BATCH=2, GLOBAL_BATCH=8, RESERVE=52, LOCAL=tmp_path / "local", STAGE_DATA=0)
@@ -144,16 +146,17 @@ def test_slurm(slurm, pair, tmp_path):
     assert stops[1][1] == "a signal asks for it", text()
     assert len(stops) == int(job_field(slurm, job, "Restarts")), text()
     places = re.findall(r"rank (\d): host \S+, NUMA domain \S+, cores (\d+) \(from OpenMP\), 1 thread\n", text())
-    assert places[0][1] != places[1][1], "srun did not bind the ranks apart"
+    assert places[0][1] != places[1][1], "srun did not bind the ranks to different cores"
     assert not list((tmp_path / "local").glob("*")), "staged files were left behind"
 
-    run(train(tmp_path / "whole", steps), ranks=2)
-    assert state_bytes(checkpoint(out, steps)) == state_bytes(checkpoint(tmp_path / "whole", steps))
-    assert stable_log(out) == stable_log(tmp_path / "whole")
+    uninterrupted = tmp_path / "uninterrupted"
+    run(train(uninterrupted, steps), ranks=2)
+    assert state_bytes(checkpoint(out, steps)) == state_bytes(checkpoint(uninterrupted, steps))
+    assert stable_log(out) == stable_log(uninterrupted)
 
 
 def test_slurm_failure(slurm, pair, tmp_path):
-    """A failed job is not requeued: it would fail again. Here with its data staged to the node."""
+    """A failed job is not requeued, since it would fail again. Its data is staged to the node."""
     job = submit(slurm, tmp_path, arguments("", **SHAPE)[1:], PROGRAM=BINARIES["native"], MODEL="", DATA=pair,
                  OUT=pair.with_suffix(".bin"), STEPS=2, MICRO_BATCH=2, GLOBAL_BATCH=8, LOCAL="")
     wait_for(lambda: job_field(slurm, job, "JobState") == "FAILED", 30, lambda: job_field(slurm, job, "JobState"))
@@ -162,8 +165,8 @@ def test_slurm_failure(slurm, pair, tmp_path):
 
 
 def test_slurm_staged_data(slurm, prepared, tmp_path):
-    """STAGE_DATA=1: the run reads its data from the node's own folder, and its log names the same tokens. The ranks lie
-    as a map of scripts/rank_map.py says (--distribution=arbitrary)."""
+    """STAGE_DATA=1: the run reads its data from the node's local folder, and its log records the same
+    hash. A map from scripts/rank_map.py places the ranks (--distribution=arbitrary)."""
     host = subprocess.run(["sinfo", "-h", "-o", "%n"], env=slurm, capture_output=True, text=True, check=True).stdout
     (tmp_path / "hosts").write_text(rank_map("--hosts", "-", "--ranks-per-node", 2, "--tp", 2, "--format", "slurm",
                                              hosts=host).stdout)
@@ -188,15 +191,15 @@ def test_slurm_staged_data(slurm, prepared, tmp_path):
 # ----------------------------------------------------------------------------------------------------------------------
 # PJM
 
-STAND_INS = {
-    # starts two ranks whatever it is told, and leaves its arguments and what it would give to the ranks
+STUBS = {
+    # always starts two ranks; records its arguments and the environment of the ranks
     "mpiexec": """#!/bin/bash
 printf '%s\\n' "$@" >"$RECORD/mpiexec"
 env | grep -E '^(OMP|XOS|OMPI|PLE)_' | sort >"$RECORD/environment"
 while [ "${1#-}" != "$1" ]; do
     case $1 in -mca) shift 3 ;; *) shift 2 ;; esac
 done
-exec $REAL_MPIRUN -n "${STAND_IN_RANKS:-2}" "$@"
+exec $REAL_MPIRUN -n "${STUB_RANKS:-2}" "$@"
 """,
     "pjsub": """#!/bin/bash
 printf '%s\\t' "$@" >>"$RECORD/pjsub"
@@ -217,12 +220,12 @@ exec "$@"
 
 @pytest.fixture
 def fugaku(tmp_path):
-    """fugaku(script, **variables): runs a PJM script with the stand-ins in front of the PATH. fugaku.record holds their
-    arguments."""
+    """fugaku(script, **variables) runs a PJM script with the stubs first in PATH. The folder
+    fugaku.record holds their arguments."""
     commands, record = tmp_path / "commands", tmp_path / "record"
     commands.mkdir()
     record.mkdir()
-    for name, text in STAND_INS.items():
+    for name, text in STUBS.items():
         (commands / name).write_text(text)
         os.chmod(commands / name, 0o755)
 
@@ -236,7 +239,7 @@ def fugaku(tmp_path):
 
 
 def job_variables(pair, out, **more):
-    """What PJM sets in a job of three nodes, and parameters of a small run."""
+    """The variables that PJM sets in a job of three nodes, and the parameters of a small run."""
     shape = dict(SHAPE, channels=24, seq_len=16)
     return {"PJM_JOBID": "4711", "PJM_NODE": "3", "PJM_ELAPSE_LIMIT": "86400", "MODEL": "", "DATA": pair, "OUT": out,
             "STEPS": 6, "MICRO_BATCH": 2, "GLOBAL_BATCH": 4, "TP": 1,
@@ -244,7 +247,8 @@ def job_variables(pair, out, **more):
 
 
 def test_pjm_job(fugaku, pair, tmp_path):
-    """A job trains to the end with the options and the environment that the manuals name, and releases its cache."""
+    """A job trains to its last step with the options and the environment given in Fugaku's manuals,
+    and purges its cache."""
     result = fugaku("fugaku.pjm", **job_variables(pair, tmp_path / "run"))
     assert result.returncode == 0, result.stdout + result.stderr
     assert "reached step 6" in result.stdout and checkpoints(tmp_path / "run") == [6]
@@ -260,8 +264,8 @@ def test_pjm_job(fugaku, pair, tmp_path):
 
 
 def test_pjm_stops_and_resumes(fugaku, pair, tmp_path):
-    """A job that runs out of time ends with 100, the next job of the chain resumes, and the one that reaches the step
-    count ends with 0. Of a range of limits the lower end counts."""
+    """A job that runs out of time ends with status 100, the next job of the chain resumes, and the job
+    that reaches the step count ends with 0. With an elastic time limit, the minimum applies."""
     out = tmp_path / "run"
     options = arguments("", **dict(SHAPE, channels=24, seq_len=16, save_every=100000, schedule="constant"))[1:]
     variables = job_variables(pair, out, PJM_ELAPSE_LIMIT=601, STEPS=100000, OPTIONS=" ".join(map(str, options)))
@@ -277,15 +281,15 @@ def test_pjm_stops_and_resumes(fugaku, pair, tmp_path):
 
 
 def test_pjm_failure(fugaku, pair, tmp_path):
-    """Any other status is passed on, so that the chain ends; the cache is released all the same."""
+    """Any other exit status is passed on and ends the chain; the cache is still purged."""
     result = fugaku("fugaku.pjm", **job_variables(pair, tmp_path / "run", GLOBAL_BATCH=3))
     assert result.returncode == 2 and "failed with status 2" in result.stderr
     assert "--purge" in (fugaku.record / "llio_transfer").read_text()
 
 
 def test_pjm_chain(fugaku):
-    """On a login node the script submits sub jobs of one step job, each deleted unless the one before ended with 100.
-    """
+    """On a login node the script submits the sub-jobs of one step job; each is deleted unless the
+    previous one ended with status 100."""
     result = fugaku("fugaku.pjm", JOBS=3)
     assert result.returncode == 0, result.stderr
     calls = [line.split("\t") for line in (fugaku.record / "pjsub").read_text().splitlines()]
@@ -299,8 +303,9 @@ def test_pjm_chain(fugaku):
 
 
 def test_pjm_13b(fugaku, prepared, tmp_path):
-    """The published grid: 13,824 ranks of 48 threads over four CMGs, the rank map, the published numbers. The stand-in
-    starts two ranks, so train_gpt refuses the grid of 6 x 8 and nothing else: it has understood all options."""
+    """The configuration published for Fugaku-LLM 13B: 13,824 ranks of 48 threads over four CMGs, the
+    rank map, the hyperparameters. The mpiexec stub starts two ranks, so train_gpt rejects the grid of
+    6 x 8; this is its only complaint, so it accepts all other options."""
     result = fugaku("fugaku_13b.pjm", PJM_JOBID=1, PJM_NODE=13824, PJM_ELAPSE_LIMIT=165 * 3600, DATA=prepared,
                     OUT=tmp_path / "run")
     assert result.returncode == 2 and "--tp 6 x --pp 8 does not divide the 2 ranks" in result.stderr, result.stderr
@@ -328,14 +333,14 @@ def rank_map(*options, hosts=None):
 
 
 def nodes_of_ranks(shape, per_node, tp, pp, form):
-    """The node of each rank as PJM reads the file."""
+    """The node of each rank, as PJM interprets the file."""
     result = rank_map("--shape", "x".join(map(str, shape)), "--ranks-per-node", per_node, "--tp", tp, "--pp", pp,
                       "--format", form)
     assert result.returncode == 0, result.stderr
     lines = [tuple(map(int, re.fullmatch(r"\((\d+(?:,\d+)*)\)", line)[1].split(",")))
              for line in result.stdout.splitlines()]
     nodes = [node for node in lines for _ in range(per_node)] if form == "hostfile" else lines
-    assert sorted(nodes) == sorted(list(itertools.product(*map(range, shape))) * per_node)  # each node, full
+    assert sorted(nodes) == sorted(list(itertools.product(*map(range, shape))) * per_node)  # all nodes, fully used
     return nodes
 
 
@@ -348,8 +353,9 @@ def hops(a, b, shape):
     ((12,), 4, 4, 4), ((4, 6), 4, 2, 4), ((4, 6, 2), 4, 4, 8), ((4, 6, 2), 4, 1, 6), ((8, 4, 4), 4, 8, 8),
     ((6, 6, 4), 1, 6, 8), ((2, 3, 2), 4, 4, 12), ((8, 6, 8), 1, 6, 8)])
 def test_rank_map(shape, per_node, tp, pp, form):
-    """Tensor-parallel ranks of a stage on one node where they fit, else on neighbouring nodes; the same rank of the next
-    stage on the same node or one hop away; the members of a data-parallel group on different nodes where possible."""
+    """The tensor-parallel ranks of a stage are on one node if they fit, else on adjacent nodes. The
+    next stage of a rank is on the same node or one hop away. The ranks of a data-parallel group are
+    on different nodes where possible."""
     nodes = nodes_of_ranks(shape, per_node, tp, pp, form)
     ranks = len(nodes)
     assert ranks == math.prod(shape) * per_node
@@ -361,11 +367,11 @@ def test_rank_map(shape, per_node, tp, pp, form):
             assert hops(nodes[rank], nodes[rank - 1], shape) <= 1
         if stage + 1 < pp:
             assert hops(nodes[rank], nodes[rank + tp], shape) <= 1
-    replicas = ranks // (tp * pp)
+    dp = ranks // (tp * pp)
     if tp * pp >= per_node:
-        for part in range(tp * pp):
-            group = [nodes[replica * tp * pp + part] for replica in range(replicas)]
-            assert len(set(group)) == replicas
+        for first in range(tp * pp):
+            group = [nodes[dp_rank * tp * pp + first] for dp_rank in range(dp)]
+            assert len(set(group)) == dp
 
 
 def test_rank_map_of_the_13b_run():
@@ -396,6 +402,6 @@ def test_rank_map_slurm():
     (["--shape", "5x5", "--tp", 8, "--pp", 1, "--ranks-per-node", 4, "--format", "vcoord"], "--tp 8"),
     (["--shape", "3x3x3x3", "--format", "vcoord"], "--shape"), (["--shape", "0x3", "--format", "vcoord"], "--shape"),
     (["--format", "vcoord"], "--shape"), (["--shape", "4", "--format", "slurm"], "--hosts")])
-def test_rank_map_refuses(options, mentions):
+def test_rank_map_rejects(options, mentions):
     result = rank_map(*options)
     assert result.returncode == 2 and mentions in result.stderr.splitlines()[-1] and not result.stdout, result.stderr

@@ -1,7 +1,9 @@
-"""The kernels: the reference against central differences, the fast kernels against the reference, and their bits.
+"""The kernels: reference kernels against central differences, fast kernels against reference kernels,
+and bit-identical results.
 
-test_kernels.c checks the gradients and states its bounds. `train_gpt kernels --check` compares the two tables within
-bounds that follow from the length of each sum. `kernels --golden` hashes 20 training steps: one hash for every machine.
+test_kernels.c checks the gradients and states its bounds. `train_gpt kernels --check` compares the
+two kernel sets within bounds derived from the length of each sum. `kernels --golden` hashes 20
+training steps; the hash is the same on every machine.
 """
 import os
 import re
@@ -25,8 +27,8 @@ def test_gradients(target):
     result = subprocess.run([BUILD / target], env={**os.environ, **SANITIZERS}, text=True, capture_output=True,
                             timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
-    closing = result.stdout.strip().splitlines()[-1]
-    assert re.search(r"[1-9]\d* passed, 0 failed", closing), closing
+    summary = result.stdout.strip().splitlines()[-1]
+    assert re.search(r"[1-9]\d* passed, 0 failed", summary), summary
 
 
 @pytest.mark.parametrize("build", NATIVE + list(QEMU_CPUS))
@@ -35,15 +37,16 @@ def test_check(build):
     checked, failed = map(int, re.search(r"(\d+) checked, (\d+) failed", result.out).groups())
     assert checked >= 300 and failed == 0
     for kernel in "embedding_forward_shard", "matmul_forward_no_bias", "matmul_backward_weight_no_bias":
-        assert kernel in result.out, "what TP ranks above 0 call is not checked"
+        assert kernel in result.out, "a kernel that only TP ranks above 0 call is not checked"
     if build.startswith("sve"):
-        assert f"vectors of {build[3:]} bits" in result.out, "qemu ran with another vector length"
+        assert f"vectors of {build[3:]} bits" in result.out, "qemu ran with a different vector length"
 
 
 @pytest.mark.parametrize("build, threads", [("native", 1), ("native", 2), ("native", 3), ("asan", 2), ("clang", 2),
                                             *((cpu, 2) for cpu in QEMU_CPUS)])
 def test_golden(build, threads):
-    """The same bits for any number of threads, vector length, compiler and instruction set."""
+    """The golden hash matches for any number of threads, vector length, compiler and instruction set.
+    """
     run(["kernels", "--golden"], build=build, threads=threads, timeout=300)
 
 
@@ -51,7 +54,7 @@ CFLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-ffp-contract=off", "-march=nativ
 
 
 def compile_program(folder, source):
-    """A short program over the repository's headers, or over those of the same name in `folder`."""
+    """Compiles a program against the repository's headers; headers in `folder` take precedence."""
     (folder / "program.c").write_text(source)
     subprocess.run(["gcc", "-I.", "-I", ROOT, *CFLAGS, "program.c", "-o", "program", "-lm"], cwd=folder, check=True)
     return folder / "program"
@@ -59,7 +62,8 @@ def compile_program(folder, source):
 
 @pytest.mark.parametrize("flags", [["-DSHIM_BYTES=16"], ["-DSHIM_BYTES=256"], ["-march=x86-64-v3"], ["-march=x86-64"]])
 def test_shim(flags, tmp_path):
-    """The shim at other vector lengths, and on older x86 machines (AVX2; no FMA), gives the same bits too."""
+    """The SVE shim gives the same bits at other vector lengths and on older x86 machines (AVX2; no FMA).
+    """
     program = tmp_path / "train_gpt"
     subprocess.run(["mpicc", "-I.", *CFLAGS, *flags, "train_gpt.c", "-o", program, "-lm"], cwd=ROOT, check=True)
     result = subprocess.run([program, "kernels", "--golden", "--check"], capture_output=True, text=True, timeout=300)
@@ -76,7 +80,7 @@ int main(void) {
 
 
 def test_check_can_fail(tmp_path):
-    """A coefficient of exp that is wrong in the fourth digit is found."""
+    """The check detects a coefficient of exp that is wrong in the fourth digit."""
     for folder in "right", "wrong":
         (tmp_path / folder / "kernels").mkdir(parents=True)
         for source in [*ROOT.glob("kernels/*.h"), *ROOT.glob("kernels_*.h")]:
@@ -105,8 +109,8 @@ int main(void) {
 """
 
 
-def test_scratch_that_does_not_fit(tmp_path):
-    """Reserving too much memory for packing is reported to the caller; it does not end the process."""
+def test_oversized_scratch(tmp_path):
+    """Reserving too much packing memory returns an error instead of ending the process."""
     assert subprocess.run([compile_program(tmp_path, RESERVE)], timeout=60).returncode == 0
 
 

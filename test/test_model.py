@@ -1,12 +1,15 @@
-"""The whole model against PyTorch: transformers' GPT2LMHeadModel with the same weights on the same batches.
+"""The complete model against PyTorch: transformers' GPT2LMHeadModel with the same weights on the same
+batches.
 
-Bounds: loss 1e-5; gradient norm 1e-4 relative; weights after 5 AdamW steps 1e-5 absolute; logits of a
-checkpoint 1e-4. Both sides sum in float32 in different orders, so a loss near 6 agrees to some 1e-6. AdamW's step,
-lr * m / (sqrt(v) + eps), turns the relative error of a gradient into as much of lr. So the bias of the keys is left
-out: softmax does not depend on it, its gradient is rounding alone and its step arbitrary. A few other gradients among
-10^5 happen to be as small as rounding (1e-8) too: PyTorch differs from itself in double precision by some 5 % of lr in
-such a weight, hence lr = 1e-4 here. The mean over each tensor is not touched by them: it must be within 2e-8, half a
-unit in the last place of a float near 0.3, which also shows a forgotten weight decay.
+Tolerances: loss 1e-5; gradient norm 1e-4 relative; weights after 5 AdamW steps 1e-5 absolute; logits
+of a checkpoint 1e-4. Both sides sum float32 values in different orders, so losses near 6 agree to
+about 1e-6. The AdamW update, lr * m / (sqrt(v) + eps), turns the relative error of a gradient into
+the same fraction of lr. The key bias is therefore excluded: softmax does not depend on it, so its
+gradient is pure rounding error and its update arbitrary. A few others among 10^5 gradients are also
+as small as rounding errors (1e-8): in such a weight, PyTorch in float32 differs from PyTorch in
+double precision by about 5 % of lr, hence lr = 1e-4 here. The mean difference over each tensor is
+not affected: it must be within 2e-8, about one unit in the last place of a float near 0.3, which
+also reveals missing weight decay.
 """
 import json
 import math
@@ -32,7 +35,8 @@ SHAPES = {
 
 
 def torch_steps(model, tokens, seq_len, global_batch, rates):
-    """Trains as train_gpt says it does; returns the loss and the gradient norm of each step."""
+    """Trains in PyTorch as train_gpt is specified to; returns the loss and the gradient norm of each
+    step."""
     matrices = [p for p in model.parameters() if p.dim() == 2]
     others = [p for p in model.parameters() if p.dim() == 1]
     optimizer = torch.optim.AdamW(
@@ -52,7 +56,7 @@ def torch_steps(model, tokens, seq_len, global_batch, rates):
 
 
 def compare_weights(found, expected, channels):
-    """Every tensor except the key third of c_attn.bias."""
+    """Compares every tensor, except the key bias in c_attn.bias."""
     expected = {name: tensor.detach().numpy() for name, tensor in expected.items()}
     assert found.keys() == expected.keys()
     for name, tensor in found.items():
@@ -83,7 +87,7 @@ def test_five_steps(shape, build, tmp_path):
                   **{**ADAMW, **schedule}), build=build)
     losses, norms = torch_steps(twin, tokens, seq_len, global_batch, rates)
     log = read_log(tmp_path / "run")
-    assert max(norms) > ADAMW["clip"], "the test should clip"
+    assert max(norms) > ADAMW["clip"], "no step of this test clips its gradient"
     assert log.column("step") == list(range(1, STEPS + 1))
     assert np.allclose(log.column("loss"), losses, rtol=0, atol=1e-5), (log.column("loss"), losses)
     assert np.allclose(log.column("grad_norm"), norms, rtol=1e-4, atol=0), (log.column("grad_norm"), norms)
@@ -99,8 +103,9 @@ def test_five_steps(shape, build, tmp_path):
 
 
 def test_init_forms(tmp_path):
-    """--init from BF16 and F16 weights, from shards, from a base model's names, and from old files with buffers: each
-    gives the loss that transformers computes from the same directory in float32."""
+    """--init from BF16 and F16 weights, from shards, with the tensor names of a base model, and from
+    old files with buffers: each gives the loss that transformers computes in float32 from the same
+    directory."""
     layers, heads, channels, seq_len, vocab = 2, 3, 48, 37, 611
     tokens = np.concatenate(random_documents(4, 3 * seq_len + 1, vocab))
     data = write_pair(tmp_path / "tokens", [tokens])
@@ -139,14 +144,14 @@ def test_init_forms(tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# A run on real text: Hugging Face opens the directory, and generates what `generate` does
+# A run on real text: Hugging Face loads the checkpoint and generates the same text as `generate`
 
 SEQ_LEN = 48
 
 
 @pytest.fixture(scope="module")
 def trained(prepared, tmp_path_factory):
-    """A checkpoint after enough steps that its greedy text is decided by more than rounding."""
+    """A checkpoint trained long enough that rounding errors do not decide its greedy text."""
     out = tmp_path_factory.mktemp("trained") / "run"
     run(arguments("train", data=prepared, out=out, layers=2, heads=3, channels=48, seq_len=SEQ_LEN, micro_batch=8,
                   global_batch=8, steps=60, lr=3e-3, min_lr=3e-4, warmup_steps=5, eval_every=60, save_every=60, seed=1),
@@ -156,12 +161,13 @@ def trained(prepared, tmp_path_factory):
 
 def test_learns(trained):
     log = read_log(trained.parent)
-    assert log.steps[0]["loss"] == pytest.approx(math.log(1000), abs=0.15)  # near uniform over the vocabulary at first
+    # the initial distribution over the vocabulary is nearly uniform
+    assert log.steps[0]["loss"] == pytest.approx(math.log(1000), abs=0.15)
     assert log.steps[-1]["loss"] < log.steps[0]["loss"] - 0.5
     assert log.evals[-1]["step"] == 60 and abs(log.evals[-1]["val_loss"] - log.steps[-1]["loss"]) < 1
 
 
-def test_tokenizer_opens(trained, prepared, corpus):
+def test_tokenizer_loads(trained, prepared, corpus):
     from tokenizers import Tokenizer
     inside = AutoTokenizer.from_pretrained(trained)
     original = Tokenizer.from_file(str(prepared / "tokenizer" / "tokenizer.json"))
@@ -175,7 +181,7 @@ def test_tokenizer_opens(trained, prepared, corpus):
 
 
 def torch_greedy(directory, prompt, count):
-    """Greedy text from transformers' generate(), within the model's context."""
+    """Greedy text from transformers' generate(), within the model's context length."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
     ids = torch.tensor([tokenizer(prompt)["input_ids"]])
     with torch.no_grad():
@@ -185,7 +191,8 @@ def torch_greedy(directory, prompt, count):
 
 
 def torch_greedy_windows(directory, prompt, count):
-    """The same without a cache, token by token; a context that would overflow keeps only its newer half."""
+    """The same without a KV cache, token by token; when the context is full, only its second half is
+    kept."""
     tokenizer, model = AutoTokenizer.from_pretrained(directory), load_torch(directory)
     ids = tokenizer(prompt)["input_ids"]
     first = 0
@@ -214,7 +221,7 @@ def test_greedy_equals_transformers(trained, prompt, build):
 
 
 def test_greedy_past_the_context(trained, build):
-    """More tokens than the model has positions, in the prompt or generated."""
+    """More tokens than the model has positions, in the prompt or in the generated text."""
     lengths = []
     for prompt in *PROMPTS, PROMPTS[0] * 12, PROMPTS[1] * 20:
         expected, length = torch_greedy_windows(trained, prompt, 2 * SEQ_LEN)

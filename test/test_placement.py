@@ -1,5 +1,6 @@
-"""Placement of ranks and threads: on this machine, and on a simulated node of Fugaku (test/fake_machine.c: cores 12-59,
-NUMA domains 4-7 of 12 cores each). Affinity masks are compared core by core; nothing is timed.
+"""Placement of ranks and threads, on this machine and on a simulated Fugaku node (test/fake_machine.c:
+cores 12-59, NUMA domains 4-7 of 12 cores each). Affinity masks are compared core by core; nothing is
+timed.
 """
 import os
 import re
@@ -14,7 +15,8 @@ CMGS = {4 + i: (12 + 12 * i, 23 + 12 * i) for i in range(4)}
 
 @pytest.fixture(scope="module")
 def fugaku(tmp_path_factory):
-    """fugaku(cores, **more): the environment of a process on a node of Fugaku that may run on these cores."""
+    """fugaku(cores, **more): the environment of a process on a Fugaku node, restricted to these cores.
+    """
     folder = tmp_path_factory.mktemp("fake")
     library = folder / "fake_machine.so"
     subprocess.run(["gcc", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-O1", "-o", library,
@@ -23,7 +25,7 @@ def fugaku(tmp_path_factory):
         for core in range(first, last + 1):
             (folder / f"node{domain}/cpu{core}").mkdir(parents=True)
         (folder / f"node{domain}/cpulist").touch()
-    (folder / "node0").mkdir()  # the assistant cores' domain: no compute cores
+    (folder / "node0").mkdir()  # the domain of the assistant cores, without compute cores
 
     def environment(cores="12-59", **more):
         return {"LD_PRELOAD": str(library), "FAKE_SYSFS": str(folder), "FAKE_CORES": cores, **more}
@@ -32,8 +34,8 @@ def fugaku(tmp_path_factory):
 
 @pytest.fixture
 def placed(tiny, tmp_path):
-    """placed(ranks, threads, env): the printed placement of each rank, as tuples (domain, cores, binding, threads, one
-    thread per core?), and the warnings."""
+    """placed(ranks, threads, env) -> (placement of each rank, warnings), as printed. A placement is a
+    tuple (NUMA domain, cores, binding, threads, one thread per core?)."""
     def make(ranks, threads, env=None, prefix=(), **options):
         one_step = {"steps": 1, "warmup_steps": 0, "save_every": 0, "global_batch": 2 * ranks}
         result = run(tiny(tmp_path / "run", **one_step, **options), ranks=ranks, threads=threads,
@@ -61,7 +63,7 @@ def test_two_ranks_over_four_cmgs(placed, fugaku):
 
 
 def test_half_the_cores(placed, fugaku):
-    """Fewer threads than cores: each rank is kept to its CMG, threads may migrate within it."""
+    """Fewer threads than cores: each rank is bound to its CMG, and threads may migrate within it."""
     ranks, warnings = placed(4, 6, fugaku())
     assert ranks == [(str(domain), f"{first}-{last}", "bound by train_gpt", 6, False)
                      for domain, (first, last) in CMGS.items()]
@@ -70,7 +72,7 @@ def test_half_the_cores(placed, fugaku):
 
 @pytest.mark.parametrize("variable, name", [("PLE_RANK_ON_NODE", "PJM"), ("SLURM_STEP_ID", "Slurm"), (None, "Hydra")])
 def test_launcher(placed, fugaku, variable, name):
-    """A binding by the launcher stays, in its order; within it each thread is pinned to a core."""
+    """A binding by the launcher is kept; within it, each thread is pinned to a core."""
     masks = {f"FAKE_CORES_RANK{rank}": "{}-{}".format(*CMGS[7 - rank]) for rank in range(4)}
     ranks, warnings = placed(4, 12, fugaku(**masks, **({variable: "0"} if variable else {})))
     assert ranks == [(str(7 - rank), "{}-{}".format(*CMGS[7 - rank]), f"bound by {name}", 12, True) for rank in range(4)]
@@ -78,27 +80,27 @@ def test_launcher(placed, fugaku, variable, name):
 
 
 def test_wrong_binding(placed, fugaku):
-    """All ranks on one CMG, as with a wrong numactl: reported, not changed."""
+    """All ranks on one CMG, as after a wrong numactl command: reported, not changed."""
     ranks, warnings = placed(4, 12, fugaku("24-35"))
     assert [rank[:2] for rank in ranks] == [("5", "24-35")] * 4 and not any(each for *_, each in ranks)
     assert len(warnings) == 1 and "cores are oversubscribed: 4 ranks, first rank 0 on cores 24-35" in warnings[0]
     assert "with 36 more threads than cores" in warnings[0]
 
 
-def test_unbound_on_request(placed, fugaku):
+def test_binding_disabled(placed, fugaku):
     ranks, warnings = placed(4, 12, fugaku(), bind=0)
     assert ranks == [("4-7", "12-59", "not bound", 12, False)] * 4
     assert len(warnings) == 1 and "first rank 0, may run on more than one NUMA domain (4-7)" in warnings[0]
 
 
 def test_threads_by_default(placed, fugaku, tiny):
-    """Without OMP_NUM_THREADS the ranks of a node divide its cores."""
+    """Without OMP_NUM_THREADS, the ranks of a node share its cores evenly."""
     ranks, warnings = placed(4, 12, fugaku(), prefix=["env", "-u", "OMP_NUM_THREADS"])
     assert [rank[3] for rank in ranks] == [12] * 4 and warnings == []
 
 
 def test_remote_memory(placed, fugaku):
-    """Memory that a policy has placed on another domain is detected once the model is allocated."""
+    """Memory that a NUMA policy placed on another domain is detected after the model is allocated."""
     ranks, warnings = placed(4, 12, fugaku(FAKE_MEMORY="4"), channels=192, heads=3, seq_len=64)
     assert len(warnings) == 1, warnings
     assert "memory is on remote NUMA domains: 3 ranks, first rank 1 with 100 % of sampled pages outside NUMA domain 5" in \
@@ -106,8 +108,9 @@ def test_remote_memory(placed, fugaku):
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
-def test_here(placed):
-    """On the real machine: ranks that fill the cores are pinned to one each; fewer are not bound."""
+def test_this_machine(placed):
+    """On the real machine: one rank per core is pinned to that core; with fewer ranks, none is bound.
+    """
     cores = sorted(os.sched_getaffinity(0))
     ranks, _ = placed(len(cores), 1)
     assert [rank[1:3] for rank in ranks] == [(str(core), "bound by train_gpt") for core in cores]
@@ -119,7 +122,7 @@ def test_here(placed):
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
 def test_openmp_binds(placed):
-    """A binding by OpenMP (OMP_PROC_BIND) stays and is reported as such."""
+    """A binding by OpenMP (OMP_PROC_BIND) is kept and reported."""
     cores = len(os.sched_getaffinity(0))
     ranks, warnings = placed(1, cores, {"OMP_PROC_BIND": "close", "OMP_PLACES": "cores"})
     assert ranks[0][2:] == ("bound by OpenMP", cores, True) and warnings == []

@@ -1,6 +1,8 @@
-"""plan: memory against the peak of runs, messages against the calls of MPI, time against Fugaku-LLM's tables.
+"""plan: planned memory against the measured peak of runs, planned messages against counted MPI
+calls, planned time against the benchmark tables of Fugaku-LLM.
 
-    build/venv/bin/python test/test_plan.py /tmp [--fit]      prints the tables; refits the constants
+    build/venv/bin/python test/test_plan.py /tmp [--fit]    prints the tables; --fit refits the
+                                                            constants first
 """
 import json
 import subprocess
@@ -13,8 +15,9 @@ import support
 from support import arguments, fails, read_log, run
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Fugaku-LLM's own measurements (benchmark tables of DeepSpeedFugaku's history; /shared/reference/fugaku-llm.md, 4): 30B
-# of 27 June 2023 and 1.3B under PyTorch 1.10. One rank per node, 2.0 GHz, micro-batch 1.
+# Fugaku-LLM's own measurements, from the benchmark tables in the history of the DeepSpeedFugaku
+# repository: 30B of 27 June 2023 and 1.3B with PyTorch 1.10. One rank per node, 2.0 GHz,
+# micro-batch 1.
 
 SIZES = {
     "30b": dict(model="30b", global_batch=1536, pp=48, recompute="layer"),
@@ -29,13 +32,14 @@ ROWS = [  # size, nodes, tp, seconds per step
     ("1.3b", 4, 4, 2533.0), ("1.3b", 4, 4, 2857.8), ("1.3b", 64, 4, 162.5), ("1.3b", 256, 4, 43.3),
     ("1.3b", 1024, 4, 14.5), ("1.3b", 2048, 4, 8.6), ("1.3b", 4096, 4, 5.2),
 ]
-# Three constants, fitted by fit() below: share of FP32 peak for each size, and one bandwidth for all messages.
+# Three constants, fitted by fit() below: the fraction of FP32 peak for each model size, and one
+# bandwidth for all messages.
 EFFICIENCY = {"30b": 0.311, "1.3b": 0.365}
 BANDWIDTH = 0.8e9
 
 
 def fugaku_then(efficiency, bandwidth):
-    """Fugaku as those runs used it: 2.0 GHz, no overlap, one effective bandwidth for all messages."""
+    """Fugaku as in those runs: 2.0 GHz, no overlap, one effective bandwidth for all messages."""
     figures = dict(cores=48, ranks_per_node=1, peak_flops=6.144e12, efficiency=efficiency, memory=30739333120,
                    base_memory=300e6, memory_bandwidth=804e9, latency=2e-6, bandwidth=bandwidth, links=1,
                    injection=bandwidth, node_latency=1e-6, node_bandwidth=bandwidth, overlap=0)
@@ -61,7 +65,7 @@ def size_of(row):
 
 
 def test_fugaku_tables(tmp_path):
-    """One efficiency per size and one bandwidth reproduce all 18 rows within 20 %."""
+    """One efficiency per model size and one bandwidth reproduce all 18 rows within 20 %."""
     for row in ROWS:
         size, nodes, tp, seconds = row
         planned = planned_seconds(tmp_path, size, nodes, tp, EFFICIENCY[size_of(row)], BANDWIDTH)
@@ -69,8 +73,8 @@ def test_fugaku_tables(tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Memory: what `plan` predicts, on a machine that `plan --measure` measured, against the peak of runs. 15 million
-# parameters: the program and MPI themselves are 5 to 20 % of a rank.
+# Memory: the prediction of `plan`, with a machine file from `plan --measure`, against the measured
+# peak of runs. With 15 million parameters, the program and MPI take 5 to 20 % of a rank's memory.
 
 SHAPE = dict(layers=4, heads=8, channels=512, seq_len=128, micro_batch=2, vocab_size=4096)
 RUNS = {
@@ -86,7 +90,7 @@ RUNS = {
 
 
 def options_of(name):
-    """Flags are given as empty lists."""
+    """The options of a run; arguments() takes a flag as an empty list."""
     return {key: [] if value is True else value for key, value in RUNS[name][1].items()}
 
 
@@ -100,7 +104,7 @@ def machine(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def facts(machine, tmp_path_factory):
-    """facts(name): the plan made before a run, the plan in the last line of its log, and its folder."""
+    """facts(name) -> (plan made before the run, plan in the last line of its log, run folder)."""
     tokens = support.write_pair(tmp_path_factory.mktemp("tokens") / "tokens", support.random_documents(2, 9000, 4096))
     made = {}
 
@@ -119,28 +123,31 @@ def facts(machine, tmp_path_factory):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_memory(facts, name):
-    """The plan made before is within 3 % on the largest rank; the ledger of each rank is within 3 % of its peak."""
+    """The planned memory of the largest rank is within 3 % of its peak, and so is the ledger of each
+    rank."""
     planned, fact, _ = facts(name)
     assert abs(planned["peak_bytes"] / fact["measured_bytes"] - 1) < 0.03, (planned["stages"], fact)
     assert fact["largest_difference"] < 0.03, fact
     assert planned["step_s"] > 0 and fact["planned_step_ms"] > 0 and fact["measured_step_ms"] > 0
 
 
-def test_zero_shares_the_optimizer(facts):
-    """With ZeRO on 4 ranks AdamW's state is a quarter, in the plan and in the difference of the two peaks."""
+def test_zero_shards_the_optimizer_state(facts):
+    """With ZeRO-1 on 4 ranks, each rank holds a quarter of AdamW's state, in the plan and in the
+    difference of the measured peaks."""
     (all_planned, all_fact, _), (zero_planned, zero_fact, _) = facts("dp"), facts("zero")
-    whole, quarter = (p["stages"][0]["memory"]["AdamW's state"] for p in (all_planned, zero_planned))
-    updated, shared = (p["stages"][0]["updated"] for p in (all_planned, zero_planned))
-    assert 0 <= 4 * shared - updated < 0.001 * updated
-    assert 0 <= 4 * quarter - whole <= 4 * 2 * (2 << 20)  # two arrays, each of whole huge pages
+    full, quarter = (p["stages"][0]["memory"]["AdamW's state"] for p in (all_planned, zero_planned))
+    updated, sharded = (p["stages"][0]["updated"] for p in (all_planned, zero_planned))
+    assert 0 <= 4 * sharded - updated < 0.001 * updated
+    # two arrays, each rounded up to huge pages
+    assert 0 <= 4 * quarter - full <= 4 * 2 * (2 << 20)
     planned = all_planned["peak_bytes"] - zero_planned["peak_bytes"]
     measured = all_fact["measured_bytes"] - zero_fact["measured_bytes"]
-    assert planned > 0.6 * whole - zero_planned["stages"][0]["memory"]["gradients, owned shard"]
+    assert planned > 0.6 * full - zero_planned["stages"][0]["memory"]["gradients, owned shard"]
     assert abs(planned / measured - 1) < 0.05, (planned, measured)
 
 
 def test_plan_against_run(facts, machine, tmp_path):
-    """plan --run plans from the log alone and compares the plan with what was measured."""
+    """plan --run makes a plan from the log alone and compares it with the measurements."""
     planned, fact, out = facts("tp, pp, recompute")
     text = run(arguments("plan", run=out, machine=machine)).out
     assert "tp 2, pp 2, dp 1" in text and "recompute layer" in text
@@ -156,8 +163,9 @@ def test_plan_against_run(facts, machine, tmp_path):
         fails(arguments("plan", run=unfinished), 1, word)
 
 
-def test_end_of_log(tiny, tmp_path):
-    """A finished run has one closing line. It goes when the run continues, and stays if there is nothing to do."""
+def test_closing_line_of_log(tiny, tmp_path):
+    """A finished run has one closing line. It is removed when the run resumes, and kept if there is
+    nothing left to do."""
     def ends():
         return [json.loads(line)["step"] for line in (tmp_path / "run/log.jsonl").read_text().splitlines()[1:]
                 if "plan" in json.loads(line)]
@@ -172,7 +180,7 @@ def test_end_of_log(tiny, tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Messages: the plan's counts against the calls of MPI, counted by a preloaded library
+# Messages: planned counts against MPI calls counted by a preloaded library
 
 @pytest.fixture(scope="session")
 def counter(tmp_path_factory):
@@ -190,7 +198,7 @@ GRIDS = {
     "zero": (4, dict(share_memory=0, zero=1, global_batch=8)),
     "shared": (4, dict(zero=1, global_batch=8)),
 }
-CALLS = {  # of MPI, to the plan's kinds
+CALLS = {  # MPI function: kinds of messages in the plan
     "MPI_Iallreduce": ["tp: sums of the stream", "dp: sum of gradients", "pp: tied embedding"],
     "MPI_Iallgather": ["tp: softmax sums"],
     "MPI_Isend": ["pp: stream, gradient"],
@@ -200,7 +208,7 @@ CALLS = {  # of MPI, to the plan's kinds
 
 
 def counted(tiny, counter, folder, ranks, steps, options):
-    """{rank: {call: [calls, bytes]}} of a run."""
+    """For each rank of a run: {MPI function: (calls, bytes)}."""
     counts = folder / f"counts-{steps}"
     counts.mkdir()
     run(tiny(folder / f"run-{steps}", **{"layers": 5, "heads": 4, **options, "steps": steps, "save_every": 0}),
@@ -211,7 +219,8 @@ def counted(tiny, counter, folder, ranks, steps, options):
 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_messages(tiny, counter, tmp_path, grid):
-    """Calls and bytes of one step, the difference of a run of 3 steps and one of 2: exact, on every stage."""
+    """Calls and bytes of one step, as the difference between a run of 3 steps and one of 2, match the
+    plan on every stage."""
     ranks, options = GRIDS[grid]
     shape = {key: tiny.shape[key] for key in ("heads", "channels", "seq_len", "micro_batch", "global_batch")}
     planned, = plan(tmp_path, nodes=1, ranks_per_node=ranks, vocab_size=tiny.shape["vocab_size"],
@@ -223,10 +232,11 @@ def test_messages(tiny, counter, tmp_path, grid):
         messages = planned["stages"][rank // tp % pp]["messages"]
         for call, kinds in CALLS.items():
             found = [three[rank].get(call, (0, 0))[i] - two[rank].get(call, (0, 0))[i] for i in (0, 1)]
-            # the last tensor-parallel rank may have one token more than the others
+            # the plan describes the last tensor-parallel rank, whose vocabulary shard may be one
+            # token larger than the others
             expected = [sum(messages[kind][what] for kind in kinds if kind in messages) for what in ("calls", "bytes")]
             if grid == "shared":
-                expected = [0, 0]  # all data-parallel ranks on one host: no message at all
+                expected = [0, 0]  # all data-parallel ranks share one host: no messages
             spare = 4 * 24 * (call == "MPI_Iallreduce" and "pp" in grid and rank % tp < tp - 1)
             assert found[0] == expected[0] and abs(found[1] - expected[1]) <= spare, (rank, call, found, expected)
 
@@ -235,7 +245,7 @@ def test_messages(tiny, counter, tmp_path, grid):
 # The command
 
 def test_search(tmp_path):
-    """Proposals fit, are sorted, and equal the plan of the same options."""
+    """Proposals fit in memory, are sorted by time, and equal the plan of the same options."""
     size = dict(model="1.3b", nodes=64, global_batch=1024, machine="fugaku")
     found = plan(tmp_path, **size, search=[])
     assert len(found) == 10
@@ -260,8 +270,9 @@ def test_budget_and_sources():
     assert "no times: give --machine" in run(arguments("plan", model="124m")).out
 
 
-def test_efficiency_scales_arithmetic(tmp_path):
-    """Twice the efficiency halves the arithmetic; the bubble of 1F1B with equal stages is (pp - 1) slots."""
+def test_efficiency_scales_compute(tmp_path):
+    """Doubling the efficiency halves the compute time; the 1F1B bubble with equal stages is (pp - 1)
+    slots."""
     shape = dict(layers=8, heads=8, channels=512, seq_len=256, vocab_size=2, nodes=4, pp=4, micro_batch=1,
                  global_batch=8, machine=fugaku_then(0.5, 1e15))
     slow, = plan(tmp_path, **shape)
@@ -299,7 +310,7 @@ def test_measured_file(machine, tmp_path):
     (dict(model="124m", measure=[]), ["--out"]),
     (dict(model="124m", efficiency=1.5), ["--efficiency"]),
 ])
-def test_refusals(options, words):
+def test_rejected_options(options, words):
     status = 1 if "measure" in options else 2
     fails(arguments("plan", **options), status, *words)
 
@@ -307,8 +318,9 @@ def test_refusals(options, words):
 # ----------------------------------------------------------------------------------------------------------------------
 
 def fit(folder):
-    """The constants with the smallest largest relative error. For a given bandwidth the time of a row is
-    a / efficiency + b, from two plans; so the best efficiency of a size balances its two worst rows."""
+    """The constants that minimize the largest relative error. For a given bandwidth, the time of a
+    row is a / efficiency + b, known from two plans; the best efficiency of a model size balances its
+    two worst rows."""
     best = None
     for bandwidth in [0.4e9 * 1.08 ** i for i in range(22)]:
         lines = []
@@ -329,15 +341,16 @@ def fit(folder):
 
 
 def print_tables(folder, bandwidth, efficiencies):
-    """Measured then, planned as then, and this program's fastest grid that fits: 4 ranks per node, 2.2 GHz, at an
-    assumed 0.6 of peak (`plan --machine fugaku` lists all assumptions)."""
+    """Prints Fugaku-LLM's measurements, the plan of the same runs, and this program's fastest grid
+    that fits: 4 ranks per node, 2.2 GHz, at an assumed 0.6 of peak (`plan --machine fugaku` lists all
+    assumptions)."""
     print("size           nodes  tp  measured s   planned s   error    this program s  times  grid")
     for row in ROWS:
         size, nodes, tp, seconds = row
         planned = planned_seconds(folder, size, nodes, tp, efficiencies[size_of(row)], bandwidth)
         options = {key: value for key, value in SIZES[size].items() if key not in ("pp", "recompute")}
         line = f"{size:14s} {nodes:5d} {tp:3d} {seconds:11.1f} {planned:11.1f} {planned / seconds - 1:+7.1%} "
-        for per_node in 4, 2, 1:  # fewer ranks have more memory each
+        for per_node in 4, 2, 1:  # with fewer ranks, each has more memory
             own = run(arguments("plan", **options, nodes=nodes, machine="fugaku", ranks_per_node=per_node)
                       + ["--search", "--json"], check=False, timeout=600)
             if own.status == 0:

@@ -1,5 +1,5 @@
-"""`prepare` and `eval` on real text, through the binary: no document is lost, added or cut in two, every id is the one that
-the `tokenizers` library gives, and eval's numbers are PyTorch's.
+"""The `prepare` and `eval` commands on real text: no document is lost, added or split, every token
+id matches the `tokenizers` library, and eval's loss matches PyTorch.
 
 Ids and counts are compared exactly; eval's loss within 1e-5, as in test_model.py.
 """
@@ -17,7 +17,8 @@ from tokenizers import Tokenizer
 
 from support import (arguments, batch_of, checkpoint, load_torch, mean_loss, read_pair, run)
 
-# Latin, Japanese, emoji with joiners, combining marks, CRLF, long runs of spaces, other scripts, rare white space
+# Latin, Japanese, emoji with joiners, combining marks, CRLF, long runs of spaces, other scripts,
+# rare white space
 SAMPLES = [
     "Hello world, it's 2024 -- don't SHOUT!",
     "日本語の文書を、英語と mixed にする。全角　空白も。",
@@ -44,19 +45,21 @@ def end_of_document(data):
 
 
 def encoded(data, texts):
-    """What must be in the shards: each text's ids by `tokenizers`, each ended by the end-of-document token."""
+    """The expected shard contents: the ids of each text according to `tokenizers`, followed by the
+    end-of-document token."""
     tokenizer = Tokenizer.from_file(str(data / "tokenizer" / "tokenizer.json"))
     return [tuple(encoding.ids) + (end_of_document(data),) for encoding in
             tokenizer.encode_batch([text for text in texts if text], add_special_tokens=False)]
 
 
 def test_real_text(prepared, corpus):
-    """Training and validation split together are the corpus, document by document; none is in both."""
+    """The training and the validation split together contain each document of the corpus exactly
+    once."""
     train, val = read_pair(prepared / "train"), read_pair(prepared / "val")
     expected = encoded(prepared, texts_of(corpus))
     assert collections.Counter(map(tuple, train + val)) == collections.Counter(expected)
     assert 0.02 * len(expected) < len(val) < 0.25 * len(expected)
-    # in the order of the corpus: each split is a subsequence of it
+    # documents keep the order of the corpus: each split is a subsequence of it
     for split in train, val:
         rest = iter(expected)
         assert all(tuple(document) in rest for document in split)
@@ -73,7 +76,7 @@ def test_manifest(prepared, corpus):
 
 
 def test_command(corpus, tmp_path):
-    """The manifest records the command as it was given, whichever way a list of inputs is written."""
+    """The manifest records the command line as given, for each way to write a list of inputs."""
     files = sorted(corpus.glob("*.jsonl"))[:2]
     for name, inputs in ("equals", [f"--input={files[0]}"]), ("list", ["--input", *map(str, files)]):
         out = tmp_path / name
@@ -84,8 +87,8 @@ def test_command(corpus, tmp_path):
         assert [source["path"] for source in manifest["sources"]] == list(map(str, files[:len(inputs) - 1 or 1]))
 
 
-def test_same_again(prepared, corpus, build, tmp_path):
-    """The same command gives the same bytes; another seed splits otherwise."""
+def test_repeated_run(prepared, corpus, build, tmp_path):
+    """The same command gives the same bytes; a different seed gives a different split."""
     options = dict(input=corpus, vocab_size=1000, val_fraction=0.1)
     run(arguments("prepare", out=tmp_path / "again", **options), build=build, threads=2)
     for name in "train.bin", "train.idx", "train.docs", "val.bin", "tokenizer/tokenizer.json":
@@ -96,7 +99,7 @@ def test_same_again(prepared, corpus, build, tmp_path):
 
 
 def test_difficult_text(prepared, build, tmp_path):
-    """Both with a tokenizer trained on it and with one given, from plain text files, JSON Lines and gzip."""
+    """Plain text, JSON Lines and gzip, with a newly trained tokenizer and with an existing one."""
     (tmp_path / "in").mkdir()
     for i, text in enumerate(SAMPLES):
         (tmp_path / "in" / f"{i}.txt").write_bytes(text.encode())
@@ -113,7 +116,7 @@ def test_difficult_text(prepared, build, tmp_path):
 
 
 def test_invalid_utf8(build, tmp_path):
-    """Ill-formed bytes become U+FFFD as in Python's decoder, and are counted and reported."""
+    """Invalid bytes become U+FFFD as in Python's decoder, and their number is reported."""
     raw = b"good \xff text \xe6\x97 cut \xc0\xaf \xed\xa0\x80 \xf4\x90\x80\x80 end " * 10
     (tmp_path / "text.txt").write_bytes(raw)
     result = run(arguments("prepare", input=tmp_path / "text.txt", out=tmp_path / "data", vocab_size=270,
@@ -143,7 +146,7 @@ def evaluated(prepared, tmp_path_factory):
 
 @pytest.mark.parametrize("build, micro_batch", [("native", 1), ("native", 7), ("asan", 7)])
 def test_eval(evaluated, prepared, build, micro_batch):
-    """Loss and perplexity of all samples of the validation split, in order."""
+    """Loss and perplexity over all samples of the validation split, in order."""
     result = run(arguments("eval", checkpoint=evaluated, data=prepared, micro_batch=micro_batch), build=build)
     loss, perplexity = (float(re.search(rf"^{name} ([\d.]+)$", result.out, re.M)[1]) for name in ("loss", "perplexity"))
     tokens = np.concatenate([np.array(document) for document in read_pair(prepared / "val")])

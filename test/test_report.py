@@ -1,7 +1,8 @@
-"""Watching and publishing a run: TensorBoard event files, the page of `report`, the model card.
+"""Monitoring and publishing a run: TensorBoard event files, the HTML page of `report`, the model card.
 
-The event files are read by TensorBoard itself, the page is opened in Chromium. Values are compared with log.jsonl: event
-files hold float32, so they must equal the log's numbers rounded to that; the page has its curves' ends as doubles.
+TensorBoard itself reads the event files, and Chromium renders the page. Values are compared with
+log.jsonl: event files hold the log's numbers rounded to float32; the page holds the last value of
+each curve as a double.
 """
 import json
 import math
@@ -31,9 +32,9 @@ HTML = "{http://www.w3.org/1999/xhtml}"
 
 @pytest.fixture(scope="module")
 def eventful(tmp_path_factory):
-    """A run of 60 steps, resumed after step 30, that skips some steps and not others. One token's
-    embedding is so large that the sum of squares of a gradient overflows where a batch has it twice as a target; the
-    channel it is in is cut off from the output, and the learning rate is 0, so that the loss stays finite."""
+    """A run of 60 steps, resumed after step 30, that skips some of its steps. One token's embedding
+    is so large that the gradient norm overflows when the token is a target twice in a batch. Its
+    channel does not reach the output, and the learning rate is 0, so the loss stays finite."""
     import torch
     folder = tmp_path_factory.mktemp("eventful")
     model = torch_model(5, 2, 3, 24, 16, 97)
@@ -53,7 +54,7 @@ def eventful(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mixture(prepared, tmp_path_factory):
-    """A run on two datasets, 3:1, that evaluates both."""
+    """A run on a mixture of two datasets, 3:1, that evaluates both."""
     folder = tmp_path_factory.mktemp("mixture")
     other = copied(prepared, folder / "other")
     out = folder / "run"
@@ -67,7 +68,7 @@ def mixture(prepared, tmp_path_factory):
 # Event files
 
 def expected_scalars(out):
-    """{tag: [(step, float32 value)]} by the lines of the log."""
+    """{tag: [(step, float32 value)]} according to the log."""
     scalars = {}
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
@@ -88,7 +89,7 @@ def expected_scalars(out):
 
 
 def same_as_log(out):
-    """TensorBoard reads from the folder exactly what is in the log. Returns the events of the loss."""
+    """TensorBoard must read exactly what is in the log. Returns the events of the loss."""
     accumulator = EventAccumulator(str(out), size_guidance={"scalars": 0})
     accumulator.Reload()
     expected = expected_scalars(out)
@@ -107,7 +108,7 @@ def event_files(out):
 
 
 def records(path):
-    """The payloads of an event file, checked by TensorFlow's own checksum."""
+    """The payloads of an event file, with their CRCs verified by TensorFlow's function."""
     from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
     data, at, found = path.read_bytes(), 0, []
     while at < len(data):
@@ -133,11 +134,12 @@ def test_events(eventful, mixture, tiny, tmp_path):
 
 
 def test_event_bytes(finished):
-    """A version, a session start, then an event for each line, in order."""
+    """The version, a session start, then one event for each log line, in order."""
     found = records(event_files(finished)[0])
     assert found[0][9:] == b"\x1a\x0dbrain.Event:2" and found[1][9:] == b"\x3a\x02\x08\x01"
     log = read_log(finished)
-    assert len(found) == 2 + len(log.steps) + len(log.evals) + 1  # the end of the run, which has no scalars
+    # the last event is the end of the run, which has no scalars
+    assert len(found) == 2 + len(log.steps) + len(log.evals) + 1
     first = log.steps[0]
     assert found[2][:1] == b"\x09" and found[2][9:11] == b"\x10\x01"
     assert b"\x0a\x0atrain/loss\x15" + struct.pack("<f", first["loss"]) in found[2]
@@ -145,7 +147,7 @@ def test_event_bytes(finished):
 
 
 def test_events_after_kills(tiny, tmp_path):
-    """kill -9 at several steps; after each resume and at the end TensorBoard sees each step once."""
+    """After kill -9 at several steps and a final resume, TensorBoard sees each step once."""
     out = tmp_path / "run"
     args = tiny(out, channels=96, seq_len=64, micro_batch=4, global_batch=4, steps=40, save_every=5, eval_every=4,
                 val_data=tiny.data)
@@ -153,7 +155,7 @@ def test_events_after_kills(tiny, tmp_path):
     for step in 3, 12, 13, 27:
         assert kill_when(lambda: logged(out, step), args)
         names.update(path.name for path in event_files(out))
-        # a record that the kill cut in half
+        # a record that the kill truncated
         truncate(event_files(out)[-1], event_files(out)[-1].stat().st_size - random.Random(step).randrange(1, 60))
     events = records_until_broken(event_files(out)[-1])
     run(args)
@@ -161,13 +163,13 @@ def test_events_after_kills(tiny, tmp_path):
     assert len(event_files(out)) == 1 and event_files(out)[0].name > max(names)
     times = {event.step: event.wall_time for event in loss}
     for step, wall_time in events.items():
-        if step <= 25:  # the last checkpoint before the kill at 27: its steps keep their times
+        if step <= 25:  # the last checkpoint before the kill at 27: earlier steps keep their times
             assert times[step] == wall_time
     assert len(loss) == 40 and loss[-1].step == 40
 
 
 def records_until_broken(path):
-    """{step: wall time} of the complete records of a file that was cut off."""
+    """{step: wall time} of the complete records of a truncated file."""
     data, at, times = path.read_bytes(), 0, {}
     while at + 12 <= len(data):
         length = struct.unpack_from("<Q", data, at)[0]
@@ -181,8 +183,8 @@ def records_until_broken(path):
     return times
 
 
-def test_events_that_are_right_stay(tiny, finished, tmp_path):
-    """Nothing is to be done in a finished run: its event file remains, under its name."""
+def test_valid_events_are_kept(tiny, finished, tmp_path):
+    """A finished run has nothing left to do: its event file is kept under the same name."""
     out = copied(finished, tmp_path / "run")
     before = event_files(out)[0].read_bytes()
     run(tiny(out))
@@ -193,7 +195,7 @@ def test_events_that_are_right_stay(tiny, finished, tmp_path):
 
 @pytest.mark.parametrize("harm", ["gone", "empty", "random", "other length", "two files"])
 def test_damaged_events(tiny, finished, harm, build, tmp_path):
-    """Event files are rebuilt from the log, whatever is found in their place."""
+    """Missing or corrupt event files are rebuilt from the log."""
     out = copied(finished, tmp_path / "run")
     file = event_files(out)[0]
     if harm == "gone":
@@ -213,8 +215,8 @@ def test_damaged_events(tiny, finished, harm, build, tmp_path):
     assert len(event_files(out)) == 1
 
 
-def test_events_of_others_stay(tiny, finished, tmp_path):
-    """Event files of other programs are left alone."""
+def test_foreign_events_are_kept(tiny, finished, tmp_path):
+    """Event files of other programs are not touched."""
     out = copied(finished, tmp_path / "run")
     other = out / "events.out.tfevents.1700000000.host.1.0"
     other.write_bytes(b"")
@@ -226,7 +228,7 @@ def test_events_of_others_stay(tiny, finished, tmp_path):
 # The page
 
 def page(runs, out, build="native"):
-    """Writes a report, and parses it as XML: strictly."""
+    """Writes a report and parses it with a strict XML parser."""
     run(arguments("report", run=runs, out=out), build=build)
     return ElementTree.parse(out).getroot()
 
@@ -236,7 +238,8 @@ def by_id(root, name):
 
 
 def curves(root, figure):
-    """The curves of a chart: {number of the run: (points, x, y) of the end}; a chart's first path of each run."""
+    """{run number: (number of points, last x, last y)} of a chart, from the first path of each run.
+    """
     found = {}
     for path in by_id(root, figure).iter(f"{SVG}path"):
         if path.get("data-points"):
@@ -255,7 +258,8 @@ def drawn_x(path):
 
 
 def browse(file, tmp_path, width, *options):
-    """A screenshot in headless Chromium; fails on any message on its console (a refused request is one)."""
+    """A screenshot in headless Chromium. Any console message fails the test; a blocked request gives
+    one."""
     picture = tmp_path / f"{width}{''.join(options)[-1:]}.png"
     result = subprocess.run(["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
                              f"--user-data-dir={tmp_path}/profile", "--disable-background-networking",
@@ -275,7 +279,7 @@ def test_page(eventful, mixture, finished, tmp_path):
     root = page([eventful, mixture, finished], out)
     logs = [read_log(path) for path in (eventful, mixture, finished)]
     tokens = len({log.head["global_batch"] * log.head["seq_len"] for log in logs}) > 1
-    assert tokens  # runs with different steps are drawn over tokens
+    assert tokens  # the batch sizes differ, so the x axis shows tokens
     for figure, key, factor in (("loss", "loss", 1), ("lr", "lr", 1), ("tokens-per-s", "tokens_per_s", 1),
                                 ("mfu", "mfu", 100), ("grad-norm", "grad_norm", 1)):
         found = curves(root, figure)
@@ -296,7 +300,7 @@ def test_page(eventful, mixture, finished, tmp_path):
     ids = [node.get("id") for node in root.iter() if node.get("id")]
     assert len(ids) == len(set(ids))
 
-    # shares and losses by dataset, of the run that has several
+    # shares and losses by dataset, for the run on several datasets
     last = logs[1].steps[-1]["source_samples"]
     shares = [path for path in by_id(root, "shares1").iter(f"{SVG}path") if path.get("data-last")]
     assert sorted(float(path.get("data-last")) for path in shares) == sorted(last)
@@ -316,7 +320,7 @@ def test_page(eventful, mixture, finished, tmp_path):
     hashes = [entry["sha256"] for log in logs for entry in log.head["data"]]
     assert [row[-1] for row in cells(root, "data")[1:]] == hashes
 
-    # nothing outside the file is asked for
+    # the page refers to nothing outside itself
     text = out.read_text()
     assert not re.search(r"<script|@import|url\(|\bsrc=", text)
     assert set(re.findall(r"\w+://[^\"' <]+", text)) <= {"http://www.w3.org/1999/xhtml", "http://www.w3.org/2000/svg"}
@@ -324,7 +328,8 @@ def test_page(eventful, mixture, finished, tmp_path):
 
 
 def test_page_in_browser(eventful, mixture, tmp_path):
-    """Chromium paints it, wide and narrow, light and dark, without a complaint; the lines have the runs' colours."""
+    """Chromium renders the page wide and narrow, light and dark, without console messages, and draws
+    the curves in the colors of the runs."""
     out = tmp_path / "page.html"
     root = page([eventful, mixture], out)
     for width in 1400, 400:
@@ -344,7 +349,7 @@ def test_page_in_browser(eventful, mixture, tmp_path):
 
 
 def test_one_run(mixture, tmp_path):
-    """Of a single run all datasets share a chart, and x is the step."""
+    """For a single run, all datasets share one chart, and the x axis shows steps."""
     root = page(mixture, tmp_path / "page.html")
     log = read_log(mixture)
     assert curves(root, "loss")[0] == (40, 40, log.steps[-1]["loss"])
@@ -369,7 +374,7 @@ def step_line(step, loss=2.0, **more):
 
 
 def test_long_log(tmp_path):
-    """200,000 steps: curves of at most about 2,000 points that keep the highest and the lowest value."""
+    """200,000 steps: curves are reduced to about 2,000 points and keep the extreme values."""
     random_loss = np.random.default_rng(1).normal(3, 0.1, 200_000)
     random_loss[123_456], random_loss[77_777] = 9.0, 0.5
     folder = write_log(tmp_path / "run", [HEAD, *(step_line(i + 1, float(v)) for i, v in enumerate(random_loss)), b""])
@@ -388,7 +393,7 @@ def test_long_log(tmp_path):
 
 
 def test_hostile_log(build, tmp_path):
-    """Broken lines, lines of unknown kind or out of order, absurd values; names with markup in them."""
+    """Invalid lines, lines of unknown kind or out of order, extreme values, names with markup."""
     head = {**HEAD, "data": [{"path": "<b>&\"'\u0001x", "weight": 1e300, "tokens": -5}, 7, {"path": None}],
             "options": {"steps": 9, "<script>alert(1)</script>": "]]></style>", "list": [1]}}
     many = {f"v{i}<": 1.0 for i in range(50)}
@@ -408,7 +413,7 @@ def test_hostile_log(build, tmp_path):
 
 
 def test_order_of_lines(eventful, mixture, finished, tmp_path):
-    """The closing line, whose step is the last one's, is in order; a step that comes late is not."""
+    """The closing line, which repeats the last step, is in order; a step that comes late is not."""
     root = page([eventful, mixture, finished], tmp_path / "page.html")
     assert [row[-1] for row in cells(root, "results")[1:]] == ["", "", ""]
     plan = {"step": 3, "plan": {}}
@@ -420,8 +425,8 @@ def test_order_of_lines(eventful, mixture, finished, tmp_path):
         assert notes == (f"{count} line{'s'[:count > 1]} out of order or of unknown kind ignored" if count else "")
 
 
-def test_absurd_samples(build, tmp_path):
-    """A number of samples that no dataset has is left out, with those of the other datasets in the same line."""
+def test_out_of_range_sample_counts(build, tmp_path):
+    """A line with an impossible sample count is left out of the shares for all datasets."""
     lines = [step_line(1, source_samples=[1, 1e35]), step_line(2, source_samples=[3, 1])]
     for count, last in (1, []), (2, ["3", "1"]):
         folder = write_log(tmp_path / str(count), [HEAD, *lines[:count], b""])
@@ -430,7 +435,7 @@ def test_absurd_samples(build, tmp_path):
 
 
 def test_compiler(finished, tmp_path):
-    """Page and card name the compiler. Logs of the first versions have gcc's version number alone."""
+    """Page and card show the compiler. Early logs contain only gcc's version number."""
     for logged, shown in (("gcc 12.2.0", "gcc 12.2.0"), ("clang 14.0.6", "clang 14.0.6"), ("12.2.0", "gcc 12.2.0")):
         folder = write_log(tmp_path / logged, [{**HEAD, "compiler": logged}, step_line(1), b""])
         config = {row[0]: row[1:] for row in cells(page(folder, tmp_path / "page.html"), "config")}
@@ -462,7 +467,7 @@ def test_report_errors(finished, tmp_path):
 # Model card
 
 def card_of(directory):
-    """The front matter as {key: value or list}, and the text after it."""
+    """The front matter as {key: value or list}, and the body after it."""
     text = (directory / "README.md").read_text()
     _, front, body = text.split("---\n", 2)
     matter, key = {}, None
@@ -476,7 +481,7 @@ def card_of(directory):
 
 
 def table(body, first_cell):
-    """The rows of the Markdown table whose head begins with this cell, as cells without escapes."""
+    """The rows of the Markdown table whose header starts with this cell, as unescaped cells."""
     lines = body.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first_cell} |"))
     rows = []
@@ -534,7 +539,8 @@ def test_card_without_manifest(finished):
 
 
 def test_card_license_and_groups(tmp_path):
-    """One license of all documents goes into the front matter; many files are grouped; markup is escaped."""
+    """A license common to all documents appears in the front matter, many source files are grouped,
+    and markup is escaped."""
     folder = tmp_path / "text"
     folder.mkdir()
     for i in range(25):
@@ -553,8 +559,9 @@ def test_card_license_and_groups(tmp_path):
     assert table(body, "license") == [["MIT", "150", "100.00%"]]
 
 
-def test_card_exchanged_manifest(prepared, tmp_path):
-    """A manifest of other shards, put there during the run, is not believed; the card says so."""
+def test_card_replaced_manifest(prepared, tmp_path):
+    """If the manifest is replaced during the run by that of other shards, the card does not use it
+    and says so."""
     data, out = copied(prepared, tmp_path / "data"), tmp_path / "run"
     process = start(arguments("train", data=data, out=out, layers=1, heads=1, channels=8, seq_len=16, micro_batch=1,
                               steps=3000, eval_every=0, save_every=1500, keep=0), stdout=subprocess.DEVNULL)
@@ -570,8 +577,8 @@ def test_card_exchanged_manifest(prepared, tmp_path):
     assert "describes other shards" in body and "| source file |" not in body
 
 
-def test_card_does_not_change(tiny, finished, tmp_path):
-    """A resumed run writes the same card, except for hardware and time."""
+def test_card_after_resume(tiny, finished, tmp_path):
+    """A resumed run writes the same card, except for the hardware and time section."""
     out = copied(finished, tmp_path / "run")
     for step in 6, 8:
         shutil.rmtree(checkpoint(out, step))
@@ -582,7 +589,7 @@ def test_card_does_not_change(tiny, finished, tmp_path):
 
 
 def test_card_loads(mixture):
-    """Hugging Face's own reader of model cards accepts the front matter."""
+    """Hugging Face's model card parser accepts the front matter."""
     from huggingface_hub import ModelCard
     card = ModelCard.load(checkpoint(mixture, 40) / "README.md")
     assert card.data.library_name == "transformers" and card.data.tags == ["gpt2", "train_gpt"]

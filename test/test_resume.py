@@ -1,7 +1,8 @@
-"""Kill and resume: a run that was killed and resumed leaves what an uninterrupted one leaves, bit for bit.
+"""Kill and resume: a run that was killed and resumed gives bit-identical results to an uninterrupted
+run.
 
-Compared are every line of the log except its first (and the timing fields), the weights and the optimizer state, byte
-for byte; there is no tolerance. `kill -9` goes to mpirun, its proxy and all ranks at once.
+All log lines except the first are compared (without timing fields), and the bytes of weights and
+optimizer state; there is no tolerance. `kill -9` is sent to mpirun, its proxy and all ranks at once.
 """
 import math
 import os
@@ -25,7 +26,7 @@ def same_end(found, expected, step):
 
 
 def kill_when(condition, args, **options):
-    """kill -9 as soon as `condition()` holds. False if the run ended before."""
+    """kill -9 as soon as `condition()` holds. Returns False if the run ended before."""
     process = start(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
     deadline = time.monotonic() + 60
     while not condition():
@@ -44,7 +45,7 @@ def logged(out, step):
 
 
 def being_saved(out):
-    """Names of the files of a checkpoint that does not have its final name yet."""
+    """Names of the files of partial checkpoints, which do not have their final name yet."""
     if not out.exists():
         return []
     partial = [path for path in out.iterdir() if path.is_dir() and not re.fullmatch(r"step-\d+", path.name)]
@@ -52,13 +53,14 @@ def being_saved(out):
 
 
 def changes(out, count):
-    """A condition that holds when `count` changes of the names in a folder or of its log's size have been seen."""
+    """A condition that holds after `count` changes to the file names in a folder or to the size of its
+    log."""
     seen = []
 
     def condition():
         try:
             state = (out / "log.jsonl").stat().st_size, sorted(out.rglob("*"))
-        except OSError:  # not there yet, or removed while it was listed
+        except OSError:  # does not exist yet, or was removed while it was listed
             return False
         if state not in seen[-1:]:
             seen.append(state)
@@ -74,8 +76,8 @@ STEPS = 24
 
 @pytest.fixture(scope="module")
 def slow(tiny, tmp_path_factory):
-    """A run with steps of some milliseconds, so that a kill can be aimed: slow(out) gives its arguments, and
-    slow.end(ranks) the uninterrupted run."""
+    """A run with steps of a few milliseconds, so that kills can be timed: slow(out) returns its
+    arguments, and slow.end(ranks) the folder of the uninterrupted run."""
     def make(out):
         return tiny(out, channels=192, seq_len=64, micro_batch=4, global_batch=8, steps=STEPS, save_every=3, shuffle=1,
                     eval_every=6, val_data=tiny.data)
@@ -104,7 +106,7 @@ def test_killed_at_step(slow, ranks, step, tmp_path):
 
 
 def test_one_rank_killed(slow, tmp_path):
-    """The other rank and mpirun end too instead of waiting for the killed one."""
+    """When one rank is killed, the other rank and mpirun end too instead of hanging."""
     out = tmp_path / "run"
     process = start(slow(out), ranks=2, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not logged(out, 5):
@@ -124,7 +126,8 @@ def test_one_rank_killed(slow, tmp_path):
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "optimizer-00000.safetensors", "SHA256SUMS"])
 def test_killed_while_saving(slow, ranks, file, tmp_path):
-    """Killed when a file of the third checkpoint exists but the checkpoint does not have its final name."""
+    """Killed while the third checkpoint is partial: a file of it exists, but the checkpoint does not
+    have its final name yet."""
     out = tmp_path / "run"
     killed = kill_when(lambda: 6 in checkpoints(out) and file in being_saved(out), slow(out), ranks=ranks)
     run(slow(out), ranks=ranks)
@@ -134,8 +137,8 @@ def test_killed_while_saving(slow, ranks, file, tmp_path):
         assert len((out / "restarts.jsonl").read_text().splitlines()) == 1
 
 
-def test_killed_again_and_again(slow, tmp_path):
-    """Kills after a random number of changes in the run's folder until the run finishes."""
+def test_killed_repeatedly(slow, tmp_path):
+    """The run is killed after a random number of changes in its folder, until it finishes."""
     out, kills, source = tmp_path / "run", 0, random.Random(1)
     while kill_when(changes(out, source.randint(5, 20)), slow(out)):
         kills += 1
@@ -145,8 +148,8 @@ def test_killed_again_and_again(slow, tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What --resume auto picks. `finished` has 8 steps with checkpoints 2, 4, 6, 8; without the last two it is a run that
-# was stopped somewhere after step 4.
+# --resume auto. `finished` has 8 steps with checkpoints 2, 4, 6 and 8; without the last two
+# checkpoints it is a run that stopped after step 4.
 
 @pytest.fixture
 def stopped(finished, tmp_path):
@@ -159,12 +162,12 @@ def stopped(finished, tmp_path):
 def test_resume(tiny, stopped, finished, build):
     run(tiny(stopped), build=build)
     assert checkpoints(stopped) == [2, 4, 6, 8]
-    if build == "native":  # other compiler options, other roundings
+    if build == "native":  # sanitizer builds round differently
         same_end(stopped, finished, 8)
 
 
-def test_torn_log_line(tiny, stopped, finished):
-    """A kill can leave half a line."""
+def test_partial_log_line(tiny, stopped, finished):
+    """A kill can leave a partial last line in the log."""
     log = stopped / "log.jsonl"
     lines = log.read_text().splitlines(keepends=True)
     log.write_text("".join(lines[:6]) + lines[6][:20])
@@ -172,7 +175,7 @@ def test_torn_log_line(tiny, stopped, finished):
     same_end(stopped, finished, 8)
 
 
-def test_finished_run_is_left_alone(tiny, finished, tmp_path):
+def test_finished_run_is_not_changed(tiny, finished, tmp_path):
     out = copied(finished, tmp_path / "run")
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != "restarts.jsonl"}
     run(tiny(out))
@@ -202,8 +205,9 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("file", FILES)
-def test_broken_newest_checkpoint(tiny, finished, file, damage, tmp_path):
-    """The corrupt checkpoint is named, the run resumes from the one before it and finishes as it should."""
+def test_corrupt_latest_checkpoint(tiny, finished, file, damage, tmp_path):
+    """A corrupt checkpoint is reported; the run resumes from the previous one, with the same result.
+    """
     out = copied(finished, tmp_path / "run")
     DAMAGE[damage](checkpoint(out, 8) / file)
     result = run(tiny(out))
@@ -212,8 +216,8 @@ def test_broken_newest_checkpoint(tiny, finished, file, damage, tmp_path):
     assert checksums_hold(checkpoint(out, 8))
 
 
-def test_left_overs_of_killed_runs(tiny, finished, tmp_path):
-    """A kill can leave a partial checkpoint, or a corrupt one that had just been moved out of the way."""
+def test_leftovers_of_killed_runs(tiny, finished, tmp_path):
+    """A kill can leave partial checkpoints, or a corrupt one that was being replaced."""
     out = copied(finished, tmp_path / "run")
     flip_bit(checkpoint(out, 8) / "model.safetensors", 1000)
     for name in ".step-000008.old", ".step-000008.new", ".step-000006.new":
@@ -224,7 +228,7 @@ def test_left_overs_of_killed_runs(tiny, finished, tmp_path):
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_all_checkpoints_broken(tiny, finished, ranks, tmp_path):
+def test_all_checkpoints_corrupt(tiny, finished, ranks, tmp_path):
     out = copied(finished, tmp_path / "run")
     for step in checkpoints(out):
         flip_bit(checkpoint(out, step) / "model.safetensors", 1000)
@@ -244,14 +248,14 @@ def test_other_number_of_ranks(tiny, stopped, finished):
 @pytest.mark.parametrize("option, value", [("seed", 6), ("layers", 3), ("heads", 4), ("channels", 48), ("seq_len", 15),
                                            ("vocab_size", 98)])
 def test_changed_option(tiny, stopped, option, value, ranks):
-    """Resuming with another model or data order is refused: it would be another run."""
+    """Resuming with a different model or data order is rejected."""
     log = (stopped / "log.jsonl").read_bytes()
     fails(tiny(stopped, **{option: value}), 1, "step-000004", ranks=ranks)
     assert checkpoints(stopped) == [2, 4] and (stopped / "log.jsonl").read_bytes() == log
 
 
 def test_changed_data(tiny, stopped, tmp_path):
-    """Data with the same number of tokens but other content is refused."""
+    """Data with the same number of tokens but different content is rejected."""
     other = write_pair(tmp_path / "other", random_documents(9, 3000, 90))
     fails(tiny(stopped, data=other), 1, "data")
     assert checkpoints(stopped) == [2, 4]
@@ -270,8 +274,9 @@ LR, MIN, WARMUP, TOTAL = 1e-3, 1e-4, 4, 30
 
 
 def expected_lr(schedule, step):
-    """Linear warm-up to LR at step WARMUP, then: cosine to MIN at the last step; constant; or constant and linear to
-    MIN over the last 20 % of the steps (warm-up, stable, decay)."""
+    """Linear warm-up to LR at step WARMUP. Then "cosine" decays to MIN at the last step, "constant"
+    stays at LR, and "wsd" (warm-up, stable, decay) decays linearly to MIN over the last 20 % of the
+    steps."""
     if step <= WARMUP:
         return LR * step / WARMUP
     if schedule == "cosine":

@@ -1,5 +1,6 @@
-"""Clean stop: a signal to any rank, or --time-limit, stops a run after a step with a checkpoint of that step and exit
-status 100; the same command then resumes and leaves what an uninterrupted run leaves, bit for bit.
+"""Graceful stop: after a signal to any rank, or near --time-limit, a run finishes its step, saves a
+checkpoint and exits with status 100. The same command then resumes, and the result is bit-identical
+to an uninterrupted run.
 """
 import os
 import re
@@ -19,7 +20,8 @@ STOPPED = 100
 
 @pytest.fixture(scope="module")
 def slow(tiny):
-    """An endless run with steps of some milliseconds that saves nothing before it is stopped."""
+    """A practically endless run with steps of a few milliseconds that saves only when it is stopped.
+    """
     def make(out, **options):
         return tiny(out, **{"channels": 192, "seq_len": 64, "micro_batch": 2, "global_batch": 8, "steps": STEPS,
                             "schedule": "constant", "save_every": STEPS, "eval_every": 7, "val_data": tiny.data,
@@ -27,14 +29,15 @@ def slow(tiny):
     return make
 
 
-def goes_on(slow, out, step, folder, **options):
-    """Two more steps after the stop: everything is as in a run that was never stopped, bit for bit."""
+def resumes_exactly(slow, out, step, folder, **options):
+    """Resumes for two more steps; the result must be bit-identical to an uninterrupted run."""
+    uninterrupted = folder / "uninterrupted"
     run(slow(out, steps=step + 2), **options)
-    run(slow(folder / "whole", steps=step + 2, save_every=step), **options)
-    assert checkpoints(out) == checkpoints(folder / "whole") == [step, step + 2]
-    assert stable_log(out) == stable_log(folder / "whole")
+    run(slow(uninterrupted, steps=step + 2, save_every=step), **options)
+    assert checkpoints(out) == checkpoints(uninterrupted) == [step, step + 2]
+    assert stable_log(out) == stable_log(uninterrupted)
     for saved in (step, step + 2):
-        assert state_bytes(checkpoint(out, saved)) == state_bytes(checkpoint(folder / "whole", saved))
+        assert state_bytes(checkpoint(out, saved)) == state_bytes(checkpoint(uninterrupted, saved))
 
 
 def logged_steps(out):
@@ -55,7 +58,8 @@ def ranks_of(process):
 
 
 def signalled(args, out, after, number, choose=lambda process: ranks_of(process)[-1], **options):
-    """Runs until `after` steps are logged, then sends the signal to the chosen process: the status and the output."""
+    """Sends a signal to the chosen process after `after` logged steps; returns the exit status and the
+    output."""
     process = start(args, stderr=subprocess.STDOUT, **options)
     deadline = time.monotonic() + 100
     while logged_steps(out) < after:
@@ -66,12 +70,12 @@ def signalled(args, out, after, number, choose=lambda process: ranks_of(process)
         text = process.communicate(timeout=100)[0].decode()
     except subprocess.TimeoutExpired:
         kill_all(process)
-        raise AssertionError("no end after the signal")
+        raise AssertionError("the run did not stop after the signal")
     return process.returncode, text
 
 
 def stopped_step(out, text):
-    """The step at which the run stopped: the last one logged, and the only one saved."""
+    """The step at which the run stopped; it must be the last one logged and the only one saved."""
     step, = map(int, re.findall(rf"stops at step (\d+)/{STEPS}: ", text))
     assert checkpoints(out) == [step], text
     assert read_log(out).steps[-1]["step"] == step
@@ -89,12 +93,13 @@ def test_signal(slow, tmp_path, ranks, number, build):
     assert status == STOPPED, text
     step = stopped_step(out, text)
     assert step >= 3 and "a signal asks for it" in text
-    goes_on(slow, out, step, tmp_path, ranks=ranks)
+    resumes_exactly(slow, out, step, tmp_path, ranks=ranks)
 
 
 def test_signal_to_the_launcher(slow, tmp_path):
-    """mpirun forwards SIGUSR1 to its ranks, as srun does. After that, the mpirun of MPICH 4.0 loses their exit status
-    one time in three (`sh -c 'trap "" USR1; sleep 1; exit 100'` as well) and ends with 0: what the ranks say counts."""
+    """mpirun forwards SIGUSR1 to its ranks, as srun does. MPICH 4.0's mpirun then loses their exit
+    status in about one of three runs and ends with 0 (it does so for
+    `sh -c 'trap "" USR1; sleep 1; exit 100'` too), so the test relies on the output."""
     status, text = signalled(slow(tmp_path / "run"), tmp_path / "run", 3, signal.SIGUSR1, lambda mpirun: mpirun.pid,
                              ranks=2)
     assert status in (STOPPED, 0), text
@@ -102,7 +107,8 @@ def test_signal_to_the_launcher(slow, tmp_path):
 
 
 def test_signal_at_a_regular_checkpoint(slow, tmp_path):
-    """A step that is due to be saved is saved only once; with --save-every 1 every step is."""
+    """If the stop coincides with a regular checkpoint, as always with --save-every 1, the step is
+    saved only once."""
     args = slow(tmp_path / "run", save_every=1, keep=1, eval_every=0)
     status, text = signalled(args, tmp_path / "run", 3, signal.SIGUSR1)
     assert status == STOPPED
@@ -111,14 +117,15 @@ def test_signal_at_a_regular_checkpoint(slow, tmp_path):
 
 
 def test_without_checkpoints(slow, tmp_path):
-    """A run without checkpoints has nothing to save: the signal ends it like any program."""
+    """With --save-every 0 there is nothing to save, so the signal ends the run immediately."""
     status, text = signalled(slow(tmp_path / "run", save_every=0), tmp_path / "run", 3, signal.SIGTERM)
     assert status == -signal.SIGTERM and checkpoints(tmp_path / "run") == []
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_time_limit(slow, tmp_path, ranks):
-    """The run saves and stops ahead of its limit; the same command resumes, and finishes if the limit is far off."""
+    """The run saves and stops before its time limit; the same command resumes, and finishes if the
+    limit is long enough."""
     out = tmp_path / "run"
     result = run([*slow(out), "--time-limit", 3], ranks=ranks, check=False)
     assert result.status == STOPPED, str(result)
@@ -129,7 +136,7 @@ def test_time_limit(slow, tmp_path, ranks):
 
 
 def test_time_limit_too_short_for_a_step(slow, tmp_path):
-    """Every start makes at least one step, so a chain of jobs finishes."""
+    """Every job completes at least one step, so a chain of jobs always finishes."""
     args = [*slow(tmp_path / "run", steps=3, save_every=1, eval_every=0), "--time-limit", 1e-6]
     for step, status in [(1, STOPPED), (2, STOPPED), (3, 0)]:
         assert run(args, check=False).status == status

