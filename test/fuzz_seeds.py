@@ -129,7 +129,7 @@ def llmc_seeds():
 
 
 def manifest_seeds():
-    """The pair is the one of run_manifest in fuzz_readers.c."""
+    """The pair is the one of run_manifest in test/fuzz_targets."""
     idx = (b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, 8, 2, 3) + struct.pack("<ii", 4, 6) + struct.pack("<qq", 0, 8)
            + struct.pack("<qqq", 0, 0, 2))
     yield compact({
@@ -248,7 +248,7 @@ def mixture_seeds():
     yield b"c"
 
 
-TRACED = [15, 15, 11, 6, 9]  # tokens of each document of traced_text in fuzz_readers.c
+TRACED = [15, 15, 11, 6, 9]  # tokens of each document of traced_text in test/fuzz_targets/trace.h
 
 
 def docs_seeds():
