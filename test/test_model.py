@@ -8,7 +8,7 @@ the same fraction of lr. The key bias is therefore excluded: softmax does not de
 gradient is pure rounding error and its update arbitrary. A few others among 10^5 gradients are also
 as small as rounding errors (1e-8): in such a weight, PyTorch in float32 differs from PyTorch in
 double precision by about 5 % of lr, hence lr = 1e-4 here. The mean difference over each tensor is
-not affected: it must be within 2e-8, about one unit in the last place of a float near 0.3, which
+not affected: it must be within 2e-8, about half a unit in the last place of a float near 0.3, which
 also reveals missing weight decay.
 """
 import json
