@@ -140,8 +140,8 @@ static int chunks(const char *directory, size_t block, const char *text, size_t 
     return ok ? 0 : stop(&e);
 }
 
-// Decodes lists of ids, each ended by INT32_MIN, one id at a time. Each text is ended by 0xFF, which
-// never occurs in UTF-8.
+// Decodes lists of ids, each ended by INT32_MIN, one id at a time. Each text is ended by 0xFF,
+// which never occurs in UTF-8.
 static int decode(const char *directory, bool all, const char *data, size_t length) {
     Tokenizer t;
     Decoder decoder = {0};
