@@ -1,6 +1,6 @@
-// fake_machine.c: a preloaded library (LD_PRELOAD) that simulates a machine for test_placement.py. It
-// answers the program's own system calls about cores and NUMA domains; libraries (MPI, hwloc) see
-// the real machine. Affinity masks are per thread, as on Linux.
+// fake_machine.c: a preloaded library (LD_PRELOAD) that simulates a machine for test_placement.py.
+// It answers the program's own system calls about cores and NUMA domains; libraries (MPI, hwloc)
+// see the real machine. Affinity masks are per thread, as on Linux.
 //
 //   FAKE_CORES=12-59      the cores that a rank may run on
 //   FAKE_CORES_RANK1=...  the same for rank 1 only
