@@ -160,7 +160,8 @@ static double compare(const Library *l, size_t R, size_t C, size_t OC, Direction
     return peer / own;
 }
 
-// FLOP/s of fused multiply-adds on all threads: the best of five short runs, as in `kernels --bench`.
+// FLOP/s of fused multiply-adds on all threads: the best of five short runs, as in `kernels
+// --bench`.
 static double measure_peak(void) {
     enum { ROUNDS = 1000, RUNS = 5 };
     double best = 0;
@@ -173,8 +174,8 @@ static double measure_peak(void) {
     return best;
 }
 
-// Prints the library's rate at 2048^3, the reference for training steps. Returns false if its result
-// is wrong, as with old builds of OpenBLAS on some CPUs.
+// Prints the library's rate at 2048^3, the reference for training steps. Returns false if its
+// result is wrong, as with old builds of OpenBLAS on some CPUs.
 static bool print_square_rate(const Library *l) {
     enum { N = 2048, RUNS = 5 };
     float *a = filled(N * N), *b = filled(N * N), *c = filled(N * N), *want = filled(N * N);
