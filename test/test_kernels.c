@@ -352,7 +352,7 @@ static void check_adamw(void) {
 }
 
 int main(void) {
-    // sizes around vector lengths, 1, primes, V without small factors; T > 1 so that positions differ
+    // sizes around vector lengths, 1 and primes; T > 1 so that positions differ
     static const Case cases[] = {
         {.B = 1, .T = 2, .C = 1, .H = 1, .V = 2, .OC = 1},
         {.B = 2, .T = 3, .C = 15, .H = 3, .V = 11, .OC = 17},
