@@ -71,7 +71,7 @@ def test_sha256(tool, fails, tmp_path):
         (tmp_path / str(length)).write_bytes(data[:length])
     found = tool("sha256", *(tmp_path / str(length) for length in lengths)).split()
     assert found == [hashlib.sha256(data[:length]).hexdigest() for length in lengths]
-    assert tool("sha256-pieces", input=data).strip() == hashlib.sha256(data).hexdigest()
+    assert tool("sha256-chunks", input=data).strip() == hashlib.sha256(data).hexdigest()
     fails(["sha256", tmp_path / "nowhere"], "nowhere")
     fails(["sha256", tmp_path], tmp_path)
 
