@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Measures train_gpt against its peers. Runs alternate, and medians are reported. A peer that is not
-installed is skipped with a message; none is installed or built.
+"""Measures train_gpt against its peers. Runs alternate, and medians are reported. A peer that is
+not installed is skipped with a message; none is installed or built.
 
     build/venv/bin/python scripts/bench.py [sgemm] [gemm] [step] [ranks] [overlap] [--threads 1 2]
                                            [--rounds 3] [--library BLAS.so...] [--llmc DIR...]
@@ -76,7 +76,7 @@ def environment(threads):
     return {**os.environ, **dict.fromkeys(names, str(threads))}
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The fastest sgemm
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def bench_gemm(threads, more_libraries):
         print(library.run(threads, 11).stdout, end="", flush=True)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Training steps
 
 def make_tokens(path, count, vocab):
@@ -237,8 +237,8 @@ def llmc_batch(folder):
 
 
 def step_llmc(folder, threads, steps):
-    """Seconds per step as printed by llm.c, which is killed after `steps` steps. stdbuf enables line
-    buffering."""
+    """Seconds per step as printed by llm.c, which is killed after `steps` steps. stdbuf enables
+    line buffering."""
     with subprocess.Popen(["stdbuf", "-oL", Path(folder).resolve() / "train_gpt2"], cwd=folder, env=environment(threads),
                           text=True, stdout=subprocess.PIPE) as process:
         seconds = []

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Compares our tokenizers with Hugging Face `tokenizers` and sentencepiece: training time, bytes per
-token on held-out Japanese text, and encoding speed.
+"""Compares our tokenizers with Hugging Face `tokenizers` and sentencepiece: training time, bytes
+per token on held-out Japanese text, and encoding speed.
 
     build/venv/bin/python scripts/bench_tokenizer.py time    [--vocab 4000 32000] [--mb 100]
                                                              [--rounds 3] [--model bpe]
     build/venv/bin/python scripts/bench_tokenizer.py quality [--vocab 4000 32000]
     build/venv/bin/python scripts/bench_tokenizer.py encode  [--rounds 3]
 
-The text is build/corpus without every 20th document of its Japanese files, which are held out. `time`
-adds source code and documentation from this machine up to --mb megabytes, and measures training
-alone, with texts in memory, in alternating rounds. `quality` encodes with the reference library of
-each tokenizer. `encode` uses the vocabularies of test/tokenizer_campaign.py and compares our encoder
-with the reference library of each, with one thread."""
+The text is build/corpus without every 20th document of its Japanese files, which are held out.
+`time` adds source code and documentation from this machine up to --mb megabytes, and measures
+training alone, with texts in memory, in alternating rounds. `quality` encodes with the reference
+library of each tokenizer. `encode` uses the vocabularies of test/tokenizer_campaign.py and compares
+our encoder with the reference library of each, with one thread."""
 import argparse
 import glob
 import json

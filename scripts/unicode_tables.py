@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Prints the tables of tokenizers/unicode.h: the letters (L*) and numbers (N*) of the regex engine in
-Hugging Face tokenizers, and the other characters that its added tokens with single_word treat as part
-of a word. A table lists, from U+0000 up, alternately the lengths of gaps and of runs of members.
+"""Prints the tables of tokenizers/unicode.h: the letters (L*) and numbers (N*) of the regex engine
+in Hugging Face tokenizers, and the other characters that its added tokens with single_word treat as
+part of a word. A table lists, from U+0000 up, alternately the lengths of gaps and of runs of
+members.
 
     pip install tokenizers && python3 scripts/unicode_tables.py
 """

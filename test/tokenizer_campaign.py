@@ -32,7 +32,7 @@ END = "<|endoftext|>"
 SPACE = "\u2581"
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Text
 
 def corpus_texts(limit):
@@ -49,8 +49,8 @@ def corpus_texts(limit):
 
 
 def file_texts(folder, suffixes, seed, limit):
-    """Files below a folder, in random order, up to `limit` bytes in total. Invalid UTF-8 is replaced
-    by Python's decoder."""
+    """Files below a folder, in random order, up to `limit` bytes in total. Invalid UTF-8 is
+    replaced by Python's decoder."""
     files = sorted(path for path in Path(folder).rglob("*")
                    if path.suffix in suffixes and path.is_file() and not path.is_symlink())
     random.Random(seed).shuffle(files)
@@ -117,7 +117,7 @@ def mixed_texts(megabytes, seed):
     yield from hostile_texts(seed, third * 1.3)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Vocabularies, each in its own folder; those with a .model file are compared with sentencepiece
 
 def training_lines(limit=400_000):
@@ -267,8 +267,8 @@ def make_llm_jp(folder, base):
 
 
 def make_llama(folder, base):
-    """Prepend and Replace normalizers, the decoder of Llama's converter, normalized added tokens, no
-    byte fallback."""
+    """Prepend and Replace normalizers, the decoder of Llama's converter, normalized added tokens,
+    no byte fallback."""
     tokenizer = Tokenizer(models.Unigram([(piece, score * 1.1) for piece, score in unigram_vocabulary(base)], 0, False))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Strip(True, True), normalizers.Replace(Regex(" {2,}"), " "),
                                                  normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
@@ -341,7 +341,7 @@ def make_all(work, tool, only=None, training_bytes=400_000, vocab_size=4000):
     return folders if only is None else {only: folders[only]}
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Comparison with the reference libraries
 
 def packed(texts):
@@ -393,8 +393,8 @@ def decoded(tool, folder, lists, everything):
 
 
 def compare(tool, folder, texts, seed=0, chunks=(), show=3):
-    """Compares our tokenizer with the reference library on a list of texts: ids, ids when encoded in
-    chunks, and the decoded text of these and of random ids. Returns the numbers of texts with
+    """Compares our tokenizer with the reference library on a list of texts: ids, ids when encoded
+    in chunks, and the decoded text of these and of random ids. Returns the numbers of texts with
     different ids, of id lists with different text, and of cuts between chunks."""
     reference = Reference(folder)
     theirs = reference.encode(texts)
