@@ -1,5 +1,4 @@
-"""Test helpers: running the program with a timeout, reading its output, small datasets and models.
-"""
+"""Test helpers: runs of the program with a timeout, parsers of its output, small data and models."""
 import json
 import os
 import re
@@ -86,8 +85,7 @@ TOOL_BUILDS = {"native": ["-O2"], "asan": ["-O1", "-g", "-fno-omit-frame-pointer
 
 
 def compile_tool(folder, source, compiler="gcc"):
-    """Compiles the test tool test/SOURCE as folder / "native" and, with sanitizers, folder /
-    "asan"."""
+    """Compiles the tool test/SOURCE as folder / "native" and, with sanitizers, folder / "asan"."""
     for name, flags in TOOL_BUILDS.items():
         subprocess.run([compiler, *TOOL_FLAGS, *flags, ROOT / "test" / source, "-o", folder / name, "-lm"], check=True)
     return folder
@@ -140,8 +138,7 @@ def fails(args, status, *mentions, **options):
 
 
 def arguments(command_name, **options):
-    """arguments("train", micro_batch=2, data=[a, b]) -> ["train", "--micro-batch", 2, "--data", a,
-    b]"""
+    """arguments("train", steps=2, data=[a, b]) -> ["train", "--steps", 2, "--data", a, b]"""
     args = [command_name]
     for name, value in options.items():
         if value is not None:
