@@ -271,8 +271,8 @@ def test_budget_and_sources():
 
 
 def test_efficiency_scales_compute(tmp_path):
-    """Doubling the efficiency halves the compute time; the 1F1B bubble with equal stages is (pp -
-    1) slots."""
+    """Doubling the efficiency halves the compute time. With equal stages, the 1F1B bubble is
+    (pp - 1) slots."""
     shape = dict(layers=8, heads=8, channels=512, seq_len=256, vocab_size=2, nodes=4, pp=4, micro_batch=1,
                  global_batch=8, machine=fugaku_then(0.5, 1e15))
     slow, = plan(tmp_path, **shape)
