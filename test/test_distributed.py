@@ -17,8 +17,7 @@ STEPS = 20
 
 @pytest.fixture(scope="module")
 def runs(tiny, tmp_path_factory):
-    """runs(ranks=2, micro_batch=2): a run of 20 steps with a global batch of 8, cached by options.
-    """
+    """runs(ranks=2, micro_batch=2): a run of 20 steps with global batch 8, cached by options."""
     made = {}
 
     def make(ranks=1, threads=1, again=0, **options):
