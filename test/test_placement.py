@@ -63,8 +63,7 @@ def test_two_ranks_over_four_cmgs(placed, fugaku):
 
 
 def test_half_the_cores(placed, fugaku):
-    """Fewer threads than cores: each rank is bound to its CMG, and threads may migrate within it.
-    """
+    """Fewer threads than cores: each rank is bound to its CMG; threads may migrate within it."""
     ranks, warnings = placed(4, 6, fugaku())
     assert ranks == [(str(domain), f"{first}-{last}", "bound by train_gpt", 6, False)
                      for domain, (first, last) in CMGS.items()]
@@ -101,8 +100,7 @@ def test_threads_by_default(placed, fugaku, tiny):
 
 
 def test_remote_memory(placed, fugaku):
-    """Memory that a NUMA policy placed on another domain is detected after the model is allocated.
-    """
+    """Memory that a NUMA policy placed on another domain is detected after allocation."""
     ranks, warnings = placed(4, 12, fugaku(FAKE_MEMORY="4"), channels=192, heads=3, seq_len=64)
     assert len(warnings) == 1, warnings
     assert "memory is on remote NUMA domains: 3 ranks, first rank 1 with 100 % of sampled pages outside NUMA domain 5" in \
