@@ -239,8 +239,7 @@ def by_id(root, name):
 
 
 def curves(root, figure):
-    """{run number: (number of points, last x, last y)} of a chart, from the first path of each run.
-    """
+    """{run number: (points, last x, last y)} of a chart, from the first path of each run."""
     found = {}
     for path in by_id(root, figure).iter(f"{SVG}path"):
         if path.get("data-points"):
