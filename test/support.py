@@ -1,4 +1,4 @@
-"""Test helpers: runs of the program with a timeout, parsers of its output, small data and models."""
+"""Test helpers: running the program with a timeout, reading its output, small data and models."""
 import json
 import os
 import re
