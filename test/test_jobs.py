@@ -145,7 +145,7 @@ def test_slurm(slurm, pair, tmp_path):
     stops = re.findall(r"stops at step (\d+)/\d+: (.*);", text())
     assert stops[1][1] == "a signal asks for it", text()
     assert len(stops) == int(job_field(slurm, job, "Restarts")), text()
-    places = re.findall(r"rank (\d): host \S+, NUMA domain \S+, cores (\d+) \(from OpenMP\), 1 thread\n", text())
+    places = re.findall(r"rank (\d): host \S+, NUMA domain \S+, cores (\d+) \(bound by OpenMP\), 1 thread\n", text())
     assert places[0][1] != places[1][1], "srun did not bind the ranks to different cores"
     assert not list((tmp_path / "local").glob("*")), "staged files were left behind"
 
@@ -182,7 +182,7 @@ def test_slurm_staged_data(slurm, prepared, tmp_path):
     assert job_field(slurm, job, "JobState") == "COMPLETED", text()
     data, = read_log(tmp_path / "run").head["data"]
     assert data["file"].startswith(str(tmp_path / "local"))
-    assert "grid: 2 ranks = 2 slices (tp) x 1 stages (pp) x 1 replicas (dp)" in text()
+    assert "2 = 2 tensor-parallel x 1 pipeline stage x 1 data-parallel" in text()
     manifest = json.loads((prepared / "manifest.json").read_text())
     assert data["sha256"] in json.dumps(manifest)
     assert not list((tmp_path / "local").glob("*"))
