@@ -1,23 +1,27 @@
 #!/usr/bin/env python3
-"""Measures train_gpt beside its peers, alternating in one run, medians; installs and builds no peer.
+"""Measures train_gpt against its peers. Runs alternate, and medians are reported. A peer that is
+not installed is skipped with a message; none is installed or built.
 
-    build/venv/bin/python scripts/bench.py [sgemm] [gemm] [step] [ranks] [overlap] [--threads 1 2] [--rounds 3]
-                                           [--library BLAS.so...] [--llmc DIR...] [--rate 1gbit] [--delay 0.2]
+    build/venv/bin/python scripts/bench.py [sgemm] [gemm] [step] [ranks] [overlap] [--threads 1 2]
+                                           [--rounds 3] [--library BLAS.so...] [--llmc DIR...]
+                                           [--rate 1gbit] [--delay 0.2] [--short]
 
-sgemm: which sgemm of those installed is the fastest at 2048^3, and its share of the measured FMA peak. Candidates are
-      Debian's OpenBLAS (libopenblas0), OpenBLAS and MKL from PyPI as this Python has them (scipy-openblas32, numpy, mkl),
-      and each --library. OpenBLAS is tried with the core type that it detects and with those that this CPU can run: on a
-      CPU newer than the library it falls back to SSE kernels.
+sgemm: finds the fastest installed sgemm at 2048^3 and its fraction of the measured FMA peak.
+      Candidates are Debian's OpenBLAS (libopenblas0), OpenBLAS and MKL from PyPI in this Python
+      environment (scipy-openblas32, numpy, mkl), and each --library. OpenBLAS is tried with the core
+      type that it detects and with all others that this CPU supports, because on a CPU newer than
+      the library it falls back to SSE kernels.
 gemm: the matrix products of GPT-2 124M against the fastest sgemm.
-step: a training step of GPT-2 124M, FP32, of 4 x 64 and of 1 x 1024 tokens, against PyTorch (transformers) and llm.c's CPU
-      trainer: each DIR holds its train_gpt2.c, the built `train_gpt2` and the data files it opens. It has the batch
-      4 x 64 built in; a second DIR may have B = 1 and T = 1024 instead. Also peak memory, and the rate as a share of the
-      fastest sgemm and of the measured FMA peak.
-ranks: a step of GPT-2 124M, batch 2 x 512: 2 ranks of 1 thread against 1 rank of 2 threads.
-overlap: 4 ranks, two on each of two hosts (scripts/two_hosts.sh, for root) with a link of --rate and --delay milliseconds
-      between them: the time that a step waits for messages, with --overlap 0 and with --overlap 1.
---short takes a tiny model for these two, to see that they run.
-A peer that is not installed is skipped with a message.
+step: a training step of GPT-2 124M in FP32 with 4 x 64 and with 1 x 1024 tokens against PyTorch
+      (transformers) and llm.c's CPU trainer. Each DIR contains llm.c's train_gpt2.c, the compiled
+      `train_gpt2` and the data files it opens. llm.c is compiled for a batch of 4 x 64; a second DIR
+      may be compiled for B = 1 and T = 1024. Also prints peak memory, and the rate as a fraction of
+      the fastest sgemm and of the measured FMA peak.
+ranks: a training step of GPT-2 124M with batch 2 x 512: 2 ranks with 1 thread each against 1 rank
+      with 2 threads.
+overlap: 4 ranks on two hosts (scripts/two_hosts.sh, needs root), connected by a link with --rate and
+      --delay: the communication time of a step with --overlap 0 and with --overlap 1.
+--short: a tiny model for `ranks` and `overlap`, to check that they run.
 """
 import argparse
 import ctypes.util
@@ -35,7 +39,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS, CHANNELS, VOCAB = 12, 768, 50257
-# 29.5 million parameters: gradients of 118 MB; each host sends as much to the other.
+# 29.5 million parameters: 118 MB of gradients, and each host sends as much to the other
 OVERLAP_MODEL = ["--layers", 8, "--heads", 8, "--channels", 512]
 SHORT_MODEL = ["--layers", 2, "--heads", 2, "--channels", 64]
 
@@ -58,7 +62,7 @@ for step in range(steps):
     print(time.perf_counter() - start, flush=True)
 """
 
-# PEAK COMMAND...: runs the command and writes its peak memory in KiB.
+# PEAK COMMAND...: runs the command and writes its peak memory in KiB to the file PEAK.
 MEASURE_MEMORY = """
 import pathlib, resource, subprocess, sys
 subprocess.run(sys.argv[2:], check=True)
@@ -67,19 +71,19 @@ pathlib.Path(sys.argv[1]).write_text(str(resource.getrusage(resource.RUSAGE_CHIL
 
 
 def environment(threads):
-    """The environment with this number of threads, for train_gpt and for every BLAS."""
+    """The environment that sets this number of threads for train_gpt and for every BLAS."""
     names = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
     return {**os.environ, **dict.fromkeys(names, str(threads))}
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The fastest sgemm
 
 @dataclass(frozen=True)
 class Sgemm:
     name: str
     path: str
-    core_type: str = ""  # of OpenBLAS; empty: what the library detects
+    core_type: str = ""  # OpenBLAS core type; if empty, the library detects it
 
     def __str__(self):
         return f"{self.name}, OPENBLAS_CORETYPE={self.core_type}" if self.core_type else self.name
@@ -97,11 +101,11 @@ class Sgemm:
 
 @dataclass(frozen=True)
 class Rate:
-    flops: float  # of the product 2048^3, FLOP/s
+    flops: float  # at 2048^3, FLOP/s
     peak: float   # measured FMA peak, FLOP/s
 
 
-# The core types of OpenBLAS that matter, and a flag of /proc/cpuinfo that each needs.
+# Relevant OpenBLAS core types, and the flag in /proc/cpuinfo that each requires.
 CORE_TYPES = {"SapphireRapids": "amx_tile", "Cooperlake": "avx512_bf16", "SkylakeX": "avx512f", "Zen": "avx2",
               "Haswell": "avx2"}
 
@@ -112,13 +116,13 @@ def cpu_flags():
 
 
 def core_types(flags, chosen=""):
-    """The core types to try on a CPU with these flags, and the one that the environment chose."""
+    """The core types to try on a CPU with these flags, and the one set in the environment."""
     types = [name for name, flag in CORE_TYPES.items() if flag in flags]
     return types + [chosen] * (chosen != "" and chosen not in types)
 
 
 def find_libraries():
-    """(name, path) of each BLAS that is installed: Debian's, and those of this Python."""
+    """(name, path) of each installed BLAS, from Debian and from this Python environment."""
     debian = ctypes.util.find_library("openblas")
     found = [("Debian's OpenBLAS", debian)] if debian else []
     for package, name, pattern in (("scipy_openblas32", "OpenBLAS of scipy-openblas32", "lib/libscipy_openblas*.so*"),
@@ -131,7 +135,7 @@ def find_libraries():
 
 
 def sgemm_candidates(libraries, types):
-    """Each library as it is, and each OpenBLAS with every core type."""
+    """Each library with its defaults, and each OpenBLAS with every core type."""
     candidates = []
     for name, path in libraries:
         openblas = "openblas" in name.lower() or "openblas" in Path(path).name
@@ -140,7 +144,7 @@ def sgemm_candidates(libraries, types):
 
 
 def measure_sgemm(candidate, threads):
-    """The Rate of a candidate; a text that says why there is none."""
+    """The Rate of a candidate, or the reason why it cannot be measured, as text."""
     result = candidate.run(threads, 0)
     if result.returncode < 0:
         return f"ended by signal {-result.returncode}"
@@ -155,7 +159,8 @@ def parse_rate(text):
 
 
 def fastest_sgemm(candidates, measure):
-    """Prints the rate of each candidate and which is the fastest; returns that one, None if none runs."""
+    """Prints the rate of each candidate and the fastest one, and returns the latter; None if no
+    candidate works."""
     best, best_rate, peak = None, None, 0
     for candidate in candidates:
         rate = measure(candidate)
@@ -175,7 +180,7 @@ def fastest_sgemm(candidates, measure):
 
 
 def choose_sgemm(threads, more_libraries):
-    """The fastest sgemm that is installed."""
+    """The fastest installed sgemm."""
     subprocess.run(["make", "-s", "build/bench_gemm"], cwd=ROOT, check=True)
     print(f"-- sgemm at 2048^3, {threads} thread(s)", flush=True)
     libraries = find_libraries() + [(Path(path).name, str(Path(path).resolve())) for path in more_libraries]
@@ -190,11 +195,11 @@ def bench_gemm(threads, more_libraries):
         print(library.run(threads, 11).stdout, end="", flush=True)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Training steps
 
 def make_tokens(path, count, vocab):
-    """An llm.c shard of random tokens: the time of a step does not depend on them."""
+    """An llm.c shard of random tokens; step times do not depend on the data."""
     import numpy as np
     header = np.zeros(256, np.int32)
     header[:3] = 20240520, 1, count
@@ -203,7 +208,7 @@ def make_tokens(path, count, vocab):
 
 
 def train(data, out, *options, launcher=(), threads=1):
-    """The log lines of the steps after the first."""
+    """The log lines of all steps after the first."""
     command = [*launcher, ROOT / "train_gpt", "train", "--data", data, "--out", out, "--eval-every", 0, "--save-every", 0,
                *options]
     subprocess.run(list(map(str, command)), env=environment(threads), check=True, stdout=subprocess.DEVNULL)
@@ -212,7 +217,7 @@ def train(data, out, *options, launcher=(), threads=1):
 
 
 def step_ours(data, folder, B, T, threads, steps):
-    """Seconds of each step after the first, and the peak memory in GiB."""
+    """Seconds per step, without the first step, and the peak memory in GiB."""
     peak = folder / "peak"
     lines = train(data, Path(tempfile.mkdtemp(dir=folder)), "--model", "124m", "--seq-len", T, "--micro-batch", B, "--steps",
                   steps, launcher=(sys.executable, "-c", MEASURE_MEMORY, peak), threads=threads)
@@ -226,13 +231,14 @@ def step_torch(B, T, threads, steps):
 
 
 def llmc_batch(folder):
-    """The batch that the llm.c in a folder was built with, from its source."""
+    """The batch size (B, T) in the source of the llm.c in a folder."""
     source = (Path(folder) / "train_gpt2.c").read_text()
     return tuple(int(re.search(rf"int {name} = (\d+);", source).group(1)) for name in "BT")
 
 
 def step_llmc(folder, threads, steps):
-    """llm.c prints the time of each step; it is killed after some. stdbuf: line buffering, although into a pipe."""
+    """Seconds per step as printed by llm.c, which is killed after `steps` steps. stdbuf enables
+    line buffering."""
     with subprocess.Popen(["stdbuf", "-oL", Path(folder).resolve() / "train_gpt2"], cwd=folder, env=environment(threads),
                           text=True, stdout=subprocess.PIPE) as process:
         seconds = []
@@ -326,13 +332,13 @@ def bench_overlap(rounds, model, rate, delay):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", help="sgemm, gemm, step, ranks, overlap; the last four by default")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="for sgemm and gemm; step uses the largest")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="for sgemm and gemm; step uses the maximum")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--library", nargs="+", default=[], metavar="BLAS.so", help="more candidates with cblas_sgemm")
-    parser.add_argument("--llmc", nargs="+", default=[], metavar="DIR", help="folders of a built llm.c")
-    parser.add_argument("--rate", default="1gbit", help="of the link between the two hosts, in the syntax of tc")
-    parser.add_argument("--delay", type=float, default=0.2, help="milliseconds from host to host")
-    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--library", nargs="+", default=[], metavar="BLAS.so", help="additional BLAS libraries to try")
+    parser.add_argument("--llmc", nargs="+", default=[], metavar="DIR", help="folders with a compiled llm.c")
+    parser.add_argument("--rate", default="1gbit", help="bandwidth between the two hosts, in tc syntax")
+    parser.add_argument("--delay", type=float, default=0.2, help="latency between the two hosts in ms")
+    parser.add_argument("--short", action="store_true", help="tiny model for ranks and overlap")
     args = parser.parse_args()
     known = ["sgemm", "gemm", "step", "ranks", "overlap"]
     what = args.what or known[1:]

@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Tokenizers, ours against Hugging Face `tokenizers` and sentencepiece: time of training, bytes per token on held-out
-Japanese text, and speed of encoding.
+"""Compares our tokenizers with Hugging Face `tokenizers` and sentencepiece: training time, bytes
+per token on held-out Japanese text, and encoding speed.
 
-    build/venv/bin/python scripts/bench_tokenizer.py time    [--vocab 4000 32000] [--mb 100] [--rounds 3] [--model bpe]
+    build/venv/bin/python scripts/bench_tokenizer.py time    [--vocab 4000 32000] [--mb 100]
+                                                             [--rounds 3] [--model bpe]
     build/venv/bin/python scripts/bench_tokenizer.py quality [--vocab 4000 32000]
     build/venv/bin/python scripts/bench_tokenizer.py encode  [--rounds 3]
 
-Text: build/corpus, of whose Japanese files every 20th document is held out; `time` fills it up to --mb with the
-sources and documentation that this machine has. Times are of training alone, texts already in memory, in alternating
-rounds. Each tokenizer is encoded with by the library that owns it. `encode` takes the vocabularies of
-test/tokenizer_campaign.py; each is encoded with by us and by the library that owns the file, one thread each."""
+The text is build/corpus without every 20th document of its Japanese files, which are held out.
+`time` adds source code and documentation from this machine up to --mb megabytes, and measures
+training alone, with texts in memory, in alternating rounds. `quality` encodes with the reference
+library of each tokenizer. `encode` uses the vocabularies of test/tokenizer_campaign.py and compares
+our encoder with the reference library of each, with one thread."""
 import argparse
 import glob
 import json
@@ -29,7 +31,7 @@ END = "<|endoftext|>"
 
 
 def corpus():
-    """(texts to train on, held-out Japanese texts)"""
+    """(training texts, held-out Japanese texts)"""
     train, held = [], []
     for path in sorted((ROOT / "build/corpus").glob("*.jsonl")):
         for i, line in enumerate(open(path, encoding="utf-8")):
@@ -38,7 +40,7 @@ def corpus():
 
 
 def filled(texts, size):
-    """The texts and as much of this machine's own as makes `size` bytes."""
+    """The texts, extended to about `size` bytes with files from this machine."""
     texts, total = list(texts), sum(len(text.encode()) for text in texts)
     for pattern in MORE:
         for path in sorted(glob.glob(pattern, recursive=True)):
@@ -65,7 +67,7 @@ class Ours:
         self.name = f"ours {model}"
 
     def train(self, texts, vocab):
-        """Seconds, as the tool measures them after it has read the texts."""
+        """Training time in seconds, measured by the tool without reading the texts."""
         data = b"".join(struct.pack("<I", len(text)) + text for text in map(str.encode, texts))
         self.out = self.folder / f"{self.model}-{vocab}"
         self.out.mkdir(exist_ok=True)
@@ -86,7 +88,7 @@ def hf_counter(file):
     unknown = tokenizer.token_to_id("<unk>")
 
     def count(text):
-        """Tokens; what is unknown counts as its bytes."""
+        """The number of tokens; an unknown token counts as many tokens as it has bytes."""
         encoding = tokenizer.encode(text, add_special_tokens=False)
         return sum(len(text[a:b].encode()) if i == unknown else 1
                    for i, (a, b) in zip(encoding.ids, encoding.offsets))
@@ -100,7 +102,7 @@ def spm_counter(file):
 
 
 class HuggingFace:
-    """In a process of its own, as the number of its threads is fixed when they first start."""
+    """Trains in a separate process, because the number of threads is fixed at first use."""
 
     def __init__(self, model, folder, threads):
         self.model, self.folder, self.threads = model, folder, threads
@@ -162,7 +164,7 @@ class SentencePiece:
 
 def measure_time(args, folder):
     texts = filled(corpus()[0], args.mb * 1e6)
-    print(f"{sum(len(text.encode()) for text in texts) / 1e6:.1f} MB, {args.rounds} rounds, seconds: least (all)")
+    print(f"{sum(len(text.encode()) for text in texts) / 1e6:.1f} MB, {args.rounds} rounds, seconds: minimum (all)")
     tool = build_tool(folder)
     for vocab in args.vocab:
         for threads in args.threads:
@@ -184,8 +186,8 @@ def measure_quality(args, folder):
     parts = {"documents": held, "lines": lines, "mostly Japanese": japanese}
     sizes = {name: sum(len(text.encode()) for text in part) for name, part in parts.items()}
     print(f"trained on {sum(len(text.encode()) for text in train) / 1e6:.1f} MB; bytes per token on held-out Japanese "
-          f"documents ({sizes['documents'] / 1e3:.0f} KB), their lines one by one, and those of them that are mostly "
-          f"kana or kanji ({sizes['mostly Japanese'] / 1e3:.0f} KB)")
+          f"documents ({sizes['documents'] / 1e3:.0f} KB), on their individual lines, and on the lines that are "
+          f"mostly kana or kanji ({sizes['mostly Japanese'] / 1e3:.0f} KB)")
     tool, threads = build_tool(folder), os.cpu_count()
     for vocab in args.vocab:
         for trainer in (Ours(tool, "bpe", folder, threads), HuggingFace("bpe", folder, threads),
@@ -205,7 +207,7 @@ def measure_encode(args, folder):
     size = sum(len(text.encode()) for text in texts) / 1e6
     data = campaign.packed(texts)
     tool = build_tool(folder, "tokenizer_tool")
-    print(f"{size:.1f} MB, one thread, {args.rounds} alternating rounds; MB/s: median, and the lowest ratio of a round")
+    print(f"{size:.1f} MB, one thread, {args.rounds} alternating rounds; median MB/s, and the lowest ratio of a round")
     for name, vocabulary in campaign.make_all(ROOT / "build/tokenizer_campaign", tool).items():
         reference = campaign.Reference(vocabulary)
         ours, theirs = [], []
@@ -228,7 +230,7 @@ def main():
         return train_hf(sys.argv[2], int(sys.argv[3]), sys.argv[4])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["time", "quality", "encode"])
-    parser.add_argument("--model", choices=["bpe", "unigram"], default="bpe", help="what `time` trains")
+    parser.add_argument("--model", choices=["bpe", "unigram"], default="bpe", help="the model that `time` trains")
     parser.add_argument("--vocab", type=int, nargs="+", default=[4000, 32000])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, os.cpu_count()])
     parser.add_argument("--mb", type=float, default=100)

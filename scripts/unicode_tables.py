@@ -1,23 +1,24 @@
 #!/usr/bin/env python3
-"""Prints the tables of tokenizers/unicode.h: for the letters (L*) and the numbers (N*) of the regex engine inside Hugging Face
-tokenizers, and for all but letters that its added tokens with single_word take for parts of words, alternately the
-length of a gap and of a run of members, from U+0000 up.
+"""Prints the tables of tokenizers/unicode.h: the letters (L*) and numbers (N*) of the regex engine
+in Hugging Face tokenizers, and the other characters that its added tokens with single_word treat as
+part of a word. A table lists, from U+0000 up, alternately the lengths of gaps and of runs of
+members.
 
     pip install tokenizers && python3 scripts/unicode_tables.py
 """
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 
-# Surrogates (D800-DFFF) are not characters, and `tokenizers` takes none.
+# Surrogates (D800-DFFF) are not characters, and `tokenizers` does not accept them.
 CODE_POINTS = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 
 
 def members(pattern):
-    """Code points that a one-character pattern matches, in order."""
+    """The code points matched by a one-character pattern, in order."""
     split = pre_tokenizers.Split(Regex(pattern), "isolated")
     found = []
     for i in range(0, len(CODE_POINTS), 4096):
         block = CODE_POINTS[i:i + 4096]
-        # U+0001 between any two, so that a piece of one other character is a match.
+        # with U+0001 between all characters, a piece of one other character is a match
         for piece, _ in split.pre_tokenize_str("\x01".join(map(chr, block)) + "\x01"):
             if len(piece) == 1 and piece != "\x01":
                 found.append(ord(piece))
@@ -25,7 +26,7 @@ def members(pattern):
 
 
 def word_characters():
-    """Code points beside which an added token with single_word is not seen, in order."""
+    """The code points next to which an added token with single_word does not match, in order."""
     tokenizer = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
     tokenizer.add_tokens([AddedToken("T", single_word=True)])
     found = []
@@ -60,7 +61,7 @@ def table(name, lengths):
 if __name__ == "__main__":
     letters = members(r"\p{L}")
     words = sorted(set(word_characters()) - set(letters))
-    # Above lie only the variation selectors E0100-E01EF.
+    # above U+40000 there are only the variation selectors E0100-E01EF
     assert [c for c in words if c >= 0x40000] == list(range(0xE0100, 0xE01F0))
     print(table("UNICODE_LETTERS_", gaps_and_runs(letters)))
     print(table("UNICODE_NUMBERS_", gaps_and_runs(members(r"\p{N}"))))

@@ -1,12 +1,12 @@
-// bench_gemm.c: the matrix products of GPT-2 124M against the sgemm of another library, alternating
-// in one run, medians.
+// bench_gemm.c: compares the matrix products of GPT-2 124M with the sgemm of a BLAS library. Both
+// run alternately in one process; the medians are compared.
 //
 //     bench_gemm LIBRARY [REPEATS]       LIBRARY: a BLAS to load, for example libopenblas.so.0
 //
-// First the measured FMA peak and the library's rate at 2048^3, whose result is checked; REPEATS 0
-// ends there. Then one line per product, the geometric mean of the ratios theirs / ours (above 1:
-// ours is faster) and the smallest of them. Threads: OMP_NUM_THREADS for ours, the library's own
-// variable for theirs.
+// Prints the measured FMA peak and the library's rate at 2048^3, after checking its result; with
+// REPEATS 0, that is all. Then prints one line per product, and the geometric mean and the minimum
+// of the time ratios library / ours (above 1: ours is faster). Set the number of threads with
+// OMP_NUM_THREADS for ours and with the library's own variable for the library.
 #include <dlfcn.h>
 #include <stdio.h>
 #include <time.h>
@@ -14,19 +14,19 @@
 #include "kernels_sve.h"
 #include "util/clock.h" // defines: seconds_now
 
-// cblas_sgemm with int, and as 64-bit builds have it
+// cblas_sgemm with int, and with the 64-bit integers of ILP64 builds
 typedef void (*Sgemm)(int order, int transpose_a, int transpose_b, int m, int n, int k, float alpha,
                       const float *a, int lda, const float *b, int ldb, float beta, float *c,
                       int ldc);
 typedef void (*Sgemm64)(int order, int transpose_a, int transpose_b, int64_t m, int64_t n,
                         int64_t k, float alpha, const float *a, int64_t lda, const float *b,
                         int64_t ldb, float beta, float *c, int64_t ldc);
-enum { ROW_MAJOR = 101, PLAIN = 111, TRANSPOSED = 112, MAX_REPEATS = 99 }; // of cblas.h
+enum { ROW_MAJOR = 101, PLAIN = 111, TRANSPOSED = 112, MAX_REPEATS = 99 }; // as in cblas.h
 
 typedef struct {
-    Sgemm sgemm; // one of the two
+    Sgemm sgemm; // one of these two is NULL
     Sgemm64 sgemm64;
-    const char *core; // what OpenBLAS takes this CPU for; NULL if the library does not say
+    const char *core; // the core type that OpenBLAS has selected; NULL for other libraries
 } Library;
 
 typedef struct {
@@ -37,7 +37,7 @@ typedef struct {
 typedef enum { FORWARD, BACKWARD_INPUT, BACKWARD_WEIGHT, DIRECTIONS } Direction;
 static const char *direction_names[DIRECTIONS] = {"forward", "backward input", "backward weight"};
 
-// The first of some symbols, NULL at the end, that the library has.
+// The first symbol of a NULL-terminated list that the library defines, or NULL.
 static void *find_symbol(void *library, const char *const *names) {
     void *symbol = NULL;
     for (; *names && !symbol; names++) {
@@ -53,7 +53,7 @@ static bool library_open(Library *l, const char *path) {
         return false;
     }
 
-    // builds of OpenBLAS on PyPI have prefixes, and suffixes where integers have 64 bits
+    // OpenBLAS builds on PyPI have symbol prefixes, and suffixes if integers have 64 bits
     void *sgemm = find_symbol(library, (const char *[]){"cblas_sgemm", "scipy_cblas_sgemm", NULL});
     void *sgemm64 =
         find_symbol(library, (const char *[]){"cblas_sgemm64_", "scipy_cblas_sgemm64_", NULL});
@@ -95,7 +95,7 @@ static void ours(const Product *p, Direction direction) {
     }
 }
 
-// Without bias: what ours does besides the product does not count in its favor.
+// Without bias: ours gets no credit for work beyond the product itself.
 static void theirs(const Library *l, const Product *p, Direction direction) {
     size_t R = p->R, C = p->C, OC = p->OC;
     if (direction == FORWARD) {
@@ -124,23 +124,25 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-// Idle threads spin for a while, on the cores that the other library needs next.
+// Lets spinning idle threads go to sleep, so that they do not occupy cores that the other library
+// needs next.
 static void let_threads_sleep(void) {
     if (omp_get_max_threads() > 1) {
         nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
     }
 }
 
-// Ratio of the median times. Results grow from call to call, so inputs are created for each pair.
+// Ratio of the median times. The operands are new for each pair of measurements, because results
+// accumulate from call to call.
 static double compare(const Library *l, size_t R, size_t C, size_t OC, Direction direction,
                       int repeats) {
     double times[2][MAX_REPEATS];
     for (int repeat = 0; repeat < repeats; repeat++) {
         Product p = {R, C, OC, filled(R * C), filled(C * OC), filled(OC), filled(R * OC)};
         for (int i = 0; i < 2; i++) {
-            bool mine = (repeat + i) % 2 == 0; // take turns at going first
+            bool mine = (repeat + i) % 2 == 0; // alternate which one runs first
             let_threads_sleep();
-            mine ? ours(&p, direction) : theirs(l, &p, direction); // wakes its threads
+            mine ? ours(&p, direction) : theirs(l, &p, direction); // wakes the threads
             double start = seconds_now();
             mine ? ours(&p, direction) : theirs(l, &p, direction);
             times[mine][repeat] = seconds_now() - start;
@@ -158,8 +160,8 @@ static double compare(const Library *l, size_t R, size_t C, size_t OC, Direction
     return peer / own;
 }
 
-// FLOP/s of fused multiply-adds, all threads at once: the best of five short runs, as `kernels
-// --bench` measures it.
+// FLOP/s of fused multiply-adds on all threads: the best of five short runs, as in `kernels
+// --bench`.
 static double measure_peak(void) {
     enum { ROUNDS = 1000, RUNS = 5 };
     double best = 0;
@@ -172,8 +174,8 @@ static double measure_peak(void) {
     return best;
 }
 
-// Prints the library's rate at 2048^3, what a training step is measured by. False if its result is
-// wrong: old builds of OpenBLAS are on some CPUs.
+// Prints the library's rate at 2048^3, the reference for training steps. Returns false if its
+// result is wrong, as with old builds of OpenBLAS on some CPUs.
 static bool print_square_rate(const Library *l) {
     enum { N = 2048, RUNS = 5 };
     float *a = filled(N * N), *b = filled(N * N), *c = filled(N * N), *want = filled(N * N);
@@ -228,7 +230,7 @@ int main(int argc, char **argv) {
 
     for (size_t r = 0; repeats > 0 && r < sizeof rows / sizeof *rows; r++) {
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
-            // the classifier takes as long as all others
+            // fewer repeats for the classifier, which takes as long as all others together
             int times = shapes[s][1] > 10000 ? (repeats + 2) / 3 : repeats;
             for (Direction d = FORWARD; d < DIRECTIONS; d++) {
                 double ratio = compare(&library, rows[r], shapes[s][0], shapes[s][1], d, times);

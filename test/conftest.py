@@ -44,8 +44,8 @@ def build(request):
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
-    """A folder with a sample of the real corpus: Japanese and English documents, about 100 KB of each
-    file."""
+    """A folder with a sample of the real corpus: Japanese and English documents, about 100 KB of
+    each file."""
     folder = tmp_path_factory.mktemp("corpus")
     sources = sorted((support.BUILD / "corpus").glob("*.jsonl"))
     assert sources, "build/corpus is empty: run scripts/fetch_corpus.sh build/corpus"
@@ -94,8 +94,8 @@ def tiny(pair):
 
 @pytest.fixture(scope="session")
 def finished(tiny, tmp_path_factory):
-    """A finished run of 8 steps with checkpoints at steps 2, 4, 6 and 8. Copy it before changing it.
-    """
+    """A finished run of 8 steps with checkpoints at steps 2, 4, 6 and 8. Copy it before changing
+    it."""
     out = tmp_path_factory.mktemp("finished") / "run"
     run(tiny(out))
     return out

@@ -1,6 +1,6 @@
-// count_messages.c: counts the messages of floats and bytes that a program sends through MPI, for
-// test_plan.py. Preload it (LD_PRELOAD); it writes a file for each rank into the folder
-// COUNT_MESSAGES, with a line "CALL CALLS BYTES" for each MPI function.
+// count_messages.c: a preloaded library (LD_PRELOAD) for test_plan.py that counts the messages of
+// floats and bytes that a program sends through MPI. Each rank writes a file to the folder
+// COUNT_MESSAGES, with a line "FUNCTION CALLS BYTES" for each MPI function.
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>

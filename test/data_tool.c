@@ -1,5 +1,5 @@
-// data_tool: the functions of dataloader.h and corpus/ for test_data.py, one command each.
-// Exit status 1 and one line on stderr on failure.
+// data_tool.c: gives test_data.py access to dataloader.h and corpus/, one command per function. A
+// failure ends with exit status 1 and one line on stderr.
 #include <signal.h>
 #include <sys/resource.h>
 
@@ -16,22 +16,22 @@ static bool hash_command(int argc, char **argv, Error *e) {
     return true;
 }
 
-// SHA-256 of stdin, added in pieces of 1, 2, 3, ... bytes.
-static bool hash_pieces_command(void) {
+// SHA-256 of stdin, hashed in chunks of 1, 2, 3, ... bytes.
+static bool hash_chunks_command(void) {
     Sha256 hash;
-    char piece[512], hex[65];
+    char chunk[512], hex[65];
     size_t n, size = 1;
     sha256_begin(&hash);
-    while ((n = fread(piece, 1, size, stdin)) > 0) {
-        sha256_add(&hash, piece, n);
-        size = size % sizeof piece + 1;
+    while ((n = fread(chunk, 1, size, stdin)) > 0) {
+        sha256_add(&hash, chunk, n);
+        size = size % sizeof chunk + 1;
     }
     sha256_end(&hash, hex);
     puts(hex);
     return true;
 }
 
-// A line per epoch: the permutation of n.
+// One line per epoch: the permutation of 0 .. n - 1.
 static bool permutation_command(uint64_t seed, uint64_t epochs, uint64_t n) {
     for (uint64_t epoch = 0; epoch < epochs; epoch++) {
         for (uint64_t i = 0; i < n; i++) {
@@ -49,7 +49,7 @@ static bool uniform_command(uint64_t seed, uint64_t stream, uint64_t count) {
     return true;
 }
 
-// The dataset as JSON: its fields, then one line a sample.
+// The dataset as JSON: one line with its fields, then one line per sample.
 static bool dump_command(const char *path, const char *split, size_t seq_len, size_t vocab_size,
                          bool verify, Error *e) {
     Dataset d;
@@ -114,8 +114,8 @@ static bool read_twice_command(const char *path, size_t seq_len, Error *e) {
     return ok;
 }
 
-// From here on files may not become longer (as on a full disk), nor memory larger, than this; 0: no
-// limit. MPI has started, so that its own needs do not count.
+// Limits the size of files (writes fail as on a full disk) and the growth of memory from here on;
+// 0: no limit. MPI has already started, so its own memory does not count.
 static void set_limits(uint64_t file_bytes, uint64_t memory_bytes) {
     if (file_bytes) {
         signal(SIGXFSZ, SIG_IGN);
@@ -133,7 +133,7 @@ static void set_limits(uint64_t file_bytes, uint64_t memory_bytes) {
     }
 }
 
-// Options as in train_gpt prepare; --option value only, several --input.
+// Options as in `train_gpt prepare`, but only in the form --option VALUE; --input may be repeated.
 static bool prepare_command(int argc, char **argv) {
     const char **inputs = malloc((size_t)argc * sizeof *inputs + 1);
     PrepareOptions o = {.inputs = inputs,
@@ -192,7 +192,7 @@ static bool prepare_command(int argc, char **argv) {
     World world;
     world_init(&world, NULL, NULL);
     set_limits(file_limit, memory_limit);
-    bool ok = prepare_corpus(&world, &o, &r); // prints its error itself
+    bool ok = prepare_corpus(&world, &o, &r); // prints its own error
     for (size_t i = 0; ok && i < r.note_count; i++) {
         puts(r.notes[i]);
     }
@@ -213,8 +213,8 @@ int main(int argc, char **argv) {
     argc -= 2, argv += 2;
     if (!strcmp(command, "sha256")) {
         ok = hash_command(argc, argv, &e);
-    } else if (!strcmp(command, "sha256-pieces")) {
-        ok = hash_pieces_command();
+    } else if (!strcmp(command, "sha256-chunks")) {
+        ok = hash_chunks_command();
     } else if (!strcmp(command, "permutation") && argc == 3) {
         ok = permutation_command(number(argv[0]), number(argv[1]), number(argv[2]));
     } else if (!strcmp(command, "uniform") && argc == 3) {
@@ -231,7 +231,7 @@ int main(int argc, char **argv) {
     } else if (!strcmp(command, "prepare")) {
         ok = prepare_command(argc, argv);
     } else {
-        ok = fail(&e, "data_tool: no such command");
+        ok = fail(&e, "data_tool: unknown command");
     }
     if (!ok && e.text[0]) {
         fprintf(stderr, "%s\n", e.text);

@@ -1,14 +1,11 @@
-// fake_machine.c: a simulated machine for test_placement.py. Preloaded (LD_PRELOAD), it answers the
-// program's system calls about cores and NUMA domains; libraries (MPI, hwloc) see the real machine.
-// Affinity masks are kept per thread, as Linux does.
+// fake_machine.c: a preloaded library (LD_PRELOAD) that simulates a machine for test_placement.py.
+// It answers the program's own system calls about cores and NUMA domains; libraries (MPI, hwloc)
+// see the real machine. Affinity masks are per thread, as on Linux.
 //
 //   FAKE_CORES=12-59      the cores that a rank may run on
-//
-//   FAKE_CORES_RANK1=...  those of rank 1 only
-//
+//   FAKE_CORES_RANK1=...  the same for rank 1 only
 //   FAKE_SYSFS=DIR        replaces /sys/devices/system/node
-//
-//   FAKE_MEMORY=4         the domain that holds all memory; without it the system does not say
+//   FAKE_MEMORY=4         the NUMA domain of all memory; if not set, the domain is unknown
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
@@ -20,7 +17,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static cpu_set_t process_mask; // of the main thread; later threads inherit it
+static cpu_set_t process_mask; // of the main thread; new threads inherit it
 static int have_process_mask;
 static _Thread_local cpu_set_t mask;
 static _Thread_local int have_mask;

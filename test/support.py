@@ -1,4 +1,4 @@
-"""Test helpers: running the program with a timeout, reading its output, small datasets and models."""
+"""Test helpers: running the program with a timeout, reading its output, small data and models."""
 import json
 import os
 import re
@@ -25,15 +25,15 @@ SANITIZERS = {
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1:exitcode=99",
     "LSAN_OPTIONS": f"suppressions={ROOT}/test/leaks_of_others.txt:print_suppressions=0:exitcode=99",
 }
-# Emulated CPUs for the binary that is cross-compiled for A64FX: the A64FX itself, and CPUs with other
-# SVE vector lengths.
+# Emulated CPUs for the binary that is cross-compiled for A64FX: the A64FX itself, and CPUs with
+# other SVE vector lengths.
 QEMU_CPUS = {"a64fx": "a64fx", **{f"sve{bits}": f"max,sve-default-vector-length={bits // 8}"
                                   for bits in (128, 256, 512, 1024, 2048)}}
 LAUNCHER_NOISE = re.compile(r"Abort\(\d+\) on node|application called MPI_Abort")
 TIMING = {"step_ms", "tokens_per_s", "mfu", "comm_ms", "plan"}  # log fields that vary between runs
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Processes
 
 @dataclass
@@ -85,8 +85,7 @@ TOOL_BUILDS = {"native": ["-O2"], "asan": ["-O1", "-g", "-fno-omit-frame-pointer
 
 
 def compile_tool(folder, source, compiler="gcc"):
-    """Compiles the test tool test/SOURCE as folder / "native" and, with sanitizers, folder / "asan".
-    """
+    """Compiles the tool test/SOURCE as folder / "native" and, with sanitizers, folder / "asan"."""
     for name, flags in TOOL_BUILDS.items():
         subprocess.run([compiler, *TOOL_FLAGS, *flags, ROOT / "test" / source, "-o", folder / name, "-lm"], check=True)
     return folder
@@ -111,8 +110,8 @@ def start(args, build="native", ranks=1, threads=1, env=None, prefix=(), **optio
 
 
 def run(args, build="native", ranks=1, threads=1, check=True, timeout=120, **options):
-    """Runs the program to completion. If it is still running after `timeout` seconds, it is killed and
-    the test fails."""
+    """Runs the program to completion. If it is still running after `timeout` seconds, it is killed
+    and the test fails."""
     began = time.monotonic()
     process = start(args, build, ranks, threads, **options)
     try:
@@ -128,8 +127,8 @@ def run(args, build="native", ranks=1, threads=1, check=True, timeout=120, **opt
 
 
 def fails(args, status, *mentions, **options):
-    """Runs a command that must fail with this exit status and with exactly one line on stderr, which
-    must contain all `mentions`."""
+    """Runs a command that must fail with this exit status and with exactly one line on stderr,
+    which must contain all `mentions`."""
     result = run(args, check=False, timeout=options.pop("timeout", 60), **options)
     assert result.status == status, f"expected status {status}\n{result}"
     assert len(result.errors) == 1, f"expected one line on stderr\n{result}"
@@ -139,7 +138,7 @@ def fails(args, status, *mentions, **options):
 
 
 def arguments(command_name, **options):
-    """arguments("train", micro_batch=2, data=[a, b]) -> ["train", "--micro-batch", 2, "--data", a, b]"""
+    """arguments("train", steps=2, data=[a, b]) -> ["train", "--steps", 2, "--data", a, b]"""
     args = [command_name]
     for name, value in options.items():
         if value is not None:
@@ -147,7 +146,7 @@ def arguments(command_name, **options):
     return args
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Output of a run
 
 @dataclass
@@ -209,7 +208,7 @@ def truncate(path, size=None):
     os.truncate(path, path.stat().st_size // 2 if size is None else size)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Token shards
 
 def write_pair(prefix, documents, dtype=np.uint16):
@@ -247,8 +246,8 @@ def read_pair(prefix):
 
 
 def random_documents(seed, tokens, vocab, documents=7):
-    """Random tokens with some structure (most depend on the previous one), so that a loss can decrease.
-    """
+    """Random tokens with some structure (most depend on the previous one), so that a loss can
+    decrease."""
     random = np.random.default_rng(seed)
     stream = np.empty(tokens, np.int64)
     stream[0] = 0
@@ -259,7 +258,7 @@ def random_documents(seed, tokens, vocab, documents=7):
     return np.array_split(stream, documents)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # PyTorch
 
 def torch_model(seed, layers, heads, channels, seq_len, vocab):

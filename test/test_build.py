@@ -74,8 +74,8 @@ def includes(name):
 
 
 def test_includes_go_downwards():
-    """Every source file belongs to a layer and includes only files of lower layers or of its own, and
-    there are no include cycles."""
+    """Every source file belongs to a layer and includes only files of lower layers or of its own,
+    and there are no include cycles."""
     for name in PROGRAM:
         for included in includes(name):
             assert (ROOT / included).is_file(), f"{name}: {included} is not relative to the root"
@@ -124,8 +124,8 @@ def test_scripts():
 
 
 def test_no_registry_hosts():
-    """No file names a package registry: package managers use the registry configured on the machine.
-    """
+    """No file names a package registry: package managers use the registry configured on the
+    machine."""
     hosts = ["py" + "pi.org", "python" + "hosted", "deb.deb" + "ian.org", "registry." + "npmjs",
              "download.py" + "torch"]
     for path in repository_files():

@@ -61,7 +61,7 @@ def fails(tools):
     return call
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Hashes and random numbers
 
 def test_sha256(tool, fails, tmp_path):
@@ -71,7 +71,7 @@ def test_sha256(tool, fails, tmp_path):
         (tmp_path / str(length)).write_bytes(data[:length])
     found = tool("sha256", *(tmp_path / str(length) for length in lengths)).split()
     assert found == [hashlib.sha256(data[:length]).hexdigest() for length in lengths]
-    assert tool("sha256-pieces", input=data).strip() == hashlib.sha256(data).hexdigest()
+    assert tool("sha256-chunks", input=data).strip() == hashlib.sha256(data).hexdigest()
     fails(["sha256", tmp_path / "nowhere"], "nowhere")
     fails(["sha256", tmp_path], tmp_path)
 
@@ -110,7 +110,7 @@ def test_uniform(tool):
         assert abs(np.corrcoef(draws[a], draws[b])[0, 1]) < 5 / np.sqrt(20000)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Foreign token data: Megatron pairs written by NumPy, llm.c shards
 
 CODES = {np.uint8: 1, np.int8: 2, np.int16: 3, np.int32: 4, np.int64: 5, np.uint16: 8}
@@ -219,7 +219,7 @@ def test_order(tool, tmp_path):
     assert shuffled == tool("permutation", 1, 3, 10).split()
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Hostile files: a one-line error, exit status 1, no sanitizer report
 
 @pytest.fixture
@@ -321,7 +321,7 @@ def test_truncated_while_open(tools, tmp_path):
     assert process.returncode == 1 and b"x.bin" in err and b"truncated" in err
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # prepare
 
 HARD = ("Hello world, it's 2024!\r\n日本語の文書を、英語と mixed にする。全角　空白も。\n👩‍👩‍👧‍👦 🇯🇵 か\u3099 e\u0301  \t x\x00y"
@@ -571,8 +571,8 @@ def test_long_documents(tool, tmp_path):
 
 
 def test_unigram(tool, tmp_path):
-    """A Unigram tokenizer trained by prepare. Ids match those of `tokenizers` for the complete text:
-    for a document longer than a batch, encoded in chunks, and for many shorter ones."""
+    """A Unigram tokenizer trained by prepare. Ids match those of `tokenizers` for the complete
+    text: for a document longer than a batch, encoded in chunks, and for many shorter ones."""
     generator = random.Random(5)
     words = ["日本語の文書", " the", "\n", "don't ", "x" * 20, "🙂", "１２３ 4 ", "文書を", " quick fox", "\u3000"]
     text = "".join(generator.choice(words) for _ in range(300_000))
@@ -724,7 +724,7 @@ def test_limits(fails, tool, tmp_path):
         (tmp_path / name).unlink()
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # prepare: published corpora, metadata, ranks, resuming, collection
 
 def test_metadata(tool, tmp_path):
@@ -938,7 +938,7 @@ def test_everything_dropped(fails, tmp_path):
     assert os.listdir(tmp_path) == ["text.txt"]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # prepare: errors
 
 def test_bad_inputs(fails, tool, tmp_path):

@@ -1,8 +1,8 @@
 """Data-parallel runs over MPI, and threads within a rank.
 
-Several ranks sum gradients in a different order than a single rank, so losses agree to within float32
-rounding carried through 20 AdamW steps: 1e-6 relative. The number of threads must not change a single
-bit: each output element is computed by one thread in a fixed order.
+Several ranks sum gradients in a different order than a single rank, so losses agree to within
+float32 rounding carried through 20 AdamW steps: 1e-6 relative. The number of threads must not
+change a single bit: each output element is computed by one thread in a fixed order.
 """
 import os
 import re
@@ -17,7 +17,7 @@ STEPS = 20
 
 @pytest.fixture(scope="module")
 def runs(tiny, tmp_path_factory):
-    """runs(ranks=2, micro_batch=2): a run of 20 steps with a global batch of 8, cached by options."""
+    """runs(ranks=2, micro_batch=2): a run of 20 steps with global batch 8, cached by options."""
     made = {}
 
     def make(ranks=1, threads=1, again=0, **options):
@@ -47,8 +47,8 @@ def test_same_losses(runs, ranks, micro_batch, global_batch):
 
 @pytest.mark.parametrize("ranks, threads, again", [(1, 2, 0), (1, 3, 0), (1, 1, 1), (2, 2, 0), (2, 1, 1)])
 def test_same_bits(runs, ranks, threads, again):
-    """Log, weights and optimizer state are bit-identical for any number of threads and when a run is
-    repeated."""
+    """Log, weights and optimizer state are bit-identical for any number of threads and when a run
+    is repeated."""
     expected, found = runs(ranks=ranks)[0], runs(ranks=ranks, threads=threads, again=again)[0]
     assert stable_log(found) == stable_log(expected)
     assert state_bytes(checkpoint(found, STEPS)) == state_bytes(checkpoint(expected, STEPS))

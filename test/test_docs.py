@@ -49,8 +49,8 @@ def known(options):
 
 
 def commands_of(text):
-    """Splits each command in fenced blocks, with continuation lines joined, and each inline code span
-    into words."""
+    """Splits each command in fenced blocks, with continuation lines joined, and each inline code
+    span into words."""
     lines = "\n".join(FENCE.findall(text)).replace("\\\n", " ").splitlines()
     spans = re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
     for line in lines + spans:
@@ -60,8 +60,8 @@ def commands_of(text):
 
 
 def unknown_options(text, known):
-    """A list of (command or script, option) for each option that its command or script does not have.
-    Options of other programs, such as pip, are not checked."""
+    """A list of (command or script, option) for each option that its command or script does not
+    have. Options of other programs, such as pip, are not checked."""
     unknown = []
     for words in commands_of(text):
         taker = "" if words[0].startswith("--") else words[0]

@@ -18,7 +18,7 @@ from support import (arguments, checkpoint, checkpoints, checksums_hold, copied,
                      run, stable_log, state_bytes, torch_model, truncate, write_llmc, write_pair)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The command line
 
 COMMAND_LINES = {
@@ -109,7 +109,7 @@ def test_help_of_unknown_command():
     fails(["help", "trian"], 2, "trian")
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # prepare
 
 def prepare(tmp_path, source, **options):
@@ -164,7 +164,7 @@ def test_prepare_keeps_existing_data(text, tmp_path):
     assert before == {path: path.read_bytes() for path in (tmp_path / "data").rglob("*") if path.is_file()}
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Shards
 
 def pair_copy(pair, folder):
@@ -255,7 +255,7 @@ def test_corrupt_prepared_data(prepared, tiny, ranks, tmp_path):
     assert not checkpoints(tmp_path / "run")
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Checkpoints and --init directories
 
 @pytest.fixture(scope="module")
@@ -416,8 +416,8 @@ def test_damaged_shard_index(damage, from_init, tmp_path):
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "SHA256SUMS"])
 def test_damaged_checkpoint(finished, pair, file, build, tmp_path):
-    """eval and generate verify the checksums of a checkpoint. test_resume.py covers `train` and every
-    file."""
+    """eval and generate verify the checksums of a checkpoint. test_resume.py covers `train` and
+    every file."""
     directory = copied(checkpoint(finished, 8), tmp_path / "step-000008")
     flip_bit(directory / file, (directory / file).stat().st_size // 2)
     fails(arguments("eval", checkpoint=directory, data=pair), 1, "step-000008", build=build)
@@ -430,7 +430,7 @@ def test_generate_without_tokenizer(finished):
     fails(arguments("generate", checkpoint=checkpoint(finished, 8), prompt="x"), 1, "tokenizer")
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # A full disk: a small tmpfs where mounting is allowed, else a file size limit
 
 @pytest.fixture
@@ -469,8 +469,8 @@ def test_full_disk_log(tiny, small_disk, ranks):
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_full_disk_checkpoint(tiny, finished, small_disk, ranks, build, tmp_path):
-    """The checkpoint of step 6 does not fit. Earlier checkpoints stay intact, and with more space the
-    run resumes from them."""
+    """The checkpoint of step 6 does not fit. Earlier checkpoints stay intact, and with more space
+    the run resumes from them."""
     size = sum(file.stat().st_size for file in checkpoint(finished, 8).iterdir())
     folder, limit = small_disk(int(2.6 * size))
     if limit:

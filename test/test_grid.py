@@ -2,9 +2,9 @@
 the same results as a single rank, and checkpoints do not depend on the grid that wrote them. All
 training runs use both kernel sets.
 
-Tolerances: several ranks sum floats in a different order, which changes a loss by about 1e-8. eps is
-1e-6 because AdamW turns the rounding errors of a gradient that is zero in theory (the key bias) into
-steps as large as the learning rate.
+Tolerances: several ranks sum floats in a different order, which changes a loss by about 1e-8. eps
+is 1e-6 because AdamW turns the rounding errors of a gradient that is zero in theory (the key bias)
+into steps as large as the learning rate.
 """
 import re
 import subprocess
@@ -127,8 +127,8 @@ def reproducible(train, tmp_path_factory):
 
 @pytest.mark.parametrize("dp,zero", [(2, 0), (4, 0), (8, 0), (4, 1)])
 def test_reproducible(train, reproducible, tmp_path, dp, zero):
-    """1, 2, 4 and 8 DP ranks with 8, 4, 2 and 1 micro-batches each give bit-identical weights, losses,
-    gradient norms and validation losses."""
+    """1, 2, 4 and 8 DP ranks with 8, 4, 2 and 1 micro-batches each give bit-identical weights,
+    losses, gradient norms and validation losses."""
     train(tmp_path / "run", dp=dp, zero=zero, flags=["reproducible"])
     assert state_bytes(checkpoint(tmp_path / "run", MODEL["steps"])) == state_bytes(checkpoint(reproducible, MODEL["steps"]))
     for key in "loss", "grad_norm":

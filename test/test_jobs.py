@@ -1,5 +1,5 @@
-"""The job scripts: slurm.sh under a real Slurm on this machine; the PJM scripts with stubs for Fugaku's
-commands (mpiexec, pjsub, llio_transfer) and variables; the rank map by counting hops.
+"""The job scripts: slurm.sh under a real Slurm on this machine; the PJM scripts with stubs for
+Fugaku's commands (mpiexec, pjsub, llio_transfer) and variables; the rank map by counting hops.
 """
 import contextlib
 import itertools
@@ -26,7 +26,7 @@ def test_shellcheck():
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Slurm: the tests start their own munged, slurmctld and slurmd in a temporary folder, on free ports
 
 def free_port():
@@ -93,8 +93,8 @@ def slurm(tmp_path_factory):
 
 def submit(slurm, folder, script_words=(), **parameters):
     """Submits scripts/slurm.sh with two ranks of one thread and a limit of one minute, Slurm's
-    minimum, and returns the job id. Slurm sends its warning signal only at the very end, so that the
-    run's own time limit stops it."""
+    minimum, and returns the job id. Slurm sends its warning signal only at the very end, so that
+    the run's own time limit stops it."""
     export = ",".join(["ALL", *(f"{key}={value}" for key, value in parameters.items())])
     out = subprocess.run(
         ["sbatch", "--parsable", "--time=1", "--signal=USR1@1", "--ntasks-per-node=2", "--cpus-per-task=1",
@@ -145,7 +145,7 @@ def test_slurm(slurm, pair, tmp_path):
     stops = re.findall(r"stops at step (\d+)/\d+: (.*);", text())
     assert stops[1][1] == "a signal asks for it", text()
     assert len(stops) == int(job_field(slurm, job, "Restarts")), text()
-    places = re.findall(r"rank (\d): host \S+, NUMA domain \S+, cores (\d+) \(from OpenMP\), 1 thread\n", text())
+    places = re.findall(r"rank (\d): host \S+, NUMA domain \S+, cores (\d+) \(bound by OpenMP\), 1 thread\n", text())
     assert places[0][1] != places[1][1], "srun did not bind the ranks to different cores"
     assert not list((tmp_path / "local").glob("*")), "staged files were left behind"
 
@@ -165,8 +165,8 @@ def test_slurm_failure(slurm, pair, tmp_path):
 
 
 def test_slurm_staged_data(slurm, prepared, tmp_path):
-    """STAGE_DATA=1: the run reads its data from the node's local folder, and its log records the same
-    hash. A map from scripts/rank_map.py places the ranks (--distribution=arbitrary)."""
+    """STAGE_DATA=1: the run reads its data from the node's local folder, and its log records the
+    same hash. A map from scripts/rank_map.py places the ranks (--distribution=arbitrary)."""
     host = subprocess.run(["sinfo", "-h", "-o", "%n"], env=slurm, capture_output=True, text=True, check=True).stdout
     (tmp_path / "hosts").write_text(rank_map("--hosts", "-", "--ranks-per-node", 2, "--tp", 2, "--format", "slurm",
                                              hosts=host).stdout)
@@ -182,13 +182,13 @@ def test_slurm_staged_data(slurm, prepared, tmp_path):
     assert job_field(slurm, job, "JobState") == "COMPLETED", text()
     data, = read_log(tmp_path / "run").head["data"]
     assert data["file"].startswith(str(tmp_path / "local"))
-    assert "grid: 2 ranks = 2 slices (tp) x 1 stages (pp) x 1 replicas (dp)" in text()
+    assert "2 = 2 tensor-parallel x 1 pipeline stage x 1 data-parallel" in text()
     manifest = json.loads((prepared / "manifest.json").read_text())
     assert data["sha256"] in json.dumps(manifest)
     assert not list((tmp_path / "local").glob("*"))
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # PJM
 
 STUBS = {
@@ -264,8 +264,8 @@ def test_pjm_job(fugaku, pair, tmp_path):
 
 
 def test_pjm_stops_and_resumes(fugaku, pair, tmp_path):
-    """A job that runs out of time ends with status 100, the next job of the chain resumes, and the job
-    that reaches the step count ends with 0. With an elastic time limit, the minimum applies."""
+    """A job that runs out of time ends with status 100, the next job of the chain resumes, and the
+    job that reaches the step count ends with 0. With an elastic time limit, the minimum applies."""
     out = tmp_path / "run"
     options = arguments("", **dict(SHAPE, channels=24, seq_len=16, save_every=100000, schedule="constant"))[1:]
     variables = job_variables(pair, out, PJM_ELAPSE_LIMIT=601, STEPS=100000, OPTIONS=" ".join(map(str, options)))
@@ -303,9 +303,9 @@ def test_pjm_chain(fugaku):
 
 
 def test_pjm_13b(fugaku, prepared, tmp_path):
-    """The configuration published for Fugaku-LLM 13B: 13,824 ranks of 48 threads over four CMGs, the
-    rank map, the hyperparameters. The mpiexec stub starts two ranks, so train_gpt rejects the grid of
-    6 x 8; this is its only complaint, so it accepts all other options."""
+    """The configuration published for Fugaku-LLM 13B: 13,824 ranks of 48 threads over four CMGs,
+    the rank map, the hyperparameters. The mpiexec stub starts two ranks, so train_gpt rejects the
+    grid of 6 x 8; this is its only complaint, so it accepts all other options."""
     result = fugaku("fugaku_13b.pjm", PJM_JOBID=1, PJM_NODE=13824, PJM_ELAPSE_LIMIT=165 * 3600, DATA=prepared,
                     OUT=tmp_path / "run")
     assert result.returncode == 2 and "--tp 6 x --pp 8 does not divide the 2 ranks" in result.stderr, result.stderr
@@ -324,7 +324,7 @@ def test_pjm_13b(fugaku, prepared, tmp_path):
     assert math.prod(map(int, shape.groups())) == 13824 == 6 * 8 * 288
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Rank map
 
 def rank_map(*options, hosts=None):

@@ -1,9 +1,10 @@
-// test_kernels.c: every kernel of kernels_ref.h against central differences, in double precision.
+// test_kernels.c: checks every kernel of kernels_ref.h against central differences, in double
+// precision.
 //
-// For a kernel pair, f(x) = sum(projection * forward(x)) with a fixed random projection;
-// backward(projection) must give df/dx. The error of central differences with step h is
-// O(h^2) + O(epsilon / h): h = 1e-5 leaves about 1e-10, so that a bound of 1e-7 (relative to the
-// largest gradient of the array) fails on any wrong term and on nothing else.
+// For a pair of forward and backward kernels, let f(x) = sum(projection * forward(x)) with a fixed
+// random projection; backward(projection) must equal df/dx. The error of central differences with
+// step h is O(h^2) + O(epsilon / h), about 1e-10 for h = 1e-5. A bound of 1e-7, relative to the
+// largest gradient of the array, therefore detects any wrong term without false alarms.
 #define KERNELS_REF_DOUBLE
 #include "kernels_ref.h"
 #include <stdio.h>
@@ -41,7 +42,7 @@ static void report(const char *name, const char *what, double error, double boun
 // A scalar function of the arrays in its context.
 typedef double (*Function)(void *context);
 
-// Compares the gradient that backward gave for array x (n) with central differences of f.
+// Compares the gradient from the backward kernel for array x (n) with central differences of f.
 static void check_gradient(const char *name, const char *array_name, Function f, void *context,
                            double *x, const double *gradient, size_t n) {
     const double h = 1e-5;
@@ -70,7 +71,7 @@ static double project(const double *out, const double *projection, size_t n) {
     return sum;
 }
 
-// One context serves all kernels; each uses what it needs.
+// The context of all kernels; each uses only some of the arrays.
 typedef struct {
     size_t B, T, C, H, V, OC;
     double *x, *weight, *bias, *bias2, *residual, *out, *projection, *mean, *rstd;
@@ -94,7 +95,7 @@ static void check_embedding(Case c) {
     check_gradient("embedding", "dwte", embedding, &c, c.weight, dwte, c.V * c.C);
     check_gradient("embedding", "dwpe", embedding, &c, c.bias, dwpe, c.T * c.C);
 
-    // a window that starts at position 1 is the rest of the sequence
+    // a window that starts at position 1 equals the sequence from position 1 on
     double *window = random_array(c.C);
     kernels->embedding_forward(window, c.tokens + 1, c.weight, c.bias, (VocabShard){0, c.V}, 1, 1,
                                1, c.C);
@@ -102,7 +103,7 @@ static void check_embedding(Case c) {
     report("embedding", "first_position", memcmp(window, c.out + c.C, c.C * sizeof *window) ? 1 : 0,
            0);
 
-    // two TP ranks, positions on the first only: their sum is the embedding
+    // two TP ranks, positions only on the first: the sum of both is the embedding
     const VocabShard low = {0, c.V / 2}, high = {c.V / 2, c.V - c.V / 2};
     double *sum = random_array(n), *other = random_array(n);
     kernels->embedding_forward(sum, c.tokens, c.weight, c.bias, low, 0, c.B, c.T, c.C);
@@ -163,7 +164,7 @@ static void check_matmul(Case c) {
     check_gradient("matmul", "dbias", matmul, &c, c.bias, db, c.OC);
     check_gradient("matmul", "dresidual", matmul, &c, c.residual, c.projection, R * c.OC);
 
-    // without bias and residual, as on TP ranks above 0: as with zeros
+    // without bias and residual, as on TP ranks above 0: same result as with zeros
     double *zeros = calloc(R * c.OC, sizeof *zeros), *out = random_array(R * c.OC);
     double *dw_only = calloc(c.C * c.OC, sizeof *dw_only);
     kernels->matmul_forward(c.out, c.x, c.weight, zeros, zeros, R, c.C, c.OC);
@@ -177,7 +178,8 @@ static void check_matmul(Case c) {
     free(dx), free(dw), free(db);
 }
 
-// A product with GELU, then another product, as in the MLP: the gradient of the input of GELU.
+// A product with GELU followed by another product, as in the MLP: checks the gradient of GELU's
+// input.
 static double matmul_gelu(void *context) {
     Case *c = context;
     kernels->matmul_gelu_forward(c->residual, c->mean, c->x, c->weight, c->bias, c->B * c->T, c->C,
@@ -221,12 +223,12 @@ static void check_attention(Case c) {
     kernels->attention_backward(dx, c.projection, c.out, c.x, c.mean, c.B, c.T, c.C, c.H);
     check_gradient("attention", "dqkv", attention, &c, c.x, dx, R * 3 * c.C);
 
-    // computed row by row, as generation does, the last sequence has the same bits
+    // computed row by row, as in generation, the last sequence has the same bits
     double *rows = random_array(c.T * c.C), *lse = random_array(c.H * c.T),
            *at_once = c.out + (c.B - 1) * c.T * c.C;
     attention(&c);
     for (size_t t = 0; t < c.T; t++) {
-        // of a sequence truncated after row t
+        // the sequence truncated after row t
         kernels->attention_forward(rows, lse, c.x + (c.B - 1) * c.T * 3 * c.C, t, 1, t + 1, c.C,
                                    c.H);
     }
@@ -234,7 +236,7 @@ static void check_attention(Case c) {
     free(c.x), free(c.out), free(c.projection), free(c.mean), free(dx), free(rows), free(lse);
 }
 
-// The classifier over two vocabulary shards, as on two TP ranks. dinp NULL: losses only.
+// The classifier over two vocabulary shards, as on two TP ranks; only losses if dinp is NULL.
 static void classify(Case *c, double *losses, double *dinp, double *dwte, double dloss) {
     const VocabShard vocab[2] = {{0, c->V / 3}, {c->V / 3, c->V - c->V / 3}};
     const size_t first = vocab[0].count == 0; // a vocabulary of two tokens is not sharded
@@ -270,7 +272,7 @@ static void classify(Case *c, double *losses, double *dinp, double *dwte, double
     free(dinp_shard);
 }
 
-// The mean loss of the rows, which is what training uses.
+// The mean loss over all rows, as used in training.
 static double classifier(void *context) {
     Case *c = context;
     size_t R = c->B * c->T;
@@ -292,7 +294,7 @@ static void check_classifier(Case c) {
     check_gradient("classifier", "dinp", classifier, &c, c.x, dx, R * c.C);
     check_gradient("classifier", "dwte", classifier, &c, c.weight, dwte, c.V * c.C);
 
-    // the loss itself, in its simplest form
+    // the losses against the textbook formula
     double *logits = random_array(R * c.V), worst = 0;
     kernels->logits_forward(logits, c.x, c.weight, R, c.C, c.V);
     for (size_t r = 0; r < R; r++) {
@@ -307,7 +309,7 @@ static void check_classifier(Case c) {
         free(logits);
 }
 
-// f(x) = sum x^2 has the gradient 2x; n above and below 256 segments.
+// f(x) = sum x^2 has the gradient 2x. n is below or above the 256 segments of the sum.
 static size_t squares_n;
 
 static double squares(void *context) {
@@ -325,7 +327,7 @@ static void check_sum_of_squares(size_t n) {
     free(x), free(twice);
 }
 
-// AdamW has no gradient: ten steps are compared with the formula of the paper, in plain scalars.
+// Ten steps of AdamW against the formula of the paper in scalar code.
 static void check_adamw(void) {
     enum { N = 37 };
     double *x = random_array(N), *m = calloc(N, 8), *v = calloc(N, 8), worst = 0;
@@ -350,8 +352,7 @@ static void check_adamw(void) {
 }
 
 int main(void) {
-    // sizes around the edges of lanes, 1, a prime, V not a multiple of anything; T > 1 so that
-    // positions differ
+    // sizes around vector lengths, 1 and primes; T > 1 so that positions differ
     static const Case cases[] = {
         {.B = 1, .T = 2, .C = 1, .H = 1, .V = 2, .OC = 1},
         {.B = 2, .T = 3, .C = 15, .H = 3, .V = 11, .OC = 17},

@@ -1,5 +1,5 @@
-"""The kernels: reference kernels against central differences, fast kernels against reference kernels,
-and bit-identical results.
+"""The kernels: reference kernels against central differences, fast kernels against reference
+kernels, and bit-identical results.
 
 test_kernels.c checks the gradients and states its bounds. `train_gpt kernels --check` compares the
 two kernel sets within bounds derived from the length of each sum. `kernels --golden` hashes 20
@@ -45,8 +45,8 @@ def test_check(build):
 @pytest.mark.parametrize("build, threads", [("native", 1), ("native", 2), ("native", 3), ("asan", 2), ("clang", 2),
                                             *((cpu, 2) for cpu in QEMU_CPUS)])
 def test_golden(build, threads):
-    """The golden hash matches for any number of threads, vector length, compiler and instruction set.
-    """
+    """The golden hash matches for any number of threads, vector length, compiler and instruction
+    set."""
     run(["kernels", "--golden"], build=build, threads=threads, timeout=300)
 
 
@@ -62,8 +62,8 @@ def compile_program(folder, source):
 
 @pytest.mark.parametrize("flags", [["-DSHIM_BYTES=16"], ["-DSHIM_BYTES=256"], ["-march=x86-64-v3"], ["-march=x86-64"]])
 def test_shim(flags, tmp_path):
-    """The SVE shim gives the same bits at other vector lengths and on older x86 machines (AVX2; no FMA).
-    """
+    """The SVE shim gives the same bits at other vector lengths and on older x86 machines (AVX2; no
+    FMA)."""
     program = tmp_path / "train_gpt"
     subprocess.run(["mpicc", "-I.", *CFLAGS, *flags, "train_gpt.c", "-o", program, "-lm"], cwd=ROOT, check=True)
     result = subprocess.run([program, "kernels", "--golden", "--check"], capture_output=True, text=True, timeout=300)

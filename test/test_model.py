@@ -1,15 +1,15 @@
-"""The complete model against PyTorch: transformers' GPT2LMHeadModel with the same weights on the same
-batches.
+"""The complete model against PyTorch: transformers' GPT2LMHeadModel with the same weights on the
+same batches.
 
-Tolerances: loss 1e-5; gradient norm 1e-4 relative; weights after 5 AdamW steps 1e-5 absolute; logits
-of a checkpoint 1e-4. Both sides sum float32 values in different orders, so losses near 6 agree to
-about 1e-6. The AdamW update, lr * m / (sqrt(v) + eps), turns the relative error of a gradient into
-the same fraction of lr. The key bias is therefore excluded: softmax does not depend on it, so its
-gradient is pure rounding error and its update arbitrary. A few others among 10^5 gradients are also
-as small as rounding errors (1e-8): in such a weight, PyTorch in float32 differs from PyTorch in
-double precision by about 5 % of lr, hence lr = 1e-4 here. The mean difference over each tensor is
-not affected: it must be within 2e-8, about one unit in the last place of a float near 0.3, which
-also reveals missing weight decay.
+Tolerances: loss 1e-5; gradient norm 1e-4 relative; weights after 5 AdamW steps 1e-5 absolute;
+logits of a checkpoint 1e-4. Both sides sum float32 values in different orders, so losses near 6
+agree to about 1e-6. The AdamW update, lr * m / (sqrt(v) + eps), turns the relative error of a
+gradient into the same fraction of lr. The key bias is therefore excluded: softmax does not depend
+on it, so its gradient is pure rounding error and its update arbitrary. A few others among 10^5
+gradients are also as small as rounding errors (1e-8): in such a weight, PyTorch in float32 differs
+from PyTorch in double precision by about 5 % of lr, hence lr = 1e-4 here. The mean difference over
+each tensor is not affected: it must be within 2e-8, about half a unit in the last place of a float
+near 0.3, which also reveals missing weight decay.
 """
 import json
 import math
@@ -35,8 +35,8 @@ SHAPES = {
 
 
 def torch_steps(model, tokens, seq_len, global_batch, rates):
-    """Trains in PyTorch as train_gpt is specified to; returns the loss and the gradient norm of each
-    step."""
+    """Trains in PyTorch as train_gpt is specified to; returns the loss and the gradient norm of
+    each step."""
     matrices = [p for p in model.parameters() if p.dim() == 2]
     others = [p for p in model.parameters() if p.dim() == 1]
     optimizer = torch.optim.AdamW(
@@ -103,9 +103,9 @@ def test_five_steps(shape, build, tmp_path):
 
 
 def test_init_forms(tmp_path):
-    """--init from BF16 and F16 weights, from shards, with the tensor names of a base model, and from
-    old files with buffers: each gives the loss that transformers computes in float32 from the same
-    directory."""
+    """--init from BF16 and F16 weights, from shards, with the tensor names of a base model, and
+    from old files with buffers: each gives the loss that transformers computes in float32 from the
+    same directory."""
     layers, heads, channels, seq_len, vocab = 2, 3, 48, 37, 611
     tokens = np.concatenate(random_documents(4, 3 * seq_len + 1, vocab))
     data = write_pair(tmp_path / "tokens", [tokens])
@@ -143,7 +143,7 @@ def test_init_forms(tmp_path):
     assert losses["shards"] != losses["bf16"] != losses["f16"]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # A run on real text: Hugging Face loads the checkpoint and generates the same text as `generate`
 
 SEQ_LEN = 48
@@ -191,8 +191,8 @@ def torch_greedy(directory, prompt, count):
 
 
 def torch_greedy_windows(directory, prompt, count):
-    """The same without a KV cache, token by token; when the context is full, only its second half is
-    kept."""
+    """The same without a KV cache, token by token; when the context is full, only its second half
+    is kept."""
     tokenizer, model = AutoTokenizer.from_pretrained(directory), load_torch(directory)
     ids = tokenizer(prompt)["input_ids"]
     first = 0

@@ -1,6 +1,6 @@
-"""Placement of ranks and threads, on this machine and on a simulated Fugaku node (test/fake_machine.c:
-cores 12-59, NUMA domains 4-7 of 12 cores each). Affinity masks are compared core by core; nothing is
-timed.
+"""Placement of ranks and threads, on this machine and on a simulated Fugaku node
+(test/fake_machine.c: cores 12-59, NUMA domains 4-7 of 12 cores each). Affinity masks are compared
+core by core; nothing is timed.
 """
 import os
 import re
@@ -15,8 +15,8 @@ CMGS = {4 + i: (12 + 12 * i, 23 + 12 * i) for i in range(4)}
 
 @pytest.fixture(scope="module")
 def fugaku(tmp_path_factory):
-    """fugaku(cores, **more): the environment of a process on a Fugaku node, restricted to these cores.
-    """
+    """fugaku(cores, **more): the environment of a process on a Fugaku node, restricted to these
+    cores."""
     folder = tmp_path_factory.mktemp("fake")
     library = folder / "fake_machine.so"
     subprocess.run(["gcc", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-O1", "-o", library,
@@ -34,8 +34,8 @@ def fugaku(tmp_path_factory):
 
 @pytest.fixture
 def placed(tiny, tmp_path):
-    """placed(ranks, threads, env) -> (placement of each rank, warnings), as printed. A placement is a
-    tuple (NUMA domain, cores, binding, threads, one thread per core?)."""
+    """placed(ranks, threads, env) -> (placement of each rank, warnings), as printed. A placement is
+    a tuple (NUMA domain, cores, binding, threads, one thread per core?)."""
     def make(ranks, threads, env=None, prefix=(), **options):
         one_step = {"steps": 1, "warmup_steps": 0, "save_every": 0, "global_batch": 2 * ranks}
         result = run(tiny(tmp_path / "run", **one_step, **options), ranks=ranks, threads=threads,
@@ -63,7 +63,7 @@ def test_two_ranks_over_four_cmgs(placed, fugaku):
 
 
 def test_half_the_cores(placed, fugaku):
-    """Fewer threads than cores: each rank is bound to its CMG, and threads may migrate within it."""
+    """Fewer threads than cores: each rank is bound to its CMG; threads may migrate within it."""
     ranks, warnings = placed(4, 6, fugaku())
     assert ranks == [(str(domain), f"{first}-{last}", "bound by train_gpt", 6, False)
                      for domain, (first, last) in CMGS.items()]
@@ -100,7 +100,7 @@ def test_threads_by_default(placed, fugaku, tiny):
 
 
 def test_remote_memory(placed, fugaku):
-    """Memory that a NUMA policy placed on another domain is detected after the model is allocated."""
+    """Memory that a NUMA policy placed on another domain is detected after allocation."""
     ranks, warnings = placed(4, 12, fugaku(FAKE_MEMORY="4"), channels=192, heads=3, seq_len=64)
     assert len(warnings) == 1, warnings
     assert "memory is on remote NUMA domains: 3 ranks, first rank 1 with 100 % of sampled pages outside NUMA domain 5" in \
@@ -109,8 +109,8 @@ def test_remote_memory(placed, fugaku):
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
 def test_this_machine(placed):
-    """On the real machine: one rank per core is pinned to that core; with fewer ranks, none is bound.
-    """
+    """On the real machine: one rank per core is pinned to that core; with fewer ranks, none is
+    bound."""
     cores = sorted(os.sched_getaffinity(0))
     ranks, _ = placed(len(cores), 1)
     assert [rank[1:3] for rank in ranks] == [(str(core), "bound by train_gpt") for core in cores]

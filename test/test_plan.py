@@ -14,7 +14,7 @@ import pytest
 import support
 from support import arguments, fails, read_log, run
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Fugaku-LLM's own measurements, from the benchmark tables in the history of the DeepSpeedFugaku
 # repository: 30B of 27 June 2023 and 1.3B with PyTorch 1.10. One rank per node, 2.0 GHz,
 # micro-batch 1.
@@ -72,7 +72,7 @@ def test_fugaku_tables(tmp_path):
         assert abs(planned / seconds - 1) < 0.2, (row, planned)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Memory: the prediction of `plan`, with a machine file from `plan --measure`, against the measured
 # peak of runs. With 15 million parameters, the program and MPI take 5 to 20 % of a rank's memory.
 
@@ -123,8 +123,8 @@ def facts(machine, tmp_path_factory):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_memory(facts, name):
-    """The planned memory of the largest rank is within 3 % of its peak, and so is the ledger of each
-    rank."""
+    """The planned memory of the largest rank is within 3 % of its peak, and so is the ledger of
+    each rank."""
     planned, fact, _ = facts(name)
     assert abs(planned["peak_bytes"] / fact["measured_bytes"] - 1) < 0.03, (planned["stages"], fact)
     assert fact["largest_difference"] < 0.03, fact
@@ -179,7 +179,7 @@ def test_closing_line_of_log(tiny, tmp_path):
     assert len(read_log(tmp_path / "run").steps) == 8
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Messages: planned counts against MPI calls counted by a preloaded library
 
 @pytest.fixture(scope="session")
@@ -219,8 +219,8 @@ def counted(tiny, counter, folder, ranks, steps, options):
 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_messages(tiny, counter, tmp_path, grid):
-    """Calls and bytes of one step, as the difference between a run of 3 steps and one of 2, match the
-    plan on every stage."""
+    """Calls and bytes of one step, as the difference between a run of 3 steps and one of 2, match
+    the plan on every stage."""
     ranks, options = GRIDS[grid]
     shape = {key: tiny.shape[key] for key in ("heads", "channels", "seq_len", "micro_batch", "global_batch")}
     planned, = plan(tmp_path, nodes=1, ranks_per_node=ranks, vocab_size=tiny.shape["vocab_size"],
@@ -241,7 +241,7 @@ def test_messages(tiny, counter, tmp_path, grid):
             assert found[0] == expected[0] and abs(found[1] - expected[1]) <= spare, (rank, call, found, expected)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The command
 
 def test_search(tmp_path):
@@ -271,8 +271,8 @@ def test_budget_and_sources():
 
 
 def test_efficiency_scales_compute(tmp_path):
-    """Doubling the efficiency halves the compute time; the 1F1B bubble with equal stages is (pp - 1)
-    slots."""
+    """Doubling the efficiency halves the compute time. With equal stages, the 1F1B bubble is
+    (pp - 1) slots."""
     shape = dict(layers=8, heads=8, channels=512, seq_len=256, vocab_size=2, nodes=4, pp=4, micro_batch=1,
                  global_batch=8, machine=fugaku_then(0.5, 1e15))
     slow, = plan(tmp_path, **shape)
@@ -315,12 +315,12 @@ def test_rejected_options(options, words):
     fails(arguments("plan", **options), status, *words)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 def fit(folder):
     """The constants that minimize the largest relative error. For a given bandwidth, the time of a
-    row is a / efficiency + b, known from two plans; the best efficiency of a model size balances its
-    two worst rows."""
+    row is a / efficiency + b, known from two plans; the best efficiency of a model size balances
+    its two worst rows."""
     best = None
     for bandwidth in [0.4e9 * 1.08 ** i for i in range(22)]:
         lines = []
@@ -342,8 +342,8 @@ def fit(folder):
 
 def print_tables(folder, bandwidth, efficiencies):
     """Prints Fugaku-LLM's measurements, the plan of the same runs, and this program's fastest grid
-    that fits: 4 ranks per node, 2.2 GHz, at an assumed 0.6 of peak (`plan --machine fugaku` lists all
-    assumptions)."""
+    that fits: 4 ranks per node, 2.2 GHz, at an assumed 0.6 of peak (`plan --machine fugaku` lists
+    all assumptions)."""
     print("size           nodes  tp  measured s   planned s   error    this program s  times  grid")
     for row in ROWS:
         size, nodes, tp, seconds = row

@@ -1,4 +1,5 @@
-"""Monitoring and publishing a run: TensorBoard event files, the HTML page of `report`, the model card.
+"""Monitoring and publishing a run: TensorBoard event files, the HTML page of `report`, the model
+card.
 
 TensorBoard itself reads the event files, and Chromium renders the page. Values are compared with
 log.jsonl: event files hold the log's numbers rounded to float32; the page holds the last value of
@@ -27,7 +28,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 HTML = "{http://www.w3.org/1999/xhtml}"
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Runs
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def mixture(prepared, tmp_path_factory):
     return out
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Event files
 
 def expected_scalars(out):
@@ -224,7 +225,7 @@ def test_foreign_events_are_kept(tiny, finished, tmp_path):
     assert other.exists()
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The page
 
 def page(runs, out, build="native"):
@@ -238,8 +239,7 @@ def by_id(root, name):
 
 
 def curves(root, figure):
-    """{run number: (number of points, last x, last y)} of a chart, from the first path of each run.
-    """
+    """{run number: (points, last x, last y)} of a chart, from the first path of each run."""
     found = {}
     for path in by_id(root, figure).iter(f"{SVG}path"):
         if path.get("data-points"):
@@ -258,8 +258,8 @@ def drawn_x(path):
 
 
 def browse(file, tmp_path, width, *options):
-    """A screenshot in headless Chromium. Any console message fails the test; a blocked request gives
-    one."""
+    """A screenshot in headless Chromium. Any console message fails the test; a blocked request
+    gives one."""
     picture = tmp_path / f"{width}{''.join(options)[-1:]}.png"
     result = subprocess.run(["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
                              f"--user-data-dir={tmp_path}/profile", "--disable-background-networking",
@@ -328,8 +328,8 @@ def test_page(eventful, mixture, finished, tmp_path):
 
 
 def test_page_in_browser(eventful, mixture, tmp_path):
-    """Chromium renders the page wide and narrow, light and dark, without console messages, and draws
-    the curves in the colors of the runs."""
+    """Chromium renders the page wide and narrow, light and dark, without console messages, and
+    draws the curves in the colors of the runs."""
     out = tmp_path / "page.html"
     root = page([eventful, mixture], out)
     for width in 1400, 400:
@@ -463,7 +463,7 @@ def test_report_errors(finished, tmp_path):
     fails(arguments("report", run=finished, out="/dev/full/x"), 1, "/dev/full/x")
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Model card
 
 def card_of(directory):

@@ -1,8 +1,9 @@
-"""Kill and resume: a run that was killed and resumed gives bit-identical results to an uninterrupted
-run.
+"""Kill and resume: a run that was killed and resumed gives bit-identical results to an
+uninterrupted run.
 
 All log lines except the first are compared (without timing fields), and the bytes of weights and
-optimizer state; there is no tolerance. `kill -9` is sent to mpirun, its proxy and all ranks at once.
+optimizer state; there is no tolerance. `kill -9` is sent to mpirun, its proxy and all ranks at
+once.
 """
 import math
 import os
@@ -53,8 +54,8 @@ def being_saved(out):
 
 
 def changes(out, count):
-    """A condition that holds after `count` changes to the file names in a folder or to the size of its
-    log."""
+    """A condition that holds after `count` changes to the file names in a folder or to the size of
+    its log."""
     seen = []
 
     def condition():
@@ -68,7 +69,7 @@ def changes(out, count):
     return condition
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # kill -9
 
 STEPS = 24
@@ -126,8 +127,8 @@ def test_one_rank_killed(slow, tmp_path):
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "optimizer-00000.safetensors", "SHA256SUMS"])
 def test_killed_while_saving(slow, ranks, file, tmp_path):
-    """Killed while the third checkpoint is partial: a file of it exists, but the checkpoint does not
-    have its final name yet."""
+    """Killed while the third checkpoint is partial: a file of it exists, but the checkpoint does
+    not have its final name yet."""
     out = tmp_path / "run"
     killed = kill_when(lambda: 6 in checkpoints(out) and file in being_saved(out), slow(out), ranks=ranks)
     run(slow(out), ranks=ranks)
@@ -147,7 +148,7 @@ def test_killed_repeatedly(slow, tmp_path):
     same_end(out, slow.end(1), STEPS)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # --resume auto. `finished` has 8 steps with checkpoints 2, 4, 6 and 8; without the last two
 # checkpoints it is a run that stopped after step 4.
 
@@ -206,8 +207,8 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("file", FILES)
 def test_corrupt_latest_checkpoint(tiny, finished, file, damage, tmp_path):
-    """A corrupt checkpoint is reported; the run resumes from the previous one, with the same result.
-    """
+    """A corrupt checkpoint is reported; the run resumes from the previous one, with the same
+    result."""
     out = copied(finished, tmp_path / "run")
     DAMAGE[damage](checkpoint(out, 8) / file)
     result = run(tiny(out))
@@ -267,7 +268,7 @@ def test_resume_none(tiny, stopped):
     assert checkpoints(stopped) == [2, 4]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Learning rates
 
 LR, MIN, WARMUP, TOTAL = 1e-3, 1e-4, 4, 30

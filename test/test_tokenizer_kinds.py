@@ -1,5 +1,5 @@
-"""tokenizer.h on all kinds of tokenizer files against the reference library of each (a short form of
-test/tokenizer_campaign.py), and untrusted .model and tokenizer.json files."""
+"""tokenizer.h on all kinds of tokenizer files against the reference library of each (a short form
+of test/tokenizer_campaign.py), and untrusted .model and tokenizer.json files."""
 import json
 import random
 import shutil
@@ -70,7 +70,7 @@ def test_random_text(tools, folders, kind, texts):
     assert campaign.compare(tools / "native", folders[kind], texts, chunks=(20,))[:2] == (0, 0)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Files
 
 def test_model_is_copied_and_converted_for_transformers(tools, folders, tmp_path):

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Ids and decoded text of tokenizer.h against the libraries that own the files: tokenizers for tokenizer.json,
-sentencepiece for .model, on text of every sort. The suite runs a short form of it (test_tokenizer_kinds.py).
+"""Token ids and decoded text of tokenizer.h against the reference libraries (tokenizers for
+tokenizer.json, sentencepiece for .model) on text of every kind. The test suite runs a short form of
+it (test_tokenizer_kinds.py).
 
-    build/venv/bin/python test/tokenizer_campaign.py [--megabytes 50] [--seed 1] [--work DIR] [--only NAME]
+    build/venv/bin/python test/tokenizer_campaign.py [--megabytes 50] [--seed 1] [--work DIR]
+                                                     [--only NAME]
 """
 import argparse
 import contextlib
@@ -30,11 +32,11 @@ END = "<|endoftext|>"
 SPACE = "\u2581"
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Text
 
 def corpus_texts(limit):
-    """Japanese and English documents of build/corpus, up to `limit` bytes of each file."""
+    """Japanese and English documents from build/corpus, about `limit` bytes from each file."""
     for source in sorted((ROOT / "build/corpus").glob("*.jsonl")):
         size = 0
         with open(source, encoding="utf-8") as file:
@@ -47,7 +49,8 @@ def corpus_texts(limit):
 
 
 def file_texts(folder, suffixes, seed, limit):
-    """Files below a folder, in random order, up to `limit` bytes in all. What is no UTF-8 is repaired as Python does."""
+    """Files below a folder, in random order, up to `limit` bytes in total. Invalid UTF-8 is
+    replaced by Python's decoder."""
     files = sorted(path for path in Path(folder).rglob("*")
                    if path.suffix in suffixes and path.is_file() and not path.is_symlink())
     random.Random(seed).shuffle(files)
@@ -70,7 +73,8 @@ ODD = ["", " ", "  ", "\n", "\t", "\r\n", "\u3000", SPACE, SPACE * 2, f" {SPACE}
 
 
 def hostile_texts(seed, limit):
-    """Random code points, block by block and mixed, controls, combining marks and what tokenizers trip over."""
+    """Texts of random code points from various blocks, control characters, combining marks, and
+    strings that are difficult for tokenizers."""
     source = random.Random(seed)
     while limit > 0:
         parts = []
@@ -92,7 +96,7 @@ def hostile_texts(seed, limit):
 
 
 def ill_formed_texts(seed, limit):
-    """Bytes that are no UTF-8, for sentencepiece, which takes them."""
+    """Texts with invalid UTF-8, for sentencepiece, which accepts it."""
     source = random.Random(seed)
     while limit > 0:
         text = bytearray("".join(itertools.islice(hostile_texts(source.random(), 1), 1)).encode()[:500])
@@ -105,7 +109,7 @@ def ill_formed_texts(seed, limit):
 
 
 def mixed_texts(megabytes, seed):
-    """A third real documents, a third code and its documentation, a third random."""
+    """One third real documents, one third code and documentation, one third random text."""
     third = int(megabytes * 1e6 / 3)
     yield from corpus_texts(third / 6)
     yield from file_texts(Path(os.__file__).parent, {".py"}, seed, third * 0.7)
@@ -113,8 +117,8 @@ def mixed_texts(megabytes, seed):
     yield from hostile_texts(seed, third * 1.3)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Vocabularies: each is made in a folder of its own; a name of .model kind is compared with sentencepiece
+# --------------------------------------------------------------------------------------------------
+# Vocabularies, each in its own folder; those with a .model file are compared with sentencepiece
 
 def training_lines(limit=400_000):
     return [line for text in corpus_texts(limit) for line in text.split("\n") if 0 < len(line.encode()) < 4000]
@@ -155,13 +159,14 @@ def make_sentencepiece(folder, lines, **options):
             **{"byte_fallback": True, "hard_vocab_limit": False, "character_coverage": 0.999,
                **options})
     model = out.getvalue()
-    if not escape:  # NormalizerSpec of its own, merged with what is there: escape_whitespaces = false
+    # a second NormalizerSpec with escape_whitespaces = false; protobuf merges it with the first
+    if not escape:
         model += b"\x1a\x02\x28\x00"
     (folder / "tokenizer.model").write_bytes(model)
 
 
 def make_unused(folder, base):
-    """Some pieces of a BPE model become UNUSED, as sentencepiece's vocabulary restriction makes them."""
+    """Marks some pieces of a BPE model as UNUSED, like sentencepiece's vocabulary restriction."""
     data, out, at, count = (base / "tokenizer.model").read_bytes(), b"", 0, 0
     while at < len(data):
         start, tag = at, data[at]
@@ -230,7 +235,7 @@ def make_gpt4(digits, ignore_merges):
         tokenizer.pre_tokenizer = split_by(GPT4 % digits, *(("removed", True) if ignore_merges else ()))
         root = json.loads(tokenizer.to_str())
         root["model"]["ignore_merges"] = ignore_merges
-        if ignore_merges:  # words that no merge makes
+        if ignore_merges:  # add vocabulary entries that no merge produces
             root["added_tokens"] = []
             for word in "東京", "Ġdefinitely", "ĠĠĠĠ", "æĹ¥æľ¬èªŀ", "unknowns", "Ċ":
                 root["model"]["vocab"].setdefault(word, len(root["model"]["vocab"]))
@@ -245,7 +250,7 @@ def unigram_vocabulary(base):
 
 
 def make_llm_jp(folder, base):
-    """The form of llm-jp v2 and Fugaku-LLM (formats.md, 5.3)."""
+    """A tokenizer.json in the form of llm-jp v2 and Fugaku-LLM: Unigram with byte fallback."""
     special = [f"<{name}|LLM-jp>" for name in ("unk", "s", "/s", "mask", "pad", "CLS", "SEP", "EOD")]
     vocabulary = [(name, 0.0) for name in special]
     vocabulary += [(piece, -80.0 if piece.startswith("<0x") else float(repr(score) + "0123")) for piece, score in unigram_vocabulary(base)[3:]]
@@ -262,7 +267,8 @@ def make_llm_jp(folder, base):
 
 
 def make_llama(folder, base):
-    """Prepend and Replace, the decoder of Llama's converter; added tokens that are normalized; no byte fallback."""
+    """Prepend and Replace normalizers, the decoder of Llama's converter, normalized added tokens,
+    no byte fallback."""
     tokenizer = Tokenizer(models.Unigram([(piece, score * 1.1) for piece, score in unigram_vocabulary(base)], 0, False))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Strip(True, True), normalizers.Replace(Regex(" {2,}"), " "),
                                                  normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
@@ -287,7 +293,7 @@ def make_metaspace(scheme, split):
 
 
 def make_bare(folder, base):
-    """No normalizer, no decoder; repeated pieces and ties."""
+    """No normalizer and no decoder, but duplicate pieces and equal scores."""
     vocabulary = unigram_vocabulary(base)
     vocabulary += [(piece, score - 0.5) for piece, score in vocabulary[300:600]] + [("a b", -3.0), ("\n\n", -3)]
     vocabulary = [(piece, float(round(score))) for piece, score in vocabulary]
@@ -306,7 +312,7 @@ HUGGING_FACE = {
     "llama": make_llama,
     "metaspace": make_metaspace("always", True),
     "metaspace-first": make_metaspace("first", True),
-    "metaspace-whole": make_metaspace("never", False),
+    "metaspace-unsplit": make_metaspace("never", False),
     "bare": make_bare,
 }
 
@@ -319,7 +325,7 @@ def make_own(tool):
 
 
 def make_all(work, tool, only=None, training_bytes=400_000, vocab_size=4000):
-    """{name: folder} of all vocabularies; those that are there already stay."""
+    """{name: folder} of all vocabularies; existing folders are kept."""
     lines, folders = training_lines(training_bytes), {}
     for name, options in SENTENCEPIECE.items():
         folders[name] = work / name
@@ -335,8 +341,8 @@ def make_all(work, tool, only=None, training_bytes=400_000, vocab_size=4000):
     return folders if only is None else {only: folders[only]}
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Ours and theirs
+# --------------------------------------------------------------------------------------------------
+# Comparison with the reference libraries
 
 def packed(texts):
     encoded = [text if isinstance(text, bytes) else text.encode() for text in texts]
@@ -349,7 +355,7 @@ def unpacked(output):
 
 
 class Reference:
-    """The library that owns the files of a folder."""
+    """The reference library for the tokenizer files in a folder."""
     def __init__(self, folder):
         self.is_model = (folder / "tokenizer.model").exists()
         if self.is_model:
@@ -387,8 +393,9 @@ def decoded(tool, folder, lists, everything):
 
 
 def compare(tool, folder, texts, seed=0, chunks=(), show=3):
-    """Differences between ours and the library's on a list of texts: ids, the same in chunks, decoded text of these ids
-    and of random ones."""
+    """Compares our tokenizer with the reference library on a list of texts: ids, ids when encoded
+    in chunks, and the decoded text of these and of random ids. Returns the numbers of texts with
+    different ids, of id lists with different text, and of cuts between chunks."""
     reference = Reference(folder)
     theirs = reference.encode(texts)
     ours = unpacked(run_tool(tool, "encode", folder, data=packed(texts))[0])
@@ -396,7 +403,7 @@ def compare(tool, folder, texts, seed=0, chunks=(), show=3):
     differ = [i for i in range(len(texts)) if ours[i] != theirs[i]]
     for i in differ[:show]:
         at = next((k for k, (a, b) in enumerate(zip(ours[i], theirs[i])) if a != b), min(len(ours[i]), len(theirs[i])))
-        print(f"{folder.name}: ids differ at {at}: ours {ours[i][at:at + 6]}, theirs {theirs[i][at:at + 6]}, text "
+        print(f"{folder.name}: ids differ at {at}: ours {ours[i][at:at + 6]}, expected {theirs[i][at:at + 6]}, text "
               f"{texts[i][:80]!r} (length {len(texts[i])})")
     cuts = 0
     for block in chunks:
@@ -404,7 +411,8 @@ def compare(tool, folder, texts, seed=0, chunks=(), show=3):
         cuts += int(err.split()[0])
         in_chunks = [i for i, (a, b) in enumerate(zip(unpacked(out), theirs)) if a != b and i not in differ]
         for i in in_chunks[:show]:
-            print(f"{folder.name}: in chunks of {block}, text {i} differs: {texts[i][:80]!r} (length {len(texts[i])})")
+            print(f"{folder.name}: ids differ in chunks of {block} bytes, text {i}: {texts[i][:80]!r} (length "
+                  f"{len(texts[i])})")
         differ += in_chunks
     source = random.Random(seed)
     lists = theirs + [[source.randrange(reference.size) if source.random() < 0.8 else source.randrange(min(300, reference.size))
@@ -417,7 +425,7 @@ def compare(tool, folder, texts, seed=0, chunks=(), show=3):
             if text != expected:
                 wrong += 1
                 if wrong <= show:
-                    print(f"{folder.name}: {ids[:12]} decode to {text[:60]!r}, theirs {expected[:60]!r}")
+                    print(f"{folder.name}: {ids[:12]} decode to {text[:60]!r}, expected {expected[:60]!r}")
     return len(differ), wrong, cuts
 
 
@@ -444,7 +452,7 @@ def main():
         more = list(ill_formed_texts(options.seed, size / 100)) if (folder / "tokenizer.model").exists() else []
         differ, wrong, cuts = compare(tool, folder, texts + more, options.seed, chunks=(200, 1 << 16))
         total += differ + wrong
-        print(f"{name}: {differ} of {len(texts) + len(more)} texts with other ids, {wrong} id lists with other text, "
+        print(f"{name}: {differ} of {len(texts) + len(more)} texts with different ids, {wrong} id lists with different text, "
               f"{cuts} cuts; {time.monotonic() - began:.0f} s", flush=True)
     return total > 0
 

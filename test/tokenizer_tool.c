@@ -1,17 +1,17 @@
-// tokenizer_tool.c: drives tokenizer.h for test_tokenizer.py. A list of texts on stdin is, for
-// each, its length as uint32 and its bytes; ids go out as binary int32.
+// tokenizer_tool.c: gives test_tokenizer.py access to tokenizer.h. Texts on stdin have the form
+// (length as uint32, bytes); ids are binary int32.
 //
-//     tokenizer_tool train VOCAB_SIZE DIR   texts in
-//     tokenizer_tool encode DIR [ROUNDS]    texts in, the ids of each and -1 out; the time goes to
-//                                           stderr
-//     tokenizer_tool chunks DIR BLOCK       the same ids, of texts read in blocks and cut at safe
-//                                           places; the number of cuts goes to stderr
-//     tokenizer_tool decode DIR [all]       lists of ids in, each ended by INT32_MIN; texts out,
-//                                           each ended by 0xFF; `all`: special tokens too
-//     tokenizer_tool copy DIR OUT           load and save
-//     tokenizer_tool sanitize BLOCK         repairs UTF-8 fed in blocks; the count of replacements
+//     tokenizer_tool train VOCAB_SIZE DIR   trains on texts, saves to DIR
+//     tokenizer_tool encode DIR [ROUNDS]    encodes texts: writes the ids of each and -1; the time
 //                                           goes to stderr
-//     tokenizer_tool classes                the class of each code point, one byte each
+//     tokenizer_tool chunks DIR BLOCK       the same for texts that are read in blocks and cut at
+//                                           safe places; the number of cuts goes to stderr
+//     tokenizer_tool decode DIR [all]       decodes lists of ids, each ended by INT32_MIN: writes
+//                                           texts, each ended by 0xFF; `all`: with special tokens
+//     tokenizer_tool copy DIR OUT           loads from DIR, saves to OUT
+//     tokenizer_tool sanitize BLOCK         repairs UTF-8 that is read in blocks; the number of
+//                                           replacements goes to stderr
+//     tokenizer_tool classes                writes the class of each code point as one byte
 #include "tokenizers/train.h"
 
 #include "test/tool.h"
@@ -90,9 +90,9 @@ static int encode(const char *directory, int rounds, const char *text, size_t le
     return ok ? 0 : stop(&e);
 }
 
-// Encodes a text of which `block` more bytes come at a time, up to the last place that is safe to
-// cut, as a reader of documents larger than memory does. What is handed over ends in a complete
-// character, and nothing follows it.
+// Encodes a text in chunks, as for documents larger than memory: reads `block` more bytes at a time
+// and encodes up to the last safe place to cut. Each block ends in a complete character, and its
+// buffer ends with it.
 static bool encode_in_chunks(Encoder *encoder, Text text, size_t block, TokenBuffer *ids,
                              Error *e) {
     bool ok = true;
@@ -102,7 +102,7 @@ static bool encode_in_chunks(Encoder *encoder, Text text, size_t block, TokenBuf
         while (held < text.length && (text.text[held] & 0xC0) == 0x80) {
             held++;
         }
-        char *copy = malloc(held); // its own memory, so that a sanitizer sees a look beyond the end
+        char *copy = malloc(held); // lets the sanitizer detect reads beyond the end
         if (!copy) {
             return fail(e, "no memory");
         }
@@ -140,8 +140,8 @@ static int chunks(const char *directory, size_t block, const char *text, size_t 
     return ok ? 0 : stop(&e);
 }
 
-// Decodes lists of ids, each ended by INT32_MIN, id by id; 0xFF, which is in no text, ends each
-// text.
+// Decodes lists of ids, each ended by INT32_MIN, one id at a time. Each text is ended by 0xFF,
+// which never occurs in UTF-8.
 static int decode(const char *directory, bool all, const char *data, size_t length) {
     Tokenizer t;
     Decoder decoder = {0};
