@@ -321,7 +321,7 @@ def test_largest_vocabulary(tools, tmp_path, build):
     text = "東京都と京都府。東京都庁は東京にある。京都は京都府にある。\n" * 5
     line = refused(tools / build, [text], 5000, tmp_path)
     largest = int(line.rsplit(" ", 1)[1])
-    assert line == f"the text fills only {largest} tokens: --vocab-size must be at most {largest}"
+    assert line == f"the text yields only {largest} tokens: --vocab-size must be at most {largest}"
     refused(tools / build, [text], largest + 1, tmp_path)
     assert len(pieces_of(train(tools / build, [text], largest, tmp_path / "out"))) == largest
 

@@ -203,7 +203,7 @@ static inline bool unigram_train_(UnigramTrainer *u, size_t wanted, Error *e) {
     }
     if (used < wanted) {
         size_t largest = UNIGRAM_SPECIALS + 256 + used;
-        return fail(e, "the text fills only %zu tokens: --vocab-size must be at most %zu", largest,
+        return fail(e, "the text yields only %zu tokens: --vocab-size must be at most %zu", largest,
                     largest);
     }
     while (u->piece_count > wanted + wanted / 10) {
