@@ -26,8 +26,8 @@ typedef struct {
     HashTable table; // indices into words
 } TokenizerTrainer;
 
-// Length of the Unigram word at `text`. As in GPT-2's pre-tokenizer, but digits and punctuation form
-// one word, and there are no contractions.
+// Length of the Unigram word at `text`. As in the pre-tokenizer of GPT-2, but digits and
+// punctuation form one word, and there are no contractions.
 static inline size_t unigram_word_length_(const uint8_t *classes, const char *text, size_t length) {
     const char *end = text + length, *at = text + (*text == ' ' && length > 1);
     size_t n;
