@@ -45,7 +45,7 @@ def call(tools, command, *args, build="asan", data=b"", threads=2, fails=False, 
 
 
 def fingerprints(tools, texts, piece=0, records="-", **options):
-    """What collect_end says of each text (str, or bytes that need not be UTF-8), added in pieces of characters."""
+    """What filter_end says of each text (str, or bytes that need not be UTF-8), added in pieces of characters."""
     raw = [text if isinstance(text, bytes) else text.encode() for text in texts]
     data = b"".join(struct.pack("<Q", len(text)) + text for text in raw)
     return [json.loads(line) for line in call(tools, "fingerprint", piece, records, data=data, **options).splitlines()]
