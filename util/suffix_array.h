@@ -8,10 +8,10 @@
 // The LMS suffixes are sorted by giving each LMS substring (up to the next LMS) a name in their
 // order, and sorting the text of names, which is at most half as long. Behind the text stands a
 // symbol smaller than all others, so the last suffix is of type L.
-#ifndef SUFFIX_ARRAY_H
-#define SUFFIX_ARRAY_H
+#ifndef UTIL_SUFFIX_ARRAY_H
+#define UTIL_SUFFIX_ARRAY_H
 
-#include "util/json.h"
+#include "util/array.h"
 
 typedef struct {
     const void *text; // unsigned char (wide false) or int32_t
