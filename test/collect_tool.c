@@ -1,12 +1,24 @@
-// collect_tool: the functions of collect.h for test_collect.py, and their speed. Exit status 1 and
-// one line on stderr on failure.
+// collect_tool.c: drives the filters and the duplicate detection of corpus/ for test_collect.py,
+// and measures their speed. On failure, exit status 1 and one line on stderr. Arguments:
+//
+//     collect_tool COMMAND MIN_CHARACTERS MAX_CHARACTERS MIN_JAPANESE MAX_REPEATED_LINES EXACT
+//         NEAR_DUPLICATES ...
+//
+// Documents come on stdin, each its length as u64, then its bytes. Commands:
+//
+//     fingerprint CHUNK RECORDS       one line of JSON per document; writes the records to a file
+//     duplicates SCRATCH RECORDS...   reason, original and similarity of each document; the counts
+//     count SCRATCH RECORDS...        only the counts and the time
+//     speed REPEATS                   speed of filters and fingerprints
+//     synthetic COUNT RECORDS         writes the records of random documents
+//     bands                           rows and bands of the LSH
 #include "corpus/duplicates.h"
 #include "util/clock.h"
 #include "util/random.h"
 
 #include <omp.h>
 
-// Documents come on stdin and go into record files as u64 length, bytes.
+// Reads the next document from `in`; *end: there is none.
 static bool document_read(FILE *in, char **text, size_t *capacity, uint64_t *length, bool *end,
                           Error *e) {
     unsigned char header[8];
@@ -18,15 +30,15 @@ static bool document_read(FILE *in, char **text, size_t *capacity, uint64_t *len
     *length = load_le(header, 8);
     return (n == sizeof header && array_reserve(text, capacity, 0, *length + 1, 1, e) &&
             fread(*text, 1, *length, in) == *length) ||
-           fail(e, "stdin: ends inside a document");
+           fail(e, "stdin: ends within a document");
 }
 
-// Adds a text in pieces of `piece` characters; 0: whole.
-static bool add_in_pieces(FilterState *s, const char *text, size_t length, size_t piece, Error *e) {
+// Adds a text in chunks of `chunk` characters; 0: all at once.
+static bool add_in_chunks(FilterState *s, const char *text, size_t length, size_t chunk, Error *e) {
     bool ok = true;
     for (size_t at = 0; ok && at < length;) {
-        size_t n = piece ? 0 : length - at;
-        for (size_t i = 0; i < piece && at + n < length; i++) {
+        size_t n = chunk ? 0 : length - at;
+        for (size_t i = 0; i < chunk && at + n < length; i++) {
             size_t character = utf8_decode(text + at + n, length - at - n, NULL);
             n += character ? character : 1;
         }
@@ -36,8 +48,8 @@ static bool add_in_pieces(FilterState *s, const char *text, size_t length, size_
     return ok;
 }
 
-// Prints a line of JSON a document, and writes the records to a file ("-": none).
-static bool fingerprint_command(const FilterOptions *o, size_t piece, const char *records,
+// Prints a line of JSON per document and writes the fingerprints to a file ("-": none).
+static bool fingerprint_command(const FilterOptions *o, size_t chunk, const char *records,
                                 Error *e) {
     FilterState *s = filter_new(o, e);
     FILE *out = strcmp(records, "-") ? fopen(records, "wb") : NULL;
@@ -53,7 +65,7 @@ static bool fingerprint_command(const FilterOptions *o, size_t piece, const char
             break;
         }
         filter_begin(s);
-        ok = add_in_pieces(s, text, length, piece, e) && filter_end(s, &v, &f, e);
+        ok = add_in_chunks(s, text, length, chunk, e) && filter_end(s, &v, &f, e);
         if (!ok) {
             break;
         }
@@ -83,23 +95,17 @@ static bool fingerprint_command(const FilterOptions *o, size_t piece, const char
     return ok;
 }
 
-static double seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-// A line a document: reason, the document it repeats or -, similarity. Then the counts. Quiet:
-// counts and time only.
+// Prints a line per document: reason, the document it duplicates or -1, similarity. Then the
+// counts; if quiet, only these and the time.
 static bool duplicates_command(const FilterOptions *o, bool quiet, const char *scratch, int count,
                                char **paths, Error *e) {
     Duplicates r;
     uint64_t documents[DROP_REASONS] = {0}, text_bytes[DROP_REASONS] = {0};
-    double began = seconds();
+    double began = seconds_now();
     if (!duplicates_find(&r, (const char *const *)paths, (size_t)count, scratch, o, e)) {
         return false;
     }
-    double ended = seconds();
+    double ended = seconds_now();
     size_t document = 0;
     bool ok = true;
     for (int f = 0; ok && f < count; f++) {
@@ -131,7 +137,7 @@ static bool duplicates_command(const FilterOptions *o, bool quiet, const char *s
     return ok;
 }
 
-// Speed of filters and fingerprints, one thread: the documents on stdin, `repeats` times.
+// Measures filters and fingerprints on one thread: the documents on stdin, `repeats` times.
 static bool speed_command(const FilterOptions *o, int repeats, Error *e) {
     FilterState *s = filter_new(o, e);
     char **texts = NULL;
@@ -149,7 +155,7 @@ static bool speed_command(const FilterOptions *o, int repeats, Error *e) {
         }
         bytes += lengths[count++];
     }
-    double began = seconds();
+    double began = seconds_now();
     for (size_t i = 0; ok && i < count * (size_t)repeats; i++) {
         FilterVerdict v;
         Fingerprint f;
@@ -157,7 +163,7 @@ static bool speed_command(const FilterOptions *o, int repeats, Error *e) {
         ok = filter_add(s, texts[i % count], lengths[i % count], e) && filter_end(s, &v, &f, e);
         sum += ok ? f.signature[0] + v.characters : 0;
     }
-    double time = seconds() - began;
+    double time = seconds_now() - began;
     printf("%zu documents of %.1f MB, %d times: %.1f MB/s, %.0f documents/s (%llu)\n", count,
            (double)bytes / 1e6, repeats, (double)bytes * repeats / 1e6 / time,
            (double)count * repeats / time, (unsigned long long)sum);
@@ -171,8 +177,8 @@ static bool speed_command(const FilterOptions *o, int repeats, Error *e) {
 }
 
 // Writes the records of `count` random documents. One in ten is a copy of one of the first
-// hundredth, in which each value of the signature was replaced with a probability from 0 to 0.4: so
-// there are clusters of ten that are more and less similar to each other.
+// hundredth, with each value of the signature replaced with a probability from 0 to 0.4, so that
+// there are clusters of about ten documents of various similarity.
 static bool synthetic_command(const FilterOptions *o, uint64_t count, const char *path, Error *e) {
     FILE *file = fopen(path, "w+b");
     bool ok = file || fail(e, "%s: cannot be created", path);
@@ -196,13 +202,11 @@ static bool synthetic_command(const FilterOptions *o, uint64_t count, const char
 }
 
 int main(int argc, char **argv) {
-    // COMMAND min_characters max_characters min_japanese max_repeated_lines exact near_duplicates
-    // ...
     Error e = {{0}};
     FilterOptions o;
     bool ok;
     if (argc < 8) {
-        fprintf(stderr, "collect_tool: no such command\n");
+        fprintf(stderr, "collect_tool: unknown command\n");
         return 1;
     }
     const char *command = argv[1];
@@ -227,7 +231,7 @@ int main(int argc, char **argv) {
         LshBands b = lsh_bands(o.near_duplicates);
         ok = printf("%d %d\n", b.rows, b.bands) > 0;
     } else {
-        ok = fail(&e, "collect_tool: no such command");
+        ok = fail(&e, "collect_tool: unknown command");
     }
     if (!ok) {
         fprintf(stderr, "%s\n", e.text);
