@@ -216,8 +216,8 @@ def test_bad_weights(tool, pairs):
                          ([f"{a}:."], ["a:.", "positive"]), ([f"{a}:1.2.3"], ["a:1.2.3", "positive"]),
                          ([f"{a}:1234567890123456789"], ["digits"]), ([f"{a}:1048576", f"{b}:1"], ["a", "digits"]),
                          ([f"{a}:0.00000000000000001", f"{b}:10000"], ["b:10000", "digits"]),
-                         ([f"{a}:1", f"{a}:2"], ["a", "twice"]), ([f"{a}x:1"], ["ax: is no"]),
-                         ([f"{a}x:y"], ["ax:y: is no"]), ([":1"], [": is no"]), (["1"], ["1: is no"]),
+                         ([f"{a}:1", f"{a}:2"], ["a", "twice"]), ([f"{a}x:1"], ["ax: not a"]),
+                         ([f"{a}x:y"], ["ax:y: not a"]), ([":1"], [": not a"]), (["1"], ["1: not a"]),
                          ([f"{c}:x"], ["c:3:x", "positive"])]:
         tool("weights", 16, *specs, error=words)
     assert tool("weights", 16, f"{c}:3", f"{a}:3")[1::2] == ["1 0.5", "1 0.5"]

@@ -1,4 +1,4 @@
-"""tokenizers/train.h: Unigram training against a reference implementation in plain Python, its files in `sentencepiece`,
+"""tokenizers/train.h: Unigram training against a reference implementation in Python, its files in `sentencepiece`,
 `tokenizers` and `transformers`, and untrusted texts. (Byte-level BPE: test_tokenizer.py.) Each test drives
 test/train_tool.c, with and without AddressSanitizer and UndefinedBehaviorSanitizer."""
 import json
