@@ -222,7 +222,7 @@ static inline bool idx_read_header_(IdxContent *c, int idx, const char *idx_path
 // the complete .bin of bin_bytes bytes.
 static inline bool idx_read(IdxContent *c, int idx, const char *idx_path, const char *bin_path,
                             uint64_t idx_bytes, uint64_t bin_bytes, Error *e) {
-    uint64_t S, D;
+    uint64_t S = 0, D = 0;
     if (!idx_read_header_(c, idx, idx_path, idx_bytes, &S, &D, e)) {
         return false;
     }

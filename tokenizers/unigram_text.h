@@ -22,7 +22,7 @@ enum {
     UNIGRAM_SEEDS = 1000000,   // maximum size of the seed vocabulary
     UNIGRAM_SEED_COUNT = 3,    // minimum occurrences of a seed: rarer ones would overfit
     UNIGRAM_ITERATIONS = 2,    // of EM before each pruning
-    UNIGRAM_COUNT_BITS = 24,   // expected counts are integers in units of 2^-24: see unigram_e_step_
+    UNIGRAM_COUNT_BITS = 24,   // expected counts are in units of 2^-24: see unigram_e_step_
     SYMBOL_END_ = 0,           // ends the text
     SYMBOL_CUT_ = 1,           // ends each word
     SYMBOL_FIRST = 2,          // of the characters
