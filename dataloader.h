@@ -1,15 +1,16 @@
-// dataloader.h: from token shards to samples, in an order that can be computed again at will, so
-// that each token can be traced to its source. corpus/prepare.h makes the shards, shards/ has their
-// formats.
+// dataloader.h: samples from token shards. Their order is a pure function of the seed and the
+// position, so that a run can be resumed and each token traced to its source. corpus/prepare.h
+// writes the shards; their formats are in shards/.
 //
-//   datasets   dataset_open, dataset_read, dataset_order    samples of one source
-//   mixtures   mixture_open, mixture_order                  several sources in one order, by weight
-//   batches    batch_hash                                   what a step was trained on
+//   datasets   dataset_open, dataset_read, dataset_order    samples of one dataset
+//   mixtures   mixture_open, mixture_order                  weighted mixture of several datasets
+//   batches    batch_hash                                   hash of the tokens of a batch
 //
-// What a prepared folder holds (SPLIT is train or val; all numbers are little-endian):
-//   SPLIT.bin, SPLIT.idx   tokens, a Megatron pair: Megatron reads ours, we read Megatron's
+// A prepared dataset is a folder (SPLIT is train or val; all numbers are little-endian):
+//
+//   SPLIT.bin, SPLIT.idx   tokens: a Megatron pair, readable by Megatron as its pairs are by us
 //   SPLIT.docs             one record per document: source file, byte range in it, number of tokens
-//   manifest.json          sources, counts, hashes, the command that made it
+//   manifest.json          sources, counts, hashes, the command that prepared it
 //   tokenizer/             Hugging Face tokenizer files
 #ifndef DATALOADER_H
 #define DATALOADER_H
@@ -29,27 +30,25 @@
 // ------------------------------------------------------------------------------------------------
 // Datasets
 
-// A source of tokens, open for reading.
+// Tokens of one split, open for reading.
 typedef struct {
-    int file;                  // descriptor of the file that holds the tokens; -1 when closed
-    char path[PATH_LIMIT];     // its path
-    char idx_path[PATH_LIMIT]; // of the .idx; empty for an llm.c shard
-    int token_bytes;           // size of an id in the file
-    bool token_signed;
-    uint64_t first_byte;        // where the ids begin
-    uint64_t tokens, documents; // documents is 0 where it is unknown: llm.c
+    int file;                   // descriptor of the file with the tokens; -1 when closed
+    char path[PATH_LIMIT];      // its path
+    char idx_path[PATH_LIMIT];  // of the .idx; empty for an llm.c shard
+    int token_bytes;            // size of an id in the file
+    bool token_signed;          // ids are signed
+    uint64_t first_byte;        // offset of the first id
+    uint64_t tokens, documents; // documents is 0 for an llm.c shard, which does not list them
     size_t seq_len;
     uint64_t samples; // (tokens - 1) / seq_len, at least 1
 
-    // From manifest.json; empty or 0 for data that prepare did not make. dataset_verify fills in
-    // the hashes.
+    // From manifest.json; empty or 0 for other data. dataset_verify fills in missing hashes.
     char bin_hash[65], idx_hash[65], tokenizer_hash[65], manifest_hash[65];
     char tokenizer[PATH_LIMIT]; // the tokenizer's folder
     size_t vocab_size;
 } Dataset;
 
-// Takes from FOLDER/manifest.json what concerns this split; the counts in it must be those of the
-// files.
+// Reads the entries for this split from FOLDER/manifest.json; its counts must match the files.
 static inline bool dataset_read_manifest_(Dataset *d, const char *folder, const char *split_name,
                                           Error *e) {
     Manifest m;
@@ -82,6 +81,7 @@ static inline bool dataset_read_manifest_(Dataset *d, const char *folder, const 
     return ok;
 }
 
+// Closes a dataset; it may be closed already.
 static inline void dataset_close(Dataset *d) {
     if (d->file >= 0) {
         close(d->file);
@@ -89,8 +89,8 @@ static inline void dataset_close(Dataset *d) {
     d->file = -1;
 }
 
-// Whether dataset_open(path, split) has something to open: a prepared folder may lack "val"; a bare
-// file has no splits and counts as "train".
+// Whether dataset_open(path, split) can find data: a prepared folder may have no "val"; a Megatron
+// pair or an llm.c shard has only "train".
 static inline bool dataset_has_split(const char *path, const char *split) {
     char idx[PATH_LIMIT];
     Error ignored;
@@ -100,40 +100,49 @@ static inline bool dataset_has_split(const char *path, const char *split) {
     return path_format(idx, &ignored, "%s/%s.idx", path, split) && access(idx, F_OK) == 0;
 }
 
+// Opens an llm.c shard.
+static inline bool dataset_open_llmc_(Dataset *d, const char *path, Error *e) {
+    uint64_t bytes;
+    if (access(path, F_OK)) {
+        return fail(e,
+                    "%s: not a prepared folder, a Megatron prefix (%s with .idx) or an llm.c shard",
+                    path, d->path);
+    }
+    d->idx_path[0] = 0;
+    d->first_byte = LLMC_HEADER;
+    return path_format(d->path, e, "%s", path) && (d->file = open_regular(path, &bytes, e)) >= 0 &&
+           llmc_read(d->file, path, bytes, &d->token_bytes, &d->tokens, e);
+}
+
 static inline bool dataset_open_files_(Dataset *d, const char *path, const char *split, Error *e) {
-    bool folder = is_folder(path);
+    const bool folder = is_folder(path);
     uint64_t bytes, idx_bytes;
-    if (!(folder ? path_format(d->path, e, "%s/%s.bin", path, split) &&
-                       path_format(d->idx_path, e, "%s/%s.idx", path, split)
-                 : path_format(d->path, e, "%s.bin", path) &&
-                       path_format(d->idx_path, e, "%s.idx", path))) {
+
+    // Which kind of data?
+    bool ok = folder ? path_format(d->path, e, "%s/%s.bin", path, split) &&
+                           path_format(d->idx_path, e, "%s/%s.idx", path, split)
+                     : path_format(d->path, e, "%s.bin", path) &&
+                           path_format(d->idx_path, e, "%s.idx", path);
+    if (!ok) {
         return false;
     }
     if (folder && !dataset_has_split(path, split)) {
-        return fail(e, "%s: has no %s.idx: %s", path, split,
-                    strcmp(split, "val") ? "this is not a folder that prepare made"
+        return fail(e, "%s: no %s.idx: %s", path, split,
+                    strcmp(split, "val") ? "not a folder that prepare wrote"
                                          : "it was prepared without a validation split");
     }
     if (!folder && access(d->idx_path, F_OK)) {
-        d->idx_path[0] = 0; // so PATH must name an llm.c shard
-        if (access(path, F_OK)) {
-            return fail(
-                e,
-                "%s: is no prepared folder, no Megatron prefix (%s with .idx) and no llm.c shard",
-                path, d->path);
-        }
-        d->first_byte = LLMC_HEADER;
-        return path_format(d->path, e, "%s", path) &&
-               (d->file = open_regular(path, &bytes, e)) >= 0 &&
-               llmc_read(d->file, path, bytes, &d->token_bytes, &d->tokens, e);
+        return dataset_open_llmc_(d, path, e);
     }
+
+    // A Megatron pair.
     d->file = open_regular(d->path, &bytes, e);
     if (d->file < 0) {
         return false;
     }
     int idx = open_regular(d->idx_path, &idx_bytes, e);
     IdxContent content;
-    bool ok = idx >= 0 && idx_read(&content, idx, d->idx_path, d->path, idx_bytes, bytes, e);
+    ok = idx >= 0 && idx_read(&content, idx, d->idx_path, d->path, idx_bytes, bytes, e);
     if (idx >= 0) {
         close(idx);
     }
@@ -146,10 +155,10 @@ static inline bool dataset_open_files_(Dataset *d, const char *path, const char 
     return ok && (!folder || dataset_read_manifest_(d, path, split, e));
 }
 
-// Opens token data for samples of seq_len + 1 tokens. `path` is a folder that prepare made, the
-// prefix of a Megatron pair, or an llm.c shard; `split` ("train" or "val") matters for a folder
-// only. The files' structure is checked here, each id when it is read; dataset_verify checks the
-// content. An error if there is not a single sample.
+// Opens a dataset for samples of seq_len + 1 tokens. `path` is a folder that prepare wrote, the
+// prefix of a Megatron pair, or an llm.c shard; `split` ("train" or "val") applies only to a
+// folder. The structure of the files is checked here, each id when it is read; dataset_verify
+// checks the contents. A dataset without a single sample is an error.
 static inline bool dataset_open(Dataset *d, const char *path, const char *split, size_t seq_len,
                                 Error *e) {
     assert(seq_len > 0);
@@ -169,9 +178,8 @@ static inline bool dataset_open(Dataset *d, const char *path, const char *split,
     return true;
 }
 
-// Reads sample number `sample`: tokens[0 .. seq_len], which are the seq_len + 1 tokens from token
-// sample * seq_len on. Documents follow one another without gaps, so a sample may span several. An
-// id outside the vocabulary is an error.
+// Reads sample number `sample`: tokens (seq_len + 1), from token sample * seq_len on. Documents are
+// packed without padding, so a sample may span several. An id outside the vocabulary is an error.
 static inline bool dataset_read(const Dataset *d, uint64_t sample, size_t vocab_size,
                                 int32_t *tokens, Error *e) {
     unsigned char raw[8192];
@@ -186,7 +194,7 @@ static inline bool dataset_read(const Dataset *d, uint64_t sample, size_t vocab_
             return false;
         }
         uint64_t id = load_le(raw + j * bytes, d->token_bytes);
-        if (d->token_signed) { // a negative id becomes one beyond every vocabulary
+        if (d->token_signed) { // sign-extend: a negative id is larger than any vocabulary
             id = (uint64_t)((int64_t)(id << unused) >> unused);
         }
         if (id >= vocab_size) {
@@ -198,17 +206,17 @@ static inline bool dataset_read(const Dataset *d, uint64_t sample, size_t vocab_
     return true;
 }
 
-// Sample number at `position` of the endless sequence of epochs: each epoch is every sample once,
-// permuted anew if `shuffle`, else in order. A pure function, so resuming and tracing compute it
-// again.
+// The sample at `position` of the endless sequence of epochs. An epoch is every sample once, in a
+// new random permutation if `shuffle`, else in order. A pure function, so that resume and trace can
+// recompute it.
 static inline uint64_t dataset_order(const Dataset *d, uint64_t seed, bool shuffle,
                                      uint64_t position) {
     uint64_t epoch = position / d->samples, within = position % d->samples;
     return shuffle ? random_permutation(seed, epoch, within, d->samples) : within;
 }
 
-// Hashes the shard's files and the tokenizer. Where the manifest has hashes, they must be equal;
-// for data without a manifest this fills them in.
+// Hashes the files of the shard and the tokenizer. The hashes must equal those in the manifest; for
+// data without a manifest they are filled in.
 static inline bool dataset_verify(Dataset *d, Error *e) {
     char tokenizer_file[PATH_LIMIT] = "", hash[65];
     const char *paths[3] = {d->path, d->idx_path, tokenizer_file};
@@ -233,13 +241,14 @@ static inline bool dataset_verify(Dataset *d, Error *e) {
 }
 
 // ------------------------------------------------------------------------------------------------
-// Mixtures: several datasets read in one order, each with its share
+// Mixtures: several datasets, sampled in fixed proportions
 //
-// The order has a period: W places, of which dataset i has w_i, its weight; the weights have no
-// common factor and W is their sum. So any W samples in a row hold exactly w_i of dataset i. The
-// places are dealt out so that every prefix of the run is within one sample of the shares too
-// (mixture_schedule). Within a dataset samples come in the order of dataset_order, each dataset
-// with a seed of its own. One dataset alone is a mixture of period 1: its own order.
+// The schedule is periodic: of the W slots of a period, dataset i has w_i, its weight; the weights
+// have no common factor and their sum is W. So any W consecutive samples contain exactly w_i
+// samples of dataset i. The slots are assigned such that every prefix of the run is within one
+// sample of the exact proportions too (mixture_schedule). The samples of a dataset come in the
+// order of dataset_order, with a seed of its own for each dataset. A single dataset is a mixture of
+// period 1: its own order.
 
 enum { MIXTURE_PERIOD_MAX = 1 << 20, MIXTURE_DATASETS_MAX = 1024 };
 
@@ -247,13 +256,14 @@ typedef struct {
     size_t count;
     Dataset *items;    // (count)
     char **paths;      // (count) as given, without the weight
-    uint64_t *weights; // (count) samples of each in a period
+    uint64_t *weights; // (count) samples of each dataset in a period
     uint64_t period;   // sum of the weights
-    uint32_t *source;  // (period) the dataset that has this place
-    uint32_t *before;  // (period) how many places before this one it has
-    uint32_t *places;  // (period) the places of dataset 0, then those of dataset 1, ...; each in
-                       // ascending order
-    uint64_t *first;   // (count) where those of a dataset begin in `places`
+
+    // The schedule.
+    uint32_t *source; // (period) the dataset of a slot
+    uint32_t *before; // (period) number of earlier slots of that dataset
+    uint32_t *places; // (period) the slots of dataset 0, then of dataset 1, ...; each ascending
+    uint64_t *first;  // (count) where the slots of a dataset begin in `places`
 } Mixture;
 
 // One sample: number `sample` of dataset `dataset`.
@@ -262,6 +272,7 @@ typedef struct {
     uint64_t sample;
 } SampleId;
 
+// Closes a mixture and all its datasets.
 static inline void mixture_close(Mixture *m) {
     for (size_t i = 0; i < m->count; i++) {
         if (m->items) {
@@ -281,13 +292,13 @@ static inline void mixture_close(Mixture *m) {
     *m = (Mixture){0};
 }
 
-// Deals out the places of a period: Tijdeman's solution of the chairman assignment problem (R.
-// Tijdeman, The chairman assignment problem, Discrete Mathematics 32, 1980). Let x places have gone
-// to a dataset. At place k = 1, 2, ... W it may be served once its quota k w / W is at least x + d,
-// where d = 1 / (2 n - 2) for n datasets; of those that may be served, the one is whose quota
-// reaches x + 1 - d first. Then no count is ever further than 1 - d from its quota. Whole numbers:
-// with D = 1 / d the conditions are k >= (x D + 1) W / (w D) and k >= (x D + D - 1) W / (w D),
-// below 2^62 before the division.
+// Assigns the slots of a period to the datasets: Tijdeman's solution of the chairman assignment
+// problem (R. Tijdeman, The chairman assignment problem, Discrete Mathematics 32, 1980). Let a
+// dataset have x slots so far. It is eligible for slot k = 1, 2, ... W once its quota k w / W is at
+// least x + d, where d = 1 / (2 n - 2) for n datasets; of the eligible datasets, the one whose
+// quota reaches x + 1 - d first gets the slot. Then the number of slots of a dataset never differs
+// from its quota by more than 1 - d. In integers, with D = 1 / d: k >= (x D + 1) W / (w D) and k >=
+// (x D + D - 1) W / (w D), where the products stay below 2^62.
 static inline bool mixture_schedule(Mixture *m, Error *e) {
     const uint64_t n = m->count, W = m->period, D = n > 1 ? 2 * n - 2 : 1;
     uint64_t *served = calloc(n, sizeof *served), *ready = calloc(n, sizeof *ready),
@@ -299,17 +310,22 @@ static inline bool mixture_schedule(Mixture *m, Error *e) {
     bool ok = served && ready && due && m->source && m->before && m->places && m->first;
     ok = ok ||
          fail(e, "no memory for a mixture with a period of %llu samples", (unsigned long long)W);
+
+    // The slots from which a dataset is eligible, and by which it must be served.
     for (uint64_t i = 0; ok && i < n; i++) {
         m->first[i] = i ? m->first[i - 1] + m->weights[i - 1] : 0;
         ready[i] = divide_up(W, m->weights[i] * D);
         due[i] = divide_up((D - 1) * W, m->weights[i] * D);
     }
+
+    // Of the eligible datasets, the one that is due first.
     for (uint64_t k = 1; ok && k <= W; k++) {
         uint64_t best = n;
         for (uint64_t i = 0; i < n; i++) {
             best = ready[i] <= k && (best == n || due[i] < due[best]) ? i : best;
         }
         assert(best < n); // k w - x W over all datasets sums to W, so one of them is at least W / n
+
         m->source[k - 1] = (uint32_t)best;
         m->before[k - 1] = (uint32_t)served[best];
         m->places[m->first[best] + served[best]] = (uint32_t)(k - 1);
@@ -323,8 +339,8 @@ static inline bool mixture_schedule(Mixture *m, Error *e) {
     return ok;
 }
 
-// Divides the weights by their greatest common divisor; the period is their sum, UINT64_MAX if that
-// is larger.
+// Divides the weights by their greatest common divisor. The period is their sum, or UINT64_MAX if
+// that overflows.
 static inline void mixture_reduce_weights(Mixture *m) {
     uint64_t divisor = 0;
     for (size_t i = 0; i < m->count; i++) {
@@ -344,8 +360,8 @@ static inline void mixture_reduce_weights(Mixture *m) {
     }
 }
 
-// Weights in proportion to the samples of each dataset: exactly, if their period is short enough;
-// else the shares are rounded to multiples of about 1 / MIXTURE_PERIOD_MAX, none of them to 0.
+// Sets weights proportional to the number of samples of each dataset: exact if the period is short
+// enough, else rounded to multiples of about 1 / MIXTURE_PERIOD_MAX, none of them to 0.
 static inline void mixture_weigh_by_samples_(Mixture *m) {
     double total = 0;
     for (size_t i = 0; i < m->count; i++) {
@@ -361,14 +377,14 @@ static inline void mixture_weigh_by_samples_(Mixture *m) {
     mixture_reduce_weights(m);
 }
 
-// All datasets must be of one tokenizer: an id must mean the same in each.
+// All datasets must have the same tokenizer, and no dataset may be given twice.
 static inline bool mixture_check_tokenizers_(const Mixture *m, Error *e) {
     for (size_t i = 1; i < m->count; i++) {
         const Dataset *a = &m->items[0], *b = &m->items[i];
         if (strcmp(a->tokenizer_hash, b->tokenizer_hash) || a->vocab_size != b->vocab_size) {
-            return fail(e, "%s and %s: %s: all data of a run must be prepared with one tokenizer",
+            return fail(e, "%s and %s: %s: all data of a run must use the same tokenizer",
                         m->paths[0], m->paths[i],
-                        a->vocab_size && b->vocab_size ? "were made with different tokenizers"
+                        a->vocab_size && b->vocab_size ? "prepared with different tokenizers"
                                                        : "one has a tokenizer, the other has none");
         }
         for (size_t j = 0; j < i; j++) {
@@ -381,9 +397,10 @@ static inline bool mixture_check_tokenizers_(const Mixture *m, Error *e) {
     return true;
 }
 
-// Opens `count` > 0 datasets (dataset_open) as one mixture. weights: positive whole numbers, whose
-// sum without a common factor is at most MIXTURE_PERIOD_MAX; NULL: in proportion to the datasets'
-// samples. All must have the same tokenizer, or none.
+// Opens `count` > 0 datasets (dataset_open) as one mixture. The weights are positive integers,
+// whose sum, reduced by their greatest common divisor, is at most MIXTURE_PERIOD_MAX; NULL:
+// proportional to the numbers of samples. All datasets must have the same tokenizer, or none of
+// them one.
 static inline bool mixture_open_paths(Mixture *m, const char *const *paths, const uint64_t *weights,
                                       size_t count, const char *split, size_t seq_len, Error *e) {
     assert(count > 0);
@@ -412,7 +429,7 @@ static inline bool mixture_open_paths(Mixture *m, const char *const *paths, cons
     }
     if (ok && m->period > MIXTURE_PERIOD_MAX) {
         ok = fail(e,
-                  "%s and the others: their shares repeat only after more than %d samples: give "
+                  "%s and others: these weights have a period of more than %d samples: give "
                   "weights with fewer digits",
                   paths[0], MIXTURE_PERIOD_MAX);
     }
@@ -423,7 +440,7 @@ static inline bool mixture_open_paths(Mixture *m, const char *const *paths, cons
     return ok;
 }
 
-// A weight as written: digits * 10^-decimals.
+// A decimal weight: digits * 10^-decimals.
 typedef struct {
     uint64_t digits;
     int decimals;
@@ -431,7 +448,7 @@ typedef struct {
 
 enum { WEIGHT_DIGITS = 18 };
 
-// Reads "34", "0.3" or ".5": positive, at most WEIGHT_DIGITS digits.
+// Parses "34", "0.3" or ".5": positive, at most WEIGHT_DIGITS digits.
 static inline bool weight_parse_(const char *text, Weight_ *weight) {
     int count = 0;
     bool point = false;
@@ -449,6 +466,7 @@ static inline bool weight_parse_(const char *text, Weight_ *weight) {
     return weight->digits > 0;
 }
 
+// Whether there is a folder, a file or a Megatron pair at `path`.
 static inline bool data_exists_(const char *path) {
     char idx[PATH_LIMIT];
     Error ignored;
@@ -456,8 +474,8 @@ static inline bool data_exists_(const char *path) {
            (path_format(idx, &ignored, "%s.idx", path) && access(idx, F_OK) == 0);
 }
 
-// Takes "PATH" or "PATH:WEIGHT" apart. A path may hold a ':' itself: what is there under the whole
-// name is a path. weight->digits is 0 without a weight. *path is to be freed.
+// Parses "PATH" or "PATH:WEIGHT". A path may contain ':' itself: if there is data at the complete
+// string, it is a path. Without a weight, weight->digits is 0. The caller frees *path.
 static inline bool source_parse_(const char *spec, char **path, Weight_ *weight, Error *e) {
     const char *colon = strrchr(spec, ':');
     *weight = (Weight_){0};
@@ -474,46 +492,47 @@ static inline bool source_parse_(const char *spec, char **path, Weight_ *weight,
     }
     if (data_exists_(*path) || strspn(colon + 1, "0123456789.") == strlen(colon + 1)) {
         return fail(e,
-                    "%s: the weight after the last ':' must be a positive decimal number, as 34 or "
-                    "0.3, of at most "
-                    "%d digits",
+                    "%s: the weight after the last ':' must be a positive decimal number, such as "
+                    "34 or 0.3, of at most %d digits",
                     spec, WEIGHT_DIGITS);
     }
     (*path)[colon - spec] = ':';
     return true;
 }
 
-// Turns the weights as written into whole numbers in the same proportions.
-static inline bool weights_to_whole_(const Weight_ *weights, const char *const *specs, size_t count,
-                                     uint64_t *whole, Error *e) {
+// Scales decimal weights to integers in the same proportions.
+static inline bool weights_to_integers_(const Weight_ *weights, const char *const *specs,
+                                        size_t count, uint64_t *integers, Error *e) {
     int decimals = 0;
     for (size_t i = 0; i < count; i++) {
         decimals = weights[i].decimals > decimals ? weights[i].decimals : decimals;
     }
     for (size_t i = 0; i < count; i++) {
-        whole[i] = weights[i].digits;
+        integers[i] = weights[i].digits;
         for (int d = weights[i].decimals; d < decimals; d++) {
-            if (whole[i] > UINT64_MAX / 10) {
+            if (integers[i] > UINT64_MAX / 10) {
                 return fail(e,
-                            "%s: this weight and the smallest one are too far apart: give weights "
-                            "with fewer digits",
+                            "%s: weight too large relative to the smallest one: give weights with "
+                            "fewer digits",
                             specs[i]);
             }
-            whole[i] *= 10;
+            integers[i] *= 10;
         }
     }
     return true;
 }
 
-// mixture_open_paths of sources as the command line has them, each "PATH:WEIGHT" (a decimal number,
-// taken exactly), or each "PATH": shares in proportion to the samples.
+// mixture_open_paths for datasets as given on the command line: all as "PATH:WEIGHT" (a decimal
+// number, exact), or all as "PATH", with weights proportional to the numbers of samples.
 static inline bool mixture_open(Mixture *m, const char *const *specs, size_t count,
                                 const char *split, size_t seq_len, Error *e) {
     char **paths = calloc(count, sizeof *paths);
     Weight_ *weights = calloc(count, sizeof *weights);
-    uint64_t *whole = calloc(count, sizeof *whole);
+    uint64_t *integers = calloc(count, sizeof *integers);
     *m = (Mixture){0};
-    bool ok = (paths && weights && whole) || fail(e, "no memory for %zu datasets", count);
+    bool ok = (paths && weights && integers) || fail(e, "no memory for %zu datasets", count);
+
+    // All with a weight, or none.
     for (size_t i = 0; ok && i < count; i++) {
         ok = source_parse_(specs[i], &paths[i], &weights[i], e);
         if (ok && !weights[i].digits != !weights[0].digits) {
@@ -523,25 +542,27 @@ static inline bool mixture_open(Mixture *m, const char *const *specs, size_t cou
                       specs[0], specs[i]);
         }
     }
-    bool weighted = ok && weights[0].digits > 0;
-    ok = ok && (!weighted || weights_to_whole_(weights, specs, count, whole, e)) &&
-         mixture_open_paths(m, (const char *const *)paths, weighted ? whole : NULL, count, split,
+
+    const bool weighted = ok && weights[0].digits > 0;
+    ok = ok && (!weighted || weights_to_integers_(weights, specs, count, integers, e)) &&
+         mixture_open_paths(m, (const char *const *)paths, weighted ? integers : NULL, count, split,
                             seq_len, e);
     for (size_t i = 0; paths && i < count; i++) {
         free(paths[i]);
     }
     free(paths);
     free(weights);
-    free(whole);
+    free(integers);
     return ok;
 }
 
-// Dataset 0 has the run's seed, so that a dataset alone keeps the order it has always had.
+// The seed of a dataset. Dataset 0 has that of the run, so that a single dataset has the same order
+// inside and outside a mixture.
 static inline uint64_t mixture_seed_(uint64_t seed, size_t dataset) {
     return dataset ? random_bits(seed, RANDOM_SOURCE, dataset) : seed;
 }
 
-// The sample at `position` of the endless run. A pure function, as dataset_order.
+// The sample at `position` of the endless sequence. A pure function, as dataset_order.
 static inline SampleId mixture_order(const Mixture *m, uint64_t seed, bool shuffle,
                                      uint64_t position) {
     uint64_t place = position % m->period;
@@ -550,15 +571,16 @@ static inline SampleId mixture_order(const Mixture *m, uint64_t seed, bool shuff
     return (SampleId){i, dataset_order(&m->items[i], mixture_seed_(seed, i), shuffle, number)};
 }
 
-// The inverse: the position at which a sample is read for the epoch-th time (from 0) by its
-// dataset. Positions grow with the epoch; UINT64_MAX if this one would be larger.
+// The inverse of mixture_order: the position at which a sample is read in an epoch of its dataset
+// (from 0). Positions increase with the epoch; UINT64_MAX if this one overflows.
 static inline uint64_t mixture_position(const Mixture *m, uint64_t seed, bool shuffle, SampleId id,
                                         uint64_t epoch) {
     const uint64_t samples = m->items[id.dataset].samples, weight = m->weights[id.dataset];
-    uint64_t number, position;
-    uint64_t within = shuffle ? random_permutation_inverse(mixture_seed_(seed, id.dataset), epoch,
-                                                           id.sample, samples)
-                              : id.sample;
+    uint64_t number, position, within = id.sample;
+    if (shuffle) {
+        within =
+            random_permutation_inverse(mixture_seed_(seed, id.dataset), epoch, id.sample, samples);
+    }
     if (__builtin_mul_overflow(epoch, samples, &number) ||
         __builtin_add_overflow(number, within, &number) ||
         __builtin_mul_overflow(number / weight, m->period, &position) ||
@@ -569,34 +591,46 @@ static inline uint64_t mixture_position(const Mixture *m, uint64_t seed, bool sh
     return position;
 }
 
-// How many of the first `position` samples of the run are of this dataset: within 1 of its share of
-// them.
-static inline uint64_t mixture_count(const Mixture *m, size_t dataset, uint64_t position) {
-    const uint32_t *places = m->places + m->first[dataset];
-    uint64_t place = position % m->period, low = 0, high = m->weights[dataset];
-    while (low < high) { // the number of its places before `place`, by bisection
-        uint64_t middle = (low + high) / 2;
-        if (places[middle] < place) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    return position / m->period * m->weights[dataset] + low;
+typedef struct {
+    const uint32_t *places;
+    uint64_t slot;
+} SlotKey_;
+
+static inline bool slot_before_(const void *context, size_t i) {
+    const SlotKey_ *key = context;
+    return key->places[i] < key->slot;
 }
 
-// Share of a dataset in the run, in (0, 1].
+// The number of samples of a dataset among the first `position` of the run: within 1 of its exact
+// proportion.
+static inline uint64_t mixture_count(const Mixture *m, size_t dataset, uint64_t position) {
+    const SlotKey_ key = {m->places + m->first[dataset], position % m->period};
+    return position / m->period * m->weights[dataset] +
+           bisect(0, m->weights[dataset], slot_before_, &key);
+}
+
+// The proportion of a dataset in the run, in (0, 1].
 static inline double mixture_share(const Mixture *m, size_t dataset) {
     return (double)m->weights[dataset] / (double)m->period;
 }
 
-// What a step of training read, in a few digits: SHA-256 over the digests of its samples in the
-// order of the rows, each the SHA-256 of the sample's seq_len + 1 ids as little-endian int32. A
-// digest covers one sample, so that the ranks of a run can share the work; the log has the first 64
-// bits of the whole as batch_sha256.
+// dataset_verify for all datasets.
+static inline bool mixture_verify(Mixture *m, Error *e) {
+    bool ok = true;
+    for (size_t i = 0; ok && i < m->count; i++) {
+        ok = dataset_verify(&m->items[i], e);
+    }
+    return ok;
+}
+
+// ------------------------------------------------------------------------------------------------
+// The batch hash: SHA-256 over the digests of the samples of a step in row order, each the SHA-256
+// of the sample's seq_len + 1 ids as little-endian int32. A digest covers one sample, so that each
+// DP rank can hash its own; the log has the first 64 bits of the hash as batch_sha256.
+
 enum { DIGEST_BYTES = 32, BATCH_HASH_DIGITS = 16 };
 
-// Adds ids to the hash of a sample; sha256_digest ends it.
+// Adds ids to the hash of a sample, which sha256_digest ends.
 static inline void sha256_add_tokens(Sha256 *s, const int32_t *tokens, size_t count) {
     unsigned char block[4 * 256];
     for (size_t i = 0; i < count; i++) {
@@ -607,25 +641,16 @@ static inline void sha256_add_tokens(Sha256 *s, const int32_t *tokens, size_t co
     }
 }
 
-// digests: (samples, DIGEST_BYTES).
+// The batch hash in hexadecimal, from digests (samples, DIGEST_BYTES).
 static inline void batch_hash(const unsigned char *digests, size_t samples,
                               char hex[BATCH_HASH_DIGITS + 1]) {
-    char whole[65];
+    char full[65];
     Sha256 hash;
     sha256_begin(&hash);
     sha256_add(&hash, digests, samples * DIGEST_BYTES);
-    sha256_end(&hash, whole);
-    memcpy(hex, whole, BATCH_HASH_DIGITS);
+    sha256_end(&hash, full);
+    memcpy(hex, full, BATCH_HASH_DIGITS);
     hex[BATCH_HASH_DIGITS] = 0;
-}
-
-// dataset_verify of each.
-static inline bool mixture_verify(Mixture *m, Error *e) {
-    bool ok = true;
-    for (size_t i = 0; ok && i < m->count; i++) {
-        ok = dataset_verify(&m->items[i], e);
-    }
-    return ok;
 }
 
 #endif

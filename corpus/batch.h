@@ -33,7 +33,7 @@ typedef struct {
     Verdict verdict;   // if it is DOCUMENT_DROPPED
 
     int worker;                          // in whose store the spans lie
-    Span record;                         // after batch_scan: for collect_duplicates
+    Span record;                         // after batch_scan: for duplicates_find
     Span stored_text, metadata, id, why; // JSON Lines; metadata: an object, id: a value, as JSON
     Span facets[ORIGIN_FACETS];
     bool has_facet[ORIGIN_FACETS];

@@ -48,31 +48,31 @@ static inline bool line_store_metadata_(Worker *w, BatchDocument *d, const Json 
 }
 
 // Adds the document's next text to what collect.h knows of it; at its end, stores its record.
-static inline bool document_scan_(const CollectOptions *options, Worker *w, BatchDocument *d,
+static inline bool document_scan_(const FilterOptions *options, Worker *w, BatchDocument *d,
                                   const char *text, size_t length, Error *e) {
-    unsigned char record[COLLECT_RECORD_LIMIT];
-    CollectVerdict verdict;
-    CollectFingerprint fingerprint;
+    unsigned char record[FINGERPRINT_LIMIT];
+    FilterVerdict verdict;
+    Fingerprint fingerprint;
     if (d->begins) {
-        collect_begin(w->collect);
+        filter_begin(w->filter);
     }
-    if (!collect_add(w->collect, text, length, e)) {
+    if (!filter_add(w->filter, text, length, e)) {
         return false;
     }
     if (!d->ends) {
         return true;
     }
-    if (!collect_end(w->collect, &verdict, &fingerprint, e)) {
+    if (!filter_end(w->filter, &verdict, &fingerprint, e)) {
         return false;
     }
-    collect_store(record, options, &verdict, &fingerprint, d->length);
-    return worker_store(w, &d->record, (const char *)record, collect_record_size(options), e);
+    fingerprint_store(record, options, &verdict, &fingerprint, d->length);
+    return worker_store(w, &d->record, (const char *)record, fingerprint_size(options), e);
 }
 
 // The options of a parse: with `scan` each text is scanned and let go, without it stored.
 typedef struct {
     const char *text_key;
-    const CollectOptions *scan;
+    const FilterOptions *scan;
 } ParseOptions;
 
 // From a line to the document's text and metadata. False only if the run must stop.
@@ -140,7 +140,7 @@ static inline bool batch_parse(Batch *b, SourceKind kind, const char *text_key,
 // Parses what batch_read took and scans each text for filters and duplicates: so that each document
 // has its record.
 static inline bool batch_scan(Batch *b, SourceKind kind, const char *text_key,
-                              const CollectOptions *scan, const Workers *workers, Error *e) {
+                              const FilterOptions *scan, const Workers *workers, Error *e) {
     const ParseOptions o = {.text_key = text_key, .scan = scan};
     if (kind == SOURCE_JSON_LINES) {
         return batch_parse_lines_(b, &o, workers, e);

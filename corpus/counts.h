@@ -11,7 +11,7 @@
 //   lines                                of JSON Lines
 //   documents, tokens, text_bytes        written; tokens include the end-of-document tokens
 //   empty, blank_lines, rejected_lines   dropped: no text; no JSON; not a JSON object with a text
-//   dropped_*                            dropped for the CollectReason of that name, in its order
+//   dropped_*                            dropped for the DropReason of that name, in its order
 //   replaced                             ill-formed UTF-8 sequences that became U+FFFD
 //   train_*, val_*                       by split, in the order of SPLIT_DOCUMENTS ...
 //   dropped_bytes                        of dropped.jsonl
@@ -56,9 +56,9 @@ static inline uint64_t *count_at_(Counts *c, size_t i) {
     return (uint64_t *)(void *)c + i;
 }
 
-// The number of documents dropped for this reason, which is not COLLECT_KEPT.
-static inline uint64_t *counts_dropped(Counts *c, CollectReason reason) {
-    return &c->dropped_short + (reason - COLLECT_SHORT);
+// The number of documents dropped for this reason, which is not DROP_NONE.
+static inline uint64_t *counts_dropped(Counts *c, DropReason reason) {
+    return &c->dropped_short + (reason - DROP_SHORT);
 }
 
 static inline void counts_add(Counts *sum, const Counts *more) {

@@ -114,13 +114,13 @@ static inline void dropped_put_reason_(const EncodePass *s, JsonWriter *w, const
     }
 
     const Verdict *v = &d->verdict;
-    json_put_string(w, "reason", collect_reason_name((CollectReason)v->reason));
-    if (v->reason == COLLECT_SHORT || v->reason == COLLECT_LONG) {
+    json_put_string(w, "reason", drop_reason_name((DropReason)v->reason));
+    if (v->reason == DROP_SHORT || v->reason == DROP_LONG) {
         json_put_uint(w, "value", (uint64_t)v->value);
     } else {
         json_put_double(w, "value", v->value);
     }
-    if (v->reason >= COLLECT_EXACT) {
+    if (v->reason >= DROP_EXACT_DUPLICATE) {
         json_open(w, "duplicate_of", '{');
         json_put_string(w, "source", s->sources->items[v->of_source].path);
         json_put_uint(w, "offset", v->of_offset);

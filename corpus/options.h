@@ -20,7 +20,7 @@ typedef struct {
     uint64_t seed;             // of the split and of the tokenizer's sample
     uint64_t unit_bytes;       // of a stretch of JSON Lines; 0: by the size of the corpus. Does not
                                // change the result
-    CollectOptions collect;    // which documents are dropped
+    FilterOptions collect;     // which documents are dropped
     bool index;                // make an index of the text, for trace
     const char *revision;      // of the program: only the same one resumes an interrupted run
     const char *const *command; // the command line, for the manifest
@@ -63,7 +63,7 @@ static inline bool prepare_check_options(const PrepareOptions *o, Error *e) {
            prepare_check_tokenizer_(o, e) &&
            ((o->val_fraction >= 0 && o->val_fraction < 1) ||
             fail(e, "--val-fraction %g: must be at least 0 and less than 1", o->val_fraction)) &&
-           collect_check(&o->collect, e);
+           filter_check(&o->collect, e);
 }
 
 #endif

@@ -67,7 +67,7 @@ static inline bool pass_count_document(UnitResult *r, const BatchDocument *d,
         return unit_result_note(r, d->line, worker_stored(&workers->items[d->worker], d->why),
                                 d->why.length, e);
     case DOCUMENT_DROPPED:
-        *counts_dropped(&r->counts, (CollectReason)d->verdict.reason) += d->ends;
+        *counts_dropped(&r->counts, (DropReason)d->verdict.reason) += d->ends;
         return true;
     default:
         r->counts.replaced += d->replaced;
@@ -200,8 +200,8 @@ static inline bool source_check_(const Source *s, const char *first_note, Error 
 static inline bool report_check_(const PrepareReport *r, const PrepareOptions *o, Error *e) {
     Counts counts = r->counts;
     uint64_t dropped = 0;
-    for (int reason = COLLECT_SHORT; reason < COLLECT_REASONS; reason++) {
-        dropped += *counts_dropped(&counts, (CollectReason)reason);
+    for (int reason = DROP_SHORT; reason < DROP_REASONS; reason++) {
+        dropped += *counts_dropped(&counts, (DropReason)reason);
     }
     if (counts.documents == 0 && dropped) {
         return fail(e, "%s: the filters drop all of its %llu documents", o->inputs[0],

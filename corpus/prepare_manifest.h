@@ -8,7 +8,7 @@
 
 // The counts that the manifest has for each source and the corpus: those of Counts from `documents`
 // to `replaced`, the reasons of collect.h by their own names.
-enum { MANIFEST_COUNTS = 7 + COLLECT_REASONS - COLLECT_SHORT };
+enum { MANIFEST_COUNTS = 7 + DROP_REASONS - DROP_SHORT };
 
 static inline const uint64_t *manifest_counts_(const Counts *c) {
     static_assert(offsetof(Counts, replaced) - offsetof(Counts, documents) ==
@@ -22,8 +22,8 @@ static inline void manifest_count_names_(const char *names[MANIFEST_COUNTS]) {
                                         "empty",     "blank_lines", "rejected_lines"};
     size_t n = sizeof first / sizeof *first;
     memcpy(names, first, sizeof first);
-    for (int reason = COLLECT_SHORT; reason < COLLECT_REASONS; reason++) {
-        names[n++] = collect_reason_name((CollectReason)reason);
+    for (int reason = DROP_SHORT; reason < DROP_REASONS; reason++) {
+        names[n++] = drop_reason_name((DropReason)reason);
     }
     names[n] = "replaced";
 }

@@ -14,7 +14,7 @@ enum { PLACE_BYTES = 8 };
 
 typedef struct {
     const char *work, *text_key;
-    const CollectOptions *options;
+    const FilterOptions *options;
     const Workers *workers;
     UnitFile records, places;
     uint64_t text_bytes; // of the document at hand
@@ -59,7 +59,7 @@ static inline bool scan_end_(void *state, bool ok, Error *e) {
 
 static inline bool scan_check_(const void *state, size_t unit, const Counts *counts, Error *e) {
     const ScanPass *s = state;
-    uint64_t records = counts->documents * collect_record_size(s->options);
+    uint64_t records = counts->documents * fingerprint_size(s->options);
     return unit_file_check(s->work, unit, "records", records, e) &&
            unit_file_check(s->work, unit, "places", PLACE_BYTES * counts->documents, e);
 }
@@ -70,8 +70,8 @@ static inline bool scan_check_(const void *state, size_t unit, const Counts *cou
 typedef struct {
     const UnitList *units;
     const uint64_t *first_documents; // [units->count + 1]
-    const CollectOptions *options;
-    const CollectResult *result;
+    const FilterOptions *options;
+    const Duplicates *result;
     int records, places; // the joined files
 } VerdictMaker_;
 
@@ -87,16 +87,16 @@ static inline bool unit_before_(const void *context, size_t unit) {
 
 // The verdict on a document that is dropped.
 static inline bool verdict_make_(const VerdictMaker_ *m, uint64_t document, Verdict *v, Error *e) {
-    const CollectResult *r = m->result;
-    const size_t size = collect_record_size(m->options);
-    unsigned char record[COLLECT_RECORD_LIMIT], place[PLACE_BYTES];
-    CollectRecord measured;
+    const Duplicates *r = m->result;
+    const size_t size = fingerprint_size(m->options);
+    unsigned char record[FINGERPRINT_LIMIT], place[PLACE_BYTES];
+    FingerprintRecord measured;
     *v = (Verdict){.document = document,
                    .reason = r->reason[document],
                    .value = (double)r->similarity[document]};
-    if (v->reason < COLLECT_EXACT) {
+    if (v->reason < DROP_EXACT_DUPLICATE) {
         if (!read_at(m->records, "records", record, size, document * size, e) ||
-            !collect_load(&measured, record, "records", e)) {
+            !fingerprint_load(&measured, record, "records", e)) {
             return false;
         }
         v->value = measured.value;
@@ -119,7 +119,7 @@ static inline bool verdicts_put_(const VerdictMaker_ *m, const char *path, Error
     bool ok = file || fail(e, "%s: cannot be created: %s", path, strerror(errno));
     for (size_t d = 0; ok && d < m->result->documents; d++) {
         Verdict v;
-        ok = m->result->reason[d] == COLLECT_KEPT ||
+        ok = m->result->reason[d] == DROP_NONE ||
              (verdict_make_(m, d, &v, e) && write_bytes(file, path, &v, sizeof v, e));
     }
     return (!file || close_written(file, path, ok ? e : &(Error){{0}})) && ok;
@@ -127,13 +127,13 @@ static inline bool verdicts_put_(const VerdictMaker_ *m, const char *path, Error
 
 // Rank 0: decides about all documents and writes `path`, completely or not at all.
 static inline bool verdicts_write_(const UnitList *units, const uint64_t *first_documents,
-                                   const CollectOptions *options, const char *records_path,
+                                   const FilterOptions *options, const char *records_path,
                                    const char *places_path, const char *path, Error *e) {
     char temporary[PATH_LIMIT], scratch[PATH_LIMIT];
-    CollectResult result = {0};
+    Duplicates result = {0};
     if (!path_format(temporary, e, "%s.tmp", path) ||
         !path_format(scratch, e, "%s.scratch", path) ||
-        !collect_duplicates(&result, &records_path, 1, scratch, options, e)) {
+        !duplicates_find(&result, &records_path, 1, scratch, options, e)) {
         return false;
     }
     VerdictMaker_ m = {.units = units,
@@ -153,14 +153,14 @@ static inline bool verdicts_write_(const UnitList *units, const uint64_t *first_
     if (m.places >= 0) {
         close(m.places);
     }
-    collect_result_free(&result);
+    duplicates_free(&result);
     return ok;
 }
 
 // ------------------------------------------------------------------------------------------------
 // All of it
 
-static inline bool collect_is_on_(const CollectOptions *o) {
+static inline bool filter_is_on_(const FilterOptions *o) {
     return o->exact || o->near_duplicates > 0 || o->min_characters > 0 ||
            o->max_characters < UINT64_MAX || o->min_japanese > 0 || o->max_repeated_lines < 1;
 }
@@ -170,7 +170,7 @@ static inline bool collect_is_on_(const CollectOptions *o) {
 static inline bool verdicts_make_(const Corpus *c, const uint64_t *first_documents,
                                   const char *verdicts) {
     World *w = c->world;
-    const CollectOptions *options = &c->options->collect;
+    const FilterOptions *options = &c->options->collect;
     Error e = {{0}};
     char records[PATH_LIMIT], places[PATH_LIMIT];
     uint64_t *bytes = calloc(c->units.count + 1, sizeof *bytes);
@@ -179,7 +179,7 @@ static inline bool verdicts_make_(const Corpus *c, const uint64_t *first_documen
               (bytes || fail(&e, "prepare: no memory for %zu units", c->units.count));
     ok = world_check(w, ok, &e);
     for (size_t u = 0; ok && u < c->units.count; u++) {
-        bytes[u] = c->counts[u].documents * collect_record_size(options);
+        bytes[u] = c->counts[u].documents * fingerprint_size(options);
     }
     ok = ok && join_unit_files(w, c->work, "records", bytes, c->units.count, records);
     for (size_t u = 0; ok && u < c->units.count; u++) {
@@ -202,12 +202,12 @@ static inline bool verdicts_make_(const Corpus *c, const uint64_t *first_documen
 // detection is on. verdicts_close and free(*first_documents) release what this makes, after a
 // failure too. On failure the line is printed.
 static inline bool scan_pass_run(Corpus *c, VerdictReader *reader, uint64_t **first_documents) {
-    const CollectOptions *options = &c->options->collect;
+    const FilterOptions *options = &c->options->collect;
     World *w = c->world;
     Error e = {{0}};
     char verdicts[PATH_LIMIT];
     verdicts_none(reader);
-    if (!collect_is_on_(options)) {
+    if (!filter_is_on_(options)) {
         return true;
     }
 
@@ -215,7 +215,7 @@ static inline bool scan_pass_run(Corpus *c, VerdictReader *reader, uint64_t **fi
     uint64_t *first = *first_documents = calloc(c->units.count + 1, sizeof *first);
     bool ok = path_format(verdicts, &e, "%s/verdicts", c->work) &&
               (first || fail(&e, "prepare: no memory for %zu units", c->units.count)) &&
-              workers_init_collect(&c->workers, options, &e);
+              workers_init_filters(&c->workers, options, &e);
     ScanPass state = {.work = c->work,
                       .text_key = c->options->text_key,
                       .options = options,

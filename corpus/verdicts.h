@@ -10,7 +10,7 @@
 // resumes its job.
 typedef struct {
     uint64_t document;  // number among the documents of the corpus that have text
-    uint32_t reason;    // CollectReason
+    uint32_t reason;    // DropReason
     uint32_t of_source; // of a duplicate: the document it repeats
     uint64_t of_offset;
     double value; // what was measured: characters, a share, or the similarity

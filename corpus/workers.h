@@ -10,10 +10,10 @@
 
 typedef struct {
     Encoder encoder;
-    CollectState *collect; // NULL: no filter or duplicate detection is on
-    TokenBuffer tokens;    // of the batch
-    TextBuffer store;      // texts and metadata of the batch
-    char *line;            // the current line with ill-formed UTF-8 replaced
+    FilterState *filter; // NULL: no filter or duplicate detection is on
+    TokenBuffer tokens;  // of the batch
+    TextBuffer store;    // texts and metadata of the batch
+    char *line;          // the current line with ill-formed UTF-8 replaced
     size_t line_capacity;
     JsonWriter writer;
     bool ok;
@@ -46,10 +46,10 @@ static inline bool workers_init_encoders(Workers *w, const Tokenizer *tokenizer,
     return true;
 }
 
-static inline bool workers_init_collect(Workers *w, const CollectOptions *options, Error *e) {
+static inline bool workers_init_filters(Workers *w, const FilterOptions *options, Error *e) {
     for (int i = 0; i < w->count; i++) {
-        w->items[i].collect = collect_new(options, e);
-        if (!w->items[i].collect) {
+        w->items[i].filter = filter_new(options, e);
+        if (!w->items[i].filter) {
             return false;
         }
     }
@@ -60,7 +60,7 @@ static inline void workers_free(Workers *w) {
     for (int i = 0; i < w->count; i++) {
         Worker *worker = &w->items[i];
         encoder_free(&worker->encoder);
-        collect_free(worker->collect);
+        filter_free(worker->filter);
         free(worker->tokens.ids);
         free(worker->store.data);
         free(worker->line);

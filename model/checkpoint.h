@@ -1,12 +1,12 @@
-// checkpoint.h: a checkpoint is a Hugging Face model folder plus what training needs to resume. It
-// appears under its final name only when it is complete and on disk.
+// checkpoint.h: writing, finding and verifying checkpoints. A checkpoint is a Hugging Face model
+// folder plus the training state. It gets its final name only when it is complete and on disk.
 //
 //   OUT/step-000300/
-//       config.json generation_config.json model.safetensors   what transformers opens
-//       tokenizer.json tokenizer_config.json ...                the tokenizer's files
-//       README.md                                               model card
-//       trainer_state.json optimizer-00000.safetensors          what resume needs
-//       SHA256SUMS                                              of all the others
+//       config.json generation_config.json model.safetensors   the model, for transformers
+//       tokenizer.json tokenizer_config.json ...               the tokenizer
+//       README.md                                              model card
+//       trainer_state.json optimizer-00000.safetensors         the training state, for resume
+//       SHA256SUMS                                             of all other files
 #ifndef MODEL_CHECKPOINT_H
 #define MODEL_CHECKPOINT_H
 
@@ -16,16 +16,16 @@
 #include "util/sha256.h"
 
 // ------------------------------------------------------------------------------------------------
-// Writing a checkpoint: files go to OUT/.step-NNNNNN.new, each one hashed and synced; commit
-// renames the directory.
+// Writing a checkpoint: files are written to OUT/.step-NNNNNN.new, each hashed and synced; the
+// commit renames the folder.
 
 typedef struct {
     char final[PATH_LIMIT], temporary[PATH_LIMIT], old[PATH_LIMIT];
-    JsonWriter sums; // text of SHA256SUMS so far
+    TextBuffer sums; // SHA256SUMS so far
 } CheckpointWriter;
 
-// Begins OUT/step-NNNNNN. OUT must exist. Several ranks may write one checkpoint: one of them,
-// `first`, creates and commits it.
+// Begins OUT/step-NNNNNN; OUT must exist. Several ranks may write one checkpoint: one of them,
+// which passes `first`, creates and commits it.
 static inline bool checkpoint_begin(CheckpointWriter *w, const char *out, uint64_t step, bool first,
                                     Error *e) {
     *w = (CheckpointWriter){0};
@@ -37,6 +37,7 @@ static inline bool checkpoint_begin(CheckpointWriter *w, const char *out, uint64
     if (!first) {
         return true;
     }
+
     remove_directory(w->temporary); // left by a killed run
     if (mkdir(w->temporary, 0777)) {
         return fail(e, "%s: cannot be created: %s", w->temporary, strerror(errno));
@@ -44,27 +45,26 @@ static inline bool checkpoint_begin(CheckpointWriter *w, const char *out, uint64
     return true;
 }
 
-// Removes what was written.
+// Removes the unfinished checkpoint.
 static inline void checkpoint_abort(CheckpointWriter *w) {
     remove_directory(w->temporary);
     free(w->sums.data);
     *w = (CheckpointWriter){0};
 }
 
+// Creates a file of the checkpoint.
 static inline bool checkpoint_open_(CheckpointWriter *w, const char *name, OutputFile *file,
                                     Error *e) {
     char path[PATH_LIMIT];
     return path_format(path, e, "%s/%s", w->temporary, name) && output_open(file, path, e);
 }
 
-// Adds a line to SHA256SUMS for a file of the checkpoint that was written in another way.
+// Adds a line to SHA256SUMS, for a file of the checkpoint that was written by other means.
 static inline void checkpoint_add_sum(CheckpointWriter *w, const char *name, const char *hex) {
-    json_append(&w->sums, hex, 64);
-    json_append(&w->sums, "  ", 2);
-    json_append(&w->sums, name, strlen(name));
-    json_append(&w->sums, "\n", 1);
+    text_format(&w->sums, "%.64s  %s\n", hex, name);
 }
 
+// Closes a file of the checkpoint and adds its hash.
 static inline bool checkpoint_close_(CheckpointWriter *w, const char *name, OutputFile *file,
                                      Error *e) {
     char hex[65];
@@ -75,7 +75,7 @@ static inline bool checkpoint_close_(CheckpointWriter *w, const char *name, Outp
     return true;
 }
 
-// Adds a small file.
+// Adds a small file of `length` bytes.
 static inline bool checkpoint_add_bytes(CheckpointWriter *w, const char *name, const char *data,
                                         size_t length, Error *e) {
     OutputFile file;
@@ -86,7 +86,7 @@ static inline bool checkpoint_add_bytes(CheckpointWriter *w, const char *name, c
     return checkpoint_close_(w, name, &file, ok ? e : &(Error){0}) && ok;
 }
 
-// Adds the text of a JSON writer, ended by a newline, and frees it.
+// Adds the text of a JSON writer as a file, followed by a line feed, and frees it.
 static inline bool checkpoint_add_json(CheckpointWriter *w, const char *name, JsonWriter *json,
                                        Error *e) {
     json_append(json, "\n", 1);
@@ -97,7 +97,7 @@ static inline bool checkpoint_add_json(CheckpointWriter *w, const char *name, Js
     return ok;
 }
 
-// Adds a copy of a small file of another folder.
+// Adds a copy of a small file from another folder.
 static inline bool checkpoint_add_copy(CheckpointWriter *w, const char *directory, const char *name,
                                        Error *e) {
     char path[PATH_LIMIT];
@@ -112,15 +112,15 @@ static inline bool checkpoint_add_copy(CheckpointWriter *w, const char *director
 
 // ------------------------------------------------------------------------------------------------
 // The tensors of a checkpoint: model.safetensors, or several files of at most TENSOR_FILE_BYTES and
-// an index as on the hub; optimizer-NNNNN.safetensors likewise. Several ranks write one file: the
-// first creates it, each opens it and writes its shards, and when all have closed it, it is on
-// disk.
+// an index as on the Hugging Face Hub; optimizer-NNNNN.safetensors likewise. Several ranks write
+// one file: one of them creates it, each opens it and writes its shards, and once all have closed
+// it, it is on disk.
 
-static const uint64_t TENSOR_FILE_BYTES = (uint64_t)4 << 30; // or one tensor
+static const uint64_t TENSOR_FILE_BYTES = (uint64_t)4 << 30; // or the size of a larger tensor
 
 typedef struct {
     char name[64];
-    size_t first, count; // of the views
+    size_t first, count; // range of the views
 } TensorFile;
 
 typedef struct {
@@ -148,8 +148,8 @@ static inline bool tensor_files_add_(TensorFiles *files, const TensorView *views
     return true;
 }
 
-// The files for `count` weights and then 2 * count optimizer moments; `views` are of whole tensors.
-// The caller frees items.
+// The files for `count` weights followed by 2 * count optimizer moments; `views` are of full
+// tensors. The caller frees items.
 static inline bool tensor_files(TensorFiles *files, const TensorView *views, size_t count,
                                 Error *e) {
     *files = (TensorFiles){0};
@@ -160,6 +160,8 @@ static inline bool tensor_files(TensorFiles *files, const TensorView *views, siz
     if (!tensor_files_add_(files, views, count, 2 * count, e)) {
         return false;
     }
+
+    // Their names.
     for (size_t f = 0; f < files->count; f++) {
         size_t size = sizeof files->items[f].name;
         if (f >= files->model_count) {
@@ -183,6 +185,7 @@ static inline bool checkpoint_add_index(CheckpointWriter *w, const TensorFiles *
     if (files->model_count == 1) {
         return true;
     }
+
     json_open(&json, NULL, '{');
     json_open(&json, "weight_map", '{');
     for (size_t f = 0; f < files->model_count; f++) {
@@ -200,16 +203,18 @@ static inline bool checkpoint_add_index(CheckpointWriter *w, const TensorFiles *
     return checkpoint_add_json(w, "model.safetensors.index.json", &json, e);
 }
 
-// Writes SHA256SUMS, syncs everything, and gives the folder its final name. A corrupt checkpoint
-// that already has this name is replaced. On failure the caller aborts.
+// Writes SHA256SUMS, syncs the folder and gives it its final name. A corrupt checkpoint of that
+// name is replaced. On failure the caller calls checkpoint_abort.
 static inline bool checkpoint_commit(CheckpointWriter *w, Error *e) {
-    JsonWriter sums = w->sums;
-    w->sums = (JsonWriter){0};
+    TextBuffer sums = w->sums;
+    w->sums = (TextBuffer){0};
     bool ok = !sums.failed && checkpoint_add_bytes(w, "SHA256SUMS", sums.data, sums.length, e);
     free(sums.data);
     if (!ok || !sync_directory(w->temporary, e)) {
         return false;
     }
+
+    // Rename, moving an old checkpoint out of the way.
     remove_directory(w->old); // left by a killed run
     if (rename(w->final, w->old) && errno != ENOENT) {
         return fail(e, "%s: cannot be replaced: %s", w->final, strerror(errno));
@@ -219,7 +224,9 @@ static inline bool checkpoint_commit(CheckpointWriter *w, Error *e) {
     }
     remove_directory(w->old);
     free(w->sums.data);
-    w->sums = (JsonWriter){0};
+    w->sums = (TextBuffer){0};
+
+    // Make the name durable.
     char *slash = strrchr(w->final, '/');
     *slash = 0;
     ok = sync_directory(w->final, e);
@@ -228,10 +235,10 @@ static inline bool checkpoint_commit(CheckpointWriter *w, Error *e) {
 }
 
 // ------------------------------------------------------------------------------------------------
-// Finding and checking checkpoints
+// Finding and verifying checkpoints
 
-// Steps of the folders OUT/step-NNNNNN in descending order; the caller frees *steps. OUT need not
-// exist.
+// The steps of the folders OUT/step-NNNNNN in descending order; the caller frees *steps. OUT may
+// not exist yet.
 static inline bool checkpoint_list(const char *out, uint64_t **steps, size_t *count, Error *e) {
     DIR *directory = opendir(out);
     size_t capacity = 0;
@@ -251,7 +258,8 @@ static inline bool checkpoint_list(const char *out, uint64_t **steps, size_t *co
             free(*steps);
             return false;
         }
-        size_t at = (*count)++; // insertion sort: a run keeps few
+
+        size_t at = (*count)++; // insertion sort: a run keeps few checkpoints
         for (uint64_t step = strtoull(digits, NULL, 10);; at--) {
             if (at == 0 || (*steps)[at - 1] > step) {
                 (*steps)[at] = step;
@@ -264,9 +272,9 @@ static inline bool checkpoint_list(const char *out, uint64_t **steps, size_t *co
     return true;
 }
 
-// Verifies the files of a checkpoint against its SHA256SUMS, each of `shares` ranks its `share` of
-// them; the optimizer's only if asked for. A folder without trainer_state.json is a model from
-// elsewhere and has no checksums.
+// Verifies the files of a checkpoint against its SHA256SUMS: each of `shares` ranks every shares-th
+// file, from number `share` on; optimizer files only if `with_optimizer`. A folder without
+// trainer_state.json is a model from elsewhere and may have no checksums.
 static inline bool checkpoint_verify(const char *directory, bool with_optimizer, size_t share,
                                      size_t shares, Error *e) {
     static const char *needed[] = {"config.json", "trainer_state.json",
@@ -277,7 +285,7 @@ static inline bool checkpoint_verify(const char *directory, bool with_optimizer,
     if (!path_format(path, e, "%s/trainer_state.json", directory)) {
         return false;
     }
-    bool own = access(path, F_OK) == 0;
+    const bool own = access(path, F_OK) == 0;
     if (!path_format(path, e, "%s/SHA256SUMS", directory)) {
         return false;
     }
@@ -288,11 +296,13 @@ static inline bool checkpoint_verify(const char *directory, bool with_optimizer,
     if (!sums) {
         return false;
     }
+
+    // Each line.
     for (char *line = sums, *end; *line; line = end + 1) {
         end = strchr(line, '\n');
         if (!end || end - line < 67 || line[64] != ' ' || line[65] != ' ' ||
             memchr(line, '/', (size_t)(end - line))) {
-            fail(e, "%s: is not a list of SHA-256 checksums", path);
+            fail(e, "%s: not a list of SHA-256 checksums", path);
             free(sums);
             return false;
         }
@@ -309,7 +319,7 @@ static inline bool checkpoint_verify(const char *directory, bool with_optimizer,
         char file[PATH_LIMIT];
         bool ok = path_format(file, e, "%s/%s", directory, name) && sha256_file(file, hex, e);
         if (ok && memcmp(hex, line, 64)) {
-            ok = fail(e, "%s: checksum mismatch: altered or damaged since it was written", file);
+            ok = fail(e, "%s: checksum mismatch: modified or damaged since it was written", file);
         }
         if (!ok) {
             free(sums);
@@ -317,6 +327,8 @@ static inline bool checkpoint_verify(const char *directory, bool with_optimizer,
         }
     }
     free(sums);
+
+    // Required files.
     for (size_t i = 0; i < sizeof needed / sizeof *needed; i++) {
         if (!found[i]) {
             return fail(e, "%s: does not list %s", path, needed[i]);
@@ -325,8 +337,8 @@ static inline bool checkpoint_verify(const char *directory, bool with_optimizer,
     return model || fail(e, "%s: does not list model.safetensors", path);
 }
 
-// Removes what killed runs left in OUT: hidden .step-*.new and .step-*.old. The caller holds the
-// lock of OUT.
+// Removes the hidden folders .step-*.new and .step-*.old that killed runs left in OUT. The caller
+// holds the lock of OUT.
 static inline void checkpoint_clean(const char *out) {
     struct dirent **names = NULL;
     int count = list_folder(out, &names);
@@ -341,8 +353,8 @@ static inline void checkpoint_clean(const char *out) {
     free_names(names, count);
 }
 
-// Removes OUT/step-NNNNNN, renamed first, so that no partly removed folder has the name of a
-// checkpoint.
+// Removes OUT/step-NNNNNN. It is renamed first, so that a partly removed folder never has the name
+// of a checkpoint.
 static inline void checkpoint_remove(const char *out, uint64_t step) {
     char path[PATH_LIMIT], hidden[PATH_LIMIT];
     Error ignored;

@@ -1,48 +1,51 @@
-// config.h: the shape of a model: config.json and generation_config.json of a Hugging Face folder.
+// config.h: the configuration of a model: config.json and generation_config.json of a Hugging Face
+// model folder.
 #ifndef MODEL_CONFIG_H
 #define MODEL_CONFIG_H
 
 #include "util/files.h"
 #include "util/json.h"
 
-// The shape of a GPT-2 model.
+// The configuration of a GPT-2 model.
 typedef struct {
     size_t vocab_size;       // V
-    size_t seq_len;          // positions: the longest sequence
+    size_t seq_len;          // maximum sequence length
     size_t channels;         // C
     size_t layers;           // L
     size_t heads;            // H
-    int32_t end_of_document; // token; -1: none
+    int32_t end_of_document; // token id; -1: none
 } ModelConfig;
 
+// Reads an integer from 1 to `most`.
 static inline bool config_number_(const Json *root, const char *path, const char *key,
                                   uint64_t most, size_t *value, Error *e) {
     uint64_t number;
     if (!json_uint(json_get(root, key), &number) || number < 1 || number > most) {
-        return fail(e, "%s: \"%s\" must be a whole number from 1 to %llu", path, key,
+        return fail(e, "%s: \"%s\" must be an integer from 1 to %llu", path, key,
                     (unsigned long long)most);
     }
     *value = number;
     return true;
 }
 
-// A key may be absent (its default is what this program computes), or must have one of two values.
-static inline bool config_word_(const Json *root, const char *path, const char *key,
-                                const char *want, const char * or, Error *e) {
+// Checks a string: it must have one of two values, or be absent, since the default is supported.
+static inline bool config_check_string_(const Json *root, const char *path, const char *key,
+                                        const char *want, const char * or, Error *e) {
     const Json *node = json_get(root, key);
     const char *text = json_string(node);
     if (node && (!text || (strcmp(text, want) && strcmp(text, or)))) {
         return fail(e, "%s: \"%s\" is \"%.60s\"; only \"%s\" is supported", path, key,
-                    text ? text : "not text", want);
+                    text ? text : "not a string", want);
     }
     return true;
 }
 
-static inline bool config_flag_(const Json *root, const char *path, const char *key, bool want,
-                                Error *e) {
+// Checks a boolean: it must be `want`, or absent.
+static inline bool config_check_bool_(const Json *root, const char *path, const char *key,
+                                      bool want, Error *e) {
     const Json *node = json_get(root, key);
     if (node && (node->kind != JSON_BOOL || node->boolean != want)) {
-        return fail(e, "%s: \"%s\" must be %s; nothing else is supported", path, key,
+        return fail(e, "%s: \"%s\" must be %s: nothing else is supported", path, key,
                     want ? "true" : "false");
     }
     return true;
@@ -50,23 +53,24 @@ static inline bool config_flag_(const Json *root, const char *path, const char *
 
 static inline bool config_parse_(const Json *root, const char *path, ModelConfig *config,
                                  Error *e) {
-    double epsilon;
-    uint64_t inner, eos;
-    const Json *n_inner = json_get(root, "n_inner"), *norm = json_get(root, "layer_norm_epsilon");
-    const Json *eos_node = json_get(root, "eos_token_id");
     if (!config_number_(root, path, "vocab_size", 100000000, &config->vocab_size, e) ||
         !config_number_(root, path, "n_positions", 10000000, &config->seq_len, e) ||
         !config_number_(root, path, "n_embd", 1000000, &config->channels, e) ||
         !config_number_(root, path, "n_layer", 10000, &config->layers, e) ||
         !config_number_(root, path, "n_head", 10000, &config->heads, e) ||
-        !config_word_(root, path, "model_type", "gpt2", "gpt2", e) ||
-        !config_word_(root, path, "activation_function", "gelu_new", "gelu_pytorch_tanh", e) ||
-        !config_flag_(root, path, "scale_attn_weights", true, e) ||
-        !config_flag_(root, path, "scale_attn_by_inverse_layer_idx", false, e) ||
-        !config_flag_(root, path, "tie_word_embeddings", true, e) ||
-        !config_flag_(root, path, "add_cross_attention", false, e)) {
+        !config_check_string_(root, path, "model_type", "gpt2", "gpt2", e) ||
+        !config_check_string_(root, path, "activation_function", "gelu_new", "gelu_pytorch_tanh",
+                              e) ||
+        !config_check_bool_(root, path, "scale_attn_weights", true, e) ||
+        !config_check_bool_(root, path, "scale_attn_by_inverse_layer_idx", false, e) ||
+        !config_check_bool_(root, path, "tie_word_embeddings", true, e) ||
+        !config_check_bool_(root, path, "add_cross_attention", false, e)) {
         return false;
     }
+
+    // The dimensions of a block.
+    uint64_t inner;
+    const Json *n_inner = json_get(root, "n_inner");
     if (config->channels % config->heads) {
         return fail(e, "%s: n_embd %zu is not a multiple of n_head %zu", path, config->channels,
                     config->heads);
@@ -76,16 +80,20 @@ static inline bool config_parse_(const Json *root, const char *path, ModelConfig
         return fail(e, "%s: \"n_inner\" must be null or 4 * n_embd = %zu", path,
                     4 * config->channels);
     }
+
+    double epsilon;
+    const Json *norm = json_get(root, "layer_norm_epsilon");
     if (norm && (!json_double(norm, &epsilon) || epsilon != 1e-5)) {
         return fail(e, "%s: \"layer_norm_epsilon\" must be 1e-05", path);
     }
-    config->end_of_document =
-        json_uint(eos_node, &eos) && eos < config->vocab_size ? (int32_t)eos : -1;
+
+    uint64_t eos;
+    bool has_eos = json_uint(json_get(root, "eos_token_id"), &eos) && eos < config->vocab_size;
+    config->end_of_document = has_eos ? (int32_t)eos : -1;
     return true;
 }
 
-// Reads DIRECTORY/config.json of a GPT-2 model. Settings that this program does not compute are
-// errors, never ignored.
+// Reads DIRECTORY/config.json of a GPT-2 model. Unsupported settings are errors, never ignored.
 static inline bool config_load(const char *directory, ModelConfig *config, Error *e) {
     char path[PATH_LIMIT];
     JsonDocument document;
@@ -101,6 +109,7 @@ static inline bool config_load(const char *directory, ModelConfig *config, Error
     return ok;
 }
 
+// Writes config.json.
 static inline void config_write(JsonWriter *w, const ModelConfig *c) {
     json_open(w, NULL, '{');
     json_open(w, "architectures", '[');
@@ -136,6 +145,7 @@ static inline void config_write(JsonWriter *w, const ModelConfig *c) {
     json_close(w, '}');
 }
 
+// Writes generation_config.json.
 static inline void generation_config_write(JsonWriter *w, const ModelConfig *c) {
     json_open(w, NULL, '{');
     json_put_bool(w, "_from_model_config", true);

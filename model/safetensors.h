@@ -1,6 +1,6 @@
-// safetensors.h: files of named tensors (huggingface/safetensors, "Format"): u64 header length,
-// JSON header, tensor bytes. The reader trusts nothing; the writer lets several ranks write their
-// shards into one file.
+// safetensors.h: safetensors files (huggingface/safetensors, "Format"): u64 header length, JSON
+// header, tensor data. The reader accepts untrusted files; the writer lets several ranks write
+// their shards to one file.
 #ifndef MODEL_SAFETENSORS_H
 #define MODEL_SAFETENSORS_H
 
@@ -16,22 +16,25 @@
 // ------------------------------------------------------------------------------------------------
 // Reader
 
+// A tensor in the header.
 typedef struct {
     const char *name;
     const char *dtype;
     const Json *shape;
-    uint64_t begin, end; // bytes, from the start of the data
+    uint64_t begin, end; // bytes, relative to the start of the data
 } SafetensorsEntry;
 
+// An open file.
 typedef struct {
     char *path;
     int fd;
-    uint64_t data_start;
+    uint64_t data_start; // offset in the file
     JsonDocument header;
-    SafetensorsEntry *entries;
+    SafetensorsEntry *entries; // (count) by name
     size_t count;
 } Safetensors;
 
+// Closes a file; it may be closed already.
 static inline void safetensors_close(Safetensors *s) {
     if (s->path) {
         close(s->fd);
@@ -61,6 +64,7 @@ static inline unsigned safetensors_dtype_bits(const char *dtype) {
     return 0;
 }
 
+// Whether __metadata__ is a map of strings.
 static inline bool safetensors_metadata_ok_(const Json *metadata) {
     if (metadata->kind != JSON_OBJECT) {
         return false;
@@ -73,22 +77,23 @@ static inline bool safetensors_metadata_ok_(const Json *metadata) {
     return true;
 }
 
-// One tensor of the header: dtype, shape and data_offsets present and in agreement.
+// Reads a tensor of the header: dtype, shape and data_offsets must be present and consistent.
 static inline bool safetensors_entry_(const char *path, const Json *node, SafetensorsEntry *entry,
                                       Error *e) {
     const Json *offsets = json_get(node, "data_offsets");
-    uint64_t bits;
     *entry = (SafetensorsEntry){.name = node->key, .dtype = json_string(json_get(node, "dtype"))};
     entry->shape = json_get(node, "shape");
     if (strlen(node->key) != node->key_length || !entry->dtype || !entry->shape ||
         entry->shape->kind != JSON_ARRAY || !offsets || offsets->kind != JSON_ARRAY ||
         offsets->length != 2 || !json_uint(offsets->child, &entry->begin) ||
         !json_uint(offsets->child->next, &entry->end) || entry->begin > entry->end) {
-        return fail(
-            e, "%s: tensor \"%.80s\" of the header lacks a proper dtype, shape or data_offsets",
-            path, node->key);
+        return fail(e,
+                    "%s: tensor \"%.80s\" has no valid dtype, shape or data_offsets in the header",
+                    path, node->key);
     }
-    bits = safetensors_dtype_bits(entry->dtype);
+
+    // The size by dtype and shape must be that of data_offsets.
+    uint64_t bits = safetensors_dtype_bits(entry->dtype);
     if (bits == 0) {
         return fail(e, "%s: tensor \"%.80s\" has the unknown dtype \"%.20s\"", path, node->key,
                     entry->dtype);
@@ -120,7 +125,7 @@ static inline int safetensors_by_name_(const void *a, const void *b) {
     return strcmp(((const SafetensorsEntry *)a)->name, ((const SafetensorsEntry *)b)->name);
 }
 
-// The entries must cover the data without gaps or overlaps and have different names.
+// The entries must cover the data without gaps or overlaps and have distinct names.
 static inline bool safetensors_layout_(Safetensors *s, uint64_t data_bytes, Error *e) {
     uint64_t expected = 0;
     qsort(s->entries, s->count, sizeof *s->entries, safetensors_by_offset_);
@@ -139,6 +144,7 @@ static inline bool safetensors_layout_(Safetensors *s, uint64_t data_bytes, Erro
             "%s: holds %llu bytes of tensors but its header describes %llu: truncated or altered",
             s->path, (unsigned long long)data_bytes, (unsigned long long)expected);
     }
+
     qsort(s->entries, s->count, sizeof *s->entries, safetensors_by_name_);
     for (size_t i = 1; i < s->count; i++) {
         if (!strcmp(s->entries[i - 1].name, s->entries[i].name)) {
@@ -148,12 +154,15 @@ static inline bool safetensors_layout_(Safetensors *s, uint64_t data_bytes, Erro
     return true;
 }
 
+// Reads and checks the header.
 static inline bool safetensors_read_header_(Safetensors *s, Error *e) {
     struct stat status;
     unsigned char prefix[8];
     if (fstat(s->fd, &status) || !S_ISREG(status.st_mode)) {
         return fail(e, "%s: is not a regular file", s->path);
     }
+
+    // Its length.
     uint64_t size = (uint64_t)status.st_size;
     if (size < 8) {
         return fail(e, "%s: has %llu bytes, too short for a safetensors file", s->path,
@@ -168,6 +177,8 @@ static inline bool safetensors_read_header_(Safetensors *s, Error *e) {
             e, "%s: claims a header of %llu bytes in a file of %llu: not safetensors, or truncated",
             s->path, (unsigned long long)header_bytes, (unsigned long long)size);
     }
+
+    // Its JSON.
     char *text = malloc(header_bytes + 1);
     bool ok = text || fail(e, "%s: no memory for its header of %llu bytes", s->path,
                            (unsigned long long)header_bytes);
@@ -179,6 +190,8 @@ static inline bool safetensors_read_header_(Safetensors *s, Error *e) {
     if (!ok) {
         return false;
     }
+
+    // Its tensors.
     s->data_start = 8 + header_bytes;
     s->entries = calloc(s->header.root->length + 1, sizeof *s->entries);
     if (!s->entries) {
@@ -196,8 +209,8 @@ static inline bool safetensors_read_header_(Safetensors *s, Error *e) {
     return safetensors_layout_(s, size - s->data_start, e);
 }
 
-// Opens and checks a file; afterwards every entry lies inside it. On failure there is nothing to
-// close.
+// Opens a file and checks it: the data of every entry lies inside the file. On failure there is
+// nothing to close.
 static inline bool safetensors_open(Safetensors *s, const char *path, Error *e) {
     *s = (Safetensors){.fd = open(path, O_RDONLY | O_CLOEXEC)};
     if (s->fd < 0) {
@@ -215,7 +228,7 @@ static inline bool safetensors_open(Safetensors *s, const char *path, Error *e) 
     return true;
 }
 
-// NULL if there is no tensor of that name.
+// Finds a tensor by name; NULL if there is none.
 static inline const SafetensorsEntry *safetensors_find(const Safetensors *s, const char *name) {
     SafetensorsEntry key = {.name = name};
     return bsearch(&key, s->entries, s->count, sizeof key, safetensors_by_name_);
@@ -235,7 +248,7 @@ static inline float half_to_float(uint16_t h) {
     return value;
 }
 
-// n elements of dtype F32, F16 or BF16 at `bytes`, little-endian, become floats.
+// Converts n little-endian elements of dtype F32, F16 or BF16 to floats.
 static inline void convert_to_floats_(float *out, const unsigned char *bytes, size_t n,
                                       const char *dtype) {
     for (size_t i = 0; i < n; i++) {
@@ -254,8 +267,8 @@ static inline void convert_to_floats_(float *out, const unsigned char *bytes, si
     }
 }
 
-// Reads elements begin .. end - 1 of a shard into out, from F32, F16 or BF16. The tensor in the
-// file must have the shape of the whole.
+// Reads elements begin .. end - 1 of a shard from F32, F16 or BF16 data. The tensor in the file
+// must have the shape of the full tensor.
 static inline bool safetensors_read_range(const Safetensors *s, const SafetensorsEntry *entry,
                                           const TensorView *view, size_t begin, size_t end,
                                           float *out, Error *e) {
@@ -266,8 +279,8 @@ static inline bool safetensors_read_range(const Safetensors *s, const Safetensor
         fits = json_uint(d, &dimension) && dimension == view->whole[i];
     }
     if (!fits) {
-        return fail(e, "%s: tensor \"%.80s\" has another shape than the model's (%zu%s%.0zu)",
-                    s->path, entry->name, view->whole[0], view->dims == 2 ? ", " : "",
+        return fail(e, "%s: tensor \"%.80s\" does not have the model's shape (%zu%s%.0zu)", s->path,
+                    entry->name, view->whole[0], view->dims == 2 ? ", " : "",
                     view->dims == 2 ? view->whole[1] : 0);
     }
     if (strcmp(entry->dtype, "F32") && strcmp(entry->dtype, "F16") &&
@@ -275,25 +288,27 @@ static inline bool safetensors_read_range(const Safetensors *s, const Safetensor
         return fail(e, "%s: tensor \"%.80s\" is %s; only F32, F16 and BF16 can be loaded", s->path,
                     entry->name, entry->dtype);
     }
-    enum { PIECE = 65536 };
+
+    // Contiguous runs, in chunks.
+    enum { CHUNK = 65536 };
     size_t width = entry->dtype[1] == '3' ? 4 : 2;
-    unsigned char *bytes = malloc(PIECE * width);
+    unsigned char *bytes = malloc(CHUNK * width);
     bool ok = bytes || fail(e, "%s: no memory to read tensor \"%.80s\"", s->path, entry->name);
-    for (size_t i = begin, piece; i < end && ok; i += piece) {
+    for (size_t i = begin, n; i < end && ok; i += n) {
         size_t at, run = tensor_run(view, i, &at);
-        piece = run < end - i ? run : end - i;
-        piece = piece < PIECE ? piece : PIECE;
-        ok = read_at(s->fd, s->path, bytes, piece * width,
-                     s->data_start + entry->begin + at * width, e);
+        n = run < end - i ? run : end - i;
+        n = n < CHUNK ? n : CHUNK;
+        ok =
+            read_at(s->fd, s->path, bytes, n * width, s->data_start + entry->begin + at * width, e);
         if (ok) {
-            convert_to_floats_(out + i - begin, bytes, piece, entry->dtype);
+            convert_to_floats_(out + i - begin, bytes, n, entry->dtype);
         }
     }
     free(bytes);
     return ok;
 }
 
-// Reads the whole shard into view->data.
+// Reads the complete shard into view->data.
 static inline bool safetensors_read(const Safetensors *s, const SafetensorsEntry *entry,
                                     const TensorView *view, Error *e) {
     return safetensors_read_range(s, entry, view, 0, tensor_elements(view), view->data, e);
@@ -302,14 +317,14 @@ static inline bool safetensors_read(const Safetensors *s, const SafetensorsEntry
 // ------------------------------------------------------------------------------------------------
 // Writer
 
-// The JSON header of `count` tensors, padded to a multiple of 8 bytes. Returns the bytes of their
-// data.
+// The JSON header of `count` tensors, padded so that the data begins at a multiple of 8 bytes.
+// Returns the size of the data in bytes.
 static inline uint64_t safetensors_header_(JsonWriter *json, const TensorView *views,
                                            size_t count) {
     uint64_t offset = 0;
     json_open(json, NULL, '{');
     json_open(json, "__metadata__", '{');
-    json_put_string(json, "format", "pt"); // transformers 4 refuses files without it
+    json_put_string(json, "format", "pt"); // required by transformers 4
     json_close(json, '}');
     for (size_t i = 0; i < count; i++) {
         json_open(json, views[i].name, '{');
@@ -333,7 +348,7 @@ static inline uint64_t safetensors_header_(JsonWriter *json, const TensorView *v
     return offset;
 }
 
-// Creates a file with the header for `count` whole tensors in F32, and zeros for their data.
+// Creates a file with the header of `count` full tensors in F32, and zeros as their data.
 static inline bool safetensors_create(const char *path, const TensorView *views, size_t count,
                                       Error *e) {
     OutputFile file;
@@ -356,12 +371,13 @@ static inline bool safetensors_create(const char *path, const TensorView *views,
     return output_close(&file, hex, ok ? e : &(Error){0}) && ok;
 }
 
-// A file that is being filled.
+// A file of safetensors_create, open for writing shards.
 typedef struct {
     Safetensors file;
     int descriptor;
 } TensorWriter;
 
+// Opens a file of safetensors_create.
 static inline bool tensor_writer_open(TensorWriter *t, const char *path, Error *e) {
     if (!safetensors_open(&t->file, path, e)) {
         return false;
@@ -374,7 +390,7 @@ static inline bool tensor_writer_open(TensorWriter *t, const char *path, Error *
     return true;
 }
 
-// Writes elements begin .. end - 1 of a shard, which are at `data`, to their places in the whole
+// Writes elements begin .. end - 1 of a shard, which are at `data`, to their positions in the full
 // tensor.
 static inline bool tensor_writer_write(const TensorWriter *t, const TensorView *view, size_t begin,
                                        size_t end, const float *data, Error *e) {
@@ -390,7 +406,8 @@ static inline bool tensor_writer_write(const TensorWriter *t, const TensorView *
     return true;
 }
 
-// ok: whether everything succeeded so far. The file is on disk when this returns true.
+// Closes the file; it is on disk when this returns true. ok: whether writing succeeded; if not, e
+// keeps its error.
 static inline bool tensor_writer_close(TensorWriter *t, bool ok, Error *e) {
     if (ok && fsync(t->descriptor)) {
         ok = fail(e, "%s: cannot be written: %s", t->file.path, strerror(errno));

@@ -1,5 +1,5 @@
-// weights.h: the weights of a Hugging Face folder: model.safetensors, or several files named by
-// model.safetensors.index.json; and the optimizer's files of a checkpoint.
+// weights.h: loads the weights of a Hugging Face model folder, from model.safetensors or from the
+// files listed in model.safetensors.index.json; opens the optimizer files of a checkpoint.
 #ifndef MODEL_WEIGHTS_H
 #define MODEL_WEIGHTS_H
 
@@ -12,6 +12,7 @@ typedef struct {
     size_t count, capacity;
 } TensorSet;
 
+// Closes all files.
 static inline void tensor_set_close(TensorSet *w) {
     for (size_t i = 0; i < w->count; i++) {
         safetensors_close(&w->files[i]);
@@ -20,7 +21,7 @@ static inline void tensor_set_close(TensorSet *w) {
     *w = (TensorSet){0};
 }
 
-// Opens one more file of the folder.
+// Opens another file of the folder.
 static inline bool tensor_set_add_(TensorSet *w, const char *directory, const char *name,
                                    Error *e) {
     char path[PATH_LIMIT];
@@ -33,7 +34,7 @@ static inline bool tensor_set_add_(TensorSet *w, const char *directory, const ch
     return true;
 }
 
-// Opens all files that the index names; every tensor must be where it says.
+// Opens all files listed in the index; every tensor must be in the file given there.
 static inline bool weight_files_add_indexed_(TensorSet *w, const char *directory,
                                              const char *index_path, const Json *index, Error *e) {
     const Json *map = json_get(index, "weight_map");
@@ -62,7 +63,7 @@ static inline bool weight_files_add_indexed_(TensorSet *w, const char *directory
     return true;
 }
 
-// Opens the weights of a folder, one file or all files of its index.
+// Opens the weights of a folder: the single file or all files of the index.
 static inline bool weight_files_open_(TensorSet *w, const char *directory, Error *e) {
     char path[PATH_LIMIT];
     *w = (TensorSet){0};
@@ -86,9 +87,9 @@ static inline bool weight_files_open_(TensorSet *w, const char *directory, Error
     return ok;
 }
 
-// Finds a tensor by its full name or, as files of the bare model have it, without "transformer.".
-// *file says which file. A tensor in two files is an error; NULL with an empty error: there is
-// none.
+// Finds a tensor, and the file that contains it, by its full name or without the prefix
+// "transformer." (as in files of the base model). A tensor in two files is an error. Returns NULL
+// with an empty error if there is none.
 static inline const SafetensorsEntry *weight_files_find_(const TensorSet *w, const char *name,
                                                          const Safetensors **file, Error *e) {
     const char *prefix = "transformer.", *names[2] = {name, name};
@@ -101,7 +102,7 @@ static inline const SafetensorsEntry *weight_files_find_(const TensorSet *w, con
         for (size_t i = 0; i < w->count; i++) {
             const SafetensorsEntry *entry = safetensors_find(&w->files[i], names[n]);
             if (entry && found) {
-                fail(e, "%s: tensor \"%.80s\" is in another file of the model too",
+                fail(e, "%s: tensor \"%.80s\" is also in another file of the model",
                      w->files[i].path, entry->name);
                 return NULL;
             }
@@ -114,8 +115,8 @@ static inline const SafetensorsEntry *weight_files_find_(const TensorSet *w, con
     return found;
 }
 
-// lm_head.weight may be stored beside the embedding it is tied to, but then it must be the same
-// matrix.
+// lm_head.weight may be stored in addition to the token embedding to which it is tied, but must be
+// equal to it.
 static inline bool weights_check_tied_(const TensorSet *w, const TensorView *wte, Error *e) {
     const Safetensors *file = NULL;
     const SafetensorsEntry *entry = weight_files_find_(w, "lm_head.weight", &file, e);
@@ -128,16 +129,16 @@ static inline bool weights_check_tied_(const TensorSet *w, const TensorView *wte
     ok = ok && safetensors_read(file, entry, &head, e);
     if (ok && memcmp(head.data, wte->data, tensor_elements(wte) * sizeof(float))) {
         ok = fail(e,
-                  "%s: lm_head.weight differs from the embedding; only models with a tied head can "
-                  "be loaded",
+                  "%s: lm_head.weight differs from the token embedding: only models with tied "
+                  "embeddings are supported",
                   file->path);
     }
     free(head.data);
     return ok;
 }
 
-// Fills all views from the safetensors files of a Hugging Face GPT-2 folder, each the shard that it
-// is of the whole tensor; the token embedding comes first, where this rank holds it.
+// Loads all views, each a shard of its tensor, from the safetensors files of a Hugging Face GPT-2
+// folder. On ranks that have the token embedding, it is the first view.
 static inline bool weights_load(const char *directory, const TensorView *views, size_t count,
                                 Error *e) {
     TensorSet w;
@@ -158,7 +159,7 @@ static inline bool weights_load(const char *directory, const TensorView *views, 
     return ok;
 }
 
-// Opens all optimizer-NNNNN.safetensors of a checkpoint; there is at least one.
+// Opens all optimizer-NNNNN.safetensors of a checkpoint, at least one.
 static inline bool optimizer_open(TensorSet *set, const char *directory, Error *e) {
     *set = (TensorSet){0};
     for (;;) {
@@ -175,7 +176,7 @@ static inline bool optimizer_open(TensorSet *set, const char *directory, Error *
     }
 }
 
-// A tensor of any of the files and the file it is in; NULL if there is none.
+// Finds a tensor and the file that contains it; NULL if there is none.
 static inline const SafetensorsEntry *tensor_set_find(const TensorSet *set, const char *name,
                                                       const Safetensors **file) {
     const SafetensorsEntry *found = NULL;

@@ -57,21 +57,21 @@ static inline uint32_t crc32c_masked_(const uint32_t table[256], const void *dat
 }
 
 // The record of an event: its wall time and the fields that follow.
-static inline JsonWriter event_record_(const EventWriter *w, double wall_time,
-                                       const JsonWriter *fields) {
-    JsonWriter event = {0}, record = {0};
+static inline TextBuffer event_record_(const EventWriter *w, double wall_time,
+                                       const TextBuffer *fields) {
+    TextBuffer event = {0}, record = {0};
     unsigned char head[RECORD_HEAD], tail[RECORD_TAIL];
     protobuf_put_double(&event, 1, wall_time);
-    json_append(&event, fields->data ? fields->data : "", fields->length);
+    text_put(&event, fields->data ? fields->data : "", fields->length);
     event.failed |= fields->failed;
 
     if (!event.failed) {
         store_le(head, event.length, 8);
         store_le(head + 8, crc32c_masked_(w->crc, head, 8), 4);
         store_le(tail, crc32c_masked_(w->crc, event.data, event.length), 4);
-        json_append(&record, (char *)head, sizeof head);
-        json_append(&record, event.data, event.length);
-        json_append(&record, (char *)tail, sizeof tail);
+        text_put(&record, (char *)head, sizeof head);
+        text_put(&record, event.data, event.length);
+        text_put(&record, (char *)tail, sizeof tail);
     }
     record.failed |= event.failed;
     free(event.data);
@@ -85,9 +85,9 @@ static inline double wall_time_now_(void) {
 }
 
 // True if the old file's next record is this event, at whatever time; that becomes *wall_time.
-static inline bool event_matches_old_(const EventWriter *w, FILE *old, const JsonWriter *fields,
+static inline bool event_matches_old_(const EventWriter *w, FILE *old, const TextBuffer *fields,
                                       double *wall_time) {
-    JsonWriter record = event_record_(w, 0, fields);
+    TextBuffer record = event_record_(w, 0, fields);
     char *found = record.failed ? NULL : malloc(record.length);
     bool matches = found && fread(found, 1, record.length, old) == record.length;
     free(record.data);
@@ -107,7 +107,7 @@ static inline bool event_matches_old_(const EventWriter *w, FILE *old, const Jso
 // Writes an event with a single call, so that a reader never sees a partial one unless the process
 // dies during the call; frees the fields. While *old agrees, its times are kept; at the first
 // difference it is closed and becomes NULL, and from there on the time is now.
-static inline bool event_write_(EventWriter *w, FILE **old, JsonWriter *fields, Error *e) {
+static inline bool event_write_(EventWriter *w, FILE **old, TextBuffer *fields, Error *e) {
     double wall_time;
     if (*old && !event_matches_old_(w, *old, fields, &wall_time)) {
         fclose(*old);
@@ -116,12 +116,12 @@ static inline bool event_write_(EventWriter *w, FILE **old, JsonWriter *fields, 
     if (!*old) {
         wall_time = wall_time_now_();
     }
-    JsonWriter record = event_record_(w, wall_time, fields);
+    TextBuffer record = event_record_(w, wall_time, fields);
     bool ok = !record.failed || fail(e, "%s: no memory to write it", w->path);
     ok = ok && write_bytes(w->file, w->path, record.data, record.length, e);
     free(record.data);
     free(fields->data);
-    *fields = (JsonWriter){0};
+    *fields = (TextBuffer){0};
     return ok;
 }
 
@@ -129,16 +129,16 @@ static inline bool event_write_(EventWriter *w, FILE **old, JsonWriter *fields, 
 // Lines of the log as events
 
 // Adds a value to a Summary. What JSON cannot hold (NaN, infinity) is null in the log and NaN here.
-static inline void summary_put_scalar_(JsonWriter *summary, const char *group, const char *name,
+static inline void summary_put_scalar_(TextBuffer *summary, const char *group, const char *name,
                                        const Json *value) {
-    JsonWriter scalar = {0}, tag = {0};
+    TextBuffer scalar = {0}, tag = {0};
     float number = NAN;
     if (value->kind == JSON_NUMBER) {
         number = strtof(value->text, NULL);
     } else if (value->kind == JSON_BOOL) {
         number = value->boolean;
     }
-    text_format(&tag.text, "%s/%s", group, name);
+    text_format(&tag, "%s/%s", group, name);
     protobuf_put_message(&scalar, 1, &tag);
     protobuf_put_float(&scalar, 2, number);
     protobuf_put_message(summary, 1, &scalar);
@@ -148,7 +148,7 @@ static inline void summary_put_scalar_(JsonWriter *summary, const char *group, c
 
 // All numbers of a line: train/KEY of a step, eval/KEY of an eval, eval/val_loss/DATASET,
 // data/samples/DATASET.
-static inline void summary_put_line_(JsonWriter *summary, const Json *head, const Json *line) {
+static inline void summary_put_line_(TextBuffer *summary, const Json *head, const Json *line) {
     const char *group = json_get(line, "val_loss") ? "eval" : "train";
     for (const Json *m = line->child; m; m = m->next) {
         if (!strcmp(m->key, "step")) {
@@ -171,7 +171,7 @@ static inline void summary_put_line_(JsonWriter *summary, const Json *head, cons
 
 static inline bool events_put_line_(EventWriter *w, FILE **old, const Json *line, uint64_t step,
                                     Error *e) {
-    JsonWriter fields = {0}, summary = {0};
+    TextBuffer fields = {0}, summary = {0};
     summary_put_line_(&summary, w->head.root, line);
     protobuf_put_number(&fields, 2, (int64_t)step);
     protobuf_put_message(&fields, 5, &summary);
@@ -181,7 +181,7 @@ static inline bool events_put_line_(EventWriter *w, FILE **old, const Json *line
 
 // Writes the events of the log: the first object is the head, lines without a step are not events.
 static inline bool events_put_log_(EventWriter *w, LogReader *log, FILE **old, Error *e) {
-    JsonWriter fields = {0};
+    TextBuffer fields = {0};
     protobuf_put_bytes(&fields, 3, "brain.Event:2", 13);
     bool ok = event_write_(w, old, &fields, e);
     protobuf_put_bytes(&fields, 7, "\x08\x01", 2); // SessionLog {1: status = START}

@@ -1,12 +1,12 @@
-// idx.h: the index of a Megatron pair, PREFIX.bin + PREFIX.idx. The .bin holds the ids back to back
-// and nothing else, the .idx says where each sequence and document of it begins:
+// idx.h: the index of a Megatron pair, PREFIX.bin and PREFIX.idx. The .bin contains only the token
+// ids, back to back; the .idx describes where its sequences and documents begin:
 //
 //   0   "MMIDIDX\0\0"       9 bytes
 //   9   u64 version         1
 //   17  u8 type             1 uint8, 2 int8, 3 int16, 4 int32, 5 int64, 8 uint16
 //   18  u64 S, sequences    26  u64 D, entries of the document array: documents + 1
-//   34  int32 length[S]     in tokens
-//       int64 pointer[S]    bytes into .bin: 0, then pointer[i] + length[i] * size of type
+//   34  int32 length[S]     of each sequence in tokens
+//       int64 pointer[S]    its offset in the .bin: 0, then pointer[i] + length[i] * size of type
 //       int64 document[D]   first sequence of each document; document[0] = 0, document[D-1] = S
 #ifndef SHARDS_IDX_H
 #define SHARDS_IDX_H
@@ -19,8 +19,7 @@ enum { IDX_HEADER = 34 };
 
 static const char IDX_MAGIC[9] = "MMIDIDX\0";
 
-// Bytes of an id: uint16 if the vocabulary has fewer than 65500 tokens, else int32 (Megatron's
-// rule).
+// Bytes per id: uint16 for a vocabulary of fewer than 65500 tokens, else int32, as in Megatron.
 static inline int idx_token_bytes(size_t vocab_size) {
     enum { SMALL_VOCABULARY = 65500 };
     return vocab_size < SMALL_VOCABULARY ? 2 : 4;
@@ -29,10 +28,11 @@ static inline int idx_token_bytes(size_t vocab_size) {
 // ------------------------------------------------------------------------------------------------
 // Writer
 
-// One pass over the records of an open .docs, writing one array of the .idx. A document makes
-// ceil(tokens / limit) sequences; *sequences and *documents count what was passed.
+// The arrays of an .idx; IDX_COUNT writes none.
 typedef enum { IDX_COUNT, IDX_LENGTHS, IDX_POINTERS, IDX_DOCUMENTS } IdxArray;
 
+// One pass over the records of an open .docs, which writes one array of the .idx. A document is
+// split into ceil(tokens / limit) sequences. *sequences and *documents: their numbers.
 static inline bool idx_write_array_(OutputFile *idx, FILE *docs, const char *docs_path,
                                     IdxArray array, int token_bytes, uint64_t limit,
                                     uint64_t *sequences, uint64_t *documents, Error *e) {
@@ -51,6 +51,7 @@ static inline bool idx_write_array_(OutputFile *idx, FILE *docs, const char *doc
         for (uint64_t left = docs_load(record).tokens; left > 0; *sequences += 1) {
             uint64_t length = min_u64(left, limit);
             store_le(number, array == IDX_LENGTHS ? length : pointer, 8);
+
             if ((array == IDX_LENGTHS || array == IDX_POINTERS) &&
                 !output_write(idx, number, array == IDX_LENGTHS ? 4 : 8, e)) {
                 return false;
@@ -62,8 +63,7 @@ static inline bool idx_write_array_(OutputFile *idx, FILE *docs, const char *doc
     return (ok && !ferror(docs)) || fail(e, "%s: cannot be read: %s", docs_path, strerror(errno));
 }
 
-// Writes the .idx that belongs to a complete .docs, sequences no longer than `limit` tokens; `hex`
-// gets its SHA-256.
+// Writes the .idx for a complete .docs, with sequences of at most `limit` tokens. hex: its SHA-256.
 static inline bool idx_write(const char *idx_path, const char *docs_path, int token_bytes,
                              uint64_t limit, char hex[65], Error *e) {
     unsigned char header[IDX_HEADER] = {0}, last[8];
@@ -73,6 +73,8 @@ static inline bool idx_write(const char *idx_path, const char *docs_path, int to
     if (!docs) {
         return fail(e, "%s: cannot be read: %s", docs_path, strerror(errno));
     }
+
+    // Header.
     bool opened = output_open(&idx, idx_path, e), ok = opened;
     ok = ok && idx_write_array_(&idx, docs, docs_path, IDX_COUNT, token_bytes, limit, &sequences,
                                 &documents, e);
@@ -85,6 +87,8 @@ static inline bool idx_write(const char *idx_path, const char *docs_path, int to
         store_le(last, sequences, 8);
         ok = output_write(&idx, header, sizeof header, e);
     }
+
+    // Arrays.
     for (int array = IDX_LENGTHS; ok && array <= IDX_DOCUMENTS; array++) {
         ok = idx_write_array_(&idx, docs, docs_path, (IdxArray)array, token_bytes, limit,
                               &sequences, &documents, e);
@@ -99,20 +103,19 @@ static inline bool idx_write(const char *idx_path, const char *docs_path, int to
 
 enum { IDX_BLOCK = 4096 }; // entries read at a time
 
-// What an index says of its .bin.
+// The contents of a .bin, as described by its index.
 typedef struct {
-    int token_bytes; // size of an id
-    bool token_signed;
+    int token_bytes;   // size of an id
+    bool token_signed; // ids are signed
     uint64_t tokens, documents;
 } IdxContent;
 
-// Checks length[] and pointer[] of the .idx; every sequence must lie in the .bin, which must hold
-// nothing else.
+// Checks length[] and pointer[] of the .idx: the sequences must cover the .bin without gaps.
 static inline bool idx_check_sequences_(IdxContent *c, int idx, const char *idx_path,
                                         const char *bin_path, uint64_t sequences,
                                         uint64_t bin_bytes, Error *e) {
     unsigned char lengths[4 * IDX_BLOCK], pointers[8 * IDX_BLOCK];
-    uint64_t end = 0; // bytes of .bin that the sequences so far take
+    uint64_t end = 0; // of the sequences so far, in bytes of the .bin
     for (uint64_t i = 0; i < sequences; i++) {
         size_t j = i % IDX_BLOCK;
         if (j == 0) {
@@ -122,6 +125,7 @@ static inline bool idx_check_sequences_(IdxContent *c, int idx, const char *idx_
                 return false;
             }
         }
+
         uint64_t length = load_le(lengths + 4 * j, 4), pointer = load_le(pointers + 8 * j, 8);
         if (length > INT32_MAX) {
             return fail(e, "%s: sequence %llu has the negative length %d", idx_path,
@@ -148,7 +152,7 @@ static inline bool idx_check_sequences_(IdxContent *c, int idx, const char *idx_
     return true;
 }
 
-// Checks document[]: from 0 to S, never decreasing.
+// Checks document[]: non-decreasing from 0 to S.
 static inline bool idx_check_documents_(int idx, const char *idx_path, uint64_t sequences,
                                         uint64_t entries, Error *e) {
     unsigned char block[8 * IDX_BLOCK];
@@ -173,10 +177,10 @@ static inline bool idx_check_documents_(int idx, const char *idx_path, uint64_t 
                 (unsigned long long)previous, (unsigned long long)sequences);
 }
 
-// Checks an .idx of idx_bytes, and that it describes a .bin of bin_bytes: every length, pointer and
-// document. Fills in *c.
-static inline bool idx_read(IdxContent *c, int idx, const char *idx_path, const char *bin_path,
-                            uint64_t idx_bytes, uint64_t bin_bytes, Error *e) {
+// Reads and checks the header: magic, version and type of id. *sequences is S, *entries is D.
+static inline bool idx_read_header_(IdxContent *c, int idx, const char *idx_path,
+                                    uint64_t idx_bytes, uint64_t *sequences, uint64_t *entries,
+                                    Error *e) {
     static const struct {
         int bytes;
         bool is_signed;
@@ -190,17 +194,17 @@ static inline bool idx_read(IdxContent *c, int idx, const char *idx_path, const 
     if (!read_at(idx, idx_path, header, sizeof header, 0, e)) {
         return false;
     }
-    uint64_t version = load_le(header + 9, 8), S = load_le(header + 18, 8),
-             D = load_le(header + 26, 8);
-    unsigned type = header[17];
+
+    const uint64_t version = load_le(header + 9, 8);
+    const unsigned type = header[17];
     if (memcmp(header, IDX_MAGIC, sizeof IDX_MAGIC)) {
         return fail(e, "%s: does not begin with MMIDIDX: not a Megatron index%s", idx_path,
                     memcmp(header, "TNTIDX", 6)
                         ? ""
-                        : ", but one of the older kind TNTIDX; preprocess the data anew");
+                        : ", but the older TNTIDX format: preprocess the data again");
     }
     if (version != 1) {
-        return fail(e, "%s: has version %llu, only 1 exists", idx_path,
+        return fail(e, "%s: version %llu is not supported, only 1", idx_path,
                     (unsigned long long)version);
     }
     if (type >= sizeof types / sizeof *types || types[type].bytes == 0) {
@@ -209,22 +213,36 @@ static inline bool idx_read(IdxContent *c, int idx, const char *idx_path, const 
     }
     c->token_bytes = types[type].bytes;
     c->token_signed = types[type].is_signed;
-    bool plausible =
-        S <= idx_bytes / 12 && D <= idx_bytes / 8; // so that the sums below cannot overflow
+    *sequences = load_le(header + 18, 8);
+    *entries = load_le(header + 26, 8);
+    return true;
+}
+
+// Reads an .idx of idx_bytes bytes and checks every length, pointer and document: it must describe
+// the complete .bin of bin_bytes bytes.
+static inline bool idx_read(IdxContent *c, int idx, const char *idx_path, const char *bin_path,
+                            uint64_t idx_bytes, uint64_t bin_bytes, Error *e) {
+    uint64_t S = 0, D = 0;
+    if (!idx_read_header_(c, idx, idx_path, idx_bytes, &S, &D, e)) {
+        return false;
+    }
+
+    // The size of the file. The first condition prevents overflow.
+    bool plausible = S <= idx_bytes / 12 && D <= idx_bytes / 8;
     if (plausible && S > 0 && idx_bytes == IDX_HEADER + 13 * S + 8 * D) {
-        return fail(e, "%s: is the index of multimodal data (it has modes); only text can be read",
+        return fail(e, "%s: index of multimodal data (it has modes); only text is supported",
                     idx_path);
     }
     if (!plausible || idx_bytes != IDX_HEADER + 12 * S + 8 * D) {
         return fail(
             e,
-            "%s: has %llu bytes, which does not fit its %llu sequences and %llu document entries",
+            "%s: has %llu bytes, which does not match its %llu sequences and %llu document entries",
             idx_path, (unsigned long long)idx_bytes, (unsigned long long)S, (unsigned long long)D);
     }
     if (D == 0) {
-        return fail(e, "%s: has no document entries; even without documents there is one",
-                    idx_path);
+        return fail(e, "%s: has no document entries; an index without documents has one", idx_path);
     }
+
     c->tokens = bin_bytes / (uint64_t)c->token_bytes;
     c->documents = D - 1;
     return idx_check_sequences_(c, idx, idx_path, bin_path, S, bin_bytes, e) &&

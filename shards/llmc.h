@@ -1,5 +1,5 @@
-// llmc.h: token shards of llm.c: int32 header[256] = {magic, version, tokens, 0...}, then the ids.
-// (20240520, 1): uint16, (20240801, 7): uint32.
+// llmc.h: token shards of llm.c: int32 header[256] = {magic, version, tokens, 0...}, then the ids:
+// uint16 for magic 20240520 and version 1, uint32 for magic 20240801 and version 7.
 #ifndef SHARDS_LLMC_H
 #define SHARDS_LLMC_H
 
@@ -10,7 +10,8 @@
 
 enum { LLMC_HEADER = 1024 }; // bytes
 
-// Checks the header of an open shard of `bytes`. *tokens ids of *token_bytes follow at LLMC_HEADER.
+// Checks the header of an open shard of `bytes` bytes. *tokens ids of *token_bytes bytes follow at
+// LLMC_HEADER.
 static inline bool llmc_read(int file, const char *path, uint64_t bytes, int *token_bytes,
                              uint64_t *tokens, Error *e) {
     unsigned char header[12];
@@ -21,8 +22,9 @@ static inline bool llmc_read(int file, const char *path, uint64_t bytes, int *to
     if (!read_at(file, path, header, sizeof header, 0, e)) {
         return false;
     }
-    uint64_t magic = load_le(header, 4), version = load_le(header + 4, 4),
-             count = load_le(header + 8, 4);
+
+    const uint64_t magic = load_le(header, 4), version = load_le(header + 4, 4);
+    const uint64_t count = load_le(header + 8, 4);
     if (magic != 20240520 && magic != 20240801) {
         return fail(e,
                     "%s: is not an llm.c shard: it begins with %llu (a Megatron pair is named "
@@ -34,6 +36,7 @@ static inline bool llmc_read(int file, const char *path, uint64_t bytes, int *to
                     (unsigned long long)version, (unsigned long long)magic,
                     magic == 20240520 ? 1 : 7);
     }
+
     *token_bytes = magic == 20240520 ? 2 : 4;
     *tokens = count;
     uint64_t expected = LLMC_HEADER + count * (uint64_t)*token_bytes;

@@ -1,12 +1,24 @@
-// collect_tool: the functions of collect.h for test_collect.py, and their speed. Exit status 1 and
-// one line on stderr on failure.
+// collect_tool.c: drives the filters and the duplicate detection of corpus/ for test_collect.py,
+// and measures their speed. On failure, exit status 1 and one line on stderr. Arguments:
+//
+//     collect_tool COMMAND MIN_CHARACTERS MAX_CHARACTERS MIN_JAPANESE MAX_REPEATED_LINES EXACT
+//         NEAR_DUPLICATES ...
+//
+// Documents come on stdin, each its length as u64, then its bytes. Commands:
+//
+//     fingerprint CHUNK RECORDS       one line of JSON per document; writes the records to a file
+//     duplicates SCRATCH RECORDS...   reason, original and similarity of each document; the counts
+//     count SCRATCH RECORDS...        only the counts and the time
+//     speed REPEATS                   speed of filters and fingerprints
+//     synthetic COUNT RECORDS         writes the records of random documents
+//     bands                           rows and bands of the LSH
 #include "corpus/duplicates.h"
 #include "util/clock.h"
 #include "util/random.h"
 
 #include <omp.h>
 
-// Documents come on stdin and go into record files as u64 length, bytes.
+// Reads the next document from `in`; *end: there is none.
 static bool document_read(FILE *in, char **text, size_t *capacity, uint64_t *length, bool *end,
                           Error *e) {
     unsigned char header[8];
@@ -18,123 +30,116 @@ static bool document_read(FILE *in, char **text, size_t *capacity, uint64_t *len
     *length = load_le(header, 8);
     return (n == sizeof header && array_reserve(text, capacity, 0, *length + 1, 1, e) &&
             fread(*text, 1, *length, in) == *length) ||
-           fail(e, "stdin: ends inside a document");
+           fail(e, "stdin: ends within a document");
 }
 
-// Adds a text in pieces of `piece` characters; 0: whole.
-static bool add_in_pieces(CollectState *s, const char *text, size_t length, size_t piece,
-                          Error *e) {
+// Adds a text in chunks of `chunk` characters; 0: all at once.
+static bool add_in_chunks(FilterState *s, const char *text, size_t length, size_t chunk, Error *e) {
     bool ok = true;
     for (size_t at = 0; ok && at < length;) {
-        size_t n = piece ? 0 : length - at;
-        for (size_t i = 0; i < piece && at + n < length; i++) {
+        size_t n = chunk ? 0 : length - at;
+        for (size_t i = 0; i < chunk && at + n < length; i++) {
             size_t character = utf8_decode(text + at + n, length - at - n, NULL);
             n += character ? character : 1;
         }
-        ok = collect_add(s, text + at, n, e);
+        ok = filter_add(s, text + at, n, e);
         at += n;
     }
     return ok;
 }
 
-// Prints a line of JSON a document, and writes the records to a file ("-": none).
-static bool fingerprint_command(const CollectOptions *o, size_t piece, const char *records,
+// Prints a line of JSON per document and writes the fingerprints to a file ("-": none).
+static bool fingerprint_command(const FilterOptions *o, size_t chunk, const char *records,
                                 Error *e) {
-    CollectState *s = collect_new(o, e);
+    FilterState *s = filter_new(o, e);
     FILE *out = strcmp(records, "-") ? fopen(records, "wb") : NULL;
     char *text = NULL;
     size_t capacity = 0;
     bool end = false, ok = s != NULL;
     while (ok) {
-        CollectVerdict v;
-        CollectFingerprint f;
-        unsigned char record[COLLECT_RECORD_LIMIT];
+        FilterVerdict v;
+        Fingerprint f;
+        unsigned char record[FINGERPRINT_LIMIT];
         uint64_t length;
         if (!(ok = document_read(stdin, &text, &capacity, &length, &end, e)) || end) {
             break;
         }
-        collect_begin(s);
-        ok = add_in_pieces(s, text, length, piece, e) && collect_end(s, &v, &f, e);
+        filter_begin(s);
+        ok = add_in_chunks(s, text, length, chunk, e) && filter_end(s, &v, &f, e);
         if (!ok) {
             break;
         }
         printf("{\"reason\": \"%s\", \"value\": %.17g, \"characters\": %llu, \"japanese\": %.17g, "
                "\"repeated_lines\": "
                "%.17g, \"exact\": \"",
-               collect_reason_name(v.reason), v.value, (unsigned long long)v.characters, v.japanese,
+               drop_reason_name(v.reason), v.value, (unsigned long long)v.characters, v.japanese,
                v.repeated_lines);
         for (int i = 0; i < 16; i++) {
             printf("%02x", f.exact[i]);
         }
         printf("\", \"signature\": [");
-        for (int i = 0; o->near_duplicates > 0 && i < COLLECT_SIGNATURE; i++) {
+        for (int i = 0; o->near_duplicates > 0 && i < MINHASH_VALUES; i++) {
             printf("%s%d", i ? ", " : "", f.signature[i]);
         }
         printf("]}\n");
-        collect_store(record, o, &v, &f, length);
+        fingerprint_store(record, o, &v, &f, length);
         if (out) {
-            ok = write_bytes(out, records, record, collect_record_size(o), e);
+            ok = write_bytes(out, records, record, fingerprint_size(o), e);
         }
     }
     if (out) {
         ok = close_written(out, records, ok ? e : &(Error){0}) && ok;
     }
     free(text);
-    collect_free(s);
+    filter_free(s);
     return ok;
 }
 
-static double seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-// A line a document: reason, the document it repeats or -, similarity. Then the counts. Quiet:
-// counts and time only.
-static bool duplicates_command(const CollectOptions *o, bool quiet, const char *scratch, int count,
+// Prints a line per document: reason, the document it duplicates or -1, similarity. Then the
+// counts; if quiet, only these and the time.
+static bool duplicates_command(const FilterOptions *o, bool quiet, const char *scratch, int count,
                                char **paths, Error *e) {
-    CollectResult r;
-    uint64_t documents[COLLECT_REASONS] = {0}, text_bytes[COLLECT_REASONS] = {0};
-    double began = seconds();
-    if (!collect_duplicates(&r, (const char *const *)paths, (size_t)count, scratch, o, e)) {
+    Duplicates r;
+    uint64_t documents[DROP_REASONS] = {0}, text_bytes[DROP_REASONS] = {0};
+    double began = seconds_now();
+    if (!duplicates_find(&r, (const char *const *)paths, (size_t)count, scratch, o, e)) {
         return false;
     }
-    double ended = seconds();
+    double ended = seconds_now();
     size_t document = 0;
     bool ok = true;
     for (int f = 0; ok && f < count; f++) {
-        unsigned char bytes[COLLECT_RECORD_LIMIT];
+        unsigned char bytes[FINGERPRINT_LIMIT];
         FILE *file = fopen(paths[f], "rb");
-        while (ok && fread(bytes, collect_record_size(o), 1, file) == 1) {
-            CollectRecord record;
-            ok = collect_load(&record, bytes, paths[f], e);
+        while (ok && fread(bytes, fingerprint_size(o), 1, file) == 1) {
+            FingerprintRecord record;
+            ok = fingerprint_load(&record, bytes, paths[f], e);
             documents[r.reason[document]]++;
             text_bytes[r.reason[document]] += record.bytes;
             if (!quiet) {
-                printf("%s %lld %.9g\n", collect_reason_name((CollectReason)r.reason[document]),
-                       r.of[document] == COLLECT_NONE ? -1LL : (long long)r.of[document],
+                printf("%s %lld %.9g\n", drop_reason_name((DropReason)r.reason[document]),
+                       r.of[document] == NO_DOCUMENT ? -1LL : (long long)r.of[document],
                        r.similarity[document]);
             }
             document++;
         }
         fclose(file);
     }
-    for (int i = 0; i < COLLECT_REASONS; i++) {
-        printf("%s %llu %llu\n", collect_reason_name((CollectReason)i),
-               (unsigned long long)documents[i], (unsigned long long)text_bytes[i]);
+    for (int i = 0; i < DROP_REASONS; i++) {
+        printf("%s %llu %llu\n", drop_reason_name((DropReason)i), (unsigned long long)documents[i],
+               (unsigned long long)text_bytes[i]);
     }
     if (quiet) {
         printf("%zu documents: %.1f s on %d threads\n", r.documents, ended - began,
                omp_get_max_threads());
     }
-    collect_result_free(&r);
+    duplicates_free(&r);
     return ok;
 }
 
-// Speed of filters and fingerprints, one thread: the documents on stdin, `repeats` times.
-static bool speed_command(const CollectOptions *o, int repeats, Error *e) {
-    CollectState *s = collect_new(o, e);
+// Measures filters and fingerprints on one thread: the documents on stdin, `repeats` times.
+static bool speed_command(const FilterOptions *o, int repeats, Error *e) {
+    FilterState *s = filter_new(o, e);
     char **texts = NULL;
     uint64_t *lengths = NULL, bytes = 0, sum = 0;
     size_t count = 0;
@@ -150,15 +155,15 @@ static bool speed_command(const CollectOptions *o, int repeats, Error *e) {
         }
         bytes += lengths[count++];
     }
-    double began = seconds();
+    double began = seconds_now();
     for (size_t i = 0; ok && i < count * (size_t)repeats; i++) {
-        CollectVerdict v;
-        CollectFingerprint f;
-        collect_begin(s);
-        ok = collect_add(s, texts[i % count], lengths[i % count], e) && collect_end(s, &v, &f, e);
+        FilterVerdict v;
+        Fingerprint f;
+        filter_begin(s);
+        ok = filter_add(s, texts[i % count], lengths[i % count], e) && filter_end(s, &v, &f, e);
         sum += ok ? f.signature[0] + v.characters : 0;
     }
-    double time = seconds() - began;
+    double time = seconds_now() - began;
     printf("%zu documents of %.1f MB, %d times: %.1f MB/s, %.0f documents/s (%llu)\n", count,
            (double)bytes / 1e6, repeats, (double)bytes * repeats / 1e6 / time,
            (double)count * repeats / time, (unsigned long long)sum);
@@ -167,54 +172,52 @@ static bool speed_command(const CollectOptions *o, int repeats, Error *e) {
     }
     free(texts);
     free(lengths);
-    collect_free(s);
+    filter_free(s);
     return ok;
 }
 
 // Writes the records of `count` random documents. One in ten is a copy of one of the first
-// hundredth, in which each value of the signature was replaced with a probability from 0 to 0.4: so
-// there are clusters of ten that are more and less similar to each other.
-static bool synthetic_command(const CollectOptions *o, uint64_t count, const char *path, Error *e) {
+// hundredth, with each value of the signature replaced with a probability from 0 to 0.4, so that
+// there are clusters of about ten documents of various similarity.
+static bool synthetic_command(const FilterOptions *o, uint64_t count, const char *path, Error *e) {
     FILE *file = fopen(path, "w+b");
     bool ok = file || fail(e, "%s: cannot be created", path);
     for (uint64_t i = 0; ok && i < count; i++) {
-        CollectVerdict v = {.reason = COLLECT_KEPT};
-        CollectFingerprint f;
-        unsigned char record[COLLECT_RECORD_LIMIT];
+        FilterVerdict v = {.reason = DROP_NONE};
+        Fingerprint f;
+        unsigned char record[FINGERPRINT_LIMIT];
         bool copy = i > 0 && random_uniform(1, 20, i) < 0.1;
         uint64_t seed = copy ? (uint64_t)(random_uniform(1, 21, i) * (double)i / 100) : i;
         double changed = copy ? 0.4 * random_uniform(1, 22, i) : 0;
-        for (int k = 0; k < COLLECT_SIGNATURE; k++) {
+        for (int k = 0; k < MINHASH_VALUES; k++) {
             bool change = changed > 0 && random_uniform(i, 23, (uint64_t)k) < changed;
             f.signature[k] = (uint16_t)random_bits(change ? i + count : seed, 24, (uint64_t)k);
         }
         store_le(f.exact, random_bits(i, 25, 0), 8);
         store_le(f.exact + 8, random_bits(i, 25, 1), 8);
-        collect_store(record, o, &v, &f, 1000);
-        ok = write_bytes(file, path, record, collect_record_size(o), e);
+        fingerprint_store(record, o, &v, &f, 1000);
+        ok = write_bytes(file, path, record, fingerprint_size(o), e);
     }
     return file && close_written(file, path, ok ? e : &(Error){0}) && ok;
 }
 
 int main(int argc, char **argv) {
-    // COMMAND min_characters max_characters min_japanese max_repeated_lines exact near_duplicates
-    // ...
     Error e = {{0}};
-    CollectOptions o;
+    FilterOptions o;
     bool ok;
     if (argc < 8) {
-        fprintf(stderr, "collect_tool: no such command\n");
+        fprintf(stderr, "collect_tool: unknown command\n");
         return 1;
     }
     const char *command = argv[1];
-    o = (CollectOptions){.min_characters = strtoull(argv[2], NULL, 10),
-                         .max_characters = strtoull(argv[3], NULL, 10),
-                         .min_japanese = strtod(argv[4], NULL),
-                         .max_repeated_lines = strtod(argv[5], NULL),
-                         .exact = !strcmp(argv[6], "1"),
-                         .near_duplicates = strtod(argv[7], NULL)};
+    o = (FilterOptions){.min_characters = strtoull(argv[2], NULL, 10),
+                        .max_characters = strtoull(argv[3], NULL, 10),
+                        .min_japanese = strtod(argv[4], NULL),
+                        .max_repeated_lines = strtod(argv[5], NULL),
+                        .exact = !strcmp(argv[6], "1"),
+                        .near_duplicates = strtod(argv[7], NULL)};
     argc -= 8, argv += 8;
-    if (!collect_check(&o, &e)) {
+    if (!filter_check(&o, &e)) {
         ok = false;
     } else if (!strcmp(command, "fingerprint") && argc == 2) {
         ok = fingerprint_command(&o, strtoull(argv[0], NULL, 10), argv[1], &e);
@@ -225,10 +228,10 @@ int main(int argc, char **argv) {
     } else if (!strcmp(command, "synthetic") && argc == 2) {
         ok = synthetic_command(&o, strtoull(argv[0], NULL, 10), argv[1], &e);
     } else if (!strcmp(command, "bands") && argc == 0) {
-        CollectBands b = collect_bands(o.near_duplicates);
+        LshBands b = lsh_bands(o.near_duplicates);
         ok = printf("%d %d\n", b.rows, b.bands) > 0;
     } else {
-        ok = fail(&e, "collect_tool: no such command");
+        ok = fail(&e, "collect_tool: unknown command");
     }
     if (!ok) {
         fprintf(stderr, "%s\n", e.text);

@@ -140,7 +140,7 @@ static bool prepare_command(int argc, char **argv) {
                         .vocab_size = 300,
                         .tokenizer_sample = 64 << 20,
                         .text_key = "text",
-                        .collect = COLLECT_EVERYTHING,
+                        .collect = FILTER_NOTHING,
                         .command = (const char *const *)argv,
                         .command_count = (size_t)argc};
     PrepareReport r;

@@ -1,16 +1,14 @@
-// mixture_tool: the mixtures of dataloader.h for test_mixture.py. Exit status 1 and one line on
-// stderr on failure.
+// mixture_tool.c: drives the mixtures of dataloader.h for test_mixture.py. On failure, exit status
+// 1 and one line on stderr.
 //
-//     mixture_tool order SEQ_LEN SEED SHUFFLE COUNT SPEC...      how the mixture begins, one line a
-//     position: dataset,
-//                                                                sample; each is looked up
-//                                                                backwards as well
-//     mixture_tool weights SEQ_LEN SPEC...                       paths, weights and period
-//     mixture_tool deal WEIGHT...                                the datasets of one period,
-//     checked against its own
-//                                                                inverse and counts
-//     mixture_tool inverse SEED EPOCHS N                         random_permutation and its inverse
-//     over all of 0..N-1
+//     mixture_tool order SEQ_LEN SEED SHUFFLE COUNT SPEC...
+//         the first COUNT positions, one line each: dataset, sample; checks the inverse of each
+//     mixture_tool weights SEQ_LEN SPEC...
+//         paths, weights and period
+//     mixture_tool deal WEIGHT...
+//         the datasets of one period; checks its inverse and its counts
+//     mixture_tool inverse SEED EPOCHS N
+//         checks random_permutation and its inverse on all of 0..N-1
 #include "dataloader.h"
 
 static uint64_t number(const char *text) {
@@ -30,10 +28,10 @@ static bool order_command(char **argv, int argc, Error *e) {
         uint64_t epoch = mixture_count(&m, id.dataset, p) / m.items[id.dataset].samples;
         printf("%zu %llu\n", id.dataset, (unsigned long long)id.sample);
         ok = mixture_position(&m, seed, shuffle, id, epoch) == p ||
-             fail(e, "position %llu is not found backwards", (unsigned long long)p);
+             fail(e, "position %llu: the inverse of mixture_order is wrong", (unsigned long long)p);
     }
     ok = ok && (mixture_position(&m, seed, shuffle, (SampleId){0, 0}, UINT64_MAX) == UINT64_MAX ||
-                fail(e, "a position beyond 64 bits is not seen"));
+                fail(e, "a position beyond 64 bits is not detected"));
     mixture_close(&m);
     return ok;
 }
@@ -64,7 +62,7 @@ static bool deal_command(char **argv, int argc, Error *e) {
         uint32_t i = m.source[k];
         ok = (m.before[k] == served[i] && m.places[m.first[i] + served[i]] == k &&
               mixture_count(&m, i, k + 5 * m.period) == served[i] + 5 * weights[i]) ||
-             fail(e, "place %llu: the tables disagree", (unsigned long long)k);
+             fail(e, "slot %llu: the tables are inconsistent", (unsigned long long)k);
         served[i]++;
         printf("%u\n", i);
     }
@@ -79,7 +77,7 @@ static bool inverse_command(uint64_t seed, uint64_t epochs, uint64_t n, Error *e
         for (uint64_t i = 0; i < n; i++) {
             uint64_t value = random_permutation(seed, epoch, i, n);
             if (value >= n || random_permutation_inverse(seed, epoch, value, n) != i) {
-                return fail(e, "%llu of %llu is not found backwards", (unsigned long long)i,
+                return fail(e, "%llu of %llu: the inverse is wrong", (unsigned long long)i,
                             (unsigned long long)n);
             }
         }

@@ -1,7 +1,8 @@
-"""collect.h: filters equal to their definitions in Python, exact duplicates, similarities within what the estimate's
-theory allows, near-duplicates found as often as the bands promise, nothing dropped that is not similar.
+"""corpus/filters.h, corpus/minhash.h, corpus/duplicates.h: filters against their definitions in Python, exact
+duplicates, MinHash similarities within the error bounds of the estimate, near-duplicates found at the rate that the LSH
+bands promise, no document dropped that is not similar.
 
-The C side is test/collect_tool.c, built here natively and under the sanitizers. Counts and shares are compared exactly.
+The C side is test/collect_tool.c, built natively and with sanitizers. Counts and fractions are compared exactly.
 """
 import functools
 import hashlib
@@ -45,14 +46,14 @@ def call(tools, command, *args, build="asan", data=b"", threads=2, fails=False, 
 
 
 def fingerprints(tools, texts, piece=0, records="-", **options):
-    """What collect_end says of each text (str, or bytes that need not be UTF-8), added in pieces of characters."""
+    """The result of filter_end for each text (str, or bytes that need not be UTF-8), added in chunks of characters."""
     raw = [text if isinstance(text, bytes) else text.encode() for text in texts]
     data = b"".join(struct.pack("<Q", len(text)) + text for text in raw)
     return [json.loads(line) for line in call(tools, "fingerprint", piece, records, data=data, **options).splitlines()]
 
 
 def duplicates(tools, folder, texts, cuts=(), **options):
-    """(reason, of, similarity) of each text, by way of record files that begin at `cuts`; and the counts."""
+    """(reason, of, similarity) of each text, from several fingerprint files that begin at `cuts`; and the counts."""
     bounds = [0, *cuts, len(texts)]
     paths = [folder / f"records{i}" for i in range(len(bounds) - 1)]
     for path, begin, end in zip(paths, bounds, bounds[1:]):
@@ -115,7 +116,7 @@ def estimate(a, b):
 
 
 def signature_distance(j):
-    """How far an estimate may lie from j: seven standard deviations, and three values where the variance vanishes."""
+    """Largest error of an estimate of j: seven standard deviations, plus three values where the variance vanishes."""
     return 7 * math.sqrt(j * (1 - j) / K) + 3 / K
 
 
@@ -144,7 +145,7 @@ def test_measures_of_random_text(tools, texts, piece):
 
 
 def test_every_character_has_its_class(tools):
-    """Each code point: white space, Japanese or neither. Python's Unicode tables know the definitions here."""
+    """Each code point is white space, Japanese or neither, according to Python's Unicode tables."""
     kana_and_han = re.compile("(HALFWIDTH )?(HIRAGANA|KATAKANA|HENTAIGANA)|"
                               "CJK (UNIFIED IDEOGRAPH|COMPATIBILITY IDEOGRAPH|RADICAL)")
     others = re.compile("(FULLWIDTH )?(LATIN|DIGIT)|HANGUL (SYLLABLE|LETTER)|BOPOMOFO")
@@ -180,7 +181,7 @@ def test_first_filter_that_objects(tools, options, text, reason, value):
 
 
 def test_repeated_lines_beyond_the_table(tools):
-    """The first 2^20 different lines are known; a line that first comes later is never a repetition."""
+    """The first 2^20 distinct lines are remembered; a line that first occurs later never counts as repeated."""
     lines = [f"{i:07d}" for i in range(2**20 + 50)]
     text = "\n".join(lines + lines[:100] + lines[-100:])
     found, = fingerprints(tools, [text], build="native")
@@ -205,7 +206,7 @@ def test_exact_hash(tools):
 
 
 def test_normalisation(tools):
-    """Case of ASCII letters and the amount of white space change nothing, other letters do."""
+    """The case of ASCII letters and the amount of white space do not matter, other characters do."""
     same = ["Tom &  jerry\n run ", "tom & JERRY run", "\u3000tom\t&\r\njerry\u00a0run\n"]
     other = ["tom & jerry ran", "tom&jerryrun", "TÖM & jerry run"]
     signatures = [found["signature"] for found in fingerprints(tools, same + other, near=0.8)]
@@ -216,7 +217,7 @@ def test_normalisation(tools):
 
 
 def mutated(text, share, rng):
-    """Replaces a run of the text by other characters of it, so that about 1 - share of the grams stay."""
+    """Replaces a span of the text by other characters of it, so that about 1 - share of the shingles remain."""
     count = int(len(text) * share)
     begin = rng.randrange(len(text) - count + 1)
     new = "".join(rng.choice("abcdefghijあいうえおかきくけこ漢字") for _ in range(count))
@@ -225,7 +226,7 @@ def mutated(text, share, rng):
 
 @pytest.mark.parametrize("size", [1, 2, 10, 60, 300, 1500, 6000, 50000])
 def test_similarity_estimate(tools, size):
-    """Unbiased, with the variance of K independent draws, for sets smaller and larger than the signature alike."""
+    """Unbiased, with the variance of K independent draws, for sets both smaller and larger than the signature."""
     rng = random.Random(size)
     pairs = []
     for i in range(200 if size < 5000 else 60 if size < 50000 else 12):
@@ -269,7 +270,7 @@ def test_pieces_of_real_text_change_nothing(tools):
 
 
 def test_hostile_text(tools):
-    """Nothing, one character, one gram 10 MB long, bytes that are not UTF-8."""
+    """Empty texts, one character, one shingle repeated for 10 MB, bytes that are not UTF-8."""
     texts = ["", "a", " ", "\n" * 1000, "abcd", "abcde", "a" * 10_000_000, "a\n" * 100_000, "\0" * 100, b"\xff" * 1000,
              b"\xe3\x81", b"\x80a\xf4\xbf\xbf\xbf\xed\xa0\x80", "\U0010ffff" * 7]
     found = fingerprints(tools, texts, exact=1, near=0.8)
@@ -285,7 +286,7 @@ def test_hostile_text(tools):
 # Duplicates
 
 def test_exact_duplicates(tools, tmp_path):
-    """All but the first of equal texts go; what a filter dropped is no one's copy."""
+    """All but the first of equal texts are dropped; a filtered document is not the original of any duplicate."""
     texts = ["one", "two", "one", "One", "", "one", "", "drei vier", "drei vier"]
     rows, counts = duplicates(tools, tmp_path, texts, cuts=[3, 3, 5], near=0)
     assert [of for _, of, _ in rows] == [-1, -1, 0, -1, -1, 0, 4, -1, 7]
@@ -310,7 +311,7 @@ def test_options_that_are_off(tools, tmp_path):
 
 @pytest.mark.parametrize("threshold", [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1])
 def test_bands(tools, threshold):
-    """As many rows as the promise of 0.98 at the threshold allows."""
+    """The most rows with which a pair at the threshold becomes a candidate with probability 0.98."""
     rows, bands = map(int, call(tools, "bands", near=threshold).split())
     def met(rows):
         return 1 - (1 - threshold**rows) ** (K // rows)
@@ -319,8 +320,8 @@ def test_bands(tools, threshold):
 
 
 def test_planted_duplicates(tools, tmp_path):
-    """Edited copies of real documents among all others: found as often as bands and estimate say, and nothing else is
-    dropped that is not similar."""
+    """Edited copies of real documents among all others: found at the rate that bands and estimate predict, and no
+    dissimilar document is dropped."""
     threshold, rng = 0.8, random.Random(8)
     originals = [text for text in documents() if 600 < len(text) < 8000]
     planted = [mutated(text, rng.uniform(0, 0.25), rng) for text in rng.sample(originals, 400)]
@@ -343,7 +344,7 @@ def test_planted_duplicates(tools, tmp_path):
         elif reason == "exact_duplicate":
             assert texts[i] == texts[of]
         else:
-            # Kept: no earlier kept document shares a band and reaches the threshold.
+            # Kept: there is no earlier kept document that shares a band and reaches the threshold.
             shares = (signatures[kept][:, :band_rows * bands].reshape(-1, bands, band_rows) ==
                       signatures[i][:band_rows * bands].reshape(1, bands, band_rows)).all(2).any(1)
             assert not (shares & (estimates >= threshold)).any(), i
@@ -358,7 +359,7 @@ def test_planted_duplicates(tools, tmp_path):
 
 
 def test_unrelated_documents_stay(tools, tmp_path):
-    """Of the corpus at the lowest threshold allowed, only documents that are similar by their sets go."""
+    """At the lowest threshold allowed, only documents of the corpus with similar sets are dropped."""
     texts = documents()[::2]
     rows, _ = duplicates(tools, tmp_path, texts, near=0.5)
     near = [(i, of) for i, (reason, of, _) in enumerate(rows) if reason == "near_duplicate"]
@@ -370,7 +371,7 @@ def test_unrelated_documents_stay(tools, tmp_path):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_chains(tools, tmp_path, seed):
-    """b is similar to a, c to b but not to a: c stays, since b, which it repeats, goes; and d goes for c."""
+    """b is similar to a, c to b but not to a: c is kept, as its match b is dropped; d duplicates c."""
     rng = random.Random(seed)
     words = ["".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(40)) for _ in range(100)]
     texts = [" ".join(words[i:i + 60]) for i in range(0, 31, 6)]  # J of neighbours 54/66, of the next 48/72
@@ -390,7 +391,7 @@ def test_threads_and_files_change_nothing(tools, tmp_path):
 
 
 def test_crowded_bucket(tools, tmp_path):
-    """Thousands of copies of one text, exact ones off, and thousands without any: quick, one of each is left."""
+    """Thousands of copies of one text, without exact matching, and of empty texts: fast, one of each remains."""
     texts = [f"{'x' * i} the same words again and again in every one of these documents" for i in range(3)]
     rows, _ = duplicates(tools, tmp_path, (texts + [""]) * 2000, exact=0, near=0.9)
     assert sum(row[0] == "kept" for row in rows) == len({row[1] for row in rows} - {-1})
@@ -398,7 +399,7 @@ def test_crowded_bucket(tools, tmp_path):
 
 
 @pytest.mark.parametrize("damage, word", [
-    (lambda data: data[:-1], "no whole number"), (lambda data: data[:32] + b"\x05" + data[33:], "reason"),
+    (lambda data: data[:-1], "not a multiple"), (lambda data: data[:32] + b"\x05" + data[33:], "reason"),
     (lambda data: data[:32 + 552] + b"\xff" * 8 + data[592:], "reason")])
 def test_broken_records(tools, tmp_path, damage, word):
     path = tmp_path / "records"

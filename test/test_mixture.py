@@ -1,7 +1,7 @@
-"""Mixtures (issue 4, item 3): shares that hold after every step, an order that can be computed again, what is logged.
+"""Mixtures: proportions that hold after every step, a reproducible order, log entries.
 
-The order is written here a second time, in Python from its description: the dealing out with fractions, the permutation
-with Python's integers. From that and from the shards, read with NumPy, the hash of every batch is recomputed.
+The order is implemented a second time, in Python from its description: the schedule with fractions, the permutation
+with Python's integers. From it and from the shards, read with NumPy, the hash of every batch is recomputed.
 """
 import hashlib
 import itertools
@@ -24,8 +24,8 @@ PERIOD_MAX = 1 << 20
 
 @pytest.fixture(scope="module")
 def tool(tmp_path_factory):
-    """tool("order", ...) runs mixture_tool and returns its lines; with error=[...] it must fail with one line that
-    holds each of these words."""
+    """tool("order", ...) runs mixture_tool and returns its lines; with error=[...] it must fail with a one-line message
+    that contains each of these strings."""
     folder = compile_tool(tmp_path_factory.mktemp("tool"), "mixture_tool.c")
 
     def call(*args, build="asan", error=None, **options):
@@ -39,7 +39,7 @@ def tool(tmp_path_factory):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The order, a second time
+# A second implementation of the order
 
 MASK = (1 << 64) - 1
 ORDER, SOURCE = 0, 3  # streams of random_bits
@@ -68,7 +68,7 @@ def permutation(seed, epoch, position, n):
 
 
 def tijdeman(weights):
-    """The datasets of one period (Tijdeman 1980): who may be served and reaches the next sample first, comes next."""
+    """The datasets of one period (Tijdeman 1980): of the eligible datasets, the one that is due first is next."""
     period, n = sum(weights), len(weights)
     shares, d = [Fraction(w, period) for w in weights], Fraction(1, 2 * n - 2) if n > 1 else Fraction(1)
     served, places = [0] * n, []
@@ -81,7 +81,7 @@ def tijdeman(weights):
 
 
 def order(weights, samples, seed, shuffle, count):
-    """(dataset, sample) at the first `count` positions."""
+    """(dataset, sample) of the first `count` positions."""
     places, read = tijdeman(weights), [0] * len(weights)
     for position in range(count):
         i = places[position % len(places)]
@@ -92,7 +92,7 @@ def order(weights, samples, seed, shuffle, count):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Dealing out the places of a period
+# The schedule of a period
 
 def check_deal(tool, weights, build="native"):
     divisor = math.gcd(*weights)
@@ -104,13 +104,13 @@ def check_deal(tool, weights, build="native"):
     for i in range(n):
         served = np.cumsum(places == i)
         assert served[-1] == w[i]
-        # |served - k w / W| <= 1 - 1 / (2 n - 2), in whole numbers
+        # |served - k w / W| <= 1 - 1 / (2 n - 2), in integers
         assert (np.abs(served * period - k * w[i]) * max(1, 2 * n - 2) <= period * max(0, 2 * n - 3)).all(), weights
     return places.tolist()
 
 
 def test_all_small_weights(tool):
-    """Every vector of 2 to 4 weights up to 5: the bound, and the same places as the second implementation."""
+    """Every vector of 2 to 4 weights up to 5: the bound, and the same schedule as the second implementation."""
     for n in 2, 3, 4:
         for weights in itertools.combinations_with_replacement(range(1, 6), n):
             if math.gcd(*weights) == 1:
@@ -128,7 +128,7 @@ def test_random_weights(seed, tool):
 
 
 def test_extreme_weights(tool):
-    """One source that is nearly all of it; 34 corpora at the longest period; as many sources as are allowed."""
+    """One dataset that is nearly everything; 34 datasets at the longest period; the maximum number of datasets."""
     source = random.Random(1)
     corpora = [source.randint(1, 30_000) for _ in range(33)]
     for weights in [1, 1000], [1] * 33 + [100_000], [*corpora, PERIOD_MAX - sum(corpora)], [1] * 1023 + [2]:
@@ -158,13 +158,13 @@ WEIGHTS = [5, 3, 1]
 
 @pytest.mark.parametrize("shuffle", [0, 1])
 def test_order(tool, pairs, shuffle):
-    """Many epochs of each source, as the second implementation has them; the tool finds each position backwards."""
+    """Many epochs of each dataset, equal to the second implementation; the tool checks the inverse of each position."""
     found = tool("order", 16, 11, shuffle, 2000, *(f"{path}:{w}" for path, w in zip(pairs, WEIGHTS)))
     assert found == [f"{i} {sample}" for i, sample in order(WEIGHTS, [187, 62, 31], 11, shuffle, 2000)]
     sources = np.array([int(line.split()[0]) for line in found])
-    for start in range(2000 - sum(WEIGHTS)):  # every window of a period has the shares exactly
+    for start in range(2000 - sum(WEIGHTS)):  # every window of a period has the exact proportions
         assert np.bincount(sources[start:start + sum(WEIGHTS)], minlength=3).tolist() == WEIGHTS
-    for i in range(3):  # every epoch of a source is all of its samples
+    for i in range(3):  # every epoch of a dataset contains all of its samples
         own = [int(line.split()[1]) for line in found if line.startswith(f"{i} ")]
         size = [187, 62, 31][i]
         for epoch in range(len(own) // size):
@@ -172,13 +172,13 @@ def test_order(tool, pairs, shuffle):
 
 
 def test_one_source(tool, pairs):
-    """A dataset alone has the order that it has always had, whatever weight it is given."""
+    """A single dataset has its own order, whatever its weight."""
     expected = [f"0 {permutation(11, p // 187, p % 187, 187)}" for p in range(500)]
     assert tool("order", 16, 11, 1, 500, pairs[0]) == tool("order", 16, 11, 1, 500, f"{pairs[0]}:7") == expected
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Weights as they are given
+# Weights on the command line
 
 @pytest.mark.parametrize("given, whole", [
     (["2", "1", "1"], [2, 1, 1]), (["0.5", "0.25", ".25"], [2, 1, 1]), (["34", "12.5", "0.50"], [68, 25, 1]),
@@ -194,7 +194,7 @@ def test_weights(tool, pairs, given, whole):
 
 
 def test_weights_by_samples(tool, pairs, tmp_path):
-    """Without weights the shares are those of the samples: exactly, or to about 2^-20."""
+    """Without weights the proportions are those of the samples: exactly, or to about 2^-20."""
     assert tool("weights", 16, *pairs)[1::2] == [f"{n} {n / 280:.17g}" for n in (187, 62, 31)]
     assert tool("weights", 16, pairs[2])[1:] == ["1 1", "1"]  # with a ':' in the name
     for name, tokens in ("x", 4_000_001), ("y", 3_000_001), ("z", 2):  # 7,000,001 samples; by 10^6: 4, 3, 10^-6
@@ -216,15 +216,15 @@ def test_bad_weights(tool, pairs):
                          ([f"{a}:."], ["a:.", "positive"]), ([f"{a}:1.2.3"], ["a:1.2.3", "positive"]),
                          ([f"{a}:1234567890123456789"], ["digits"]), ([f"{a}:1048576", f"{b}:1"], ["a", "digits"]),
                          ([f"{a}:0.00000000000000001", f"{b}:10000"], ["b:10000", "digits"]),
-                         ([f"{a}:1", f"{a}:2"], ["a", "twice"]), ([f"{a}x:1"], ["ax: is no"]),
-                         ([f"{a}x:y"], ["ax:y: is no"]), ([":1"], [": is no"]), (["1"], ["1: is no"]),
+                         ([f"{a}:1", f"{a}:2"], ["a", "twice"]), ([f"{a}x:1"], ["ax: not a"]),
+                         ([f"{a}x:y"], ["ax:y: not a"]), ([":1"], [": not a"]), (["1"], ["1: not a"]),
                          ([f"{c}:x"], ["c:3:x", "positive"])]:
         tool("weights", 16, *specs, error=words)
     assert tool("weights", 16, f"{c}:3", f"{a}:3")[1::2] == ["1 0.5", "1 0.5"]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Runs over three sources that one tokenizer encoded: two with validation splits and one without
+# Runs on three datasets with the same tokenizer: two with validation splits and one without
 
 SEQ_LEN, GLOBAL_BATCH, STEPS, SEED = 16, 8, 24, 3
 SHARES = ["0.5", "0.3", "0.2"]
@@ -252,7 +252,7 @@ def options(sources, out, **changes):
 
 @pytest.fixture(scope="module")
 def runs(sources, tmp_path_factory):
-    """runs(ranks): the run, made once for each number of ranks."""
+    """runs(ranks): the run with this number of ranks, executed once."""
     made = {}
 
     def make(ranks=1):
@@ -268,7 +268,7 @@ def shards(sources, split="train"):
 
 
 def batch_hashes(data, weights, seed, shuffle, steps):
-    """batch_sha256 of every step, from the shards."""
+    """batch_sha256 of every step, computed from the shards."""
     samples = [(len(tokens) - 1) // SEQ_LEN for tokens in data]
     digests = [hashlib.sha256(data[i][s * SEQ_LEN:(s + 1) * SEQ_LEN + 1].astype("<i4").tobytes()).digest()
                for i, s in order(weights, samples, seed, shuffle, steps * GLOBAL_BATCH)]
@@ -278,7 +278,7 @@ def batch_hashes(data, weights, seed, shuffle, steps):
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_what_was_read(sources, runs, ranks):
-    """The log's hashes are those of the tokens that the order names; the losses are those of one rank."""
+    """The hashes in the log are those of the tokens given by the order; the losses equal those of one rank."""
     log = read_log(runs(ranks))
     assert log.column("batch_sha256") == batch_hashes(shards(sources), WHOLE, SEED, 1, STEPS)
     assert np.allclose(log.column("loss"), read_log(runs()).column("loss"), rtol=1e-6, atol=0)
@@ -334,13 +334,13 @@ def eval_output(text):
 
 
 def test_eval_of_each_source(sources, runs):
-    """eval of several sources has each one's own loss, and their mean by weight; the log has the same."""
+    """eval of several datasets reports the loss of each and their weighted mean; the log has the same."""
     model, one, two = checkpoint(runs(), STEPS), *sources[:2]
 
     def evaluated(*data, **changes):
         return eval_output(run(arguments("eval", checkpoint=model, data=list(data), **changes)).out)
     alone = [evaluated(path)[2] for path in (one, two)]
-    assert abs(alone[0] - alone[1]) > 0.01  # or else the means below prove nothing
+    assert abs(alone[0] - alone[1]) > 0.01  # otherwise the means below would prove nothing
     losses, tokens, mean = evaluated(f"{one}:5", f"{two}:3")
     assert losses == {str(one): alone[0], str(two): alone[1]}
     assert mean == pytest.approx((5 * alone[0] + 3 * alone[1]) / 8, abs=2e-6)
@@ -362,7 +362,7 @@ def test_logged_evals(sources, runs, tmp_path):
     many = read_log(runs(4)).evals[-1]["val_losses"]
     assert all(many[path] == pytest.approx(loss, rel=1e-5) for path, loss in log.evals[-1]["val_losses"].items())
 
-    # All of the data in each eval: what the command eval finds, with the weights of --val-data.
+    # All validation data in each eval: the result of the eval command, with the weights of --val-data.
     out = tmp_path / "run"
     run(options(sources, out, val_data=[f"{sources[0]}:1", f"{sources[1]}:2"], eval_batches=0, steps=4, eval_every=4))
     last = read_log(out).evals[-1]
@@ -372,7 +372,7 @@ def test_logged_evals(sources, runs, tmp_path):
 
 
 def test_resume(sources, runs, tmp_path):
-    """Stopped behind step 16, gone on with: the same bits. The sources may have moved meanwhile."""
+    """Stopped after step 16 and resumed: the same bits. The datasets may have been moved in between."""
     out, moved = shutil.copytree(runs(), tmp_path / "run"), [tmp_path / path.name for path in sources]
     shutil.rmtree(checkpoint(out, 24))
     for path, to in zip(sources, moved):
@@ -394,7 +394,7 @@ def test_resume_on_two_ranks(sources, runs, tmp_path):
 
 
 def test_changed_mixture(sources, runs, tmp_path):
-    """A run that went on with other sources, or others' shares, would be no continuation."""
+    """A run cannot be resumed with other datasets or other weights."""
     out = shutil.copytree(runs(), tmp_path / "run")
     shutil.rmtree(checkpoint(out, 24))
     log = (out / "log.jsonl").read_bytes()
@@ -408,7 +408,7 @@ def test_changed_mixture(sources, runs, tmp_path):
 
 
 def test_unshuffled_bare_shards(pairs, tmp_path):
-    """A Megatron pair and an llm.c shard together, in order, shares by samples; and one source alone."""
+    """A mixture of a Megatron pair and an llm.c shard, in order, weighted by samples; and a single dataset."""
     tokens = np.concatenate(random_documents(7, 1200, 97)).astype(np.int32)
     bare = [pairs[0], write_llmc(tmp_path / "shard.bin", tokens)]
     data = [np.concatenate([np.array(d, np.int32) for d in read_pair(pairs[0])]), tokens]
@@ -439,7 +439,7 @@ def test_refused(sources, pairs, corpus, ranks, tmp_path):
 
 
 def test_altered_source(sources, tmp_path):
-    """Any of the sources is compared with its manifest."""
+    """Each dataset is verified against its manifest."""
     bad = [shutil.copytree(path, tmp_path / path.name) for path in sources]
     shard = bytearray((bad[2] / "train.bin").read_bytes())
     shard[-2] ^= 1

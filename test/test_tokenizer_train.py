@@ -1,6 +1,6 @@
-"""tokenizer_train.h: Unigram training against a plain Python version of the method, its files in `sentencepiece`,
-`tokenizers` and `transformers`, and texts that are not to be trusted. (Byte-level BPE: test_tokenizer.py.) Each test
-drives test/train_tool.c, plain and under AddressSanitizer + UndefinedBehaviorSanitizer."""
+"""tokenizers/train.h: Unigram training against a reference implementation in Python, its files in `sentencepiece`,
+`tokenizers` and `transformers`, and untrusted texts. (Byte-level BPE: test_tokenizer.py.) Each test drives
+test/train_tool.c, with and without AddressSanitizer and UndefinedBehaviorSanitizer."""
 import json
 import math
 import os
@@ -59,7 +59,7 @@ def train(tool, texts, vocab, folder, *more, **options):
 
 
 def refused(tool, texts, vocab, folder, *more):
-    """The line that says why not."""
+    """The error message of a training that must fail."""
     lines = call(tool, "unigram", vocab, folder, *more, data=packed(texts), status=1).stderr.decode().splitlines()
     assert len(lines) == 1
     return lines[0]
@@ -67,7 +67,7 @@ def refused(tool, texts, vocab, folder, *more):
 
 @pytest.fixture(scope="module")
 def split():
-    """(texts to train on, held-out Japanese texts), some 1.5 MB."""
+    """(training texts, held-out Japanese texts), about 1.5 MB."""
     train_texts, held = [], []
     for path in sorted((ROOT / "build/corpus").glob("*.jsonl")):
         size = 0
@@ -97,7 +97,7 @@ def owners(model):
 
 @pytest.mark.parametrize("build", ["native", "asan"])
 def test_suffix_array(tools, build):
-    """The order of all suffixes, as sorting them gives it."""
+    """The suffix array equals the suffixes sorted by Python."""
     draw = random.Random(1)
     texts = [b"", b"a", b"aa", b"ab", b"ba", b"banana", b"mississippi", bytes(range(256)), bytes(range(255, -1, -1)),
              b"ab" * 300, b"aab" * 200 + b"aabb"]
@@ -112,14 +112,14 @@ def test_suffix_array(tools, build):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The files in the libraries that own the formats
+# The files, read by the libraries that define the formats
 
 def pieces_of(folder):
     return [tuple(entry) for entry in json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]]
 
 
 def test_vocabulary(model, owners, split):
-    """Exact size; specials and bytes first; every piece within the rules; the same pieces and scores in both files."""
+    """Exact size; special tokens and bytes first; every piece follows the rules; both files agree."""
     sp, hf = owners
     pieces = pieces_of(model)
     assert len(pieces) == sp.vocab_size() == hf.get_vocab_size() == 6000
@@ -168,7 +168,7 @@ def test_transformers(model, split):
 
 
 def test_not_worse_than_sentencepiece(model, split, tmp_path):
-    """Bytes per token on held-out Japanese, by sentencepiece's own encoder, after training with the same settings."""
+    """Bytes per token on held-out Japanese text, compared with sentencepiece's trainer at the same settings."""
     lines = [line for text in split[0] for line in text.split("\n")]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines), model_prefix=str(tmp_path / "theirs"), vocab_size=6000, byte_fallback=True,
@@ -181,10 +181,10 @@ def test_not_worse_than_sentencepiece(model, split, tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The method, in plain Python, on words without rare characters
+# A reference implementation in plain Python, on words without rare characters
 
 def reference_best(word, score, without=None):
-    """The pieces of the likeliest segmentation; on a tie the last piece is the longest."""
+    """The pieces of the most probable segmentation; ties go to the longest last piece."""
     best = [(0.0, None)] + [None] * len(word)
     for start in range(len(word)):
         for end in range(start + 1, min(start + 16, len(word)) + 1):
@@ -221,7 +221,7 @@ def digamma(x):
 
 
 def reference_learn(words, pieces, score, last):
-    """Two rounds of expectation maximisation; `score` has those of the pieces in use."""
+    """Two iterations of EM; `score` contains the pieces in use."""
     for i in range(2):
         expected = reference_expect(words, score)
         everything = last and i == 1
@@ -236,14 +236,14 @@ def reference_train(words, wanted):
     """{piece: score} from {word: count}."""
     characters = sorted(ALWAYS | {c for word in words for c in word})
     places = Counter()
-    follow = {}  # substring -> what comes after it; None is the end of a word
+    follow = {}  # substring -> the characters that follow it; None is the end of a word
     for word, count in words.items():
         for a in range(len(word)):
             for b in range(a + 1, min(a + 16, len(word)) + 1):
                 places[word[a:b]] += count
                 after = word[b] if b < len(word) else (word, "end")
                 follow.setdefault(word[a:b], set()).add(after if b - a < 16 else "any")
-    # As in a suffix tree: what is always followed by one and the same character is not the longest of its kind.
+    # As in a suffix tree: a substring that is always followed by the same character is not maximal.
     ends = {s: f for s, f in follow.items() if len(s) > 1 and places[s] >= 3}
     seeds = {s: places[s] * len(s) for s, f in ends.items()
              if len(f) > 1 or len(s) == 16 or isinstance(next(iter(f)), tuple)}
@@ -277,7 +277,7 @@ def reference_train(words, wanted):
 
 
 def test_method(tools, tmp_path):
-    """The same pieces as the Python version, and the same scores but for their rounding."""
+    """The same pieces as the Python implementation, and the same scores except for rounding."""
     draw = random.Random(3)
     stems = ["".join(draw.choices("abcdeいろはにほ", k=draw.randrange(2, 6))) for _ in range(40)]
     words = Counter("".join(draw.choices(stems, k=draw.randrange(1, 4))) for _ in range(1500))
@@ -292,7 +292,7 @@ def test_method(tools, tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Same bits, and texts that are not to be trusted
+# Determinism and untrusted texts
 
 def test_same_files_for_any_number_of_threads(tools, split, tmp_path):
     texts = split[0][::4]
@@ -303,7 +303,7 @@ def test_same_files_for_any_number_of_threads(tools, split, tmp_path):
 
 @pytest.mark.parametrize("build", ["native", "asan"])
 def test_hostile_texts(tools, tmp_path, build):
-    """Any bytes can be trained on; what is no character takes no part."""
+    """Any bytes can be trained on; bytes that are not valid UTF-8 are ignored."""
     draw = random.Random(7)
     texts = [*HOSTILE, draw.randbytes(20000), b"\xff\xfe\xe3\x81" * 50, "漢" * 5000, "ab" * 3000, "\U0010ffff" * 20]
     texts += ["".join(map(chr, draw.choices([*range(0xD800), *range(0xE000, 0x110000)], k=2000)))]
@@ -317,11 +317,11 @@ def test_hostile_texts(tools, tmp_path, build):
 
 @pytest.mark.parametrize("build", ["native", "asan"])
 def test_largest_vocabulary(tools, tmp_path, build):
-    """Too many tokens: the line names the largest number that the text fills, and that many can be trained."""
+    """A vocabulary that is too large: the error names the largest possible size, with which training succeeds."""
     text = "東京都と京都府。東京都庁は東京にある。京都は京都府にある。\n" * 5
     line = refused(tools / build, [text], 5000, tmp_path)
     largest = int(line.rsplit(" ", 1)[1])
-    assert line == f"the text fills only {largest} tokens: --vocab-size must be at most {largest}"
+    assert line == f"the text yields only {largest} tokens: --vocab-size must be at most {largest}"
     refused(tools / build, [text], largest + 1, tmp_path)
     assert len(pieces_of(train(tools / build, [text], largest, tmp_path / "out"))) == largest
 

@@ -1,10 +1,9 @@
-// train_tool.c: drives tokenizer_train.h for test_tokenizer_train.py and
-// scripts/bench_tokenizer.py. Texts on stdin: for each its length as uint32 and its bytes.
+// train_tool.c: drives tokenizers/train.h for test_tokenizer_train.py and
+// scripts/bench_tokenizer.py. Texts on stdin: each its length as uint32, then its bytes.
 //
 //     train_tool bpe VOCAB_SIZE DIR                 byte-level BPE
 //     train_tool unigram VOCAB_SIZE DIR [COVERAGE]  Unigram with byte fallback
-//     train_tool suffixes                           suffix array of the bytes on stdin, binary
-//     int32
+//     train_tool suffixes                           suffix array of stdin as binary int32
 #include "tokenizers/train.h"
 
 #include "test/tool.h"
@@ -15,7 +14,7 @@ static bool add_texts(TokenizerTrainer *trainer, const char *at, const char *end
         memcpy(&length, at, sizeof length);
         at += 4;
         if (length > end - at) {
-            return fail(e, "stdin: the last text is cut off");
+            return fail(e, "stdin: the last text is truncated");
         }
         if (!trainer_add(trainer, at, length, e)) {
             return false;

@@ -6,6 +6,7 @@
 
 #include "tokenizers/model.h"
 #include "tokenizers/spellings.h"
+#include "util/json.h"
 #include "util/protobuf.h"
 
 // Fields of the messages.
@@ -293,7 +294,7 @@ static inline bool sentencepiece_read(Tokenizer *t, Spellings *s, const char *pa
 // ------------------------------------------------------------------------------------------------
 // Writer
 
-static inline void special_write_(JsonWriter *message, unsigned field, const Tokenizer *t,
+static inline void special_write_(TextBuffer *message, unsigned field, const Tokenizer *t,
                                   int32_t id) {
     size_t length;
     const char *text = tokenizer_text(t, id, &length);
@@ -306,13 +307,13 @@ static inline void special_write_(JsonWriter *message, unsigned field, const Tok
 static inline void sentencepiece_write(JsonWriter *w, const Tokenizer *t) {
     const Vocabulary *v = &t->vocabulary;
     const SentencePieceNormalizer *s = &t->sentencepiece_normalizer;
-    JsonWriter message = {0};
+    TextBuffer message = {0};
     for (size_t id = 0; id < v->count; id++) {
         const Token *token = &v->tokens[id];
         protobuf_put_bytes(&message, PIECE_TEXT_, v->bytes + token->offset, token->length);
         protobuf_put_float(&message, PIECE_SCORE_, (float)t->pieces.scores[id]);
         protobuf_put_number(&message, PIECE_TYPE_, token->kind);
-        protobuf_put_message(w, MODEL_PIECES_, &message);
+        protobuf_put_message(&w->text, MODEL_PIECES_, &message);
     }
 
     protobuf_put_number(&message, TRAINER_MODEL_TYPE_, 1);
@@ -326,13 +327,13 @@ static inline void sentencepiece_write(JsonWriter *w, const Tokenizer *t) {
     special_write_(&message, TRAINER_BOS_PIECE_, t, t->begin);
     special_write_(&message, TRAINER_EOS_PIECE_, t, t->end_of_document);
     special_write_(&message, TRAINER_PAD_PIECE_, t, t->pad);
-    protobuf_put_message(w, MODEL_TRAINER_, &message);
+    protobuf_put_message(&w->text, MODEL_TRAINER_, &message);
 
     protobuf_put_bytes(&message, NORMALIZER_NAME_, "identity", 8);
     protobuf_put_number(&message, NORMALIZER_DUMMY_PREFIX_, s->dummy_prefix);
     protobuf_put_number(&message, NORMALIZER_EXTRA_SPACES_, s->collapse_spaces);
     protobuf_put_number(&message, NORMALIZER_ESCAPE_SPACES_, s->escape_spaces);
-    protobuf_put_message(w, MODEL_NORMALIZER_, &message);
+    protobuf_put_message(&w->text, MODEL_NORMALIZER_, &message);
     free(message.data);
 }
 

@@ -1,5 +1,5 @@
-// train_unigram.h: trains a Unigram model: expectation maximisation, pruning, and the tokenizer
-// that results.
+// train_unigram.h: trains a Unigram tokenizer (Kudo 2018): EM, pruning, and the resulting
+// vocabulary.
 #ifndef TOKENIZERS_TRAIN_UNIGRAM_H
 #define TOKENIZERS_TRAIN_UNIGRAM_H
 
@@ -7,12 +7,12 @@
 #include "tokenizers/unigram_seeds.h"
 
 // ------------------------------------------------------------------------------------------------
-// Expectation maximisation and pruning
+// Expectation maximisation
 
-// counts[0 .. piece_count): the expected count of each piece, or that in the likeliest
-// segmentations. Threads count in arrays of their own; as counts are integers, the sum does not
-// depend on who counted what.
-static inline void unigram_count_(UnigramTrainer *u, bool likeliest) {
+// E step. counts[0 .. piece_count): the expected count of each piece, in units of
+// 2^-UNIGRAM_COUNT_BITS; or, if `viterbi`, its occurrences in the most probable segmentations. Each
+// thread has counts of its own; since they are integers, their sum does not depend on the schedule.
+static inline void unigram_e_step_(UnigramTrainer *u, bool viterbi) {
     memset(u->counts, 0, (size_t)u->threads * u->piece_count * sizeof *u->counts);
 #pragma omp parallel num_threads(u->threads)
     {
@@ -23,8 +23,8 @@ static inline void unigram_count_(UnigramTrainer *u, bool likeliest) {
             const UnigramWord *word = &u->words[w];
             uint32_t best[UNIGRAM_WORD_LENGTH];
             double score;
-            lattice_score(&lattice, u, u->text + word->start, word->length);
-            if (!likeliest) {
+            lattice_build(&lattice, u, u->text + word->start, word->length);
+            if (!viterbi) {
                 lattice_expect(&lattice, u->pieces, word, counts);
                 continue;
             }
@@ -42,8 +42,7 @@ static inline void unigram_count_(UnigramTrainer *u, bool likeliest) {
     }
 }
 
-// Derivative of the logarithm of the gamma function, x > 0: psi(x) = psi(x + 1) - 1 / x, and its
-// asymptotic series.
+// Digamma function, x > 0: by the recurrence psi(x) = psi(x + 1) - 1 / x and the asymptotic series.
 static inline double digamma_(double x) {
     double sum = 0;
     for (; x < 7; x++) {
@@ -54,21 +53,26 @@ static inline double digamma_(double x) {
            r * (1.0 / 12 - r * (1.0 / 120 - r * (1.0 / 252 - r * (1.0 / 240 - r / 132))));
 }
 
+// Clamps a piece's score and sets its scaled probability: the piece is in use.
 static inline void unigram_set_scaled_(UnigramPiece *piece) {
     piece->score = piece->score < UNIGRAM_MIN_SCORE ? UNIGRAM_MIN_SCORE : piece->score;
     piece->scaled = exp(piece->score + UNIGRAM_SCALE * piece->length);
 }
 
-// Probabilities from the expected counts, with the digamma function in place of the logarithm: a
-// sparse prior (Liang, Petrov, Jordan, Klein 2007). What is expected less than half a time is left
-// out, but for single characters and, if `all`, for the rest.
-static inline void unigram_maximise_(UnigramTrainer *u, bool all) {
+// M step. Log probabilities from the expected counts, with the digamma function in place of the
+// logarithm: a sparse prior (Liang, Petrov, Jordan, Klein 2007). A piece with an expected count
+// below 0.5 is no longer in use, except for single characters, or for all pieces if `all`.
+static inline void unigram_m_step_(UnigramTrainer *u, bool all) {
     const double unit = ldexp(1, -UNIGRAM_COUNT_BITS);
     double total = 0;
     for (size_t p = 0; p < u->piece_count; p++) {
         double count = (double)u->counts[p] * unit;
-        total += count < 0.5 && (all || p < u->characters) ? 0.5 : count < 0.5 ? 0 : count;
+        if (count < 0.5) {
+            count = all || p < u->characters ? 0.5 : 0;
+        }
+        total += count;
     }
+
     double logarithm = digamma_(total);
     for (size_t p = 0; p < u->piece_count; p++) {
         double count = (double)u->counts[p] * unit;
@@ -80,67 +84,83 @@ static inline void unigram_maximise_(UnigramTrainer *u, bool all) {
     }
 }
 
-static inline bool unigram_learn_(UnigramTrainer *u, bool last, Error *e) {
+// UNIGRAM_ITERATIONS of EM. After the last ones of the training (`last`), all pieces are in use.
+static inline bool unigram_em_(UnigramTrainer *u, bool last, Error *e) {
     free(u->counts);
     u->counts = malloc((size_t)u->threads * u->piece_count * sizeof *u->counts);
     if (!u->counts || !unigram_trie(u, e)) {
         return unigram_no_memory(e);
     }
     for (int i = 0; i < UNIGRAM_ITERATIONS; i++) {
-        unigram_count_(u, false);
-        unigram_maximise_(u, last && i == UNIGRAM_ITERATIONS - 1);
+        unigram_e_step_(u, false);
+        unigram_m_step_(u, last && i == UNIGRAM_ITERATIONS - 1);
     }
     return true;
 }
 
-typedef struct {
-    int rank; // 2: a single character; 1: used, by its value to the likelihood; 0: of no use now
-    double value;
-    uint32_t piece;
-} Worth_;
+// ------------------------------------------------------------------------------------------------
+// Pruning
 
-static inline int worth_order_(const void *a, const void *b) {
-    const Worth_ *x = a, *y = b;
-    return x->rank != y->rank     ? y->rank - x->rank
-           : x->value != y->value ? (x->value < y->value ? 1 : -1)
-                                  : (x->piece > y->piece) - (x->piece < y->piece);
+// A piece that may be kept.
+typedef struct {
+    int class;   // 2: single character, 1: occurs in a segmentation, 0: does not
+    double loss; // by which pieces of a class are ranked: that of removing it
+    uint32_t piece;
+} Candidate_;
+
+// By descending class, then by descending loss.
+static inline int candidate_order_(const void *a, const void *b) {
+    const Candidate_ *x = a, *y = b;
+    if (x->class != y->class) {
+        return y->class - x->class;
+    }
+    if (x->loss != y->loss) {
+        return x->loss < y->loss ? 1 : -1;
+    }
+    return (x->piece > y->piece) - (x->piece < y->piece);
 }
 
-// How much the log likelihood of the likeliest segmentations would fall if a piece were cut into
-// the next best ones (Kudo 2018, section 3.2), and what the tokens would cost that come to it.
-// counts are those in the likeliest segmentations, `total` their sum.
-static inline Worth_ piece_worth_(const UnigramTrainer *u, Lattice *lattice, uint32_t p,
-                                  double total) {
+// The pruning loss of a piece (Kudo 2018, section 3.2): how much the log likelihood of the most
+// probable segmentations would decrease if the piece were replaced by its own next best
+// segmentation, plus UNIGRAM_TOKEN_COST for each additional token. u->counts are the occurrences in
+// the most probable segmentations, `total` is their sum.
+static inline Candidate_ piece_loss_(const UnigramTrainer *u, Lattice *lattice, uint32_t p,
+                                     double total) {
     const UnigramPiece *piece = &u->pieces[p];
-    double count = (double)u->counts[p], without, value = 0;
-    uint32_t parts[UNIGRAM_WORD_LENGTH];
+    const double count = (double)u->counts[p];
     if (p < u->characters) {
-        return (Worth_){2, 0, p};
+        return (Candidate_){2, 0, p};
     }
     if (!(piece->scaled > 0)) {
-        return (Worth_){0, -INFINITY, p};
+        return (Candidate_){0, -INFINITY, p};
     }
     if (!u->counts[p]) {
-        return (Worth_){0, piece->score, p};
+        return (Candidate_){0, piece->score, p};
     }
-    lattice_score(lattice, u, u->text + piece->start, piece->length);
-    size_t n = lattice_best(lattice, u->pieces, piece->length, p, parts, &without);
-    value = log(count / total) + (double)n * log(total + count * (double)(n - 1));
+
+    // The n pieces that would replace it.
+    uint32_t alternative[UNIGRAM_WORD_LENGTH];
+    double score;
+    lattice_build(lattice, u, u->text + piece->start, piece->length);
+    size_t n = lattice_best(lattice, u->pieces, piece->length, p, alternative, &score);
+
+    // The loss per occurrence. Without the piece, the total grows to total + count * (n - 1).
+    double loss = log(count / total) + (double)n * log(total + count * (double)(n - 1));
     for (size_t k = 0; k < n; k++) {
-        value -= log((double)u->counts[parts[k]] + count);
+        loss -= log((double)u->counts[alternative[k]] + count);
     }
-    return (Worth_){1, count * (value + UNIGRAM_TOKEN_COST * (double)(n - 1)), p};
+    return (Candidate_){1, count * (loss + UNIGRAM_TOKEN_COST * (double)(n - 1)), p};
 }
 
-// Keeps the `kept` pieces of most worth, the single characters first.
-static inline bool unigram_keep_(UnigramTrainer *u, Worth_ *worth, size_t kept, Error *e) {
+// Keeps the best `kept` of the candidates, which it sorts; there is one for each piece.
+static inline bool unigram_keep_(UnigramTrainer *u, Candidate_ *candidates, size_t kept, Error *e) {
     UnigramPiece *pieces = malloc(kept * sizeof *pieces);
     if (!pieces) {
         return unigram_no_memory(e);
     }
-    qsort(worth, u->piece_count, sizeof *worth, worth_order_);
+    qsort(candidates, u->piece_count, sizeof *candidates, candidate_order_);
     for (size_t k = 0; k < kept; k++) {
-        pieces[k] = u->pieces[worth[k].piece];
+        pieces[k] = u->pieces[candidates[k].piece];
     }
     free(u->pieces);
     u->pieces = pieces;
@@ -148,54 +168,61 @@ static inline bool unigram_keep_(UnigramTrainer *u, Worth_ *worth, size_t kept, 
     return true;
 }
 
-// Drops the pieces of least worth, down to the share UNIGRAM_SHRINK of those in use, but not below
-// `least`.
+// Removes the pieces with the smallest pruning loss: keeps the fraction UNIGRAM_SHRINK of those
+// that occur, but at least `least` pieces.
 static inline bool unigram_prune_(UnigramTrainer *u, size_t least, Error *e) {
-    Worth_ *worth = malloc(u->piece_count * sizeof *worth);
+    Candidate_ *candidates = malloc(u->piece_count * sizeof *candidates);
     size_t used = 0;
     double total = 0;
-    if (!worth) {
+    if (!candidates) {
         return unigram_no_memory(e);
     }
-    unigram_count_(u, true);
+
+    // Losses under the most probable segmentations.
+    unigram_e_step_(u, true);
     for (size_t p = 0; p < u->piece_count; p++) {
         total += (double)u->counts[p];
     }
 #pragma omp parallel for num_threads(u->threads) schedule(dynamic, 1024) reduction(+ : used)
     for (size_t p = 0; p < u->piece_count; p++) {
         Lattice lattice;
-        worth[p] = piece_worth_(u, &lattice, (uint32_t)p, total);
-        used += worth[p].rank > 0;
+        candidates[p] = piece_loss_(u, &lattice, (uint32_t)p, total);
+        used += candidates[p].class > 0;
     }
+
     size_t kept = (size_t)(UNIGRAM_SHRINK * (double)used);
-    bool ok = unigram_keep_(u, worth, kept < least ? least : kept, e);
-    free(worth);
+    bool ok = unigram_keep_(u, candidates, kept < least ? least : kept, e);
+    free(candidates);
     return ok;
 }
 
-// Keeps the likeliest pieces, as pruning alone leaves long ones that are rare and come to nothing
-// in other texts.
+// Keeps the `wanted` most probable pieces. Pruning alone would leave long, rare ones that are not
+// used in other texts.
 static inline bool unigram_choose_(UnigramTrainer *u, size_t wanted, Error *e) {
-    Worth_ *worth = malloc(u->piece_count * sizeof *worth);
-    if (!worth) {
+    Candidate_ *candidates = malloc(u->piece_count * sizeof *candidates);
+    if (!candidates) {
         return unigram_no_memory(e);
     }
     for (size_t p = 0; p < u->piece_count; p++) {
         const UnigramPiece *piece = &u->pieces[p];
-        worth[p] = (Worth_){p < u->characters ? 2 : piece->scaled > 0, piece->score, (uint32_t)p};
+        candidates[p] =
+            (Candidate_){p < u->characters ? 2 : piece->scaled > 0, piece->score, (uint32_t)p};
     }
-    bool ok = unigram_keep_(u, worth, wanted, e);
-    free(worth);
+    bool ok = unigram_keep_(u, candidates, wanted, e);
+    free(candidates);
     return ok;
 }
 
-// Prunes the seeds to `wanted` pieces and leaves their scores, rounded.
+// Trains the seed vocabulary down to `wanted` pieces; their final scores are rounded to multiples
+// of 1 / UNIGRAM_SCORE_UNITS.
 static inline bool unigram_train_(UnigramTrainer *u, size_t wanted, Error *e) {
     size_t used = 0;
     for (size_t p = 0; p < u->piece_count; p++) {
         unigram_set_scaled_(&u->pieces[p]);
     }
-    if (!unigram_learn_(u, false, e)) {
+
+    // The first EM shows how many pieces the text can fill.
+    if (!unigram_em_(u, false, e)) {
         return false;
     }
     for (size_t p = 0; p < u->piece_count; p++) {
@@ -203,17 +230,20 @@ static inline bool unigram_train_(UnigramTrainer *u, size_t wanted, Error *e) {
     }
     if (used < wanted) {
         size_t largest = UNIGRAM_SPECIALS + 256 + used;
-        return fail(e, "the text fills only %zu tokens: --vocab-size must be at most %zu", largest,
+        return fail(e, "the text yields only %zu tokens: --vocab-size must be at most %zu", largest,
                     largest);
     }
+
+    // Prune to 1.1 * wanted pieces (Kudo 2018), then keep the most probable ones.
     while (u->piece_count > wanted + wanted / 10) {
-        if (!unigram_prune_(u, wanted + wanted / 10, e) || !unigram_learn_(u, false, e)) {
+        if (!unigram_prune_(u, wanted + wanted / 10, e) || !unigram_em_(u, false, e)) {
             return false;
         }
     }
-    if (!unigram_choose_(u, wanted, e) || !unigram_learn_(u, true, e)) {
+    if (!unigram_choose_(u, wanted, e) || !unigram_em_(u, true, e)) {
         return false;
     }
+
     for (size_t p = 0; p < u->piece_count; p++) {
         u->pieces[p].score = round(u->pieces[p].score * UNIGRAM_SCORE_UNITS) / UNIGRAM_SCORE_UNITS;
     }
@@ -223,15 +253,15 @@ static inline bool unigram_train_(UnigramTrainer *u, size_t wanted, Error *e) {
 // ------------------------------------------------------------------------------------------------
 // The tokenizer
 
-// Everything in the vocabulary in order of id. Types as SentencePiece numbers them.
-
+// An entry of the vocabulary.
 typedef struct {
     char text[4 * UNIGRAM_PIECE_LENGTH + 1];
     size_t length;
     double score;
-    int type;
+    int type; // as in SentencePiece: PIECE_NORMAL ...
 } VocabularyPiece_;
 
+// By descending score, then by text.
 static inline int vocabulary_piece_order_(const void *a, const void *b) {
     const VocabularyPiece_ *x = a, *y = b;
     return x->score != y->score ? (x->score < y->score ? 1 : -1) : strcmp(x->text, y->text);
@@ -244,9 +274,10 @@ static inline void vocabulary_piece_set_(VocabularyPiece_ *piece, const char *te
     piece->type = type;
 }
 
-// The vocabulary: unknown, end of document, bytes, then the trained pieces from the likeliest down.
-// The first ones never stand for text, but `tokenizers` looks for them there: their score is below
-// that of any six characters, which is how "<0x41>" must be cut.
+// The vocabulary in the order of the ids: unknown, end of document, bytes, then the trained pieces
+// by descending probability. The names of the first ones are never matched in text, except by
+// `tokenizers`: hence their score is below that of any six characters, so that the text "<0x41>" is
+// segmented into its characters.
 static inline VocabularyPiece_ *unigram_vocabulary_(const UnigramTrainer *u, size_t *count,
                                                     Error *e) {
     const size_t first = UNIGRAM_SPECIALS + 256;
@@ -255,6 +286,8 @@ static inline VocabularyPiece_ *unigram_vocabulary_(const UnigramTrainer *u, siz
         unigram_no_memory(e);
         return NULL;
     }
+
+    // Special tokens and bytes.
     vocabulary_piece_set_(&vocabulary[0], UNIGRAM_UNKNOWN_TEXT, 8 * UNIGRAM_MIN_SCORE,
                           PIECE_UNKNOWN);
     vocabulary_piece_set_(&vocabulary[1], END_OF_DOCUMENT_TEXT, 8 * UNIGRAM_MIN_SCORE,
@@ -265,6 +298,8 @@ static inline VocabularyPiece_ *unigram_vocabulary_(const UnigramTrainer *u, siz
         vocabulary_piece_set_(&vocabulary[UNIGRAM_SPECIALS + b], text, 8 * UNIGRAM_MIN_SCORE,
                               PIECE_BYTE);
     }
+
+    // Trained pieces.
     for (size_t p = 0; p < u->piece_count; p++) {
         VocabularyPiece_ *piece = &vocabulary[first + p];
         *piece = (VocabularyPiece_){.score = u->pieces[p].score, .type = PIECE_NORMAL};
@@ -278,7 +313,7 @@ static inline VocabularyPiece_ *unigram_vocabulary_(const UnigramTrainer *u, siz
     return vocabulary;
 }
 
-// Makes a tokenizer of the pieces and saves it.
+// Builds the tokenizer and saves it.
 static inline bool unigram_save_(const UnigramTrainer *u, const char *directory, Error *e) {
     size_t count = 0;
     VocabularyPiece_ *vocabulary = unigram_vocabulary_(u, &count, e);
@@ -299,27 +334,29 @@ static inline bool unigram_save_(const UnigramTrainer *u, const char *directory,
 
 // Trains a Unigram tokenizer of exactly `vocab_size` tokens and writes tokenizer.model
 // (SentencePiece), tokenizer.json (the same for Hugging Face `tokenizers`) and
-// tokenizer_config.json into an existing directory. Ids: 0 <|unknown|>, which no text gives, 1
-// <|endoftext|>, 2 .. 257 the bytes, then the pieces from the likeliest down. Characters beyond the
-// commonest that make up `coverage` (0 < coverage <= 1) of the text are cut into bytes. No
-// normalization and no prefix: every text comes back word for word. The files depend on the text
-// alone, not on the number of threads. The trainer is left as it was.
+// tokenizer_config.json to an existing directory. Ids: 0 <|unknown|>, which no text encodes to, 1
+// <|endoftext|>, 2 .. 257 the bytes, then the pieces by descending probability. The alphabet is the
+// most frequent characters that cover the fraction `coverage` (0 < coverage <= 1) of the text; all
+// others are encoded as bytes. No normalization and no dummy prefix: decoding restores every text
+// exactly. The files depend only on the text, not on the number of threads. The trainer is not
+// changed.
 static inline bool trainer_finish_unigram(const TokenizerTrainer *trainer, size_t vocab_size,
                                           double coverage, const char *directory, Error *e) {
     UnigramTrainer u = {.threads = omp_get_max_threads()};
     if (!(coverage > 0 && coverage <= 1)) {
         return fail(e, "character coverage %g: must be above 0 and at most 1", coverage);
     }
+
     bool ok = unigram_alphabet(&u, trainer, coverage, e);
     if (ok) {
         size_t least = UNIGRAM_SPECIALS + 256 + (size_t)(u.alphabet - SYMBOL_FIRST);
         ok = (vocab_size >= least && vocab_size <= TOKENIZER_MAX_VOCAB) ||
              fail(e,
-                  "--vocab-size %zu: must be %zu (2 special tokens, 256 bytes, the %zu characters "
-                  "that make up %g of "
-                  "the text) to %d",
+                  "--vocab-size %zu: must be %zu (2 special tokens, 256 bytes, the %zu "
+                  "characters that cover %g of the text) to %d",
                   vocab_size, least, least - UNIGRAM_SPECIALS - 256, coverage, TOKENIZER_MAX_VOCAB);
     }
+
     ok = ok && unigram_text(&u, trainer, e) && unigram_seed(&u, e) &&
          unigram_train_(&u, vocab_size - UNIGRAM_SPECIALS - 256, e) &&
          unigram_save_(&u, directory, e);

@@ -1,5 +1,5 @@
-// train_words.h: counts the different words of a text, which no token crosses: what both kinds of
-// training start from.
+// train_words.h: collects the distinct words of a training text with their frequencies: the input
+// of BPE and Unigram training. A word is a pre-token; no token crosses its ends.
 #ifndef TOKENIZERS_TRAIN_WORDS_H
 #define TOKENIZERS_TRAIN_WORDS_H
 
@@ -7,28 +7,27 @@
 #include "tokenizers/unicode.h"
 #include "util/array.h"
 #include "util/hash.h"
+#include "util/text.h"
 
 typedef struct {
-    uint64_t hash, count;
+    uint64_t hash, count; // count: occurrences in the training text
     size_t start, length; // in TokenizerTrainer.text
 } Word;
 
-// Different words, which no token crosses, and how often each came. Memory grows with the different
-// ones only: for text without end, train on a sample.
+// Distinct words and their frequencies. Memory grows with the distinct words only: for unbounded
+// text, train on a sample.
 typedef struct {
     size_t (*word_length)(const uint8_t *classes, const char *text,
-                          size_t length); // of the word at the start
-    uint8_t *classes;
+                          size_t length); // of the word that starts at `text`
+    uint8_t *classes;                     // character_classes
     Word *words;
     size_t word_count, word_capacity;
-    char *text;
-    size_t text_length, text_capacity;
-    uint32_t *slots; // open addressing, word + 1, 0 if empty
-    size_t mask;
+    TextBuffer text; // the words, concatenated
+    HashTable table; // indices into words
 } TokenizerTrainer;
 
-// The words of Unigram: as GPT-2's pre-tokens, but digits and punctuation go together, and there
-// are no contractions.
+// Length of the Unigram word at `text`. As in the pre-tokenizer of GPT-2, but digits and
+// punctuation form one word, and there are no contractions.
 static inline size_t unigram_word_length_(const uint8_t *classes, const char *text, size_t length) {
     const char *end = text + length, *at = text + (*text == ' ' && length > 1);
     size_t n;
@@ -37,6 +36,7 @@ static inline size_t unigram_word_length_(const uint8_t *classes, const char *te
     if (class == CLASS_SPACE) {
         return pretoken_length(classes, text, length);
     }
+
     while (class != CLASS_SPACE && letters == (class == CLASS_LETTER)) {
         at += n;
         class = at < end ? class_at(classes, at, end, &n) : CLASS_SPACE;
@@ -44,75 +44,82 @@ static inline size_t unigram_word_length_(const uint8_t *classes, const char *te
     return (size_t)(at - text);
 }
 
-// For trainer_finish: byte-level BPE.
+// Starts training of a byte-level BPE tokenizer (trainer_finish). The caller frees the trainer with
+// trainer_free, on failure too.
 static inline bool trainer_init(TokenizerTrainer *trainer, Error *e) {
-    *trainer = (TokenizerTrainer){pretoken_length, .mask = 65535, .classes = character_classes(e)};
-    trainer->slots = calloc(trainer->mask + 1, sizeof *trainer->slots);
-    return trainer->classes && (trainer->slots || fail(e, "tokenizer: no memory for a trainer"));
+    *trainer = (TokenizerTrainer){.word_length = pretoken_length};
+    trainer->classes = character_classes(e);
+    return trainer->classes != NULL;
 }
 
-// For trainer_finish_unigram.
+// Starts training of a Unigram tokenizer (trainer_finish_unigram); otherwise as trainer_init.
 static inline bool trainer_init_unigram(TokenizerTrainer *trainer, Error *e) {
     bool ok = trainer_init(trainer, e);
     trainer->word_length = unigram_word_length_;
     return ok;
 }
 
+// Frees everything the trainer owns.
 static inline void trainer_free(TokenizerTrainer *trainer) {
     free(trainer->classes);
     free(trainer->words);
-    free(trainer->text);
-    free(trainer->slots);
+    free(trainer->text.data);
+    free(trainer->table.slots);
     *trainer = (TokenizerTrainer){0};
 }
 
-static inline bool trainer_grow_(TokenizerTrainer *trainer, Error *e) {
-    size_t mask = 2 * trainer->mask + 1;
-    uint32_t *slots = calloc(mask + 1, sizeof *slots);
-    if (!slots || trainer->word_count >= UINT32_MAX - 1) {
-        free(slots);
-        return fail(e, "tokenizer: no room for %zu different words; train on a smaller sample",
+// A word that is looked up.
+typedef struct {
+    uint64_t hash;
+    const char *text;
+    size_t length;
+} WordKey_;
+
+static inline bool word_equals_(const void *context, uint32_t item, const void *key) {
+    const TokenizerTrainer *trainer = context;
+    const Word *word = &trainer->words[item];
+    const WordKey_ *k = key;
+    return word->hash == k->hash && word->length == k->length &&
+           !memcmp(trainer->text.data + word->start, k->text, k->length);
+}
+
+static inline uint64_t word_hash_(const void *context, uint32_t item) {
+    return ((const TokenizerTrainer *)context)->words[item].hash;
+}
+
+// Counts one occurrence of a word.
+static inline bool trainer_count_(TokenizerTrainer *trainer, const char *text, size_t length,
+                                  Error *e) {
+    const WordKey_ key = {hash_mix(hash_bytes(HASH_START, text, length)), text, length};
+    if (trainer->word_count >= UINT32_MAX - 1) {
+        return fail(e, "tokenizer: more than %zu distinct words: train on a smaller sample",
                     trainer->word_count);
     }
-    for (size_t w = 0; w < trainer->word_count; w++) {
-        size_t i = (size_t)trainer->words[w].hash & mask;
-        while (slots[i]) {
-            i = (i + 1) & mask;
-        }
-        slots[i] = (uint32_t)w + 1;
+    if (!hash_table_reserve(&trainer->table, word_hash_, trainer, e)) {
+        return false;
     }
-    free(trainer->slots);
-    trainer->slots = slots;
-    trainer->mask = mask;
+
+    uint32_t *slot = hash_table_slot(&trainer->table, key.hash, word_equals_, trainer, &key);
+    if (*slot) {
+        trainer->words[*slot - 1].count++;
+        return true;
+    }
+
+    // A new word.
+    size_t start = trainer->text.length;
+    if (!array_reserve(&trainer->words, &trainer->word_capacity, trainer->word_count, 1,
+                       sizeof(Word), e) ||
+        !text_append(&trainer->text, text, length, e)) {
+        return false;
+    }
+    trainer->words[trainer->word_count] = (Word){key.hash, 1, start, length};
+    *slot = (uint32_t)++trainer->word_count;
+    trainer->table.count++;
     return true;
 }
 
-static inline bool trainer_count_(TokenizerTrainer *trainer, const char *text, size_t length,
-                                  Error *e) {
-    uint64_t hash = hash_mix(hash_bytes(HASH_START, text, length));
-    size_t i = (size_t)hash & trainer->mask;
-    for (; trainer->slots[i]; i = (i + 1) & trainer->mask) {
-        Word *word = &trainer->words[trainer->slots[i] - 1];
-        if (word->hash == hash && word->length == length &&
-            !memcmp(trainer->text + word->start, text, length)) {
-            word->count++;
-            return true;
-        }
-    }
-    if (!array_reserve(&trainer->words, &trainer->word_capacity, trainer->word_count, 1,
-                       sizeof(Word), e) ||
-        !array_reserve(&trainer->text, &trainer->text_capacity, trainer->text_length, length, 1,
-                       e)) {
-        return false;
-    }
-    memcpy(trainer->text + trainer->text_length, text, length);
-    trainer->words[trainer->word_count] = (Word){hash, 1, trainer->text_length, length};
-    trainer->text_length += length;
-    trainer->slots[i] = (uint32_t)++trainer->word_count;
-    return 2 * trainer->word_count <= trainer->mask || trainer_grow_(trainer, e);
-}
-
-// Adds one text (a document, or a part cut where tokenizer_safe_cut would).
+// Counts the words of one text: a document, or a chunk that ends where tokenizer_safe_cut would cut
+// it.
 static inline bool trainer_add(TokenizerTrainer *trainer, const char *text, size_t length,
                                Error *e) {
     while (length) {

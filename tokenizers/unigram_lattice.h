@@ -1,10 +1,11 @@
-// unigram_lattice.h: all segmentations of a word into pieces: scores, expected counts, the best
-// one.
+// unigram_lattice.h: the lattice of all segmentations of a word into pieces: expected counts
+// (forward-backward) and the best segmentation (Viterbi).
 #ifndef TOKENIZERS_UNIGRAM_LATTICE_H
 #define TOKENIZERS_UNIGRAM_LATTICE_H
 
 #include "tokenizers/unigram_text.h"
 
+// The edge of a node with a symbol, or the free slot for it.
 static inline TrieSlot *trie_slot_(const UnigramTrie *t, uint32_t node, int32_t symbol) {
     uint64_t key = (uint64_t)node << 32 | (uint32_t)symbol;
     size_t i = (size_t)hash_mix(key) & t->mask;
@@ -14,11 +15,13 @@ static inline TrieSlot *trie_slot_(const UnigramTrie *t, uint32_t node, int32_t 
     return &t->slots[i];
 }
 
-// A trie of all pieces with a probability.
+// Builds the trie of all pieces in use.
 static inline bool unigram_trie(UnigramTrainer *u, Error *e) {
     UnigramTrie *t = &u->trie;
     size_t inner = 1, size = 4;
     uint32_t nodes = 0;
+
+    // Size of the table: at most two thirds full.
     for (size_t p = 0; p < u->piece_count; p++) {
         inner += u->pieces[p].scaled > 0 ? u->pieces[p].length - 1 : 0;
     }
@@ -33,6 +36,8 @@ static inline bool unigram_trie(UnigramTrainer *u, Error *e) {
     if (!t->slots || !t->roots) {
         return unigram_no_memory(e);
     }
+
+    // Insert the pieces.
     for (int32_t s = 0; s < u->alphabet; s++) {
         t->roots[s] = (TrieSlot){0, 0, NO_PIECE};
     }
@@ -57,6 +62,7 @@ static inline bool unigram_trie(UnigramTrainer *u, Error *e) {
     return true;
 }
 
+// A piece at a position of the word.
 typedef struct {
     uint32_t piece;
     uint8_t start, end;
@@ -67,8 +73,9 @@ typedef struct {
     size_t count;
 } Lattice;
 
-// All pieces in a word.
-static inline void lattice_score(Lattice *lattice, const UnigramTrainer *u, const int32_t *text,
+// Builds the lattice of the `length` <= UNIGRAM_WORD_LENGTH symbols at `text`: all pieces that
+// occur in it.
+static inline void lattice_build(Lattice *lattice, const UnigramTrainer *u, const int32_t *text,
                                  uint32_t length) {
     lattice->count = 0;
     for (uint32_t start = 0; start < length; start++) {
@@ -89,14 +96,18 @@ static inline void lattice_score(Lattice *lattice, const UnigramTrainer *u, cons
     }
 }
 
-// Adds to counts[piece] how often the piece is expected in a word that came `count` times: over all
-// segmentations, by their probability (forward-backward).
+// Adds the expected count of each piece in all occurrences of a word to counts[piece], in units of
+// 2^-UNIGRAM_COUNT_BITS: over all segmentations, weighted by their probability (forward-backward).
 static inline void lattice_expect(const Lattice *lattice, const UnigramPiece *pieces,
                                   const UnigramWord *word, uint64_t *counts) {
     double forward[UNIGRAM_WORD_LENGTH + 1] = {1}, backward[UNIGRAM_WORD_LENGTH + 1] = {0};
+
+    // Forward: scaled probability of each prefix.
     for (const Edge_ *edge = lattice->edges; edge < lattice->edges + lattice->count; edge++) {
         forward[edge->end] += forward[edge->start] * pieces[edge->piece].scaled;
     }
+
+    // Backward: of each suffix, and the counts.
     backward[word->length] = 1;
     double share = ldexp((double)word->count, UNIGRAM_COUNT_BITS) / forward[word->length];
     for (size_t k = lattice->count; k-- > 0;) {
@@ -107,15 +118,17 @@ static inline void lattice_expect(const Lattice *lattice, const UnigramPiece *pi
     }
 }
 
-// The likeliest segmentation, without the piece `except`: its pieces from the last to the first.
-// Among equals the one whose last piece is the longest, as encoders choose. Returns their number;
-// *score is the sum of their scores.
+// The most probable segmentation that does not use the piece `except` (Viterbi): its pieces in
+// `best`, from the last to the first; returns their number. Ties go to the longest last piece, as
+// in the encoders. *score is its log probability.
 static inline size_t lattice_best(const Lattice *lattice, const UnigramPiece *pieces,
                                   uint32_t length, uint32_t except,
                                   uint32_t best[UNIGRAM_WORD_LENGTH], double *score) {
     double scores[UNIGRAM_WORD_LENGTH + 1] = {0};
     const Edge_ *from[UNIGRAM_WORD_LENGTH + 1] = {0};
     size_t count = 0;
+
+    // Best score of each prefix and its last piece.
     for (const Edge_ *edge = lattice->edges; edge < lattice->edges + lattice->count; edge++) {
         double sum = scores[edge->start] + pieces[edge->piece].score;
         if (edge->piece != except && (!from[edge->end] || sum > scores[edge->end])) {
@@ -123,6 +136,8 @@ static inline size_t lattice_best(const Lattice *lattice, const UnigramPiece *pi
             from[edge->end] = edge;
         }
     }
+
+    // Trace back.
     for (uint32_t at = length; at > 0; at = from[at]->start) {
         best[count++] = from[at]->piece;
     }

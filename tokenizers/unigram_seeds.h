@@ -1,5 +1,5 @@
-// unigram_seeds.h: the pieces that Unigram training starts with: the most frequent substrings, out
-// of a suffix array.
+// unigram_seeds.h: the seed vocabulary of Unigram training (Kudo 2018, section 3.2): all characters
+// and the most frequent substrings, found with a suffix array.
 #ifndef TOKENIZERS_UNIGRAM_SEEDS_H
 #define TOKENIZERS_UNIGRAM_SEEDS_H
 
@@ -7,24 +7,29 @@
 #include "util/suffix_array.h"
 
 typedef struct {
-    uint64_t score; // times that it came, times its characters
+    uint64_t score; // occurrences * length in characters
     uint32_t start, length;
 } Seed_;
 
 typedef struct {
     Seed_ *seeds;
     size_t count, capacity;
-    uint64_t least; // score below which UNIGRAM_SEEDS others are better
+    uint64_t least; // UNIGRAM_SEEDS seeds have at least this score
 } Seeds_;
 
+// By descending score, then by length, then by position.
 static inline int seed_order_(const void *a, const void *b) {
     const Seed_ *x = a, *y = b;
-    return x->score != y->score     ? (x->score < y->score ? 1 : -1)
-           : x->length != y->length ? (x->length > y->length ? 1 : -1)
-                                    : (x->start > y->start) - (x->start < y->start);
+    if (x->score != y->score) {
+        return x->score < y->score ? 1 : -1;
+    }
+    if (x->length != y->length) {
+        return x->length > y->length ? 1 : -1;
+    }
+    return (x->start > y->start) - (x->start < y->start);
 }
 
-// Keeps the best UNIGRAM_SEEDS.
+// Sorts the seeds and keeps the best UNIGRAM_SEEDS.
 static inline void seeds_trim_(Seeds_ *s) {
     if (s->count) {
         qsort(s->seeds, s->count, sizeof *s->seeds, seed_order_);
@@ -35,6 +40,7 @@ static inline void seeds_trim_(Seeds_ *s) {
     }
 }
 
+// Adds a substring that occurs `count` times, unless it is too rare, too short or too bad.
 static inline bool seeds_add_(Seeds_ *s, uint64_t count, uint32_t start, uint32_t length,
                               Error *e) {
     if (count < UNIGRAM_SEED_COUNT || length < 2 || count * length < s->least) {
@@ -50,13 +56,14 @@ static inline bool seeds_add_(Seeds_ *s, uint64_t count, uint32_t start, uint32_
     return true;
 }
 
-// The suffix array of the text and, by position, how many symbols the suffix there shares with the
-// one before it in order and how many symbols its word still has; both at most
+// The suffix array of the text and, by position in the text: the length of the common prefix with
+// the preceding suffix in the array, and the symbols left in the word, both at most
 // UNIGRAM_PIECE_LENGTH.
 typedef struct {
-    int32_t *order;
-    uint8_t *shared, *left;
-    uint32_t *word; // by position
+    int32_t *order;  // the suffix array
+    uint8_t *shared; // length of the common prefix
+    uint8_t *left;   // symbols left in the word
+    uint32_t *word;  // index of the word
 } Suffixes_;
 
 static inline void suffixes_free_(Suffixes_ *s) {
@@ -66,11 +73,11 @@ static inline void suffixes_free_(Suffixes_ *s) {
     free(s->word);
 }
 
-// Common prefixes as Kasai et al. 2001 find them: from one position to the next they get shorter by
-// at most one, and so do they when they end with the word.
+// Finds common prefixes by the method of Kasai et al. 2001: from one position to the next, they get
+// shorter by at most one. This also holds if they are cut at the end of the word.
 static inline bool suffixes_init_(Suffixes_ *s, const UnigramTrainer *u, Error *e) {
     const size_t n = u->text_length;
-    int32_t *before = malloc(n * sizeof *before); // by position, the position before it in order
+    int32_t *before = malloc(n * sizeof *before); // (n) the preceding suffix in the array
     *s = (Suffixes_){malloc(n * sizeof *s->order), malloc(n), calloc(n, 1),
                      calloc(n, sizeof *s->word)};
     if (!before || !s->order || !s->shared || !s->left || !s->word ||
@@ -78,6 +85,8 @@ static inline bool suffixes_init_(Suffixes_ *s, const UnigramTrainer *u, Error *
         free(before);
         return unigram_no_memory(e);
     }
+
+    // Common prefixes.
     before[s->order[0]] = -1;
     for (size_t i = 1; i < n; i++) {
         before[s->order[i]] = s->order[i - 1];
@@ -92,6 +101,9 @@ static inline bool suffixes_init_(Suffixes_ *s, const UnigramTrainer *u, Error *
         s->shared[i] = (uint8_t)(h < UNIGRAM_PIECE_LENGTH ? h : UNIGRAM_PIECE_LENGTH);
         h -= h > 0;
     }
+    free(before);
+
+    // Words.
     for (size_t w = 0; w < u->word_count; w++) {
         const UnigramWord *word = &u->words[w];
         for (uint32_t i = 0; i < word->length; i++) {
@@ -101,19 +113,18 @@ static inline bool suffixes_init_(Suffixes_ *s, const UnigramTrainer *u, Error *
             s->word[word->start + i] = (uint32_t)w;
         }
     }
-    free(before);
     return true;
 }
 
-// Walks the inner nodes of the suffix tree, which are the runs of the suffix array that share a
-// prefix: the longest strings among those that come at the same places. A string that comes in one
-// word only is one if the word came often.
+// Adds the inner nodes of the suffix tree, i.e. the intervals of the suffix array with a common
+// prefix: of all substrings with the same occurrences, the longest. A substring of only one word is
+// added too if the word is frequent.
 static inline bool seeds_collect_(Seeds_ *seeds, const Suffixes_ *s, const UnigramTrainer *u,
                                   Error *e) {
     struct {
-        uint64_t before; // count of the suffixes before the run
-        uint32_t depth, start;
-    } open[UNIGRAM_PIECE_LENGTH + 2] = {{0, 0, 0}};
+        uint64_t before;       // occurrences of the suffixes before the interval
+        uint32_t depth, start; // length and position of the common prefix
+    } open[UNIGRAM_PIECE_LENGTH + 2] = {{0, 0, 0}}; // stack of the intervals around a suffix
     size_t top = 0;
     uint64_t sum = 0;
     bool ok = true;
@@ -123,7 +134,11 @@ static inline bool seeds_collect_(Seeds_ *seeds, const Suffixes_ *s, const Unigr
                  next = i + 1 < u->text_length ? s->shared[s->order[i + 1]] : 0;
         uint64_t before = sum, count = left ? u->words[s->word[at]].count : 0;
         sum += count;
+
+        // The rest of the word, if neither neighbour shares all of it.
         ok = left <= here || left <= next || seeds_add_(seeds, count, at, left, e);
+
+        // Close the intervals that end here, open the one that begins.
         for (; ok && open[top].depth > next; top--) {
             ok = seeds_add_(seeds, sum - open[top].before, open[top].start, open[top].depth, e);
             before = open[top].before;
@@ -137,6 +152,7 @@ static inline bool seeds_collect_(Seeds_ *seeds, const Suffixes_ *s, const Unigr
     return ok;
 }
 
+// Appends a piece of log probability `score`.
 static inline bool unigram_add_piece_(UnigramTrainer *u, uint32_t start, uint32_t length,
                                       double score, Error *e) {
     if (!array_reserve(&u->pieces, &u->piece_capacity, u->piece_count, 1, sizeof *u->pieces, e)) {
@@ -146,8 +162,8 @@ static inline bool unigram_add_piece_(UnigramTrainer *u, uint32_t start, uint32_
     return true;
 }
 
-// Sets the pieces: all characters, then the seeds, each with a probability in proportion to its
-// count times its length.
+// Sets the pieces to the seed vocabulary: all characters, then the best substrings. The initial
+// probability of each is proportional to its occurrences times its length.
 static inline bool unigram_seed(UnigramTrainer *u, Error *e) {
     Suffixes_ suffixes;
     Seeds_ seeds = {0};
@@ -155,6 +171,8 @@ static inline bool unigram_seed(UnigramTrainer *u, Error *e) {
     bool ok = weights || unigram_no_memory(e);
     ok = suffixes_init_(&suffixes, u, e) && ok && seeds_collect_(&seeds, &suffixes, u, e);
     suffixes_free_(&suffixes);
+
+    // The sum of all weights.
     if (ok) {
         seeds_trim_(&seeds);
         for (size_t w = 0; w < u->word_count; w++) {
@@ -170,6 +188,8 @@ static inline bool unigram_seed(UnigramTrainer *u, Error *e) {
             total += (double)seeds.seeds[k].score;
         }
     }
+
+    // The pieces.
     u->characters = (size_t)(u->alphabet - SYMBOL_FIRST);
     for (size_t k = 0; ok && k < u->characters; k++) {
         ok = unigram_add_piece_(u, u->words[k].start, 1, log(weights[SYMBOL_FIRST + k] / total), e);

@@ -1,12 +1,12 @@
-// unigram_text.h: training a Unigram model (Kudo 2018): its state, and the text as symbols.
+// unigram_text.h: the state of Unigram training and the training text as symbols.
 //
-// Unigram language model with byte fallback (Kudo 2018), as SentencePiece trains it: each piece has
-// a probability, a word's is summed over all its segmentations, and the text is cut into the
-// likeliest one.
+// A unigram language model with byte fallback (Kudo 2018), as SentencePiece trains it: each piece
+// has a probability, the probability of a word is the sum over all its segmentations, and text is
+// encoded as the most probable segmentation (Viterbi).
 //
-// No piece crosses a white space (a space may begin one) or mixes letters with what are none;
-// kanji, kana and Latin letters are all letters. Runs of white space are words too, so indentation
-// and empty lines become pieces.
+// A piece never crosses white space (but may begin with a space) and never mixes letters with other
+// characters; kanji, kana and Latin characters are all letters. Runs of white space are words too,
+// so indentation and blank lines become pieces.
 #ifndef TOKENIZERS_UNIGRAM_TEXT_H
 #define TOKENIZERS_UNIGRAM_TEXT_H
 
@@ -16,32 +16,38 @@
 #include "tokenizers/train_words.h"
 
 enum {
-    UNIGRAM_SPECIALS = 2, // unknown and end of document, then the 256 bytes, then what was trained
-    UNIGRAM_PIECE_LENGTH = 16, // characters at most
-    UNIGRAM_WORD_LENGTH = 48,  // longer ones are cut: see UNIGRAM_SCALE
-    UNIGRAM_SEEDS = 1000000,
-    UNIGRAM_SEED_COUNT = 3, // times that a seed comes at least: rarer ones fit this text only
-    UNIGRAM_ITERATIONS = 2, // of expectation maximisation before each pruning
-    UNIGRAM_COUNT_BITS =
-        24, // expected counts are integers, in units of 2^-24: their sum has no order
-    SYMBOL_END_ = 0,
-    SYMBOL_CUT_ = 1, // between words
-    SYMBOL_FIRST = 2,
+    UNIGRAM_SPECIALS = 2,      // ids: unknown, end of document; then 256 bytes, trained pieces
+    UNIGRAM_PIECE_LENGTH = 16, // maximum, in characters
+    UNIGRAM_WORD_LENGTH = 48,  // maximum; longer words are split: see UNIGRAM_SCALE
+    UNIGRAM_SEEDS = 1000000,   // maximum size of the seed vocabulary
+    UNIGRAM_SEED_COUNT = 3,    // minimum occurrences of a seed: rarer ones would overfit
+    UNIGRAM_ITERATIONS = 2,    // of EM before each pruning
+    UNIGRAM_COUNT_BITS = 24,   // expected counts are in units of 2^-24: see unigram_e_step_
+    SYMBOL_END_ = 0,           // ends the text
+    SYMBOL_CUT_ = 1,           // ends each word
+    SYMBOL_FIRST = 2,          // of the characters
     CODE_POINTS_ = 0x110000,
 };
 static const char UNIGRAM_UNKNOWN_TEXT[] = "<|unknown|>";
+
+// Fraction of the pieces in use that a pruning keeps.
 static const double UNIGRAM_SHRINK = 0.75;
-// A token more in the text counts as much as a loss of 8 in log likelihood, some token's worth: the
-// vocabulary is for models whose cost is the number of tokens.
+
+// An additional token in the encoded text counts as much as a loss of 8 in log likelihood, about
+// that of one token: the cost of a language model depends on the number of tokens.
 static const double UNIGRAM_TOKEN_COST = 8;
+
+// Default character coverage.
 static const double UNIGRAM_COVERAGE = 0.9995;
-// Probabilities are multiplied by e^8 for each character, so that those of whole words can be
-// summed as they are: with logarithms of at least -22 (5e-10) for a character, 48 characters stay
-// within e^-672 and e^384, and doubles within e^-708 and e^709.
+
+// Probabilities are multiplied by e^8 per character, so that those of complete words can be summed
+// without logarithms: with log probabilities of at least -22 (3e-10) per character, 48 characters
+// stay within e^-672 and e^384, and the range of double is e^-708 to e^709.
 static const double UNIGRAM_SCALE = 8, UNIGRAM_MIN_SCORE = -22;
-// Scores are multiples of 1/64. Then float32 sums are exact up to 2^18, some 100 KB of text, so
-// that sentencepiece, which sums in float32, and `tokenizers`, which sums in double, cut the text
-// alike.
+
+// Scores are multiples of 1/64. Then float32 sums are exact up to 2^18, about 100 KB of text, so
+// that sentencepiece, which sums in float32, and `tokenizers`, which sums in double, find the same
+// segmentation.
 static const double UNIGRAM_SCORE_UNITS = 64;
 
 typedef struct {
@@ -52,10 +58,10 @@ typedef struct {
 typedef struct {
     uint32_t start, length; // in UnigramTrainer.text
     double score;           // log probability
-    double scaled;          // e^(score + UNIGRAM_SCALE * length), 0 if the piece is left out
+    double scaled;          // e^(score + UNIGRAM_SCALE * length), 0 if the piece is not in use
 } UnigramPiece;
 
-// What a piece gives when it is found: itself, and the node under which longer ones are.
+// An edge of the trie: the piece that ends there and the node below it, with the longer pieces.
 typedef struct {
     uint64_t key; // node << 32 | symbol, 0 if empty
     uint32_t child, piece;
@@ -64,27 +70,33 @@ typedef struct {
 enum { NO_PIECE = UINT32_MAX };
 
 typedef struct {
-    TrieSlot *roots; // (alphabet), first symbols
-    TrieSlot *slots; // open addressing
-    size_t mask;
+    TrieSlot *roots; // (alphabet) edges of the root, by symbol
+    TrieSlot *slots; // all other edges: open addressing by (node, symbol)
+    size_t mask;     // number of slots - 1
 } UnigramTrie;
 
 typedef struct {
-    uint32_t *code_points; // (alphabet), of a symbol
-    int32_t *symbols;      // (CODE_POINTS_), of a code point, SYMBOL_CUT_ if none
-    int32_t alphabet;
-    int32_t *text; // the alphabet as words of one character, then all words, each followed by
-                   // SYMBOL_CUT_; SYMBOL_END_
+    // The alphabet: characters that may occur in pieces.
+    uint32_t *code_points; // (alphabet) code point of a symbol
+    int32_t *symbols;      // (CODE_POINTS_) symbol of a code point, SYMBOL_CUT_ if it has none
+    int32_t alphabet;      // symbols, including SYMBOL_END_ and SYMBOL_CUT_
+
+    // The text: the alphabet as words of one character, then all words, each followed by
+    // SYMBOL_CUT_; finally SYMBOL_END_.
+    int32_t *text;
     size_t text_length, text_capacity;
     UnigramWord *words;
     size_t word_count, word_capacity;
-    UnigramPiece *pieces; // the first ones are the single characters
+
+    // The model.
+    UnigramPiece *pieces; // the first `characters` are the single characters
     size_t piece_count, piece_capacity, characters;
     UnigramTrie trie;
     uint64_t *counts; // (threads, piece_count)
     int threads;
 } UnigramTrainer;
 
+// Frees everything the trainer owns.
 static inline void unigram_free(UnigramTrainer *u) {
     free(u->code_points);
     free(u->symbols);
@@ -96,8 +108,9 @@ static inline void unigram_free(UnigramTrainer *u) {
     free(u->counts);
 }
 
+// Reports that memory ran out; returns false.
 static inline bool unigram_no_memory(Error *e) {
-    return fail(e, "tokenizer: no memory to train; train on a smaller sample");
+    return fail(e, "tokenizer: no memory to train: train on a smaller sample");
 }
 
 typedef struct {
@@ -105,27 +118,30 @@ typedef struct {
     uint32_t code_point;
 } CharacterCount_;
 
+// By descending count, then by code point.
 static inline int character_order_(const void *a, const void *b) {
     const CharacterCount_ *x = a, *y = b;
-    return x->count != y->count ? (x->count < y->count ? 1 : -1)
-                                : (x->code_point > y->code_point) - (x->code_point < y->code_point);
+    if (x->count != y->count) {
+        return x->count < y->count ? 1 : -1;
+    }
+    return (x->code_point > y->code_point) - (x->code_point < y->code_point);
 }
 
-// Printable ASCII and the line end are always pieces. So the text "<0x41>" never needs an unknown
-// character, which might make a reader that matches byte pieces in text (`tokenizers`) take it for
-// the byte 0x41.
+// Printable ASCII and the line feed are always pieces. So the text "<0x41>" is always encoded by
+// its characters; otherwise `tokenizers`, which finds byte pieces in text too, might read it as the
+// byte 0x41.
 static inline bool always_piece_(uint32_t c) {
     return c == '\n' || (c >= 0x20 && c < 0x7F);
 }
 
-// NUL ends strings in some readers; U+2581 stands for a space in sentencepiece, whose decoder makes
-// it one. Both are always written as bytes.
+// NUL ends strings in some readers; U+2581 represents a space in sentencepiece, whose decoder turns
+// it into one. Both are always encoded as bytes.
 static inline bool never_piece_(uint32_t c) {
     return c == 0 || c == 0x2581;
 }
 
-// Gives symbols, in order of code point, to the commonest characters that make up `coverage` of the
-// text.
+// Sets the alphabet: the most frequent characters that cover the fraction `coverage` of the text.
+// Symbols are numbered in the order of the code points.
 static inline bool unigram_alphabet(UnigramTrainer *u, const TokenizerTrainer *trainer,
                                     double coverage, Error *e) {
     CharacterCount_ *counts = calloc(CODE_POINTS_, sizeof *counts);
@@ -136,6 +152,8 @@ static inline bool unigram_alphabet(UnigramTrainer *u, const TokenizerTrainer *t
         free(counts);
         return unigram_no_memory(e);
     }
+
+    // Count the characters.
     for (uint32_t c = 0; c < CODE_POINTS_; c++) {
         counts[c].code_point = c;
         u->symbols[c] = SYMBOL_CUT_;
@@ -144,13 +162,15 @@ static inline bool unigram_alphabet(UnigramTrainer *u, const TokenizerTrainer *t
         const Word *word = &trainer->words[w];
         for (size_t i = 0, n; i < word->length; i += n ? n : 1) {
             uint32_t c;
-            n = utf8_decode(trainer->text + word->start + i, word->length - i, &c);
+            n = utf8_decode(trainer->text.data + word->start + i, word->length - i, &c);
             if (n && !never_piece_(c)) {
                 counts[c].count += word->count;
                 total += word->count;
             }
         }
     }
+
+    // Choose the most frequent ones.
     qsort(counts, CODE_POINTS_, sizeof *counts, character_order_);
     for (size_t k = 0; k < CODE_POINTS_; k++) {
         bool wanted = counts[k].count && (double)covered < coverage * (double)total;
@@ -160,6 +180,8 @@ static inline bool unigram_alphabet(UnigramTrainer *u, const TokenizerTrainer *t
         }
     }
     free(counts);
+
+    // Number them.
     u->alphabet = SYMBOL_FIRST;
     for (uint32_t c = 0; c < CODE_POINTS_; c++) {
         if (u->symbols[c] == SYMBOL_FIRST) {
@@ -170,10 +192,11 @@ static inline bool unigram_alphabet(UnigramTrainer *u, const TokenizerTrainer *t
     return true;
 }
 
+// Appends a symbol to the text.
 static inline bool unigram_symbol_(UnigramTrainer *u, int32_t symbol, Error *e) {
     if (u->text_length >= INT32_MAX - 1) {
         return fail(
-            e, "tokenizer: more than %d characters of different words; train on a smaller sample",
+            e, "tokenizer: more than %d characters of distinct words: train on a smaller sample",
             INT32_MAX);
     }
     if (!array_reserve(&u->text, &u->text_capacity, u->text_length, 1, sizeof *u->text, e)) {
@@ -183,7 +206,7 @@ static inline bool unigram_symbol_(UnigramTrainer *u, int32_t symbol, Error *e) 
     return true;
 }
 
-// Ends the word that began at `start`, if it has a symbol.
+// Ends the word of frequency `count` that began at `start`, unless it is empty.
 static inline bool unigram_cut_(UnigramTrainer *u, size_t start, uint64_t count, Error *e) {
     if (u->text_length == start) {
         return true;
@@ -196,6 +219,8 @@ static inline bool unigram_cut_(UnigramTrainer *u, size_t start, uint64_t count,
     return unigram_symbol_(u, SYMBOL_CUT_, e);
 }
 
+// Stores the words as symbols. Words are split at characters outside the alphabet and after
+// UNIGRAM_WORD_LENGTH characters.
 static inline bool unigram_text(UnigramTrainer *u, const TokenizerTrainer *trainer, Error *e) {
     bool ok = true;
     for (int32_t s = SYMBOL_FIRST; ok && s < u->alphabet; s++) {
@@ -207,7 +232,7 @@ static inline bool unigram_text(UnigramTrainer *u, const TokenizerTrainer *train
         size_t start = u->text_length;
         for (size_t i = 0, n; ok && i < word->length; i += n ? n : 1) {
             uint32_t c;
-            n = utf8_decode(trainer->text + word->start + i, word->length - i, &c);
+            n = utf8_decode(trainer->text.data + word->start + i, word->length - i, &c);
             int32_t symbol = n ? u->symbols[c] : SYMBOL_CUT_;
             if (symbol == SYMBOL_CUT_ || u->text_length - start == UNIGRAM_WORD_LENGTH) {
                 ok = unigram_cut_(u, start, word->count, e);

@@ -4,10 +4,12 @@
 
 #include "util/error.h"
 
+// The smaller of two counts.
 static inline uint64_t min_u64(uint64_t a, uint64_t b) {
     return a < b ? a : b;
 }
 
+// a / b, rounded up.
 static inline uint64_t divide_up(uint64_t a, uint64_t b) {
     return a / b + (a % b != 0);
 }
@@ -17,12 +19,14 @@ static inline uint64_t round_up(uint64_t n, uint64_t unit) {
     return divide_up(n, unit) * unit;
 }
 
-// Makes room for `more` elements of `size` bytes after the `count` first ones of *array, with space
-// to grow.
+// Makes room for `more` elements of `size` bytes behind the first `count` of *array (a pointer to
+// the array's pointer). Allocates twice what is needed, so that appending takes amortized constant
+// time.
 static inline bool array_reserve(void *array, size_t *capacity, size_t count, size_t more,
                                  size_t size, Error *e) {
     size_t wanted, bytes;
     void *memory;
+
     if (*capacity - count >= more) {
         return true;
     }
@@ -36,8 +40,8 @@ static inline bool array_reserve(void *array, size_t *capacity, size_t count, si
     return true;
 }
 
-// The first i of [low, high) for which before(context, i) is false, `high` if there is none.
-// `before` must be true up to some place and false from there on.
+// Binary search: the first i in [low, high) for which before(context, i) is false, or `high`. The
+// values of `before` must be true up to some i and false from there on.
 static inline size_t bisect(size_t low, size_t high, bool (*before)(const void *context, size_t i),
                             const void *context) {
     while (low < high) {

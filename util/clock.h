@@ -1,10 +1,10 @@
-// clock.h: seconds for measuring.
+// clock.h: time for measurements.
 #ifndef UTIL_CLOCK_H
 #define UTIL_CLOCK_H
 
 #include <time.h>
 
-// Of a clock that only moves forward.
+// Seconds on a monotonic clock.
 static inline double seconds_now(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);

@@ -1,5 +1,5 @@
-// files.h: paths, whole reads and writes, folders. Every failure is seen (a full disk at the latest
-// when the file is closed) and names the file.
+// files.h: paths, reading and writing files, folders. Every failure is reported (a full disk at the
+// latest when the file is closed), with the name of the file.
 #ifndef UTIL_FILES_H
 #define UTIL_FILES_H
 
@@ -16,7 +16,7 @@
 
 enum { PATH_LIMIT = 4096 };
 
-// Formats a path into a buffer of PATH_LIMIT bytes; one that does not fit is an error.
+// Formats a path into a buffer of PATH_LIMIT bytes. A longer path is an error.
 __attribute__((format(printf, 3, 4))) static inline bool path_format(char *out, Error *e,
                                                                      const char *format, ...) {
     va_list args;
@@ -28,6 +28,7 @@ __attribute__((format(printf, 3, 4))) static inline bool path_format(char *out, 
                 PATH_LIMIT - 1);
 }
 
+// Whether `path` is an existing folder.
 static inline bool is_folder(const char *path) {
     struct stat status;
     return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
@@ -36,9 +37,9 @@ static inline bool is_folder(const char *path) {
 // ------------------------------------------------------------------------------------------------
 // Reading
 
-// Reads a whole file into a fresh buffer that ends in one extra NUL byte (not counted in *length).
-// A file of more than `limit` bytes is refused. Returns NULL and fills the error on failure; the
-// caller frees.
+// Reads a complete file into a new buffer, followed by a NUL byte that *length does not count. A
+// file of more than `limit` bytes is an error. Returns NULL on failure; the caller frees the
+// buffer.
 static inline char *read_file(const char *path, size_t limit, size_t *length, Error *e) {
     FILE *file = fopen(path, "rb");
     struct stat status;
@@ -48,8 +49,8 @@ static inline char *read_file(const char *path, size_t limit, size_t *length, Er
     } else if (!S_ISREG(status.st_mode)) {
         fail(e, "%s: is not a regular file", path);
     } else if ((uint64_t)status.st_size > limit) {
-        fail(e, "%s: has %lld bytes, more than the %zu that such a file may have", path,
-             (long long)status.st_size, limit);
+        fail(e, "%s: has %lld bytes; at most %zu are supported", path, (long long)status.st_size,
+             limit);
     } else {
         *length = (size_t)status.st_size;
         data = malloc(*length + 1);
@@ -70,8 +71,8 @@ static inline char *read_file(const char *path, size_t limit, size_t *length, Er
     return data;
 }
 
-// Reads exactly `bytes` at `offset`. The file may have been truncated since it was opened: then
-// this is an error line, where a memory map would be a SIGBUS.
+// Reads exactly `bytes` bytes at `offset`. If the file was truncated after it was opened, this is
+// an error (a memory map would raise SIGBUS).
 static inline bool read_at(int file, const char *path, void *out, size_t bytes, uint64_t offset,
                            Error *e) {
     for (size_t done = 0; done < bytes;) {
@@ -89,11 +90,12 @@ static inline bool read_at(int file, const char *path, void *out, size_t bytes, 
     return true;
 }
 
-// Opens a regular file for reading. Returns its descriptor, or -1 and the error.
+// Opens a regular file of *bytes bytes for reading. Returns its descriptor, -1 on failure.
 static inline int open_regular(const char *path, uint64_t *bytes, Error *e) {
     struct stat status;
-    int file =
-        open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // O_NONBLOCK: do not wait on a named pipe
+
+    // O_NONBLOCK: do not wait for the writer of a named pipe.
+    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (file < 0 || fstat(file, &status)) {
         fail(e, "%s: cannot be read: %s", path, strerror(errno));
     } else if (!S_ISREG(status.st_mode)) {
@@ -108,6 +110,7 @@ static inline int open_regular(const char *path, uint64_t *bytes, Error *e) {
     return -1;
 }
 
+// The SHA-256 of a file in hexadecimal.
 static inline bool sha256_file(const char *path, char hex[65], Error *e) {
     Sha256 hash;
     unsigned char buffer[65536];
@@ -128,7 +131,7 @@ static inline bool sha256_file(const char *path, char hex[65], Error *e) {
 // ------------------------------------------------------------------------------------------------
 // Writing
 
-// Writes `bytes` at `offset`.
+// Writes `bytes` bytes at `offset`.
 static inline bool write_at(int file, const char *path, const void *data, size_t bytes,
                             uint64_t offset, Error *e) {
     for (size_t done = 0; done < bytes;) {
@@ -142,13 +145,14 @@ static inline bool write_at(int file, const char *path, const void *data, size_t
     return true;
 }
 
+// Writes `bytes` bytes to an open file.
 static inline bool write_bytes(FILE *file, const char *path, const void *data, size_t bytes,
                                Error *e) {
     return fwrite(data, 1, bytes, file) == bytes ||
            fail(e, "%s: cannot be written: %s", path, strerror(errno));
 }
 
-// Closes a file that was written, on disk when this returns true.
+// Syncs and closes a file that was written; its data is on disk when this returns true.
 static inline bool close_written(FILE *file, const char *path, Error *e) {
     bool ok = fflush(file) == 0 && fsync(fileno(file)) == 0;
     int reason = ok ? 0 : errno;
@@ -163,6 +167,7 @@ typedef struct {
     Sha256 hash;
 } OutputFile;
 
+// Creates a file.
 static inline bool output_open(OutputFile *o, const char *path, Error *e) {
     o->file = NULL;
     if (!path_format(o->path, e, "%s", path)) {
@@ -173,16 +178,20 @@ static inline bool output_open(OutputFile *o, const char *path, Error *e) {
     return o->file || fail(e, "%s: cannot be created: %s", path, strerror(errno));
 }
 
+// Writes and hashes `bytes` bytes.
 static inline bool output_write(OutputFile *o, const void *data, size_t bytes, Error *e) {
     sha256_add(&o->hash, data, bytes);
     return write_bytes(o->file, o->path, data, bytes, e);
 }
 
-// Closes the file, on disk when this returns true; hex gets its SHA-256.
+// Closes the file; it is on disk when this returns true. hex: its SHA-256.
 static inline bool output_close(OutputFile *o, char hex[65], Error *e) {
     sha256_end(&o->hash, hex);
     return close_written(o->file, o->path, e);
 }
+
+// ------------------------------------------------------------------------------------------------
+// Folders
 
 static inline int by_bytes_(const struct dirent **a, const struct dirent **b) {
     return strcmp((*a)->d_name, (*b)->d_name);
@@ -192,12 +201,13 @@ static inline int not_dots_(const struct dirent *entry) {
     return strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..");
 }
 
-// The names in a folder in the order of their bytes. Returns how many, or -1 with errno set; free
-// each, then *names.
+// Lists the names in a folder in byte order. Returns their number, or -1 with errno set. The caller
+// frees *names with free_names.
 static inline int list_folder(const char *path, struct dirent ***names) {
     return scandir(path, names, not_dots_, by_bytes_);
 }
 
+// Frees the names of list_folder; count may be -1.
 static inline void free_names(struct dirent **names, int count) {
     for (int i = 0; i < count; i++) {
         free(names[i]);
@@ -205,7 +215,7 @@ static inline void free_names(struct dirent **names, int count) {
     free(names);
 }
 
-// Removes everything in a folder, as far as that is possible; links are removed, not followed.
+// Removes everything in a folder, as far as possible. Symbolic links are removed, not followed.
 static inline void remove_contents(const char *path) {
     struct dirent **names = NULL;
     int count = list_folder(path, &names);
@@ -220,12 +230,13 @@ static inline void remove_contents(const char *path) {
     free_names(names, count);
 }
 
+// Removes a folder and everything in it, as far as possible.
 static inline void remove_directory(const char *path) {
     remove_contents(path);
     rmdir(path);
 }
 
-// Makes the names in a folder durable: what was created, renamed or removed in it.
+// Makes the files that were created, renamed or removed in a folder durable.
 static inline bool sync_directory(const char *path, Error *e) {
     int folder = open(path, O_RDONLY | O_CLOEXEC);
     bool ok = folder >= 0 && fsync(folder) == 0;
@@ -236,7 +247,7 @@ static inline bool sync_directory(const char *path, Error *e) {
     return ok;
 }
 
-// Writes a small file whole; it is on disk when this returns true.
+// Writes a complete file; it is on disk when this returns true.
 static inline bool write_file(const char *path, const void *data, size_t length, Error *e) {
     FILE *file = fopen(path, "wb");
     if (!file) {
@@ -246,8 +257,8 @@ static inline bool write_file(const char *path, const void *data, size_t length,
     return close_written(file, path, ok ? e : &(Error){0}) && ok;
 }
 
-// Replaces a small file, or creates it: whoever opens it finds the old content or the new, both
-// whole, whenever the power fails.
+// Creates or atomically replaces a file: after a crash or power failure it has either the old or
+// the new content, complete.
 static inline bool replace_file(const char *path, const void *data, size_t length, Error *e) {
     char temporary[PATH_LIMIT], folder[PATH_LIMIT];
     if (!path_format(temporary, e, "%s.new", path) || !path_format(folder, e, "%s", path)) {

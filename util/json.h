@@ -1,18 +1,19 @@
 // json.h: a small strict JSON reader and writer.
 //
-// Reader: RFC 8259 without extensions. Input is untrusted: UTF-8 and nesting depth are checked, the
-// error names the byte. A document is parsed into nodes that live in one arena; json_free releases
-// all of them at once.
-// Writer: appends to a growing buffer; the caller decides where the bytes go.
+// Reader: RFC 8259 without extensions. Input is untrusted: UTF-8 and nesting depth are checked, and
+// errors name the byte. The nodes of a document are allocated in one arena, which json_free
+// releases.
+//
+// Writer: appends to a growing buffer; the caller writes it to a file.
 #ifndef UTIL_JSON_H
 #define UTIL_JSON_H
 
 #include <math.h>
 
-#include "util/error.h" // defines: Error, fail
-#include "util/files.h" // defines: read_file
-#include "util/text.h"  // defines: TextBuffer, text_put
-#include "util/utf8.h"  // defines: utf8_decode, utf8_encode
+#include "util/error.h"
+#include "util/files.h"
+#include "util/text.h"
+#include "util/utf8.h"
 
 // ------------------------------------------------------------------------------------------------
 // Reader
@@ -22,25 +23,26 @@ typedef enum { JSON_NULL, JSON_BOOL, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_
 typedef struct Json {
     JsonKind kind;
     bool boolean;
-    const char
-        *text; // string: decoded, UTF-8, NUL-terminated (may hold NULs inside); number: as written
-    size_t length;   // of text in bytes; for arrays and objects the number of members
-    const char *key; // inside an object, decoded; else NULL
-    size_t key_length;
+    const char *text;   // string: decoded, NUL-terminated, may contain NULs; number: as written
+    size_t length;      // of text in bytes; of an array or object: the number of members
+    const char *key;    // of a member of an object, decoded; else NULL
+    size_t key_length;  // in bytes
     struct Json *child; // first member of an array or object
     struct Json *next;  // next member of the same array or object
 } Json;
 
+// Memory of the nodes and texts.
 typedef struct JsonBlock {
     struct JsonBlock *previous;
     size_t used, size;
     _Alignas(16) char bytes[];
 } JsonBlock;
 
+// A parsed document; json_free releases it.
 typedef struct {
     Json *root;
     JsonBlock *arena;
-    size_t replaced; // lone surrogate escapes that became U+FFFD
+    size_t replaced; // lone surrogate escapes that were replaced by U+FFFD
 } JsonDocument;
 
 enum { JSON_MAX_DEPTH = 128 };
@@ -51,6 +53,7 @@ typedef struct {
     Error *error;
 } JsonParser_;
 
+// Frees a document and all its nodes.
 static inline void json_free(JsonDocument *document) {
     for (JsonBlock *block = document->arena; block;) {
         JsonBlock *previous = block->previous;
@@ -106,7 +109,7 @@ static inline bool json_hex4_(JsonParser_ *p, uint32_t *value) {
     return true;
 }
 
-// After "\u": one code point, from one escape or from a surrogate pair of two.
+// After "\u": one code point, from one escape or from a surrogate pair.
 static inline bool json_unicode_escape_(JsonParser_ *p, uint32_t *code_point) {
     uint32_t high, low;
     if (!json_hex4_(p, &high)) {
@@ -133,8 +136,7 @@ static inline bool json_unicode_escape_(JsonParser_ *p, uint32_t *code_point) {
     return true;
 }
 
-// At the opening quote. Decodes into the arena: a decoded string is never longer than its source,
-// but for a lone surrogate, whose 6 bytes of source become 3.
+// At the opening quote. Decodes into the arena: a decoded string is never longer than its source.
 static inline bool json_parse_string_(JsonParser_ *p, const char **text, size_t *length) {
     const char *close = ++p->at;
     while (close < p->end && *close != '"') {
@@ -183,8 +185,9 @@ static inline bool json_parse_string_(JsonParser_ *p, const char **text, size_t 
 }
 
 static inline bool json_parse_number_(JsonParser_ *p, Json *node) {
-    const char *start = p->at;
-    const char *s = p->at + (*p->at == '-');
+    const char *start = p->at, *s = p->at + (*p->at == '-');
+
+    // Integer, fraction, exponent.
 #define JSON_DIGITS_(s)                                                                            \
     while ((s) < p->end && *(s) >= '0' && *(s) <= '9')                                             \
     (s)++
@@ -207,6 +210,7 @@ static inline bool json_parse_number_(JsonParser_ *p, Json *node) {
     if (!ok) {
         return json_error_(p, "malformed number");
     }
+
     char *text = json_allocate_(p, (size_t)(s - start) + 1);
     if (!text) {
         return false;
@@ -229,6 +233,7 @@ static inline bool json_parse_members_(JsonParser_ *p, Json *node, int depth) {
     if (depth == JSON_MAX_DEPTH) {
         return json_error_(p, "nested more than 128 deep");
     }
+
     p->at++;
     json_skip_space_(p);
     if (p->at < p->end && *p->at == close) {
@@ -239,6 +244,8 @@ static inline bool json_parse_members_(JsonParser_ *p, Json *node, int depth) {
         const char *key = NULL;
         size_t key_length = 0;
         json_skip_space_(p);
+
+        // Key.
         if (object) {
             if (p->at >= p->end || *p->at != '"') {
                 return json_error_(p, "expected a key in quotes");
@@ -252,6 +259,8 @@ static inline bool json_parse_members_(JsonParser_ *p, Json *node, int depth) {
             }
             p->at++;
         }
+
+        // Value.
         Json *member = json_allocate_(p, sizeof *member);
         if (!member || !json_parse_value_(p, member, depth + 1)) {
             return false;
@@ -261,6 +270,8 @@ static inline bool json_parse_members_(JsonParser_ *p, Json *node, int depth) {
         *link = member;
         link = &member->next;
         node->length++;
+
+        // Comma or end.
         json_skip_space_(p);
         if (p->at < p->end && *p->at == close) {
             p->at++;
@@ -306,9 +317,9 @@ static inline bool json_parse_value_(JsonParser_ *p, Json *node, int depth) {
     return json_error_(p, "expected a value");
 }
 
-// Parses one JSON text of `length` bytes; anything but white space after it is an error. `name`
-// stands in the error line (a file's path). On failure nothing is left to free. The text may be
-// freed after parsing.
+// Parses one JSON text of `length` bytes; anything but white space after it is an error. `name` is
+// the file's path, for error messages. On failure there is nothing to free. The text may be freed
+// after parsing.
 static inline bool json_parse(JsonDocument *document, const char *text, size_t length,
                               const char *name, Error *e) {
     *document = (JsonDocument){0};
@@ -337,8 +348,8 @@ static inline bool json_parse_file(JsonDocument *document, const char *path, siz
     return ok;
 }
 
-// The member of an object with this key, the last one if the key is repeated (as Python does); NULL
-// if `object` is NULL, not an object, or has no such key.
+// The member of an object with this key, the last one if it occurs several times (as in Python);
+// NULL if `object` is NULL, not an object, or has no such key.
 static inline const Json *json_get(const Json *object, const char *key) {
     const Json *found = NULL;
     size_t length = strlen(key);
@@ -352,13 +363,14 @@ static inline const Json *json_get(const Json *object, const char *key) {
     return found;
 }
 
-// Value of a string node that holds no NUL byte, else NULL (also for a NULL node).
+// The value of a string node without NUL bytes, else NULL. The node may be NULL.
 static inline const char *json_string(const Json *node) {
-    return node && node->kind == JSON_STRING && strlen(node->text) == node->length ? node->text
-                                                                                   : NULL;
+    bool plain = node && node->kind == JSON_STRING && strlen(node->text) == node->length;
+    return plain ? node->text : NULL;
 }
 
-// True if the node is a whole number without fraction or exponent that fits; then *value is exact.
+// Whether the node is a non-negative integer, without fraction or exponent, that fits; *value is
+// exact.
 static inline bool json_uint(const Json *node, uint64_t *value) {
     if (!node || node->kind != JSON_NUMBER || strspn(node->text, "0123456789") != node->length) {
         return false;
@@ -368,7 +380,7 @@ static inline bool json_uint(const Json *node, uint64_t *value) {
     return errno == 0;
 }
 
-// True if the node is a finite number.
+// Whether the node is a finite number; *value is rounded to nearest.
 static inline bool json_double(const Json *node, double *value) {
     if (!node || node->kind != JSON_NUMBER) {
         return false;
@@ -377,35 +389,36 @@ static inline bool json_double(const Json *node, double *value) {
     return isfinite(*value);
 }
 
-// The node's value if it is a finite number, else `otherwise`.
+// The value of the node if it is a finite number, else `otherwise`.
 static inline double json_double_or(const Json *node, double otherwise) {
     double value;
     return json_double(node, &value) ? value : otherwise;
 }
 
-// The node's value if it is a whole number, else `otherwise`.
+// The value of the node if json_uint accepts it, else `otherwise`.
 static inline uint64_t json_uint_or(const Json *node, uint64_t otherwise) {
     uint64_t value;
     return json_uint(node, &value) ? value : otherwise;
 }
 
 // ------------------------------------------------------------------------------------------------
-// Writer
+// Writer. `key` is NULL for members of arrays and for the top value.
 
 typedef struct {
     int indent; // spaces per level; 0 puts everything on one line, as JSON Lines needs
     int depth;
-    bool has_member; // of the container that is open
+    bool has_member; // the open container has a member
     union {
         TextBuffer text; // the text so far; the caller frees its data
         struct {         // its members
             char *data;  // NUL-terminated once anything was written
             size_t length, capacity;
-            bool failed; // out of memory: everything written since is lost
+            bool failed; // out of memory: what followed is lost
         };
     };
 } JsonWriter;
 
+// Appends bytes as they are.
 static inline void json_append(JsonWriter *w, const char *text, size_t length) {
     text_put(&w->text, text, length);
 }
@@ -423,7 +436,7 @@ static inline void json_new_line_(JsonWriter *w) {
     }
 }
 
-// Escapes `"`, `\` and control characters; other UTF-8 goes out as it is.
+// Appends a string, with `"`, `\` and control characters escaped.
 static inline void json_append_quoted(JsonWriter *w, const char *text, size_t length) {
     json_append_text(w, "\"");
     for (size_t i = 0, start = 0; i <= length; i++) {
@@ -433,11 +446,11 @@ static inline void json_append_quoted(JsonWriter *w, const char *text, size_t le
             json_append(w, text + start, i - start);
             start = i + 1;
             if (i < length) {
-                snprintf(escape, sizeof escape,
-                         c == '"' || c == '\\' ? "\\%c"
-                         : c == '\n'           ? "\\n"
-                                               : "\\u%04x",
-                         c);
+                if (c == '"' || c == '\\') {
+                    snprintf(escape, sizeof escape, "\\%c", c);
+                } else {
+                    snprintf(escape, sizeof escape, c == '\n' ? "\\n" : "\\u%04x", c);
+                }
                 json_append_text(w, escape);
             }
         }
@@ -445,7 +458,7 @@ static inline void json_append_quoted(JsonWriter *w, const char *text, size_t le
     json_append_text(w, "\"");
 }
 
-// Comma, line and key before a member. `key` is NULL in arrays and at the top.
+// Appends comma, line feed, indentation and key before a member.
 static inline void json_begin_member_(JsonWriter *w, const char *key) {
     if (w->has_member) {
         json_append_text(w, w->indent ? "," : ", ");
@@ -460,7 +473,7 @@ static inline void json_begin_member_(JsonWriter *w, const char *key) {
     w->has_member = true;
 }
 
-// Opens an object ('{') or array ('['); json_close with the matching bracket ends it.
+// Begins an object ('{') or array ('['), which json_close with the matching bracket ends.
 static inline void json_open(JsonWriter *w, const char *key, char bracket) {
     json_begin_member_(w, key);
     json_append(w, &bracket, 1);
@@ -468,6 +481,7 @@ static inline void json_open(JsonWriter *w, const char *key, char bracket) {
     w->has_member = false;
 }
 
+// Ends an object ('}') or array (']').
 static inline void json_close(JsonWriter *w, char bracket) {
     w->depth--;
     if (w->has_member) {
@@ -477,22 +491,25 @@ static inline void json_close(JsonWriter *w, char bracket) {
     w->has_member = true;
 }
 
-// `text` must be valid UTF-8.
+// Appends a string of `length` bytes of valid UTF-8.
 static inline void json_put_text(JsonWriter *w, const char *key, const char *text, size_t length) {
     json_begin_member_(w, key);
     json_append_quoted(w, text, length);
 }
 
-// A value that is JSON already: a number as it was read, or what another writer wrote.
+// Appends a value that is already JSON, such as a number as it was read or the text of another
+// writer.
 static inline void json_put_raw(JsonWriter *w, const char *key, const char *json, size_t length) {
     json_begin_member_(w, key);
     json_append(w, json, length);
 }
 
+// Appends a string, NUL-terminated.
 static inline void json_put_string(JsonWriter *w, const char *key, const char *text) {
     json_put_text(w, key, text, strlen(text));
 }
 
+// Appends an integer.
 static inline void json_put_uint(JsonWriter *w, const char *key, uint64_t value) {
     char text[24];
     snprintf(text, sizeof text, "%llu", (unsigned long long)value);
@@ -500,24 +517,28 @@ static inline void json_put_uint(JsonWriter *w, const char *key, uint64_t value)
     json_append_text(w, text);
 }
 
+// Appends true or false.
 static inline void json_put_bool(JsonWriter *w, const char *key, bool value) {
     json_begin_member_(w, key);
     json_append_text(w, value ? "true" : "false");
 }
 
+// Appends null.
 static inline void json_put_null(JsonWriter *w, const char *key) {
     json_begin_member_(w, key);
     json_append_text(w, "null");
 }
 
-// The shortest decimal that reads back as the same double, always with a point or an exponent
-// (strict readers tell 0.0 from 0). JSON has no NaN or infinity: null stands for them.
+// Appends the shortest decimal number that reads back as the same double, always with a point or an
+// exponent, since some readers distinguish 0.0 from 0. NaN and infinity, which JSON lacks, become
+// null.
 static inline void json_put_double(JsonWriter *w, const char *key, double value) {
     char text[40];
     if (!isfinite(value)) {
         json_put_null(w, key);
         return;
     }
+
     for (int digits = 1; digits <= 17; digits++) {
         snprintf(text, sizeof text, "%.*g", digits, value);
         if (strtod(text, NULL) == value) {

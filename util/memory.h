@@ -6,12 +6,12 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#include "util/array.h" // defines: round_up
+#include "util/array.h"
 
 enum { HUGE_PAGE = 2 << 20, VECTOR_ALIGNMENT = 256 };
 
-// Zeros n floats, all threads equal shares: the first time, the pages of each share are placed near
-// the cores that will work on it.
+// Sets n floats to zero, each thread an equal range. On the first touch, the pages of a range are
+// placed on the NUMA node of the thread that will work on it.
 static inline void zero_floats(float *x, size_t n) {
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < n; i++) {
@@ -19,17 +19,17 @@ static inline void zero_floats(float *x, size_t n) {
     }
 }
 
-// Alignment of an array of n floats: large arrays have huge pages of their own.
+// Alignment in bytes of an array of n floats: large arrays begin on a huge page.
 static inline size_t floats_alignment(size_t n) {
     return n * sizeof(float) < HUGE_PAGE ? VECTOR_ALIGNMENT : HUGE_PAGE;
 }
 
-// Bytes that allocate_floats(n) takes.
+// Bytes that allocate_floats(n) allocates.
 static inline size_t allocated_bytes(size_t n) {
     return round_up(n * sizeof(float), floats_alignment(n));
 }
 
-// Memory for n floats, zero; NULL if there is not enough. free releases it.
+// Allocates n zeros; NULL if memory is insufficient. The caller frees the array.
 static inline float *allocate_floats(size_t n) {
     if (n >= SIZE_MAX / sizeof(float) - HUGE_PAGE) {
         return NULL;

@@ -1,22 +1,25 @@
-// protobuf.h: the wire format of protocol buffers (protobuf.dev/programming-guides/encoding), as
-// SentencePiece models and TensorBoard event files use it. The reader trusts nothing; the writer
-// appends to a JsonWriter as a plain byte buffer.
+// protobuf.h: the wire format of protocol buffers (protobuf.dev/programming-guides/encoding), for
+// SentencePiece models and TensorBoard event files. The reader accepts untrusted input; the writer
+// appends to a TextBuffer.
 #ifndef UTIL_PROTOBUF_H
 #define UTIL_PROTOBUF_H
 
-#include "util/json.h"
+#include "util/text.h"
 
 // ------------------------------------------------------------------------------------------------
 // Reader
 
 typedef struct {
-    const unsigned char *at, *end;
-    uint32_t field;
-    int wire;        // type of the field just read: 0 number, 1 eight bytes, 2 bytes, 5 four bytes
-    uint64_t number; // of types 0, 1 and 5
-    const char *bytes; // of type 2, `length` of them
-    size_t length;
-    bool damaged;
+    const unsigned char *at, *end; // what is left of the message
+
+    // The current field.
+    uint32_t field;    // its number
+    int wire;          // its wire type: 0 varint, 1 eight bytes, 2 length and bytes, 5 four bytes
+    uint64_t number;   // value of types 0, 1 and 5
+    const char *bytes; // value of type 2
+    size_t length;     // of bytes
+
+    bool damaged; // the message is malformed
 } ProtobufReader;
 
 static inline uint64_t protobuf_varint_(ProtobufReader *w) {
@@ -35,19 +38,23 @@ static inline uint64_t protobuf_varint_(ProtobufReader *w) {
     return 0;
 }
 
-// Reads the next field; false at the end, or if the message is damaged.
+// Reads the next field; false at the end of the message, or if it is malformed.
 static inline bool protobuf_next(ProtobufReader *w) {
     if (w->at == w->end || w->damaged) {
         return false;
     }
+
     uint64_t tag = protobuf_varint_(w);
     w->field = (uint32_t)(tag >> 3);
     w->wire = (int)(tag & 7);
-    size_t size = w->wire == 1 ? 8 : w->wire == 5 ? 4 : 0;
     w->damaged |= tag >> 3 == 0 || tag >> 3 > 0x1FFFFFFF || (w->wire > 2 && w->wire != 5);
-    if (w->wire == 0 && !w->damaged) {
+    if (w->damaged) {
+        return false;
+    }
+
+    if (w->wire == 0) {
         w->number = protobuf_varint_(w);
-    } else if (w->wire == 2 && !w->damaged) {
+    } else if (w->wire == 2) {
         uint64_t length = protobuf_varint_(w);
         w->damaged |= length > (uint64_t)(w->end - w->at);
         if (!w->damaged) {
@@ -55,7 +62,8 @@ static inline bool protobuf_next(ProtobufReader *w) {
             w->length = (size_t)length;
             w->at += length;
         }
-    } else if (!w->damaged) {
+    } else {
+        const size_t size = w->wire == 1 ? 8 : 4;
         w->damaged = (size_t)(w->end - w->at) < size;
         w->number = 0;
         for (size_t i = 0; i < size && !w->damaged; i++) {
@@ -65,7 +73,7 @@ static inline bool protobuf_next(ProtobufReader *w) {
     return !w->damaged;
 }
 
-// A reader of the `length` bytes of a message.
+// A reader of a message of `length` bytes.
 static inline ProtobufReader protobuf_reader(const char *bytes, size_t length) {
     return (ProtobufReader){.at = (const unsigned char *)bytes,
                             .end = (const unsigned char *)bytes + length};
@@ -74,46 +82,50 @@ static inline ProtobufReader protobuf_reader(const char *bytes, size_t length) {
 // ------------------------------------------------------------------------------------------------
 // Writer
 
-static inline void protobuf_put_varint(JsonWriter *w, uint64_t value) {
+// Appends a varint without a tag.
+static inline void protobuf_put_varint(TextBuffer *w, uint64_t value) {
     for (; value >= 0x80; value >>= 7) {
-        json_append(w, &(char){(char)(value | 0x80)}, 1);
+        text_put(w, &(char){(char)(value | 0x80)}, 1);
     }
-    json_append(w, &(char){(char)value}, 1);
+    text_put(w, &(char){(char)value}, 1);
 }
 
-static inline void protobuf_put_number(JsonWriter *w, unsigned field, int64_t value) {
+// Appends field `field` of an integer, enum or bool type.
+static inline void protobuf_put_number(TextBuffer *w, unsigned field, int64_t value) {
     protobuf_put_varint(w, field << 3);
     protobuf_put_varint(w, (uint64_t)value);
 }
 
-static inline void protobuf_put_float(JsonWriter *w, unsigned field, float value) {
+// Appends field `field` of type float.
+static inline void protobuf_put_float(TextBuffer *w, unsigned field, float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     protobuf_put_varint(w, field << 3 | 5);
     for (int shift = 0; shift < 32; shift += 8) {
-        json_append(w, &(char){(char)(bits >> shift)}, 1);
+        text_put(w, &(char){(char)(bits >> shift)}, 1);
     }
 }
 
-// Field `field` of type double.
-static inline void protobuf_put_double(JsonWriter *w, unsigned field, double value) {
+// Appends field `field` of type double.
+static inline void protobuf_put_double(TextBuffer *w, unsigned field, double value) {
     uint64_t bits;
     memcpy(&bits, &value, sizeof bits);
     protobuf_put_varint(w, field << 3 | 1);
     for (int shift = 0; shift < 64; shift += 8) {
-        json_append(w, &(char){(char)(bits >> shift)}, 1);
+        text_put(w, &(char){(char)(bits >> shift)}, 1);
     }
 }
 
-static inline void protobuf_put_bytes(JsonWriter *w, unsigned field, const char *bytes,
+// Appends field `field` of type bytes or string.
+static inline void protobuf_put_bytes(TextBuffer *w, unsigned field, const char *bytes,
                                       size_t length) {
     protobuf_put_varint(w, field << 3 | 2);
     protobuf_put_varint(w, length);
-    json_append(w, bytes, length);
+    text_put(w, bytes, length);
 }
 
-// Puts the message and empties it.
-static inline void protobuf_put_message(JsonWriter *w, unsigned field, JsonWriter *message) {
+// Appends field `field`, which is a message, and empties the message.
+static inline void protobuf_put_message(TextBuffer *w, unsigned field, TextBuffer *message) {
     protobuf_put_bytes(w, field, message->length ? message->data : "", message->length);
     w->failed |= message->failed;
     message->length = 0;

@@ -1,15 +1,15 @@
-// random.h: random numbers as pure functions: no state, so any rank, thread or resumed run computes
-// the same ones again.
+// random.h: counter-based random numbers: pure functions without state, so that any rank, thread or
+// resumed run computes the same values.
 #ifndef UTIL_RANDOM_H
 #define UTIL_RANDOM_H
 
 #include <stdint.h>
 
-// Streams keep uses of one seed apart. Those below RANDOM_FREE belong to this file.
+// Independent streams of one seed. Streams from RANDOM_FREE on are free for other uses.
 enum { RANDOM_ORDER, RANDOM_SPLIT, RANDOM_SAMPLE, RANDOM_SOURCE, RANDOM_FREE = 16 };
 
-// 64 random bits for (seed, stream, counter): the finaliser of SplitMix64 (Steele, Lea, Flood 2014)
-// once per word.
+// 64 random bits for (seed, stream, counter): the finalizer of SplitMix64 (Steele, Lea, Flood
+// 2014), applied once per word.
 static inline uint64_t random_bits(uint64_t seed, uint64_t stream, uint64_t counter) {
     const uint64_t words[3] = {seed, stream, counter};
     uint64_t h = 0;
@@ -27,8 +27,8 @@ static inline double random_uniform(uint64_t seed, uint64_t stream, uint64_t cou
     return (double)(random_bits(seed, stream, counter) >> 11) * 0x1p-53;
 }
 
-// The network beneath a permutation of 0..n-1: `half` is the smallest number of bits so that 2 *
-// half hold n - 1.
+// The Feistel network of a permutation of 0..n-1. `half`: the smallest number of bits such that all
+// numbers below n have at most 2 * half bits.
 typedef struct {
     int half;
     uint64_t mask, key;
@@ -44,10 +44,9 @@ static inline Feistel_ feistel_(uint64_t seed, uint64_t epoch, uint64_t n) {
 
 enum { FEISTEL_ROUNDS = 6 };
 
-// Where `position` (< n) goes in the permutation of 0..n-1 that (seed, epoch) names. A six-round
-// Feistel network permutes the 2*half-bit numbers, fewer than 4n; results of n or more are fed back
-// in until one is below n (cycle walking: Black and Rogaway 2002). Nothing is stored, however large
-// n is.
+// The image of `position` (< n) under the permutation of 0..n-1 given by (seed, epoch). A six-round
+// Feistel network permutes the 2*half-bit numbers, fewer than 4n; it is applied again until the
+// result is below n (cycle walking: Black and Rogaway 2002). Needs no memory, however large n is.
 static inline uint64_t random_permutation(uint64_t seed, uint64_t epoch, uint64_t position,
                                           uint64_t n) {
     Feistel_ f = feistel_(seed, epoch, n);
@@ -64,7 +63,8 @@ static inline uint64_t random_permutation(uint64_t seed, uint64_t epoch, uint64_
     return x;
 }
 
-// The position (< n) that random_permutation sends to `value` (< n): the same rounds backwards.
+// The inverse of random_permutation: the position (< n) whose image is `value` (< n). The same
+// rounds in reverse.
 static inline uint64_t random_permutation_inverse(uint64_t seed, uint64_t epoch, uint64_t value,
                                                   uint64_t n) {
     Feistel_ f = feistel_(seed, epoch, n);

@@ -32,6 +32,8 @@ static inline void sha256_block_(uint32_t state[8], const unsigned char *block) 
         0xc67178f2};
     uint32_t w[64], a = state[0], b = state[1], c = state[2], d = state[3];
     uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
+
+    // Message schedule.
     for (int t = 0; t < 16; t++) {
         w[t] = (uint32_t)block[4 * t] << 24 | (uint32_t)block[4 * t + 1] << 16 |
                (uint32_t)block[4 * t + 2] << 8 | block[4 * t + 3];
@@ -41,6 +43,8 @@ static inline void sha256_block_(uint32_t state[8], const unsigned char *block) 
         uint32_t s1 = rotate_right_(w[t - 2], 17) ^ rotate_right_(w[t - 2], 19) ^ w[t - 2] >> 10;
         w[t] = w[t - 16] + s0 + w[t - 7] + s1;
     }
+
+    // Rounds.
     for (int t = 0; t < 64; t++) {
         uint32_t s1 = rotate_right_(e, 6) ^ rotate_right_(e, 11) ^ rotate_right_(e, 25);
         uint32_t t1 = h + s1 + ((e & f) ^ (~e & g)) + K[t] + w[t];
@@ -48,15 +52,18 @@ static inline void sha256_block_(uint32_t state[8], const unsigned char *block) 
         uint32_t t2 = s0 + ((a & b) ^ (a & c) ^ (b & c));
         h = g, g = f, f = e, e = d + t1, d = c, c = b, b = a, a = t1 + t2;
     }
+
     state[0] += a, state[1] += b, state[2] += c, state[3] += d;
     state[4] += e, state[5] += f, state[6] += g, state[7] += h;
 }
 
+// Starts a hash.
 static inline void sha256_begin(Sha256 *s) {
     *s = (Sha256){.state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c,
                             0x1f83d9ab, 0x5be0cd19}};
 }
 
+// Adds `bytes` bytes to the message.
 static inline void sha256_add(Sha256 *s, const void *data, size_t bytes) {
     const unsigned char *p = data;
     size_t held = s->length % 64;
@@ -78,12 +85,12 @@ static inline void sha256_add(Sha256 *s, const void *data, size_t bytes) {
     }
 }
 
+// Ends the message and computes its hash.
 static inline void sha256_digest(Sha256 *s, unsigned char digest[32]) {
     static const unsigned char padding[64] = {0x80};
     unsigned char bits[8];
     for (int i = 0; i < 8; i++) {
-        bits[i] = (unsigned char)(s->length * 8 >>
-                                  (56 - 8 * i)); // the message's length in bits, big-endian
+        bits[i] = (unsigned char)(s->length * 8 >> (56 - 8 * i)); // message length, big-endian
     }
     sha256_add(s, padding, 64 - (s->length + 8) % 64);
     sha256_add(s, bits, 8);
@@ -92,7 +99,7 @@ static inline void sha256_digest(Sha256 *s, unsigned char digest[32]) {
     }
 }
 
-// Writes the digest as 64 lower-case hexadecimal digits and a NUL.
+// sha256_digest as 64 lower-case hexadecimal digits and a NUL.
 static inline void sha256_end(Sha256 *s, char hex[65]) {
     unsigned char digest[32];
     sha256_digest(s, digest);

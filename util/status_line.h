@@ -1,5 +1,5 @@
-// status_line.h: one line at the bottom of a terminal that is kept up to date in place, under the
-// lines that stay. Where stdout is not a terminal there is no such line.
+// status_line.h: a status line at the bottom of the terminal, updated in place below permanent
+// output. If stdout is not a terminal, there is none.
 #ifndef UTIL_STATUS_LINE_H
 #define UTIL_STATUS_LINE_H
 
@@ -17,14 +17,14 @@ static inline bool status_line_is_on(void) {
     return isatty(STDOUT_FILENO) && term && strcmp(term, "dumb");
 }
 
-// Columns of the terminal, 80 if it does not say.
+// Columns of the terminal, 80 if unknown.
 static inline int terminal_columns_(void) {
     struct winsize size;
     return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
 }
 
-// Shows a line in place of the last one, cut to the width of the terminal: a line that wrapped
-// could not be taken back.
+// Replaces the status line, truncated to the width of the terminal: a wrapped line could not be
+// erased.
 __attribute__((format(printf, 1, 2))) static inline void status_line_show(const char *format, ...) {
     char text[512];
     va_list args;
@@ -38,7 +38,7 @@ __attribute__((format(printf, 1, 2))) static inline void status_line_show(const 
     fflush(stdout);
 }
 
-// Takes the line away, before a line that stays is printed.
+// Erases the status line, before permanent output.
 static inline void status_line_clear(void) {
     if (status_line_is_on()) {
         printf("\r\033[K");

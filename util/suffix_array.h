@@ -1,25 +1,26 @@
-// suffix_array.h: sorts the suffixes of a text, by SA-IS (Nong, Zhang, Chan: Linear suffix array
-// construction by almost pure induced-sorting, 2009). For the index that finds text in training
-// data, and for the seeds of Unigram tokenizers.
+// suffix_array.h: suffix array construction by SA-IS (Nong, Zhang, Chan: Linear suffix array
+// construction by almost pure induced-sorting, 2009), for the search index over training data and
+// the seed vocabulary of Unigram tokenizers.
 //
-// A suffix is of type S if it is smaller than the one that begins one symbol later, else of type L;
-// an S behind an L is a leftmost S (LMS). All suffixes can be induced from the sorted LMS ones:
-// L-types from left to right, S-types from right to left, each into the bucket of its first symbol.
-// The LMS suffixes are sorted by giving each LMS substring (up to the next LMS) a name in their
-// order, and sorting the text of names, which is at most half as long. Behind the text stands a
-// symbol smaller than all others, so the last suffix is of type L.
-#ifndef SUFFIX_ARRAY_H
-#define SUFFIX_ARRAY_H
+// A suffix is of type S if it is smaller than the next one (which begins one symbol later), else of
+// type L; an S-type suffix after an L-type one is leftmost S-type (LMS). The order of all suffixes
+// can be induced from that of the LMS suffixes: L-types from left to right, S-types from right to
+// left, each into the bucket of its first symbol. To sort the LMS suffixes, each LMS substring (up
+// to the next LMS position) is named by its rank, and the string of names, at most half as long, is
+// sorted recursively. The text is followed by a virtual sentinel smaller than all symbols, so the
+// last suffix is of type L.
+#ifndef UTIL_SUFFIX_ARRAY_H
+#define UTIL_SUFFIX_ARRAY_H
 
-#include "util/json.h"
+#include "util/array.h"
 
 typedef struct {
     const void *text; // unsigned char (wide false) or int32_t
     int32_t length, symbols;
     int32_t *suffixes;  // (length)
     uint64_t *is_s;     // bit i: suffix i is of type S
-    int32_t *counts;    // (symbols) how often each occurs
-    int32_t *positions; // (symbols) where the next suffix of a bucket goes
+    int32_t *counts;    // (symbols) occurrences of each symbol
+    int32_t *positions; // (symbols) where the next suffix of a bucket is stored
 } SuffixSort_;
 
 __attribute__((always_inline)) static inline int32_t sais_symbol_(const SuffixSort_ *s, bool wide,
@@ -35,7 +36,7 @@ static inline bool sais_is_lms_(const SuffixSort_ *s, int32_t i) {
     return i > 0 && sais_is_s_(s, i) && !sais_is_s_(s, i - 1);
 }
 
-// positions: the first place of each bucket, or the one behind its last.
+// Sets positions to the start of each bucket, or to its end (exclusive).
 static inline void sais_buckets_(const SuffixSort_ *s, bool ends) {
     int32_t sum = 0;
     for (int32_t c = 0; c < s->symbols; c++) {
@@ -44,12 +45,12 @@ static inline void sais_buckets_(const SuffixSort_ *s, bool ends) {
     }
 }
 
-// From LMS suffixes at the ends of their buckets, all others -1, to all suffixes.
+// Induced sorting: from the LMS suffixes at the ends of their buckets, all other entries -1, to all
+// suffixes.
 __attribute__((always_inline)) static inline void sais_induce_(const SuffixSort_ *s, bool wide) {
     int32_t *out = s->suffixes, n = s->length;
     sais_buckets_(s, false);
-    out[s->positions[sais_symbol_(s, wide, n - 1)]++] =
-        n - 1; // what the symbol behind the text induces
+    out[s->positions[sais_symbol_(s, wide, n - 1)]++] = n - 1; // induced by the sentinel
     for (int32_t i = 0; i < n; i++) {
         int32_t j = out[i] - 1;
         if (j >= 0 && !sais_is_s_(s, j)) {
@@ -65,8 +66,8 @@ __attribute__((always_inline)) static inline void sais_induce_(const SuffixSort_
     }
 }
 
-// Whether the LMS substrings at a and b are equal. One that runs into the end of the text equals
-// none.
+// Whether the LMS substrings at a and b are equal. One that reaches the end of the text equals no
+// other.
 __attribute__((always_inline)) static inline bool sais_equal_(const SuffixSort_ *s, bool wide,
                                                               int32_t a, int32_t b) {
     for (int32_t i = 0;; i++) {
@@ -84,11 +85,11 @@ __attribute__((always_inline)) static inline bool sais_equal_(const SuffixSort_ 
 static inline bool suffix_sort_symbols(const int32_t *text, int32_t length, int32_t symbols,
                                        int32_t *suffixes, Error *e);
 
-// The L-types left of the entry behind them may have been overwritten by S-types only: an L-type
-// that is an LMS' neighbour never is LMS itself, so the first pass leaves the LMS substrings in
-// order.
+// Sorts the suffixes. counts and is_s must be zero.
 __attribute__((always_inline)) static inline bool sais_run_(SuffixSort_ *s, bool wide, Error *e) {
     int32_t *out = s->suffixes, n = s->length, count = 0, names = 0, previous = -1;
+
+    // Symbol counts and suffix types.
     for (int32_t i = 0; i < n; i++) {
         s->counts[sais_symbol_(s, wide, i)]++;
     }
@@ -98,7 +99,8 @@ __attribute__((always_inline)) static inline bool sais_run_(SuffixSort_ *s, bool
             s->is_s[i >> 6] |= (uint64_t)1 << (i & 63);
         }
     }
-    // LMS substrings into order.
+
+    // Sort the LMS substrings: one induction leaves them in order.
     for (int32_t i = 0; i < n; i++) {
         out[i] = -1;
     }
@@ -114,8 +116,9 @@ __attribute__((always_inline)) static inline bool sais_run_(SuffixSort_ *s, bool
             out[count++] = out[i];
         }
     }
-    // Their names, first at count + position / 2 (LMS are at least two apart), then together at the
-    // end.
+
+    // Name them: first at count + position / 2 (LMS positions are at least two apart), then moved
+    // together to the end.
     for (int32_t i = count; i < n; i++) {
         out[i] = -1;
     }
@@ -130,6 +133,8 @@ __attribute__((always_inline)) static inline bool sais_run_(SuffixSort_ *s, bool
             *--reduced = out[i];
         }
     }
+
+    // Sort the string of names; recursion is needed only if names repeat.
     if (names < count) {
         if (!suffix_sort_symbols(reduced, count, names, out, e)) {
             return false;
@@ -139,7 +144,8 @@ __attribute__((always_inline)) static inline bool sais_run_(SuffixSort_ *s, bool
             out[reduced[i]] = i;
         }
     }
-    // From the order of the names' text to that of the LMS suffixes, and from these to all.
+
+    // From the suffixes of the string of names to the LMS suffixes, and from these to all.
     for (int32_t i = 1, k = 0; i < n; i++) {
         if (sais_is_lms_(s, i)) {
             reduced[k++] = i;
@@ -161,6 +167,7 @@ __attribute__((always_inline)) static inline bool sais_run_(SuffixSort_ *s, bool
     return true;
 }
 
+// Allocates the working memory and sorts.
 static inline bool sais_(SuffixSort_ *s, bool wide, Error *e) {
     s->is_s = calloc((size_t)s->length / 64 + 1, sizeof *s->is_s);
     s->counts = calloc((size_t)s->symbols, sizeof *s->counts);
@@ -176,9 +183,9 @@ static inline bool sais_(SuffixSort_ *s, bool wide, Error *e) {
     return ok;
 }
 
-// suffixes[0 .. length): where the suffixes of a text of bytes begin, in the order of their bytes;
-// of two of which one begins the other, the shorter comes first. Linear time; needs about length /
-// 8 + 1.4 * length bytes beside both.
+// The suffix array of a text of bytes: suffixes (length) are the positions of its suffixes in
+// lexicographic order; a prefix comes before a longer suffix. Takes linear time and, besides text
+// and suffixes, about length / 8 + 1.4 * length bytes.
 static inline bool suffix_sort(const unsigned char *text, int32_t length, int32_t *suffixes,
                                Error *e) {
     return length == 0 ||

@@ -1,5 +1,5 @@
-// text.h: a growing buffer of bytes. text_append reports a failure at once; the text_put functions
-// remember it, so that a long text can be composed first and checked once, at its end.
+// text.h: a growing buffer of bytes. text_append reports a failure immediately; text_put and
+// text_format record it, so that a long text can be composed first and checked once, at the end.
 #ifndef UTIL_TEXT_H
 #define UTIL_TEXT_H
 
@@ -7,10 +7,11 @@
 
 typedef struct {
     char *data;
-    size_t length, capacity; // zero-initialise; the caller frees data
-    bool failed;             // text_put ran out of memory: what was put since is lost
+    size_t length, capacity; // zero-initialize; the caller frees data
+    bool failed;             // text_put ran out of memory: what followed is lost
 } TextBuffer;
 
+// Appends `length` bytes.
 static inline bool text_append(TextBuffer *b, const char *text, size_t length, Error *e) {
     if (!array_reserve(&b->data, &b->capacity, b->length, length, 1, e)) {
         return false;
@@ -22,7 +23,7 @@ static inline bool text_append(TextBuffer *b, const char *text, size_t length, E
     return true;
 }
 
-// Appends `length` bytes and keeps the text NUL-terminated.
+// Appends `length` bytes and a NUL that `length` does not count.
 static inline void text_put(TextBuffer *b, const char *text, size_t length) {
     Error reason;
     if (b->failed || !array_reserve(&b->data, &b->capacity, b->length, length + 1, 1, &reason)) {

@@ -1,4 +1,4 @@
-// utf8.h: decoding, encoding and repair of UTF-8.
+// utf8.h: decoding, encoding, validation and repair of UTF-8.
 #ifndef UTIL_UTF8_H
 #define UTIL_UTF8_H
 
@@ -7,9 +7,9 @@
 #include <stdint.h>
 #include <string.h>
 
-// Length of the valid UTF-8 character that starts at s (n bytes left), 0 if there is none: no
-// overlong forms, no surrogates, nothing above U+10FFFF (Unicode 15, table 3-7). *code_point may be
-// NULL.
+// Length of the UTF-8 character that starts at s, of which n bytes are left; 0 if it is ill-formed:
+// overlong forms, surrogates and code points above U+10FFFF are (Unicode 15, table 3-7).
+// `code_point` may be NULL.
 static inline size_t utf8_decode(const char *s, size_t n, uint32_t *code_point) {
     const unsigned char *u = (const unsigned char *)s;
     uint32_t c;
@@ -49,8 +49,7 @@ static inline size_t utf8_decode(const char *s, size_t n, uint32_t *code_point) 
     return length;
 }
 
-// Writes the UTF-8 form of a code point below 0x110000 to out (at most 4 bytes), returns its
-// length.
+// Encodes a code point below 0x110000 in `out` (at most 4 bytes); returns the length.
 static inline size_t utf8_encode(uint32_t c, char *out) {
     if (c < 0x80) {
         out[0] = (char)c;
@@ -60,13 +59,13 @@ static inline size_t utf8_encode(uint32_t c, char *out) {
     for (size_t i = length - 1; i > 0; i--, c >>= 6) {
         out[i] = (char)(0x80 | (c & 0x3F));
     }
-    out[0] = (char)((0xF00 >> length & 0xFF) | c); // leading ones: as many as bytes
+    out[0] = (char)((0xF00 >> length & 0xFF) | c); // as many leading ones as bytes
     return length;
 }
 
-// Bytes of the ill-formed sequence at s that one U+FFFD stands for: the longest start of a
-// well-formed character, else one byte (Unicode 15, section 3.9, "substitution of maximal
-// subparts"). No character may start at s.
+// Bytes of the ill-formed sequence at s that one U+FFFD replaces: the longest prefix of a
+// well-formed character, or one byte (Unicode 15, section 3.9, "substitution of maximal subparts").
+// There must be no well-formed character at s.
 static inline size_t utf8_maximal_subpart(const char *s, size_t length) {
     const unsigned char *u = (const unsigned char *)s;
     size_t wanted = u[0] < 0xC2 || u[0] > 0xF4 ? 1 : u[0] < 0xE0 ? 2 : u[0] < 0xF0 ? 3 : 4;
@@ -80,6 +79,7 @@ static inline size_t utf8_maximal_subpart(const char *s, size_t length) {
     return n;
 }
 
+// Whether `length` bytes are well-formed UTF-8.
 static inline bool utf8_is_valid(const char *text, size_t length) {
     for (size_t i = 0, n; i < length; i += n) {
         n = (unsigned char)text[i] < 0x80 ? 1 : utf8_decode(text + i, length - i, NULL);
@@ -90,7 +90,7 @@ static inline bool utf8_is_valid(const char *text, size_t length) {
     return true;
 }
 
-// Cuts off what follows the last complete character of a text that was cut anywhere.
+// Removes the incomplete character at the end of a text that was truncated at any byte.
 static inline void utf8_trim(char *text) {
     size_t length = strlen(text);
     while (!utf8_is_valid(text, length)) {
@@ -98,11 +98,11 @@ static inline void utf8_trim(char *text) {
     }
 }
 
-// Copies text, replacing each ill-formed sequence by U+FFFD just as Python's bytes.decode("utf-8",
-// "replace") does. `out` has room for 3 * length bytes. Returns the bytes written and adds the
-// replacements to *replaced. *consumed is `length` if this is the `final` block of a stream, else
-// up to 3 bytes less: a character cut off by the end of the block, which the caller puts in front
-// of the next block.
+// Copies text, replacing each ill-formed sequence by U+FFFD as Python's bytes.decode("utf-8",
+// "replace") does. `out` has room for 3 * length bytes. Returns the number of bytes written and
+// adds the number of replacements to *replaced. *consumed is `length` for the `final` block of a
+// stream; else it may be up to 3 bytes less: an incomplete character at the end of the block, which
+// the caller prepends to the next one.
 static inline size_t utf8_sanitize(char *out, const char *text, size_t length, bool final,
                                    size_t *consumed, uint64_t *replaced) {
     size_t written = 0, i = 0;
