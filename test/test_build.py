@@ -119,6 +119,20 @@ def test_no_flags_that_hide_nan():
         assert not any(flag in text for flag in ("-Ofast", "fast-math", "finite-math")), name
 
 
+def test_no_contraction(tmp_path):
+    """With the flags of the Makefile, a * b + c is rounded twice, as the Makefile says."""
+    makefile = (ROOT / "Makefile").read_text()
+    flags = re.search(r"^CFLAGS \?= (.*)$", makefile, re.M)[1].split()
+    (tmp_path / "fma.c").write_text("""
+        #include <math.h>
+        volatile double a = 1 + 0x1p-30, b = 1 - 0x1p-30, c = -1;
+        int main(void) { return a * b + c == 0 && fma(a, b, c) != 0 ? 0 : 1; }
+    """)
+    succeeds(["gcc", *flags, "-march=native", "fma.c", "-o", "fma", "-lm"], cwd=tmp_path)
+    succeeds([tmp_path / "fma"])
+    assert "rounded twice" in makefile and "joins a * b + c into one rounding" not in makefile
+
+
 def test_format():
     succeeds(["clang-format", "--dry-run", "-Werror", *SOURCES], cwd=ROOT)
 
