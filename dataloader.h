@@ -141,7 +141,7 @@ static inline bool dataset_open_files_(Dataset *d, const char *path, const char 
         return false;
     }
     int idx = open_regular(d->idx_path, &idx_bytes, e);
-    IdxContent content;
+    IdxContent content = {0};
     ok = idx >= 0 && idx_read(&content, idx, d->idx_path, d->path, idx_bytes, bytes, e);
     if (idx >= 0) {
         close(idx);
