@@ -367,9 +367,9 @@ static void micro_batch_backward(const Model *m, World *world, Workspace *s, Gra
     }
 }
 
-// `count` micro-batches forward and backward; inputs, targets: (count, B, T). Leaves the step's
-// gradients, reduced over the data-parallel ranks. Returns the sum of this rank's token losses on
-// the last stage, else nothing.
+// `count` micro-batches forward and backward; inputs, targets: (count, B, T). On return the reducer
+// holds the gradients of the step, summed over the data-parallel ranks. Returns the sum of this
+// rank's token losses on the last stage, zero elsewhere.
 static LossSum forward_backward(const Model *m, World *world, Workspace *s, Gradients *g,
                                 const int32_t *inputs, const int32_t *targets, float dloss,
                                 size_t count) {
@@ -811,7 +811,7 @@ static bool time_is_up(const Trainer *t) {
     return o->time_limit > 0 && left < steps * t->longest_step + 2 * save;
 }
 
-// Collective: whether any rank wants to stop here; rank 0 says why.
+// Collective: whether any rank must stop here; rank 0 says why.
 static bool should_stop(const Trainer *t) {
     enum { NO, TIME, SIGNAL }; // the largest of all ranks' counts
     int stop = world_max(t->world, stop_was_requested() ? SIGNAL : time_is_up(t) ? TIME : NO);
@@ -819,7 +819,7 @@ static bool should_stop(const Trainer *t) {
         status_line_clear();
         printf("stops at step %llu/%llu: %s; the same command resumes from here\n",
                (unsigned long long)t->position.step, (unsigned long long)t->options->steps,
-               stop == SIGNAL ? "a signal asks for it" : "the time limit is near");
+               stop == SIGNAL ? "a signal was received" : "the time limit is near");
     }
     return stop != NO;
 }

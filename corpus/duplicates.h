@@ -1,4 +1,6 @@
-// duplicates.h: exact duplicates and near-duplicates among all documents of a corpus.
+// duplicates.h: marks exact duplicates and near-duplicates among all documents of a corpus. The
+// scan pass (scan_pass.h) stores the marks as verdicts; the encode pass (batch_encode.h) drops the
+// documents.
 //
 // Locality-sensitive hashing (LSH): a MinHash signature is divided into bands of `rows` values. Two
 // documents of Jaccard similarity J agree in a band with probability J^rows, and in at least one

@@ -1,4 +1,4 @@
-// parallel/gradient_buckets.h: gradients are reduced over the DP ranks in buckets, overlapped with
+// gradient_buckets.h: gradients are reduced over the DP ranks in buckets, overlapped with
 // backward.
 //
 // A bucket is a range of the gradient array. Backward completes the array from its end, and each
@@ -23,9 +23,9 @@ typedef enum {
     BUCKET_IDLE,
     BUCKET_COMPLETE,  // backward is done with it on this rank
     BUCKET_REDUCING,  // summed over this node, being reduced across nodes
-    BUCKET_REDUCED,   // this rank's shard is; those of its peers may not be yet
+    BUCKET_REDUCED,   // this rank's shard is done; those of its peers may not be
     BUCKET_GATHERING, // of updated parameters, across nodes
-    BUCKET_GATHERED   // this rank's shard is; those of its peers may not be yet
+    BUCKET_GATHERED   // this rank's shard is done; those of its peers may not be
 } BucketState;
 
 // Ranges are in elements of the gradient array.

@@ -1,4 +1,4 @@
-// parallel/placement.h: which cores and NUMA domains (on A64FX: CMGs) the ranks and their threads
+// placement.h: which cores and NUMA domains (on A64FX: CMGs) the ranks and their threads
 // run on. CPU numbers are never assumed: on Fugaku compute cores begin at 12 and NUMA domains at 4,
 // so everything comes from affinity masks and from sysfs.
 #ifndef PARALLEL_PLACEMENT_H

@@ -1,4 +1,4 @@
-// parallel/shared_array.h: the DP ranks of one node, and arrays in memory that they share (MPI-3
+// shared_array.h: the DP ranks of one node, and arrays in memory that they share (MPI-3
 // shared windows), so that a reduction within the node is loads and adds instead of messages.
 #ifndef PARALLEL_SHARED_ARRAY_H
 #define PARALLEL_SHARED_ARRAY_H

@@ -1,6 +1,7 @@
-// gradient_reducer.h: what becomes of the gradients of a step. They are summed over its
-// micro-batches, then over the data-parallel ranks, with or without ZeRO, in one fixed tree with
-// --reproducible; and which elements of which tensor this rank then updates, saves and loads.
+// gradient_reducer.h: sums the gradients of a step over its micro-batches and over the
+// data-parallel ranks (parallel/gradient_buckets.h sends them), with or without ZeRO, in one fixed
+// tree with --reproducible. Also lists which elements of which tensor this rank updates, saves and
+// loads.
 #ifndef RUN_GRADIENT_REDUCER_H
 #define RUN_GRADIENT_REDUCER_H
 
@@ -14,12 +15,11 @@
 typedef struct {
     size_t elements;  // of the shard
     float *gradients; // (elements), laid out like the parameters
-    float *
-        // with ZeRO (buckets.owned): sums of what this rank updates; else gradients
-        owned_gradients;
-    NodePeers peers;
-    SharedArray shared_gradients, shared_parameters; // with peers: where gradients, and with ZeRO
-                                                     // parameters, are
+    // with ZeRO (buckets.owned): sums that this rank updates; else gradients
+    float *owned_gradients;
+    NodePeers peers; // the data-parallel ranks on this node
+    // With peers: where the gradients, and with ZeRO the parameters, of all of them are.
+    SharedArray shared_gradients, shared_parameters;
     Buckets buckets;
     bool overlap; // buckets are reduced while backward runs
 
@@ -102,6 +102,7 @@ static inline bool reducer_create(GradientReducer *r, MemoryLedger *memory, floa
         }
     }
 
+    // Give the buckets their arrays.
     Buckets *b = &r->buckets;
     r->owned_gradients =
         zero ? ledger_floats(memory, "gradients, owned shard", b->owned) : r->gradients;

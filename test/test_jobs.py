@@ -143,7 +143,7 @@ def test_slurm(slurm, pair, tmp_path):
     wait_for(lambda: job_field(slurm, job, "JobState") == "COMPLETED", 20, text)
     assert int(job_field(slurm, job, "Restarts")) >= 2
     stops = re.findall(r"stops at step (\d+)/\d+: (.*);", text())
-    assert stops[1][1] == "a signal asks for it", text()
+    assert stops[1][1] == "a signal was received", text()
     assert len(stops) == int(job_field(slurm, job, "Restarts")), text()
     places = re.findall(r"rank (\d): host \S+, NUMA domain \S+, cores (\d+) \(bound by OpenMP\), 1 thread\n", text())
     assert places[0][1] != places[1][1], "srun did not bind the ranks to different cores"

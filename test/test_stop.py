@@ -92,7 +92,7 @@ def test_signal(slow, tmp_path, ranks, number, build):
     status, text = signalled(slow(out), out, 3, number, ranks=ranks, build=build)
     assert status == STOPPED, text
     step = stopped_step(out, text)
-    assert step >= 3 and "a signal asks for it" in text
+    assert step >= 3 and "a signal was received" in text
     resumes_exactly(slow, out, step, tmp_path, ranks=ranks)
 
 
