@@ -20,7 +20,7 @@
 #include "shards/idx.h"
 #include "shards/llmc.h"
 #include "shards/manifest.h"
-#include "tokenizer.h" // defines: tokenizer_main_file
+#include "tokenizers/folder.h"
 #include "util/array.h"
 #include "util/bytes.h"
 #include "util/files.h"

@@ -27,6 +27,7 @@
 #include "tokenizers/cut.h"
 #include "tokenizers/decode.h"
 #include "tokenizers/encode.h"
+#include "tokenizers/folder.h"
 #include "tokenizers/sentencepiece_json.h"
 #include "tokenizers/sentencepiece_model.h"
 #include "tokenizers/tokenizer_config.h"
@@ -90,13 +91,6 @@ static inline bool find_model_(Loading_ *l, size_t *count, Error *e) {
     }
     free_names(names, n);
     return ok;
-}
-
-// Path of the file that the ids follow, in a folder that tokenizer_save made: tokenizer.model if
-// there is one, else tokenizer.json. Its hash is the tokenizer's in manifests and logs.
-static inline bool tokenizer_main_file(char path[PATH_LIMIT], const char *directory, Error *e) {
-    return path_format(path, e, "%s/tokenizer.model", directory) &&
-           (!access(path, F_OK) || path_format(path, e, "%s/tokenizer.json", directory));
 }
 
 typedef enum { FILE_JSON_, FILE_PAIR_, FILE_MODEL_ } FileKind_;
@@ -275,10 +269,6 @@ static const SavedFile_ SAVED_MODEL_[] = {
     {"tokenizer.json", sentencepiece_json_write, false},
     {"tokenizer_config.json", tokenizer_config_write_fast, false},
     {NULL, NULL, false}};
-
-// All names that tokenizer_save gives to files.
-static const char *const TOKENIZER_FILES[] = {
-    "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", NULL};
 
 static inline const SavedFile_ *saved_files_(const Tokenizer *t) {
     if (t->pieces.sentencepiece) {

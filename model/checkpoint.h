@@ -208,7 +208,8 @@ static inline bool checkpoint_add_index(CheckpointWriter *w, const TensorFiles *
 static inline bool checkpoint_commit(CheckpointWriter *w, Error *e) {
     TextBuffer sums = w->sums;
     w->sums = (TextBuffer){0};
-    bool ok = !sums.failed && checkpoint_add_bytes(w, "SHA256SUMS", sums.data, sums.length, e);
+    bool ok = (!sums.failed || fail(e, "%s/SHA256SUMS: no memory to write it", w->temporary)) &&
+              checkpoint_add_bytes(w, "SHA256SUMS", sums.data, sums.length, e);
     free(sums.data);
     if (!ok || !sync_directory(w->temporary, e)) {
         return false;

@@ -85,25 +85,32 @@ __attribute__((always_inline)) static inline bool sais_equal_(const SuffixSort_ 
 static inline bool suffix_sort_symbols(const int32_t *text, int32_t length, int32_t symbols,
                                        int32_t *suffixes, Error *e);
 
-// Sorts the suffixes. counts and is_s must be zero.
-__attribute__((always_inline)) static inline bool sais_run_(SuffixSort_ *s, bool wide, Error *e) {
-    int32_t *out = s->suffixes, n = s->length, count = 0, names = 0, previous = -1;
-
-    // Symbol counts and suffix types.
-    for (int32_t i = 0; i < n; i++) {
+// Sets counts and is_s, which must be zero.
+__attribute__((always_inline)) static inline void sais_classify_(SuffixSort_ *s, bool wide) {
+    for (int32_t i = 0; i < s->length; i++) {
         s->counts[sais_symbol_(s, wide, i)]++;
     }
-    for (int32_t i = n - 2; i >= 0; i--) {
+    for (int32_t i = s->length - 2; i >= 0; i--) {
         int32_t a = sais_symbol_(s, wide, i), b = sais_symbol_(s, wide, i + 1);
         if (a < b || (a == b && sais_is_s_(s, i + 1))) {
             s->is_s[i >> 6] |= (uint64_t)1 << (i & 63);
         }
     }
+}
 
-    // Sort the LMS substrings: one induction leaves them in order.
-    for (int32_t i = 0; i < n; i++) {
+// Clears suffixes begin .. end - 1.
+static inline void sais_clear_(int32_t *out, int32_t begin, int32_t end) {
+    for (int32_t i = begin; i < end; i++) {
         out[i] = -1;
     }
+}
+
+// Sorts the LMS substrings into suffixes[0 .. count), returns count. Induction from LMS suffixes
+// that stand in any order within their buckets puts these in the order of their substrings.
+__attribute__((always_inline)) static inline int32_t sais_sort_substrings_(const SuffixSort_ *s,
+                                                                           bool wide) {
+    int32_t *out = s->suffixes, n = s->length, count = 0;
+    sais_clear_(out, 0, n);
     sais_buckets_(s, true);
     for (int32_t i = 1; i < n; i++) {
         if (sais_is_lms_(s, i)) {
@@ -116,25 +123,62 @@ __attribute__((always_inline)) static inline bool sais_run_(SuffixSort_ *s, bool
             out[count++] = out[i];
         }
     }
+    return count;
+}
 
-    // Name them: first at count + position / 2 (LMS positions are at least two apart), then moved
-    // together to the end.
-    for (int32_t i = count; i < n; i++) {
-        out[i] = -1;
-    }
+// Names the sorted LMS substrings by rank, equal ones alike, and puts the names in the order of the
+// text into suffixes[length - count .. length): the reduced text. Returns the number of names.
+__attribute__((always_inline)) static inline int32_t sais_reduce_(const SuffixSort_ *s, bool wide,
+                                                                  int32_t count) {
+    int32_t *out = s->suffixes, *end = out + s->length, names = 0;
+
+    // First at count + position / 2, which differ as LMS suffixes are at least two apart.
+    sais_clear_(out, count, s->length);
     for (int32_t i = 0; i < count; i++) {
-        names += i == 0 || !sais_equal_(s, wide, previous, out[i]);
-        previous = out[i];
-        out[count + previous / 2] = names - 1;
+        names += i == 0 || !sais_equal_(s, wide, out[i - 1], out[i]);
+        out[count + out[i] / 2] = names - 1;
     }
-    int32_t *reduced = out + n;
-    for (int32_t i = n - 1; i >= count; i--) {
+
+    // Then together at the end.
+    for (int32_t i = s->length - 1; i >= count; i--) {
         if (out[i] >= 0) {
-            *--reduced = out[i];
+            *--end = out[i];
         }
     }
+    return names;
+}
 
-    // Sort the string of names; recursion is needed only if names repeat.
+// From the suffix array of the reduced text in suffixes[0 .. count) to the LMS suffixes at the ends
+// of their buckets, all other entries -1. `reduced` (count) is overwritten.
+__attribute__((always_inline)) static inline void sais_place_lms_(const SuffixSort_ *s, bool wide,
+                                                                  int32_t *reduced, int32_t count) {
+    int32_t *out = s->suffixes, n = s->length;
+    for (int32_t i = 1, k = 0; i < n; i++) {
+        if (sais_is_lms_(s, i)) {
+            reduced[k++] = i;
+        }
+    }
+    for (int32_t i = 0; i < count; i++) {
+        out[i] = reduced[out[i]];
+    }
+
+    sais_clear_(out, count, n);
+    sais_buckets_(s, true);
+    for (int32_t i = count - 1; i >= 0; i--) {
+        int32_t j = out[i];
+        out[i] = -1;
+        out[--s->positions[sais_symbol_(s, wide, j)]] = j;
+    }
+}
+
+// Sorts the suffixes. counts and is_s must be zero.
+__attribute__((always_inline)) static inline bool sais_run_(SuffixSort_ *s, bool wide, Error *e) {
+    sais_classify_(s, wide);
+    int32_t count = sais_sort_substrings_(s, wide);
+    int32_t names = sais_reduce_(s, wide, count);
+
+    // Sort the suffixes of the reduced text; if all names differ, the names are their order.
+    int32_t *out = s->suffixes, *reduced = out + s->length - count;
     if (names < count) {
         if (!suffix_sort_symbols(reduced, count, names, out, e)) {
             return false;
@@ -145,24 +189,7 @@ __attribute__((always_inline)) static inline bool sais_run_(SuffixSort_ *s, bool
         }
     }
 
-    // From the suffixes of the string of names to the LMS suffixes, and from these to all.
-    for (int32_t i = 1, k = 0; i < n; i++) {
-        if (sais_is_lms_(s, i)) {
-            reduced[k++] = i;
-        }
-    }
-    for (int32_t i = 0; i < count; i++) {
-        out[i] = reduced[out[i]];
-    }
-    for (int32_t i = count; i < n; i++) {
-        out[i] = -1;
-    }
-    sais_buckets_(s, true);
-    for (int32_t i = count - 1; i >= 0; i--) {
-        int32_t j = out[i];
-        out[i] = -1;
-        out[--s->positions[sais_symbol_(s, wide, j)]] = j;
-    }
+    sais_place_lms_(s, wide, reduced, count);
     sais_induce_(s, wide);
     return true;
 }
