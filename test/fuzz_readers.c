@@ -28,6 +28,8 @@ static void *map_copy(size_t bytes, int file) {
 
 #include "test/fuzz_mutate.h"
 #include "test/fuzz_targets/json.h"
+#include "test/fuzz_targets/log.h"
+#include "test/fuzz_targets/manifest.h"
 #include "test/fuzz_targets/mixture.h"
 #include "test/fuzz_targets/model_files.h"
 #include "test/fuzz_targets/prepare.h"
@@ -87,9 +89,11 @@ static const Target targets[] = {
     {"state", run_state, 1, {PART_JSON}, NULL, NULL, false},
     {"sums", run_sums, 1, {PART_BYTES}, NULL, NULL, false},
     {"log", run_log, 1, {PART_LINES}, NULL, NULL, false},
+    {"log_resume", run_log_resume, 3, {PART_LINES, PART_LINES, PART_BYTES}, NULL, NULL, false},
     {"idx", run_idx, 2, {PART_BYTES, PART_BYTES}, repair_idx, NULL, false},
     {"llmc", run_llmc, 1, {PART_BYTES}, repair_shard, NULL, false},
     {"manifest", run_manifest, 1, {PART_JSON}, NULL, NULL, false},
+    {"manifest_copy", run_manifest_copy, 1, {PART_JSON}, NULL, NULL, false},
     {"tokenizer_json",
      run_tokenizer_json,
      3,

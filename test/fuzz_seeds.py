@@ -225,6 +225,23 @@ def run_seeds():
     yield json_lines(head, *lines) + END + json_lines({**head, "from_step": 4})
 
 
+def log_resume_seeds():
+    head, lines = run_lines()
+    closing = {"step": 6, "plan": {"rank": 0}}
+    yield json_lines(head, *lines, closing) + END + END + b"\x06"
+    yield json_lines(head, *lines, closing) + b'{"step": 7, "lo' + END + json_lines({**head, "from_step": 2}) + END + b"\x04"
+
+
+def manifest_copy_seeds():
+    entry = {"bytes": 20, "sha256": "0" * 64}
+    split = {"documents": 2, "tokens": 10, "bin": entry, "idx": entry, "docs": entry, "meta": entry, "sums": entry}
+    origin = {"license": [{"value": "MIT", "documents": 1, "tokens": 4}, {"value": None, "documents": 1, "tokens": 6}]}
+    manifest = {"version": 1, "tokenizer": {"sha256": "1" * 64, "vocab_size": 264}, "splits": {"train": split}}
+    yield compact(manifest)
+    yield compact({**manifest, "splits": {"train": split, "val": {**split, "index": entry}}, "sources": [
+        {"path": "a.jsonl", "sha256": "2" * 64, "documents": 2, "tokens": 10, "origin": origin}, {"path": "日本.txt"}]})
+
+
 def report_seeds():
     head, lines = run_lines()
     manifest = {"version": 1, "splits": {"train": {"bin": {"sha256": "0" * 64}}}, "sources": [

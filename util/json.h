@@ -370,14 +370,18 @@ static inline const char *json_string(const Json *node) {
 }
 
 // Whether the node is a non-negative integer, without fraction or exponent, that fits; *value is
-// exact.
+// exact, and unchanged if it is none.
 static inline bool json_uint(const Json *node, uint64_t *value) {
     if (!node || node->kind != JSON_NUMBER || strspn(node->text, "0123456789") != node->length) {
         return false;
     }
     errno = 0;
-    *value = strtoull(node->text, NULL, 10);
-    return errno == 0;
+    unsigned long long number = strtoull(node->text, NULL, 10);
+    if (errno) {
+        return false;
+    }
+    *value = number;
+    return true;
 }
 
 // Whether the node is a finite number; *value is rounded to nearest.

@@ -1,4 +1,4 @@
-// model_files.h: config.json, trainer_state.json, SHA256SUMS, log.jsonl
+// model_files.h: config.json, trainer_state.json, SHA256SUMS
 #ifndef TEST_FUZZ_TARGETS_MODEL_FILES_H
 #define TEST_FUZZ_TARGETS_MODEL_FILES_H
 
@@ -52,37 +52,6 @@ static bool run_sums(InputPart *parts) {
     bool all = answer(checkpoint_verify(folder, true, 0, 1, &e), &e);
     promise(ok || !all, "with the optimizer more is accepted than without");
     return ok;
-}
-
-// What is kept of a log are whole lines of it, in order, and keeping them again changes nothing.
-static bool run_log(InputPart *parts) {
-    Error e = {0};
-    size_t length = 0, again_length = 0;
-    char log[PATH_LIMIT];
-    snprintf(log, sizeof log, "%s", path_of("log.jsonl"));
-    put_part("log.jsonl", parts[0]);
-    promise(log_truncate(folder, 5, false, &e), "%s", e.text);
-    char *kept = read_file(log, SIZE_MAX - 1, &length, &e);
-    promise(kept != NULL, "%s", e.text);
-    const uint8_t *from = parts[0].data, *end = from + parts[0].size;
-    for (char *line = kept, *stop; line < kept + length; line = stop + 1) {
-        stop = memchr(line, '\n', length - (size_t)(line - kept));
-        promise(stop != NULL, "the log ends within a line");
-        size_t n = (size_t)(stop - line) + 1;
-        while (from < end && (size_t)(end - from) >= n && memcmp(from, line, n)) {
-            from = memchr(from, '\n', (size_t)(end - from));
-            from = from ? from + 1 : end;
-        }
-        promise((size_t)(end - from) >= n, "the log has a line that was not there");
-        from += n;
-    }
-    promise(log_truncate(folder, 5, false, &e), "%s", e.text);
-    char *again = read_file(log, SIZE_MAX - 1, &again_length, &e);
-    promise(again && same_text(kept, length, again, again_length),
-            "cutting the log twice differs from once");
-    free(kept);
-    free(again);
-    return length == parts[0].size;
 }
 
 #endif

@@ -2,6 +2,8 @@
 #ifndef TEST_FUZZ_TARGETS_PROMISES_H
 #define TEST_FUZZ_TARGETS_PROMISES_H
 
+#include "test/fuzz_mutate.h"
+
 __attribute__((format(printf, 2, 3))) static void promise(bool holds, const char *format, ...) {
     if (!holds) {
         va_list args;
@@ -19,11 +21,11 @@ static pid_t owner;                 // the process that made it
 static uint64_t accepted, rejected; // inputs
 static const char *error_names;     // what error lines must name: the folder, or NULL
 
-// A reader's answer. A refusal is one line that says something, and names the file.
+// Returns `ok`, the result of a reader. An error is one line that is not empty and names the file.
 static bool answer(bool ok, const Error *e) {
     if (!ok) {
         size_t length = strlen(e->text);
-        promise(length > 0, "a refusal without a word");
+        promise(length > 0, "a rejection without a message");
         for (size_t i = 0; i < length; i++) {
             promise((unsigned char)e->text[i] >= 0x20 && e->text[i] != 0x7F,
                     "a control character in an error line: %s", e->text);
@@ -53,7 +55,7 @@ static void put_part(const char *name, InputPart part) {
     put_file(name, part.data, part.size);
 }
 
-// Nothing there: no file.
+// An empty part stands for a missing file.
 static void put_part_if_any(const char *name, InputPart part) {
     if (part.size) {
         put_part(name, part);

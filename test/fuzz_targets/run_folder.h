@@ -4,6 +4,7 @@
 #ifndef TEST_FUZZ_TARGETS_RUN_FOLDER_H
 #define TEST_FUZZ_TARGETS_RUN_FOLDER_H
 
+#include "test/fuzz_targets/json.h"
 #include "test/fuzz_targets/promises.h"
 
 static uint32_t crc32c_masked_plainly(const uint8_t *data, size_t bytes) {

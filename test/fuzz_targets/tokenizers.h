@@ -3,6 +3,7 @@
 #ifndef TEST_FUZZ_TARGETS_TOKENIZERS_H
 #define TEST_FUZZ_TARGETS_TOKENIZERS_H
 
+#include "test/fuzz_targets/json.h"
 #include "test/fuzz_targets/promises.h"
 
 static void append_token_text(JsonWriter *w, const Tokenizer *t, const TokenBuffer *ids) {

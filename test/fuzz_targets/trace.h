@@ -6,6 +6,7 @@
 #ifndef TEST_FUZZ_TARGETS_TRACE_H
 #define TEST_FUZZ_TARGETS_TRACE_H
 
+#include "test/fuzz_targets/prepare.h"
 #include "test/fuzz_targets/promises.h"
 
 static const char traced_text[] =
