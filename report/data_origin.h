@@ -4,6 +4,7 @@
 #define REPORT_DATA_ORIGIN_H
 
 #include "report/format.h"
+#include "shards/manifest.h"
 #include "util/array.h"
 #include "util/files.h"
 
@@ -129,14 +130,15 @@ static inline void facet_put_table_(TextBuffer *w, const Facet *f, const char *t
 // folder or the shards in one
 
 typedef struct {
-    JsonDocument document; // root is NULL if there is none
-    char hash[65];
+    bool found;
+    Manifest manifest;
     Error reason; // why there is none, if there should be one
 } DataManifest;
 
 // entry: of the dataset, in the line that describes the run.
 static inline void data_manifest_load(DataManifest *m, const Json *entry) {
     char path[PATH_LIMIT], folder[PATH_LIMIT];
+    ManifestSplit split;
     const char *name = json_string(json_get(entry, "path")), *ending = "/train.bin";
     const char *hash = json_string(json_get(entry, "sha256"));
     *m = (DataManifest){0};
@@ -150,68 +152,56 @@ static inline void data_manifest_load(DataManifest *m, const Json *entry) {
     if (!path_format(path, &m->reason, "%s/manifest.json", folder) || access(path, F_OK)) {
         return;
     }
-    if (!sha256_file(path, m->hash, &m->reason) ||
-        !json_parse_file(&m->document, path, (size_t)1 << 31, &m->reason)) {
+    if (!manifest_read(&m->manifest, folder, &m->reason)) {
         return;
     }
 
     // It must be the manifest of the shards that the run reads.
-    const Json *split = json_get(json_get(m->document.root, "splits"), "train");
-    const char *known = json_string(json_get(json_get(split, "bin"), "sha256"));
-    if (hash && (!known || strcmp(hash, known))) {
+    manifest_split(&m->manifest, "train", &split);
+    m->found = !hash || !strcmp(hash, split.files[MANIFEST_BIN].hash);
+    if (!m->found) {
         fail(&m->reason, "%s: describes other shards than those of this run", path);
-        json_free(&m->document);
+        manifest_close(&m->manifest);
     }
-}
-
-// The first source; the others follow by ->next. NULL if the manifest has no list of sources.
-static inline const Json *data_manifest_sources(const DataManifest *m) {
-    const Json *sources = json_get(m->document.root, "sources");
-    return sources && sources->kind == JSON_ARRAY ? sources->child : NULL;
 }
 
 // ------------------------------------------------------------------------------------------------
 // The section of a dataset
 
-static inline void source_put_row_(TextBuffer *w, const Json *source, double all_tokens) {
+static inline void source_put_row_(TextBuffer *w, const ManifestSource *source, double all_tokens) {
     char number[32];
-    const char *path = json_string(json_get(source, "path")),
-               *hash = json_string(json_get(source, "sha256"));
-    uint64_t documents = json_uint_or(json_get(source, "documents"), 0),
-             tokens = json_uint_or(json_get(source, "tokens"), 0);
     text_format(w, "| ");
-    text_put_markdown(w, path ? path : "?");
-    text_format(w, " | %s", number_grouped(documents, number));
-    text_format(w, " | %s | %.2f%% |", number_grouped(tokens, number),
-                all_tokens > 0 ? 100 * (double)tokens / all_tokens : 0);
+    text_put_markdown(w, source->path[0] ? source->path : "?");
+    text_format(w, " | %s", number_grouped(source->documents, number));
+    text_format(w, " | %s | %.2f%% |", number_grouped(source->tokens, number),
+                all_tokens > 0 ? 100 * (double)source->tokens / all_tokens : 0);
     for (int f = 0; f < FACETS; f++) {
         Facet facet = {0};
-        w->failed |= !facet_add(&facet, json_get(source, "origin"), FACET_KEYS[f]);
+        w->failed |= !facet_add(&facet, source->origin, FACET_KEYS[f]);
         facet_sort(&facet);
         text_format(w, " ");
-        facet_put_cell_(w, &facet, documents);
+        facet_put_cell_(w, &facet, source->documents);
         text_format(w, " |");
         free(facet.items);
     }
     text_format(w, " `");
-    text_put_markdown(w, hash ? hash : "not stated");
+    text_put_markdown(w, source->hash ? source->hash : "not stated");
     text_format(w, "` |\n");
 }
 
 // The sources of a dataset: a row each where they are few, else a table per facet.
-static inline void sources_put_(TextBuffer *w, const DataManifest *m) {
+static inline void sources_put_(TextBuffer *w, const Manifest *m) {
     enum { FEW = 20 };
     static const char *titles[FACETS] = {"origin", "license", "language"};
-    const Json *first = data_manifest_sources(m);
+    const size_t count = m->source_count;
     char number[32];
-    size_t count = 0;
     uint64_t documents = 0, tokens = 0;
     Facet facets[FACETS] = {0};
-    for (const Json *s = first; s; s = s->next, count++) {
-        documents += json_uint_or(json_get(s, "documents"), 0);
-        tokens += json_uint_or(json_get(s, "tokens"), 0);
+    for (size_t i = 0; i < count; i++) {
+        documents += m->sources[i].documents;
+        tokens += m->sources[i].tokens;
         for (int f = 0; f < FACETS; f++) {
-            w->failed |= !facet_add(&facets[f], json_get(s, "origin"), FACET_KEYS[f]);
+            w->failed |= !facet_add(&facets[f], m->sources[i].origin, FACET_KEYS[f]);
         }
     }
 
@@ -219,11 +209,11 @@ static inline void sources_put_(TextBuffer *w, const DataManifest *m) {
     text_format(w, "%s documents, ", number_grouped(documents, number));
     text_format(w, "%s tokens, including the validation split. SHA-256 of manifest.json: `%s`.\n\n",
                 number_grouped(tokens, number), m->hash);
-    if (first && count <= FEW) {
+    if (count > 0 && count <= FEW) {
         text_format(w, "| source file | documents | tokens | share | origin | license | language | "
                        "SHA-256 |\n| --- | ---: | ---: | ---: | --- | --- | --- | --- |\n");
-        for (const Json *s = first; s; s = s->next) {
-            source_put_row_(w, s, (double)tokens);
+        for (size_t i = 0; i < count; i++) {
+            source_put_row_(w, &m->sources[i], (double)tokens);
         }
         text_format(w, "\n");
     }
@@ -241,8 +231,8 @@ static inline void data_origin_put(TextBuffer *w, const DataManifest *m, const c
     text_format(w, "### ");
     text_put_markdown(w, path);
     text_format(w, "\n\n");
-    if (m->document.root) {
-        sources_put_(w, m);
+    if (m->found) {
+        sources_put_(w, &m->manifest);
         return;
     }
     text_put_markdown(w, m->reason.text[0] ? m->reason.text

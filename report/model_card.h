@@ -65,11 +65,11 @@ static inline void card_front_matter_(TextBuffer *w, const CardSources_ *c) {
     uint64_t documents = 0;
     bool all_known = c->datasets > 0;
     for (size_t i = 0; i < c->datasets; i++) {
-        const Json *first = data_manifest_sources(&c->manifests[i]);
-        all_known &= first != NULL;
-        for (const Json *s = first; s; s = s->next) {
-            const Json *origin = json_get(s, "origin");
-            documents += json_uint_or(json_get(s, "documents"), 0);
+        const Manifest *m = &c->manifests[i].manifest;
+        all_known &= m->source_count > 0;
+        for (size_t j = 0; j < m->source_count; j++) {
+            const Json *origin = m->sources[j].origin;
+            documents += m->sources[j].documents;
             w->failed |= !facet_add(&license, origin, FACET_KEYS[FACET_LICENSE]) ||
                          !facet_add(&language, origin, FACET_KEYS[FACET_LANGUAGE]);
         }
@@ -362,7 +362,7 @@ static inline bool model_card(TextBuffer *w, const char *out, const char *run, s
     bool ok = (manifests && !w->failed) || fail(e, "no memory for the model card");
 
     for (size_t i = 0; i < count && manifests; i++) {
-        json_free(&manifests[i].document);
+        manifest_close(&manifests[i].manifest);
     }
     free(manifests);
     run_log_free(&log);
