@@ -10,6 +10,8 @@ import random
 import shutil
 import struct
 import subprocess
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -332,6 +334,24 @@ def test_text_command(documents, mixed, indexed, second):
                            input=("一二三四五 " + text + " 五四三二一").encode(), capture_output=True, check=True)
     assert [json.loads(line) for line in piped.stdout.splitlines()] == found
     assert "document" in run(["trace", "--data", indexed, "--text", text]).out
+
+
+@pytest.mark.parametrize("ending", ["bin", "index"])
+def test_truncated_while_mapped(indexed, ending, tmp_path):
+    """A file that is truncated while trace has it mapped ends trace with one line."""
+    data = tmp_path / "data"
+    shutil.copytree(indexed, data)
+    process = subprocess.Popen([ROOT / "train_gpt", "trace", "--data", data, "--text", "-", "--min-bytes", "3"],
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    path = data / f"{SPLIT}.{ending}"
+    deadline = time.monotonic() + 60
+    while str(path) not in Path(f"/proc/{process.pid}/maps").read_text():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    os.truncate(path, 0)
+    _, err = process.communicate(("の" * 400).encode(), timeout=60)
+    assert process.returncode == 1
+    assert err.decode().splitlines() == ["train_gpt: a file was truncated while it was read"]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
