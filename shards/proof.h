@@ -16,9 +16,8 @@ typedef struct {
     char path[PATH_LIMIT]; // empty: there is no such file
     const unsigned char *data;
     uint64_t bytes;
-    const unsigned char
-        *sums; // 32 bytes a chunk; NULL: proved as a whole, or nothing is there to prove it by
-    unsigned char *checked; // one byte a chunk
+    const unsigned char *sums; // 32 bytes a chunk; NULL: all of it is proved, or cannot be
+    unsigned char *checked;    // one byte a chunk
 } ProofFile;
 
 static inline void proof_close(ProofFile *f) {
