@@ -29,11 +29,11 @@ typedef struct {
     size_t block_bytes; // text of a block
     char path[PATH_LIMIT];
     int file;
-    uint64_t *first_token, *first_entry; // (blocks + 1): the last is behind all
+    uint64_t *first_token, *first_entry; // (blocks + 1): the last is the end
     size_t blocks, token_capacity, entry_capacity;
 } IndexBuild_;
 
-// Ids in order, read in pieces.
+// Reads ids in order, 64 KiB at a time.
 typedef struct {
     const Dataset *data;
     uint64_t at, end, held; // token numbers: raw holds those from at - at % held on

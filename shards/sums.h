@@ -1,15 +1,15 @@
-// sums.h: SPLIT.sums, hashes of every 16 KiB of a split's files, and files mapped into memory that
-// are proved by them chunk by chunk.
+// sums.h: SPLIT.sums, the hashes of every 16 KiB of a split's files. Writer, and reader for the
+// mapped files of shards/proof.h.
 #ifndef SHARDS_SUMS_H
 #define SHARDS_SUMS_H
 
+#include "shards/manifest.h"
 #include "shards/proof.h"
 #include "util/array.h"
 #include "util/bytes.h"
 #include "util/files.h"
 
-// ------------------------------------------------------------------------------------------------
-// Proof: SPLIT.sums holds the SHA-256 of each 16 KiB of a split's files, and its own hash is in
+// SPLIT.sums holds the SHA-256 of each 16 KiB of a split's files, and its own hash is in
 // manifest.json, whose hash is in the run's log. So what an answer rests on is proved by hashing
 // the chunks it was read from.
 //
@@ -23,10 +23,8 @@ enum {
     SUMS_HEADER = 32,
     SUMS_NAME = 56,
     SUMS_ENTRY = 64,
-    SUMS_FILES = 5
+    SUMS_FILES = MANIFEST_SUMS // the files that the manifest lists before it
 };
-
-static const char *const sums_endings[SUMS_FILES] = {"bin", "idx", "docs", "meta", "index"};
 
 // Adds the hashes of a file's chunks to an open .sums.
 static inline bool sums_add_file_(OutputFile *out, const char *path, uint64_t bytes, Error *e) {
@@ -59,14 +57,14 @@ static inline bool sums_build(const char *folder, const char *split, char hex[65
     uint64_t bytes[SUMS_FILES];
     uint32_t files = 0;
     OutputFile out;
-    for (size_t i = 0; i < SUMS_FILES; i++) {
+    for (int i = 0; i < SUMS_FILES; i++) {
         struct stat status;
-        if (!path_format(path[files], e, "%s/%s.%s", folder, split, sums_endings[i])) {
+        if (!path_format(path[files], e, "%s/%s.%s", folder, split, manifest_ending(i))) {
             return false;
         }
         if (stat(path[files], &status) == 0) {
             bytes[files] = (uint64_t)status.st_size;
-            if (snprintf((char *)entry[files], SUMS_NAME, "%s.%s", split, sums_endings[i]) >=
+            if (snprintf((char *)entry[files], SUMS_NAME, "%s.%s", split, manifest_ending(i)) >=
                 SUMS_NAME) {
                 return fail(e, "%s: the name of this split is too long", split);
             }

@@ -1,4 +1,4 @@
-// trace_tool: what test_trace.py and scripts/trace_campaign.py call of trace.h.
+// trace_tool: what test_trace.py and scripts/trace_campaign.py call of trace/ and shards/.
 //
 //   sort                    standard input's suffixes in order, one number a line
 //   index FOLDER SPLIT      writes SPLIT.index and SPLIT.sums, prints their hashes
@@ -72,8 +72,8 @@ static bool answer(TraceData *data, const TokenTexts *texts, const char *text, s
 }
 
 static bool spans(const char *folder, size_t least, Error *e) {
-    Dataset dataset;
-    TraceData data;
+    Dataset dataset = {.file = -1};
+    TraceData data = {0};
     Tokenizer tokenizer = {0};
     TokenTexts texts = {0};
     size_t length;

@@ -29,14 +29,13 @@ typedef struct {
     TokenTexts texts;
 } Tracer_;
 
-// What concerns a piece of a document: where it was read (NULL: nowhere), and which part of the
-// data it is.
+// A range of a document's tokens: where it was read (NULL: nowhere), and where it lies in the data.
 typedef struct {
     const RunPlace *place;
     size_t dataset;
     const TraceDocument *document; // NULL: the data does not know its documents
     uint64_t first, tokens;        // in the dataset's split
-} TracePiece_;
+} TraceRange_;
 
 // Opens run and data, and proves that they belong together.
 static inline bool tracer_open_(Tracer_ *t, const TraceQuestion *o, Error *e) {
@@ -99,15 +98,15 @@ static inline bool append_text_(Tracer_ *t, size_t dataset, uint64_t first, uint
         const char *bytes = token_text(&t->texts, trace_token(data, first + i), &length);
         json_append(&raw, bytes, length);
     }
-    char *whole = ok ? malloc(3 * raw.length + 1) : NULL;
-    if (ok && (!whole || raw.failed)) {
+    char *clean = ok ? malloc(3 * raw.length + 1) : NULL;
+    if (ok && (!clean || raw.failed)) {
         ok = fail(e, "no memory for a text of %zu bytes", raw.length);
     }
     if (ok) {
-        json_append(text, whole,
-                    utf8_sanitize(whole, raw.data, raw.length, true, &consumed, &replaced));
+        json_append(text, clean,
+                    utf8_sanitize(clean, raw.data, raw.length, true, &consumed, &replaced));
     }
-    free(whole);
+    free(clean);
     free(raw.data);
     return ok;
 }
@@ -134,8 +133,8 @@ static inline void put_metadata_(JsonWriter *w, const Json *metadata) {
     }
 }
 
-// The fields of a piece, without the braces.
-static inline void put_read_piece_(JsonWriter *w, const Tracer_ *t, const TracePiece_ *p) {
+// The fields of a range, without the braces.
+static inline void put_range_(JsonWriter *w, const Tracer_ *t, const TraceRange_ *p) {
     const TraceDocument *d = p->document;
     const struct {
         const char *key;
@@ -206,23 +205,23 @@ static inline bool find_document_(TraceData *data, uint64_t token, TraceDocument
     return trace_document_of(data, token, &number, e) && trace_document(data, number, document, e);
 }
 
-// Prints the pieces of documents that make up a sample.
+// Prints the ranges of documents that make up a sample.
 static inline bool print_sample_(Tracer_ *t, SampleId id, const RunPlace *place, Error *e) {
     TraceData *data = &t->data[id.dataset];
     const uint64_t T = t->run.seq_len, end = id.sample * T + T + 1;
     for (uint64_t token = id.sample * T, next; token < end; token = next) {
         TraceDocument document;
-        TracePiece_ piece = {.place = place, .dataset = id.dataset, .first = token};
+        TraceRange_ range = {.place = place, .dataset = id.dataset, .first = token};
         JsonWriter line = {0}, text = {0};
-        bool ok = find_document_(data, token, &document, &piece.document, e);
-        next = ok && piece.document ? document.first + document.tokens : end;
+        bool ok = find_document_(data, token, &document, &range.document, e);
+        next = ok && range.document ? document.first + document.tokens : end;
         next = next < end ? next : end;
-        piece.tokens = next - token;
+        range.tokens = next - token;
         ok =
-            ok && (!t->has_tokenizer || append_text_(t, id.dataset, token, piece.tokens, &text, e));
+            ok && (!t->has_tokenizer || append_text_(t, id.dataset, token, range.tokens, &text, e));
         if (ok && t->question->json) {
             json_open(&line, NULL, '{');
-            put_read_piece_(&line, t, &piece);
+            put_range_(&line, t, &range);
             if (t->has_tokenizer) {
                 json_put_text(&line, "text", text.data ? text.data : "", text.length);
             }
@@ -231,9 +230,9 @@ static inline bool print_sample_(Tracer_ *t, SampleId id, const RunPlace *place,
         } else if (ok) {
             printf("row %llu rank %llu | tokens %llu to %llu of ", (unsigned long long)place->row,
                    (unsigned long long)place->rank,
-                   (unsigned long long)(token - (piece.document ? document.first : 0)),
-                   (unsigned long long)(next - 1 - (piece.document ? document.first : 0)));
-            print_document_(t, id.dataset, piece.document);
+                   (unsigned long long)(token - (range.document ? document.first : 0)),
+                   (unsigned long long)(next - 1 - (range.document ? document.first : 0)));
+            print_document_(t, id.dataset, range.document);
             printf("\n%.*s\n\n", (int)text.length, text.data ? text.data : "");
         }
         json_free(&document.metadata);
@@ -324,13 +323,13 @@ static inline bool print_reads_(Tracer_ *t, size_t dataset, const TraceDocument 
     bool ok = !t->has_run || trace_reads(&t->run, &t->mixture, dataset, first, end, &reads, e);
     for (size_t i = 0; ok && (i < reads.count || i == 0); i++) {
         bool read = i < reads.count;
-        TracePiece_ piece = {read ? &reads.items[i].place : NULL, dataset, document,
+        TraceRange_ range = {read ? &reads.items[i].place : NULL, dataset, document,
                              read ? reads.items[i].first : first,
                              read ? reads.items[i].tokens : end - first};
         if (t->question->json) {
             JsonWriter line = {0};
             json_open(&line, NULL, '{');
-            put_read_piece_(&line, t, &piece);
+            put_range_(&line, t, &range);
             if (span) {
                 json_append(&line, span->data, span->length);
             }
@@ -338,10 +337,10 @@ static inline bool print_reads_(Tracer_ *t, size_t dataset, const TraceDocument 
             ok = print_line_(&line, e);
         } else if (read) {
             printf("  step %llu, row %llu, rank %llu: tokens %llu to %llu\n",
-                   (unsigned long long)piece.place->step, (unsigned long long)piece.place->row,
-                   (unsigned long long)piece.place->rank,
-                   (unsigned long long)(piece.first - (document ? document->first : 0)),
-                   (unsigned long long)(piece.first + piece.tokens - 1 -
+                   (unsigned long long)range.place->step, (unsigned long long)range.place->row,
+                   (unsigned long long)range.place->rank,
+                   (unsigned long long)(range.first - (document ? document->first : 0)),
+                   (unsigned long long)(range.first + range.tokens - 1 -
                                         (document ? document->first : 0)));
         } else if (t->has_run) {
             printf("  not read up to step %llu\n", (unsigned long long)t->run.last_step);

@@ -3,6 +3,7 @@
 #define TRACE_COMMAND_H
 
 #include <signal.h>
+#include <unistd.h>
 
 #include "mpi_utils.h"
 #include "run/command_line.h"

@@ -9,7 +9,7 @@
 
 typedef struct {
     const Dataset *data;
-    const char *path; // as the run was given it
+    const char *path; // as --data had it
     ProofFile bin, idx, docs, meta, index;
     bool proved; // hashes lead from the run's log to every file, the index only with index_proved
     bool index_proved;   // the index is in the manifest too
@@ -41,9 +41,9 @@ static inline void trace_data_close(TraceData *t) {
     *t = (TraceData){0};
 }
 
-// Hashes a file whole and compares.
-static inline bool proof_whole_(const ProofFile *f, const char *expected, const char *by,
-                                Error *e) {
+// Compares the SHA-256 of the complete file with the one that `by` states.
+static inline bool proof_complete_(const ProofFile *f, const char *expected, const char *by,
+                                   Error *e) {
     char hex[65];
     Sha256 hash;
     sha256_begin(&hash);
@@ -53,14 +53,14 @@ static inline bool proof_whole_(const ProofFile *f, const char *expected, const 
            fail(e, "%s: was altered: its SHA-256 is %s, %s has %s", f->path, hex, by, expected);
 }
 
-// Data of a prepare that wrote no .sums yet: verifies each file as a whole.
+// Data of an early version, without .sums: verifies each complete file.
 static inline bool prove_without_sums_(ProofFile *const *files, const char *const *hashes,
                                        size_t count, Error *e) {
     for (size_t i = 0; i < count; i++) {
         if (!hashes[i][0]) {
             return fail(e, "%s: has no hash in the manifest", files[i]->path);
         }
-        if (!proof_whole_(files[i], hashes[i], "the manifest", e)) {
+        if (!proof_complete_(files[i], hashes[i], "the manifest", e)) {
             return false;
         }
     }
@@ -120,7 +120,7 @@ static inline bool trace_open_split_(TraceData *t, const char *split_name, Error
         return false;
     }
     sums.data = t->sums, sums.bytes = length;
-    return proof_whole_(&sums, sums_hash, "the manifest", e) &&
+    return proof_complete_(&sums, sums_hash, "the manifest", e) &&
            sums_attach(sums.path, t->sums, length, listed, count, e);
 }
 
@@ -134,8 +134,8 @@ static inline bool trace_open_bare_(TraceData *t, const Json *logged, Error *e) 
         return false;
     }
     t->proved = bin && (idx || !pair);
-    return !t->proved || (proof_whole_(&t->bin, bin, "the run's log", e) &&
-                          (!pair || proof_whole_(&t->idx, idx, "the run's log", e)));
+    return !t->proved || (proof_complete_(&t->bin, bin, "the run's log", e) &&
+                          (!pair || proof_complete_(&t->idx, idx, "the run's log", e)));
 }
 
 // Opens the files behind `data`, which dataset_open opened at `path`, and proves that they are what

@@ -243,7 +243,7 @@ static inline bool trace_run_mixture(const TraceRun *r, Mixture *m, const char *
     return ok;
 }
 
-// One reading of a part of the data: row `place.row` of step `place.step` holds these tokens.
+// One reading of a range of tokens: row `place.row` of step `place.step` holds these tokens.
 typedef struct {
     RunPlace place;
     uint64_t first, tokens; // token numbers in the split

@@ -268,7 +268,7 @@ static inline bool search_before_rest_(TextSearch *s, const char *span, size_t l
     return ok;
 }
 
-// The same, by looking for each such token with the rest behind it.
+// The same, by looking for each such token followed by the rest.
 static inline bool search_tokens_before_(TextSearch *s, const char *span, size_t length, size_t r,
                                          size_t first, size_t last, bool one, Occurrences *found,
                                          Error *e) {
@@ -343,8 +343,8 @@ static inline bool search_span_(TextSearch *s, size_t at, size_t length, bool on
         if (first == last) {
             continue;
         }
-        // A token before each of many rests is dearer to look at than a few tokens with the rest
-        // behind them are to find.
+        // Looking at the token before each of many rests costs more than finding a few tokens that
+        // the rest follows.
         uint64_t rests = search_count_(s, span + r, length - r);
         if (!(rests <= 16 * blocks * (uint64_t)(last - first)
                   ? search_before_rest_(s, span, length, r, one, found, e)
@@ -429,7 +429,7 @@ static inline size_t occurrence_reach_(const TextSearch *s, const Occurrence *o,
     return n + common;
 }
 
-// Where the character behind the one at `at` begins.
+// Where the character after the one at `at` begins.
 static inline size_t next_character_(const TextSearch *s, size_t at) {
     at++;
     while (at < s->length && ((unsigned char)s->text[at] & 0xC0) == 0x80) {
@@ -452,7 +452,7 @@ static inline int span_compare_(const void *first, const void *second) {
                                   : (a->first > b->first) - (a->first < b->first);
 }
 
-// All spans of whole characters, at least `least` bytes long, that stand in the data and in no
+// All spans of complete characters, at least `least` bytes long, that stand in the data and in no
 // longer one that does; longest first. None is longer than INDEX_OVERLAP bytes.
 static inline bool text_search_spans(TextSearch *s, size_t least, TextSpans *spans, Error *e) {
     size_t end = 0;
