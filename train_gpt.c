@@ -5,7 +5,6 @@
 // heads, V tokens in the vocabulary, tp tensor-parallel ranks. Arrays are row-major float. What
 // each kernel computes is specified in kernels_ref.h; everything that is not the model, its
 // training or a command has a folder of its own.
-#include <float.h>
 
 #include "corpus/command.h"
 #include "dataloader.h"
