@@ -154,6 +154,8 @@ enum { KERNELS_SVE, KERNELS_REF };
     FLAG(check, KERNELS, "compare the fast kernels with the reference on many shapes and values") \
     FLAG(bench, KERNELS, "time them at the shapes of GPT-2 124M")                                 \
     FLAG(golden, KERNELS, "train a small model and compare its hash with the golden hash")        \
+    WHOLE(golden_steps, 20, 1, 20, KERNELS, "N",                                                  \
+          "with --golden: train N steps; fewer than 20 only print their hash (for emulators)")    \
     TEXT(only, NULL, KERNELS, "NAME", "only kernels whose name contains NAME")
 // clang-format on
 
