@@ -2,6 +2,7 @@
 # make clang      ./train_gpt.clang   the same with clang
 # make asan       ./train_gpt.asan    AddressSanitizer and UndefinedBehaviorSanitizer, for tests
 # make a64fx      ./train_gpt.a64fx   cross build for Fugaku's CPU, with the AArch64 root of scripts/a64fx_sysroot.sh
+# make tests      what the tests run beside the program
 # make check      scripts/test.sh
 #
 # On Fugaku itself: make MPICC="mpifcc -Nclang" NATIVE=-mcpu=a64fx
@@ -19,6 +20,7 @@ REVISION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 DEFINES  = -DGIT_REVISION='"$(REVISION)"' -DCOMPILER_FLAGS='"$(strip $(1))"'
 SANITIZE := -O1 -ffp-contract=off -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 HEADERS := $(wildcard *.h */*.h)
+TOOLS   := $(patsubst test/%.c,%,$(wildcard test/*_tool.c))
 SYSROOT  = $(shell scripts/a64fx_sysroot.sh)
 # gcc 12 for AArch64 crashes in its dominator optimisation on some predicated SVE loops.
 A64FX   := -O3 -ffp-contract=off -mcpu=a64fx -fno-tree-dominator-opts -fno-schedule-insns
@@ -36,6 +38,15 @@ train_gpt.a64fx: train_gpt.c $(HEADERS) scripts/a64fx_sysroot.sh
 	@test -n "$(SYSROOT)" || { echo "make a64fx: scripts/a64fx_sysroot.sh made no AArch64 root" >&2; exit 1; }
 	$(CROSS) --sysroot=$(SYSROOT) -I$(SYSROOT)/usr/include/aarch64-linux-gnu/mpich $(WARN) $(A64FX) \
 		$(call DEFINES,$(A64FX)) $< -o $@ -lmpich -lm
+
+# The tools that let Python call the program's functions: build/tools/NAME/native and asan.
+build/tools/%/native: test/%.c test/tool.h $(HEADERS)
+	@mkdir -p $(@D)
+	$(MPICC) $(WARN) $(CFLAGS) $(NATIVE) $< -o $@ -lm
+
+build/tools/%/asan: test/%.c test/tool.h $(HEADERS)
+	@mkdir -p $(@D)
+	$(MPICC) $(WARN) $(SANITIZE) $(NATIVE) $< -o $@ -lm
 
 build/test_kernels: test/test_kernels.c $(HEADERS)
 	@mkdir -p build
@@ -56,10 +67,12 @@ build/bench_gemm: test/bench_gemm.c $(HEADERS)
 clang: train_gpt.clang
 asan: train_gpt.asan
 a64fx: train_gpt.a64fx
+tests: $(foreach tool,$(TOOLS),build/tools/$(tool)/native build/tools/$(tool)/asan) \
+	build/test_kernels build/test_kernels.asan build/fuzz_readers
 check:
 	scripts/test.sh
 clean:
-	rm -f train_gpt train_gpt.clang train_gpt.asan train_gpt.a64fx build/test_kernels build/test_kernels.asan \
-		build/bench_gemm build/fuzz_readers
+	rm -rf train_gpt train_gpt.clang train_gpt.asan train_gpt.a64fx build/test_kernels build/test_kernels.asan \
+		build/bench_gemm build/fuzz_readers build/tools
 
-.PHONY: clang asan a64fx check clean
+.PHONY: clang asan a64fx tests check clean

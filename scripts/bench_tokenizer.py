@@ -25,6 +25,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "test"))
+from support import build_tool
+
 MORE = ["/usr/lib/python3*/**/*.py", "/usr/share/doc/**/*", "/usr/share/perl/**/*.p[ml]", "/usr/include/**/*.h",
         str(ROOT / "build/venv/lib/python3*/site-packages/**/*.py")]
 END = "<|endoftext|>"
@@ -52,13 +55,6 @@ def filled(texts, size):
                 continue
             total += len(texts[-1].encode())
     return texts
-
-
-def build_tool(folder, name="train_tool"):
-    tool = folder / name
-    subprocess.run(["gcc", "-I", str(ROOT), "-std=c11", "-D_GNU_SOURCE", "-O3", "-march=native", "-ffp-contract=off", "-fopenmp",
-                    ROOT / f"test/{name}.c", "-o", tool, "-lm"], check=True)
-    return tool
 
 
 class Ours:
@@ -165,7 +161,7 @@ class SentencePiece:
 def measure_time(args, folder):
     texts = filled(corpus()[0], args.mb * 1e6)
     print(f"{sum(len(text.encode()) for text in texts) / 1e6:.1f} MB, {args.rounds} rounds, seconds: minimum (all)")
-    tool = build_tool(folder)
+    tool = build_tool("train_tool") / "native"
     for vocab in args.vocab:
         for threads in args.threads:
             rivals = {"bpe": [Ours(tool, "bpe", folder, threads), HuggingFace("bpe", folder, threads)],
@@ -188,7 +184,7 @@ def measure_quality(args, folder):
     print(f"trained on {sum(len(text.encode()) for text in train) / 1e6:.1f} MB; bytes per token on held-out Japanese "
           f"documents ({sizes['documents'] / 1e3:.0f} KB), on their individual lines, and on the lines that are "
           f"mostly kana or kanji ({sizes['mostly Japanese'] / 1e3:.0f} KB)")
-    tool, threads = build_tool(folder), os.cpu_count()
+    tool, threads = build_tool("train_tool") / "native", os.cpu_count()
     for vocab in args.vocab:
         for trainer in (Ours(tool, "bpe", folder, threads), HuggingFace("bpe", folder, threads),
                         Ours(tool, "unigram", folder, threads), SentencePiece(folder, threads),
@@ -201,12 +197,11 @@ def measure_quality(args, folder):
 
 def measure_encode(args, folder):
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    sys.path.insert(0, str(ROOT / "test"))
     import tokenizer_campaign as campaign
     texts = [text for part in corpus() for text in part]
     size = sum(len(text.encode()) for text in texts) / 1e6
     data = campaign.packed(texts)
-    tool = build_tool(folder, "tokenizer_tool")
+    tool = build_tool("tokenizer_tool") / "native"
     print(f"{size:.1f} MB, one thread, {args.rounds} alternating rounds; median MB/s, and the lowest ratio of a round")
     for name, vocabulary in campaign.make_all(ROOT / "build/tokenizer_campaign", tool).items():
         reference = campaign.Reference(vocabulary)

@@ -29,6 +29,6 @@ cd "$(dirname "$0")/.."
 mkdir -p build
 rm -f "$summary"
 scripts/setup.sh test
-make --no-print-directory -j"$(nproc)" train_gpt asan clang a64fx
+make --no-print-directory -j"$(nproc)" train_gpt asan clang a64fx tests
 scripts/fetch_corpus.sh build/corpus
 build/venv/bin/python -m pytest --summary "$summary" test "$@"

@@ -20,6 +20,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "test"))
+from support import build_tool
+
 FOLDERS = ["/usr/share/man", "/usr/share/doc", "/usr/lib/python3", "/usr/share/perl", "/usr/include", "/root/.pyenv",
            ROOT / "build/venv"]
 ENDINGS = {".py", ".pyi", ".h", ".hpp", ".c", ".txt", ".md", ".rst", ".pm", ".pl", ".html", ".gz", ".js", ".json"}
@@ -115,7 +118,7 @@ def main():
     work, megabytes = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 400
     count = int(sys.argv[3]) if len(sys.argv) > 3 else 1000
     work.mkdir(parents=True, exist_ok=True)
-    source, data, tool = work / "text.jsonl", work / "data", work / "trace_tool"
+    source, data, tool = work / "text.jsonl", work / "data", build_tool("trace_tool") / "native"
     if not source.exists():
         collect(source, megabytes * 1_000_000)
     if not data.exists():
@@ -123,8 +126,6 @@ def main():
                                "--tokenizer-sample", 16 << 20, "--val-fraction", 0])
         print(f"prepared in {seconds:.0f} s")
     tokens = (data / "train.bin").stat().st_size // 2
-    subprocess.run(["gcc", "-I", str(ROOT), "-std=c11", "-D_GNU_SOURCE", "-fopenmp", "-O3", "-march=native",
-                    ROOT / "test/trace_tool.c", "-o", tool, "-lm"], check=True)
     with open(source, encoding="utf-8") as file:
         everything = b"\xff".join(json.loads(line)["text"].encode() for line in file)
     print(f"{tokens / 1e6:.1f} million tokens, {len(everything) / 1e6:.1f} MB of text")

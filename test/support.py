@@ -28,7 +28,7 @@ SANITIZERS = {
 # Emulated CPUs for the binary that is cross-compiled for A64FX: the A64FX itself, and CPUs with
 # other SVE vector lengths.
 QEMU_CPUS = {"a64fx": "a64fx", **{f"sve{bits}": f"max,sve-default-vector-length={bits // 8}"
-                                  for bits in (128, 256, 512, 1024, 2048)}}
+                                  for bits in (128, 256, 1024, 2048)}}  # A64FX: 512
 LAUNCHER_NOISE = re.compile(r"Abort\(\d+\) on node|application called MPI_Abort")
 TIMING = {"step_ms", "tokens_per_s", "mfu", "comm_ms", "plan"}  # log fields that vary between runs
 
@@ -79,15 +79,11 @@ def kill_all(process):
     process.wait()
 
 
-TOOL_FLAGS = ["-I", str(ROOT), "-std=c11", "-D_GNU_SOURCE", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-fopenmp"]
-TOOL_BUILDS = {"native": ["-O2"], "asan": ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined",
-                                           "-fno-sanitize-recover=all"]}
-
-
-def compile_tool(folder, source, compiler="gcc"):
-    """Compiles the tool test/SOURCE as folder / "native" and, with sanitizers, folder / "asan"."""
-    for name, flags in TOOL_BUILDS.items():
-        subprocess.run([compiler, *TOOL_FLAGS, *flags, ROOT / "test" / source, "-o", folder / name, "-lm"], check=True)
+def build_tool(name):
+    """Builds test/NAME.c; returns the folder with its builds "native" and, with sanitizers, "asan"."""
+    folder = BUILD / "tools" / name
+    subprocess.run(["make", "--no-print-directory", "-j2", *(f"build/tools/{name}/{build}" for build in ("native", "asan"))],
+                   cwd=ROOT, check=True)
     return folder
 
 

@@ -21,15 +21,15 @@ import pytest
 from hypothesis import given, settings, strategies
 
 import support
-from support import SANITIZERS, compile_tool
+from support import SANITIZERS, build_tool
 
 K = 256  # values in a signature
 OFF = dict(min_characters=0, max_characters=2**64 - 1, min_japanese=0, max_repeated_lines=1, exact=0, near=0)
 
 
 @pytest.fixture(scope="session")
-def tools(tmp_path_factory):
-    return compile_tool(tmp_path_factory.mktemp("tools"), "collect_tool.c")
+def tools():
+    return build_tool("collect_tool")
 
 
 def call(tools, command, *args, build="asan", data=b"", threads=2, fails=False, **options):

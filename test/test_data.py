@@ -22,14 +22,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 from tokenizers import Tokenizer
 
-from support import SANITIZERS, compile_tool, kill_all
+from support import SANITIZERS, build_tool, kill_all
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 @pytest.fixture(scope="session")
-def tools(tmp_path_factory):
-    return compile_tool(tmp_path_factory.mktemp("tools"), "data_tool.c", "mpicc")
+def tools():
+    return build_tool("data_tool")
 
 
 def environment(env=None):

@@ -16,17 +16,17 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from support import (arguments, checkpoint, checkpoints, compile_tool, fails, random_documents, read_log, read_pair,
+from support import (arguments, checkpoint, checkpoints, build_tool, fails, random_documents, read_log, read_pair,
                      run, stable_log, state_bytes, write_llmc, write_pair)
 
 PERIOD_MAX = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def tool(tmp_path_factory):
+def tool():
     """tool("order", ...) runs mixture_tool and returns its lines; with error=[...] it must fail with a one-line message
     that contains each of these strings."""
-    folder = compile_tool(tmp_path_factory.mktemp("tool"), "mixture_tool.c")
+    folder = build_tool("mixture_tool")
 
     def call(*args, build="asan", error=None, **options):
         result = subprocess.run([folder / build, *map(str, args)], capture_output=True, text=True, timeout=120,

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from support import ROOT, compile_tool
+from support import ROOT, build_tool
 from tokenizer_campaign import packed, unpacked
 
 SANITIZER_STATUS = 99
@@ -53,8 +53,8 @@ VECTORS = {
 # The tool
 
 @pytest.fixture(scope="module")
-def tools(tmp_path_factory):
-    return compile_tool(tmp_path_factory.mktemp("tools"), "tokenizer_tool.c")
+def tools():
+    return build_tool("tokenizer_tool")
 
 
 @pytest.fixture(scope="module", params=["native", "asan"])

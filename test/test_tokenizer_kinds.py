@@ -12,15 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tokenizer_campaign as campaign
-from support import compile_tool
+from support import build_tool
 from tokenizer_campaign import HUGGING_FACE, SENTENCEPIECE, SPACE, packed, unpacked, varint
 
 KINDS = [*SENTENCEPIECE, "bpe-unused", "own", *HUGGING_FACE]
 
 
 @pytest.fixture(scope="module")
-def tools(tmp_path_factory):
-    return compile_tool(tmp_path_factory.mktemp("tools"), "tokenizer_tool.c")
+def tools():
+    return build_tool("tokenizer_tool")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from support import ROOT, compile_tool
+from support import ROOT, build_tool
 
 FILES = ["tokenizer.model", "tokenizer.json", "tokenizer_config.json"]
 UNKNOWN, END = "<|unknown|>", "<|endoftext|>"
@@ -36,8 +36,8 @@ HOSTILE = [
 # The tool
 
 @pytest.fixture(scope="module")
-def tools(tmp_path_factory):
-    return compile_tool(tmp_path_factory.mktemp("tool"), "train_tool.c")
+def tools():
+    return build_tool("train_tool")
 
 
 def call(tool, *args, data=b"", threads=2, status=0):

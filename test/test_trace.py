@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from support import (ROOT, arguments, compile_tool, fails, flip_bit, read_log, run, truncate, write_llmc,
+from support import (ROOT, arguments, build_tool, fails, flip_bit, read_log, run, truncate, write_llmc,
                      write_pair, random_documents)
 
 SPLIT = "train"
@@ -25,8 +25,8 @@ STEPS = int(os.environ.get("TRACE_STEPS", 48))  # of the run that is traced; sev
 
 
 @pytest.fixture(scope="session")
-def tools(tmp_path_factory):
-    return compile_tool(tmp_path_factory.mktemp("trace_tools"), "trace_tool.c")
+def tools():
+    return build_tool("trace_tool")
 
 
 def call(tools, *args, build="asan", data=b"", status=0):

@@ -27,6 +27,8 @@ import numpy as np
 import sentencepiece
 from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors)
 
+from support import build_tool
+
 ROOT = Path(__file__).resolve().parent.parent
 END = "<|endoftext|>"
 SPACE = "\u2581"
@@ -435,13 +437,9 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--work", type=Path, default=ROOT / "build/tokenizer_campaign")
     parser.add_argument("--only")
-    parser.add_argument("--tool", type=Path)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    tool = options.tool or options.work / "tool"
-    if not options.tool:
-        subprocess.run(["gcc", "-I", str(ROOT), "-std=c11", "-D_GNU_SOURCE", "-O2", ROOT / "test/tokenizer_tool.c", "-o", tool, "-lm"],
-                       check=True)
+    tool = build_tool("tokenizer_tool") / "native"
     texts = list(mixed_texts(options.megabytes, options.seed))
     size = sum(len(text.encode()) for text in texts)
     total = 0
