@@ -26,9 +26,11 @@ typedef struct {
 // What each block keeps for itself; everything else is shared by all blocks.
 typedef enum {
     KEEP_ALL, // for backward
-    // activation checkpointing (Chen et al. 2016): the input of each block; the rest is
+
+    // Activation checkpointing (Chen et al. 2016): the input of each block. The rest is recomputed
+    // in backward, and shared with other micro-batches too.
     KEEP_INPUTS,
-    // recomputed in backward and shared with other micro-batches too
+
     KEEP_CACHE // for inference: qkv, whose keys and values later rows read
 } Keep;
 

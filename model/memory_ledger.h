@@ -34,12 +34,13 @@ static inline bool ledger_note(MemoryLedger *m, const char *name, size_t bytes, 
 
 // An array of n floats, zero, that lives until ledger_free; NULL if there is not enough memory.
 static inline float *ledger_floats(MemoryLedger *m, const char *name, size_t n) {
-    size_t bytes = n < SIZE_MAX / 8 ? allocated_bytes(n > 0 ? n : 1) : 0;
-    if (bytes == 0) {
+    if (n >= SIZE_MAX / 8) {
         return NULL;
     }
 
-    void *data = m->planned ? addresses_reserve(bytes) : (void *)allocate_floats(n > 0 ? n : 1);
+    n = n > 0 ? n : 1;
+    size_t bytes = allocated_bytes(n);
+    void *data = m->planned ? addresses_reserve(bytes) : (void *)allocate_floats(n);
     if (data && !ledger_note(m, name, bytes, data)) {
         m->planned ? (void)munmap(data, bytes) : free(data);
         return NULL;

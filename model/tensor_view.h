@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "model/family.h"
+
 // A tensor of 1 or 2 dimensions, or a rank's shard of it. Of dimension d the shard has the shape[d]
 // indices from first[d] on. The last dimension of the whole may consist of `groups` equal ranges
 // (q, k, v); the shard has the same indices of each: whole / groups * g + first + (0 .. shape /
@@ -17,6 +19,9 @@ typedef struct {
     int dims;
     size_t whole[2], first[2], groups;
     bool embedding; // the tied embedding and output head, which two pipeline stages hold
+    const TensorSpec *spec;
+    size_t number; // among all tensors of the model
+    size_t block;  // in the shard; SIZE_MAX: not of a block
 } TensorView;
 
 // Elements of the shard.

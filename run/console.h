@@ -9,7 +9,7 @@
 
 // Steps between printed lines: --log-every, or so many that a run prints at most 500 lines: 1, 2,
 // 5, 10, 20, 50 ...
-static inline uint64_t console_log_every(const Options *o) {
+static inline uint64_t console_log_every_(const Options *o) {
     enum { MOST_LINES = 500 };
     static const uint64_t factors[] = {1, 2, 5};
     uint64_t every = o->log_every;
@@ -112,19 +112,14 @@ static inline void console_print_configuration(const RunRecord *r) {
 // ------------------------------------------------------------------------------------------------
 // Steps
 
-// Where a step lies in the run.
-typedef struct {
-    uint64_t log_every;
-    double seconds_left;
-} ConsoleProgress;
-
-// After each step: a line that stays every `log_every` steps, at the first step and at the last,
-// and for skipped steps; the status line in between.
-static inline void console_print_step(const RunRecord *r, const StepResult *s, ConsoleProgress p) {
+// After each step: a line that stays every so many steps, at the first step and at the last, and
+// for skipped steps; the status line in between.
+static inline void console_print_step(const RunRecord *r, const StepResult *s,
+                                      double seconds_left) {
     const uint64_t steps = r->options->steps;
     double tokens = (double)r->global_batch * (double)r->seq_len;
     double flops = tokens * flops_per_token(r->config, r->seq_len);
-    long left = (long)(p.seconds_left + 0.5);
+    long left = (long)(seconds_left + 0.5);
     char text[256];
 
     snprintf(text, sizeof text,
@@ -134,8 +129,8 @@ static inline void console_print_step(const RunRecord *r, const StepResult *s, C
              tokens / s->seconds, 100 * flops / s->seconds / r->peak_flops, left / 3600,
              left / 60 % 60, left % 60, s->skipped ? " | SKIPPED: not finite" : "");
 
-    bool stays =
-        s->step % p.log_every == 0 || s->step == r->from_step + 1 || s->step == steps || s->skipped;
+    bool stays = s->step % console_log_every_(r->options) == 0 || s->step == r->from_step + 1 ||
+                 s->step == steps || s->skipped;
     if (stays) {
         status_line_clear();
         printf("%s\n", text);
