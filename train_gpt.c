@@ -622,7 +622,7 @@ static bool evaluate_mixture(World *w, const Model *m, Workspace *s, const Mixtu
 
 // Rank 0: one line for log.jsonl and for TensorBoard. Frees the line.
 static bool log_line(Trainer *t, JsonWriter *line, Error *e) {
-    bool ok = log_append(t->log, t->options->out, line, e) &&
+    bool ok = log_append(t->log, t->options->out, "log.jsonl", line, e) &&
               (!t->events.file || events_add(&t->events, line->data, line->length, e));
     free(line->data);
     return ok;

@@ -60,7 +60,6 @@ static inline bool tensor_view_(const ModelConfig *c, const ModelShard *s, size_
         view->spec = &f->layer[i % f->layer_count];
         view->block = layer - s->first_layer;
         here = layer >= s->first_layer && view->block < s->layers;
-        snprintf(block, sizeof block, "h.%zu.", layer);
     } else {
         view->spec = &f->head[i - in_blocks];
         here = s->last_stage;
@@ -69,6 +68,9 @@ static inline bool tensor_view_(const ModelConfig *c, const ModelShard *s, size_
         return false;
     }
 
+    if (view->block != SIZE_MAX) {
+        snprintf(block, sizeof block, "h.%zu.", s->first_layer + view->block);
+    }
     snprintf(view->name, sizeof view->name, "%s%s%s", f->prefix, block, view->spec->name);
     view->dims = (int)strlen(view->spec->shape);
     for (int d = 0; d < view->dims; d++) {

@@ -43,10 +43,14 @@ static inline void print_help_(const Command *commands, size_t count) {
            exit_statuses_);
 }
 
-// NULL if there is no command of that name; then the error names the nearest one.
+// NULL if there is no command of that name, or none is given; then the error names the nearest one.
 static inline const Command *command_find_(const Command *commands, size_t count, const char *name,
                                            Error *e) {
     size_t nearest = 0, best = SIZE_MAX;
+    if (!name) {
+        fail(e, "no command; `train_gpt help` lists the commands");
+        return NULL;
+    }
     for (size_t i = 0; i < count; i++) {
         size_t distance = edit_distance(name, commands[i].name);
         if (distance == 0) {
@@ -83,7 +87,6 @@ static inline int command_line_run(World *w, const Command *commands, size_t cou
                                    char **argv) {
     Options o;
     Error e = {0};
-    const Command *command = NULL;
     bool help_first = argc > 1 && !strcmp(argv[1], "help");
     bool help = help_first || asks_for_(argc, argv, "--help", "-h");
     const char *name = argc > 1 + help_first ? argv[1 + help_first] : NULL;
@@ -101,14 +104,8 @@ static inline int command_line_run(World *w, const Command *commands, size_t cou
         return EXIT_SUCCESS;
     }
 
-    bool ok = name || fail(&e, "no command; `train_gpt help` lists the commands");
-    if (ok) {
-        command = command_find_(commands, count, name, &e);
-        ok = command != NULL;
-    }
-    if (ok && !help) {
-        ok = options_parse(&o, argc, argv, command->options, name, &e);
-    }
+    const Command *command = command_find_(commands, count, name, &e);
+    bool ok = command && (help || options_parse(&o, argc, argv, command->options, name, &e));
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }
