@@ -918,7 +918,7 @@ static bool note_mpi_buffers(Trainer *t, Error *e) {
 
 // Collective: model, gradients, optimizer and activations, all zero. With t->memory.planned they
 // are only counted. threads: of this rank.
-static bool training_allocate(Trainer *t, const Kernels *kernels, size_t threads, Error *e) {
+static bool training_allocate(Trainer *t, size_t threads, Error *e) {
     const ModelConfig *c = &t->setup.config;
     const Grid *g = &t->world->grid;
     const Options *o = t->options;
@@ -928,7 +928,7 @@ static bool training_allocate(Trainer *t, const Kernels *kernels, size_t threads
 
     return reducer_share_memory(&t->reducer, &t->memory, t->world, shard_parameters(c, &shard),
                                 zero, o->share_memory, e) &&
-           model_create(&t->model, &t->memory, c, &shard, kernels,
+           model_create(&t->model, &t->memory, c, &shard, kernels_of(o),
                         t->reducer.shared_parameters.mine, e) &&
            workspace_create(&t->workspace, &t->memory, c, &shard,
                             activation_sets_needed(g, rows / B), B, T, keep_on_stage(o, g), e) &&
@@ -1010,18 +1010,22 @@ static bool count_allocation(const Trainer *t, StageCount *count, Error *e) {
     return ledger_by_kind(&t->memory, &count->memory) || fail(e, "no memory for the plan");
 }
 
+// What trains a planned run, or counts it.
+static Trainer planned_trainer(const PlannedRun *run, World *world) {
+    return (Trainer){.options = &run->options,
+                     .world = world,
+                     .setup = {.config = run->config,
+                               .seq_len = run->T,
+                               .micro_batch = run->B,
+                               .global_batch = run->global_batch}};
+}
+
 // A stage of a planned run, counted by the code that allocates it.
 static bool count_stage(const PlannedRun *run, size_t stage, StageCount *count, Error *e) {
     World world = planned_world(run, stage);
-    Trainer t = {.options = &run->options,
-                 .world = &world,
-                 .setup = {.config = run->config,
-                           .seq_len = run->T,
-                           .micro_batch = run->B,
-                           .global_batch = run->global_batch},
-                 .memory.planned = true};
-    bool ok = training_allocate(&t, kernels_of(&run->options), run->threads, e) &&
-              count_allocation(&t, count, e);
+    Trainer t = planned_trainer(run, &world);
+    t.memory.planned = true;
+    bool ok = training_allocate(&t, run->threads, e) && count_allocation(&t, count, e);
     training_free(&t);
     return ok;
 }
@@ -1070,7 +1074,7 @@ static int command_train(World *w, const Options *o) {
 
     Baseline base = {process_memory("VmRSS"), process_memory("RssShmem"), 0};
     size_t threads = (size_t)omp_get_max_threads();
-    ok = ok && world_check(w, training_allocate(&t, kernels_of(o), threads, &e), &e) &&
+    ok = ok && world_check(w, training_allocate(&t, threads, &e), &e) &&
          plan_own_step(&t, &base.step_seconds);
     if (ok) {
         placement_sample_memory(&placement, t.model.parameters,
@@ -1395,7 +1399,7 @@ static bool golden_run(Error *e) {
     char hex[65];
     Sha256 hash;
 
-    if (!training_allocate(&t, &kernels_sve, (size_t)omp_get_max_threads(), e)) {
+    if (!training_allocate(&t, (size_t)omp_get_max_threads(), e)) {
         training_free(&t);
         return false;
     }
@@ -1442,73 +1446,53 @@ static int command_kernels(World *w, const Options *o) {
 }
 
 // What plan --measure times: a model of one layer, alone with its tensor-parallel ranks.
-typedef struct {
-    Options options;
-    World world; // without data-parallel neighbours
-    Trainer trainer;
-} MeasuredLayer;
 
-static void measured_backward(void *context) {
-    Trainer *t = &((MeasuredLayer *)context)->trainer;
+static void measured_backward(void *layer) {
+    Trainer *t = layer;
     Activations *a = &t->workspace.sets[0];
     layer_backward(&t->model, t->world, &t->model.weights.layers[0], &t->reducer.weights.layers[0],
                    &a->layers[0], &t->workspace.backward, a->stream, t->setup.micro_batch,
                    t->setup.seq_len);
 }
 
-static void measured_block(void *context) {
-    Trainer *t = &((MeasuredLayer *)context)->trainer;
+static void measured_block(void *layer) {
+    Trainer *t = layer;
     Activations *a = &t->workspace.sets[0];
     layer_forward(&t->model, t->world, &t->model.weights.layers[0], &a->layers[0], a->stream, 0,
                   t->setup.micro_batch, t->setup.seq_len, false);
-    measured_backward(context);
+    measured_backward(layer);
 }
 
-static void measured_classifier(void *context) {
-    Trainer *t = &((MeasuredLayer *)context)->trainer;
+static void measured_classifier(void *layer) {
+    Trainer *t = layer;
     classify(&t->model, t->world, &t->workspace.sets[0], &t->workspace.classifier,
              t->workspace.backward.branch, t->reducer.weights.wte, t->batch.targets, 1,
              t->setup.micro_batch * t->setup.seq_len);
 }
 
-static void measured_layer_close(MeasuredBlock *block) {
-    MeasuredLayer *m = block->context;
-    training_free(&m->trainer);
-    free(m);
+static void measured_layer_close(void *layer) {
+    training_free(layer);
+    free(layer);
 }
 
-static bool measured_layer_open(World *w, const PlannedRun *run, MeasuredBlock *block, Error *e) {
-    MeasuredLayer *m = calloc(1, sizeof *m);
-    if (!m) {
-        return fail(e, "no memory to measure a layer");
+static void *measured_layer_open(World *w, const PlannedRun *run, StageCount *count, Error *e) {
+    Trainer *t = malloc(sizeof *t);
+    if (!t) {
+        fail(e, "no memory to measure a layer");
+        return NULL;
     }
-    m->options = run->options;
-    m->world = *w;
-    m->world.grid.dp = 1, m->world.grid.dp_rank = 0;
-
-    Trainer *t = &m->trainer;
-    *t = (Trainer){.options = &m->options,
-                   .world = &m->world,
-                   .setup = {.config = run->config,
-                             .seq_len = run->T,
-                             .micro_batch = run->B,
-                             .global_batch = run->B}};
-    *block = (MeasuredBlock){.context = m,
-                             .block = measured_block,
-                             .backward = measured_backward,
-                             .classifier = measured_classifier,
-                             .wait_seconds = &m->world.comm_seconds};
-    if (!training_allocate(t, kernels_of(&m->options), (size_t)omp_get_max_threads(), e) ||
-        !count_allocation(t, &block->count, e)) {
-        measured_layer_close(block);
-        return false;
+    *t = planned_trainer(run, w);
+    if (!training_allocate(t, (size_t)omp_get_max_threads(), e) || !count_allocation(t, count, e)) {
+        measured_layer_close(t);
+        return NULL;
     }
     weights_initialize(&t->model.config, 1, 0.02f, t->model.views, t->model.tensors);
-    return true;
+    return t;
 }
 
 static int command_plan(World *w, const Options *o) {
-    static const MeasureCallbacks measure = {measured_layer_open, measured_layer_close};
+    static const MeasureCallbacks measure = {measured_layer_open, measured_block, measured_backward,
+                                             measured_classifier, measured_layer_close};
     return plan_command(w, o, count_stage, &measure);
 }
 

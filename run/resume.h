@@ -24,17 +24,17 @@ static inline bool run_folder_claim(const char *out, Error *e) {
     if (!path_format(path, e, "%s", out)) {
         return false;
     }
-    for (char *slash = strchr(path + 1, '/');; slash = strchr(slash + 1, '/')) {
+    for (char *slash = path; slash;) {
+        slash = strchr(slash + 1, '/');
         if (slash) {
             *slash = 0;
         }
         if (mkdir(path, 0777) && errno != EEXIST) {
             return fail(e, "%s: cannot be created: %s", path, strerror(errno));
         }
-        if (!slash) {
-            break;
+        if (slash) {
+            *slash = '/';
         }
-        *slash = '/';
     }
 
     int directory = open(out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
