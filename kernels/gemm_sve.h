@@ -305,7 +305,7 @@ typedef struct {
 // Columns of a row after its last multiply-add; `at` is their place in the (M, N) arrays.
 static inline void end_row_sve(float *out, const Epilogue *e, size_t at, size_t columns) {
     if (e->residual) {
-        add_row_sve(out, e->residual + at, columns);
+        add_row_sve(out, out, e->residual + at, columns);
     } else if (e->gelu) {
         gelu_row_sve(e->gelu + at, out, columns);
     } else if (e->gelu_inp) {
