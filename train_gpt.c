@@ -1053,7 +1053,6 @@ static bool plan_own_step(const Trainer *t, double *seconds) {
 static int command_train(World *w, const Options *o) {
     Error e = {0};
     Trainer t = {.options = o, .world = w, .start = seconds_now()};
-    const Grid *g = &w->grid;
 
     bool ok = world_make_grid(w, o->tp, o->pp, &e) && train_check_options(o, w->size, &e);
     if (!world_check(w, ok, &e)) {
@@ -1064,8 +1063,7 @@ static int command_train(World *w, const Options *o) {
     }
     Placement placement = placement_bind(w, o->bind);
 
-    ok = world_check(w, train_setup(&t.setup, o, (size_t)g->tp, (size_t)g->pp, (size_t)g->dp, &e),
-                     &e);
+    ok = world_check(w, train_setup(&t.setup, o, &w->grid, &e), &e);
     bool verify = w->rank == 0 && o->verify_data;
     ok = ok &&
          world_check(

@@ -34,12 +34,20 @@ typedef enum {
     KEEP_CACHE // for inference: qkv, whose keys and values later rows read
 } Keep;
 
-// The next n floats of an arena. While its size is being counted (base == NULL) there is nothing to
-// point to.
-static inline float *arena_take(float *base, size_t *used, size_t n) {
-    n = round_up(n, 64); // to a boundary of A64FX's cache lines
-    *used += n;
-    return base ? base + *used - n : NULL;
+// An array that takes part of a larger one.
+typedef struct {
+    float **array;
+    size_t floats;
+} ArenaField_;
+
+// Lays `count` fields out from base + *used on. While the size is being counted (base == NULL)
+// there is nothing to point to.
+static inline void arena_lay_out_(const ArenaField_ *fields, size_t count, float *base,
+                                  size_t *used) {
+    for (size_t i = 0; i < count; i++) {
+        *fields[i].array = base ? base + *used : NULL;
+        *used += round_up(fields[i].floats, 64); // to a boundary of A64FX's cache lines
+    }
 }
 
 // Lays the activations of R rows out over `base`, returns how many floats they take. shared: a
@@ -48,40 +56,32 @@ static inline size_t activations_layout_(Activations *a, const ModelConfig *c, c
                                          size_t R, Keep keep, const LayerActivations *shared,
                                          float *base) {
     size_t C = c->channels, Ct = s->channels, used = 0;
-    a->stream = arena_take(base, &used, R * C);
+    const ArenaField_ stream = {&a->stream, R * C};
+    arena_lay_out_(&stream, 1, base, &used);
 
     for (size_t l = 0; l < s->layers; l++) {
         LayerActivations *y = &a->layers[l];
-        if (keep != KEEP_ALL && (l > 0 || shared)) {
+        const ArenaField_ all[] = {
+            {&y->ln1, R * C},       {&y->ln1_mean, R},    {&y->ln1_rstd, R},
+            {&y->qkv, R * 3 * Ct},  {&y->attn, R * Ct},   {&y->lse, R * s->heads},
+            {&y->residual2, R * C}, {&y->ln2, R * C},     {&y->ln2_mean, R},
+            {&y->ln2_rstd, R},      {&y->fc, R * 4 * Ct}, {&y->gelu, R * 4 * Ct},
+            {&y->residual3, R * C},
+        };
+        const ArenaField_ own = keep == KEEP_CACHE ? (ArenaField_){&y->qkv, R * 3 * Ct}
+                                                   : (ArenaField_){&y->residual3, R * C};
+        if (keep == KEEP_ALL || (l == 0 && !shared)) {
+            arena_lay_out_(all, sizeof all / sizeof *all, base, &used);
+        } else {
             *y = l > 0 ? a->layers[0] : *shared;
-            if (keep == KEEP_CACHE) {
-                y->qkv = arena_take(base, &used, R * 3 * Ct);
-            } else {
-                y->residual3 = arena_take(base, &used, R * C);
-            }
-            continue;
+            arena_lay_out_(&own, 1, base, &used);
         }
-
-        y->ln1 = arena_take(base, &used, R * C);
-        y->ln1_mean = arena_take(base, &used, R);
-        y->ln1_rstd = arena_take(base, &used, R);
-        y->qkv = arena_take(base, &used, R * 3 * Ct);
-        y->attn = arena_take(base, &used, R * Ct);
-        y->lse = arena_take(base, &used, R * s->heads);
-        y->residual2 = arena_take(base, &used, R * C);
-        y->ln2 = arena_take(base, &used, R * C);
-        y->ln2_mean = arena_take(base, &used, R);
-        y->ln2_rstd = arena_take(base, &used, R);
-        y->fc = arena_take(base, &used, R * 4 * Ct);
-        y->gelu = arena_take(base, &used, R * 4 * Ct);
-        y->residual3 = arena_take(base, &used, R * C);
     }
 
+    const ArenaField_ last[] = {
+        {&a->lnf, R * C}, {&a->lnf_mean, R}, {&a->lnf_rstd, R}, {&a->losses, R}};
     if (s->last_stage) {
-        a->lnf = arena_take(base, &used, R * C);
-        a->lnf_mean = arena_take(base, &used, R);
-        a->lnf_rstd = arena_take(base, &used, R);
-        a->losses = arena_take(base, &used, R);
+        arena_lay_out_(last, sizeof last / sizeof *last, base, &used);
     }
     return used;
 }
@@ -115,29 +115,22 @@ typedef struct {
     float *fc;     // (R, 4C/tp)
 } BackwardScratch;
 
-static inline size_t backward_layout_(BackwardScratch *b, const ModelConfig *c, const ModelShard *s,
-                                      size_t R, float *base) {
-    size_t used = 0;
-    b->stream = arena_take(base, &used, R * c->channels);
-    b->branch = arena_take(base, &used, R * c->channels);
-    b->qkv = arena_take(base, &used, R * 3 * s->channels);
-    b->fc = arena_take(base, &used, R * 4 * s->channels);
-    return used;
-}
-
 static inline bool backward_scratch_create(BackwardScratch *b, MemoryLedger *memory,
                                            const ModelConfig *c, const ModelShard *s, size_t R,
                                            Error *e) {
-    float *data =
-        ledger_floats(memory, "activations' gradients", backward_layout_(b, c, s, R, NULL));
-    if (!data) {
-        return fail(e,
-                    "no memory for the gradients of the activations of %zu tokens: choose a "
-                    "smaller --micro-batch",
-                    R);
-    }
-    backward_layout_(b, c, s, R, data);
-    return true;
+    const ArenaField_ fields[] = {{&b->stream, R * c->channels},
+                                  {&b->branch, R * c->channels},
+                                  {&b->qkv, R * 3 * s->channels},
+                                  {&b->fc, R * 4 * s->channels}};
+    const size_t count = sizeof fields / sizeof *fields;
+    size_t n = 0, used = 0;
+    arena_lay_out_(fields, count, NULL, &n);
+    float *data = ledger_floats(memory, "activations' gradients", n);
+    arena_lay_out_(fields, count, data, &used);
+    return data || fail(e,
+                        "no memory for the gradients of the activations of %zu tokens: choose a "
+                        "smaller --micro-batch",
+                        R);
 }
 
 // What the classifier works on: CLASSIFIER_ROWS rows at a time, so that B x T x V logits never

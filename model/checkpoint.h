@@ -95,7 +95,8 @@ static inline bool checkpoint_add_copy(CheckpointWriter *w, const char *director
 static const uint64_t TENSOR_FILE_BYTES = (uint64_t)4 << 30; // or the size of a larger tensor
 
 typedef struct {
-    char name[64];
+    char path[PATH_LIMIT];
+    const char *name;    // in path
     size_t first, count; // range of the views
 } TensorFile;
 
@@ -124,10 +125,10 @@ static inline bool tensor_files_add_(TensorFiles *files, const TensorView *views
     return true;
 }
 
-// The files for `count` weights followed by 2 * count optimizer moments; `views` are of full
-// tensors. The caller frees items.
-static inline bool tensor_files(TensorFiles *files, const TensorView *views, size_t count,
-                                Error *e) {
+// The files of a checkpoint for `count` weights followed by 2 * count optimizer moments; `views` are
+// of full tensors. The caller frees items.
+static inline bool tensor_files(TensorFiles *files, const CheckpointWriter *w,
+                                const TensorView *views, size_t count, Error *e) {
     *files = (TensorFiles){0};
     if (!tensor_files_add_(files, views, 0, count, e)) {
         return false;
@@ -137,18 +138,19 @@ static inline bool tensor_files(TensorFiles *files, const TensorView *views, siz
         return false;
     }
 
-    // Their names.
     for (size_t f = 0; f < files->count; f++) {
-        size_t size = sizeof files->items[f].name;
+        TensorFile *file = &files->items[f];
+        char name[64] = "model.safetensors";
         if (f >= files->model_count) {
-            snprintf(files->items[f].name, size, "optimizer-%05zu.safetensors",
-                     f - files->model_count);
-        } else if (files->model_count == 1) {
-            snprintf(files->items[f].name, size, "model.safetensors");
-        } else {
-            snprintf(files->items[f].name, size, "model-%05zu-of-%05zu.safetensors", f + 1,
+            snprintf(name, sizeof name, "optimizer-%05zu.safetensors", f - files->model_count);
+        } else if (files->model_count > 1) {
+            snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", f + 1,
                      files->model_count);
         }
+        if (!path_format(file->path, e, "%s/%s", w->temporary, name)) {
+            return false;
+        }
+        file->name = strrchr(file->path, '/') + 1;
     }
     return true;
 }
@@ -165,9 +167,9 @@ static inline bool checkpoint_add_index(CheckpointWriter *w, const TensorFiles *
     json_open(&json, NULL, '{');
     json_open(&json, "weight_map", '{');
     for (size_t f = 0; f < files->model_count; f++) {
-        for (size_t i = files->items[f].first; i < files->items[f].first + files->items[f].count;
-             i++) {
-            json_put_string(&json, views[i].name, files->items[f].name);
+        const TensorFile *file = &files->items[f];
+        for (size_t i = file->first; i < file->first + file->count; i++) {
+            json_put_string(&json, views[i].name, file->name);
             total += tensor_whole_elements(&views[i]) * sizeof(float);
         }
     }

@@ -413,7 +413,7 @@ static inline bool plan_measure(World *w, const Options *o, const MeasureCallbac
         double peak_of_rank = m.peak_flops.value / w->node_size;
         bool done = w->rank != 0 || (measure_products_(&tables, &run, peak_of_rank, &e) &&
                                      machine_file_write_(&m, &tables, o->out, &e));
-        ok = world_check_root(w, done, &e);
+        ok = world_check(w, done, &e);
     }
     if (ok && w->rank == 0) {
         printf("wrote %s: use it with plan and train as --machine %s\n", o->out, o->out);

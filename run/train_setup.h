@@ -6,6 +6,7 @@
 
 #include "dataloader.h"
 #include "model/config.h"
+#include "mpi_utils.h"
 #include "run/model_choice.h"
 #include "run/options.h"
 #include "tokenizer.h"
@@ -157,23 +158,22 @@ static inline bool choose_tokenizer_(TrainSetup *s, const Options *o, Error *e) 
     return true;
 }
 
-// Settles the model's shape and opens the data, on every rank. tp, pp, dp: the grid. The caller
-// closes s->data and s->val.
-static inline bool train_setup(TrainSetup *s, const Options *o, size_t tp, size_t pp, size_t dp,
-                               Error *e) {
+// Settles the model's shape and opens the data, on every rank. The caller closes s->data and
+// s->val.
+static inline bool train_setup(TrainSetup *s, const Options *o, const Grid *g, Error *e) {
     *s = (TrainSetup){.tokenizer = ""};
     if (!(o->init ? config_load(o->init, &s->config, e) : shape_from_options(o, &s->config, e))) {
         return false;
     }
     s->seq_len = o->seq_len ? o->seq_len : s->config.seq_len;
     s->micro_batch = o->micro_batch;
-    s->global_batch = o->global_batch ? o->global_batch : o->micro_batch * dp;
+    s->global_batch = o->global_batch ? o->global_batch : o->micro_batch * (size_t)g->dp;
     if (s->seq_len > s->config.seq_len) {
         return fail(e, "--seq-len %zu is more than the %zu positions of %s", s->seq_len,
                     s->config.seq_len, o->init);
     }
     return open_data_(s, o, e) && choose_vocab_size_(s, o, e) && choose_tokenizer_(s, o, e) &&
-           grid_fits(&s->config, tp, pp, e);
+           grid_fits(&s->config, (size_t)g->tp, (size_t)g->pp, e);
 }
 
 #endif

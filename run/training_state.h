@@ -95,27 +95,24 @@ static inline bool state_write_(const TrainingState *t, const Grid *g, const Ten
 static inline bool write_tensor_files_(const TrainingState *t, World *w, CheckpointWriter *writer,
                                        const TensorFiles *files, const TensorView *views) {
     Error e = {0};
-    char path[PATH_LIMIT], (*sums)[SHA256_HEX] = calloc(files->count, sizeof *sums);
+    char(*sums)[SHA256_HEX] = calloc(files->count, sizeof *sums);
     bool ok = sums || fail(&e, "no memory to save a checkpoint");
 
     for (size_t f = 0; ok && w->rank == 0 && f < files->count; f++) {
         const TensorFile *file = &files->items[f];
-        ok = path_format(path, &e, "%s/%s", writer->temporary, file->name) &&
-             safetensors_create(path, views + file->first, file->count, &e);
+        ok = safetensors_create(file->path, views + file->first, file->count, &e);
     }
     bool all = world_check(w, ok, &e);
 
     for (size_t f = 0; all && ok && f < files->count; f++) {
         TensorWriter tensors;
-        ok = path_format(path, &e, "%s/%s", writer->temporary, files->items[f].name) &&
-             tensor_writer_open(&tensors, path, &e) &&
+        ok = tensor_writer_open(&tensors, files->items[f].path, &e) &&
              tensor_writer_close(&tensors, state_write_(t, &w->grid, &tensors, &e), &e);
     }
     all = all && world_check(w, ok, &e);
 
     for (size_t f = (size_t)w->rank; all && ok && f < files->count; f += (size_t)w->size) {
-        ok = path_format(path, &e, "%s/%s", writer->temporary, files->items[f].name) &&
-             sha256_file(path, sums[f], &e);
+        ok = sha256_file(files->items[f].path, sums[f], &e);
     }
     all = all && world_check(w, ok, &e);
 
@@ -160,11 +157,11 @@ static inline bool state_save(const TrainingState *t, World *w, const char *out,
     bool root = w->rank == 0;
     TensorView *views = saved_views_(t->config, &tensors);
 
-    bool ok = (views || fail(&e, "no memory to save a checkpoint")) &&
-              tensor_files(&files, views, tensors, &e);
-    bool begun = ok && checkpoint_begin(&writer, out, step, root, &e);
-    ok = begun && (!root || (add_small_files_(&writer, small, count, tokenizer, &e) &&
-                             checkpoint_add_index(&writer, &files, views, &e)));
+    bool begun = (views || fail(&e, "no memory to save a checkpoint")) &&
+                 checkpoint_begin(&writer, out, step, root, &e);
+    bool ok = begun && tensor_files(&files, &writer, views, tensors, &e) &&
+              (!root || (add_small_files_(&writer, small, count, tokenizer, &e) &&
+                         checkpoint_add_index(&writer, &files, views, &e)));
 
     ok = world_check(w, ok, &e) && write_tensor_files_(t, w, &writer, &files, views);
     bool committed = ok && (!root || checkpoint_commit(&writer, &e));
