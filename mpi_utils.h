@@ -55,13 +55,11 @@ static inline Grid grid_alone(void) {
 
 // Collective over all ranks: arranges them as tp x pp x dp, where dp is what remains. Replaces an
 // earlier grid. An error, the same on all ranks, if tp * pp does not divide the number of ranks.
-static inline bool world_make_grid(World *w, uint64_t tp, uint64_t pp, Error *e) {
-    if (tp > (uint64_t)w->size || pp > (uint64_t)w->size || (uint64_t)w->size % (tp * pp)) {
+static inline bool world_make_grid(World *w, size_t tp, size_t pp, Error *e) {
+    if (tp > (size_t)w->size || pp > (size_t)w->size || (size_t)w->size % (tp * pp)) {
         return fail(
-            e,
-            "--tp %llu x --pp %llu does not divide the %d rank%s: start a multiple of %llu ranks",
-            (unsigned long long)tp, (unsigned long long)pp, w->size, w->size == 1 ? "" : "s",
-            (unsigned long long)(tp * pp));
+            e, "--tp %zu x --pp %zu does not divide the %d rank%s: start a multiple of %zu ranks",
+            tp, pp, w->size, w->size == 1 ? "" : "s", (tp * pp));
     }
 
     Grid g = grid_alone();

@@ -400,7 +400,7 @@ static LossSum forward_backward(const Model *m, World *world, Workspace *s, Grad
 
 // Learning rate of step 1 .. steps: linear warm-up to lr, then the schedule down to min_lr at the
 // last step.
-static double learning_rate(const Options *o, uint64_t step) {
+static double learning_rate(const Options *o, size_t step) {
     double lr = o->lr, min_lr = o->min_lr, at = (double)step;
     double warmup = (double)o->warmup_steps, steps = (double)o->steps;
     if (at <= warmup) {
@@ -499,7 +499,7 @@ typedef struct {
     double start;                      // seconds_now() when the command began
     double longest_step, longest_save; // seconds, so far
     double step_seconds;               // of all steps since the start but the first one
-    uint64_t steps_timed, first_step;
+    size_t steps_timed, first_step;
     bool stopped; // ahead of the step count, with a checkpoint
 } Trainer;
 
@@ -704,9 +704,9 @@ static bool save_checkpoint(Trainer *t) {
     MPI_Allreduce(&sum, &high, 1, MPI_DOUBLE, MPI_MAX, t->world->grid.dp_comm);
     bool ok = low == high ||
               fail(&e,
-                   "weights differ between data-parallel ranks at step %llu: this state is not "
+                   "weights differ between data-parallel ranks at step %zu: this state is not "
                    "saved, trust the last checkpoint",
-                   (unsigned long long)t->position.step);
+                   t->position.step);
     if (!world_check(t->world, ok, &e) || !write_checkpoint(t)) {
         return false;
     }
@@ -715,7 +715,7 @@ static bool save_checkpoint(Trainer *t) {
     if (t->world->rank == 0) {
         remove_old_checkpoints(t->options->out, t->options->keep);
         status_line_clear();
-        printf("saved %s/step-%06llu\n", t->options->out, (unsigned long long)t->position.step);
+        printf("saved %s/step-%06zu\n", t->options->out, t->position.step);
     }
     return true;
 }
@@ -753,7 +753,7 @@ static bool initialize_state(Trainer *t) {
         return false;
     }
     if (w->rank == 0 && resumed) {
-        printf("resumed from %s/step-%06llu\n", o->out, (unsigned long long)t->position.step);
+        printf("resumed from %s/step-%06zu\n", o->out, t->position.step);
     }
     return true;
 }
@@ -761,7 +761,7 @@ static bool initialize_state(Trainer *t) {
 // -------------------------------------------------------------------------------------------------
 // The loop itself
 
-static bool eval_is_due(const Trainer *t, uint64_t step) {
+static bool eval_is_due(const Trainer *t, size_t step) {
     const Options *o = t->options;
     return t->setup.val.count > 0 && o->eval_every > 0 &&
            (step % o->eval_every == 0 || step == o->steps);
@@ -789,8 +789,8 @@ static bool should_stop(const Trainer *t) {
     int stop = world_max(t->world, stop_was_requested() ? SIGNAL : time_is_up(t) ? TIME : NO);
     if (t->world->rank == 0 && stop != NO) {
         status_line_clear();
-        printf("stops at step %llu/%llu: %s; the same command resumes from here\n",
-               (unsigned long long)t->position.step, (unsigned long long)t->options->steps,
+        printf("stops at step %zu/%zu: %s; the same command resumes from here\n", t->position.step,
+               t->options->steps,
                stop == SIGNAL ? "a signal was received" : "the time limit is near");
     }
     return stop != NO;
@@ -798,7 +798,7 @@ static bool should_stop(const Trainer *t) {
 
 // After a step, on rank 0: times it, logs it, prints it.
 static bool record_step(Trainer *t, const StepResult *s, double loop_start, Error *e) {
-    uint64_t done = t->position.step - t->first_step;
+    size_t done = t->position.step - t->first_step;
     t->longest_step = fmax(t->longest_step, s->seconds);
     if (done > 1) { // the first step also touches memory for the first time
         t->step_seconds += s->seconds;
@@ -1095,7 +1095,7 @@ static int command_train(World *w, const Options *o) {
 
 // The model's configuration; with a hint if it is the run's folder that was given.
 static bool load_config(const char *directory, ModelConfig *config, Error *e) {
-    uint64_t *steps;
+    size_t *steps;
     size_t count = 0;
     char path[PATH_LIMIT];
     if (!path_format(path, e, "%s/config.json", directory)) {
@@ -1105,8 +1105,8 @@ static bool load_config(const char *directory, ModelConfig *config, Error *e) {
         count > 0) {
         fail(e,
              "%s: is the folder of a run, not a model: give a checkpoint, the latest is "
-             "%s/step-%06llu",
-             directory, directory, (unsigned long long)steps[0]);
+             "%s/step-%06zu",
+             directory, directory, steps[0]);
         free(steps);
         return false;
     }

@@ -27,12 +27,12 @@ typedef struct {
 
 // Begins OUT/step-NNNNNN; OUT must exist. Several ranks may write one checkpoint: one of them,
 // which passes `first`, creates and commits it.
-static inline bool checkpoint_begin(CheckpointWriter *w, const char *out, uint64_t step, bool first,
+static inline bool checkpoint_begin(CheckpointWriter *w, const char *out, size_t step, bool first,
                                     Error *e) {
     *w = (CheckpointWriter){.out = out};
-    if (!path_format(w->final, e, "%s/step-%06llu", out, (unsigned long long)step) ||
-        !path_format(w->old, e, "%s/.step-%06llu.old", out, (unsigned long long)step) ||
-        !path_format(w->temporary, e, "%s/.step-%06llu.new", out, (unsigned long long)step)) {
+    if (!path_format(w->final, e, "%s/step-%06zu", out, step) ||
+        !path_format(w->old, e, "%s/.step-%06zu.old", out, step) ||
+        !path_format(w->temporary, e, "%s/.step-%06zu.new", out, step)) {
         return false;
     }
     if (!first) {
@@ -215,7 +215,7 @@ static inline void checkpoint_abort(CheckpointWriter *w) {
 
 // The steps of the folders OUT/step-NNNNNN in descending order; the caller frees *steps. OUT may
 // not exist yet.
-static inline bool checkpoint_list(const char *out, uint64_t **steps, size_t *count, Error *e) {
+static inline bool checkpoint_list(const char *out, size_t **steps, size_t *count, Error *e) {
     DIR *directory = opendir(out);
     size_t capacity = 0;
     *steps = NULL;
@@ -236,7 +236,7 @@ static inline bool checkpoint_list(const char *out, uint64_t **steps, size_t *co
         }
 
         size_t at = (*count)++; // insertion sort: a run keeps few checkpoints
-        for (uint64_t step = strtoull(digits, NULL, 10);; at--) {
+        for (size_t step = strtoull(digits, NULL, 10);; at--) {
             if (at == 0 || (*steps)[at - 1] > step) {
                 (*steps)[at] = step;
                 break;
@@ -332,11 +332,11 @@ static inline void checkpoint_clean(const char *out) {
 
 // Removes OUT/step-NNNNNN. It is renamed first, so that a partly removed folder never has the name
 // of a checkpoint.
-static inline void checkpoint_remove(const char *out, uint64_t step) {
+static inline void checkpoint_remove(const char *out, size_t step) {
     char path[PATH_LIMIT], hidden[PATH_LIMIT];
     Error ignored;
-    if (path_format(path, &ignored, "%s/step-%06llu", out, (unsigned long long)step) &&
-        path_format(hidden, &ignored, "%s/.step-%06llu.old", out, (unsigned long long)step)) {
+    if (path_format(path, &ignored, "%s/step-%06zu", out, step) &&
+        path_format(hidden, &ignored, "%s/.step-%06zu.old", out, step)) {
         remove_directory(hidden);
         if (!rename(path, hidden)) {
             remove_directory(hidden);

@@ -72,8 +72,8 @@ static inline bool planned_run_from_options(PlannedRun *run, const Options *o, c
     run->tp = o->tp, run->pp = o->pp;
     size_t ranks = o->nodes * run->per_node;
     if (ranks > PLAN_RANKS_MAX) {
-        return fail(e, "--nodes %llu x %zu ranks: plan supports at most %d ranks",
-                    (unsigned long long)o->nodes, run->per_node, PLAN_RANKS_MAX);
+        return fail(e, "--nodes %zu x %zu ranks: plan supports at most %d ranks", o->nodes,
+                    run->per_node, PLAN_RANKS_MAX);
     }
 
     // a search chooses the grid and the micro-batch itself
@@ -83,9 +83,8 @@ static inline bool planned_run_from_options(PlannedRun *run, const Options *o, c
                fail(e, "plan --search needs --global-batch N: it chooses the micro-batch");
     }
     if (ranks % (run->tp * run->pp)) {
-        return fail(e,
-                    "--tp %zu x --pp %zu does not divide the %zu ranks of %llu nodes x %zu ranks",
-                    run->tp, run->pp, ranks, (unsigned long long)o->nodes, run->per_node);
+        return fail(e, "--tp %zu x --pp %zu does not divide the %zu ranks of %zu nodes x %zu ranks",
+                    run->tp, run->pp, ranks, o->nodes, run->per_node);
     }
     run->dp = ranks / run->tp / run->pp;
     run->global_batch = o->global_batch ? o->global_batch : run->B * run->dp;

@@ -107,8 +107,7 @@ static inline void print_proposal_(const Plan *p) {
     option_choice_name(&r->options, "recompute", recompute);
     snprintf(text, sizeof text, "%s", recompute);
     if (r->options.recompute_stages) {
-        snprintf(text, sizeof text, "%s, 0-%llu", recompute,
-                 (unsigned long long)r->options.recompute_stages - 1);
+        snprintf(text, sizeof text, "%s, 0-%zu", recompute, r->options.recompute_stages - 1);
     }
     printf("%4zu%4zu%6zu%13zu  %12s%6d%11.4f%11.2f%7.2f%12.0f%8.2f\n", r->tp, r->pp, r->dp, r->B,
            text, r->options.zero, p->time.seconds, 100 * p->time.bubble / p->time.seconds,

@@ -24,13 +24,13 @@ typedef struct {
     const Mixture *data, *val;
     size_t parameters; // of the whole model
     size_t seq_len, global_batch;
-    uint64_t from_step;
+    size_t from_step;
     double peak_flops; // of all ranks
 } RunRecord;
 
 // A step as logged.
 typedef struct {
-    uint64_t step, samples; // done, and read by all ranks so far
+    size_t step, samples; // done, and read by all ranks so far
     double loss, grad_norm, lr, seconds, comm_seconds;
     char batch_hash[BATCH_HASH_DIGITS + 1]; // on rank 0
     bool skipped;
@@ -139,7 +139,7 @@ static inline void log_write_step(JsonWriter *json, const RunRecord *r, const St
 }
 
 // losses: (val->count), by source; written where there are several.
-static inline void log_write_eval(JsonWriter *json, uint64_t step, const Mixture *val,
+static inline void log_write_eval(JsonWriter *json, size_t step, const Mixture *val,
                                   double val_loss, const double *losses) {
     json_open(json, NULL, '{');
     json_put_uint(json, "step", step);
@@ -162,7 +162,7 @@ static inline void put_milliseconds_(JsonWriter *json, const char *key, double s
     }
 }
 
-static inline void log_write_plan(JsonWriter *json, uint64_t step, const PlanResult *p) {
+static inline void log_write_plan(JsonWriter *json, size_t step, const PlanResult *p) {
     json_open(json, NULL, '{');
     json_put_uint(json, "step", step);
     json_open(json, "plan", '{');

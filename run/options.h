@@ -166,7 +166,7 @@ typedef struct {
 #define OPTION_FIELD_LIST(name, ...) TextList name;
 #define OPTION_FIELD_TEXT(name, ...) const char *name;
 #define OPTION_FIELD_CHOICE(name, ...) int name;
-#define OPTION_FIELD_WHOLE(name, ...) uint64_t name;
+#define OPTION_FIELD_WHOLE(name, ...) size_t name;
 #define OPTION_FIELD_REAL(name, ...) double name;
 
 typedef struct {
@@ -199,7 +199,7 @@ typedef struct {
     size_t offset;
     unsigned commands;
     const char *value, *help;
-    uint64_t whole_min, whole_max;
+    size_t whole_min, whole_max;
     double real_min, real_max;
 } OptionSpec;
 
@@ -292,7 +292,7 @@ static inline void options_write(JsonWriter *json, const Options *o, unsigned co
             json_put_uint(json, spec->name, *(const bool *)field);
             break;
         case OPTION_WHOLE:
-            json_put_uint(json, spec->name, *(const uint64_t *)field);
+            json_put_uint(json, spec->name, *(const size_t *)field);
             break;
         case OPTION_REAL:
             json_put_double(json, spec->name, *(const double *)field);
@@ -334,9 +334,9 @@ static inline void option_print_help(const OptionSpec *spec) {
     if (spec->type == OPTION_SWITCH) {
         snprintf(preset, sizeof preset, " (default %d)", *(const bool *)value);
     } else if (spec->type == OPTION_WHOLE) {
-        uint64_t whole = *(const uint64_t *)value;
-        if (whole > 0 && whole < UINT64_MAX) {
-            snprintf(preset, sizeof preset, " (default %llu)", (unsigned long long)whole);
+        size_t whole = *(const size_t *)value;
+        if (whole > 0 && whole < SIZE_MAX) {
+            snprintf(preset, sizeof preset, " (default %zu)", whole);
         }
     } else if (spec->type == OPTION_REAL) {
         snprintf(preset, sizeof preset, " (default %g)", *(const double *)value);
@@ -390,12 +390,12 @@ static inline bool option_set_(void *field, const OptionSpec *spec, const char *
     errno = 0;
 
     if (spec->type == OPTION_WHOLE) {
-        uint64_t *whole = field;
+        size_t *whole = field;
         *whole = strtoull(text, &end, 10);
         return (*text >= '0' && *text <= '9' && !*end && !errno && *whole >= spec->whole_min &&
                 *whole <= spec->whole_max) ||
-               fail(e, "%s %s: must be a whole number from %llu to %llu", name, text,
-                    (unsigned long long)spec->whole_min, (unsigned long long)spec->whole_max);
+               fail(e, "%s %s: must be a whole number from %zu to %zu", name, text, spec->whole_min,
+                    spec->whole_max);
     }
     if (spec->type == OPTION_REAL) {
         double *real = field;

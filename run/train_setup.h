@@ -41,7 +41,7 @@ static inline bool check_model_options_(const Options *o, Error *e) {
 
 // Impossible combinations of options, found before anything is opened. ranks: of the whole run.
 static inline bool train_check_options(const Options *o, int ranks, Error *e) {
-    uint64_t dp = (uint64_t)ranks / (o->tp * o->pp), multiple = o->micro_batch * dp;
+    size_t dp = (size_t)ranks / (o->tp * o->pp), multiple = o->micro_batch * dp;
     if (!o->data.count || !o->out) {
         return fail(e, "train needs %s", o->data.count ? "--out DIR" : "--data PATH");
     }
@@ -50,10 +50,9 @@ static inline bool train_check_options(const Options *o, int ranks, Error *e) {
     }
     if (o->global_batch % multiple) {
         return fail(e,
-                    "--global-batch %llu does not divide into micro-batches of %llu on %llu "
-                    "data-parallel rank%s: it must be a multiple of %llu",
-                    (unsigned long long)o->global_batch, (unsigned long long)o->micro_batch,
-                    (unsigned long long)dp, dp == 1 ? "" : "s", (unsigned long long)multiple);
+                    "--global-batch %zu does not divide into micro-batches of %zu on %zu "
+                    "data-parallel rank%s: it must be a multiple of %zu",
+                    o->global_batch, o->micro_batch, dp, dp == 1 ? "" : "s", multiple);
     }
     if (o->time_limit > 0 && o->save_every == 0) {
         return fail(e,
@@ -65,8 +64,7 @@ static inline bool train_check_options(const Options *o, int ranks, Error *e) {
         return fail(e, "--min-lr %g is larger than --lr %g", o->min_lr, o->lr);
     }
     if (o->warmup_steps > o->steps) {
-        return fail(e, "--warmup-steps %llu is more than --steps %llu",
-                    (unsigned long long)o->warmup_steps, (unsigned long long)o->steps);
+        return fail(e, "--warmup-steps %zu is more than --steps %zu", o->warmup_steps, o->steps);
     }
     return true;
 }
@@ -117,9 +115,9 @@ static inline bool choose_vocab_size_(TrainSetup *s, const Options *o, Error *e)
     size_t size = s->data.items[0].vocab_size; // of every dataset
     if (size && o->vocab_size && o->vocab_size != size) {
         return fail(e,
-                    "--vocab-size %llu: the tokenizer of %s has a vocabulary of %zu; omit the "
+                    "--vocab-size %zu: the tokenizer of %s has a vocabulary of %zu; omit the "
                     "option",
-                    (unsigned long long)o->vocab_size, path, size);
+                    o->vocab_size, path, size);
     }
 
     size = size ? size : o->vocab_size;

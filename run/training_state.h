@@ -148,7 +148,7 @@ static inline bool add_small_files_(CheckpointWriter *w, const SmallFile *files,
 // Collective: writes OUT/.step-NNNNNN.new, which rank 0 then gives its final name. small: (count),
 // read on rank 0. False on all ranks, with the reason printed, on failure; older checkpoints stay
 // as they are.
-static inline bool state_save(const TrainingState *t, World *w, const char *out, uint64_t step,
+static inline bool state_save(const TrainingState *t, World *w, const char *out, size_t step,
                               const SmallFile *small, size_t count, const char *tokenizer) {
     Error e = {0};
     CheckpointWriter writer = {0};
