@@ -11,6 +11,7 @@
 #include <sched.h>
 
 #include "util/error.h"
+#include "util/memory.h" // defines: add_floats
 
 // ------------------------------------------------------------------------------------------------
 // The process grid: every rank is a tensor-parallel (TP) rank of a pipeline stage (PP) of a
@@ -161,7 +162,7 @@ enum { MESSAGE_ELEMENTS = 1 << 28 };
 
 // The length of the message that begins at element i of n.
 static inline int message_length_(size_t i, size_t n) {
-    return (int)(n - i < MESSAGE_ELEMENTS ? n - i : MESSAGE_ELEMENTS);
+    return (int)min_u64(n - i, MESSAGE_ELEMENTS);
 }
 
 static inline void reduce_in_place_(World *w, MPI_Comm comm, void *x, int n, MPI_Datatype type,
@@ -265,10 +266,7 @@ static inline void dp_tree_all_reduce(World *w, float *x, float *scratch, size_t
             message_wait(w, &requests[1]);
         }
 
-#pragma omp parallel for schedule(static)
-        for (size_t i = 0; i < n; i++) {
-            x[i] += scratch[i]; // a + b = b + a, so both partners have the same
-        }
+        add_floats(x, scratch, n); // a + b = b + a, so both partners have the same
     }
 }
 

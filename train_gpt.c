@@ -190,7 +190,7 @@ static void classify(const Model *m, World *world, Activations *a, ClassifierScr
     const size_t C = m->config.channels, tp = m->shard.tp, tp_rank = m->shard.tp_rank;
 
     for (size_t r = 0; r < R; r += CLASSIFIER_ROWS) {
-        size_t rows = R - r < CLASSIFIER_ROWS ? R - r : CLASSIFIER_ROWS;
+        size_t rows = min_u64(R - r, CLASSIFIER_ROWS);
         const float *inp = a->lnf + r * C;
         k->classifier_forward(s->logits, s->softmax + tp_rank * rows, inp, m->weights.wte,
                               targets + r, m->shard.vocab, rows, C);
@@ -266,8 +266,7 @@ typedef struct {
 
 // Sets of activations that a stage needs for `count` micro-batches a step.
 static size_t activation_sets_needed(const Grid *g, size_t count) {
-    size_t behind = (size_t)(g->pp - g->stage);
-    return behind < count ? behind : count;
+    return min_u64((size_t)(g->pp - g->stage), count);
 }
 
 static bool workspace_create(Workspace *s, MemoryLedger *memory, const ModelConfig *c,
@@ -368,9 +367,9 @@ static void micro_batch_backward(const Model *m, World *world, Workspace *s, Gra
 static LossSum forward_backward(const Model *m, World *world, Workspace *s, GradientReducer *r,
                                 const int32_t *inputs, const int32_t *targets, float dloss,
                                 size_t count) {
-    size_t ahead = (size_t)(world->grid.pp - 1 - world->grid.stage), R = s->B * s->T;
+    size_t ahead = min_u64((size_t)(world->grid.pp - 1 - world->grid.stage), count);
+    size_t R = s->B * s->T;
     LossSum loss = {0, 0};
-    ahead = ahead < count ? ahead : count;
 
     reducer_begin_step(r);
     for (size_t i = 0; i < count + ahead; i++) {
@@ -499,8 +498,12 @@ typedef struct {
     double start;                      // seconds_now() when the command began
     double longest_step, longest_save; // seconds, so far
     double step_seconds;               // of all steps since the start but the first one
-    size_t steps_timed, first_step;
+    size_t steps_timed;
     bool stopped; // ahead of the step count, with a checkpoint
+
+    // What the process had before the arrays, and what the plan said of its step.
+    size_t base_memory, base_shared; // in all, and shared with other processes
+    double planned_seconds;          // 0: there is no --machine to plan with
 } Trainer;
 
 // Sequences of a step that this data-parallel rank computes.
@@ -578,7 +581,7 @@ static bool evaluate(World *w, const Model *m, Workspace *s, const Dataset *data
     uint64_t i = count * rank / ranks, end = count * (rank + 1) / ranks;
 
     while (i < end) {
-        size_t rows = end - i < s->B ? (size_t)(end - i) : s->B;
+        size_t rows = min_u64(end - i, s->B);
         // A rank that cannot read continues with what it has, so that no other rank waits for it.
         for (size_t row = 0; row < rows && ok; row++) {
             ok = batch_read_row(batch, row, data, i + row, m->config.vocab_size, &e);
@@ -598,7 +601,7 @@ static bool evaluate(World *w, const Model *m, Workspace *s, const Dataset *data
 
 // How many samples an eval of at most `most` takes; 0 means all there are.
 static uint64_t eval_samples(const Dataset *data, uint64_t most) {
-    return most == 0 || most > data->samples ? data->samples : most;
+    return most == 0 ? data->samples : min_u64(most, data->samples);
 }
 
 // Collective: evaluate on each dataset by itself, on at most `most` samples; *mean is the mean of
@@ -743,7 +746,7 @@ static bool initialize_state(Trainer *t) {
         weights_initialize(&m->config, o->seed, (float)o->init_std, m->views, m->tensors);
     }
 
-    t->record.from_step = t->first_step = t->position.step;
+    t->record.from_step = t->position.step;
     bool ok = true;
     if (w->rank == 0) {
         t->log = log_open(&t->record, resumed, &e);
@@ -798,7 +801,7 @@ static bool should_stop(const Trainer *t) {
 
 // After a step, on rank 0: times it, logs it, prints it.
 static bool record_step(Trainer *t, const StepResult *s, double loop_start, Error *e) {
-    size_t done = t->position.step - t->first_step;
+    size_t done = t->position.step - t->record.from_step;
     t->longest_step = fmax(t->longest_step, s->seconds);
     if (done > 1) { // the first step also touches memory for the first time
         t->step_seconds += s->seconds;
@@ -953,26 +956,20 @@ static void training_free(Trainer *t) {
     ledger_free(&t->memory);
 }
 
-// What the process had before the arrays, and what the plan said of its step.
-typedef struct {
-    size_t bytes, shared_bytes; // in all, and shared with other processes
-    double step_seconds;        // planned; 0: there is no --machine to plan with
-} Baseline;
-
 // Collective, at the end: the plan of memory and time against what was measured, printed and
 // logged.
-static bool log_plan(Trainer *t, const Baseline *base) {
+static bool log_plan(Trainer *t) {
     Error e = {0};
     const GradientReducer *r = &t->reducer;
     bool ok = true;
-    if (t->position.step == t->first_step) {
+    if (t->position.step == t->record.from_step) {
         return true; // a run that was complete: its log has the line already
     }
 
     double peak =
-        measured_peak(r->shared_gradients.bytes + r->shared_parameters.bytes, base->shared_bytes);
-    PlanResult result = plan_result(t->world, base->bytes, ledger_total(&t->memory), peak);
-    result.planned_seconds = base->step_seconds;
+        measured_peak(r->shared_gradients.bytes + r->shared_parameters.bytes, t->base_shared);
+    PlanResult result = plan_result(t->world, t->base_memory, ledger_total(&t->memory), peak);
+    result.planned_seconds = t->planned_seconds;
     result.measured_seconds = t->steps_timed ? t->step_seconds / (double)t->steps_timed : 0;
     if (t->world->rank == 0) {
         JsonWriter line = {0};
@@ -1031,7 +1028,7 @@ static bool count_stage(const PlannedRun *run, size_t stage, StageCount *count, 
 }
 
 // Collective: the planned time of this run's step, if there is a --machine to plan with.
-static bool plan_own_step(const Trainer *t, double *seconds) {
+static bool plan_own_step(Trainer *t) {
     Error e = {0};
     const TrainSetup *s = &t->setup;
     const Grid *g = &t->world->grid;
@@ -1046,7 +1043,7 @@ static bool plan_own_step(const Trainer *t, double *seconds) {
                       .T = s->seq_len,
                       .global_batch = s->global_batch};
     bool ok = t->world->rank != 0 || !t->options->machine ||
-              planned_step_seconds(&run, t->options->machine, count_stage, seconds, &e);
+              planned_step_seconds(&run, t->options->machine, count_stage, &t->planned_seconds, &e);
     return world_check(t->world, ok, &e);
 }
 
@@ -1070,10 +1067,10 @@ static int command_train(World *w, const Options *o) {
              w, !verify || (mixture_verify(&t.setup.data, &e) && mixture_verify(&t.setup.val, &e)),
              &e);
 
-    Baseline base = {process_memory("VmRSS"), process_memory("RssShmem"), 0};
+    t.base_memory = process_memory("VmRSS");
+    t.base_shared = process_memory("RssShmem");
     size_t threads = (size_t)omp_get_max_threads();
-    ok = ok && world_check(w, training_allocate(&t, threads, &e), &e) &&
-         plan_own_step(&t, &base.step_seconds);
+    ok = ok && world_check(w, training_allocate(&t, threads, &e), &e) && plan_own_step(&t);
     if (ok) {
         placement_sample_memory(&placement, t.model.parameters,
                                 t.model.parameter_count * sizeof(float));
@@ -1085,7 +1082,7 @@ static int command_train(World *w, const Options *o) {
         console_print_configuration(&t.record);
     }
 
-    ok = ok && train_loop(&t) && log_plan(&t, &base);
+    ok = ok && train_loop(&t) && log_plan(&t);
     training_free(&t);
     return !ok ? EXIT_FAILURE : t.stopped ? EXIT_STOPPED : EXIT_SUCCESS;
 }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "model/tensor_view.h"
+#include "util/array.h" // defines: min_u64
 #include "util/bytes.h"
 #include "util/files.h"
 #include "util/json.h"
@@ -41,20 +42,16 @@ static inline void safetensors_close(Safetensors *s) {
     json_free(&s->header);
 }
 
-// Bits of an element; 0 for an unknown dtype.
+// Bits of an element, the first digits of the name but for BOOL; 0 for an unknown dtype.
 static inline unsigned safetensors_dtype_bits(const char *dtype) {
-    static const struct {
-        const char *name;
-        unsigned bits;
-    } known[] = {{"BOOL", 8},        {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6},
-                 {"U8", 8},          {"I8", 8},      {"I16", 16},    {"U16", 16},
-                 {"F16", 16},        {"BF16", 16},   {"F8_E5M2", 8}, {"F8_E4M3", 8},
-                 {"I32", 32},        {"U32", 32},    {"F32", 32},    {"F8_E4M3FNUZ", 8},
-                 {"F8_E5M2FNUZ", 8}, {"F8_E8M0", 8}, {"C64", 64},    {"F64", 64},
-                 {"I64", 64},        {"U64", 64}};
+    static const char *known[] = {"BOOL", "F4",  "F6_E2M3", "F6_E3M2",     "U8",          "I8",
+                                  "I16",  "U16", "F16",     "BF16",        "F8_E5M2",     "F8_E4M3",
+                                  "I32",  "U32", "F32",     "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0",
+                                  "C64",  "F64", "I64",     "U64"};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        if (!strcmp(dtype, known[i].name)) {
-            return known[i].bits;
+        if (!strcmp(dtype, known[i])) {
+            const char *digits = strpbrk(dtype, "123456789");
+            return digits ? (unsigned)strtoul(digits, NULL, 10) : 8;
         }
     }
     return 0;
@@ -282,9 +279,8 @@ static inline bool safetensors_read_range(const Safetensors *s, const Safetensor
     unsigned char *bytes = malloc(CHUNK * width);
     bool ok = bytes || fail(e, "%s: no memory to read tensor \"%.80s\"", s->path, entry->name);
     for (size_t i = begin, n; i < end && ok; i += n) {
-        size_t at, run = tensor_run(view, i, &at);
-        n = run < end - i ? run : end - i;
-        n = n < CHUNK ? n : CHUNK;
+        size_t at;
+        n = tensor_run(view, i, i + min_u64(end - i, CHUNK), &at);
         ok =
             read_at(s->fd, s->path, bytes, n * width, s->data_start + entry->begin + at * width, e);
         if (ok) {
@@ -380,8 +376,8 @@ static inline bool tensor_writer_write(const TensorWriter *t, const TensorView *
                                        size_t end, const float *data, Error *e) {
     const SafetensorsEntry *entry = safetensors_find(&t->file, view->name);
     for (size_t i = begin, n; i < end; i += n) {
-        size_t at, run = tensor_run(view, i, &at);
-        n = run < end - i ? run : end - i;
+        size_t at;
+        n = tensor_run(view, i, end, &at);
         if (!write_at(t->descriptor, t->file.path, data + i - begin, n * sizeof(float),
                       t->file.data_start + entry->begin + at * sizeof(float), e)) {
             return false;

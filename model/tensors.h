@@ -157,7 +157,7 @@ static inline void weights_initialize(const ModelConfig *c, uint64_t seed, float
 #pragma omp parallel for schedule(static)
         for (size_t j = 0; j < n; j++) {
             size_t at;
-            tensor_run(view, j, &at);
+            tensor_run(view, j, n, &at);
             if (init == INIT_NORMAL || init == INIT_RESIDUAL) {
                 view->data[j] = scale * normal_variate_(seed, view->number, at);
             } else {

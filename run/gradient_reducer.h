@@ -138,14 +138,6 @@ static inline void reducer_layer_done(GradientReducer *r, World *w, const float 
     }
 }
 
-// x (n) += y
-static inline void add_floats_(float *x, const float *y, size_t n) {
-#pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < n; i++) {
-        x[i] += y[i];
-    }
-}
-
 // After backward of micro-batch `i` of `count`: with --reproducible, the gradients of a complete
 // block join the tree, where sums of equal size are added to each other. The last block makes the
 // whole sum of this rank, which stays in r->gradients.
@@ -156,7 +148,7 @@ static inline void reducer_micro_batch_done(GradientReducer *r, size_t i, size_t
 
     size_t level = 0;
     for (; r->blocks_done >> level & 1; level++) {
-        add_floats_(r->gradients, r->tree[level], r->elements);
+        add_floats(r->gradients, r->tree[level], r->elements);
     }
     r->blocks_done++;
     if (i + 1 < count) {

@@ -87,14 +87,11 @@ static inline bool open_own_validation_(TrainSetup *s, Error *e) {
 }
 
 static inline bool open_data_(TrainSetup *s, const Options *o, Error *e) {
-    if (!mixture_open(&s->data, o->data.items, o->data.count, "train", s->seq_len, e)) {
-        return false;
-    }
-    if (o->val_data.count > 0) {
-        if (!mixture_open(&s->val, o->val_data.items, o->val_data.count, "val", s->seq_len, e)) {
-            return false;
-        }
-    } else if (o->eval_every > 0 && !open_own_validation_(s, e)) {
+    const TextList *data = &o->data, *val = &o->val_data;
+    bool ok = mixture_open(&s->data, data->items, data->count, "train", s->seq_len, e) &&
+              (val->count > 0 ? mixture_open(&s->val, val->items, val->count, "val", s->seq_len, e)
+                              : o->eval_every == 0 || open_own_validation_(s, e));
+    if (!ok) {
         return false;
     }
 
