@@ -112,7 +112,7 @@ static inline const SafetensorsEntry *tensor_set_find_(const TensorSet *w, const
 // Reads elements begin .. end - 1 of a shard.
 static inline bool tensor_set_read(const TensorSet *w, const TensorView *view, size_t begin,
                                    size_t end, float *out, Error *e) {
-    const Safetensors *file;
+    const Safetensors *file = NULL;
     const SafetensorsEntry *entry = tensor_set_find_(w, view->name, &file, e);
     if (!entry && !e->text[0]) {
         fail(e, "%s: has no tensor \"%s\"", w->files[0].path, view->name);

@@ -35,7 +35,8 @@ enum { MOMENTS = 2 };
 // files.
 static inline TensorView moment_view_(const TensorView *view, size_t moment) {
     TensorView named = *view;
-    snprintf(named.name, sizeof named.name, "%s.%s", moment ? "exp_avg_sq" : "exp_avg", view->name);
+    snprintf(named.name, sizeof named.name, "%s.%.68s", moment ? "exp_avg_sq" : "exp_avg",
+             view->name);
     return named;
 }
 
