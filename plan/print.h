@@ -96,7 +96,7 @@ static inline void plan_values_(const Plan *p, JsonWriter *json) {
 
 static inline void plan_print_memory_(const Plan *p) {
     enum { STAGES_SHOWN = 16 };
-    const MemoryLedger *largest = &p->stages[plan_largest_stage(p)].count.memory;
+    const MemoryLedger *largest = &p->counts[plan_largest_stage(p)].memory;
     const Machine *m = p->machine;
     printf("\nmemory of the largest rank, stage %zu [counted by the allocation code]\n",
            plan_largest_stage(p));
@@ -117,7 +117,7 @@ static inline void plan_print_memory_(const Plan *p) {
             printf("  ... (--json lists all)\n");
             s = pp - 2;
         }
-        const StageCount *count = &p->stages[s].count;
+        const StageCount *count = &p->counts[s];
         printf("  stage %-4zu %3zu layers %12zu parameters %10.2f MiB\n", s, count->shard.layers,
                count->parameters, (double)ledger_total(&count->memory) / 0x1p20);
     }
@@ -128,10 +128,10 @@ static inline void plan_print_traffic_(const Plan *p) {
            "bytes counted%s]\n",
            p->machine ? "; seconds modelled, without overlap" : "");
     for (TrafficKind kind = 0; kind < TRAFFIC_KINDS; kind++) {
-        const Traffic *most = &p->stages[0].load.traffic[kind];
+        const Traffic *most = &p->loads[0].traffic[kind];
         double total = 0;
         for (size_t s = 0; s < p->run.pp; s++) {
-            const Traffic *t = &p->stages[s].load.traffic[kind];
+            const Traffic *t = &p->loads[s].traffic[kind];
             most = t->sent > most->sent ? t : most;
             total += t->sent * (double)(p->run.tp * p->run.dp);
         }
@@ -190,12 +190,13 @@ static inline void plan_print_text_(const Plan *p) {
 // ------------------------------------------------------------------------------------------------
 // JSON
 
-static inline void plan_write_stage_(JsonWriter *json, const StagePlan *s) {
-    const MemoryLedger *memory = &s->count.memory;
+static inline void plan_write_stage_(JsonWriter *json, const StageCount *count,
+                                     const StageLoad *load) {
+    const MemoryLedger *memory = &count->memory;
     json_open(json, NULL, '{');
-    json_put_uint(json, "layers", s->count.shard.layers);
-    json_put_uint(json, "parameters", s->count.parameters);
-    json_put_uint(json, "updated", s->count.owned);
+    json_put_uint(json, "layers", count->shard.layers);
+    json_put_uint(json, "parameters", count->parameters);
+    json_put_uint(json, "updated", count->owned);
     json_open(json, "memory", '{');
     for (size_t i = 0; i < memory->count; i++) {
         json_put_uint(json, memory->items[i].name, memory->items[i].bytes);
@@ -205,7 +206,7 @@ static inline void plan_write_stage_(JsonWriter *json, const StagePlan *s) {
 
     json_open(json, "messages", '{');
     for (TrafficKind kind = 0; kind < TRAFFIC_KINDS; kind++) {
-        const Traffic *t = &s->load.traffic[kind];
+        const Traffic *t = &load->traffic[kind];
         if (t->calls > 0) {
             json_open(json, traffic_kinds[kind].key, '{');
             json_put_double(json, "calls", t->calls);
@@ -223,7 +224,7 @@ static inline void plan_write_(JsonWriter *json, const Plan *p) {
     plan_settings(&p->run, json);
     json_open(json, "stages", '[');
     for (size_t s = 0; s < p->run.pp; s++) {
-        plan_write_stage_(json, &p->stages[s]);
+        plan_write_stage_(json, &p->counts[s], &p->loads[s]);
     }
     json_close(json, ']');
 
