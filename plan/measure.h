@@ -352,24 +352,17 @@ static inline bool measure_products_(JsonWriter *tables, const PlannedRun *run, 
 // ------------------------------------------------------------------------------------------------
 // The machine file
 
-// tables: an open object, closed here, whose members follow the figures.
-static inline bool machine_file_write_(const Machine *m, JsonWriter *tables, const char *path,
+// The figures, then the tables.
+static inline bool machine_file_write_(const Machine *m, const JsonWriter *tables, const char *path,
                                        Error *e) {
     JsonWriter json = {.indent = 2};
     json_open(&json, NULL, '{');
     machine_write(&json, m);
+    json_append(&json, tables->data, tables->length);
     json_close(&json, '}');
-    json_close(tables, '}');
-    bool ok = (!json.failed && !tables->failed) || fail(e, "no memory for %s", path);
-
-    if (ok) {
-        json.length -= strlen("\n}");
-        json_append(&json, ",", 1);
-        json_append(&json, tables->data + 1, tables->length - 1);
-        json_append(&json, "\n", 1);
-        ok = (!json.failed || fail(e, "no memory for %s", path)) &&
-             write_file(path, json.data, json.length, e);
-    }
+    json_append_text(&json, "\n");
+    bool ok = ((!json.failed && !tables->failed) || fail(e, "no memory for %s", path)) &&
+              write_file(path, json.data, json.length, e);
     free(json.data);
     return ok;
 }
@@ -405,8 +398,7 @@ static inline bool plan_measure(World *w, const Options *o, const MeasureCallbac
     figure_set(&m.memory, (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE),
                "all memory of the node");
 
-    JsonWriter tables = {.indent = 2};
-    json_open(&tables, NULL, '{');
+    JsonWriter tables = {.indent = 2, .depth = 1, .has_member = true}; // behind the figures
     bool ok = measure_node_(w, &run, callbacks, &m, (size_t)nodes, &e) &&
               measure_network_(w, &m, &tables, (size_t)nodes, &e);
     if (ok) {
