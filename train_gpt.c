@@ -75,12 +75,14 @@ static bool model_create(Model *m, MemoryLedger *memory, const ModelConfig *conf
     m->all_parameters = shard_parameters(config, &whole);
     m->parameter_count = shard_parameters(config, shard);
     m->parameters =
-        parameters ? parameters : ledger_floats(memory, "parameters", m->parameter_count);
+        parameters ? parameters : ledger_floats(memory, "parameters", m->parameter_count, e);
+    if (!m->parameters) {
+        return false;
+    }
     m->views = tensor_views(config, shard, m->parameters, &m->tensors);
-    return (m->parameters && m->views &&
+    return (m->views &&
             weights_point_into(shard, m->views, m->tensors, m->parameters, &m->weights)) ||
-           fail(e, "no memory for %zu parameters (%.2f GiB): choose a smaller model",
-                m->parameter_count, (double)m->parameter_count * sizeof(float) / 0x1p30);
+           fail(e, "no memory for the views of %zu tensors", m->tensors);
 }
 
 static void model_free(Model *m) {
@@ -297,7 +299,6 @@ static void workspace_free(Workspace *s) {
     }
     free(s->sets);
     free(s->sent);
-    free(s->classifier.softmax);
 }
 
 // Micro-batch `i` of B sequences forward through this stage, rows first .. T - 1; tokens: (B, T).
@@ -427,14 +428,10 @@ static bool training_state_create(TrainingState *s, MemoryLedger *memory, const 
                          .views = m->views,
                          .tensors = m->tensors,
                          .zero = buckets->zero};
-    if (!owned_ranges_create(&s->owned, buckets, s->views, s->tensors, e)) {
-        return false;
-    }
-    s->exp_avg = ledger_floats(memory, "AdamW's state", buckets->owned);
-    s->exp_avg_sq = ledger_floats(memory, "AdamW's state", buckets->owned);
-    return (s->exp_avg && s->exp_avg_sq) ||
-           fail(e, "no memory for the optimizer of %zu parameters: choose a smaller model",
-                buckets->owned);
+    s->exp_avg = ledger_floats(memory, "AdamW's state", buckets->owned, e);
+    s->exp_avg_sq = ledger_floats(memory, "AdamW's state", buckets->owned, e);
+    return s->exp_avg && s->exp_avg_sq &&
+           owned_ranges_create(&s->owned, buckets, s->views, s->tensors, e);
 }
 
 // Collective: the norm of the whole model's gradient: of each tensor the sum of squares over what
@@ -903,10 +900,10 @@ static bool reserve_packing(MemoryLedger *memory, const Model *m, size_t B, size
         return true;
     }
     size_t n = packing_floats(&m->config, &m->shard, B, T, threads);
-    return (ledger_note(memory, "packed matrices", allocated_bytes(n), NULL) &&
-            (memory->planned || pack_scratch_reserve(n))) ||
-           fail(e, "no memory for %zu MiB of packed matrices: choose a smaller --micro-batch",
-                allocated_bytes(n) >> 20);
+    return ledger_note(memory, "packed matrices", allocated_bytes(n), NULL, e) &&
+           (memory->planned || pack_scratch_reserve(n) ||
+            fail(e, "no memory for %zu MiB of packed matrices: choose a smaller --micro-batch",
+                 allocated_bytes(n) >> 20));
 }
 
 // MPI's own buffers, which only count.
@@ -915,8 +912,7 @@ static bool note_mpi_buffers(Trainer *t, Error *e) {
     size_t C = t->model.config.channels, R = t->setup.micro_batch * t->setup.seq_len;
     size_t n =
         mpi_buffer_floats(&t->world->grid, shard, &t->reducer, R * C, shard->vocab.count * C);
-    return ledger_note(&t->memory, "MPI buffers", n * sizeof(float), NULL) ||
-           fail(e, "no memory for the list of arrays");
+    return ledger_note(&t->memory, "MPI buffers", n * sizeof(float), NULL, e);
 }
 
 // Collective: model, gradients, optimizer and activations, all zero. With t->memory.planned they
@@ -1004,7 +1000,7 @@ static bool count_allocation(const Trainer *t, StageCount *count, Error *e) {
                           .peers = (size_t)t->reducer.peers.peers,
                           .nodes = (size_t)t->reducer.peers.nodes,
                           .tree_block = t->reducer.block};
-    return ledger_by_kind(&t->memory, &count->memory) || fail(e, "no memory for the plan");
+    return ledger_by_kind(&t->memory, &count->memory, e);
 }
 
 // What trains a planned run, or counts it.
@@ -1328,10 +1324,9 @@ static bool generator_create(Generator *g, Error *e) {
     if (!g->has_tokenizer) {
         return false;
     }
-    g->logits = ledger_floats(&g->run.memory, "logits", V);
-    g->candidates = ledger_bytes(&g->run.memory, "logits", V * sizeof *g->candidates);
-    return ((g->logits && g->candidates) || fail(e, "no memory for the logits of %zu tokens", V)) &&
-           encode_prompt(g, e);
+    g->logits = ledger_floats(&g->run.memory, "logits", V, e);
+    g->candidates = ledger_bytes(&g->run.memory, "logits", V * sizeof *g->candidates, e);
+    return g->logits && g->candidates && encode_prompt(g, e);
 }
 
 static void generator_free(Generator *g) {

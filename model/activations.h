@@ -91,20 +91,17 @@ static inline bool activations_create(Activations *a, MemoryLedger *memory, cons
                                       const ModelShard *s, size_t R, Keep keep,
                                       const LayerActivations *shared, Error *e) {
     // An upper bound, to catch sizes that would overflow.
-    double per_token = 20 * (double)(s->layers + 1) * (double)c->channels;
+    double most = 20 * (double)(s->layers + 1) * (double)c->channels * (double)R;
     *a = (Activations){.layers = malloc(s->layers * sizeof *a->layers)};
-    bool possible = a->layers && per_token * (double)R < 0x1p50;
-
-    size_t n = possible ? activations_layout_(a, c, s, R, keep, shared, NULL) : 0;
-    float *data = possible ? ledger_floats(memory, "activations", n) : NULL;
-    if (!data) {
-        return fail(e,
-                    "no memory for the activations of %zu tokens (about %.3g GiB): choose a "
-                    "smaller --micro-batch",
-                    R, per_token * (double)R * sizeof(float) / 0x1p30);
+    if (!a->layers || most > 0x1p50) {
+        return fail(
+            e, "no memory for the activations of %zu tokens: choose a smaller --micro-batch", R);
     }
+
+    size_t n = activations_layout_(a, c, s, R, keep, shared, NULL);
+    float *data = ledger_floats(memory, "activations", n, e);
     activations_layout_(a, c, s, R, keep, shared, data);
-    return true;
+    return data != NULL;
 }
 
 // Gradients of activations while backward runs, reused by all blocks.
@@ -125,12 +122,9 @@ static inline bool backward_scratch_create(BackwardScratch *b, MemoryLedger *mem
     const size_t count = sizeof fields / sizeof *fields;
     size_t n = 0, used = 0;
     arena_lay_out_(fields, count, NULL, &n);
-    float *data = ledger_floats(memory, "activations' gradients", n);
+    float *data = ledger_floats(memory, "activations' gradients", n, e);
     arena_lay_out_(fields, count, data, &used);
-    return data || fail(e,
-                        "no memory for the gradients of the activations of %zu tokens: choose a "
-                        "smaller --micro-batch",
-                        R);
+    return data != NULL;
 }
 
 // What the classifier works on: CLASSIFIER_ROWS rows at a time, so that B x T x V logits never
@@ -141,18 +135,17 @@ typedef struct {
     ShardSoftmax *softmax; // (tp, CLASSIFIER_ROWS)
 } ClassifierScratch;
 
-// On stages but the last there is nothing to have. The caller frees softmax.
+// On stages but the last there is nothing to have.
 static inline bool classifier_scratch_create(ClassifierScratch *c, MemoryLedger *memory,
                                              const ModelShard *s, Error *e) {
     *c = (ClassifierScratch){0};
     if (!s->last_stage) {
         return true;
     }
-    c->softmax = malloc(s->tp * CLASSIFIER_ROWS * sizeof *c->softmax);
-    c->logits = ledger_floats(memory, "logits", CLASSIFIER_ROWS * s->vocab.count);
-    c->scale = ledger_floats(memory, "logits", CLASSIFIER_ROWS);
-    return (c->logits && c->scale && c->softmax) ||
-           fail(e, "no memory for the logits of %zu tokens", s->vocab.count);
+    c->logits = ledger_floats(memory, "logits", CLASSIFIER_ROWS * s->vocab.count, e);
+    c->scale = ledger_floats(memory, "logits", CLASSIFIER_ROWS, e);
+    c->softmax = ledger_bytes(memory, "logits", s->tp * CLASSIFIER_ROWS * sizeof *c->softmax, e);
+    return c->logits && c->scale && c->softmax;
 }
 
 #endif

@@ -44,13 +44,10 @@ static inline bool reducer_share_memory(GradientReducer *r, MemoryLedger *memory
     if (r->peers.peers == 1) {
         return true;
     }
-    if (!shared_array_create(&r->shared_gradients, &r->peers, bytes, e) ||
-        (zero && !shared_array_create(&r->shared_parameters, &r->peers, bytes, e))) {
-        return false;
-    }
-    return (ledger_note(memory, "gradients", bytes, NULL) &&
-            (!zero || ledger_note(memory, "parameters", bytes, NULL))) ||
-           fail(e, "no memory for the list of arrays");
+    return shared_array_create(&r->shared_gradients, &r->peers, bytes, e) &&
+           ledger_note(memory, "gradients", bytes, NULL, e) &&
+           (!zero || (shared_array_create(&r->shared_parameters, &r->peers, bytes, e) &&
+                      ledger_note(memory, "parameters", bytes, NULL, e)));
 }
 
 // The leaves of the tree that --reproducible sums: the micro-batches of a step are divided into as
@@ -83,34 +80,29 @@ static inline bool reducer_create(GradientReducer *r, MemoryLedger *memory, floa
         return false;
     }
     r->overlap = overlap && r->block == 0;
-    r->gradients =
-        r->shared_gradients.mine ? r->shared_gradients.mine : ledger_floats(memory, "gradients", n);
-    if (!r->gradients) {
-        return fail(e, "no memory for the gradients of %zu parameters: choose a smaller model", n);
-    }
-    if (!buckets_create(&r->buckets, &r->peers, cuts, cut_count, n, zero, e)) {
+    r->gradients = r->shared_gradients.mine ? r->shared_gradients.mine
+                                            : ledger_floats(memory, "gradients", n, e);
+    if (!r->gradients || !buckets_create(&r->buckets, &r->peers, cuts, cut_count, n, zero, e)) {
         return false;
     }
-
     for (size_t level = 0; r->block > 0 && (level == 0 || (size_t)1 << level < r->blocks);
          level++) {
-        r->tree[level] = ledger_floats(memory, "reduction tree", n);
+        r->tree[level] = ledger_floats(memory, "reduction tree", n, e);
         if (!r->tree[level]) {
-            return fail(e, "no memory for level %zu of the reduction tree: omit --reproducible",
-                        level);
+            return false;
         }
     }
 
     // Give the buckets their arrays.
     Buckets *b = &r->buckets;
     r->owned_gradients =
-        zero ? ledger_floats(memory, "gradients, owned shard", b->owned) : r->gradients;
+        zero ? ledger_floats(memory, "gradients, owned shard", b->owned, e) : r->gradients;
     b->gradients = r->gradients;
     b->gradients_of_peer = r->shared_gradients.of_peer;
     b->owned_gradients = r->owned_gradients;
     b->parameters = parameters;
     b->parameters_of_peer = r->shared_parameters.of_peer;
-    return r->owned_gradients || fail(e, "no memory for the gradients of %zu parameters", b->owned);
+    return r->owned_gradients != NULL;
 }
 
 // Collective over the data-parallel ranks.
