@@ -49,7 +49,7 @@
 
 typedef struct {
     ModelConfig config;
-    ModelShard shard; // what of it this rank holds
+    ModelShard shard; // the part of it that this rank holds
     const Kernels *kernels;
     size_t tensors, parameter_count; // of the shard
     size_t all_parameters;           // of the whole model
@@ -59,7 +59,7 @@ typedef struct {
     Buckets *gathering;              // ZeRO: parameters that other ranks update; NULL without
 } Model;
 
-// parameters: (parameter_count) zeros that somebody else owns; NULL: the ledger provides them.
+// parameters: (parameter_count), zero, owned by the caller; NULL: the ledger allocates them.
 static bool model_create(Model *m, MemoryLedger *memory, const ModelConfig *config,
                          const ModelShard *shard, const Kernels *kernels, float *parameters,
                          Error *e) {
@@ -157,7 +157,7 @@ static void embed(const Model *m, World *world, Activations *a, const int32_t *t
     tp_all_reduce(world, a->stream + first * C, B * rows * C);
 }
 
-// This stage up to the residual stream that leaves it, on the last stage through the final
+// Runs this stage up to the residual stream that leaves it, on the last stage up to the final
 // LayerNorm; rows first .. T - 1, tokens: (B, T). With first > 0, B must be 1. Later stages find
 // their input in a->stream.
 static void forward(const Model *m, World *world, Activations *a, const int32_t *tokens,
@@ -906,7 +906,7 @@ static bool reserve_packing(MemoryLedger *memory, const Model *m, size_t B, size
                  allocated_bytes(n) >> 20));
 }
 
-// MPI's own buffers, which only count.
+// MPI's own buffers, which are only counted.
 static bool note_mpi_buffers(Trainer *t, Error *e) {
     const ModelShard *shard = &t->model.shard;
     size_t C = t->model.config.channels, R = t->setup.micro_batch * t->setup.seq_len;

@@ -135,7 +135,7 @@ typedef struct {
     ShardSoftmax *softmax; // (tp, CLASSIFIER_ROWS)
 } ClassifierScratch;
 
-// On stages but the last there is nothing to have.
+// Only the last stage has one.
 static inline bool classifier_scratch_create(ClassifierScratch *c, MemoryLedger *memory,
                                              const ModelShard *s, Error *e) {
     *c = (ClassifierScratch){0};

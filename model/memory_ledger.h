@@ -1,5 +1,5 @@
 // memory_ledger.h: the owner of all large arrays of a run. A planned ledger hands out addresses
-// that nobody may touch: the very code that allocates a run then counts what it would take and
+// that must not be accessed: the very code that allocates a run then counts what it would take and
 // takes nothing, so that a memory plan cannot drift from the code.
 #ifndef MODEL_MEMORY_LEDGER_H
 #define MODEL_MEMORY_LEDGER_H

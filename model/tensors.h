@@ -9,7 +9,7 @@
 #include "model/tensor_view.h"
 #include "util/random.h"
 
-// Dimension d of a tensor: what of the whole this shard has.
+// Sets dimension d of a view: the size of the whole, and the range that the shard has of it.
 static inline void view_set_dimension_(TensorView *view, int d, const ModelConfig *c,
                                        const ModelShard *s, char letter) {
     size_t C = c->channels;

@@ -1,4 +1,4 @@
-// command_line.h: from argv to a command: help, --version, names that are almost right.
+// command_line.h: from argv to a command: help, --version, suggestions for misspelled names.
 #ifndef RUN_COMMAND_LINE_H
 #define RUN_COMMAND_LINE_H
 
@@ -91,14 +91,11 @@ static inline int command_line_run(World *w, const Command *commands, size_t cou
     bool help = help_first || asks_for_(argc, argv, "--help", "-h");
     const char *name = argc > 1 + help_first ? argv[1 + help_first] : NULL;
 
-    if (asks_for_(argc, argv, "--version", "--version")) {
-        if (w->rank == 0) {
+    bool version = asks_for_(argc, argv, "--version", "--version");
+    if (version || (help && (!name || name[0] == '-'))) {
+        if (w->rank == 0 && version) {
             print_version();
-        }
-        return EXIT_SUCCESS;
-    }
-    if (help && (!name || name[0] == '-')) {
-        if (w->rank == 0) {
+        } else if (w->rank == 0) {
             print_help_(commands, count);
         }
         return EXIT_SUCCESS;

@@ -70,7 +70,7 @@ static inline bool reducer_divide_(GradientReducer *r, size_t micro_batches, Err
 }
 
 // After reducer_share_memory. parameters: (elements), which the reduced gradients belong to. cuts
-// (cut_count): where backward completes the array, from the end: the begin of each layer, and 0 for
+// (cut_count): where backward completes the array, from the end: the start of each layer, and 0 for
 // what lies before the layers. micro_batches: of a step, with --reproducible; without it 0.
 static inline bool reducer_create(GradientReducer *r, MemoryLedger *memory, float *parameters,
                                   const size_t *cuts, size_t cut_count, bool zero, bool overlap,

@@ -18,7 +18,7 @@ typedef struct {
     const ModelShard *shard;
     const TensorView *views; // (tensors): of the shard's parameters
     size_t tensors;
-    OwnedRanges owned;           // what of them this rank updates
+    OwnedRanges owned;           // the ranges of them that this rank updates
     bool zero;                   // optimizer state is sharded over data-parallel ranks
     float *exp_avg, *exp_avg_sq; // AdamW's m and v, of what this rank owns
 } TrainingState;
