@@ -421,6 +421,7 @@ static double learning_rate(const Options *o, size_t step) {
     }
 }
 
+// What training keeps of the model: views of its tensors, and AdamW's moments, which are zero.
 static bool training_state_create(TrainingState *s, MemoryLedger *memory, const Model *m,
                                   const Buckets *buckets, Error *e) {
     *s = (TrainingState){.config = &m->config,
