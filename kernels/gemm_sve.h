@@ -393,8 +393,8 @@ static inline bool pack_scratch_reserve(size_t floats) {
     return floats <= scratch->floats;
 }
 
-// The scratch of a kernel that needs `floats`. A kernel cannot fail, so a caller that must not run out
-// of memory reserves it before. Tests and benchmarks need not.
+// The scratch of a kernel that needs `floats`. A kernel cannot fail, so a caller that must not run
+// out of memory reserves it before. Tests and benchmarks need not.
 static inline float *pack_scratch(size_t floats) {
     bool reserved = pack_scratch_reserve(floats);
     assert(reserved && "pack_scratch_reserve has not been called");

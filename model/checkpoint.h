@@ -125,8 +125,8 @@ static inline bool tensor_files_add_(TensorFiles *files, const TensorView *views
     return true;
 }
 
-// The files of a checkpoint for `count` weights followed by 2 * count optimizer moments; `views` are
-// of full tensors. The caller frees items.
+// The files of a checkpoint for `count` weights followed by 2 * count optimizer moments; `views`
+// are of full tensors. The caller frees items.
 static inline bool tensor_files(TensorFiles *files, const CheckpointWriter *w,
                                 const TensorView *views, size_t count, Error *e) {
     *files = (TensorFiles){0};

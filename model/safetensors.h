@@ -300,8 +300,8 @@ static inline bool safetensors_read(const Safetensors *s, const SafetensorsEntry
 // ------------------------------------------------------------------------------------------------
 // Writer
 
-// The header of `count` tensors: its length, then JSON, padded so that the data begins at a multiple
-// of 8 bytes. Returns the size of the data in bytes.
+// The header of `count` tensors: its length, then JSON, padded so that the data begins at a
+// multiple of 8 bytes. Returns the size of the data in bytes.
 static inline uint64_t safetensors_header_(JsonWriter *json, const TensorView *views,
                                            size_t count) {
     uint64_t offset = 0;

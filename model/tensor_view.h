@@ -35,8 +35,8 @@ static inline size_t tensor_whole_elements(const TensorView *t) {
     return t->whole[0] * (t->dims == 2 ? t->whole[1] : 1);
 }
 
-// How many of the elements i .. end - 1 of the shard, from the first on, are contiguous in the whole
-// tensor too; *at is where they begin there.
+// How many of the elements i .. end - 1 of the shard, from the first on, are contiguous in the
+// whole tensor too; *at is where they begin there.
 static inline size_t tensor_run(const TensorView *t, size_t i, size_t end, size_t *at) {
     int d = t->dims - 1;
     size_t columns = t->shape[d], row = i / columns, column = i % columns;

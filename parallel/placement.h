@@ -183,7 +183,7 @@ static inline void pin_threads_(const size_t *cores) {
     }
 }
 
-// Chooses cores for this rank unless they were chosen already. `sharing` ranks of this node, of which this is
+// Chooses cores for this rank where nobody has. `sharing` ranks of this node, of which this is
 // number `index`, have the same affinity mask, `mine`. If their threads fill the cores, each thread
 // is bound to one, in the order of ranks and domains. If there are fewer threads, others may be
 // using the machine too: then each rank is only kept to its share of the domains, where there are
