@@ -132,14 +132,13 @@ static inline void gelu_forward_ref(real *out, const real *inp, size_t n) {
     }
 }
 
-// dinp = dout * (1/2 (1 + tanh(s)) + x/2 (1 - tanh(s)^2) ds/dx); dinp and dout may be the same
-// array.
-static inline void gelu_backward_ref(real *dinp, const real *inp, const real *dout, size_t n) {
+// dout *= 1/2 (1 + tanh(s)) + x/2 (1 - tanh(s)^2) ds/dx
+static inline void gelu_backward_ref(real *dout, const real *inp, size_t n) {
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < n; i++) {
         real x = inp[i], y = tanh(GELU_SCALE * (x + GELU_CUBE * x * x * x));
         real slope = GELU_SCALE * (1 + 3 * GELU_CUBE * x * x);
-        dinp[i] = dout[i] * ((1 + y) / 2 + x / 2 * (1 - y * y) * slope);
+        dout[i] *= (1 + y) / 2 + x / 2 * (1 - y * y) * slope;
     }
 }
 
@@ -213,7 +212,7 @@ static inline void matmul_backward_input_ref(real *dinp, const real *dout, const
         row_times_transpose_ref(dinp + r * C, dout + r * OC, weight, C, OC);
     }
     if (gelu_inp) {
-        gelu_backward_ref(dinp, gelu_inp, dinp, R * C);
+        gelu_backward_ref(dinp, gelu_inp, R * C);
     }
 }
 

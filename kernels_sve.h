@@ -76,7 +76,7 @@ static inline void embedding_forward_sve(float *out, const int32_t *tokens, cons
         float *row = out + r * C;
 
         if (x && position) {
-            add_rows_into_sve(row, x, position, C);
+            add_row_sve(row, x, position, C);
         } else if (x || position) {
             memcpy(row, x ? x : position, C * sizeof *row);
         } else {
@@ -93,10 +93,13 @@ static inline void embedding_backward_sve(float *dwte, float *dwpe, const float 
         size_t n = min_u64(C - c, MAX_LANES);
         for (size_t r = 0; r < B * T; r++) {
             size_t token = (size_t)tokens[r] - vocab.first;
+            const float *dy = dout + r * C + c;
+            float *position = dwpe + r % T * C + c;
             if (token < vocab.count) {
-                add_row_sve(dwte + token * C + c, dout + r * C + c, n);
+                float *row = dwte + token * C + c;
+                add_row_sve(row, row, dy, n);
             }
-            add_row_sve(dwpe + r % T * C + c, dout + r * C + c, n);
+            add_row_sve(position, position, dy, n);
         }
     }
 }

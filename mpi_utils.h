@@ -11,6 +11,7 @@
 #include <sched.h>
 
 #include "util/error.h"
+#include "util/memory.h" // defines: add_floats
 
 // ------------------------------------------------------------------------------------------------
 // The process grid: every rank is a tensor-parallel (TP) rank of a pipeline stage (PP) of a
@@ -55,13 +56,11 @@ static inline Grid grid_alone(void) {
 
 // Collective over all ranks: arranges them as tp x pp x dp, where dp is what remains. Replaces an
 // earlier grid. An error, the same on all ranks, if tp * pp does not divide the number of ranks.
-static inline bool world_make_grid(World *w, uint64_t tp, uint64_t pp, Error *e) {
-    if (tp > (uint64_t)w->size || pp > (uint64_t)w->size || (uint64_t)w->size % (tp * pp)) {
+static inline bool world_make_grid(World *w, size_t tp, size_t pp, Error *e) {
+    if (tp > (size_t)w->size || pp > (size_t)w->size || (size_t)w->size % (tp * pp)) {
         return fail(
-            e,
-            "--tp %llu x --pp %llu does not divide the %d rank%s: start a multiple of %llu ranks",
-            (unsigned long long)tp, (unsigned long long)pp, w->size, w->size == 1 ? "" : "s",
-            (unsigned long long)(tp * pp));
+            e, "--tp %zu x --pp %zu does not divide the %d rank%s: start a multiple of %zu ranks",
+            tp, pp, w->size, w->size == 1 ? "" : "s", (tp * pp));
     }
 
     Grid g = grid_alone();
@@ -163,7 +162,7 @@ enum { MESSAGE_ELEMENTS = 1 << 28 };
 
 // The length of the message that begins at element i of n.
 static inline int message_length_(size_t i, size_t n) {
-    return (int)(n - i < MESSAGE_ELEMENTS ? n - i : MESSAGE_ELEMENTS);
+    return (int)min_u64(n - i, MESSAGE_ELEMENTS);
 }
 
 static inline void reduce_in_place_(World *w, MPI_Comm comm, void *x, int n, MPI_Datatype type,
@@ -267,10 +266,7 @@ static inline void dp_tree_all_reduce(World *w, float *x, float *scratch, size_t
             message_wait(w, &requests[1]);
         }
 
-#pragma omp parallel for schedule(static)
-        for (size_t i = 0; i < n; i++) {
-            x[i] += scratch[i]; // a + b = b + a, so both partners have the same
-        }
+        add_floats(x, scratch, n); // a + b = b + a, so both partners have the same
     }
 }
 

@@ -49,16 +49,17 @@
 
 typedef struct {
     ModelConfig config;
-    ModelShard shard; // what of it this rank holds
+    ModelShard shard; // the part of it that this rank holds
     const Kernels *kernels;
     size_t tensors, parameter_count; // of the shard
     size_t all_parameters;           // of the whole model
     float *parameters;               // (parameter_count): all tensors in the order of the table
-    Weights weights;                 // pointers into parameters
+    TensorView *views;               // (tensors): of parameters
+    Weights weights;                 // pointers into parameters, by field
     Buckets *gathering;              // ZeRO: parameters that other ranks update; NULL without
 } Model;
 
-// parameters: (parameter_count) zeros that somebody else owns; NULL: the ledger provides them.
+// parameters: (parameter_count), zero, owned by the caller; NULL: the ledger allocates them.
 static bool model_create(Model *m, MemoryLedger *memory, const ModelConfig *config,
                          const ModelShard *shard, const Kernels *kernels, float *parameters,
                          Error *e) {
@@ -72,19 +73,21 @@ static bool model_create(Model *m, MemoryLedger *memory, const ModelConfig *conf
     }
 
     m->all_parameters = shard_parameters(config, &whole);
-    m->parameter_count = tensor_views(config, shard, NULL, "", NULL, &m->tensors);
+    m->parameter_count = shard_parameters(config, shard);
     m->parameters =
-        parameters ? parameters : ledger_floats(memory, "parameters", m->parameter_count);
-    if (!m->parameters || !weights_point_into(config, shard, m->parameters, &m->weights)) {
-        return fail(e, "no memory for %zu parameters (%.2f GiB): choose a smaller model",
-                    m->parameter_count, (double)m->parameter_count * sizeof(float) / 0x1p30);
+        parameters ? parameters : ledger_floats(memory, "parameters", m->parameter_count, e);
+    if (!m->parameters) {
+        return false;
     }
-    return true;
+    m->views = tensor_views(config, shard, m->parameters, &m->tensors);
+    return (m->views &&
+            weights_point_into(shard, m->views, m->tensors, m->parameters, &m->weights)) ||
+           fail(e, "no memory for the views of %zu tensors", m->tensors);
 }
 
 static void model_free(Model *m) {
+    free(m->views);
     free(m->weights.layers);
-    *m = (Model){0};
 }
 
 // Waits until the parameters before `end` are those of this step (ZeRO gathers them while forward
@@ -154,7 +157,7 @@ static void embed(const Model *m, World *world, Activations *a, const int32_t *t
     tp_all_reduce(world, a->stream + first * C, B * rows * C);
 }
 
-// This stage up to the residual stream that leaves it, on the last stage through the final
+// Runs this stage up to the residual stream that leaves it, on the last stage up to the final
 // LayerNorm; rows first .. T - 1, tokens: (B, T). With first > 0, B must be 1. Later stages find
 // their input in a->stream.
 static void forward(const Model *m, World *world, Activations *a, const int32_t *tokens,
@@ -189,7 +192,7 @@ static void classify(const Model *m, World *world, Activations *a, ClassifierScr
     const size_t C = m->config.channels, tp = m->shard.tp, tp_rank = m->shard.tp_rank;
 
     for (size_t r = 0; r < R; r += CLASSIFIER_ROWS) {
-        size_t rows = R - r < CLASSIFIER_ROWS ? R - r : CLASSIFIER_ROWS;
+        size_t rows = min_u64(R - r, CLASSIFIER_ROWS);
         const float *inp = a->lnf + r * C;
         k->classifier_forward(s->logits, s->softmax + tp_rank * rows, inp, m->weights.wte,
                               targets + r, m->shard.vocab, rows, C);
@@ -265,8 +268,7 @@ typedef struct {
 
 // Sets of activations that a stage needs for `count` micro-batches a step.
 static size_t activation_sets_needed(const Grid *g, size_t count) {
-    size_t behind = (size_t)(g->pp - g->stage);
-    return behind < count ? behind : count;
+    return min_u64((size_t)(g->pp - g->stage), count);
 }
 
 static bool workspace_create(Workspace *s, MemoryLedger *memory, const ModelConfig *c,
@@ -297,41 +299,35 @@ static void workspace_free(Workspace *s) {
     }
     free(s->sets);
     free(s->sent);
-    free(s->classifier.softmax);
-    *s = (Workspace){0};
 }
 
-// Micro-batch `i` of `B` sequences forward through this stage; tokens: (B, T).
+// Micro-batch `i` of B sequences forward through this stage, rows first .. T - 1; tokens: (B, T).
+// With first > 0, B must be 1.
 static Activations *micro_batch_forward(const Model *m, World *world, Workspace *s, size_t i,
-                                        const int32_t *tokens, size_t B) {
+                                        const int32_t *tokens, size_t first, size_t B, size_t T) {
     Activations *a = &s->sets[i % s->set_count];
-    size_t n = B * s->T * m->config.channels;
+    MPI_Request *sent = &s->sent[i % s->set_count];
+    size_t C = m->config.channels, at = first * C, n = B * (T - first) * C;
 
-    message_wait(world, &s->sent[i % s->set_count]);
+    message_wait(world, sent);
     if (!m->shard.first_stage) {
-        stage_receive(world, a->stream, n, -1);
+        stage_receive(world, a->stream + at, n, -1);
     }
-    forward(m, world, a, tokens, 0, B, s->T);
+    forward(m, world, a, tokens, first, B, T);
     if (!m->shard.last_stage) {
-        stage_send(world, stage_output(m, a), n, 1, &s->sent[i % s->set_count]);
+        stage_send(world, stage_output(m, a) + at, n, 1, sent);
     }
     return a;
 }
 
-// Gradients of this rank's weights, by field and as the reducer's array.
-typedef struct {
-    Weights weights; // pointers into reducer->gradients
-    GradientReducer *reducer;
-} Gradients;
-
 // Micro-batch `i` backward through this stage, after its forward: adds the gradients of dloss *
 // (sum of all token losses). `last`: it is the step's last. On the last stage adds to *loss.
 // tokens, targets: (B, T).
-static void micro_batch_backward(const Model *m, World *world, Workspace *s, Gradients *g, size_t i,
-                                 bool last, const int32_t *tokens, const int32_t *targets,
+static void micro_batch_backward(const Model *m, World *world, Workspace *s, GradientReducer *r,
+                                 size_t i, bool last, const int32_t *tokens, const int32_t *targets,
                                  float dloss, LossSum *loss) {
     const Kernels *k = m->kernels;
-    Weights *dw = &g->weights;
+    Weights *dw = &r->weights;
     Activations *a = &s->sets[i % s->set_count];
     BackwardScratch *d = &s->backward;
     size_t C = m->config.channels, B = s->B, T = s->T, R = B * T;
@@ -355,7 +351,7 @@ static void micro_batch_backward(const Model *m, World *world, Workspace *s, Gra
         }
         layer_backward(m, world, w, &dw->layers[l], &a->layers[l], d, x, B, T);
         if (last) {
-            reducer_layer_done(g->reducer, world, dw->layers[l].ln1_w);
+            reducer_layer_done(r, world, dw->layers[l].ln1_w);
         }
     }
 
@@ -369,23 +365,23 @@ static void micro_batch_backward(const Model *m, World *world, Workspace *s, Gra
 // `count` micro-batches forward and backward; inputs, targets: (count, B, T). On return the reducer
 // holds the gradients of the step, summed over the data-parallel ranks. Returns the sum of this
 // rank's token losses on the last stage, zero elsewhere.
-static LossSum forward_backward(const Model *m, World *world, Workspace *s, Gradients *g,
+static LossSum forward_backward(const Model *m, World *world, Workspace *s, GradientReducer *r,
                                 const int32_t *inputs, const int32_t *targets, float dloss,
                                 size_t count) {
-    size_t ahead = (size_t)(world->grid.pp - 1 - world->grid.stage), R = s->B * s->T;
+    size_t ahead = min_u64((size_t)(world->grid.pp - 1 - world->grid.stage), count);
+    size_t R = s->B * s->T;
     LossSum loss = {0, 0};
-    ahead = ahead < count ? ahead : count;
 
-    reducer_begin_step(g->reducer);
+    reducer_begin_step(r);
     for (size_t i = 0; i < count + ahead; i++) {
         if (i < count) {
-            micro_batch_forward(m, world, s, i, inputs + i * R, s->B);
+            micro_batch_forward(m, world, s, i, inputs + i * R, 0, s->B, s->T);
         }
         if (i >= ahead) {
             size_t j = i - ahead;
-            micro_batch_backward(m, world, s, g, j, j + 1 == count, inputs + j * R, targets + j * R,
+            micro_batch_backward(m, world, s, r, j, j + 1 == count, inputs + j * R, targets + j * R,
                                  dloss, &loss);
-            reducer_micro_batch_done(g->reducer, j, count);
+            reducer_micro_batch_done(r, j, count);
         }
     }
 
@@ -394,7 +390,7 @@ static LossSum forward_backward(const Model *m, World *world, Workspace *s, Grad
         message_wait(world, &s->sent[i]);
     }
     bool tied = m->shard.first_stage != m->shard.last_stage; // the other stage holds wte too
-    reducer_finish_step(g->reducer, world, tied ? g->weights.wte : NULL,
+    reducer_finish_step(r, world, tied ? r->weights.wte : NULL,
                         m->shard.vocab.count * m->config.channels);
     return loss;
 }
@@ -404,7 +400,7 @@ static LossSum forward_backward(const Model *m, World *world, Workspace *s, Grad
 
 // Learning rate of step 1 .. steps: linear warm-up to lr, then the schedule down to min_lr at the
 // last step.
-static double learning_rate(const Options *o, uint64_t step) {
+static double learning_rate(const Options *o, size_t step) {
     double lr = o->lr, min_lr = o->min_lr, at = (double)step;
     double warmup = (double)o->warmup_steps, steps = (double)o->steps;
     if (at <= warmup) {
@@ -425,55 +421,38 @@ static double learning_rate(const Options *o, uint64_t step) {
     }
 }
 
-// What training keeps of the model's tensors: where they are, which ranges of them this rank
-// updates, and AdamW's moments of these.
-typedef struct {
-    TensorView *views; // (model.tensors): of model.parameters
-    OwnedRanges owned;
-    float *exp_avg, *exp_avg_sq; // (buckets.owned): AdamW's m and v
-} Optimizer;
-
-static bool optimizer_create(Optimizer *opt, MemoryLedger *memory, const Model *m,
-                             const Buckets *buckets, Error *e) {
-    size_t count;
-    opt->views = malloc(m->tensors * sizeof *opt->views);
-    if (!opt->views) {
-        return fail(e, "no memory for the views of %zu tensors", m->tensors);
-    }
-    tensor_views(&m->config, &m->shard, m->parameters, "", opt->views, &count);
-    if (!owned_ranges_create(&opt->owned, buckets, opt->views, count, e)) {
-        return false;
-    }
-    opt->exp_avg = ledger_floats(memory, "AdamW's state", buckets->owned);
-    opt->exp_avg_sq = ledger_floats(memory, "AdamW's state", buckets->owned);
-    return (opt->exp_avg && opt->exp_avg_sq) ||
-           fail(e, "no memory for the optimizer of %zu parameters: choose a smaller model",
-                buckets->owned);
-}
-
-static void optimizer_free(Optimizer *opt) {
-    free(opt->views);
-    free(opt->owned.items);
+// What training keeps of the model: views of its tensors, and AdamW's moments, which are zero.
+static bool training_state_create(TrainingState *s, MemoryLedger *memory, const Model *m,
+                                  const Buckets *buckets, Error *e) {
+    *s = (TrainingState){.config = &m->config,
+                         .shard = &m->shard,
+                         .views = m->views,
+                         .tensors = m->tensors,
+                         .zero = buckets->zero};
+    s->exp_avg = ledger_floats(memory, "AdamW's state", buckets->owned, e);
+    s->exp_avg_sq = ledger_floats(memory, "AdamW's state", buckets->owned, e);
+    return s->exp_avg && s->exp_avg_sq &&
+           owned_ranges_create(&s->owned, buckets, s->views, s->tensors, e);
 }
 
 // Collective: the norm of the whole model's gradient: of each tensor the sum of squares over what
 // this rank owns, then over data-parallel ranks (ZeRO), tensor-parallel ranks and stages.
-static double gradient_norm(const Model *m, World *w, const Optimizer *opt,
+static double gradient_norm(const Model *m, World *w, const TrainingState *s,
                             const GradientReducer *r) {
     // A reproducible order of the sum must not depend on how ZeRO shards it.
     bool sharded = r->buckets.zero && r->block == 0;
     double sum = 0;
 
     for (size_t i = 0; !sharded && i < m->tensors; i++) {
-        const TensorView *view = &opt->views[i];
+        const TensorView *view = &m->views[i];
         if (counts_once(&m->shard, view)) {
             sum += m->kernels->sum_of_squares(r->gradients + (view->data - m->parameters),
                                               tensor_elements(view));
         }
     }
-    for (size_t i = 0; sharded && i < opt->owned.count; i++) {
-        const OwnedRange *range = &opt->owned.items[i];
-        if (counts_once(&m->shard, &opt->views[range->tensor])) {
+    for (size_t i = 0; sharded && i < s->owned.count; i++) {
+        const OwnedRange *range = &s->owned.items[i];
+        if (counts_once(&m->shard, &m->views[range->tensor])) {
             sum += m->kernels->sum_of_squares(r->owned_gradients + range->offset,
                                               range->end - range->begin);
         }
@@ -483,14 +462,14 @@ static double gradient_norm(const Model *m, World *w, const Optimizer *opt,
 
 // AdamW (Loshchilov and Hutter 2019) on all that this rank owns; matrices decay, vectors do not.
 // grad_scale clips.
-static void update(Model *m, const Optimizer *opt, const GradientReducer *r, const Options *o,
-                   double lr, double grad_scale, uint64_t step) {
-    for (size_t i = 0; i < opt->owned.count; i++) {
-        const OwnedRange *range = &opt->owned.items[i];
-        const TensorView *view = &opt->views[range->tensor];
+static void update(const Model *m, const TrainingState *s, const GradientReducer *r,
+                   const Options *o, double lr, double grad_scale, uint64_t step) {
+    for (size_t i = 0; i < s->owned.count; i++) {
+        const OwnedRange *range = &s->owned.items[i];
+        const TensorView *view = &m->views[range->tensor];
         float decay = view->dims == 2 ? (float)o->weight_decay : 0;
-        m->kernels->adamw(view->data + range->begin, opt->exp_avg + range->offset,
-                          opt->exp_avg_sq + range->offset, r->owned_gradients + range->offset,
+        m->kernels->adamw(view->data + range->begin, s->exp_avg + range->offset,
+                          s->exp_avg_sq + range->offset, r->owned_gradients + range->offset,
                           range->end - range->begin, (float)grad_scale, (float)lr, (float)o->beta1,
                           (float)o->beta2, (float)o->eps, decay, step);
     }
@@ -506,8 +485,7 @@ typedef struct {
     MemoryLedger memory; // all large arrays of what follows
     Model model;
     GradientReducer reducer;
-    Gradients gradients;
-    Optimizer optimizer;
+    TrainingState state;
     Workspace workspace;
     SampleBatch batch;
     RunPosition position;
@@ -518,8 +496,12 @@ typedef struct {
     double start;                      // seconds_now() when the command began
     double longest_step, longest_save; // seconds, so far
     double step_seconds;               // of all steps since the start but the first one
-    uint64_t steps_timed, first_step;
+    size_t steps_timed;
     bool stopped; // ahead of the step count, with a checkpoint
+
+    // What the process had before the arrays, and what the plan said of its step.
+    size_t base_memory, base_shared; // in all, and shared with other processes
+    double planned_seconds;          // 0: there is no --machine to plan with
 } Trainer;
 
 // Sequences of a step that this data-parallel rank computes.
@@ -559,16 +541,16 @@ static bool train_step(Trainer *t, StepResult *s) {
     batch_hash_step(&t->batch, w, t->setup.global_batch, s->batch_hash);
 
     float dloss = 1 / (float)(t->setup.global_batch * t->setup.seq_len);
-    LossSum loss = forward_backward(&t->model, w, &t->workspace, &t->gradients, t->batch.inputs,
+    LossSum loss = forward_backward(&t->model, w, &t->workspace, &t->reducer, t->batch.inputs,
                                     t->batch.targets, dloss, rows / t->setup.micro_batch);
     s->loss = loss_mean(w, loss, tokens);
-    s->grad_norm = gradient_norm(&t->model, w, &t->optimizer, &t->reducer);
+    s->grad_norm = gradient_norm(&t->model, w, &t->state, &t->reducer);
     s->lr = learning_rate(o, t->position.step + 1);
     s->skipped = !isfinite(s->loss) || !isfinite(s->grad_norm);
 
     if (!s->skipped) {
         bool clips = o->clip > 0 && s->grad_norm > o->clip;
-        update(&t->model, &t->optimizer, &t->reducer, o, s->lr, clips ? o->clip / s->grad_norm : 1,
+        update(&t->model, &t->state, &t->reducer, o, s->lr, clips ? o->clip / s->grad_norm : 1,
                t->position.step + 1);
         buckets_begin_gather(w, &t->reducer.buckets);
         if (!o->overlap) {
@@ -597,12 +579,12 @@ static bool evaluate(World *w, const Model *m, Workspace *s, const Dataset *data
     uint64_t i = count * rank / ranks, end = count * (rank + 1) / ranks;
 
     while (i < end) {
-        size_t rows = end - i < s->B ? (size_t)(end - i) : s->B;
+        size_t rows = min_u64(end - i, s->B);
         // A rank that cannot read continues with what it has, so that no other rank waits for it.
         for (size_t row = 0; row < rows && ok; row++) {
             ok = batch_read_row(batch, row, data, i + row, m->config.vocab_size, &e);
         }
-        Activations *a = micro_batch_forward(m, w, s, 0, batch->inputs, rows);
+        Activations *a = micro_batch_forward(m, w, s, 0, batch->inputs, 0, rows, s->T);
         if (m->shard.last_stage) {
             classify(m, w, a, &s->classifier, NULL, NULL, batch->targets, 0, rows * s->T);
             loss_add(&sum, a->losses, rows * s->T);
@@ -615,21 +597,19 @@ static bool evaluate(World *w, const Model *m, Workspace *s, const Dataset *data
     return world_check(w, ok, &e);
 }
 
-// How many samples an eval of `batches` global batches takes; 0 means all there are.
-static uint64_t eval_samples(const Dataset *data, uint64_t batches, uint64_t global_batch) {
-    uint64_t wanted = batches * global_batch;
-    return wanted == 0 || wanted > data->samples ? data->samples : wanted;
+// How many samples an eval of at most `most` takes; 0 means all there are.
+static uint64_t eval_samples(const Dataset *data, uint64_t most) {
+    return most == 0 ? data->samples : min_u64(most, data->samples);
 }
 
-// Collective: evaluate on each dataset by itself; *mean is the mean of their losses by weight.
-// losses: (data->count).
+// Collective: evaluate on each dataset by itself, on at most `most` samples; *mean is the mean of
+// their losses by weight. losses: (data->count).
 static bool evaluate_mixture(World *w, const Model *m, Workspace *s, const Mixture *data,
-                             uint64_t batches, uint64_t global_batch, SampleBatch *batch,
-                             double *losses, double *mean) {
+                             uint64_t most, SampleBatch *batch, double *losses, double *mean) {
     double sum = 0;
     for (size_t i = 0; i < data->count; i++) {
-        uint64_t count = eval_samples(&data->items[i], batches, global_batch);
-        if (!evaluate(w, m, s, &data->items[i], count, batch, &losses[i])) {
+        const Dataset *d = &data->items[i];
+        if (!evaluate(w, m, s, d, eval_samples(d, most), batch, &losses[i])) {
             return false;
         }
         sum += (double)data->weights[i] * losses[i];
@@ -643,7 +623,7 @@ static bool evaluate_mixture(World *w, const Model *m, Workspace *s, const Mixtu
 
 // Rank 0: one line for log.jsonl and for TensorBoard. Frees the line.
 static bool log_line(Trainer *t, JsonWriter *line, Error *e) {
-    bool ok = log_append(t->log, t->options->out, line, e) &&
+    bool ok = log_append(t->log, t->options->out, "log.jsonl", line, e) &&
               (!t->events.file || events_add(&t->events, line->data, line->length, e));
     free(line->data);
     return ok;
@@ -654,8 +634,9 @@ static bool run_eval(Trainer *t) {
     Error e = {0};
     const Mixture *val = &t->setup.val;
     double loss, losses[MIXTURE_DATASETS_MAX];
-    if (!evaluate_mixture(t->world, &t->model, &t->workspace, val, t->options->eval_batches,
-                          t->setup.global_batch, &t->batch, losses, &loss)) {
+    uint64_t most = t->options->eval_batches * t->setup.global_batch;
+    if (!evaluate_mixture(t->world, &t->model, &t->workspace, val, most, &t->batch, losses,
+                          &loss)) {
         return false;
     }
 
@@ -667,17 +648,6 @@ static bool run_eval(Trainer *t) {
         console_print_eval(t->position.step, val, loss, losses);
     }
     return world_check(t->world, ok, &e);
-}
-
-static TrainingState training_state(const Trainer *t) {
-    return (TrainingState){.config = &t->model.config,
-                           .shard = &t->model.shard,
-                           .views = t->optimizer.views,
-                           .tensors = t->model.tensors,
-                           .owned = &t->optimizer.owned,
-                           .zero = t->reducer.buckets.zero,
-                           .exp_avg = t->optimizer.exp_avg,
-                           .exp_avg_sq = t->optimizer.exp_avg_sq};
 }
 
 // README.md of a checkpoint.
@@ -693,28 +663,32 @@ static bool write_model_card(TextBuffer *card, const Trainer *t, Error *e) {
 
 // Collective: OUT/step-NNNNNN. Rank 0 has the small files ready, with the log on disk.
 static bool write_checkpoint(Trainer *t) {
+    enum { CONFIG, GENERATION_CONFIG, STATE, CARD, FILES };
     Error e = {0};
-    JsonWriter config = {.indent = 2}, generation = {.indent = 2}, state = {.indent = 2};
-    TextBuffer card = {0};
+    SmallFile files[FILES] = {{"config.json", {.indent = 2}},
+                              {"generation_config.json", {.indent = 2}},
+                              {"trainer_state.json", {.indent = 2}},
+                              {"README.md", {0}}};
     bool ok = true;
 
     if (t->world->rank == 0) {
-        config_write(&config, &t->model.config);
-        generation_config_write(&generation, &t->model.config);
-        trainer_state_write(&state, &t->record, t->position);
-        ok = write_model_card(&card, t, &e) &&
+        config_write(&files[CONFIG].content, &t->model.config);
+        generation_config_write(&files[GENERATION_CONFIG].content, &t->model.config);
+        trainer_state_write(&files[STATE].content, &t->record, t->position);
+        for (size_t i = 0; i < CARD; i++) {
+            json_append_text(&files[i].content, "\n");
+        }
+        ok = write_model_card(&files[CARD].content.text, t, &e) &&
              (!fsync(fileno(t->log)) ||
               fail(&e, "%s/log.jsonl: cannot be written: %s", t->options->out, strerror(errno)));
     }
 
-    const SmallFiles files = {&config, &generation, &state, &card, t->setup.tokenizer};
-    TrainingState training = training_state(t);
     ok = world_check(t->world, ok, &e) &&
-         state_save(&training, t->world, t->options->out, t->position.step, &files);
-    free(config.data);
-    free(generation.data);
-    free(state.data);
-    free(card.data);
+         state_save(&t->state, t->world, t->options->out, t->position.step, files, FILES,
+                    t->setup.tokenizer);
+    for (size_t i = 0; i < FILES; i++) {
+        free(files[i].content.data);
+    }
     return ok;
 }
 
@@ -731,9 +705,9 @@ static bool save_checkpoint(Trainer *t) {
     MPI_Allreduce(&sum, &high, 1, MPI_DOUBLE, MPI_MAX, t->world->grid.dp_comm);
     bool ok = low == high ||
               fail(&e,
-                   "weights differ between data-parallel ranks at step %llu: this state is not "
+                   "weights differ between data-parallel ranks at step %zu: this state is not "
                    "saved, trust the last checkpoint",
-                   (unsigned long long)t->position.step);
+                   t->position.step);
     if (!world_check(t->world, ok, &e) || !write_checkpoint(t)) {
         return false;
     }
@@ -742,7 +716,7 @@ static bool save_checkpoint(Trainer *t) {
     if (t->world->rank == 0) {
         remove_old_checkpoints(t->options->out, t->options->keep);
         status_line_clear();
-        printf("saved %s/step-%06llu\n", t->options->out, (unsigned long long)t->position.step);
+        printf("saved %s/step-%06zu\n", t->options->out, t->position.step);
     }
     return true;
 }
@@ -753,24 +727,24 @@ static bool initialize_state(Trainer *t) {
     Error e = {0};
     World *w = t->world;
     const Options *o = t->options;
-    TrainingState state = training_state(t);
+    const Model *m = &t->model;
     bool resumed = false;
 
     if (!world_check(w, w->rank != 0 || run_folder_claim(o->out, &e), &e) ||
-        !run_resume(&state, w, &t->record, &t->position, &resumed)) {
+        !run_resume(&t->state, w, &t->record, &t->position, &resumed)) {
         return false;
     }
     if (!resumed && o->init) {
         bool ok = checkpoint_verify_together(w, o->init, false, &e) &&
-                  weights_load(o->init, state.views, state.tensors, &e);
+                  weights_load(o->init, m->views, m->tensors, &e);
         if (!world_check(w, ok, &e)) {
             return false;
         }
     } else if (!resumed) {
-        weights_initialize(state.config, state.shard, o->seed, (float)o->init_std, state.views);
+        weights_initialize(&m->config, o->seed, (float)o->init_std, m->views, m->tensors);
     }
 
-    t->record.from_step = t->first_step = t->position.step;
+    t->record.from_step = t->position.step;
     bool ok = true;
     if (w->rank == 0) {
         t->log = log_open(&t->record, resumed, &e);
@@ -780,7 +754,7 @@ static bool initialize_state(Trainer *t) {
         return false;
     }
     if (w->rank == 0 && resumed) {
-        printf("resumed from %s/step-%06llu\n", o->out, (unsigned long long)t->position.step);
+        printf("resumed from %s/step-%06zu\n", o->out, t->position.step);
     }
     return true;
 }
@@ -788,7 +762,7 @@ static bool initialize_state(Trainer *t) {
 // -------------------------------------------------------------------------------------------------
 // The loop itself
 
-static bool eval_is_due(const Trainer *t, uint64_t step) {
+static bool eval_is_due(const Trainer *t, size_t step) {
     const Options *o = t->options;
     return t->setup.val.count > 0 && o->eval_every > 0 &&
            (step % o->eval_every == 0 || step == o->steps);
@@ -804,7 +778,7 @@ static bool time_is_up(const Trainer *t) {
                                       : 3 * sizeof(float) * (double)t->model.all_parameters / 100e6;
     for (size_t i = 0; eval_is_due(t, t->position.step + 1) && i < t->setup.val.count; i++) {
         uint64_t samples =
-            eval_samples(&t->setup.val.items[i], o->eval_batches, t->setup.global_batch);
+            eval_samples(&t->setup.val.items[i], o->eval_batches * t->setup.global_batch);
         steps += ceil((double)samples / (double)t->setup.global_batch);
     }
     return o->time_limit > 0 && left < steps * t->longest_step + 2 * save;
@@ -816,8 +790,8 @@ static bool should_stop(const Trainer *t) {
     int stop = world_max(t->world, stop_was_requested() ? SIGNAL : time_is_up(t) ? TIME : NO);
     if (t->world->rank == 0 && stop != NO) {
         status_line_clear();
-        printf("stops at step %llu/%llu: %s; the same command resumes from here\n",
-               (unsigned long long)t->position.step, (unsigned long long)t->options->steps,
+        printf("stops at step %zu/%zu: %s; the same command resumes from here\n", t->position.step,
+               t->options->steps,
                stop == SIGNAL ? "a signal was received" : "the time limit is near");
     }
     return stop != NO;
@@ -825,7 +799,7 @@ static bool should_stop(const Trainer *t) {
 
 // After a step, on rank 0: times it, logs it, prints it.
 static bool record_step(Trainer *t, const StepResult *s, double loop_start, Error *e) {
-    uint64_t done = t->position.step - t->first_step;
+    size_t done = t->position.step - t->record.from_step;
     t->longest_step = fmax(t->longest_step, s->seconds);
     if (done > 1) { // the first step also touches memory for the first time
         t->step_seconds += s->seconds;
@@ -841,7 +815,7 @@ static bool record_step(Trainer *t, const StepResult *s, double loop_start, Erro
 
     double per_step = (seconds_now() - loop_start) / (double)done;
     double left = per_step * (double)(t->options->steps - t->position.step);
-    console_print_step(&t->record, s, (ConsoleProgress){console_log_every(t->options), left});
+    console_print_step(&t->record, s, left);
     return ok;
 }
 
@@ -896,31 +870,27 @@ static Keep keep_on_stage(const Options *o, const Grid *g) {
 // The reducer of the gradients, in buckets that end where backward completes a layer.
 static bool create_reducer(Trainer *t, bool zero, Error *e) {
     Model *m = &t->model;
-    size_t layers = m->shard.layers, block, blocks, count = 0;
+    GradientReducer *r = &t->reducer;
+    size_t layers = m->shard.layers, count = 0, previous = SIZE_MAX;
     size_t *cuts = malloc((1 + layers) * sizeof *cuts);
     if (!cuts) {
         return fail(e, "no memory for the cuts between %zu layers", layers);
     }
-    if (m->weights.layers[0].ln1_w > m->parameters) { // the embedding, not on the middle stages
-        cuts[count++] = 0;
-    }
-    for (size_t l = 0; l < layers; l++) {
-        cuts[count++] = (size_t)(m->weights.layers[l].ln1_w - m->parameters);
+    for (size_t i = 0; i < m->tensors; i++) { // before the blocks and after them: SIZE_MAX
+        size_t block = m->views[i].block;
+        if (i == 0 || (block != previous && block != SIZE_MAX)) {
+            cuts[count++] = (size_t)(m->views[i].data - m->parameters);
+        }
+        previous = block;
     }
 
     size_t micro_batches = t->setup.global_batch / t->setup.micro_batch;
-    bool ok = reducer_leaves(t->options->reproducible, micro_batches, (size_t)t->world->grid.dp,
-                             &block, &blocks, e) &&
-              reducer_create(&t->reducer, &t->memory, m->parameters, cuts, count, zero,
-                             t->options->overlap, block, blocks, e);
+    bool ok = reducer_create(r, &t->memory, m->parameters, cuts, count, zero, t->options->overlap,
+                             t->options->reproducible ? micro_batches : 0, e);
     free(cuts);
-    if (!ok) {
-        return false;
-    }
-    m->gathering = zero ? &t->reducer.buckets : NULL;
-    t->gradients.reducer = &t->reducer;
-    return weights_point_into(&m->config, &m->shard, t->reducer.gradients, &t->gradients.weights) ||
-           fail(e, "no memory for the gradients of %zu layers", layers);
+    m->gathering = zero ? &r->buckets : NULL;
+    return ok && (weights_point_into(&m->shard, m->views, m->tensors, r->gradients, &r->weights) ||
+                  fail(e, "no memory for the gradients of %zu layers", layers));
 }
 
 // What the kernels of a model pack into, for micro-batches of B sequences of T tokens. They get it
@@ -931,25 +901,24 @@ static bool reserve_packing(MemoryLedger *memory, const Model *m, size_t B, size
         return true;
     }
     size_t n = packing_floats(&m->config, &m->shard, B, T, threads);
-    return (ledger_note(memory, "packed matrices", allocated_bytes(n), NULL) &&
-            (memory->planned || pack_scratch_reserve(n))) ||
-           fail(e, "no memory for %zu MiB of packed matrices: choose a smaller --micro-batch",
-                allocated_bytes(n) >> 20);
+    return ledger_note(memory, "packed matrices", allocated_bytes(n), NULL, e) &&
+           (memory->planned || pack_scratch_reserve(n) ||
+            fail(e, "no memory for %zu MiB of packed matrices: choose a smaller --micro-batch",
+                 allocated_bytes(n) >> 20));
 }
 
-// MPI's own buffers, which only count.
+// MPI's own buffers, which are only counted.
 static bool note_mpi_buffers(Trainer *t, Error *e) {
     const ModelShard *shard = &t->model.shard;
     size_t C = t->model.config.channels, R = t->setup.micro_batch * t->setup.seq_len;
     size_t n =
         mpi_buffer_floats(&t->world->grid, shard, &t->reducer, R * C, shard->vocab.count * C);
-    return ledger_note(&t->memory, "MPI buffers", n * sizeof(float), NULL) ||
-           fail(e, "no memory for the list of arrays");
+    return ledger_note(&t->memory, "MPI buffers", n * sizeof(float), NULL, e);
 }
 
 // Collective: model, gradients, optimizer and activations, all zero. With t->memory.planned they
 // are only counted. threads: of this rank.
-static bool training_allocate(Trainer *t, const Kernels *kernels, size_t threads, Error *e) {
+static bool training_allocate(Trainer *t, size_t threads, Error *e) {
     const ModelConfig *c = &t->setup.config;
     const Grid *g = &t->world->grid;
     const Options *o = t->options;
@@ -959,14 +928,14 @@ static bool training_allocate(Trainer *t, const Kernels *kernels, size_t threads
 
     return reducer_share_memory(&t->reducer, &t->memory, t->world, shard_parameters(c, &shard),
                                 zero, o->share_memory, e) &&
-           model_create(&t->model, &t->memory, c, &shard, kernels,
+           model_create(&t->model, &t->memory, c, &shard, kernels_of(o),
                         t->reducer.shared_parameters.mine, e) &&
            workspace_create(&t->workspace, &t->memory, c, &shard,
                             activation_sets_needed(g, rows / B), B, T, keep_on_stage(o, g), e) &&
            batch_create(&t->batch, &t->memory, rows,
                         t->world->rank == 0 ? t->setup.global_batch : rows, T, e) &&
            create_reducer(t, zero, e) &&
-           optimizer_create(&t->optimizer, &t->memory, &t->model, &t->reducer.buckets, e) &&
+           training_state_create(&t->state, &t->memory, &t->model, &t->reducer.buckets, e) &&
            reserve_packing(&t->memory, &t->model, B, T, threads, e) && note_mpi_buffers(t, e);
 }
 
@@ -980,31 +949,24 @@ static void training_free(Trainer *t) {
     model_free(&t->model);
     workspace_free(&t->workspace);
     reducer_free(&t->reducer, t->world);
-    free(t->gradients.weights.layers);
-    optimizer_free(&t->optimizer);
+    free(t->state.owned.items);
     ledger_free(&t->memory);
 }
 
-// What the process had before the arrays, and what the plan said of its step.
-typedef struct {
-    size_t bytes, shared_bytes; // in all, and shared with other processes
-    double step_seconds;        // planned; 0: there is no --machine to plan with
-} Baseline;
-
 // Collective, at the end: the plan of memory and time against what was measured, printed and
 // logged.
-static bool log_plan(Trainer *t, const Baseline *base) {
+static bool log_plan(Trainer *t) {
     Error e = {0};
     const GradientReducer *r = &t->reducer;
     bool ok = true;
-    if (t->position.step == t->first_step) {
+    if (t->position.step == t->record.from_step) {
         return true; // a run that was complete: its log has the line already
     }
 
     double peak =
-        measured_peak(r->shared_gradients.bytes + r->shared_parameters.bytes, base->shared_bytes);
-    PlanResult result = plan_result(t->world, base->bytes, ledger_total(&t->memory), peak);
-    result.planned_seconds = base->step_seconds;
+        measured_peak(r->shared_gradients.bytes + r->shared_parameters.bytes, t->base_shared);
+    PlanResult result = plan_result(t->world, t->base_memory, ledger_total(&t->memory), peak);
+    result.planned_seconds = t->planned_seconds;
     result.measured_seconds = t->steps_timed ? t->step_seconds / (double)t->steps_timed : 0;
     if (t->world->rank == 0) {
         JsonWriter line = {0};
@@ -1039,27 +1001,31 @@ static bool count_allocation(const Trainer *t, StageCount *count, Error *e) {
                           .peers = (size_t)t->reducer.peers.peers,
                           .nodes = (size_t)t->reducer.peers.nodes,
                           .tree_block = t->reducer.block};
-    return ledger_by_kind(&t->memory, &count->memory) || fail(e, "no memory for the plan");
+    return ledger_by_kind(&t->memory, &count->memory, e);
+}
+
+// What trains a planned run, or counts it.
+static Trainer planned_trainer(const PlannedRun *run, World *world) {
+    return (Trainer){.options = &run->options,
+                     .world = world,
+                     .setup = {.config = run->config,
+                               .seq_len = run->T,
+                               .micro_batch = run->B,
+                               .global_batch = run->global_batch}};
 }
 
 // A stage of a planned run, counted by the code that allocates it.
 static bool count_stage(const PlannedRun *run, size_t stage, StageCount *count, Error *e) {
     World world = planned_world(run, stage);
-    Trainer t = {.options = &run->options,
-                 .world = &world,
-                 .setup = {.config = run->config,
-                           .seq_len = run->T,
-                           .micro_batch = run->B,
-                           .global_batch = run->global_batch},
-                 .memory.planned = true};
-    bool ok = training_allocate(&t, kernels_of(&run->options), run->threads, e) &&
-              count_allocation(&t, count, e);
+    Trainer t = planned_trainer(run, &world);
+    t.memory.planned = true;
+    bool ok = training_allocate(&t, run->threads, e) && count_allocation(&t, count, e);
     training_free(&t);
     return ok;
 }
 
 // Collective: the planned time of this run's step, if there is a --machine to plan with.
-static bool plan_own_step(const Trainer *t, double *seconds) {
+static bool plan_own_step(Trainer *t) {
     Error e = {0};
     const TrainSetup *s = &t->setup;
     const Grid *g = &t->world->grid;
@@ -1074,14 +1040,13 @@ static bool plan_own_step(const Trainer *t, double *seconds) {
                       .T = s->seq_len,
                       .global_batch = s->global_batch};
     bool ok = t->world->rank != 0 || !t->options->machine ||
-              planned_step_seconds(&run, t->options->machine, count_stage, seconds, &e);
+              planned_step_seconds(&run, t->options->machine, count_stage, &t->planned_seconds, &e);
     return world_check(t->world, ok, &e);
 }
 
 static int command_train(World *w, const Options *o) {
     Error e = {0};
     Trainer t = {.options = o, .world = w, .start = seconds_now()};
-    const Grid *g = &w->grid;
 
     bool ok = world_make_grid(w, o->tp, o->pp, &e) && train_check_options(o, w->size, &e);
     if (!world_check(w, ok, &e)) {
@@ -1092,18 +1057,17 @@ static int command_train(World *w, const Options *o) {
     }
     Placement placement = placement_bind(w, o->bind);
 
-    ok = world_check(w, train_setup(&t.setup, o, (size_t)g->tp, (size_t)g->pp, (size_t)g->dp, &e),
-                     &e);
+    ok = world_check(w, train_setup(&t.setup, o, &w->grid, &e), &e);
     bool verify = w->rank == 0 && o->verify_data;
     ok = ok &&
          world_check(
              w, !verify || (mixture_verify(&t.setup.data, &e) && mixture_verify(&t.setup.val, &e)),
              &e);
 
-    Baseline base = {process_memory("VmRSS"), process_memory("RssShmem"), 0};
+    t.base_memory = process_memory("VmRSS");
+    t.base_shared = process_memory("RssShmem");
     size_t threads = (size_t)omp_get_max_threads();
-    ok = ok && world_check(w, training_allocate(&t, kernels_of(o), threads, &e), &e) &&
-         plan_own_step(&t, &base.step_seconds);
+    ok = ok && world_check(w, training_allocate(&t, threads, &e), &e) && plan_own_step(&t);
     if (ok) {
         placement_sample_memory(&placement, t.model.parameters,
                                 t.model.parameter_count * sizeof(float));
@@ -1115,7 +1079,7 @@ static int command_train(World *w, const Options *o) {
         console_print_configuration(&t.record);
     }
 
-    ok = ok && train_loop(&t) && log_plan(&t, &base);
+    ok = ok && train_loop(&t) && log_plan(&t);
     training_free(&t);
     return !ok ? EXIT_FAILURE : t.stopped ? EXIT_STOPPED : EXIT_SUCCESS;
 }
@@ -1125,7 +1089,7 @@ static int command_train(World *w, const Options *o) {
 
 // The model's configuration; with a hint if it is the run's folder that was given.
 static bool load_config(const char *directory, ModelConfig *config, Error *e) {
-    uint64_t *steps;
+    size_t *steps;
     size_t count = 0;
     char path[PATH_LIMIT];
     if (!path_format(path, e, "%s/config.json", directory)) {
@@ -1135,8 +1099,8 @@ static bool load_config(const char *directory, ModelConfig *config, Error *e) {
         count > 0) {
         fail(e,
              "%s: is the folder of a run, not a model: give a checkpoint, the latest is "
-             "%s/step-%06llu",
-             directory, directory, (unsigned long long)steps[0]);
+             "%s/step-%06zu",
+             directory, directory, steps[0]);
         free(steps);
         return false;
     }
@@ -1156,23 +1120,44 @@ static bool load_model(World *w, const Options *o, Model *m, MemoryLedger *memor
         return false;
     }
 
-    size_t count;
-    TensorView *views = malloc(m->tensors * sizeof *views);
     ok = checkpoint_verify_together(w, directory, false, &e) &&
-         (views || fail(&e, "no memory to load %s", directory));
-    if (ok) {
-        tensor_views(&config, &shard, m->parameters, "", views, &count);
-        ok = weights_load(directory, views, count, &e);
-    }
-    free(views);
+         weights_load(directory, m->views, m->tensors, &e);
     return world_check(w, ok, &e);
+}
+
+// A model that is only run forward.
+typedef struct {
+    MemoryLedger memory;
+    Model model;
+    Workspace workspace; // for micro-batches of B sequences of T tokens
+} Inference;
+
+// Collective: loads the model of --checkpoint, to be run on B sequences at a time.
+static bool inference_open(Inference *i, World *w, const Options *o, size_t B) {
+    Error e = {0};
+    const Model *m = &i->model;
+    if (!load_model(w, o, &i->model, &i->memory)) {
+        return false;
+    }
+    size_t T = o->seq_len ? o->seq_len : m->config.seq_len;
+    bool ok =
+        (T <= m->config.seq_len || fail(&e, "--seq-len %zu is more than the %zu positions of %s", T,
+                                        m->config.seq_len, o->checkpoint)) &&
+        workspace_create(&i->workspace, &i->memory, &m->config, &m->shard, 1, B, T, KEEP_CACHE,
+                         &e) &&
+        reserve_packing(&i->memory, m, B, T, (size_t)omp_get_max_threads(), &e);
+    return world_check(w, ok, &e);
+}
+
+static void inference_close(Inference *i) {
+    workspace_free(&i->workspace);
+    model_free(&i->model);
+    ledger_free(&i->memory);
 }
 
 static int command_eval(World *w, const Options *o) {
     Error e = {0};
-    Model m = {0};
-    MemoryLedger memory = {0};
-    Workspace workspace = {0};
+    Inference run = {0};
     Mixture data = {0};
     SampleBatch batch;
     double loss, losses[MIXTURE_DATASETS_MAX];
@@ -1186,28 +1171,21 @@ static int command_eval(World *w, const Options *o) {
     }
     placement_bind(w, o->bind);
 
-    ok = load_model(w, o, &m, &memory);
+    ok = inference_open(&run, w, o, o->micro_batch);
     if (ok) {
-        size_t T = o->seq_len ? o->seq_len : m.config.seq_len, B = o->micro_batch;
-        ok =
-            (T <= m.config.seq_len || fail(&e, "--seq-len %zu is more than the %zu positions of %s",
-                                           T, m.config.seq_len, o->checkpoint)) &&
-            batch_create(&batch, &memory, B, 0, T, &e) &&
-            mixture_open(&data, paths->items, paths->count, "val", T, &e) &&
-            workspace_create(&workspace, &memory, &m.config, &m.shard, 1, B, T, KEEP_CACHE, &e) &&
-            reserve_packing(&memory, &m, B, T, (size_t)omp_get_max_threads(), &e) &&
-            (w->rank != 0 || !o->verify_data || mixture_verify(&data, &e));
+        size_t T = run.workspace.T;
+        ok = batch_create(&batch, &run.memory, o->micro_batch, 0, T, &e) &&
+             mixture_open(&data, paths->items, paths->count, "val", T, &e) &&
+             (w->rank != 0 || !o->verify_data || mixture_verify(&data, &e));
         ok = world_check(w, ok, &e) &&
-             evaluate_mixture(w, &m, &workspace, &data, 0, 1, &batch, losses, &loss);
+             evaluate_mixture(w, &run.model, &run.workspace, &data, 0, &batch, losses, &loss);
         if (ok && w->rank == 0) {
             console_print_eval_result(&data, T, losses, loss);
         }
     }
 
     mixture_close(&data);
-    workspace_free(&workspace);
-    model_free(&m);
-    ledger_free(&memory);
+    inference_close(&run);
     return ok ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
@@ -1217,9 +1195,7 @@ static int command_eval(World *w, const Options *o) {
 typedef struct {
     const Options *options;
     World *world;
-    MemoryLedger memory;
-    Model model;
-    Workspace workspace;   // of one sequence; the qkv of its rows are the key-value cache
+    Inference run;         // of one sequence; the qkv of its rows are the key-value cache
     float *logits;         // (V)
     Candidate *candidates; // (V)
     Tokenizer tokenizer;
@@ -1240,18 +1216,12 @@ static void print_decoded(Generator *g) {
 // Collective over the ranks of a model: g->logits (V) of the token after ids (count) on the last
 // stage. The first `cached` rows are in the cache.
 static void next_logits(Generator *g, const int32_t *ids, size_t cached, size_t count) {
-    const Model *m = &g->model;
+    const Model *m = &g->run.model;
     const VocabShard vocab = m->shard.vocab;
-    Activations *a = &g->workspace.sets[0];
-    size_t C = m->config.channels, V = m->config.vocab_size, n = (count - cached) * C;
+    size_t C = m->config.channels, V = m->config.vocab_size;
 
-    message_wait(g->world, &g->workspace.sent[0]);
-    if (!m->shard.first_stage) {
-        stage_receive(g->world, a->stream + cached * C, n, -1);
-    }
-    forward(m, g->world, a, ids, cached, 1, count);
+    Activations *a = micro_batch_forward(m, g->world, &g->run.workspace, 0, ids, cached, 1, count);
     if (!m->shard.last_stage) {
-        stage_send(g->world, stage_output(m, a) + cached * C, n, 1, &g->workspace.sent[0]);
         return;
     }
 
@@ -1266,10 +1236,11 @@ static void next_logits(Generator *g, const int32_t *ids, size_t cached, size_t 
 static int32_t next_token(Generator *g, uint64_t i) {
     const Options *o = g->options;
     int32_t token = -1;
-    if (g->model.shard.last_stage) {
+    if (g->run.model.shard.last_stage) {
         Sampling sampling = {o->temperature, o->top_k, o->top_p};
         double draw = random_uniform(o->seed, RANDOM_FREE, i);
-        token = sample_token(g->logits, g->model.config.vocab_size, sampling, draw, g->candidates);
+        token =
+            sample_token(g->logits, g->run.model.config.vocab_size, sampling, draw, g->candidates);
         token = isfinite(g->logits[token]) ? token : -1;
     }
     last_stage_broadcast(g->world, &token, sizeof token);
@@ -1281,7 +1252,7 @@ static int32_t next_token(Generator *g, uint64_t i) {
 // positions, is computed once.
 static bool generate_tokens(Generator *g, Error *e) {
     const Options *o = g->options;
-    size_t T = g->model.config.seq_len, cached = 0;
+    size_t T = g->run.model.config.seq_len, cached = 0;
     size_t start = g->ids.count > T ? g->ids.count - (T + 1) / 2 : 0;
 
     for (uint64_t i = 0; i < o->tokens; i++) {
@@ -1307,7 +1278,7 @@ static bool generate_tokens(Generator *g, Error *e) {
         print_decoded(g);
     }
 
-    message_wait(g->world, &g->workspace.sent[0]);
+    message_wait(g->world, &g->run.workspace.sent[0]);
     if (!decoder_end(&g->decoder, e)) {
         return false;
     }
@@ -1338,9 +1309,9 @@ static bool encode_prompt(Generator *g, Error *e) {
     decoder_init(&g->decoder, &g->tokenizer, false);
     for (size_t i = 0; i < g->ids.count && ok; i++) {
         int32_t id = g->ids.ids[i];
-        if (id < 0 || (size_t)id >= g->model.config.vocab_size) {
+        if (id < 0 || (size_t)id >= g->run.model.config.vocab_size) {
             return fail(e, "%s: its tokenizer gives id %d, outside the model's vocabulary of %zu",
-                        g->options->checkpoint, (int)id, g->model.config.vocab_size);
+                        g->options->checkpoint, (int)id, g->run.model.config.vocab_size);
         }
         ok = decoder_add(&g->decoder, id, e);
     }
@@ -1349,20 +1320,14 @@ static bool encode_prompt(Generator *g, Error *e) {
 }
 
 static bool generator_create(Generator *g, Error *e) {
-    const ModelConfig *c = &g->model.config;
+    size_t V = g->run.model.config.vocab_size;
     g->has_tokenizer = tokenizer_load(&g->tokenizer, g->options->checkpoint, e);
-    if (!g->has_tokenizer || !workspace_create(&g->workspace, &g->memory, c, &g->model.shard, 1, 1,
-                                               c->seq_len, KEEP_CACHE, e)) {
+    if (!g->has_tokenizer) {
         return false;
     }
-    g->logits = ledger_floats(&g->memory, "logits", c->vocab_size);
-    g->candidates = ledger_bytes(&g->memory, "logits", c->vocab_size * sizeof *g->candidates);
-    if (!g->logits || !g->candidates) {
-        return fail(e, "no memory for the logits of %zu tokens", c->vocab_size);
-    }
-    return reserve_packing(&g->memory, &g->model, 1, c->seq_len, (size_t)omp_get_max_threads(),
-                           e) &&
-           encode_prompt(g, e);
+    g->logits = ledger_floats(&g->run.memory, "logits", V, e);
+    g->candidates = ledger_bytes(&g->run.memory, "logits", V * sizeof *g->candidates, e);
+    return g->logits && g->candidates && encode_prompt(g, e);
 }
 
 static void generator_free(Generator *g) {
@@ -1371,9 +1336,7 @@ static void generator_free(Generator *g) {
         tokenizer_free(&g->tokenizer);
     }
     free(g->ids.ids);
-    workspace_free(&g->workspace);
-    model_free(&g->model);
-    ledger_free(&g->memory);
+    inference_close(&g->run);
 }
 
 static int command_generate(World *w, const Options *o) {
@@ -1386,7 +1349,7 @@ static int command_generate(World *w, const Options *o) {
     }
     placement_bind(w, o->bind);
 
-    ok = load_model(w, o, &g.model, &g.memory) && world_check(w, generator_create(&g, &e), &e);
+    ok = inference_open(&g.run, w, o, 1) && world_check(w, generator_create(&g, &e), &e);
     if (ok) {
         if (w->rank == 0) {
             printf("%s", o->prompt);
@@ -1428,11 +1391,11 @@ static bool golden_run(uint64_t steps, Error *e) {
     char hex[65];
     Sha256 hash;
 
-    if (!training_allocate(&t, &kernels_sve, (size_t)omp_get_max_threads(), e)) {
+    if (!training_allocate(&t, (size_t)omp_get_max_threads(), e)) {
         training_free(&t);
         return false;
     }
-    weights_initialize(&t.model.config, &t.model.shard, 1, 0.05f, t.optimizer.views);
+    weights_initialize(&t.model.config, 1, 0.05f, t.model.views, t.model.tensors);
 
     sha256_begin(&hash);
     for (uint64_t step = 1; step <= steps; step++) {
@@ -1440,10 +1403,10 @@ static bool golden_run(uint64_t steps, Error *e) {
             tokens[r] = (int32_t)(random_bits(1, step, r) % VOCAB);
             targets[r] = (tokens[r] * 7 + 3) % VOCAB; // a rule that can be learned
         }
-        forward_backward(&t.model, &alone, &t.workspace, &t.gradients, tokens, targets,
-                         1 / (float)T, 1);
-        double norm = gradient_norm(&t.model, &alone, &t.optimizer, &t.reducer);
-        update(&t.model, &t.optimizer, &t.reducer, &o, 3e-3, norm > 1 ? 1 / norm : 1, step);
+        forward_backward(&t.model, &alone, &t.workspace, &t.reducer, tokens, targets, 1 / (float)T,
+                         1);
+        double norm = gradient_norm(&t.model, &alone, &t.state, &t.reducer);
+        update(&t.model, &t.state, &t.reducer, &o, 3e-3, norm > 1 ? 1 / norm : 1, step);
         sha256_add(&hash, t.workspace.sets[0].losses, T * sizeof(float));
     }
     sha256_add(&hash, t.model.parameters, t.model.parameter_count * sizeof(float));
@@ -1476,73 +1439,53 @@ static int command_kernels(World *w, const Options *o) {
 }
 
 // What plan --measure times: a model of one layer, alone with its tensor-parallel ranks.
-typedef struct {
-    Options options;
-    World world; // without data-parallel neighbours
-    Trainer trainer;
-} MeasuredLayer;
 
-static void measured_backward(void *context) {
-    Trainer *t = &((MeasuredLayer *)context)->trainer;
+static void measured_backward(void *layer) {
+    Trainer *t = layer;
     Activations *a = &t->workspace.sets[0];
-    layer_backward(&t->model, t->world, &t->model.weights.layers[0],
-                   &t->gradients.weights.layers[0], &a->layers[0], &t->workspace.backward,
-                   a->stream, t->setup.micro_batch, t->setup.seq_len);
+    layer_backward(&t->model, t->world, &t->model.weights.layers[0], &t->reducer.weights.layers[0],
+                   &a->layers[0], &t->workspace.backward, a->stream, t->setup.micro_batch,
+                   t->setup.seq_len);
 }
 
-static void measured_block(void *context) {
-    Trainer *t = &((MeasuredLayer *)context)->trainer;
+static void measured_block(void *layer) {
+    Trainer *t = layer;
     Activations *a = &t->workspace.sets[0];
     layer_forward(&t->model, t->world, &t->model.weights.layers[0], &a->layers[0], a->stream, 0,
                   t->setup.micro_batch, t->setup.seq_len, false);
-    measured_backward(context);
+    measured_backward(layer);
 }
 
-static void measured_classifier(void *context) {
-    Trainer *t = &((MeasuredLayer *)context)->trainer;
+static void measured_classifier(void *layer) {
+    Trainer *t = layer;
     classify(&t->model, t->world, &t->workspace.sets[0], &t->workspace.classifier,
-             t->workspace.backward.branch, t->gradients.weights.wte, t->batch.targets, 1,
+             t->workspace.backward.branch, t->reducer.weights.wte, t->batch.targets, 1,
              t->setup.micro_batch * t->setup.seq_len);
 }
 
-static void measured_layer_close(MeasuredBlock *block) {
-    MeasuredLayer *m = block->context;
-    training_free(&m->trainer);
-    free(m);
+static void measured_layer_close(void *layer) {
+    training_free(layer);
+    free(layer);
 }
 
-static bool measured_layer_open(World *w, const PlannedRun *run, MeasuredBlock *block, Error *e) {
-    MeasuredLayer *m = calloc(1, sizeof *m);
-    if (!m) {
-        return fail(e, "no memory to measure a layer");
+static void *measured_layer_open(World *w, const PlannedRun *run, StageCount *count, Error *e) {
+    Trainer *t = malloc(sizeof *t);
+    if (!t) {
+        fail(e, "no memory to measure a layer");
+        return NULL;
     }
-    m->options = run->options;
-    m->world = *w;
-    m->world.grid.dp = 1, m->world.grid.dp_rank = 0;
-
-    Trainer *t = &m->trainer;
-    *t = (Trainer){.options = &m->options,
-                   .world = &m->world,
-                   .setup = {.config = run->config,
-                             .seq_len = run->T,
-                             .micro_batch = run->B,
-                             .global_batch = run->B}};
-    *block = (MeasuredBlock){.context = m,
-                             .block = measured_block,
-                             .backward = measured_backward,
-                             .classifier = measured_classifier,
-                             .wait_seconds = &m->world.comm_seconds};
-    if (!training_allocate(t, kernels_of(&m->options), (size_t)omp_get_max_threads(), e) ||
-        !count_allocation(t, &block->count, e)) {
-        measured_layer_close(block);
-        return false;
+    *t = planned_trainer(run, w);
+    if (!training_allocate(t, (size_t)omp_get_max_threads(), e) || !count_allocation(t, count, e)) {
+        measured_layer_close(t);
+        return NULL;
     }
-    weights_initialize(&t->model.config, &t->model.shard, 1, 0.02f, t->optimizer.views);
-    return true;
+    weights_initialize(&t->model.config, 1, 0.02f, t->model.views, t->model.tensors);
+    return t;
 }
 
 static int command_plan(World *w, const Options *o) {
-    static const MeasureCallbacks measure = {measured_layer_open, measured_layer_close};
+    static const MeasureCallbacks measure = {measured_layer_open, measured_block, measured_backward,
+                                             measured_classifier, measured_layer_close};
     return plan_command(w, o, count_stage, &measure);
 }
 

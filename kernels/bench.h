@@ -16,7 +16,7 @@ static inline double probe_seconds(const KernelProbe *probe, const Kernels *k, P
     double best = INFINITY, begin = omp_get_wtime();
     for (int run = 0; run < 3 || omp_get_wtime() - begin < 0.1; run++) {
         double start = omp_get_wtime(), seconds;
-        probe->run(k, p->x, p->tokens, s);
+        probe->run(k, p->x, p->tokens, s, s->B * s->T);
         seconds = omp_get_wtime() - start;
         best = seconds < best ? seconds : best;
     }

@@ -50,8 +50,8 @@ static inline bool check_probe(const KernelProbe *probe, const Shape *s, Fill fi
         return false;
     }
 
-    probe->run(&kernels_ref, ref.x, ref.tokens, s);
-    probe->run(&kernels_sve, sve.x, sve.tokens, s);
+    probe->run(&kernels_ref, ref.x, ref.tokens, s, s->B * s->T);
+    probe->run(&kernels_sve, sve.x, sve.tokens, s, s->B * s->T);
     for (int i = 0; i < probe->outputs; i++) {
         double a, r;
         compare_arrays(ref.x[i], sve.x[i], ref.n[i], &a, &r);

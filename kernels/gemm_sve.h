@@ -305,7 +305,7 @@ typedef struct {
 // Columns of a row after its last multiply-add; `at` is their place in the (M, N) arrays.
 static inline void end_row_sve(float *out, const Epilogue *e, size_t at, size_t columns) {
     if (e->residual) {
-        add_row_sve(out, e->residual + at, columns);
+        add_row_sve(out, out, e->residual + at, columns);
     } else if (e->gelu) {
         gelu_row_sve(e->gelu + at, out, columns);
     } else if (e->gelu_inp) {
@@ -393,8 +393,8 @@ static inline bool pack_scratch_reserve(size_t floats) {
     return floats <= scratch->floats;
 }
 
-// The scratch of a kernel that needs `floats`. A kernel cannot fail: who must not run out of memory
-// reserves as much beforehand. Tests and benchmarks need not.
+// The scratch of a kernel that needs `floats`. A kernel cannot fail, so a caller that must not run
+// out of memory reserves it before. Tests and benchmarks need not.
 static inline float *pack_scratch(size_t floats) {
     bool reserved = pack_scratch_reserve(floats);
     assert(reserved && "pack_scratch_reserve has not been called");
@@ -402,7 +402,7 @@ static inline float *pack_scratch(size_t floats) {
     return pack_scratch_instance()->data;
 }
 
-// The begin of share number `share` when n is divided into `shares` nearly equal ones of complete
+// The start of share number `share` when n is divided into `shares` nearly equal ones of complete
 // units; it ends where the next one begins.
 static inline size_t share_begin(size_t n, size_t unit, size_t share, size_t shares) {
     return min_u64(n, divide_up(n, unit) * share / shares * unit);

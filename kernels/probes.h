@@ -16,8 +16,9 @@ typedef struct {
 
 enum { PROBE_ARRAYS = 9 };
 
-// Calls a kernel of table k on the arrays x of a probe. tokens: (B, T)
-typedef void (*KernelRun)(const Kernels *k, float **x, const int32_t *tokens, const Shape *s);
+// Calls a kernel of table k on the arrays x of a probe. tokens: (R), R = B * T
+typedef void (*KernelRun)(const Kernels *k, float **x, const int32_t *tokens, const Shape *s,
+                          size_t R);
 
 // Sizes are products of the letters B T C H V O, R = B T, K = CLASSIFIER_ROWS, and digits.
 typedef struct {
@@ -48,9 +49,10 @@ static inline size_t product_of(const char *letters, const Shape *s) {
     return product;
 }
 
+#define UNUSED __attribute__((unused)) // by most of them
 #define RUN(name)                                                                                  \
-    static inline void name(const Kernels *k, float **x, const int32_t *tokens, const Shape *s)
-#define UNUSED_TOKENS (void)tokens
+    static inline void name(UNUSED const Kernels *k, float **x, UNUSED const int32_t *tokens,      \
+                            const Shape *s, UNUSED size_t R)
 
 RUN(run_embedding_forward) {
     k->embedding_forward(x[0], tokens, x[1], x[2], (VocabShard){0, s->V}, 0, s->B, s->T, s->C);
@@ -72,127 +74,110 @@ RUN(run_embedding_backward_shard) {
 }
 
 RUN(run_layernorm_forward) {
-    UNUSED_TOKENS;
-    k->layernorm_forward(x[0], x[1], x[2], x[3], x[4], x[5], s->B * s->T, s->C);
+    k->layernorm_forward(x[0], x[1], x[2], x[3], x[4], x[5], R, s->C);
 }
 
 RUN(run_layernorm_backward) {
-    UNUSED_TOKENS;
-    k->layernorm_backward(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], s->B * s->T, s->C);
+    k->layernorm_backward(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], R, s->C);
 }
 
 // mean and rstd of the input; out goes to x[8], which is not read.
 RUN(prepare_layernorm_backward) {
-    UNUSED_TOKENS;
-    k->layernorm_forward(x[8], x[6], x[7], x[4], x[5], x[5], s->B * s->T, s->C);
+    k->layernorm_forward(x[8], x[6], x[7], x[4], x[5], x[5], R, s->C);
 }
 
 RUN(run_matmul_forward) {
-    UNUSED_TOKENS;
-    k->matmul_forward(x[0], x[1], x[2], x[3], x[4], s->B * s->T, s->C, s->O);
+    k->matmul_forward(x[0], x[1], x[2], x[3], x[4], R, s->C, s->O);
 }
 
 // On TP ranks above 0 neither bias nor residual is added.
 RUN(run_matmul_forward_no_bias) {
-    UNUSED_TOKENS;
-    k->matmul_forward(x[0], x[1], x[2], NULL, NULL, s->B * s->T, s->C, s->O);
+    k->matmul_forward(x[0], x[1], x[2], NULL, NULL, R, s->C, s->O);
 }
 
 RUN(run_matmul_gelu_forward) {
-    UNUSED_TOKENS;
-    k->matmul_gelu_forward(x[0], x[1], x[2], x[3], x[4], s->B * s->T, s->C, s->O);
+    k->matmul_gelu_forward(x[0], x[1], x[2], x[3], x[4], R, s->C, s->O);
 }
 
 RUN(run_matmul_backward_input) {
-    UNUSED_TOKENS;
-    k->matmul_backward_input(x[0], x[1], x[2], NULL, s->B * s->T, s->C, s->O);
+    k->matmul_backward_input(x[0], x[1], x[2], NULL, R, s->C, s->O);
 }
 
 RUN(run_matmul_gelu_backward_input) {
-    UNUSED_TOKENS;
-    k->matmul_backward_input(x[0], x[1], x[2], x[3], s->B * s->T, s->C, s->O);
+    k->matmul_backward_input(x[0], x[1], x[2], x[3], R, s->C, s->O);
 }
 
 RUN(run_matmul_backward_weight) {
-    UNUSED_TOKENS;
-    k->matmul_backward_weight(x[0], x[1], x[2], x[3], s->B * s->T, s->C, s->O);
+    k->matmul_backward_weight(x[0], x[1], x[2], x[3], R, s->C, s->O);
 }
 
 RUN(run_matmul_backward_weight_no_bias) {
-    UNUSED_TOKENS;
-    k->matmul_backward_weight(x[0], NULL, x[1], x[2], s->B * s->T, s->C, s->O);
+    k->matmul_backward_weight(x[0], NULL, x[1], x[2], R, s->C, s->O);
 }
 
 RUN(run_attention_forward) {
-    UNUSED_TOKENS;
     k->attention_forward(x[0], x[1], x[2], 0, s->B, s->T, s->C, s->H);
 }
 
 RUN(run_attention_backward) {
-    UNUSED_TOKENS;
     k->attention_backward(x[0], x[1], x[2], x[3], x[4], s->B, s->T, s->C, s->H);
 }
 
 RUN(prepare_attention_backward) {
-    UNUSED_TOKENS;
     k->attention_forward(x[2], x[4], x[3], 0, s->B, s->T, s->C, s->H);
 }
 
 RUN(run_logits_forward) {
-    UNUSED_TOKENS;
-    k->logits_forward(x[0], x[1], x[2], s->B * s->T, s->C, s->V);
+    k->logits_forward(x[0], x[1], x[2], R, s->C, s->V);
 }
+
 // The three steps of the classifier over two vocabulary shards.
 RUN(run_classifier) {
     const VocabShard vocab[2] = {{0, (s->V + 1) / 2}, {(s->V + 1) / 2, s->V / 2}};
-    const size_t rows = s->B * s->T, shards = s->V > 1 ? 2 : 1;
-    float dloss = 1 / (float)rows, scale[CLASSIFIER_ROWS], *dinp_shard = x[6];
+    const size_t shards = s->V > 1 ? 2 : 1;
+    float dloss = 1 / (float)R, scale[CLASSIFIER_ROWS], *dinp_shard = x[6];
     ShardSoftmax softmax[2 * CLASSIFIER_ROWS];
 
-    for (size_t r = 0; r < rows; r += CLASSIFIER_ROWS) {
-        size_t R = min_u64(rows - r, CLASSIFIER_ROWS);
-        float *logits[2] = {x[3], x[3] + R * vocab[0].count}, *dinp = x[1] + r * s->C;
+    for (size_t r = 0; r < R; r += CLASSIFIER_ROWS) {
+        size_t rows = min_u64(R - r, CLASSIFIER_ROWS);
+        float *logits[2] = {x[3], x[3] + rows * vocab[0].count}, *dinp = x[1] + r * s->C;
         const float *inp = x[4] + r * s->C;
 
         for (size_t i = 0; i < shards; i++) {
             const float *wte = x[5] + vocab[i].first * s->C;
-            k->classifier_forward(logits[i], softmax + i * R, inp, wte, tokens + r, vocab[i], R,
-                                  s->C);
+            k->classifier_forward(logits[i], softmax + i * rows, inp, wte, tokens + r, vocab[i],
+                                  rows, s->C);
         }
         for (size_t i = 0; i < shards; i++) {
             const float *wte = x[5] + vocab[i].first * s->C;
             float *dwte = x[2] + vocab[i].first * s->C;
-            k->cross_entropy(x[0] + r, scale, softmax, shards, i, dloss, R);
+            k->cross_entropy(x[0] + r, scale, softmax, shards, i, dloss, rows);
             k->classifier_backward(i ? dinp_shard : dinp, dwte, logits[i], scale, inp, wte,
-                                   tokens + r, dloss, vocab[i], R, s->C);
+                                   tokens + r, dloss, vocab[i], rows, s->C);
         }
-        for (size_t i = 0; i < R * s->C && shards > 1; i++) {
+        for (size_t i = 0; i < rows * s->C && shards > 1; i++) {
             dinp[i] += dinp_shard[i];
         }
     }
 }
 
 RUN(run_sum_of_squares) {
-    UNUSED_TOKENS;
     x[0][0] = (float)k->sum_of_squares(x[1], s->C * s->O);
 }
 
 RUN(run_adamw) {
-    UNUSED_TOKENS;
     k->adamw(x[0], x[1], x[2], x[3], s->C * s->O, 0.5f, 1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 3);
 }
 
 // v is a mean of squares.
 RUN(prepare_adamw) {
-    (void)k;
-    UNUSED_TOKENS;
     for (size_t i = 0; i < s->C * s->O; i++) {
         x[2][i] = fminf(x[2][i] * x[2][i], FLT_MAX);
     }
 }
 
 #undef RUN
-#undef UNUSED_TOKENS
+#undef UNUSED
 
 // clang-format off
 static const KernelProbe probes[] = {
@@ -286,7 +271,7 @@ static inline bool probe_create(ProbeArrays *p, const KernelProbe *probe, const 
         return fail(e, "no memory for the arrays of %s", probe->name);
     }
     if (probe->prepare) {
-        probe->prepare(&kernels_ref, p->x, p->tokens, s);
+        probe->prepare(&kernels_ref, p->x, p->tokens, s, s->B * s->T);
     }
     return true;
 }

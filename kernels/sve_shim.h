@@ -42,6 +42,9 @@ typedef uint32_t svbool_t; // number of leading active lanes
 
 #define SHIM static inline __attribute__((always_inline))
 
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter" // predicates
+
 SHIM uint64_t svcntw(void) {
     return SHIM_LANES;
 }
@@ -121,7 +124,6 @@ SHIM svint32_t svdup_n_s32(int32_t x) {
 
 // a + b * c, rounded once
 SHIM svfloat32_t svmla_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b, svfloat32_t c) {
-    (void)p;
 #if SHIM_BYTES == 64 && defined __AVX512F__
     return (svfloat32_t)_mm512_fmadd_ps((__m512)b, (__m512)c, (__m512)a);
 #elif SHIM_BYTES == 32 && defined __FMA__
@@ -144,23 +146,19 @@ SHIM svfloat32_t svmls_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b, svfloat32
 }
 
 SHIM svfloat32_t svadd_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b) {
-    (void)p;
     return a + b;
 }
 
 SHIM svfloat32_t svsub_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b) {
-    (void)p;
     return a - b;
 }
 
 SHIM svfloat32_t svmul_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b) {
-    (void)p;
     return a * b;
 }
 
 // The larger; b if one of them is NaN (SVE: NaN). Callers pass what may be NaN as b.
 SHIM svfloat32_t svmax_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b) {
-    (void)p;
 #if SHIM_BYTES == 64 && defined __AVX512F__
     return (svfloat32_t)_mm512_max_ps((__m512)a, (__m512)b);
 #elif SHIM_BYTES == 32 && defined __AVX__
@@ -172,7 +170,6 @@ SHIM svfloat32_t svmax_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b) {
 }
 
 SHIM svfloat32_t svmin_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b) {
-    (void)p;
 #if SHIM_BYTES == 64 && defined __AVX512F__
     return (svfloat32_t)_mm512_min_ps((__m512)a, (__m512)b);
 #elif SHIM_BYTES == 32 && defined __AVX__
@@ -214,7 +211,6 @@ SHIM svfloat32_t svmax_f32_m(svbool_t p, svfloat32_t a, svfloat32_t b) {
 
 // The largest of all lanes.
 SHIM float svmaxv_f32(svbool_t p, svfloat32_t a) {
-    (void)p;
 #if SHIM_BYTES == 64 && defined __AVX512F__
     return _mm512_reduce_max_ps((__m512)a);
 #else
@@ -235,22 +231,18 @@ SHIM svfloat32_t svreinterpret_f32_s32(svint32_t a) {
 }
 
 SHIM svint32_t svadd_s32_x(svbool_t p, svint32_t a, svint32_t b) {
-    (void)p;
     return a + b;
 }
 
 SHIM svint32_t svsub_s32_x(svbool_t p, svint32_t a, svint32_t b) {
-    (void)p;
     return a - b;
 }
 
 SHIM svint32_t svlsl_n_s32_x(svbool_t p, svint32_t a, unsigned bits) {
-    (void)p;
     return a << bits;
 }
 
 SHIM svint32_t svasr_n_s32_x(svbool_t p, svint32_t a, unsigned bits) {
-    (void)p;
     return a >> bits;
 }
 
@@ -295,6 +287,7 @@ SHIM svfloat32_t svext_f32(svfloat32_t a, svfloat32_t b, int first) {
     return shim_shuffle(a, b, shim_lanes() + first);
 }
 
+#pragma GCC diagnostic pop
 #undef SHIM
 #endif
 #endif

@@ -246,11 +246,11 @@ static inline void scale_row_sve(float *x, size_t n, float factor) {
     }
 }
 
-// y += x
-static inline void add_row_sve(float *y, const float *x, size_t n) {
+// out = a + b; they may be the same array.
+static inline void add_row_sve(float *out, const float *a, const float *b, size_t n) {
     for (size_t i = 0; i < n; i += svcntw()) {
         svbool_t p = svwhilelt_b32_u64(i, n);
-        svst1_f32(p, y + i, svadd_f32_x(p, svld1_f32(p, y + i), svld1_f32(p, x + i)));
+        svst1_f32(p, out + i, svadd_f32_x(p, svld1_f32(p, a + i), svld1_f32(p, b + i)));
     }
 }
 
@@ -346,14 +346,6 @@ static inline void add_rows_sve(float *y, const float *x, size_t R, size_t n, si
 #undef BEGIN
 #undef ADD
 #undef STORE
-}
-
-// out = a + b
-static inline void add_rows_into_sve(float *out, const float *a, const float *b, size_t n) {
-    for (size_t i = 0; i < n; i += svcntw()) {
-        svbool_t p = svwhilelt_b32_u64(i, n);
-        svst1_f32(p, out + i, svadd_f32_x(p, svld1_f32(p, a + i), svld1_f32(p, b + i)));
-    }
 }
 
 #undef LOAD_X

@@ -26,18 +26,28 @@ typedef struct {
 // What each block keeps for itself; everything else is shared by all blocks.
 typedef enum {
     KEEP_ALL, // for backward
-    // activation checkpointing (Chen et al. 2016): the input of each block; the rest is
+
+    // Activation checkpointing (Chen et al. 2016): the input of each block. The rest is recomputed
+    // in backward, and shared with other micro-batches too.
     KEEP_INPUTS,
-    // recomputed in backward and shared with other micro-batches too
+
     KEEP_CACHE // for inference: qkv, whose keys and values later rows read
 } Keep;
 
-// The next n floats of an arena. While its size is being counted (base == NULL) there is nothing to
-// point to.
-static inline float *arena_take(float *base, size_t *used, size_t n) {
-    n = round_up(n, 64); // to a boundary of A64FX's cache lines
-    *used += n;
-    return base ? base + *used - n : NULL;
+// An array that takes part of a larger one.
+typedef struct {
+    float **array;
+    size_t floats;
+} ArenaField_;
+
+// Lays `count` fields out from base + *used on. While the size is being counted (base == NULL)
+// there is nothing to point to.
+static inline void arena_lay_out_(const ArenaField_ *fields, size_t count, float *base,
+                                  size_t *used) {
+    for (size_t i = 0; i < count; i++) {
+        *fields[i].array = base ? base + *used : NULL;
+        *used += round_up(fields[i].floats, 64); // to a boundary of A64FX's cache lines
+    }
 }
 
 // Lays the activations of R rows out over `base`, returns how many floats they take. shared: a
@@ -46,40 +56,32 @@ static inline size_t activations_layout_(Activations *a, const ModelConfig *c, c
                                          size_t R, Keep keep, const LayerActivations *shared,
                                          float *base) {
     size_t C = c->channels, Ct = s->channels, used = 0;
-    a->stream = arena_take(base, &used, R * C);
+    const ArenaField_ stream = {&a->stream, R * C};
+    arena_lay_out_(&stream, 1, base, &used);
 
     for (size_t l = 0; l < s->layers; l++) {
         LayerActivations *y = &a->layers[l];
-        if (keep != KEEP_ALL && (l > 0 || shared)) {
+        const ArenaField_ all[] = {
+            {&y->ln1, R * C},       {&y->ln1_mean, R},    {&y->ln1_rstd, R},
+            {&y->qkv, R * 3 * Ct},  {&y->attn, R * Ct},   {&y->lse, R * s->heads},
+            {&y->residual2, R * C}, {&y->ln2, R * C},     {&y->ln2_mean, R},
+            {&y->ln2_rstd, R},      {&y->fc, R * 4 * Ct}, {&y->gelu, R * 4 * Ct},
+            {&y->residual3, R * C},
+        };
+        const ArenaField_ own = keep == KEEP_CACHE ? (ArenaField_){&y->qkv, R * 3 * Ct}
+                                                   : (ArenaField_){&y->residual3, R * C};
+        if (keep == KEEP_ALL || (l == 0 && !shared)) {
+            arena_lay_out_(all, sizeof all / sizeof *all, base, &used);
+        } else {
             *y = l > 0 ? a->layers[0] : *shared;
-            if (keep == KEEP_CACHE) {
-                y->qkv = arena_take(base, &used, R * 3 * Ct);
-            } else {
-                y->residual3 = arena_take(base, &used, R * C);
-            }
-            continue;
+            arena_lay_out_(&own, 1, base, &used);
         }
-
-        y->ln1 = arena_take(base, &used, R * C);
-        y->ln1_mean = arena_take(base, &used, R);
-        y->ln1_rstd = arena_take(base, &used, R);
-        y->qkv = arena_take(base, &used, R * 3 * Ct);
-        y->attn = arena_take(base, &used, R * Ct);
-        y->lse = arena_take(base, &used, R * s->heads);
-        y->residual2 = arena_take(base, &used, R * C);
-        y->ln2 = arena_take(base, &used, R * C);
-        y->ln2_mean = arena_take(base, &used, R);
-        y->ln2_rstd = arena_take(base, &used, R);
-        y->fc = arena_take(base, &used, R * 4 * Ct);
-        y->gelu = arena_take(base, &used, R * 4 * Ct);
-        y->residual3 = arena_take(base, &used, R * C);
     }
 
+    const ArenaField_ last[] = {
+        {&a->lnf, R * C}, {&a->lnf_mean, R}, {&a->lnf_rstd, R}, {&a->losses, R}};
     if (s->last_stage) {
-        a->lnf = arena_take(base, &used, R * C);
-        a->lnf_mean = arena_take(base, &used, R);
-        a->lnf_rstd = arena_take(base, &used, R);
-        a->losses = arena_take(base, &used, R);
+        arena_lay_out_(last, sizeof last / sizeof *last, base, &used);
     }
     return used;
 }
@@ -89,20 +91,17 @@ static inline bool activations_create(Activations *a, MemoryLedger *memory, cons
                                       const ModelShard *s, size_t R, Keep keep,
                                       const LayerActivations *shared, Error *e) {
     // An upper bound, to catch sizes that would overflow.
-    double per_token = 20 * (double)(s->layers + 1) * (double)c->channels;
+    double most = 20 * (double)(s->layers + 1) * (double)c->channels * (double)R;
     *a = (Activations){.layers = malloc(s->layers * sizeof *a->layers)};
-    bool possible = a->layers && per_token * (double)R < 0x1p50;
-
-    size_t n = possible ? activations_layout_(a, c, s, R, keep, shared, NULL) : 0;
-    float *data = possible ? ledger_floats(memory, "activations", n) : NULL;
-    if (!data) {
-        return fail(e,
-                    "no memory for the activations of %zu tokens (about %.3g GiB): choose a "
-                    "smaller --micro-batch",
-                    R, per_token * (double)R * sizeof(float) / 0x1p30);
+    if (!a->layers || most > 0x1p50) {
+        return fail(
+            e, "no memory for the activations of %zu tokens: choose a smaller --micro-batch", R);
     }
+
+    size_t n = activations_layout_(a, c, s, R, keep, shared, NULL);
+    float *data = ledger_floats(memory, "activations", n, e);
     activations_layout_(a, c, s, R, keep, shared, data);
-    return true;
+    return data != NULL;
 }
 
 // Gradients of activations while backward runs, reused by all blocks.
@@ -113,29 +112,19 @@ typedef struct {
     float *fc;     // (R, 4C/tp)
 } BackwardScratch;
 
-static inline size_t backward_layout_(BackwardScratch *b, const ModelConfig *c, const ModelShard *s,
-                                      size_t R, float *base) {
-    size_t used = 0;
-    b->stream = arena_take(base, &used, R * c->channels);
-    b->branch = arena_take(base, &used, R * c->channels);
-    b->qkv = arena_take(base, &used, R * 3 * s->channels);
-    b->fc = arena_take(base, &used, R * 4 * s->channels);
-    return used;
-}
-
 static inline bool backward_scratch_create(BackwardScratch *b, MemoryLedger *memory,
                                            const ModelConfig *c, const ModelShard *s, size_t R,
                                            Error *e) {
-    float *data =
-        ledger_floats(memory, "activations' gradients", backward_layout_(b, c, s, R, NULL));
-    if (!data) {
-        return fail(e,
-                    "no memory for the gradients of the activations of %zu tokens: choose a "
-                    "smaller --micro-batch",
-                    R);
-    }
-    backward_layout_(b, c, s, R, data);
-    return true;
+    const ArenaField_ fields[] = {{&b->stream, R * c->channels},
+                                  {&b->branch, R * c->channels},
+                                  {&b->qkv, R * 3 * s->channels},
+                                  {&b->fc, R * 4 * s->channels}};
+    const size_t count = sizeof fields / sizeof *fields;
+    size_t n = 0, used = 0;
+    arena_lay_out_(fields, count, NULL, &n);
+    float *data = ledger_floats(memory, "activations' gradients", n, e);
+    arena_lay_out_(fields, count, data, &used);
+    return data != NULL;
 }
 
 // What the classifier works on: CLASSIFIER_ROWS rows at a time, so that B x T x V logits never
@@ -146,18 +135,17 @@ typedef struct {
     ShardSoftmax *softmax; // (tp, CLASSIFIER_ROWS)
 } ClassifierScratch;
 
-// On stages but the last there is nothing to have. The caller frees softmax.
+// Only the last stage has one.
 static inline bool classifier_scratch_create(ClassifierScratch *c, MemoryLedger *memory,
                                              const ModelShard *s, Error *e) {
     *c = (ClassifierScratch){0};
     if (!s->last_stage) {
         return true;
     }
-    c->softmax = malloc(s->tp * CLASSIFIER_ROWS * sizeof *c->softmax);
-    c->logits = ledger_floats(memory, "logits", CLASSIFIER_ROWS * s->vocab.count);
-    c->scale = ledger_floats(memory, "logits", CLASSIFIER_ROWS);
-    return (c->logits && c->scale && c->softmax) ||
-           fail(e, "no memory for the logits of %zu tokens", s->vocab.count);
+    c->logits = ledger_floats(memory, "logits", CLASSIFIER_ROWS * s->vocab.count, e);
+    c->scale = ledger_floats(memory, "logits", CLASSIFIER_ROWS, e);
+    c->softmax = ledger_bytes(memory, "logits", s->tp * CLASSIFIER_ROWS * sizeof *c->softmax, e);
+    return c->logits && c->scale && c->softmax;
 }
 
 #endif

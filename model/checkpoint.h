@@ -20,18 +20,19 @@
 // commit renames the folder.
 
 typedef struct {
+    const char *out;
     char final[PATH_LIMIT], temporary[PATH_LIMIT], old[PATH_LIMIT];
-    TextBuffer sums; // SHA256SUMS so far
+    TextBuffer sums; // SHA256SUMS so far; the caller frees its data
 } CheckpointWriter;
 
 // Begins OUT/step-NNNNNN; OUT must exist. Several ranks may write one checkpoint: one of them,
 // which passes `first`, creates and commits it.
-static inline bool checkpoint_begin(CheckpointWriter *w, const char *out, uint64_t step, bool first,
+static inline bool checkpoint_begin(CheckpointWriter *w, const char *out, size_t step, bool first,
                                     Error *e) {
-    *w = (CheckpointWriter){0};
-    if (!path_format(w->final, e, "%s/step-%06llu", out, (unsigned long long)step) ||
-        !path_format(w->old, e, "%s/.step-%06llu.old", out, (unsigned long long)step) ||
-        !path_format(w->temporary, e, "%s/.step-%06llu.new", out, (unsigned long long)step)) {
+    *w = (CheckpointWriter){.out = out};
+    if (!path_format(w->final, e, "%s/step-%06zu", out, step) ||
+        !path_format(w->old, e, "%s/.step-%06zu.old", out, step) ||
+        !path_format(w->temporary, e, "%s/.step-%06zu.new", out, step)) {
         return false;
     }
     if (!first) {
@@ -45,56 +46,31 @@ static inline bool checkpoint_begin(CheckpointWriter *w, const char *out, uint64
     return true;
 }
 
-// Removes the unfinished checkpoint.
-static inline void checkpoint_abort(CheckpointWriter *w) {
-    remove_directory(w->temporary);
-    free(w->sums.data);
-    *w = (CheckpointWriter){0};
-}
-
-// Creates a file of the checkpoint.
-static inline bool checkpoint_open_(CheckpointWriter *w, const char *name, OutputFile *file,
-                                    Error *e) {
-    char path[PATH_LIMIT];
-    return path_format(path, e, "%s/%s", w->temporary, name) && output_open(file, path, e);
-}
-
 // Adds a line to SHA256SUMS, for a file of the checkpoint that was written by other means.
 static inline void checkpoint_add_sum(CheckpointWriter *w, const char *name, const char *hex) {
     text_format(&w->sums, "%.64s  %s\n", hex, name);
 }
 
-// Closes a file of the checkpoint and adds its hash.
-static inline bool checkpoint_close_(CheckpointWriter *w, const char *name, OutputFile *file,
-                                     Error *e) {
-    char hex[65];
-    if (!output_close(file, hex, e)) {
+// Adds a small file of `length` bytes.
+static inline bool checkpoint_add_bytes(CheckpointWriter *w, const char *name, const char *data,
+                                        size_t length, Error *e) {
+    char path[PATH_LIMIT], hex[SHA256_HEX];
+    Sha256 hash;
+    if (!path_format(path, e, "%s/%s", w->temporary, name) || !write_file(path, data, length, e)) {
         return false;
     }
+    sha256_begin(&hash);
+    sha256_add(&hash, data, length);
+    sha256_end(&hash, hex);
     checkpoint_add_sum(w, name, hex);
     return true;
 }
 
-// Adds a small file of `length` bytes.
-static inline bool checkpoint_add_bytes(CheckpointWriter *w, const char *name, const char *data,
-                                        size_t length, Error *e) {
-    OutputFile file;
-    if (!checkpoint_open_(w, name, &file, e)) {
-        return false;
-    }
-    bool ok = output_write(&file, data, length, e);
-    return checkpoint_close_(w, name, &file, ok ? e : &(Error){0}) && ok;
-}
-
-// Adds the text of a JSON writer as a file, followed by a line feed, and frees it.
-static inline bool checkpoint_add_json(CheckpointWriter *w, const char *name, JsonWriter *json,
-                                       Error *e) {
-    json_append(json, "\n", 1);
-    bool ok = json->failed ? fail(e, "%s/%s: no memory to write it", w->temporary, name)
-                           : checkpoint_add_bytes(w, name, json->data, json->length, e);
-    free(json->data);
-    *json = (JsonWriter){0};
-    return ok;
+// Adds a text as a small file.
+static inline bool checkpoint_add_text(CheckpointWriter *w, const char *name,
+                                       const TextBuffer *text, Error *e) {
+    return text->failed ? fail(e, "%s/%s: no memory to write it", w->temporary, name)
+                        : checkpoint_add_bytes(w, name, text->data, text->length, e);
 }
 
 // Adds a copy of a small file from another folder.
@@ -119,7 +95,8 @@ static inline bool checkpoint_add_copy(CheckpointWriter *w, const char *director
 static const uint64_t TENSOR_FILE_BYTES = (uint64_t)4 << 30; // or the size of a larger tensor
 
 typedef struct {
-    char name[64];
+    char path[PATH_LIMIT];
+    const char *name;    // in path
     size_t first, count; // range of the views
 } TensorFile;
 
@@ -148,10 +125,10 @@ static inline bool tensor_files_add_(TensorFiles *files, const TensorView *views
     return true;
 }
 
-// The files for `count` weights followed by 2 * count optimizer moments; `views` are of full
-// tensors. The caller frees items.
-static inline bool tensor_files(TensorFiles *files, const TensorView *views, size_t count,
-                                Error *e) {
+// The files of a checkpoint for `count` weights followed by 2 * count optimizer moments; `views`
+// are of full tensors. The caller frees items.
+static inline bool tensor_files(TensorFiles *files, const CheckpointWriter *w,
+                                const TensorView *views, size_t count, Error *e) {
     *files = (TensorFiles){0};
     if (!tensor_files_add_(files, views, 0, count, e)) {
         return false;
@@ -161,18 +138,19 @@ static inline bool tensor_files(TensorFiles *files, const TensorView *views, siz
         return false;
     }
 
-    // Their names.
     for (size_t f = 0; f < files->count; f++) {
-        size_t size = sizeof files->items[f].name;
+        TensorFile *file = &files->items[f];
+        char name[64] = "model.safetensors";
         if (f >= files->model_count) {
-            snprintf(files->items[f].name, size, "optimizer-%05zu.safetensors",
-                     f - files->model_count);
-        } else if (files->model_count == 1) {
-            snprintf(files->items[f].name, size, "model.safetensors");
-        } else {
-            snprintf(files->items[f].name, size, "model-%05zu-of-%05zu.safetensors", f + 1,
+            snprintf(name, sizeof name, "optimizer-%05zu.safetensors", f - files->model_count);
+        } else if (files->model_count > 1) {
+            snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", f + 1,
                      files->model_count);
         }
+        if (!path_format(file->path, e, "%s/%s", w->temporary, name)) {
+            return false;
+        }
+        file->name = strrchr(file->path, '/') + 1;
     }
     return true;
 }
@@ -189,9 +167,9 @@ static inline bool checkpoint_add_index(CheckpointWriter *w, const TensorFiles *
     json_open(&json, NULL, '{');
     json_open(&json, "weight_map", '{');
     for (size_t f = 0; f < files->model_count; f++) {
-        for (size_t i = files->items[f].first; i < files->items[f].first + files->items[f].count;
-             i++) {
-            json_put_string(&json, views[i].name, files->items[f].name);
+        const TensorFile *file = &files->items[f];
+        for (size_t i = file->first; i < file->first + file->count; i++) {
+            json_put_string(&json, views[i].name, file->name);
             total += tensor_whole_elements(&views[i]) * sizeof(float);
         }
     }
@@ -200,18 +178,16 @@ static inline bool checkpoint_add_index(CheckpointWriter *w, const TensorFiles *
     json_put_uint(&json, "total_size", total);
     json_close(&json, '}');
     json_close(&json, '}');
-    return checkpoint_add_json(w, "model.safetensors.index.json", &json, e);
+    json_append_text(&json, "\n");
+    bool ok = checkpoint_add_text(w, "model.safetensors.index.json", &json.text, e);
+    free(json.data);
+    return ok;
 }
 
 // Writes SHA256SUMS, syncs the folder and gives it its final name. A corrupt checkpoint of that
 // name is replaced. On failure the caller calls checkpoint_abort.
 static inline bool checkpoint_commit(CheckpointWriter *w, Error *e) {
-    TextBuffer sums = w->sums;
-    w->sums = (TextBuffer){0};
-    bool ok = (!sums.failed || fail(e, "%s/SHA256SUMS: no memory to write it", w->temporary)) &&
-              checkpoint_add_bytes(w, "SHA256SUMS", sums.data, sums.length, e);
-    free(sums.data);
-    if (!ok || !sync_directory(w->temporary, e)) {
+    if (!checkpoint_add_text(w, "SHA256SUMS", &w->sums, e) || !sync_directory(w->temporary, e)) {
         return false;
     }
 
@@ -224,15 +200,14 @@ static inline bool checkpoint_commit(CheckpointWriter *w, Error *e) {
         return fail(e, "%s: cannot be renamed to %s: %s", w->temporary, w->final, strerror(errno));
     }
     remove_directory(w->old);
+    return sync_directory(w->out, e);
+}
+
+// Removes the unfinished checkpoint.
+static inline void checkpoint_abort(CheckpointWriter *w) {
+    remove_directory(w->temporary);
     free(w->sums.data);
     w->sums = (TextBuffer){0};
-
-    // Make the name durable.
-    char *slash = strrchr(w->final, '/');
-    *slash = 0;
-    ok = sync_directory(w->final, e);
-    *slash = '/';
-    return ok;
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -240,7 +215,7 @@ static inline bool checkpoint_commit(CheckpointWriter *w, Error *e) {
 
 // The steps of the folders OUT/step-NNNNNN in descending order; the caller frees *steps. OUT may
 // not exist yet.
-static inline bool checkpoint_list(const char *out, uint64_t **steps, size_t *count, Error *e) {
+static inline bool checkpoint_list(const char *out, size_t **steps, size_t *count, Error *e) {
     DIR *directory = opendir(out);
     size_t capacity = 0;
     *steps = NULL;
@@ -261,7 +236,7 @@ static inline bool checkpoint_list(const char *out, uint64_t **steps, size_t *co
         }
 
         size_t at = (*count)++; // insertion sort: a run keeps few checkpoints
-        for (uint64_t step = strtoull(digits, NULL, 10);; at--) {
+        for (size_t step = strtoull(digits, NULL, 10);; at--) {
             if (at == 0 || (*steps)[at - 1] > step) {
                 (*steps)[at] = step;
                 break;
@@ -273,69 +248,70 @@ static inline bool checkpoint_list(const char *out, uint64_t **steps, size_t *co
     return true;
 }
 
+// Verifies some of the files that SHA256SUMS, at `path`, lists: as checkpoint_verify. sums: its
+// text, whose lines are cut.
+static inline bool checkpoint_verify_sums_(char *sums, const char *path, const char *directory,
+                                           bool with_optimizer, size_t share, size_t shares,
+                                           Error *e) {
+    static const char *needed[] = {"config.json", "trainer_state.json",
+                                   "optimizer-00000.safetensors", "model.safetensors"};
+    enum { NEEDED = sizeof needed / sizeof *needed, MODEL = NEEDED - 1 };
+    bool found[NEEDED] = {0};
+    size_t lines = 0;
+
+    for (char *line = sums, *end; *line; line = end + 1) {
+        end = strchr(line, '\n');
+        if (!end || end - line < 67 || line[64] != ' ' || line[65] != ' ' ||
+            memchr(line, '/', (size_t)(end - line))) {
+            return fail(e, "%s: not a list of SHA-256 checksums", path);
+        }
+        *end = 0;
+        const char *name = line + 66;
+        for (size_t i = 0; i < NEEDED; i++) {
+            found[i] |= !strcmp(name, needed[i]);
+        }
+        found[MODEL] |= !strcmp(name, "model.safetensors.index.json");
+        if ((!with_optimizer && !strncmp(name, "optimizer-", 10)) || lines++ % shares != share) {
+            continue;
+        }
+
+        char file[PATH_LIMIT], hex[SHA256_HEX];
+        if (!path_format(file, e, "%s/%s", directory, name) || !sha256_file(file, hex, e)) {
+            return false;
+        }
+        if (memcmp(hex, line, 64)) {
+            return fail(e, "%s: checksum mismatch: modified or damaged since it was written", file);
+        }
+    }
+
+    for (size_t i = 0; i < NEEDED; i++) {
+        if (!found[i]) {
+            return fail(e, "%s: does not list %s", path, needed[i]);
+        }
+    }
+    return true;
+}
+
 // Verifies the files of a checkpoint against its SHA256SUMS: each of `shares` ranks every shares-th
 // file, from number `share` on; optimizer files only if `with_optimizer`. A folder without
 // trainer_state.json is a model from elsewhere and may have no checksums.
 static inline bool checkpoint_verify(const char *directory, bool with_optimizer, size_t share,
                                      size_t shares, Error *e) {
-    static const char *needed[] = {"config.json", "trainer_state.json",
-                                   "optimizer-00000.safetensors"};
-    char path[PATH_LIMIT], hex[65];
-    size_t length, lines = 0;
-    bool found[3] = {0}, model = false;
-    if (!path_format(path, e, "%s/trainer_state.json", directory)) {
+    char path[PATH_LIMIT], state[PATH_LIMIT];
+    size_t length;
+    if (!path_format(state, e, "%s/trainer_state.json", directory) ||
+        !path_format(path, e, "%s/SHA256SUMS", directory)) {
         return false;
     }
-    const bool own = access(path, F_OK) == 0;
-    if (!path_format(path, e, "%s/SHA256SUMS", directory)) {
-        return false;
-    }
-    if (!own && !with_optimizer && access(path, F_OK)) {
+    if (!with_optimizer && access(state, F_OK) && access(path, F_OK)) {
         return true;
     }
+
     char *sums = read_file(path, 1 << 20, &length, e);
-    if (!sums) {
-        return false;
-    }
-
-    // Each line.
-    for (char *line = sums, *end; *line; line = end + 1) {
-        end = strchr(line, '\n');
-        if (!end || end - line < 67 || line[64] != ' ' || line[65] != ' ' ||
-            memchr(line, '/', (size_t)(end - line))) {
-            fail(e, "%s: not a list of SHA-256 checksums", path);
-            free(sums);
-            return false;
-        }
-        *end = 0;
-        const char *name = line + 66;
-        for (size_t i = 0; i < sizeof needed / sizeof *needed; i++) {
-            found[i] |= !strcmp(name, needed[i]);
-        }
-        model |=
-            !strcmp(name, "model.safetensors") || !strcmp(name, "model.safetensors.index.json");
-        if ((!with_optimizer && !strncmp(name, "optimizer-", 10)) || lines++ % shares != share) {
-            continue;
-        }
-        char file[PATH_LIMIT];
-        bool ok = path_format(file, e, "%s/%s", directory, name) && sha256_file(file, hex, e);
-        if (ok && memcmp(hex, line, 64)) {
-            ok = fail(e, "%s: checksum mismatch: modified or damaged since it was written", file);
-        }
-        if (!ok) {
-            free(sums);
-            return false;
-        }
-    }
+    bool ok =
+        sums && checkpoint_verify_sums_(sums, path, directory, with_optimizer, share, shares, e);
     free(sums);
-
-    // Required files.
-    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++) {
-        if (!found[i]) {
-            return fail(e, "%s: does not list %s", path, needed[i]);
-        }
-    }
-    return model || fail(e, "%s: does not list model.safetensors", path);
+    return ok;
 }
 
 // Removes the hidden folders .step-*.new and .step-*.old that killed runs left in OUT. The caller
@@ -356,11 +332,11 @@ static inline void checkpoint_clean(const char *out) {
 
 // Removes OUT/step-NNNNNN. It is renamed first, so that a partly removed folder never has the name
 // of a checkpoint.
-static inline void checkpoint_remove(const char *out, uint64_t step) {
+static inline void checkpoint_remove(const char *out, size_t step) {
     char path[PATH_LIMIT], hidden[PATH_LIMIT];
     Error ignored;
-    if (path_format(path, &ignored, "%s/step-%06llu", out, (unsigned long long)step) &&
-        path_format(hidden, &ignored, "%s/.step-%06llu.old", out, (unsigned long long)step)) {
+    if (path_format(path, &ignored, "%s/step-%06zu", out, step) &&
+        path_format(hidden, &ignored, "%s/.step-%06zu.old", out, step)) {
         remove_directory(hidden);
         if (!rename(path, hidden)) {
             remove_directory(hidden);

@@ -98,15 +98,20 @@ static inline bool config_load(const char *directory, ModelConfig *config, Error
     char path[PATH_LIMIT];
     JsonDocument document;
     *config = (ModelConfig){0};
-    if (!path_format(path, e, "%s/config.json", directory)) {
-        return false;
-    }
-    if (!json_parse_file(&document, path, 1 << 20, e)) {
+    if (!path_format(path, e, "%s/config.json", directory) ||
+        !json_parse_file(&document, path, 1 << 20, e)) {
         return false;
     }
     bool ok = config_parse_(document.root, path, config, e);
     json_free(&document);
     return ok;
+}
+
+static inline void config_write_ends_(JsonWriter *w, const ModelConfig *c) {
+    if (c->end_of_document >= 0) {
+        json_put_uint(w, "bos_token_id", (uint64_t)c->end_of_document);
+        json_put_uint(w, "eos_token_id", (uint64_t)c->end_of_document);
+    }
 }
 
 // Writes config.json.
@@ -134,10 +139,8 @@ static inline void config_write(JsonWriter *w, const ModelConfig *c) {
     json_put_bool(w, "reorder_and_upcast_attn", false);
     json_put_bool(w, "tie_word_embeddings", true);
     json_put_bool(w, "use_cache", true);
-    if (c->end_of_document >= 0) {
-        json_put_uint(w, "bos_token_id", (uint64_t)c->end_of_document);
-        json_put_uint(w, "eos_token_id", (uint64_t)c->end_of_document);
-    } else {
+    config_write_ends_(w, c);
+    if (c->end_of_document < 0) {
         json_put_null(w, "bos_token_id");
         json_put_null(w, "eos_token_id");
     }
@@ -149,10 +152,7 @@ static inline void config_write(JsonWriter *w, const ModelConfig *c) {
 static inline void generation_config_write(JsonWriter *w, const ModelConfig *c) {
     json_open(w, NULL, '{');
     json_put_bool(w, "_from_model_config", true);
-    if (c->end_of_document >= 0) {
-        json_put_uint(w, "bos_token_id", (uint64_t)c->end_of_document);
-        json_put_uint(w, "eos_token_id", (uint64_t)c->end_of_document);
-    }
+    config_write_ends_(w, c);
     json_close(w, '}');
 }
 

@@ -10,7 +10,7 @@
 static inline size_t packing_floats(const ModelConfig *c, const ModelShard *s, size_t B, size_t T,
                                     size_t threads) {
     size_t C = c->channels, Ct = s->channels, R = B * T, V = s->vocab.count;
-    size_t rows = R < CLASSIFIER_ROWS ? R : CLASSIFIER_ROWS;
+    size_t rows = min_u64(R, CLASSIFIER_ROWS);
     const size_t products[][2] = {
         // (rows, depth) of forward and of the inputs' gradients
         {R, C},

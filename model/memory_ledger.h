@@ -1,5 +1,5 @@
 // memory_ledger.h: the owner of all large arrays of a run. A planned ledger hands out addresses
-// that nobody may touch: the very code that allocates a run then counts what it would take and
+// that must not be accessed: the very code that allocates a run then counts what it would take and
 // takes nothing, so that a memory plan cannot drift from the code.
 #ifndef MODEL_MEMORY_LEDGER_H
 #define MODEL_MEMORY_LEDGER_H
@@ -22,10 +22,10 @@ typedef struct {
     bool planned;
 } MemoryLedger;
 
-// Counts memory that something else holds, or that `data` points to. False without memory for the
-// entry.
-static inline bool ledger_note(MemoryLedger *m, const char *name, size_t bytes, void *data) {
-    if (!array_reserve(&m->items, &m->capacity, m->count, 1, sizeof *m->items, &(Error){0})) {
+// Counts memory that something else holds, or that `data` points to.
+static inline bool ledger_note(MemoryLedger *m, const char *name, size_t bytes, void *data,
+                               Error *e) {
+    if (!array_reserve(&m->items, &m->capacity, m->count, 1, sizeof *m->items, e)) {
         return false;
     }
     m->items[m->count++] = (LedgerItem){name, bytes, data};
@@ -33,23 +33,25 @@ static inline bool ledger_note(MemoryLedger *m, const char *name, size_t bytes, 
 }
 
 // An array of n floats, zero, that lives until ledger_free; NULL if there is not enough memory.
-static inline float *ledger_floats(MemoryLedger *m, const char *name, size_t n) {
-    size_t bytes = n < SIZE_MAX / 8 ? allocated_bytes(n > 0 ? n : 1) : 0;
-    if (bytes == 0) {
-        return NULL;
+static inline float *ledger_floats(MemoryLedger *m, const char *name, size_t n, Error *e) {
+    void *data = NULL;
+    n = n > 0 ? n : 1;
+    if (n < SIZE_MAX / 8) {
+        data = m->planned ? addresses_reserve(allocated_bytes(n)) : (void *)allocate_floats(n);
     }
-
-    void *data = m->planned ? addresses_reserve(bytes) : (void *)allocate_floats(n > 0 ? n : 1);
-    if (data && !ledger_note(m, name, bytes, data)) {
-        m->planned ? (void)munmap(data, bytes) : free(data);
-        return NULL;
+    if (!data) {
+        fail(e, "no memory for %.2f MiB of %s: choose a smaller model or a smaller --micro-batch",
+             (double)n * sizeof(float) / 0x1p20, name);
+    } else if (!ledger_note(m, name, allocated_bytes(n), data, e)) {
+        m->planned ? (void)munmap(data, allocated_bytes(n)) : free(data);
+        data = NULL;
     }
     return data;
 }
 
 // The same in bytes.
-static inline void *ledger_bytes(MemoryLedger *m, const char *name, size_t bytes) {
-    return ledger_floats(m, name, bytes / sizeof(float) + 1);
+static inline void *ledger_bytes(MemoryLedger *m, const char *name, size_t bytes, Error *e) {
+    return ledger_floats(m, name, bytes / sizeof(float) + 1, e);
 }
 
 static inline void ledger_free(MemoryLedger *m) {
@@ -71,7 +73,7 @@ static inline size_t ledger_total(const MemoryLedger *m) {
 }
 
 // Sums up the items of each name, in the order of their first ones. The arrays stay with `m`.
-static inline bool ledger_by_kind(const MemoryLedger *m, MemoryLedger *kinds) {
+static inline bool ledger_by_kind(const MemoryLedger *m, MemoryLedger *kinds, Error *e) {
     *kinds = (MemoryLedger){0};
     for (size_t i = 0; i < m->count; i++) {
         size_t j = 0;
@@ -80,7 +82,7 @@ static inline bool ledger_by_kind(const MemoryLedger *m, MemoryLedger *kinds) {
         }
         if (j < kinds->count) {
             kinds->items[j].bytes += m->items[i].bytes;
-        } else if (!ledger_note(kinds, m->items[i].name, m->items[i].bytes, NULL)) {
+        } else if (!ledger_note(kinds, m->items[i].name, m->items[i].bytes, NULL, e)) {
             return false;
         }
     }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "model/tensor_view.h"
+#include "util/array.h" // defines: min_u64
 #include "util/bytes.h"
 #include "util/files.h"
 #include "util/json.h"
@@ -26,7 +27,7 @@ typedef struct {
 
 // An open file.
 typedef struct {
-    char *path;
+    char path[PATH_LIMIT];
     int fd;
     uint64_t data_start; // offset in the file
     JsonDocument header;
@@ -34,31 +35,23 @@ typedef struct {
     size_t count;
 } Safetensors;
 
-// Closes a file; it may be closed already.
+// Closes a file.
 static inline void safetensors_close(Safetensors *s) {
-    if (s->path) {
-        close(s->fd);
-    }
-    free(s->path);
+    close(s->fd);
     free(s->entries);
     json_free(&s->header);
-    *s = (Safetensors){0};
 }
 
-// Bits of an element; 0 for an unknown dtype.
+// Bits of an element, the first digits of the name but for BOOL; 0 for an unknown dtype.
 static inline unsigned safetensors_dtype_bits(const char *dtype) {
-    static const struct {
-        const char *name;
-        unsigned bits;
-    } known[] = {{"BOOL", 8},        {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6},
-                 {"U8", 8},          {"I8", 8},      {"I16", 16},    {"U16", 16},
-                 {"F16", 16},        {"BF16", 16},   {"F8_E5M2", 8}, {"F8_E4M3", 8},
-                 {"I32", 32},        {"U32", 32},    {"F32", 32},    {"F8_E4M3FNUZ", 8},
-                 {"F8_E5M2FNUZ", 8}, {"F8_E8M0", 8}, {"C64", 64},    {"F64", 64},
-                 {"I64", 64},        {"U64", 64}};
+    static const char *known[] = {"BOOL", "F4",  "F6_E2M3", "F6_E3M2",     "U8",          "I8",
+                                  "I16",  "U16", "F16",     "BF16",        "F8_E5M2",     "F8_E4M3",
+                                  "I32",  "U32", "F32",     "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0",
+                                  "C64",  "F64", "I64",     "U64"};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        if (!strcmp(dtype, known[i].name)) {
-            return known[i].bits;
+        if (!strcmp(dtype, known[i])) {
+            const char *digits = strpbrk(dtype, "123456789");
+            return digits ? (unsigned)strtoul(digits, NULL, 10) : 8;
         }
     }
     return 0;
@@ -154,50 +147,44 @@ static inline bool safetensors_layout_(Safetensors *s, uint64_t data_bytes, Erro
     return true;
 }
 
-// Reads and checks the header.
-static inline bool safetensors_read_header_(Safetensors *s, Error *e) {
-    struct stat status;
+// Reads the header of a file of `size` bytes, and finds where the data begins.
+static inline bool safetensors_read_header_(Safetensors *s, uint64_t size, Error *e) {
     unsigned char prefix[8];
-    if (fstat(s->fd, &status) || !S_ISREG(status.st_mode)) {
-        return fail(e, "%s: is not a regular file", s->path);
-    }
-
-    // Its length.
-    uint64_t size = (uint64_t)status.st_size;
-    if (size < 8) {
+    if (size < sizeof prefix) {
         return fail(e, "%s: has %llu bytes, too short for a safetensors file", s->path,
                     (unsigned long long)size);
     }
-    if (!read_at(s->fd, s->path, prefix, 8, 0, e)) {
+    if (!read_at(s->fd, s->path, prefix, sizeof prefix, 0, e)) {
         return false;
     }
-    uint64_t header_bytes = load_le(prefix, 8);
-    if (header_bytes > 100000000 || header_bytes > size - 8) {
+
+    uint64_t length = load_le(prefix, 8);
+    if (length > 100000000 || length > size - sizeof prefix) {
         return fail(
             e, "%s: claims a header of %llu bytes in a file of %llu: not safetensors, or truncated",
-            s->path, (unsigned long long)header_bytes, (unsigned long long)size);
+            s->path, (unsigned long long)length, (unsigned long long)size);
     }
+    s->data_start = sizeof prefix + length;
 
-    // Its JSON.
-    char *text = malloc(header_bytes + 1);
-    bool ok = text || fail(e, "%s: no memory for its header of %llu bytes", s->path,
-                           (unsigned long long)header_bytes);
-    ok = ok && read_at(s->fd, s->path, text, header_bytes, 8, e);
-    ok = ok && ((header_bytes > 0 && text[0] == '{') ||
-                fail(e, "%s: its header does not begin with '{'", s->path));
-    ok = ok && json_parse(&s->header, text, header_bytes, s->path, e);
+    char *text = malloc(length + 1);
+    bool ok = (text || fail(e, "%s: no memory for its header of %llu bytes", s->path,
+                            (unsigned long long)length)) &&
+              read_at(s->fd, s->path, text, length, sizeof prefix, e) &&
+              ((length > 0 && text[0] == '{') ||
+               fail(e, "%s: its header does not begin with '{'", s->path)) &&
+              json_parse(&s->header, text, length, s->path, e);
     free(text);
-    if (!ok) {
-        return false;
-    }
+    return ok;
+}
 
-    // Its tensors.
-    s->data_start = 8 + header_bytes;
-    s->entries = calloc(s->header.root->length + 1, sizeof *s->entries);
+// Reads the tensors out of the header.
+static inline bool safetensors_read_entries_(Safetensors *s, Error *e) {
+    const Json *root = s->header.root;
+    s->entries = calloc(root->length + 1, sizeof *s->entries);
     if (!s->entries) {
-        return fail(e, "%s: no memory for its %zu tensors", s->path, s->header.root->length);
+        return fail(e, "%s: no memory for its %zu tensors", s->path, root->length);
     }
-    for (const Json *m = s->header.root->child; m; m = m->next) {
+    for (const Json *m = root->child; m; m = m->next) {
         if (!strcmp(m->key, "__metadata__")) {
             if (!safetensors_metadata_ok_(m)) {
                 return fail(e, "%s: __metadata__ of the header is not a map of strings", s->path);
@@ -206,26 +193,23 @@ static inline bool safetensors_read_header_(Safetensors *s, Error *e) {
             return false;
         }
     }
-    return safetensors_layout_(s, size - s->data_start, e);
+    return true;
 }
 
 // Opens a file and checks it: the data of every entry lies inside the file. On failure there is
 // nothing to close.
 static inline bool safetensors_open(Safetensors *s, const char *path, Error *e) {
-    *s = (Safetensors){.fd = open(path, O_RDONLY | O_CLOEXEC)};
+    uint64_t size;
+    *s = (Safetensors){.fd = open_regular(path, &size, e)};
     if (s->fd < 0) {
-        return fail(e, "%s: cannot be opened: %s", path, strerror(errno));
-    }
-    s->path = strdup(path);
-    if (!s->path) {
-        close(s->fd);
-        return fail(e, "%s: no memory", path);
-    }
-    if (!safetensors_read_header_(s, e)) {
-        safetensors_close(s);
         return false;
     }
-    return true;
+    bool ok = path_format(s->path, e, "%s", path) && safetensors_read_header_(s, size, e) &&
+              safetensors_read_entries_(s, e) && safetensors_layout_(s, size - s->data_start, e);
+    if (!ok) {
+        safetensors_close(s);
+    }
+    return ok;
 }
 
 // Finds a tensor by name; NULL if there is none.
@@ -295,9 +279,8 @@ static inline bool safetensors_read_range(const Safetensors *s, const Safetensor
     unsigned char *bytes = malloc(CHUNK * width);
     bool ok = bytes || fail(e, "%s: no memory to read tensor \"%.80s\"", s->path, entry->name);
     for (size_t i = begin, n; i < end && ok; i += n) {
-        size_t at, run = tensor_run(view, i, &at);
-        n = run < end - i ? run : end - i;
-        n = n < CHUNK ? n : CHUNK;
+        size_t at;
+        n = tensor_run(view, i, i + min_u64(end - i, CHUNK), &at);
         ok =
             read_at(s->fd, s->path, bytes, n * width, s->data_start + entry->begin + at * width, e);
         if (ok) {
@@ -317,11 +300,12 @@ static inline bool safetensors_read(const Safetensors *s, const SafetensorsEntry
 // ------------------------------------------------------------------------------------------------
 // Writer
 
-// The JSON header of `count` tensors, padded so that the data begins at a multiple of 8 bytes.
-// Returns the size of the data in bytes.
+// The header of `count` tensors: its length, then JSON, padded so that the data begins at a
+// multiple of 8 bytes. Returns the size of the data in bytes.
 static inline uint64_t safetensors_header_(JsonWriter *json, const TensorView *views,
                                            size_t count) {
     uint64_t offset = 0;
+    json_append(json, "12345678", 8); // for the length
     json_open(json, NULL, '{');
     json_open(json, "__metadata__", '{');
     json_put_string(json, "format", "pt"); // required by transformers 4
@@ -342,33 +326,29 @@ static inline uint64_t safetensors_header_(JsonWriter *json, const TensorView *v
         json_close(json, '}');
     }
     json_close(json, '}');
-    while ((8 + json->length) % 8 && !json->failed) {
+    while (json->length % 8 && !json->failed) {
         json_append(json, " ", 1);
+    }
+    if (!json->failed) {
+        store_le(json->data, json->length - 8, 8);
     }
     return offset;
 }
 
-// Creates a file with the header of `count` full tensors in F32, and zeros as their data.
+// Creates a file with the header of `count` full tensors in F32, and zeros as their data. It is on
+// disk once a TensorWriter has been closed.
 static inline bool safetensors_create(const char *path, const TensorView *views, size_t count,
                                       Error *e) {
-    OutputFile file;
     JsonWriter header = {0};
-    unsigned char prefix[8];
-    char hex[65];
-    if (!output_open(&file, path, e)) {
-        return false;
-    }
-    uint64_t bytes = safetensors_header_(&header, views, count) + 8 + header.length;
-    bool ok = !header.failed || fail(e, "%s: no memory for its header", path);
-    store_le(prefix, header.length, 8);
-    ok = ok && output_write(&file, prefix, 8, e) &&
-         output_write(&file, header.data, header.length, e);
-    if (ok && (fflush(file.file) || ftruncate(fileno(file.file), (off_t)bytes))) {
-        ok = fail(e, "%s: cannot be extended to %llu bytes: %s", path, (unsigned long long)bytes,
-                  strerror(errno));
-    }
+    uint64_t bytes = safetensors_header_(&header, views, count);
+    bytes += header.length;
+    bool ok =
+        (!header.failed || fail(e, "%s: no memory for its header", path)) &&
+        write_file(path, header.data, header.length, e) &&
+        (!truncate(path, (off_t)bytes) || fail(e, "%s: cannot be extended to %llu bytes: %s", path,
+                                               (unsigned long long)bytes, strerror(errno)));
     free(header.data);
-    return output_close(&file, hex, ok ? e : &(Error){0}) && ok;
+    return ok;
 }
 
 // A file of safetensors_create, open for writing shards.
@@ -396,8 +376,8 @@ static inline bool tensor_writer_write(const TensorWriter *t, const TensorView *
                                        size_t end, const float *data, Error *e) {
     const SafetensorsEntry *entry = safetensors_find(&t->file, view->name);
     for (size_t i = begin, n; i < end; i += n) {
-        size_t at, run = tensor_run(view, i, &at);
-        n = run < end - i ? run : end - i;
+        size_t at;
+        n = tensor_run(view, i, end, &at);
         if (!write_at(t->descriptor, t->file.path, data + i - begin, n * sizeof(float),
                       t->file.data_start + entry->begin + at * sizeof(float), e)) {
             return false;

@@ -1,4 +1,4 @@
-// shard.h: what of the model one rank holds.
+// shard.h: the part of the model that one rank holds.
 //
 // Pipeline parallel: a stage is a run of consecutive layers; the first stage also has the
 // embedding, the last one the classifier. Tensor parallel (Megatron-LM; Shoeybi et al. 2019): each

@@ -9,42 +9,7 @@
 #include "model/tensor_view.h"
 #include "util/random.h"
 
-// A tensor of the whole model.
-typedef struct {
-    const TensorSpec *spec;
-    size_t layer;           // SIZE_MAX: not of a block
-    bool on_first, on_last; // outside the blocks: on which stages
-    bool embedding;         // the tied embedding and output head
-} ModelTensor;
-
-static inline size_t tensors_in_model(const ModelConfig *c) {
-    const Family *f = &family_gpt2;
-    return f->embedding_count + f->layer_count * c->layers + f->head_count;
-}
-
-// The i-th tensor of the model, i < tensors_in_model.
-static inline ModelTensor model_tensor(const ModelConfig *c, size_t i) {
-    const Family *f = &family_gpt2;
-    if (i < f->embedding_count) {
-        return (ModelTensor){&f->embedding[i], SIZE_MAX, true, i == 0, i == 0};
-    }
-    i -= f->embedding_count;
-    if (i < f->layer_count * c->layers) {
-        return (ModelTensor){&f->layer[i % f->layer_count], i / f->layer_count, false, false,
-                             false};
-    }
-    i -= f->layer_count * c->layers;
-    return (ModelTensor){&f->head[i], SIZE_MAX, false, true, false};
-}
-
-static inline bool shard_has(const ModelShard *s, const ModelTensor *t) {
-    if (t->layer != SIZE_MAX) {
-        return t->layer >= s->first_layer && t->layer < s->first_layer + s->layers;
-    }
-    return (t->on_first && s->first_stage) || (t->on_last && s->last_stage);
-}
-
-// Dimension d of a tensor: what of the whole this shard has.
+// Sets dimension d of a view: the size of the whole, and the range that the shard has of it.
 static inline void view_set_dimension_(TensorView *view, int d, const ModelConfig *c,
                                        const ModelShard *s, char letter) {
     size_t C = c->channels;
@@ -72,47 +37,74 @@ static inline void view_set_dimension_(TensorView *view, int d, const ModelConfi
     }
 }
 
-// Views of all tensors of a shard over an array laid out as the table says; `prefix` goes before
-// each name. Returns how many elements they have in all, *count is how many views there are. With
-// views == NULL only that is computed.
-static inline size_t tensor_views(const ModelConfig *c, const ModelShard *s, float *data,
-                                  const char *prefix, TensorView *views, size_t *count) {
-    size_t total = 0;
-    *count = 0;
-    for (size_t i = 0; i < tensors_in_model(c); i++) {
-        ModelTensor t = model_tensor(c, i);
-        if (!shard_has(s, &t)) {
-            continue;
-        }
+static inline size_t tensors_in_model_(const ModelConfig *c) {
+    const Family *f = &family_gpt2;
+    return f->embedding_count + f->layer_count * c->layers + f->head_count;
+}
 
-        TensorView view = {.data = data ? data + total : NULL,
-                           .dims = (int)strlen(t.spec->shape),
-                           .groups = 1,
-                           .embedding = t.embedding};
-        for (int d = 0; d < view.dims; d++) {
-            view_set_dimension_(&view, d, c, s, t.spec->shape[d]);
-        }
-        if (t.layer == SIZE_MAX) {
-            snprintf(view.name, sizeof view.name, "%s%s%s", prefix, family_gpt2.prefix,
-                     t.spec->name);
-        } else {
-            snprintf(view.name, sizeof view.name, "%s%sh.%zu.%s", prefix, family_gpt2.prefix,
-                     t.layer, t.spec->name);
-        }
+// Tensor `number` of the model as the shard has it, without data; false if it has nothing of it.
+static inline bool tensor_view_(const ModelConfig *c, const ModelShard *s, size_t number,
+                                TensorView *view) {
+    const Family *f = &family_gpt2;
+    size_t i = number - f->embedding_count, in_blocks = f->layer_count * c->layers;
+    char block[32] = "";
+    bool here;
 
-        total += tensor_elements(&view);
-        if (views) {
-            views[*count] = view;
-        }
-        *count += 1;
+    *view = (TensorView){.groups = 1, .number = number, .block = SIZE_MAX};
+    if (number < f->embedding_count) {
+        view->spec = &f->embedding[number];
+        view->embedding = number == 0;
+        here = s->first_stage || (view->embedding && s->last_stage);
+    } else if (i < in_blocks) {
+        size_t layer = i / f->layer_count;
+        view->spec = &f->layer[i % f->layer_count];
+        view->block = layer - s->first_layer;
+        here = layer >= s->first_layer && view->block < s->layers;
+    } else {
+        view->spec = &f->head[i - in_blocks];
+        here = s->last_stage;
     }
-    return total;
+    if (!here) {
+        return false;
+    }
+
+    if (view->block != SIZE_MAX) {
+        snprintf(block, sizeof block, "h.%zu.", s->first_layer + view->block);
+    }
+    snprintf(view->name, sizeof view->name, "%s%s%s", f->prefix, block, view->spec->name);
+    view->dims = (int)strlen(view->spec->shape);
+    for (int d = 0; d < view->dims; d++) {
+        view_set_dimension_(view, d, c, s, view->spec->shape[d]);
+    }
+    return true;
 }
 
 // Elements of a shard's tensors.
 static inline size_t shard_parameters(const ModelConfig *c, const ModelShard *s) {
-    size_t count;
-    return tensor_views(c, s, NULL, "", NULL, &count);
+    size_t total = 0;
+    for (size_t i = 0; i < tensors_in_model_(c); i++) {
+        TensorView view;
+        total += tensor_view_(c, s, i, &view) ? tensor_elements(&view) : 0;
+    }
+    return total;
+}
+
+// Views of all tensors of a shard, *count of them, over `data`, one after another in the order of
+// the family's tables; data may be NULL. NULL without memory; the caller frees the views.
+static inline TensorView *tensor_views(const ModelConfig *c, const ModelShard *s, float *data,
+                                       size_t *count) {
+    TensorView *views = malloc(tensors_in_model_(c) * sizeof *views);
+    size_t at = 0;
+    *count = 0;
+    for (size_t i = 0; views && i < tensors_in_model_(c); i++) {
+        TensorView *view = &views[*count];
+        if (tensor_view_(c, s, i, view)) {
+            view->data = data ? data + at : NULL;
+            at += tensor_elements(view);
+            *count += 1;
+        }
+    }
+    return views;
 }
 
 // Whether this rank's copy is the one that counts for a tensor which several ranks of the model
@@ -123,33 +115,19 @@ static inline bool counts_once(const ModelShard *s, const TensorView *view) {
     return (split || s->tp_rank == 0) && (!view->embedding || s->first_stage);
 }
 
-// Points the fields of `weights` into an array laid out as the table says; those of other stages
-// stay NULL. False without memory; the caller frees weights->layers.
-static inline bool weights_point_into(const ModelConfig *c, const ModelShard *s, float *data,
-                                      Weights *weights) {
-    size_t at = 0;
+// Points the fields of `weights` into `data`, an array laid out like that of the views (count);
+// those of other stages stay NULL. False without memory; the caller frees weights->layers.
+static inline bool weights_point_into(const ModelShard *s, const TensorView *views, size_t count,
+                                      float *data, Weights *weights) {
     *weights = (Weights){.layers = calloc(s->layers, sizeof *weights->layers)};
-    if (!weights->layers) {
-        return false;
-    }
-
-    for (size_t i = 0; i < tensors_in_model(c); i++) {
-        ModelTensor t = model_tensor(c, i);
-        if (!shard_has(s, &t)) {
-            continue;
-        }
-        TensorView view = {.dims = (int)strlen(t.spec->shape), .groups = 1};
-        for (int d = 0; d < view.dims; d++) {
-            view_set_dimension_(&view, d, c, s, t.spec->shape[d]);
-        }
-        bool in_block = t.layer != SIZE_MAX;
+    for (size_t i = 0; weights->layers && i < count; i++) {
+        const TensorView *view = &views[i];
         char *fields =
-            in_block ? (char *)&weights->layers[t.layer - s->first_layer] : (char *)weights;
-        float *tensor = data ? data + at : NULL;
-        memcpy(fields + t.spec->field, &tensor, sizeof tensor);
-        at += tensor_elements(&view);
+            view->block == SIZE_MAX ? (char *)weights : (char *)&weights->layers[view->block];
+        float *tensor = data + (view->data - views[0].data);
+        memcpy(fields + view->spec->field, &tensor, sizeof tensor);
     }
-    return true;
+    return weights->layers != NULL;
 }
 
 // A normal variate for each (seed, tensor, element), whatever the number of ranks or threads: the
@@ -168,25 +146,20 @@ static inline float normal_variate_(uint64_t seed, uint64_t tensor, uint64_t ele
 
 // GPT-2's initial values (Radford et al. 2019): normal with standard deviation `std`, matrices that
 // end a residual branch scaled by 1 / sqrt(2 L), biases 0, LayerNorm weights 1. The value of an
-// element does not depend on the shard it is in. views: of all tensors of the shard.
-static inline void weights_initialize(const ModelConfig *c, const ModelShard *s, uint64_t seed,
-                                      float std, const TensorView *views) {
-    for (size_t i = 0; i < tensors_in_model(c); i++) {
-        ModelTensor t = model_tensor(c, i);
-        if (!shard_has(s, &t)) {
-            continue;
-        }
-
-        const TensorView *view = views++;
-        const Init init = t.spec->init;
+// element does not depend on the shard it is in. views: (count), of all tensors of the shard.
+static inline void weights_initialize(const ModelConfig *c, uint64_t seed, float std,
+                                      const TensorView *views, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        const TensorView *view = &views[i];
+        const Init init = view->spec->init;
         size_t n = tensor_elements(view);
         float scale = init == INIT_RESIDUAL ? std / sqrtf(2 * (float)c->layers) : std;
 #pragma omp parallel for schedule(static)
         for (size_t j = 0; j < n; j++) {
             size_t at;
-            tensor_run(view, j, &at);
+            tensor_run(view, j, n, &at);
             if (init == INIT_NORMAL || init == INIT_RESIDUAL) {
-                view->data[j] = scale * normal_variate_(seed, i, at);
+                view->data[j] = scale * normal_variate_(seed, view->number, at);
             } else {
                 view->data[j] = init == INIT_ONES;
             }

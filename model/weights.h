@@ -66,21 +66,15 @@ static inline bool weight_files_add_indexed_(TensorSet *w, const char *directory
 // Opens the weights of a folder: the single file or all files of the index.
 static inline bool weight_files_open_(TensorSet *w, const char *directory, Error *e) {
     char path[PATH_LIMIT];
+    JsonDocument index = {0};
     *w = (TensorSet){0};
     if (!path_format(path, e, "%s/model.safetensors.index.json", directory)) {
         return false;
     }
-    bool ok;
-    if (access(path, F_OK)) {
-        ok = tensor_set_add_(w, directory, "model.safetensors", e);
-    } else {
-        JsonDocument index;
-        ok = json_parse_file(&index, path, 100000000, e);
-        if (ok) {
-            ok = weight_files_add_indexed_(w, directory, path, index.root, e);
-            json_free(&index);
-        }
-    }
+    bool ok = access(path, F_OK) ? tensor_set_add_(w, directory, "model.safetensors", e)
+                                 : json_parse_file(&index, path, 100000000, e) &&
+                                       weight_files_add_indexed_(w, directory, path, index.root, e);
+    json_free(&index);
     if (!ok) {
         tensor_set_close(w);
     }
@@ -90,8 +84,8 @@ static inline bool weight_files_open_(TensorSet *w, const char *directory, Error
 // Finds a tensor, and the file that contains it, by its full name or without the prefix
 // "transformer." (as in files of the base model). A tensor in two files is an error. Returns NULL
 // with an empty error if there is none.
-static inline const SafetensorsEntry *weight_files_find_(const TensorSet *w, const char *name,
-                                                         const Safetensors **file, Error *e) {
+static inline const SafetensorsEntry *tensor_set_find_(const TensorSet *w, const char *name,
+                                                       const Safetensors **file, Error *e) {
     const char *prefix = "transformer.", *names[2] = {name, name};
     const SafetensorsEntry *found = NULL;
     if (!strncmp(name, prefix, strlen(prefix))) {
@@ -102,7 +96,7 @@ static inline const SafetensorsEntry *weight_files_find_(const TensorSet *w, con
         for (size_t i = 0; i < w->count; i++) {
             const SafetensorsEntry *entry = safetensors_find(&w->files[i], names[n]);
             if (entry && found) {
-                fail(e, "%s: tensor \"%.80s\" is also in another file of the model",
+                fail(e, "%s: tensor \"%.80s\" is also in another file of the folder",
                      w->files[i].path, entry->name);
                 return NULL;
             }
@@ -115,11 +109,22 @@ static inline const SafetensorsEntry *weight_files_find_(const TensorSet *w, con
     return found;
 }
 
+// Reads elements begin .. end - 1 of a shard.
+static inline bool tensor_set_read(const TensorSet *w, const TensorView *view, size_t begin,
+                                   size_t end, float *out, Error *e) {
+    const Safetensors *file = NULL;
+    const SafetensorsEntry *entry = tensor_set_find_(w, view->name, &file, e);
+    if (!entry && !e->text[0]) {
+        fail(e, "%s: has no tensor \"%s\"", w->files[0].path, view->name);
+    }
+    return entry && safetensors_read_range(file, entry, view, begin, end, out, e);
+}
+
 // lm_head.weight may be stored in addition to the token embedding to which it is tied, but must be
 // equal to it.
 static inline bool weights_check_tied_(const TensorSet *w, const TensorView *wte, Error *e) {
     const Safetensors *file = NULL;
-    const SafetensorsEntry *entry = weight_files_find_(w, "lm_head.weight", &file, e);
+    const SafetensorsEntry *entry = tensor_set_find_(w, "lm_head.weight", &file, e);
     if (!entry) {
         return e->text[0] == 0;
     }
@@ -147,12 +152,7 @@ static inline bool weights_load(const char *directory, const TensorView *views, 
     }
     bool ok = true;
     for (size_t i = 0; i < count && ok; i++) {
-        const Safetensors *file = NULL;
-        const SafetensorsEntry *entry = weight_files_find_(&w, views[i].name, &file, e);
-        if (!entry && !e->text[0]) {
-            fail(e, "%s: has no tensor \"%s\"", w.files[0].path, views[i].name);
-        }
-        ok = entry && safetensors_read(file, entry, &views[i], e);
+        ok = tensor_set_read(&w, &views[i], 0, tensor_elements(&views[i]), views[i].data, e);
     }
     ok = ok && (!views[0].embedding || weights_check_tied_(&w, &views[0], e));
     tensor_set_close(&w);
@@ -174,17 +174,6 @@ static inline bool optimizer_open(TensorSet *set, const char *directory, Error *
             return false;
         }
     }
-}
-
-// Finds a tensor and the file that contains it; NULL if there is none.
-static inline const SafetensorsEntry *tensor_set_find(const TensorSet *set, const char *name,
-                                                      const Safetensors **file) {
-    const SafetensorsEntry *found = NULL;
-    for (size_t i = 0; i < set->count && !found; i++) {
-        *file = &set->files[i];
-        found = safetensors_find(*file, name);
-    }
-    return found;
 }
 
 #endif

@@ -18,6 +18,7 @@
 
 #include "mpi_utils.h"
 #include "parallel/shared_array.h"
+#include "util/array.h" // defines: min_u64, round_up
 
 typedef enum {
     BUCKET_IDLE,
@@ -71,17 +72,14 @@ enum { BUCKET_ELEMENTS = 1 << 20 };
 
 // Where the shard of a peer begins.
 static inline size_t shard_begin_(const Bucket *bucket, int peer) {
-    size_t n = bucket->end - bucket->begin, at = (size_t)peer * bucket->shard_size;
-
-    return bucket->begin + (at < n ? at : n);
+    return min_u64(bucket->begin + (size_t)peer * bucket->shard_size, bucket->end);
 }
 
 // Cuts a bucket into shards and chunks; these begin at multiples of a cache line.
 static inline bool bucket_cut_(Bucket *bucket, const NodePeers *n, bool zero) {
     enum { LINE_ELEMENTS = 16 };
     size_t elements = bucket->end - bucket->begin, ranks = (size_t)n->peers * (size_t)n->nodes;
-    size_t chunk = (elements + ranks - 1) / ranks;
-    chunk = (chunk + LINE_ELEMENTS - 1) / LINE_ELEMENTS * LINE_ELEMENTS;
+    size_t chunk = round_up(divide_up(elements, ranks), LINE_ELEMENTS);
 
     bucket->counts = malloc((size_t)n->nodes * sizeof *bucket->counts);
     bucket->offsets = malloc((size_t)n->nodes * sizeof *bucket->offsets);
@@ -95,9 +93,9 @@ static inline bool bucket_cut_(Bucket *bucket, const NodePeers *n, bool zero) {
 
     size_t shard = bucket->shard_end - bucket->shard_begin;
     for (size_t node = 0; node < (size_t)n->nodes; node++) {
-        size_t at = node * chunk < shard ? node * chunk : shard;
+        size_t at = min_u64(node * chunk, shard);
         bucket->offsets[node] = (int)at;
-        bucket->counts[node] = (int)(shard - at < chunk ? shard - at : chunk);
+        bucket->counts[node] = (int)min_u64(shard - at, chunk);
     }
 
     if (zero) {

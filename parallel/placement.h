@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "mpi_utils.h"
+#include "util/array.h" // defines: min_u64
 
 // Where a rank runs.
 typedef struct {
@@ -34,45 +35,43 @@ static inline void cpu_list_format_(const cpu_set_t *set, char *text, size_t siz
     size_t used = 0;
 
     text[0] = 0;
-    for (int i = 0, end; i < CPU_SETSIZE; i = end + 1) {
+    for (size_t i = 0, end; i < CPU_SETSIZE; i = end + 1) {
         end = i;
-        if (!CPU_ISSET((size_t)i, set)) {
+        if (!CPU_ISSET(i, set)) {
             continue;
         }
-        while (end + 1 < CPU_SETSIZE && CPU_ISSET((size_t)end + 1, set)) {
+        while (end + 1 < CPU_SETSIZE && CPU_ISSET(end + 1, set)) {
             end++;
         }
 
-        char range[32];
-        const char *comma = used ? "," : "";
-        int n = end > i ? snprintf(range, sizeof range, "%s%d-%d", comma, i, end)
-                        : snprintf(range, sizeof range, "%s%d", comma, i);
-        if (used + (size_t)n + 4 > size) {
-            memcpy(text + used, "...", 4);
+        char range[48];
+        snprintf(range, sizeof range, end > i ? "%s%zu-%zu" : "%s%zu", used ? "," : "", i, end);
+        if (used + strlen(range) + sizeof "..." > size) {
+            strcpy(text + used, "...");
             return;
         }
-        memcpy(text + used, range, (size_t)n + 1);
-        used += (size_t)n;
+        strcpy(text + used, range);
+        used += strlen(range);
     }
 }
 
 // The cores of a NUMA domain, from /sys/devices/system/node/nodeN/cpuM; none if there is no such
 // domain.
-static inline cpu_set_t domain_cores_(int domain) {
+static inline cpu_set_t domain_cores_(size_t domain) {
     cpu_set_t cores;
     char path[64];
 
     CPU_ZERO(&cores);
-    snprintf(path, sizeof path, "/sys/devices/system/node/node%d", domain);
+    snprintf(path, sizeof path, "/sys/devices/system/node/node%zu", domain);
     DIR *directory = opendir(path);
     if (!directory) {
         return cores;
     }
     for (struct dirent *entry; (entry = readdir(directory));) {
-        int cpu;
+        size_t cpu;
         char rest;
-        if (sscanf(entry->d_name, "cpu%d%c", &cpu, &rest) == 1 && cpu >= 0 && cpu < CPU_SETSIZE) {
-            CPU_SET((size_t)cpu, &cores);
+        if (sscanf(entry->d_name, "cpu%zu%c", &cpu, &rest) == 1 && cpu < CPU_SETSIZE) {
+            CPU_SET(cpu, &cores);
         }
     }
     closedir(directory);
@@ -85,11 +84,11 @@ static inline cpu_set_t domains_of_cores_(const cpu_set_t *cores) {
     cpu_set_t domains;
 
     CPU_ZERO(&domains);
-    for (int domain = 0; domain < CPU_SETSIZE; domain++) {
+    for (size_t domain = 0; domain < CPU_SETSIZE; domain++) {
         cpu_set_t both = domain_cores_(domain);
         CPU_AND(&both, &both, cores);
         if (CPU_COUNT(&both)) {
-            CPU_SET((size_t)domain, &domains);
+            CPU_SET(domain, &domains);
         }
     }
     if (CPU_COUNT(&domains) == 0) {
@@ -99,11 +98,11 @@ static inline cpu_set_t domains_of_cores_(const cpu_set_t *cores) {
 }
 
 // Lists the cores of a set ordered by NUMA domain. cores: room for CPU_SETSIZE. Returns how many.
-static inline int cores_by_domain_(const cpu_set_t *set, int *cores) {
+static inline int cores_by_domain_(const cpu_set_t *set, size_t *cores) {
     cpu_set_t left = *set;
     int count = 0;
 
-    for (int domain = 0; domain <= CPU_SETSIZE && CPU_COUNT(&left); domain++) {
+    for (size_t domain = 0; domain <= CPU_SETSIZE && CPU_COUNT(&left); domain++) {
         cpu_set_t here = left; // after the last domain: cores that belong to none
         if (domain < CPU_SETSIZE) {
             here = domain_cores_(domain);
@@ -111,9 +110,8 @@ static inline int cores_by_domain_(const cpu_set_t *set, int *cores) {
         }
         CPU_XOR(&left, &left, &here);
 
-        for (int i = 0; i < CPU_SETSIZE && CPU_COUNT(&here); i++) {
-            if (CPU_ISSET((size_t)i, &here)) {
-                CPU_CLR((size_t)i, &here);
+        for (size_t i = 0; i < CPU_SETSIZE; i++) {
+            if (CPU_ISSET(i, &here)) {
                 cores[count++] = i;
             }
         }
@@ -127,8 +125,9 @@ static inline cpu_set_t allowed_cores_(void) {
 
     CPU_ZERO(&cores);
     if (sched_getaffinity(0, sizeof cores, &cores) || CPU_COUNT(&cores) == 0) {
-        for (long i = 0; i < sysconf(_SC_NPROCESSORS_ONLN) && i < CPU_SETSIZE; i++) {
-            CPU_SET((size_t)i, &cores);
+        size_t online = (size_t)sysconf(_SC_NPROCESSORS_ONLN);
+        for (size_t i = 0; i < online && i < CPU_SETSIZE; i++) {
+            CPU_SET(i, &cores);
         }
     }
     return cores;
@@ -174,12 +173,12 @@ static inline const char *launcher_name_(void) {
 }
 
 // Binds each thread to one of cores[0 .. threads). Later parallel regions must use these threads.
-static inline void pin_threads_(const int *cores) {
+static inline void pin_threads_(const size_t *cores) {
 #pragma omp parallel
     {
         cpu_set_t one;
         CPU_ZERO(&one);
-        CPU_SET((size_t)cores[omp_get_thread_num()], &one);
+        CPU_SET(cores[omp_get_thread_num()], &one);
         sched_setaffinity(0, sizeof one, &one); // if refused, Placement.pinned shows it
     }
 }
@@ -190,7 +189,8 @@ static inline void pin_threads_(const int *cores) {
 // using the machine too: then each rank is only kept to its share of the domains, where there are
 // several. Memory follows, as it is first touched later. False if nothing was bound.
 static inline bool choose_cores_(const cpu_set_t *mine, int sharing, int index, int threads) {
-    int cores[CPU_SETSIZE], count = cores_by_domain_(mine, cores);
+    size_t cores[CPU_SETSIZE];
+    int count = cores_by_domain_(mine, cores);
 
     if (threads * sharing == count) {
         pin_threads_(cores + index * threads);
@@ -203,7 +203,7 @@ static inline bool choose_cores_(const cpu_set_t *mine, int sharing, int index, 
     }
     CPU_ZERO(&share);
     for (int i = index * count / sharing; i < (index + 1) * count / sharing; i++) {
-        CPU_SET((size_t)cores[i], &share);
+        CPU_SET(cores[i], &share);
     }
     return !sched_setaffinity(0, sizeof share, &share); // threads start later and inherit it
 }
@@ -279,11 +279,8 @@ static inline Placement placement_bind(World *w, bool bind) {
     } else if (restricted) {
         binder = launcher_name_() ? launcher_name_() : "the environment";
     }
-    if (binder) {
-        snprintf(p.binding, sizeof p.binding, "bound by %s", binder);
-    } else {
-        snprintf(p.binding, sizeof p.binding, "not bound");
-    }
+    snprintf(p.binding, sizeof p.binding, "%s%s", binder ? "bound by " : "not bound",
+             binder ? binder : "");
 
     // what came of it
     mine = cores_of_threads_(&p.pinned);
@@ -307,7 +304,7 @@ static inline void placement_sample_memory(Placement *p, const void *data, size_
     void *pages[SAMPLE];
     int domain[SAMPLE];
     size_t page = (size_t)sysconf(_SC_PAGESIZE), all = bytes / page;
-    size_t count = all < SAMPLE ? all : SAMPLE;
+    size_t count = min_u64(all, SAMPLE);
 
     p->remote_percent = 0;
     for (size_t i = 0; i < count; i++) {

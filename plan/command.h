@@ -43,7 +43,7 @@ static inline int plan_command(World *w, const Options *o, CountStage count,
         return plan_measure(w, o, callbacks) ? EXIT_SUCCESS : EXIT_FAILURE;
     }
     int status = w->rank == 0 ? plan_on_root_(o, count, &e) : EXIT_SUCCESS;
-    return world_check_root(w, status == EXIT_SUCCESS, &e) ? EXIT_SUCCESS : world_max(w, status);
+    return world_check(w, status == EXIT_SUCCESS, &e) ? EXIT_SUCCESS : world_max(w, status);
 }
 
 #endif

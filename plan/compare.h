@@ -6,39 +6,25 @@
 #include "plan/print.h"
 #include "run/log_reader.h"
 
-// The log of a finished run: its first line, which describes the run, and its last, which closes
-// it. The caller frees both documents.
-typedef struct {
-    char path[PATH_LIMIT];
-    JsonDocument run, end;
-} FinishedRun_;
-
-static inline void finished_run_free_(FinishedRun_ *f) {
-    json_free(&f->run);
-    json_free(&f->end);
-}
-
-static inline bool finished_run_read_(FinishedRun_ *f, const char *directory, Error *e) {
+// Reads the log of a finished run: its first line, which describes the run, and its last, which
+// closes it. The caller frees both documents, after a failure too. path: of the log.
+static inline bool finished_run_read_(const char *directory, JsonDocument *run, JsonDocument *end,
+                                      char path[PATH_LIMIT], Error *e) {
     LogReader reader;
-    *f = (FinishedRun_){0};
-    if (!log_reader_open_run(&reader, &f->run, directory, e)) {
+    *end = (JsonDocument){0};
+    if (!log_reader_open_run(&reader, run, directory, e)) {
         return false;
     }
-    memcpy(f->path, reader.path, sizeof f->path);
+    memcpy(path, reader.path, sizeof reader.path);
     while (log_reader_next(&reader)) {
-        json_free(&f->end);
+        json_free(end);
         if (reader.kind == LOG_PLAN) {
-            f->end = log_reader_take(&reader);
+            *end = log_reader_take(&reader);
         }
     }
-
-    bool ok = log_reader_close(&reader, e) &&
-              (f->end.root ||
-               fail(e, "%s: its last line has no \"plan\": the run is not finished", f->path));
-    if (!ok) {
-        finished_run_free_(f);
-    }
-    return ok;
+    return log_reader_close(&reader, e) &&
+           (end->root ||
+            fail(e, "%s: its last line has no \"plan\": the run is not finished", path));
 }
 
 // The shape, grid and options of a run from the first line of its log. o: the options of this
@@ -113,22 +99,20 @@ static inline void plan_print_difference_(const char *what, double planned, cons
 
 static inline bool compare_run_(const Options *o, const char *directory, const Machine *machine,
                                 CountStage count, Error *e) {
-    FinishedRun_ log;
+    JsonDocument head, end;
+    char path[PATH_LIMIT];
     PlannedRun run;
-    if (!finished_run_read_(&log, directory, e)) {
-        return false;
-    }
-
     Plan p = {0};
-    bool ok = planned_run_from_log(&run, log.run.root, o, log.path, e) &&
+    bool ok = finished_run_read_(directory, &head, &end, path, e) &&
+              planned_run_from_log(&run, head.root, o, path, e) &&
               plan_make(&p, &run, machine, count, e);
     if (ok) {
-        const Json *fact = json_get(log.end.root, "plan");
+        const Json *fact = json_get(end.root, "plan");
         double base = 0;
         json_double(json_get(fact, "base_bytes"), &base);
         base = machine ? machine->base_memory.value : base;
 
-        plan_print_settings(&run);
+        plan_settings(&run, NULL);
         plan_print_difference_("peak memory, largest rank", plan_peak(&p, base),
                                json_get(fact, "measured_bytes"), 0x1p20, "MiB");
         if (machine) {
@@ -139,7 +123,8 @@ static inline bool compare_run_(const Options *o, const char *directory, const M
         }
     }
     plan_free(&p);
-    finished_run_free_(&log);
+    json_free(&head);
+    json_free(&end);
     return ok;
 }
 

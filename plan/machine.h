@@ -8,9 +8,12 @@
 #include "util/files.h"
 #include "util/json.h"
 
+enum { FIGURE_SOURCE_BYTES = 192 };
+
 typedef struct {
     double value;
-    char from[192]; // "measured: ...", or the source of a figure that was not measured
+    char from
+        [FIGURE_SOURCE_BYTES]; // "measured: ...", or the source of a figure that was not measured
 } Figure;
 
 // name, unit, smallest, largest, description. Per node unless it says otherwise.

@@ -9,22 +9,15 @@
 #include "plan/plan.h"
 #include "run/peak_flops.h"
 
-// One layer of the model and its classifier on this rank, ready to be timed. wait_seconds: spent on
-// waiting for messages so far.
+// One layer of the model and its classifier on this rank: what is timed. open makes the layer of a
+// run and counts it, collective over the tensor-parallel ranks; NULL on failure, which leaves
+// nothing. The world and the run must outlive it. close releases it, but not count->memory.
 typedef struct {
-    void *context;
-    void (*block)(void *context);    // forward and backward of the layer
-    void (*backward)(void *context); // its backward alone, after `block`
-    void (*classifier)(void *context);
-    const double *wait_seconds;
-    StageCount count;
-} MeasuredBlock;
-
-// Makes one, collective over the tensor-parallel ranks; a failure leaves nothing. close releases
-// it, but not count.memory.
-typedef struct {
-    bool (*open)(World *w, const PlannedRun *run, MeasuredBlock *block, Error *e);
-    void (*close)(MeasuredBlock *block);
+    void *(*open)(World *w, const PlannedRun *run, StageCount *count, Error *e);
+    void (*block)(void *layer);    // forward and backward
+    void (*backward)(void *layer); // backward alone, after `block`
+    void (*classifier)(void *layer);
+    void (*close)(void *layer);
 } MeasureCallbacks;
 
 enum { MEASURE_RUNS = 3 };
@@ -39,16 +32,17 @@ static inline double largest_of_all_(double x) {
 // Arithmetic and memory
 
 // Collective: seconds of a block and of the classifier, forward and backward, without waiting for
-// other tensor-parallel ranks: the best of some runs of the slowest rank.
-static inline void measure_block_(const MeasuredBlock *b, double *block, double *classifier) {
+// other tensor-parallel ranks: the best of some runs of the slowest rank. w: the layer's.
+static inline void measure_block_(const MeasureCallbacks *callbacks, void *layer, const World *w,
+                                  double *block, double *classifier) {
     *block = *classifier = INFINITY;
     for (int run = 0; run < MEASURE_RUNS; run++) {
         MPI_Barrier(MPI_COMM_WORLD);
-        double start = seconds_now() - *b->wait_seconds;
-        b->block(b->context);
-        double middle = seconds_now() - *b->wait_seconds;
-        b->classifier(b->context);
-        double end = seconds_now() - *b->wait_seconds;
+        double start = seconds_now() - w->comm_seconds;
+        callbacks->block(layer);
+        double middle = seconds_now() - w->comm_seconds;
+        callbacks->classifier(layer);
+        double end = seconds_now() - w->comm_seconds;
         *block = fmin(*block, largest_of_all_(middle - start));
         *classifier = fmin(*classifier, largest_of_all_(end - middle));
     }
@@ -56,7 +50,7 @@ static inline void measure_block_(const MeasuredBlock *b, double *block, double 
 
 // Collective: of what could be overlapped of an all-reduce over all ranks and the backward pass of
 // a block, the share that is.
-static inline double measure_overlap_(const MeasuredBlock *b, World *w) {
+static inline double measure_overlap_(const MeasureCallbacks *callbacks, void *layer, World *w) {
     enum { ELEMENTS = 1 << 21, MESSAGES = 4 };
     enum { ALL_REDUCE, BACKWARD, BOTH, CASES };
     double seconds[CASES] = {INFINITY, INFINITY, INFINITY};
@@ -72,7 +66,7 @@ static inline double measure_overlap_(const MeasuredBlock *b, World *w) {
                            MPI_COMM_WORLD, &requests[i]);
         }
         if (what != ALL_REDUCE) {
-            b->backward(b->context);
+            callbacks->backward(layer);
         }
         for (int i = 0; what != BACKWARD && i < MESSAGES; i++) {
             message_wait(w, &requests[i]);
@@ -121,36 +115,40 @@ static inline bool measure_node_(World *w, const PlannedRun *run, const MeasureC
 
     // one layer and the classifier; its data-parallel ranks exchange nothing
     PlannedRun one = *run;
-    MeasuredBlock layer;
+    World alone = *w;
+    StageCount count = {0};
     one.config.layers = 1;
     one.dp = 1;
     one.global_batch = run->B;
     one.options.zero = one.options.reproducible = false;
     one.options.recompute = RECOMPUTE_NONE;
-    bool opened = callbacks->open(w, &one, &layer, e);
-    if (!world_check(w, opened, e)) {
-        if (opened) {
-            ledger_free(&layer.count.memory);
-            callbacks->close(&layer);
-        }
+    alone.grid.dp = 1, alone.grid.dp_rank = 0;
+
+    void *layer = callbacks->open(&alone, &one, &count, e);
+    double block = 0, classifier = 0, overlap = 0;
+    bool ok = world_check(w, layer != NULL, e);
+    if (ok) {
+        measure_block_(callbacks, layer, &alone, &block, &classifier);
+        overlap = w->size > 1 ? measure_overlap_(callbacks, layer, w) : 0;
+    }
+    if (layer) {
+        callbacks->close(layer);
+    }
+    ledger_free(&count.memory);
+    if (!ok) {
         return false;
     }
-    double block, classifier;
-    measure_block_(&layer, &block, &classifier);
-    double overlap = w->size > 1 ? measure_overlap_(&layer, w) : 0;
-    StageLoad load = stage_load(&one, &layer.count, NULL);
-    size_t vocab = layer.count.shard.vocab.count;
-    ledger_free(&layer.count.memory);
-    callbacks->close(&layer);
 
     // the share of peak of the whole model: all its layers and one classifier
+    StageLoad load = stage_load(&one, &count, NULL);
     double layers = (double)run->config.layers;
-    double head = 6 * (double)(run->B * run->T * run->config.channels) * (double)vocab;
+    double rows = (double)(run->B * run->T), vocab = (double)count.shard.vocab.count;
+    double head = 6 * rows * (double)run->config.channels * vocab;
     double body = load.forward_flops + load.backward_flops - head;
     double rate = (layers * body + head) / (layers * block + classifier);
     double efficiency = rate / (peak / (double)w->size);
 
-    char text[sizeof m->efficiency.from];
+    char text[FIGURE_SOURCE_BYTES];
     snprintf(text, sizeof text,
              "measured: block and classifier, forward and backward, %zu channels, micro-batch %zu "
              "x %zu, tp %zu",
@@ -240,42 +238,44 @@ static inline void write_all_reduce_(JsonWriter *json, const char *key,
     json_close(json, ']');
 }
 
+// Collective: times all-reduces over a communicator of `ranks` ranks and fits a link to them. over:
+// who they are. tables: gets the timings under `key`. text: the source of the figures.
+static inline bool measure_link_(World *w, MPI_Comm comm, size_t ranks, const char *over,
+                                 JsonWriter *tables, const char *key, Link *link,
+                                 char text[FIGURE_SOURCE_BYTES]) {
+    AllReduceTiming timings[ALL_REDUCE_SIZES];
+    if (!measure_all_reduce_(w, comm, timings)) {
+        return false;
+    }
+    double worst = fit_link_(timings, ranks, link);
+    write_all_reduce_(tables, key, timings, ranks, *link);
+    snprintf(text, FIGURE_SOURCE_BYTES,
+             "measured: all-reduces of 1 KiB to 16 MiB over %s, fitted within %.0f %%", over,
+             100 * worst);
+    return true;
+}
+
 // Collective: all-reduces within a node, then over the ranks of equal number on all nodes, all of
 // these groups at once. tables: gets the timings.
 static inline bool measure_network_(World *w, Machine *m, JsonWriter *tables, size_t nodes,
                                     Error *e) {
-    AllReduceTiming timings[ALL_REDUCE_SIZES];
-    Link inside = {0, 1e18}, between = {0, 1e18};
+    Link inside = {0, 1e18};
     size_t node_size = (size_t)w->node_size;
-    char text[sizeof m->latency.from];
-    bool ok = true;
+    char over[64], text[FIGURE_SOURCE_BYTES] = "not measured: one rank per node";
 
-    if (node_size > 1 && (ok = measure_all_reduce_(w, w->node_comm, timings))) {
-        double worst = fit_link_(timings, node_size, &inside);
-        snprintf(text, sizeof text,
-                 "measured: all-reduces of 1 KiB to 16 MiB over %zu ranks of a node, fitted within "
-                 "%.0f %%",
-                 node_size, 100 * worst);
-        write_all_reduce_(tables, "sums_inside", timings, node_size, inside);
-    } else {
-        snprintf(text, sizeof text, "not measured: one rank per node");
-    }
+    snprintf(over, sizeof over, "%zu ranks of a node", node_size);
+    bool ok = node_size == 1 ||
+              measure_link_(w, w->node_comm, node_size, over, tables, "sums_inside", &inside, text);
     figure_set(&m->node_latency, inside.latency, text);
     figure_set(&m->node_bandwidth, inside.bandwidth, text);
 
     MPI_Comm across;
+    Link between = inside;
     MPI_Comm_split(MPI_COMM_WORLD, w->node_rank, w->rank, &across);
-    if (ok && nodes > 1 && (ok = measure_all_reduce_(w, across, timings))) {
-        double worst = fit_link_(timings, nodes, &between);
-        snprintf(text, sizeof text,
-                 "measured: all-reduces of 1 KiB to 16 MiB over %zu nodes, %zu at once, fitted "
-                 "within %.0f %%",
-                 nodes, node_size, 100 * worst);
-        write_all_reduce_(tables, "sums_between", timings, nodes, between);
-    } else {
-        between = inside;
-        snprintf(text, sizeof text, "not measured: only one node; taken from within it");
-    }
+    snprintf(text, sizeof text, "not measured: only one node; taken from within it");
+    snprintf(over, sizeof over, "%zu nodes, %zu at once", nodes, node_size);
+    ok = ok && (nodes == 1 ||
+                measure_link_(w, across, nodes, over, tables, "sums_between", &between, text));
     MPI_Comm_free(&across);
     figure_set(&m->latency, between.latency, text);
     figure_set(&m->bandwidth, fmin(between.bandwidth, 1e18), text);
@@ -352,24 +352,17 @@ static inline bool measure_products_(JsonWriter *tables, const PlannedRun *run, 
 // ------------------------------------------------------------------------------------------------
 // The machine file
 
-// tables: an open object, closed here, whose members follow the figures.
-static inline bool machine_file_write_(const Machine *m, JsonWriter *tables, const char *path,
+// The figures, then the tables.
+static inline bool machine_file_write_(const Machine *m, const JsonWriter *tables, const char *path,
                                        Error *e) {
     JsonWriter json = {.indent = 2};
     json_open(&json, NULL, '{');
     machine_write(&json, m);
+    json_append(&json, tables->data, tables->length);
     json_close(&json, '}');
-    json_close(tables, '}');
-    bool ok = (!json.failed && !tables->failed) || fail(e, "no memory for %s", path);
-
-    if (ok) {
-        json.length -= strlen("\n}");
-        json_append(&json, ",", 1);
-        json_append(&json, tables->data + 1, tables->length - 1);
-        json_append(&json, "\n", 1);
-        ok = (!json.failed || fail(e, "no memory for %s", path)) &&
-             write_file(path, json.data, json.length, e);
-    }
+    json_append_text(&json, "\n");
+    bool ok = ((!json.failed && !tables->failed) || fail(e, "no memory for %s", path)) &&
+              write_file(path, json.data, json.length, e);
     free(json.data);
     return ok;
 }
@@ -405,15 +398,14 @@ static inline bool plan_measure(World *w, const Options *o, const MeasureCallbac
     figure_set(&m.memory, (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE),
                "all memory of the node");
 
-    JsonWriter tables = {.indent = 2};
-    json_open(&tables, NULL, '{');
+    JsonWriter tables = {.indent = 2, .depth = 1, .has_member = true}; // behind the figures
     bool ok = measure_node_(w, &run, callbacks, &m, (size_t)nodes, &e) &&
               measure_network_(w, &m, &tables, (size_t)nodes, &e);
     if (ok) {
         double peak_of_rank = m.peak_flops.value / w->node_size;
         bool done = w->rank != 0 || (measure_products_(&tables, &run, peak_of_rank, &e) &&
                                      machine_file_write_(&m, &tables, o->out, &e));
-        ok = world_check_root(w, done, &e);
+        ok = world_check(w, done, &e);
     }
     if (ok && w->rank == 0) {
         printf("wrote %s: use it with plan and train as --machine %s\n", o->out, o->out);

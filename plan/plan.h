@@ -12,23 +12,19 @@
 enum { PLAN_RANKS_MAX = 10000000 };
 
 typedef struct {
-    StageCount count;
-    StageLoad load;
-} StagePlan;
-
-typedef struct {
     PlannedRun run;
     const Machine *machine; // NULL: without times
-    StagePlan *stages;      // (pp)
+    StageCount *counts;     // (pp)
+    StageLoad *loads;       // (pp)
     StepTime time;          // with a machine
 } Plan;
 
 static inline void plan_free(Plan *p) {
-    for (size_t s = 0; p->stages && s < p->run.pp; s++) {
-        ledger_free(&p->stages[s].count.memory);
+    for (size_t s = 0; p->counts && s < p->run.pp; s++) {
+        ledger_free(&p->counts[s].memory);
     }
-    free(p->stages);
-    p->stages = NULL;
+    free(p->counts);
+    free(p->loads);
 }
 
 // Whether the batch and the grid are possible: the same refusals as at the start of training.
@@ -50,10 +46,8 @@ static inline bool planned_run_from_options(PlannedRun *run, const Options *o, c
     if (!(o->init ? config_load(o->init, c, e) : shape_from_options(o, c, e))) {
         return false;
     }
-    if (!o->init && o->vocab_size) {
-        c->vocab_size = o->vocab_size;
-    } else if (!o->init && o->model) {
-        c->vocab_size = GPT2_VOCAB_SIZE;
+    if (!o->init) {
+        c->vocab_size = o->vocab_size ? o->vocab_size : o->model ? GPT2_VOCAB_SIZE : 0;
     }
     if (!c->layers || !c->channels || !c->heads || !c->seq_len || !c->vocab_size) {
         return fail(e, "plan needs --model NAME, or all of --layers, --heads, --channels, "
@@ -63,8 +57,7 @@ static inline bool planned_run_from_options(PlannedRun *run, const Options *o, c
         return fail(e, "--channels %zu is not a multiple of --heads %zu", c->channels, c->heads);
     }
 
-    run->per_node = m ? (size_t)m->ranks_per_node.value : 1;
-    run->per_node = o->ranks_per_node ? o->ranks_per_node : run->per_node;
+    run->per_node = o->ranks_per_node ? o->ranks_per_node : m ? (size_t)m->ranks_per_node.value : 1;
     run->threads =
         m ? (size_t)fmax(1, m->cores.value / (double)run->per_node) : (size_t)omp_get_max_threads();
     run->T = o->seq_len ? o->seq_len : c->seq_len;
@@ -72,8 +65,8 @@ static inline bool planned_run_from_options(PlannedRun *run, const Options *o, c
     run->tp = o->tp, run->pp = o->pp;
     size_t ranks = o->nodes * run->per_node;
     if (ranks > PLAN_RANKS_MAX) {
-        return fail(e, "--nodes %llu x %zu ranks: plan supports at most %d ranks",
-                    (unsigned long long)o->nodes, run->per_node, PLAN_RANKS_MAX);
+        return fail(e, "--nodes %zu x %zu ranks: plan supports at most %d ranks", o->nodes,
+                    run->per_node, PLAN_RANKS_MAX);
     }
 
     // a search chooses the grid and the micro-batch itself
@@ -83,9 +76,8 @@ static inline bool planned_run_from_options(PlannedRun *run, const Options *o, c
                fail(e, "plan --search needs --global-batch N: it chooses the micro-batch");
     }
     if (ranks % (run->tp * run->pp)) {
-        return fail(e,
-                    "--tp %zu x --pp %zu does not divide the %zu ranks of %llu nodes x %zu ranks",
-                    run->tp, run->pp, ranks, (unsigned long long)o->nodes, run->per_node);
+        return fail(e, "--tp %zu x --pp %zu does not divide the %zu ranks of %zu nodes x %zu ranks",
+                    run->tp, run->pp, ranks, o->nodes, run->per_node);
     }
     run->dp = ranks / run->tp / run->pp;
     run->global_batch = o->global_batch ? o->global_batch : run->B * run->dp;
@@ -96,24 +88,23 @@ static inline bool planned_run_from_options(PlannedRun *run, const Options *o, c
 // after a failure too.
 static inline bool plan_make(Plan *p, const PlannedRun *run, const Machine *machine,
                              CountStage count, Error *e) {
-    *p = (Plan){.run = *run, .machine = machine};
-    p->stages = calloc(run->pp, sizeof *p->stages);
-    StageLoad *loads = calloc(run->pp, sizeof *loads);
-    bool ok = (p->stages && loads) || fail(e, "no memory to plan %zu stages", run->pp);
+    *p = (Plan){.run = *run,
+                .machine = machine,
+                .counts = calloc(run->pp, sizeof *p->counts),
+                .loads = calloc(run->pp, sizeof *p->loads)};
+    bool ok = (p->counts && p->loads) || fail(e, "no memory to plan %zu stages", run->pp);
 
     for (size_t s = 0; ok && s < run->pp; s++) {
-        StagePlan *stage = &p->stages[s];
-        ok = count(run, s, &stage->count, e);
+        ok = count(run, s, &p->counts[s], e);
         if (ok) {
-            loads[s] = stage->load = stage_load(run, &stage->count, machine);
+            p->loads[s] = stage_load(run, &p->counts[s], machine);
         }
     }
     if (ok && machine) {
         bool overlaps = run->options.overlap && !run->options.reproducible;
-        p->time = step_time(loads, run->pp, planned_micro_batches(run),
+        p->time = step_time(p->loads, run->pp, planned_micro_batches(run),
                             overlaps ? machine->overlap.value : 0);
     }
-    free(loads);
     return ok;
 }
 
@@ -124,8 +115,7 @@ static inline bool plan_make(Plan *p, const PlannedRun *run, const Machine *mach
 static inline size_t plan_largest_stage(const Plan *p) {
     size_t largest = 0;
     for (size_t s = 1; s < p->run.pp; s++) {
-        if (ledger_total(&p->stages[s].count.memory) >
-            ledger_total(&p->stages[largest].count.memory)) {
+        if (ledger_total(&p->counts[s].memory) > ledger_total(&p->counts[largest].memory)) {
             largest = s;
         }
     }
@@ -134,7 +124,7 @@ static inline size_t plan_largest_stage(const Plan *p) {
 
 // Bytes of the largest rank. base: bytes of the program and MPI themselves.
 static inline double plan_peak(const Plan *p, double base) {
-    return base + (double)ledger_total(&p->stages[plan_largest_stage(p)].count.memory);
+    return base + (double)ledger_total(&p->counts[plan_largest_stage(p)].memory);
 }
 
 // Bytes that each rank of a node can have.

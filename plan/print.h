@@ -6,47 +6,60 @@
 #include "plan/plan.h"
 
 // ------------------------------------------------------------------------------------------------
-// Fields
+// Fields. json: NULL prints them as text.
 
-// A setting that a search chooses: a text, or a number where that is empty.
-typedef struct {
-    const char *key;
-    size_t number;
-    char text[32];
-} PlanSetting_;
-
-enum { PLAN_SETTINGS_ = 8 };
-
-static inline void plan_settings_(const PlannedRun *r, PlanSetting_ settings[PLAN_SETTINGS_]) {
-    const Options *o = &r->options;
-    const PlanSetting_ all[PLAN_SETTINGS_] = {
-        {"tp", r->tp, ""},
-        {"pp", r->pp, ""},
-        {"dp", r->dp, ""},
-        {"micro_batch", r->B, ""},
-        {"micro_batches", planned_micro_batches(r), ""},
-        {"recompute", 0, ""},
-        {"recompute_stages", o->recompute_stages, ""},
-        {"zero", o->zero, ""},
+// What a search chooses. The text is "configuration: tp 2, pp 2, dp 1, ...", spelled like the
+// options.
+static inline void plan_settings(const PlannedRun *r, JsonWriter *json) {
+    char recompute[32];
+    const struct {
+        const char *key, *text; // NULL: a number
+        size_t number;
+    } settings[] = {
+        {"tp", NULL, r->tp},
+        {"pp", NULL, r->pp},
+        {"dp", NULL, r->dp},
+        {"micro_batch", NULL, r->B},
+        {"micro_batches", NULL, planned_micro_batches(r)},
+        {"recompute", option_choice_name(&r->options, "recompute", recompute), 0},
+        {"recompute_stages", NULL, r->options.recompute_stages},
+        {"zero", NULL, r->options.zero},
     };
-    memcpy(settings, all, sizeof all);
-    option_choice_name(o, "recompute", settings[5].text);
+    const size_t count = sizeof settings / sizeof *settings;
+
+    for (size_t i = 0; json && i < count; i++) {
+        if (settings[i].text) {
+            json_put_string(json, settings[i].key, settings[i].text);
+        } else {
+            json_put_uint(json, settings[i].key, settings[i].number);
+        }
+    }
+    for (size_t i = 0; !json && i < count; i++) {
+        printf(i > 0 ? ", " : "configuration: ");
+        for (const char *c = settings[i].key; *c; c++) {
+            putchar(*c == '_' ? '-' : *c);
+        }
+        if (settings[i].text) {
+            printf(" %s", settings[i].text);
+        } else {
+            printf(" %zu", settings[i].number);
+        }
+    }
+    if (!json) {
+        printf("\n");
+    }
 }
 
-// A number that a plan with a machine comes to. The text shows value / scale in `unit`.
-typedef struct {
-    const char *key, *description;
-    double value, scale;
-    const char *unit;
-} PlanValue_;
-
-enum { PLAN_VALUES_ = 12 };
-
-static inline void plan_values_(const Plan *p, PlanValue_ values[PLAN_VALUES_]) {
+// What a plan with a machine comes to.
+static inline void plan_values_(const Plan *p, JsonWriter *json) {
     const StepTime *t = &p->time;
     double peak = plan_peak(p, p->machine->base_memory.value);
     double available = memory_per_rank(&p->run, p->machine);
-    const PlanValue_ all[PLAN_VALUES_] = {
+    const struct {
+        const char *key, *description;
+        double value, scale; // the text shows value / scale in `unit`
+        const char *unit;
+    } values[] = {
         {"peak_bytes", "memory: peak of the largest rank", peak, 0x1p20, "MiB"},
         {"rank_bytes", "memory: available per rank", available, 0x1p20, "MiB"},
         {"step_s", "step", t->seconds, 1, "s"},
@@ -60,34 +73,30 @@ static inline void plan_values_(const Plan *p, PlanValue_ values[PLAN_VALUES_]) 
         {"tokens_per_s", "throughput", plan_tokens_per_second(p), 1, "tokens/s"},
         {"mfu", "MFU", plan_mfu(p), 0.01, "%"},
     };
-    memcpy(values, all, sizeof all);
+
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
+        if (json) {
+            json_put_double(json, values[i].key, values[i].value);
+            continue;
+        }
+        printf("  %-50s %14.4f %s", values[i].description, values[i].value / values[i].scale,
+               values[i].unit);
+        if (!strcmp(values[i].unit, "s")) {
+            printf(" %8.2f %%", 100 * values[i].value / t->seconds);
+        }
+        printf("\n");
+    }
+    if (!json && peak > available) {
+        printf("DOES NOT FIT: the peak is more than a rank has\n");
+    }
 }
 
 // ------------------------------------------------------------------------------------------------
 // Text
 
-// "configuration: tp 2, pp 2, dp 1, ...", spelled like the options.
-static inline void plan_print_settings(const PlannedRun *run) {
-    PlanSetting_ settings[PLAN_SETTINGS_];
-    plan_settings_(run, settings);
-    printf("configuration:");
-    for (size_t i = 0; i < PLAN_SETTINGS_; i++) {
-        printf("%s ", i > 0 ? "," : "");
-        for (const char *c = settings[i].key; *c; c++) {
-            putchar(*c == '_' ? '-' : *c);
-        }
-        if (settings[i].text[0]) {
-            printf(" %s", settings[i].text);
-        } else {
-            printf(" %zu", settings[i].number);
-        }
-    }
-    printf("\n");
-}
-
 static inline void plan_print_memory_(const Plan *p) {
     enum { STAGES_SHOWN = 16 };
-    const MemoryLedger *largest = &p->stages[plan_largest_stage(p)].count.memory;
+    const MemoryLedger *largest = &p->counts[plan_largest_stage(p)].memory;
     const Machine *m = p->machine;
     printf("\nmemory of the largest rank, stage %zu [counted by the allocation code]\n",
            plan_largest_stage(p));
@@ -108,7 +117,7 @@ static inline void plan_print_memory_(const Plan *p) {
             printf("  ... (--json lists all)\n");
             s = pp - 2;
         }
-        const StageCount *count = &p->stages[s].count;
+        const StageCount *count = &p->counts[s];
         printf("  stage %-4zu %3zu layers %12zu parameters %10.2f MiB\n", s, count->shard.layers,
                count->parameters, (double)ledger_total(&count->memory) / 0x1p20);
     }
@@ -119,10 +128,10 @@ static inline void plan_print_traffic_(const Plan *p) {
            "bytes counted%s]\n",
            p->machine ? "; seconds modelled, without overlap" : "");
     for (TrafficKind kind = 0; kind < TRAFFIC_KINDS; kind++) {
-        const Traffic *most = &p->stages[0].load.traffic[kind];
+        const Traffic *most = &p->loads[0].traffic[kind];
         double total = 0;
         for (size_t s = 0; s < p->run.pp; s++) {
-            const Traffic *t = &p->stages[s].load.traffic[kind];
+            const Traffic *t = &p->loads[s].traffic[kind];
             most = t->sent > most->sent ? t : most;
             total += t->sent * (double)(p->run.tp * p->run.dp);
         }
@@ -140,24 +149,10 @@ static inline void plan_print_traffic_(const Plan *p) {
 }
 
 static inline void plan_print_values_(const Plan *p) {
-    PlanValue_ values[PLAN_VALUES_];
-    double budget = p->run.options.tokens_budget;
-    plan_values_(p, values);
-
+    double budget = p->run.options.tokens_budget, per_day = 86400 * plan_tokens_per_second(p);
     printf("\nmemory and time of a step [time modelled; critical stage %zu]\n",
            p->time.critical_stage);
-    for (size_t i = 0; i < PLAN_VALUES_; i++) {
-        const PlanValue_ *r = &values[i];
-        printf("  %-50s %14.4f %s", r->description, r->value / r->scale, r->unit);
-        if (!strcmp(r->unit, "s")) {
-            printf(" %8.2f %%", 100 * r->value / p->time.seconds);
-        }
-        printf("\n");
-    }
-    if (values[0].value > values[1].value) {
-        printf("DOES NOT FIT: the peak is more than a rank has\n");
-    }
-    double per_day = 86400 * plan_tokens_per_second(p);
+    plan_values_(p, NULL);
     printf("%.4g tokens per day\n", per_day);
     if (budget > 0) {
         printf("%.4g tokens take %.2f days\n", budget, budget / per_day);
@@ -181,7 +176,7 @@ static inline void plan_print_text_(const Plan *p) {
            c->layers, c->channels, c->heads, c->vocab_size, shard_parameters(c, &whole));
     printf("run: %zu ranks, %zu per node, %zu threads each; %zu sequences of %zu tokens per step\n",
            r->tp * r->pp * r->dp, r->per_node, r->threads, r->global_batch, r->T);
-    plan_print_settings(r);
+    plan_settings(r, NULL);
     plan_print_memory_(p);
     plan_print_traffic_(p);
     if (p->machine) {
@@ -195,12 +190,13 @@ static inline void plan_print_text_(const Plan *p) {
 // ------------------------------------------------------------------------------------------------
 // JSON
 
-static inline void plan_write_stage_(JsonWriter *json, const StagePlan *s) {
-    const MemoryLedger *memory = &s->count.memory;
+static inline void plan_write_stage_(JsonWriter *json, const StageCount *count,
+                                     const StageLoad *load) {
+    const MemoryLedger *memory = &count->memory;
     json_open(json, NULL, '{');
-    json_put_uint(json, "layers", s->count.shard.layers);
-    json_put_uint(json, "parameters", s->count.parameters);
-    json_put_uint(json, "updated", s->count.owned);
+    json_put_uint(json, "layers", count->shard.layers);
+    json_put_uint(json, "parameters", count->parameters);
+    json_put_uint(json, "updated", count->owned);
     json_open(json, "memory", '{');
     for (size_t i = 0; i < memory->count; i++) {
         json_put_uint(json, memory->items[i].name, memory->items[i].bytes);
@@ -210,7 +206,7 @@ static inline void plan_write_stage_(JsonWriter *json, const StagePlan *s) {
 
     json_open(json, "messages", '{');
     for (TrafficKind kind = 0; kind < TRAFFIC_KINDS; kind++) {
-        const Traffic *t = &s->load.traffic[kind];
+        const Traffic *t = &load->traffic[kind];
         if (t->calls > 0) {
             json_open(json, traffic_kinds[kind].key, '{');
             json_put_double(json, "calls", t->calls);
@@ -224,29 +220,16 @@ static inline void plan_write_stage_(JsonWriter *json, const StagePlan *s) {
 }
 
 static inline void plan_write_(JsonWriter *json, const Plan *p) {
-    PlanSetting_ settings[PLAN_SETTINGS_];
-    plan_settings_(&p->run, settings);
     json_open(json, NULL, '{');
-    for (size_t i = 0; i < PLAN_SETTINGS_; i++) {
-        if (settings[i].text[0]) {
-            json_put_string(json, settings[i].key, settings[i].text);
-        } else {
-            json_put_uint(json, settings[i].key, settings[i].number);
-        }
-    }
-
+    plan_settings(&p->run, json);
     json_open(json, "stages", '[');
     for (size_t s = 0; s < p->run.pp; s++) {
-        plan_write_stage_(json, &p->stages[s]);
+        plan_write_stage_(json, &p->counts[s], &p->loads[s]);
     }
     json_close(json, ']');
 
     if (p->machine) {
-        PlanValue_ values[PLAN_VALUES_];
-        plan_values_(p, values);
-        for (size_t i = 0; i < PLAN_VALUES_; i++) {
-            json_put_double(json, values[i].key, values[i].value);
-        }
+        plan_values_(p, json);
         json_open(json, "machine", '{');
         machine_write(json, p->machine);
         json_close(json, '}');

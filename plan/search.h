@@ -15,25 +15,18 @@ typedef struct {
 typedef struct {
     const Machine *machine;
     CountStage count;
-    Proposal best[PROPOSALS]; // fastest first
+    Proposal best[PROPOSALS + 1]; // fastest first, and room for the one that is dropped
     size_t found, tried, fitting;
 } Search;
 
 // Keeps a candidate if it is among the fastest.
 static inline void search_keep_(Search *s, const PlannedRun *run, double seconds) {
     size_t at = s->found;
-    if (s->found == PROPOSALS) {
-        at = PROPOSALS - 1;
-        if (s->best[at].seconds <= seconds) {
-            return;
-        }
-    } else {
-        s->found++;
-    }
     for (; at > 0 && s->best[at - 1].seconds > seconds; at--) {
         s->best[at] = s->best[at - 1];
     }
     s->best[at] = (Proposal){*run, seconds};
+    s->found = min_u64(s->found + 1, PROPOSALS);
 }
 
 static inline bool search_try_(Search *s, const PlannedRun *run, Error *e) {
@@ -63,10 +56,8 @@ static inline bool search_settings_(Search *s, PlannedRun *run, Error *e) {
         }
         o->recompute = ways[i].recompute;
         o->recompute_stages = ways[i].stages;
-        o->zero = false;
-        ok = search_try_(s, run, e);
-        if (ok && run->dp > 1) {
-            o->zero = true;
+        for (int zero = 0; ok && zero <= (run->dp > 1); zero++) {
+            o->zero = zero;
             ok = search_try_(s, run, e);
         }
     }
@@ -107,8 +98,7 @@ static inline void print_proposal_(const Plan *p) {
     option_choice_name(&r->options, "recompute", recompute);
     snprintf(text, sizeof text, "%s", recompute);
     if (r->options.recompute_stages) {
-        snprintf(text, sizeof text, "%s, 0-%llu", recompute,
-                 (unsigned long long)r->options.recompute_stages - 1);
+        snprintf(text, sizeof text, "%s, 0-%zu", recompute, r->options.recompute_stages - 1);
     }
     printf("%4zu%4zu%6zu%13zu  %12s%6d%11.4f%11.2f%7.2f%12.0f%8.2f\n", r->tp, r->pp, r->dp, r->B,
            text, r->options.zero, p->time.seconds, 100 * p->time.bubble / p->time.seconds,

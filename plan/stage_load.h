@@ -58,6 +58,14 @@ static inline Traffic traffic_of_(double calls, double bytes, double sent, doubl
     return (Traffic){calls, calls * bytes, calls * sent, calls * seconds};
 }
 
+// `calls` per step of a reduce-scatter or an all-gather over an array of `bytes` (ways 1), or of an
+// all-reduce, which is both (ways 2).
+static inline Traffic collective_(double calls, double ways, Link link, size_t ranks,
+                                  double bytes) {
+    return traffic_of_(calls, bytes, ways * gather_sent(ranks, bytes),
+                       ways * gather_seconds(link, ranks, bytes));
+}
+
 // Arithmetic: matrix products take 2 operations per weight and row, attention counts half the
 // tokens on average; backward is twice that, and recomputation once more all but the block's last
 // product. AdamW reads four arrays and writes three; gradients are zeroed and their norm is taken;
@@ -99,15 +107,13 @@ static inline void load_tp_(const PlannedRun *run, const StageCount *count, cons
     double forward = 2 * L + s->first_stage;
     double backward = (2 + count->recompute) * L + s->last_stage;
     double reduce = all_reduce_seconds(link, run->tp, stream);
-    l->traffic[TP_ALL_REDUCE] =
-        traffic_of_(M * (forward + backward), stream, 2 * gather_sent(run->tp, stream), reduce);
+    l->traffic[TP_ALL_REDUCE] = collective_(M * (forward + backward), 2, link, run->tp, stream);
 
     double gathers = s->last_stage ? ceil(R / CLASSIFIER_ROWS) : 0;
     double rows = gathers > 0 ? R / gathers : 0;
     double records = (double)run->tp * rows * sizeof(ShardSoftmax);
     double gather = gather_seconds(link, run->tp, records);
-    l->traffic[TP_ALL_GATHER] =
-        traffic_of_(M * gathers, records, gather_sent(run->tp, records), gather);
+    l->traffic[TP_ALL_GATHER] = collective_(M * gathers, 1, link, run->tp, records);
 
     l->forward_tp = forward * reduce;
     l->backward_tp = backward * reduce + gathers * gather;
@@ -132,9 +138,8 @@ static inline void load_pp_(const PlannedRun *run, const StageCount *count, cons
     if (s->first_stage || s->last_stage) {
         double embedding = (double)(s->vocab.count * run->config.channels) * sizeof(float);
         Link link = link_of(m, run->per_node, 2, run->tp * (run->pp - 1), m->links.value);
-        double calls = ceil(embedding / sizeof(float) / MESSAGE_ELEMENTS), each = embedding / calls;
-        l->traffic[TIED_ALL_REDUCE] =
-            traffic_of_(calls, each, 2 * gather_sent(2, each), all_reduce_seconds(link, 2, each));
+        double calls = ceil(embedding / sizeof(float) / MESSAGE_ELEMENTS);
+        l->traffic[TIED_ALL_REDUCE] = collective_(calls, 2, link, 2, embedding / calls);
     }
 }
 
@@ -151,7 +156,7 @@ static inline void load_dp_(const PlannedRun *run, const StageCount *count, cons
     double bytes = (double)n * sizeof(float);
     if (count->tree_block > 0) { // recursive doubling, one round after another
         double rounds = ceil(log2((double)run->dp));
-        double calls = (double)((n + MESSAGE_ELEMENTS - 1) / MESSAGE_ELEMENTS);
+        double calls = (double)divide_up(n, MESSAGE_ELEMENTS);
         Link link = link_of(m, run->per_node, run->dp, stride, 1);
         l->traffic[DP_ALL_REDUCE] = traffic_of_(rounds * calls, bytes / calls, bytes / calls,
                                                 message_seconds(link, bytes / calls));
@@ -162,23 +167,21 @@ static inline void load_dp_(const PlannedRun *run, const StageCount *count, cons
     Link inside = {m->node_latency.value, m->node_bandwidth.value};
     Link across =
         link_of(m, run->per_node, nodes, peers > 1 ? run->per_node : stride, m->links.value);
-    double sent_inside = gather_sent(peers, bucket);
-    double seconds_inside = gather_seconds(inside, peers, bucket);
-    double sent_across = gather_sent(nodes, shard);
-    double seconds_across = gather_seconds(across, nodes, shard);
 
     double ways = count->zero ? 1 : 2; // reduce-scatter alone, or all-gather too
     if (count->tree_block == 0 && peers > 1) {
-        l->traffic[DP_SHARED_MEMORY] =
-            traffic_of_(buckets, bucket, ways * sent_inside, ways * seconds_inside);
+        l->traffic[DP_SHARED_MEMORY] = collective_(buckets, ways, inside, peers, bucket);
     }
     if (count->tree_block == 0 && nodes > 1) {
         l->traffic[count->zero ? DP_REDUCE_SCATTER : DP_ALL_REDUCE] =
-            traffic_of_(buckets, shard, ways * sent_across, ways * seconds_across);
+            collective_(buckets, ways, across, nodes, shard);
     }
     if (count->zero) {
-        l->traffic[DP_ALL_GATHER] =
-            traffic_of_(buckets, shard, sent_across + sent_inside, seconds_across + seconds_inside);
+        const Traffic copies = collective_(buckets, 1, inside, peers, bucket);
+        Traffic *gather = &l->traffic[DP_ALL_GATHER];
+        *gather = collective_(buckets, 1, across, nodes, shard);
+        gather->sent += copies.sent;
+        gather->seconds += copies.seconds;
     }
 }
 

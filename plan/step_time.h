@@ -108,7 +108,6 @@ typedef struct {
     double gradients;       // reduction after backward: what is not overlapped
     double update, gather;  // gather: of parameters, what is not overlapped with the next forward
     size_t critical_stage;  // with the most to do per micro-batch
-    double flops;           // of all stages, one data-parallel and one tensor-parallel rank
 } StepTime;
 
 // Seconds of a micro-batch on a stage, forward and backward.
@@ -129,7 +128,6 @@ static inline StepTime step_time(const StageLoad *stages, size_t n, size_t count
         if (stage_slot_(&stages[s]) > stage_slot_(&stages[t.critical_stage])) {
             t.critical_stage = s;
         }
-        t.flops += (double)count * (stages[s].forward_flops + stages[s].backward_flops);
     }
 
     const StageLoad *c = &stages[t.critical_stage];

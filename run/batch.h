@@ -18,12 +18,11 @@ static inline bool batch_create(SampleBatch *b, MemoryLedger *memory, size_t row
                                 size_t T, Error *e) {
     b->rows = rows;
     b->T = T;
-    b->inputs = ledger_bytes(memory, "samples", rows * T * sizeof *b->inputs);
-    b->targets = ledger_bytes(memory, "samples", rows * T * sizeof *b->targets);
-    b->sample = ledger_bytes(memory, "samples", (T + 1) * sizeof *b->sample);
-    b->digests = ledger_bytes(memory, "samples", DIGEST_BYTES * digests);
-    return (b->inputs && b->targets && b->sample && b->digests) ||
-           fail(e, "no memory for %zu sequences of %zu tokens", rows, T);
+    b->inputs = ledger_bytes(memory, "samples", rows * T * sizeof *b->inputs, e);
+    b->targets = ledger_bytes(memory, "samples", rows * T * sizeof *b->targets, e);
+    b->sample = ledger_bytes(memory, "samples", (T + 1) * sizeof *b->sample, e);
+    b->digests = ledger_bytes(memory, "samples", DIGEST_BYTES * digests, e);
+    return b->inputs && b->targets && b->sample && b->digests;
 }
 
 // Row `row` = sample `sample` of a dataset; its targets are one token further.

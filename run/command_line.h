@@ -1,4 +1,4 @@
-// command_line.h: from argv to a command: help, --version, names that are almost right.
+// command_line.h: from argv to a command: help, --version, suggestions for misspelled names.
 #ifndef RUN_COMMAND_LINE_H
 #define RUN_COMMAND_LINE_H
 
@@ -43,10 +43,14 @@ static inline void print_help_(const Command *commands, size_t count) {
            exit_statuses_);
 }
 
-// NULL if there is no command of that name; then the error names the nearest one.
+// NULL if there is no command of that name, or none is given; then the error names the nearest one.
 static inline const Command *command_find_(const Command *commands, size_t count, const char *name,
                                            Error *e) {
     size_t nearest = 0, best = SIZE_MAX;
+    if (!name) {
+        fail(e, "no command; `train_gpt help` lists the commands");
+        return NULL;
+    }
     for (size_t i = 0; i < count; i++) {
         size_t distance = edit_distance(name, commands[i].name);
         if (distance == 0) {
@@ -83,32 +87,22 @@ static inline int command_line_run(World *w, const Command *commands, size_t cou
                                    char **argv) {
     Options o;
     Error e = {0};
-    const Command *command = NULL;
     bool help_first = argc > 1 && !strcmp(argv[1], "help");
     bool help = help_first || asks_for_(argc, argv, "--help", "-h");
     const char *name = argc > 1 + help_first ? argv[1 + help_first] : NULL;
 
-    if (asks_for_(argc, argv, "--version", "--version")) {
-        if (w->rank == 0) {
+    bool version = asks_for_(argc, argv, "--version", "--version");
+    if (version || (help && (!name || name[0] == '-'))) {
+        if (w->rank == 0 && version) {
             print_version();
-        }
-        return EXIT_SUCCESS;
-    }
-    if (help && (!name || name[0] == '-')) {
-        if (w->rank == 0) {
+        } else if (w->rank == 0) {
             print_help_(commands, count);
         }
         return EXIT_SUCCESS;
     }
 
-    bool ok = name || fail(&e, "no command; `train_gpt help` lists the commands");
-    if (ok) {
-        command = command_find_(commands, count, name, &e);
-        ok = command != NULL;
-    }
-    if (ok && !help) {
-        ok = options_parse(&o, argc, argv, command->options, name, &e);
-    }
+    const Command *command = command_find_(commands, count, name, &e);
+    bool ok = command && (help || options_parse(&o, argc, argv, command->options, name, &e));
     if (!world_check(w, ok, &e)) {
         return EXIT_USAGE;
     }

@@ -9,11 +9,11 @@
 
 // Steps between printed lines: --log-every, or so many that a run prints at most 500 lines: 1, 2,
 // 5, 10, 20, 50 ...
-static inline uint64_t console_log_every(const Options *o) {
+static inline size_t console_log_every_(const Options *o) {
     enum { MOST_LINES = 500 };
-    static const uint64_t factors[] = {1, 2, 5};
-    uint64_t every = o->log_every;
-    for (uint64_t decade = 1; every == 0; decade *= 10) {
+    static const size_t factors[] = {1, 2, 5};
+    size_t every = o->log_every;
+    for (size_t decade = 1; every == 0; decade *= 10) {
         for (size_t i = 0; i < 3 && every == 0; i++) {
             every = o->steps / (factors[i] * decade) <= MOST_LINES ? factors[i] * decade : 0;
         }
@@ -59,13 +59,13 @@ static inline void print_grid_settings_(const RunRecord *r) {
            r->world->size, g->tp, g->pp, g->pp == 1 ? "" : "s", g->dp, omp_get_max_threads(),
            omp_get_max_threads() == 1 ? "" : "s");
     print_setting_("step");
-    printf("%zu sequences of %zu tokens = %d data-parallel rank%s x %zu micro-batch%s of %llu\n",
+    printf("%zu sequences of %zu tokens = %d data-parallel rank%s x %zu micro-batch%s of %zu\n",
            r->global_batch, r->seq_len, g->dp, g->dp == 1 ? "" : "s", micro_batches,
-           micro_batches == 1 ? "" : "es", (unsigned long long)o->micro_batch);
+           micro_batches == 1 ? "" : "es", o->micro_batch);
     print_setting_("parallelism");
     printf("ZeRO %d, recompute %s", o->zero ? 1 : 0, option_choice_name(o, "recompute", choice));
     if (o->recompute_stages > 0) {
-        printf(" on %llu stages", (unsigned long long)o->recompute_stages);
+        printf(" on %zu stages", o->recompute_stages);
     }
     printf(", overlap %s%s\n", o->overlap && !o->reproducible ? "on" : "off",
            o->reproducible ? ", reproducible reduction" : "");
@@ -92,16 +92,13 @@ static inline void console_print_configuration(const RunRecord *r) {
     printf("AdamW, beta1 %g, beta2 %g, eps %g, weight decay %g, clip %g\n", o->beta1, o->beta2,
            o->eps, o->weight_decay, o->clip);
     print_setting_("learning rate");
-    printf("%g to %g, %s, %llu warm-up steps, %llu steps\n", o->lr, o->min_lr,
-           option_choice_name(o, "schedule", choice), (unsigned long long)o->warmup_steps,
-           (unsigned long long)o->steps);
+    printf("%g to %g, %s, %zu warm-up steps, %zu steps\n", o->lr, o->min_lr,
+           option_choice_name(o, "schedule", choice), o->warmup_steps, o->steps);
     print_setting_("evals, saves");
-    printf("eval every %llu steps, checkpoint every %llu, keep %llu\n",
-           (unsigned long long)o->eval_every, (unsigned long long)o->save_every,
-           (unsigned long long)o->keep);
+    printf("eval every %zu steps, checkpoint every %zu, keep %zu\n", o->eval_every, o->save_every,
+           o->keep);
     print_setting_("random");
-    printf("seed %llu, shuffle %d, init std %g\n", (unsigned long long)o->seed, o->shuffle,
-           o->init_std);
+    printf("seed %zu, shuffle %d, init std %g\n", o->seed, o->shuffle, o->init_std);
     print_setting_("kernels");
     printf("%s (%s), measured peak %.1f GFLOP/s\n", r->kernels, instruction_set(),
            1e-9 * r->peak_flops);
@@ -112,30 +109,25 @@ static inline void console_print_configuration(const RunRecord *r) {
 // ------------------------------------------------------------------------------------------------
 // Steps
 
-// Where a step lies in the run.
-typedef struct {
-    uint64_t log_every;
-    double seconds_left;
-} ConsoleProgress;
-
-// After each step: a line that stays every `log_every` steps, at the first step and at the last,
-// and for skipped steps; the status line in between.
-static inline void console_print_step(const RunRecord *r, const StepResult *s, ConsoleProgress p) {
-    const uint64_t steps = r->options->steps;
+// After each step: a line that stays every so many steps, at the first step and at the last, and
+// for skipped steps; the status line in between.
+static inline void console_print_step(const RunRecord *r, const StepResult *s,
+                                      double seconds_left) {
+    const size_t steps = r->options->steps;
     double tokens = (double)r->global_batch * (double)r->seq_len;
     double flops = tokens * flops_per_token(r->config, r->seq_len);
-    long left = (long)(p.seconds_left + 0.5);
+    long left = (long)(seconds_left + 0.5);
     char text[256];
 
     snprintf(text, sizeof text,
-             "step %llu/%llu | loss %.4f | norm %.3f | lr %.2e | %.0f tokens/s | MFU %.1f %% | "
+             "step %zu/%zu | loss %.4f | norm %.3f | lr %.2e | %.0f tokens/s | MFU %.1f %% | "
              "left %ld:%02ld:%02ld%s",
-             (unsigned long long)s->step, (unsigned long long)steps, s->loss, s->grad_norm, s->lr,
-             tokens / s->seconds, 100 * flops / s->seconds / r->peak_flops, left / 3600,
-             left / 60 % 60, left % 60, s->skipped ? " | SKIPPED: not finite" : "");
+             s->step, steps, s->loss, s->grad_norm, s->lr, tokens / s->seconds,
+             100 * flops / s->seconds / r->peak_flops, left / 3600, left / 60 % 60, left % 60,
+             s->skipped ? " | SKIPPED: not finite" : "");
 
-    bool stays =
-        s->step % p.log_every == 0 || s->step == r->from_step + 1 || s->step == steps || s->skipped;
+    bool stays = s->step % console_log_every_(r->options) == 0 || s->step == r->from_step + 1 ||
+                 s->step == steps || s->skipped;
     if (stays) {
         status_line_clear();
         printf("%s\n", text);
@@ -145,15 +137,13 @@ static inline void console_print_step(const RunRecord *r, const StepResult *s, C
 }
 
 // losses: (val->count), by source.
-static inline void console_print_eval(uint64_t step, const Mixture *val, double loss,
+static inline void console_print_eval(size_t step, const Mixture *val, double loss,
                                       const double *losses) {
     status_line_clear();
     for (size_t i = 0; i < val->count && val->count > 1; i++) {
-        printf("step %llu | %s: validation loss %.4f\n", (unsigned long long)step, val->paths[i],
-               losses[i]);
+        printf("step %zu | %s: validation loss %.4f\n", step, val->paths[i], losses[i]);
     }
-    printf("step %llu | validation loss %.4f | perplexity %.2f\n", (unsigned long long)step, loss,
-           exp(loss));
+    printf("step %zu | validation loss %.4f | perplexity %.2f\n", step, loss, exp(loss));
 }
 
 // What eval prints. With more than one source a line for each first; then all of them, losses

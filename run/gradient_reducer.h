@@ -15,18 +15,20 @@
 typedef struct {
     size_t elements;  // of the shard
     float *gradients; // (elements), laid out like the parameters
+    Weights weights;  // pointers into gradients, by field
     // with ZeRO (buckets.owned): sums that this rank updates; else gradients
     float *owned_gradients;
     NodePeers peers; // the data-parallel ranks on this node
     // With peers: where the gradients, and with ZeRO the parameters, of all of them are.
     SharedArray shared_gradients, shared_parameters;
     Buckets buckets;
-    bool overlap; // buckets are reduced while backward runs
+    bool overlap; // buckets are reduced while backward runs; not with --reproducible
 
     // --reproducible: blocks of micro-batches are the leaves of one binary tree over all
     // data-parallel ranks, summed like a binary counter: tree[l] holds the sum of 2^l blocks while
     // bit l of blocks_done is set.
-    size_t block; // micro-batches in a leaf; 0: not reproducible
+    size_t block;  // micro-batches in a leaf; 0: not reproducible
+    size_t blocks; // leaves of this rank
     size_t blocks_done;
     float *tree[64];
 } GradientReducer;
@@ -42,26 +44,18 @@ static inline bool reducer_share_memory(GradientReducer *r, MemoryLedger *memory
     if (r->peers.peers == 1) {
         return true;
     }
-    if (!shared_array_create(&r->shared_gradients, &r->peers, bytes, e) ||
-        (zero && !shared_array_create(&r->shared_parameters, &r->peers, bytes, e))) {
-        return false;
-    }
-    return (ledger_note(memory, "gradients", bytes, NULL) &&
-            (!zero || ledger_note(memory, "parameters", bytes, NULL))) ||
-           fail(e, "no memory for the list of arrays");
+    return shared_array_create(&r->shared_gradients, &r->peers, bytes, e) &&
+           ledger_note(memory, "gradients", bytes, NULL, e) &&
+           (!zero || (shared_array_create(&r->shared_parameters, &r->peers, bytes, e) &&
+                      ledger_note(memory, "parameters", bytes, NULL, e)));
 }
 
 // The leaves of the tree that --reproducible sums: the micro-batches of a step are divided into as
 // many equal blocks as the largest power of two that divides their number; so one tree serves every
-// power of two of data-parallel ranks up to that. *block micro-batches a leaf, *blocks leaves of
-// each rank; both 0 without the option.
-static inline bool reducer_leaves(bool reproducible, size_t micro_batches, size_t dp, size_t *block,
-                                  size_t *blocks, Error *e) {
+// power of two of data-parallel ranks up to that.
+static inline bool reducer_divide_(GradientReducer *r, size_t micro_batches, Error *e) {
     size_t leaves = micro_batches & -micro_batches;
-    *block = *blocks = 0;
-    if (!reproducible) {
-        return true;
-    }
+    size_t dp = (size_t)r->peers.peers * (size_t)r->peers.nodes;
     if (leaves % dp) {
         return fail(
             e,
@@ -70,52 +64,50 @@ static inline bool reducer_leaves(bool reproducible, size_t micro_batches, size_
             "the number of ranks",
             micro_batches, leaves, dp);
     }
-    *block = micro_batches / leaves;
-    *blocks = leaves / dp;
+    r->block = micro_batches / leaves;
+    r->blocks = leaves / dp;
     return true;
 }
 
 // After reducer_share_memory. parameters: (elements), which the reduced gradients belong to. cuts
-// (cut_count): where backward completes the array, from the end: the begin of each layer, and 0 for
-// what lies before the layers. block, blocks: micro-batches in a leaf of the fixed tree and leaves
-// of this rank; block 0: not reproducible.
+// (cut_count): where backward completes the array, from the end: the start of each layer, and 0 for
+// what lies before the layers. micro_batches: of a step, with --reproducible; without it 0.
 static inline bool reducer_create(GradientReducer *r, MemoryLedger *memory, float *parameters,
                                   const size_t *cuts, size_t cut_count, bool zero, bool overlap,
-                                  size_t block, size_t blocks, Error *e) {
+                                  size_t micro_batches, Error *e) {
     size_t n = r->elements;
-    r->overlap = overlap;
-    r->block = block;
-    r->gradients =
-        r->shared_gradients.mine ? r->shared_gradients.mine : ledger_floats(memory, "gradients", n);
-    if (!r->gradients) {
-        return fail(e, "no memory for the gradients of %zu parameters: choose a smaller model", n);
-    }
-    if (!buckets_create(&r->buckets, &r->peers, cuts, cut_count, n, zero, e)) {
+    if (micro_batches > 0 && !reducer_divide_(r, micro_batches, e)) {
         return false;
     }
-
-    for (size_t level = 0; block > 0 && (level == 0 || (size_t)1 << level < blocks); level++) {
-        r->tree[level] = ledger_floats(memory, "reduction tree", n);
+    r->overlap = overlap && r->block == 0;
+    r->gradients = r->shared_gradients.mine ? r->shared_gradients.mine
+                                            : ledger_floats(memory, "gradients", n, e);
+    if (!r->gradients || !buckets_create(&r->buckets, &r->peers, cuts, cut_count, n, zero, e)) {
+        return false;
+    }
+    for (size_t level = 0; r->block > 0 && (level == 0 || (size_t)1 << level < r->blocks);
+         level++) {
+        r->tree[level] = ledger_floats(memory, "reduction tree", n, e);
         if (!r->tree[level]) {
-            return fail(e, "no memory for level %zu of the reduction tree: omit --reproducible",
-                        level);
+            return false;
         }
     }
 
     // Give the buckets their arrays.
     Buckets *b = &r->buckets;
     r->owned_gradients =
-        zero ? ledger_floats(memory, "gradients, owned shard", b->owned) : r->gradients;
+        zero ? ledger_floats(memory, "gradients, owned shard", b->owned, e) : r->gradients;
     b->gradients = r->gradients;
     b->gradients_of_peer = r->shared_gradients.of_peer;
     b->owned_gradients = r->owned_gradients;
     b->parameters = parameters;
     b->parameters_of_peer = r->shared_parameters.of_peer;
-    return r->owned_gradients || fail(e, "no memory for the gradients of %zu parameters", b->owned);
+    return r->owned_gradients != NULL;
 }
 
 // Collective over the data-parallel ranks.
 static inline void reducer_free(GradientReducer *r, World *w) {
+    free(r->weights.layers);
     buckets_free(w, &r->buckets);
     shared_array_free(&r->shared_gradients);
     shared_array_free(&r->shared_parameters);
@@ -133,16 +125,8 @@ static inline void reducer_begin_step(GradientReducer *r) {
 
 // In the last backward pass of a step: the gradients from `from` on are complete.
 static inline void reducer_layer_done(GradientReducer *r, World *w, const float *from) {
-    if (r->overlap && r->block == 0) {
+    if (r->overlap) {
         buckets_begin_reduce(w, &r->buckets, (size_t)(from - r->gradients));
-    }
-}
-
-// x (n) += y
-static inline void add_floats_(float *x, const float *y, size_t n) {
-#pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < n; i++) {
-        x[i] += y[i];
     }
 }
 
@@ -156,7 +140,7 @@ static inline void reducer_micro_batch_done(GradientReducer *r, size_t i, size_t
 
     size_t level = 0;
     for (; r->blocks_done >> level & 1; level++) {
-        add_floats_(r->gradients, r->tree[level], r->elements);
+        add_floats(r->gradients, r->tree[level], r->elements);
     }
     r->blocks_done++;
     if (i + 1 < count) {
@@ -210,10 +194,9 @@ typedef struct {
     size_t count, capacity;
 } OwnedRanges;
 
-// views (count): of the shard's parameters. The caller frees items.
+// views (count): of the shard's parameters. *o is zero before; the caller frees items.
 static inline bool owned_ranges_create(OwnedRanges *o, const Buckets *buckets,
                                        const TensorView *views, size_t count, Error *e) {
-    *o = (OwnedRanges){0};
     for (size_t i = 0; i < count; i++) {
         size_t at = (size_t)(views[i].data - buckets->parameters), n = tensor_elements(&views[i]);
         for (size_t j = 0; j < buckets->count; j++) {

@@ -24,13 +24,13 @@ typedef struct {
     const Mixture *data, *val;
     size_t parameters; // of the whole model
     size_t seq_len, global_batch;
-    uint64_t from_step;
+    size_t from_step;
     double peak_flops; // of all ranks
 } RunRecord;
 
 // A step as logged.
 typedef struct {
-    uint64_t step, samples; // done, and read by all ranks so far
+    size_t step, samples; // done, and read by all ranks so far
     double loss, grad_norm, lr, seconds, comm_seconds;
     char batch_hash[BATCH_HASH_DIGITS + 1]; // on rank 0
     bool skipped;
@@ -139,7 +139,7 @@ static inline void log_write_step(JsonWriter *json, const RunRecord *r, const St
 }
 
 // losses: (val->count), by source; written where there are several.
-static inline void log_write_eval(JsonWriter *json, uint64_t step, const Mixture *val,
+static inline void log_write_eval(JsonWriter *json, size_t step, const Mixture *val,
                                   double val_loss, const double *losses) {
     json_open(json, NULL, '{');
     json_put_uint(json, "step", step);
@@ -162,7 +162,7 @@ static inline void put_milliseconds_(JsonWriter *json, const char *key, double s
     }
 }
 
-static inline void log_write_plan(JsonWriter *json, uint64_t step, const PlanResult *p) {
+static inline void log_write_plan(JsonWriter *json, size_t step, const PlanResult *p) {
     json_open(json, NULL, '{');
     json_put_uint(json, "step", step);
     json_open(json, "plan", '{');
@@ -180,11 +180,12 @@ static inline void log_write_plan(JsonWriter *json, uint64_t step, const PlanRes
 // ------------------------------------------------------------------------------------------------
 // The file
 
-// Appends one line and hands it to the system. The line stays with the caller.
-static inline bool log_append(FILE *log, const char *out, const JsonWriter *line, Error *e) {
+// Appends one line to OUT/NAME and hands it to the system. The line stays with the caller.
+static inline bool log_append(FILE *log, const char *out, const char *name, const JsonWriter *line,
+                              Error *e) {
     bool ok = !line->failed && fwrite(line->data, 1, line->length, log) == line->length &&
               fputc('\n', log) != EOF && fflush(log) == 0;
-    return ok || fail(e, "%s/log.jsonl: cannot be written: %s", out,
+    return ok || fail(e, "%s/%s: cannot be written: %s", out, name,
                       line->failed ? "out of memory" : strerror(errno));
 }
 
@@ -234,11 +235,23 @@ static inline bool log_set_aside_(const char *out, const char *path, Error *e) {
            fail(e, "%s: cannot be renamed to %s: %s", path, aside, strerror(errno));
 }
 
-static inline bool log_append_run_(FILE *log, const RunRecord *r, Error *e) {
+// Appends the line that describes the run to OUT/NAME.
+static inline bool log_append_run_(const RunRecord *r, const char *name, Error *e) {
+    const char *out = r->options->out;
+    char path[PATH_LIMIT];
+    if (!path_format(path, e, "%s/%s", out, name)) {
+        return false;
+    }
+    FILE *file = fopen(path, "a");
+    if (!file) {
+        return fail(e, "%s: cannot be written: %s", path, strerror(errno));
+    }
+
     JsonWriter line = {0};
     log_write_run(&line, r);
-    bool ok = log_append(log, r->options->out, &line, e);
+    bool ok = log_append(file, out, name, &line, e);
     free(line.data);
+    fclose(file);
     return ok;
 }
 
@@ -246,35 +259,19 @@ static inline bool log_append_run_(FILE *log, const RunRecord *r, Error *e) {
 // the old one cut back to r->from_step, with a line in restarts.jsonl. NULL on failure.
 static inline FILE *log_open(const RunRecord *r, bool resumed, Error *e) {
     const char *out = r->options->out;
-    char path[PATH_LIMIT], restarts[PATH_LIMIT];
-    if (!path_format(path, e, "%s/log.jsonl", out) ||
-        !path_format(restarts, e, "%s/restarts.jsonl", out) ||
-        (!resumed && !log_set_aside_(out, path, e))) {
+    char path[PATH_LIMIT];
+    if (!path_format(path, e, "%s/log.jsonl", out) || (!resumed && !log_set_aside_(out, path, e))) {
         return NULL;
     }
 
     bool exists = resumed && access(path, F_OK) == 0;
-    if (exists && !log_truncate(out, r->from_step, r->from_step < r->options->steps, e)) {
+    if ((exists && !log_truncate(out, r->from_step, r->from_step < r->options->steps, e)) ||
+        !log_append_run_(r, exists ? "restarts.jsonl" : "log.jsonl", e)) {
         return NULL;
     }
-    if (exists) {
-        FILE *file = fopen(restarts, "a");
-        bool ok = file ? log_append_run_(file, r, e)
-                       : fail(e, "%s: cannot be written: %s", restarts, strerror(errno));
-        if (file) {
-            fclose(file);
-        }
-        if (!ok) {
-            return NULL;
-        }
-    }
-
     FILE *log = fopen(path, "a");
     if (!log) {
         fail(e, "%s: cannot be written: %s", path, strerror(errno));
-    } else if (!exists && !log_append_run_(log, r, e)) {
-        fclose(log);
-        log = NULL;
     }
     return log;
 }

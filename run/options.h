@@ -168,7 +168,7 @@ typedef struct {
 #define OPTION_FIELD_LIST(name, ...) TextList name;
 #define OPTION_FIELD_TEXT(name, ...) const char *name;
 #define OPTION_FIELD_CHOICE(name, ...) int name;
-#define OPTION_FIELD_WHOLE(name, ...) uint64_t name;
+#define OPTION_FIELD_WHOLE(name, ...) size_t name;
 #define OPTION_FIELD_REAL(name, ...) double name;
 
 typedef struct {
@@ -188,44 +188,35 @@ typedef enum {
     OPTION_REAL
 } OptionType;
 
+#define OPTION_DEFAULT_(name, preset, ...) .name = (preset),
+#define OPTION_NO_DEFAULT_(...)
+
+static const Options option_defaults = {OPTIONS(OPTION_NO_DEFAULT_, OPTION_DEFAULT_,
+                                                OPTION_NO_DEFAULT_, OPTION_DEFAULT_,
+                                                OPTION_DEFAULT_, OPTION_DEFAULT_, OPTION_DEFAULT_)};
+
 typedef struct {
     const char *name; // of the field; the command line has - for _
     OptionType type;
     size_t offset;
-    const char *text; // defaults, by type
-    uint64_t whole, whole_min, whole_max;
-    double real, real_min, real_max;
     unsigned commands;
     const char *value, *help;
+    size_t whole_min, whole_max;
+    double real_min, real_max;
 } OptionSpec;
 
-#define OPTION_SPEC_(n, t) .name = #n, .type = t, .offset = offsetof(Options, n)
-#define OPTION_SPEC_FLAG_(n, c, h)                                                                 \
-    {OPTION_SPEC_(n, OPTION_FLAG), .commands = (c), .value = "", .help = (h)},
-#define OPTION_SPEC_SWITCH_(n, d, c, h)                                                            \
-    {OPTION_SPEC_(n, OPTION_SWITCH), .whole = (d), .commands = (c), .value = "0|1", .help = (h)},
-#define OPTION_SPEC_LIST_(n, c, v, h)                                                              \
-    {OPTION_SPEC_(n, OPTION_LIST), .commands = (c), .value = (v), .help = (h)},
-#define OPTION_SPEC_TEXT_(n, d, c, v, h)                                                           \
-    {OPTION_SPEC_(n, OPTION_TEXT), .text = (d), .commands = (c), .value = (v), .help = (h)},
-#define OPTION_SPEC_CHOICE_(n, d, c, v, h)                                                         \
-    {OPTION_SPEC_(n, OPTION_CHOICE), .whole = (d), .commands = (c), .value = (v), .help = (h)},
+#define OPTION_SPEC_(n, t, c, v, h)                                                                \
+    .name = #n, .type = t, .offset = offsetof(Options, n), .commands = (c), .value = (v),          \
+    .help = (h)
+#define OPTION_SPEC_FLAG_(n, c, h) {OPTION_SPEC_(n, OPTION_FLAG, c, "", h)},
+#define OPTION_SPEC_SWITCH_(n, d, c, h) {OPTION_SPEC_(n, OPTION_SWITCH, c, "0|1", h)},
+#define OPTION_SPEC_LIST_(n, c, v, h) {OPTION_SPEC_(n, OPTION_LIST, c, v, h)},
+#define OPTION_SPEC_TEXT_(n, d, c, v, h) {OPTION_SPEC_(n, OPTION_TEXT, c, v, h)},
+#define OPTION_SPEC_CHOICE_(n, d, c, v, h) {OPTION_SPEC_(n, OPTION_CHOICE, c, v, h)},
 #define OPTION_SPEC_WHOLE_(n, d, lo, hi, c, v, h)                                                  \
-    {OPTION_SPEC_(n, OPTION_WHOLE),                                                                \
-     .whole = (d),                                                                                 \
-     .whole_min = (lo),                                                                            \
-     .whole_max = (hi),                                                                            \
-     .commands = (c),                                                                              \
-     .value = (v),                                                                                 \
-     .help = (h)},
+    {OPTION_SPEC_(n, OPTION_WHOLE, c, v, h), .whole_min = (lo), .whole_max = (hi)},
 #define OPTION_SPEC_REAL_(n, d, lo, hi, c, v, h)                                                   \
-    {OPTION_SPEC_(n, OPTION_REAL),                                                                 \
-     .real = (d),                                                                                  \
-     .real_min = (lo),                                                                             \
-     .real_max = (hi),                                                                             \
-     .commands = (c),                                                                              \
-     .value = (v),                                                                                 \
-     .help = (h)},
+    {OPTION_SPEC_(n, OPTION_REAL, c, v, h), .real_min = (lo), .real_max = (hi)},
 
 static const OptionSpec option_specs[] = {
     OPTIONS(OPTION_SPEC_FLAG_, OPTION_SPEC_SWITCH_, OPTION_SPEC_LIST_, OPTION_SPEC_TEXT_,
@@ -244,8 +235,8 @@ static inline const char *option_spelling(const OptionSpec *spec, char text[48])
     return text;
 }
 
-static inline void *option_field_(Options *o, const OptionSpec *spec) {
-    return (char *)o + spec->offset;
+static inline const void *option_value_(const Options *o, const OptionSpec *spec) {
+    return (const char *)o + spec->offset;
 }
 
 // Value `index` of a list "a|b|c" into text; false if there are not that many.
@@ -275,14 +266,12 @@ static inline int option_choice_index_(const char *values, const char *text) {
 // The value of a CHOICE option as the command line spells it, e.g. "cosine".
 static inline const char *option_choice_name(const Options *o, const char *name, char text[32]) {
     for (size_t i = 0; i < OPTION_COUNT; i++) {
-        if (option_specs[i].type == OPTION_CHOICE && !strcmp(option_specs[i].name, name)) {
-            int index;
-            memcpy(&index, (const char *)o + option_specs[i].offset, sizeof index);
-            option_choice_text_(option_specs[i].value, index, text);
-            return text;
+        const OptionSpec *spec = &option_specs[i];
+        if (!strcmp(spec->name, name)) {
+            option_choice_text_(spec->value, *(const int *)option_value_(o, spec), text);
         }
     }
-    return "";
+    return text;
 }
 
 // All options of a command as one JSON object, for the record of a run.
@@ -290,7 +279,7 @@ static inline void options_write(JsonWriter *json, const Options *o, unsigned co
     json_open(json, "options", '{');
     for (size_t i = 0; i < OPTION_COUNT; i++) {
         const OptionSpec *spec = &option_specs[i];
-        const void *field = (const char *)o + spec->offset;
+        const void *field = option_value_(o, spec);
         char choice[32];
 
         if (!(spec->commands & command)) {
@@ -305,7 +294,7 @@ static inline void options_write(JsonWriter *json, const Options *o, unsigned co
             json_put_uint(json, spec->name, *(const bool *)field);
             break;
         case OPTION_WHOLE:
-            json_put_uint(json, spec->name, *(const uint64_t *)field);
+            json_put_uint(json, spec->name, *(const size_t *)field);
             break;
         case OPTION_REAL:
             json_put_double(json, spec->name, *(const double *)field);
@@ -341,18 +330,26 @@ static inline void options_write(JsonWriter *json, const Options *o, unsigned co
 // One line of a command's help: the option, its value, what it does, its default.
 static inline void option_print_help(const OptionSpec *spec) {
     char name[48], left[96], preset[64] = "", choice[32];
+    const void *value = option_value_(&option_defaults, spec);
     snprintf(left, sizeof left, "%s %s", option_spelling(spec, name), spec->value);
 
-    if (spec->type == OPTION_SWITCH ||
-        (spec->type == OPTION_WHOLE && spec->whole && spec->whole != UINT64_MAX)) {
-        snprintf(preset, sizeof preset, " (default %llu)", (unsigned long long)spec->whole);
+    if (spec->type == OPTION_SWITCH) {
+        snprintf(preset, sizeof preset, " (default %d)", *(const bool *)value);
+    } else if (spec->type == OPTION_WHOLE) {
+        size_t whole = *(const size_t *)value;
+        if (whole > 0 && whole < SIZE_MAX) {
+            snprintf(preset, sizeof preset, " (default %zu)", whole);
+        }
     } else if (spec->type == OPTION_REAL) {
-        snprintf(preset, sizeof preset, " (default %g)", spec->real);
+        snprintf(preset, sizeof preset, " (default %g)", *(const double *)value);
     } else if (spec->type == OPTION_CHOICE) {
-        option_choice_text_(spec->value, (int)spec->whole, choice);
+        option_choice_text_(spec->value, *(const int *)value, choice);
         snprintf(preset, sizeof preset, " (default %s)", choice);
-    } else if (spec->type == OPTION_TEXT && spec->text && *spec->text) {
-        snprintf(preset, sizeof preset, " (default %s)", spec->text);
+    } else if (spec->type == OPTION_TEXT) {
+        const char *text = *(const char *const *)value;
+        if (text && *text) {
+            snprintf(preset, sizeof preset, " (default %s)", text);
+        }
     }
 
     printf("  %-32s %s%s\n", left, spec->help, preset);
@@ -388,61 +385,38 @@ static inline bool is_near_miss(size_t distance, const char *name) {
 // ------------------------------------------------------------------------------------------------
 // Parser
 
-static inline void options_set_defaults_(Options *o) {
-    *o = (Options){0};
-    for (size_t i = 0; i < OPTION_COUNT; i++) {
-        const OptionSpec *spec = &option_specs[i];
-        bool on = spec->whole;
-        int choice = (int)spec->whole;
-        if (spec->type == OPTION_TEXT) {
-            memcpy(option_field_(o, spec), &spec->text, sizeof spec->text);
-        } else if (spec->type == OPTION_SWITCH) {
-            memcpy(option_field_(o, spec), &on, sizeof on);
-        } else if (spec->type == OPTION_CHOICE) {
-            memcpy(option_field_(o, spec), &choice, sizeof choice);
-        } else if (spec->type == OPTION_WHOLE) {
-            memcpy(option_field_(o, spec), &spec->whole, sizeof spec->whole);
-        } else if (spec->type == OPTION_REAL) {
-            memcpy(option_field_(o, spec), &spec->real, sizeof spec->real);
-        }
-    }
-}
-
-static inline bool option_set_(Options *o, const OptionSpec *spec, const char *text, Error *e) {
+// Parses the value of an option that takes one, no list, into its field.
+static inline bool option_set_(void *field, const OptionSpec *spec, const char *text, Error *e) {
     char name[48], *end;
     option_spelling(spec, name);
     errno = 0;
 
     if (spec->type == OPTION_WHOLE) {
-        uint64_t value = strtoull(text, &end, 10);
-        if (*text < '0' || *text > '9' || *end || errno || value < spec->whole_min ||
-            value > spec->whole_max) {
-            return fail(e, "%s %s: must be a whole number from %llu to %llu", name, text,
-                        (unsigned long long)spec->whole_min, (unsigned long long)spec->whole_max);
-        }
-        memcpy(option_field_(o, spec), &value, sizeof value);
-    } else if (spec->type == OPTION_REAL) {
-        double value = strtod(text, &end);
-        if (!*text || *end || !(value >= spec->real_min && value <= spec->real_max)) {
-            return fail(e, "%s %s: must be a number from %g to %g", name, text, spec->real_min,
-                        spec->real_max);
-        }
-        memcpy(option_field_(o, spec), &value, sizeof value);
-    } else if (spec->type == OPTION_CHOICE) {
-        int value = option_choice_index_(spec->value, text);
-        if (value < 0) {
-            return fail(e, "%s %s: must be one of %s", name, text, spec->value);
-        }
-        memcpy(option_field_(o, spec), &value, sizeof value);
-    } else if (spec->type == OPTION_SWITCH) {
-        bool value = *text == '1';
-        if (strcmp(text, "0") && strcmp(text, "1")) {
-            return fail(e, "%s %s: must be 0 or 1", name, text);
-        }
-        memcpy(option_field_(o, spec), &value, sizeof value);
-    } else {
-        memcpy(option_field_(o, spec), &text, sizeof text);
+        size_t *whole = field;
+        *whole = strtoull(text, &end, 10);
+        return (*text >= '0' && *text <= '9' && !*end && !errno && *whole >= spec->whole_min &&
+                *whole <= spec->whole_max) ||
+               fail(e, "%s %s: must be a whole number from %zu to %zu", name, text, spec->whole_min,
+                    spec->whole_max);
     }
+    if (spec->type == OPTION_REAL) {
+        double *real = field;
+        *real = strtod(text, &end);
+        return (*text && !*end && *real >= spec->real_min && *real <= spec->real_max) ||
+               fail(e, "%s %s: must be a number from %g to %g", name, text, spec->real_min,
+                    spec->real_max);
+    }
+    if (spec->type == OPTION_CHOICE) {
+        int *choice = field;
+        *choice = option_choice_index_(spec->value, text);
+        return *choice >= 0 || fail(e, "%s %s: must be one of %s", name, text, spec->value);
+    }
+    if (spec->type == OPTION_SWITCH) {
+        *(bool *)field = !strcmp(text, "1");
+        return !strcmp(text, "0") || !strcmp(text, "1") ||
+               fail(e, "%s %s: must be 0 or 1", name, text);
+    }
+    *(const char **)field = text;
     return true;
 }
 
@@ -478,7 +452,7 @@ static inline bool options_parse(Options *o, int argc, char **argv, unsigned com
                                  const char *command_name, Error *e) {
     static const char *after_equals[OPTION_COUNT]; // lists of one value
     bool given[OPTION_COUNT] = {false};
-    options_set_defaults_(o);
+    *o = option_defaults;
     o->argc = argc;
     o->argv = argv;
 
@@ -501,24 +475,23 @@ static inline bool options_parse(Options *o, int argc, char **argv, unsigned com
         }
         given[index] = true;
 
+        void *field = (char *)o + spec->offset;
         if (spec->type == OPTION_FLAG) {
             if (equals) {
                 return fail(e, "%s: takes no value", argument);
             }
-            memcpy(option_field_(o, spec), &(bool){true}, sizeof(bool));
+            *(bool *)field = true;
         } else if (spec->type == OPTION_LIST) {
-            TextList list = {(const char **)argv + i, 0};
+            TextList *list = field;
+            after_equals[index] = equals ? equals + 1 : NULL;
+            *list =
+                (TextList){equals ? &after_equals[index] : (const char **)argv + i, equals != NULL};
             for (; !equals && i < argc && strncmp(argv[i], "--", 2); i++) {
-                list.count++;
+                list->count++;
             }
-            if (equals) {
-                after_equals[index] = equals + 1;
-                list = (TextList){&after_equals[index], 1};
-            }
-            memcpy(option_field_(o, spec), &list, sizeof list);
         } else if (!equals && i == argc) {
             return fail(e, "%s: needs a value, %s", argument, spec->value);
-        } else if (!option_set_(o, spec, equals ? equals + 1 : argv[i++], e)) {
+        } else if (!option_set_(field, spec, equals ? equals + 1 : argv[i++], e)) {
             return false;
         }
     }

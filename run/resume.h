@@ -14,7 +14,7 @@
 
 // Position of a run.
 typedef struct {
-    uint64_t step, samples; // steps done, samples read by all ranks so far
+    size_t step, samples; // steps done, samples read by all ranks so far
 } RunPosition;
 
 // Rank 0: creates OUT with its parents and takes the lock that keeps a second run from writing
@@ -24,17 +24,17 @@ static inline bool run_folder_claim(const char *out, Error *e) {
     if (!path_format(path, e, "%s", out)) {
         return false;
     }
-    for (char *slash = strchr(path + 1, '/');; slash = strchr(slash + 1, '/')) {
+    for (char *slash = path; slash;) {
+        slash = strchr(slash + 1, '/');
         if (slash) {
             *slash = 0;
         }
         if (mkdir(path, 0777) && errno != EEXIST) {
             return fail(e, "%s: cannot be created: %s", path, strerror(errno));
         }
-        if (!slash) {
-            break;
+        if (slash) {
+            *slash = '/';
         }
-        *slash = '/';
     }
 
     int directory = open(out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -150,14 +150,14 @@ static inline bool run_resume(const TrainingState *t, World *w, const RunRecord 
                               RunPosition *position, bool *resumed) {
     Error e = {0};
     const char *out = r->options->out;
-    uint64_t *steps = NULL;
+    size_t *steps = NULL;
     size_t count = 0;
     bool ok = w->rank != 0 || checkpoint_list(out, &steps, &count, &e);
     if (ok && count > 0 && r->options->resume == RESUME_NONE) {
         ok = fail(&e,
-                  "%s: already holds a run, up to step %llu; use --resume auto to resume it, or "
+                  "%s: already holds a run, up to step %zu; use --resume auto to resume it, or "
                   "another --out",
-                  out, (unsigned long long)steps[0]);
+                  out, steps[0]);
     }
     *resumed = false;
     ok = world_check(w, ok, &e);
@@ -165,9 +165,9 @@ static inline bool run_resume(const TrainingState *t, World *w, const RunRecord 
 
     for (size_t i = 0; ok && !*resumed && i < count; i++) {
         char directory[PATH_LIMIT];
-        uint64_t step = w->rank == 0 ? steps[i] : 0;
+        size_t step = w->rank == 0 ? steps[i] : 0;
         broadcast(&step, sizeof step);
-        if (path_format(directory, &e, "%s/step-%06llu", out, (unsigned long long)step) &&
+        if (path_format(directory, &e, "%s/step-%06zu", out, step) &&
             checkpoint_verify_together(w, directory, true, &e)) {
             ok = state_check_shape(t, directory, &e) &&
                  trainer_state_read(directory, r, position, &e) && state_load(t, directory, &e);
@@ -188,7 +188,7 @@ static inline bool run_resume(const TrainingState *t, World *w, const RunRecord 
 
 // Rank 0: removes all but the latest `keep` checkpoints; 0 keeps all.
 static inline void remove_old_checkpoints(const char *out, size_t keep) {
-    uint64_t *steps;
+    size_t *steps;
     size_t count;
     Error ignored;
     if (keep > 0 && checkpoint_list(out, &steps, &count, &ignored)) {

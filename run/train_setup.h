@@ -6,6 +6,7 @@
 
 #include "dataloader.h"
 #include "model/config.h"
+#include "mpi_utils.h"
 #include "run/model_choice.h"
 #include "run/options.h"
 #include "tokenizer.h"
@@ -40,7 +41,7 @@ static inline bool check_model_options_(const Options *o, Error *e) {
 
 // Impossible combinations of options, found before anything is opened. ranks: of the whole run.
 static inline bool train_check_options(const Options *o, int ranks, Error *e) {
-    uint64_t dp = (uint64_t)ranks / (o->tp * o->pp), multiple = o->micro_batch * dp;
+    size_t dp = (size_t)ranks / (o->tp * o->pp), multiple = o->micro_batch * dp;
     if (!o->data.count || !o->out) {
         return fail(e, "train needs %s", o->data.count ? "--out DIR" : "--data PATH");
     }
@@ -49,10 +50,9 @@ static inline bool train_check_options(const Options *o, int ranks, Error *e) {
     }
     if (o->global_batch % multiple) {
         return fail(e,
-                    "--global-batch %llu does not divide into micro-batches of %llu on %llu "
-                    "data-parallel rank%s: it must be a multiple of %llu",
-                    (unsigned long long)o->global_batch, (unsigned long long)o->micro_batch,
-                    (unsigned long long)dp, dp == 1 ? "" : "s", (unsigned long long)multiple);
+                    "--global-batch %zu does not divide into micro-batches of %zu on %zu "
+                    "data-parallel rank%s: it must be a multiple of %zu",
+                    o->global_batch, o->micro_batch, dp, dp == 1 ? "" : "s", multiple);
     }
     if (o->time_limit > 0 && o->save_every == 0) {
         return fail(e,
@@ -64,8 +64,7 @@ static inline bool train_check_options(const Options *o, int ranks, Error *e) {
         return fail(e, "--min-lr %g is larger than --lr %g", o->min_lr, o->lr);
     }
     if (o->warmup_steps > o->steps) {
-        return fail(e, "--warmup-steps %llu is more than --steps %llu",
-                    (unsigned long long)o->warmup_steps, (unsigned long long)o->steps);
+        return fail(e, "--warmup-steps %zu is more than --steps %zu", o->warmup_steps, o->steps);
     }
     return true;
 }
@@ -88,14 +87,11 @@ static inline bool open_own_validation_(TrainSetup *s, Error *e) {
 }
 
 static inline bool open_data_(TrainSetup *s, const Options *o, Error *e) {
-    if (!mixture_open(&s->data, o->data.items, o->data.count, "train", s->seq_len, e)) {
-        return false;
-    }
-    if (o->val_data.count > 0) {
-        if (!mixture_open(&s->val, o->val_data.items, o->val_data.count, "val", s->seq_len, e)) {
-            return false;
-        }
-    } else if (o->eval_every > 0 && !open_own_validation_(s, e)) {
+    const TextList *data = &o->data, *val = &o->val_data;
+    bool ok = mixture_open(&s->data, data->items, data->count, "train", s->seq_len, e) &&
+              (val->count > 0 ? mixture_open(&s->val, val->items, val->count, "val", s->seq_len, e)
+                              : o->eval_every == 0 || open_own_validation_(s, e));
+    if (!ok) {
         return false;
     }
 
@@ -116,9 +112,9 @@ static inline bool choose_vocab_size_(TrainSetup *s, const Options *o, Error *e)
     size_t size = s->data.items[0].vocab_size; // of every dataset
     if (size && o->vocab_size && o->vocab_size != size) {
         return fail(e,
-                    "--vocab-size %llu: the tokenizer of %s has a vocabulary of %zu; omit the "
+                    "--vocab-size %zu: the tokenizer of %s has a vocabulary of %zu; omit the "
                     "option",
-                    (unsigned long long)o->vocab_size, path, size);
+                    o->vocab_size, path, size);
     }
 
     size = size ? size : o->vocab_size;
@@ -157,23 +153,22 @@ static inline bool choose_tokenizer_(TrainSetup *s, const Options *o, Error *e) 
     return true;
 }
 
-// Settles the model's shape and opens the data, on every rank. tp, pp, dp: the grid. The caller
-// closes s->data and s->val.
-static inline bool train_setup(TrainSetup *s, const Options *o, size_t tp, size_t pp, size_t dp,
-                               Error *e) {
+// Settles the model's shape and opens the data, on every rank. The caller closes s->data and
+// s->val.
+static inline bool train_setup(TrainSetup *s, const Options *o, const Grid *g, Error *e) {
     *s = (TrainSetup){.tokenizer = ""};
     if (!(o->init ? config_load(o->init, &s->config, e) : shape_from_options(o, &s->config, e))) {
         return false;
     }
     s->seq_len = o->seq_len ? o->seq_len : s->config.seq_len;
     s->micro_batch = o->micro_batch;
-    s->global_batch = o->global_batch ? o->global_batch : o->micro_batch * dp;
+    s->global_batch = o->global_batch ? o->global_batch : o->micro_batch * (size_t)g->dp;
     if (s->seq_len > s->config.seq_len) {
         return fail(e, "--seq-len %zu is more than the %zu positions of %s", s->seq_len,
                     s->config.seq_len, o->init);
     }
     return open_data_(s, o, e) && choose_vocab_size_(s, o, e) && choose_tokenizer_(s, o, e) &&
-           grid_fits(&s->config, tp, pp, e);
+           grid_fits(&s->config, (size_t)g->tp, (size_t)g->pp, e);
 }
 
 #endif

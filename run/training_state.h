@@ -18,28 +18,39 @@ typedef struct {
     const ModelShard *shard;
     const TensorView *views; // (tensors): of the shard's parameters
     size_t tensors;
-    const OwnedRanges *owned;
+    OwnedRanges owned;           // the ranges of them that this rank updates
     bool zero;                   // optimizer state is sharded over data-parallel ranks
     float *exp_avg, *exp_avg_sq; // AdamW's m and v, of what this rank owns
 } TrainingState;
 
-// The small files of a checkpoint, which rank 0 has ready as text, and the folder whose tokenizer
-// goes into it, "" for none.
+// A small file of a checkpoint, which rank 0 has ready as text.
 typedef struct {
-    JsonWriter *config, *generation_config, *trainer_state;
-    const TextBuffer *model_card;
-    const char *tokenizer;
-} SmallFiles;
+    const char *name;
+    JsonWriter content;
+} SmallFile;
 
-// Views of a shard's tensors, then AdamW's two arrays under the names they have in the optimizer's
-// files: 3 * count of them, without data. NULL without memory.
-static inline TensorView *state_views_(const ModelConfig *c, const ModelShard *s, size_t *count) {
-    tensor_views(c, s, NULL, "", NULL, count);
-    TensorView *views = malloc(3 * *count * sizeof *views);
-    if (views) {
-        tensor_views(c, s, NULL, "", views, count);
-        tensor_views(c, s, NULL, "exp_avg.", views + *count, count);
-        tensor_views(c, s, NULL, "exp_avg_sq.", views + 2 * *count, count);
+enum { MOMENTS = 2 };
+
+// The view of a tensor under the name that its AdamW moment m (0) or v (1) has in the optimizer's
+// files.
+static inline TensorView moment_view_(const TensorView *view, size_t moment) {
+    TensorView named = *view;
+    snprintf(named.name, sizeof named.name, "%s.%.68s", moment ? "exp_avg_sq" : "exp_avg",
+             view->name);
+    return named;
+}
+
+// Views of the whole model's tensors, then of their moments: (1 + MOMENTS) * *count of them,
+// without data. NULL without memory.
+static inline TensorView *saved_views_(const ModelConfig *c, size_t *count) {
+    const ModelShard whole = shard_whole(c);
+    TensorView *model = tensor_views(c, &whole, NULL, count);
+    TensorView *views = model ? realloc(model, (1 + MOMENTS) * *count * sizeof *views) : NULL;
+    for (size_t i = 0; views && i < MOMENTS * *count; i++) {
+        views[*count + i] = moment_view_(&views[i % *count], i / *count);
+    }
+    if (!views) {
+        free(model);
     }
     return views;
 }
@@ -50,29 +61,30 @@ static inline TensorView *state_views_(const ModelConfig *c, const ModelShard *s
 // Writes this rank's share of a file: of weights that all data-parallel ranks hold, an equal range
 // of each tensor; of the optimizer's state likewise, or with ZeRO what this rank owns.
 static inline bool state_write_(const TrainingState *t, const Grid *g, const TensorWriter *writer,
-                                const TensorView *mine, Error *e) {
+                                Error *e) {
     size_t rank = (size_t)g->dp_rank, ranks = (size_t)g->dp;
     bool ok = true;
 
     for (size_t i = 0; ok && i < t->tensors; i++) {
-        size_t n = tensor_elements(&mine[i]);
+        const TensorView *view = &t->views[i];
+        size_t n = tensor_elements(view);
         size_t begin = n * rank / ranks, end = n * (rank + 1) / ranks;
-        if (counts_once(t->shard, &t->views[i]) && safetensors_find(&writer->file, mine[i].name)) {
-            ok = tensor_writer_write(writer, &mine[i], begin, end, t->views[i].data + begin, e);
+        if (counts_once(t->shard, view) && safetensors_find(&writer->file, view->name)) {
+            ok = tensor_writer_write(writer, view, begin, end, view->data + begin, e);
         }
     }
 
-    for (size_t i = 0; ok && i < 2 * t->owned->count; i++) {
-        const OwnedRange *r = &t->owned->items[i / 2];
-        const float *moments = i % 2 ? t->exp_avg_sq : t->exp_avg;
-        const TensorView *view = &mine[(1 + i % 2) * t->tensors + r->tensor];
-        size_t n = tensor_elements(view);
+    for (size_t i = 0; ok && i < MOMENTS * t->owned.count; i++) {
+        const OwnedRange *r = &t->owned.items[i / MOMENTS];
+        const float *moments = i % MOMENTS ? t->exp_avg_sq : t->exp_avg;
+        const TensorView view = moment_view_(&t->views[r->tensor], i % MOMENTS);
+        size_t n = tensor_elements(&view);
         size_t begin = n * rank / ranks, end = n * (rank + 1) / ranks;
         size_t from = t->zero || r->begin > begin ? r->begin : begin;
         size_t to = t->zero || r->end < end ? r->end : end;
-        if (from < to && counts_once(t->shard, &t->views[r->tensor]) &&
-            safetensors_find(&writer->file, view->name)) {
-            ok = tensor_writer_write(writer, view, from, to,
+        if (from < to && counts_once(t->shard, &view) &&
+            safetensors_find(&writer->file, view.name)) {
+            ok = tensor_writer_write(writer, &view, from, to,
                                      moments + r->offset + (from - r->begin), e);
         }
     }
@@ -80,32 +92,28 @@ static inline bool state_write_(const TrainingState *t, const Grid *g, const Ten
 }
 
 // Collective: the tensors' files. Rank 0 creates them, all ranks write their shares, then each rank
-// hashes some of the files. whole, mine: state_views_ of the model and of this rank's shard.
+// hashes some of the files. views: saved_views_.
 static inline bool write_tensor_files_(const TrainingState *t, World *w, CheckpointWriter *writer,
-                                       const TensorFiles *files, const TensorView *whole,
-                                       const TensorView *mine) {
+                                       const TensorFiles *files, const TensorView *views) {
     Error e = {0};
-    char path[PATH_LIMIT], (*sums)[65] = calloc(files->count, sizeof *sums);
+    char(*sums)[SHA256_HEX] = calloc(files->count, sizeof *sums);
     bool ok = sums || fail(&e, "no memory to save a checkpoint");
 
     for (size_t f = 0; ok && w->rank == 0 && f < files->count; f++) {
         const TensorFile *file = &files->items[f];
-        ok = path_format(path, &e, "%s/%s", writer->temporary, file->name) &&
-             safetensors_create(path, whole + file->first, file->count, &e);
+        ok = safetensors_create(file->path, views + file->first, file->count, &e);
     }
     bool all = world_check(w, ok, &e);
 
     for (size_t f = 0; all && ok && f < files->count; f++) {
         TensorWriter tensors;
-        ok = path_format(path, &e, "%s/%s", writer->temporary, files->items[f].name) &&
-             tensor_writer_open(&tensors, path, &e) &&
-             tensor_writer_close(&tensors, state_write_(t, &w->grid, &tensors, mine, &e), &e);
+        ok = tensor_writer_open(&tensors, files->items[f].path, &e) &&
+             tensor_writer_close(&tensors, state_write_(t, &w->grid, &tensors, &e), &e);
     }
     all = all && world_check(w, ok, &e);
 
     for (size_t f = (size_t)w->rank; all && ok && f < files->count; f += (size_t)w->size) {
-        ok = path_format(path, &e, "%s/%s", writer->temporary, files->items[f].name) &&
-             sha256_file(path, sums[f], &e);
+        ok = sha256_file(files->items[f].path, sums[f], &e);
     }
     all = all && world_check(w, ok, &e);
 
@@ -120,15 +128,14 @@ static inline bool write_tensor_files_(const TrainingState *t, World *w, Checkpo
     return all;
 }
 
-static inline bool add_small_files_(CheckpointWriter *w, const SmallFiles *files, Error *e) {
-    const TextBuffer *card = files->model_card;
-    const char *tokenizer = files->tokenizer;
+// The small files, and those of the tokenizer in a folder; "" for none.
+static inline bool add_small_files_(CheckpointWriter *w, const SmallFile *files, size_t count,
+                                    const char *tokenizer, Error *e) {
     char path[PATH_LIMIT];
-    if (!checkpoint_add_json(w, "config.json", files->config, e) ||
-        !checkpoint_add_json(w, "generation_config.json", files->generation_config, e) ||
-        !checkpoint_add_json(w, "trainer_state.json", files->trainer_state, e) ||
-        !checkpoint_add_bytes(w, "README.md", card->data, card->length, e)) {
-        return false;
+    for (size_t i = 0; i < count; i++) {
+        if (!checkpoint_add_text(w, files[i].name, &files[i].content.text, e)) {
+            return false;
+        }
     }
     for (size_t i = 0; TOKENIZER_FILES[i] && tokenizer[0]; i++) {
         if (!path_format(path, e, "%s/%s", tokenizer, TOKENIZER_FILES[i]) ||
@@ -139,36 +146,32 @@ static inline bool add_small_files_(CheckpointWriter *w, const SmallFiles *files
     return true;
 }
 
-// Collective: writes OUT/.step-NNNNNN.new, which rank 0 then gives its final name. False on all
-// ranks, with the reason printed, on failure; older checkpoints stay as they are.
-static inline bool state_save(const TrainingState *t, World *w, const char *out, uint64_t step,
-                              const SmallFiles *small) {
+// Collective: writes OUT/.step-NNNNNN.new, which rank 0 then gives its final name. small: (count),
+// read on rank 0. False on all ranks, with the reason printed, on failure; older checkpoints stay
+// as they are.
+static inline bool state_save(const TrainingState *t, World *w, const char *out, size_t step,
+                              const SmallFile *small, size_t count, const char *tokenizer) {
     Error e = {0};
-    CheckpointWriter writer;
+    CheckpointWriter writer = {0};
     TensorFiles files = {0};
-    const ModelShard all = shard_whole(t->config);
-    size_t whole_count, mine_count;
+    size_t tensors;
     bool root = w->rank == 0;
-    TensorView *whole = state_views_(t->config, &all, &whole_count);
-    TensorView *mine = state_views_(t->config, t->shard, &mine_count);
+    TensorView *views = saved_views_(t->config, &tensors);
 
-    bool ok = ((whole && mine) || fail(&e, "no memory to save a checkpoint")) &&
-              tensor_files(&files, whole, whole_count, &e);
-    bool begun = ok && checkpoint_begin(&writer, out, step, root, &e);
-    ok = begun && (!root || (add_small_files_(&writer, small, &e) &&
-                             checkpoint_add_index(&writer, &files, whole, &e)));
+    bool begun = (views || fail(&e, "no memory to save a checkpoint")) &&
+                 checkpoint_begin(&writer, out, step, root, &e);
+    bool ok = begun && tensor_files(&files, &writer, views, tensors, &e) &&
+              (!root || (add_small_files_(&writer, small, count, tokenizer, &e) &&
+                         checkpoint_add_index(&writer, &files, views, &e)));
 
-    ok = world_check(w, ok, &e) && write_tensor_files_(t, w, &writer, &files, whole, mine);
+    ok = world_check(w, ok, &e) && write_tensor_files_(t, w, &writer, &files, views);
     bool committed = ok && (!root || checkpoint_commit(&writer, &e));
     if (begun && root && !committed) {
         checkpoint_abort(&writer);
     }
-    if (begun && !root) {
-        free(writer.sums.data);
-    }
+    free(writer.sums.data);
     free(files.items);
-    free(whole);
-    free(mine);
+    free(views);
     return ok && world_check(w, committed, &e);
 }
 
@@ -177,28 +180,19 @@ static inline bool state_save(const TrainingState *t, World *w, const char *out,
 
 // Reads what this rank owns of the optimizer's state.
 static inline bool optimizer_load_(const TrainingState *t, const char *directory, Error *e) {
-    TensorSet files = {0};
-    size_t count;
-    TensorView *views = state_views_(t->config, t->shard, &count);
-    bool opened = views ? optimizer_open(&files, directory, e)
-                        : fail(e, "no memory to load the optimizer state");
-    bool ok = opened;
-
-    for (size_t i = 0; ok && i < 2 * t->owned->count; i++) {
-        const OwnedRange *r = &t->owned->items[i / 2];
-        float *moments = i % 2 ? t->exp_avg_sq : t->exp_avg;
-        const TensorView *view = &views[(1 + i % 2) * count + r->tensor];
-        const Safetensors *file = NULL;
-        const SafetensorsEntry *entry = tensor_set_find(&files, view->name, &file);
-        ok = entry ? safetensors_read_range(file, entry, view, r->begin, r->end,
-                                            moments + r->offset, e)
-                   : fail(e, "%s/optimizer-*.safetensors: no tensor \"%s\"", directory, view->name);
+    TensorSet files;
+    if (!optimizer_open(&files, directory, e)) {
+        return false;
     }
 
-    if (opened) {
-        tensor_set_close(&files);
+    bool ok = true;
+    for (size_t i = 0; ok && i < MOMENTS * t->owned.count; i++) {
+        const OwnedRange *r = &t->owned.items[i / MOMENTS];
+        float *moments = i % MOMENTS ? t->exp_avg_sq : t->exp_avg;
+        const TensorView view = moment_view_(&t->views[r->tensor], i % MOMENTS);
+        ok = tensor_set_read(&files, &view, r->begin, r->end, moments + r->offset, e);
     }
-    free(views);
+    tensor_set_close(&files);
     return ok;
 }
 

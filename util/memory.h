@@ -19,6 +19,14 @@ static inline void zero_floats(float *x, size_t n) {
     }
 }
 
+// x (n) += y
+static inline void add_floats(float *x, const float *y, size_t n) {
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < n; i++) {
+        x[i] += y[i];
+    }
+}
+
 // Alignment in bytes of an array of n floats: large arrays begin on a huge page.
 static inline size_t floats_alignment(size_t n) {
     return n * sizeof(float) < HUGE_PAGE ? VECTOR_ALIGNMENT : HUGE_PAGE;
