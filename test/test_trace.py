@@ -67,7 +67,7 @@ class Documents:
             return file.read(record[1])
 
     def counts(self, span):
-        """How often a span stands in each document; places may overlap."""
+        """How often a span stands in each document; occurrences may overlap."""
         found = {}
         if span not in self.everything:
             return found
@@ -205,8 +205,8 @@ def drawn(documents, rng, count, shortest=8, longest=2000):
     return spans
 
 
-def check_places(documents, span, found):
-    """The places of a span that was found are those of plain search."""
+def check_occurrences(documents, span, found):
+    """The occurrences of a span that was found are those of plain search."""
     starts = documents.starts
     counts = {}
     for token, offset, number in found:
@@ -229,11 +229,11 @@ def token_bytes(documents, i):
 
 
 def test_drawn_spans_are_found(documents, tools):
-    """1,000 spans from anywhere in the data, Japanese and English: each is found whole, at all its places."""
+    """1,000 spans from anywhere in the data, Japanese and English: each is found complete, with all its occurrences."""
     queries = drawn(documents, random.Random(11), 700) + drawn(documents, random.Random(12), 300, 1, 30)
     for query, spans in zip(queries, ask(tools, documents.folder, queries, 100_000, "native"), strict=True):
         assert [(span["first"], span["length"]) for span in spans] == [(0, len(query))], query.decode()
-        check_places(documents, query, spans[0]["places"])
+        check_occurrences(documents, query, spans[0]["places"])
 
 
 def altered(documents, rng):
@@ -275,7 +275,7 @@ def test_altered_spans_are_not_found(documents, tools):
         if i % 10 == 0:
             assert [(s["first"], s["length"]) for s in spans] == longest_spans(documents, query, least), query.decode()
             for span in spans:
-                check_places(documents, query[span["first"]:span["first"] + span["length"]], span["places"])
+                check_occurrences(documents, query[span["first"]:span["first"] + span["length"]], span["places"])
 
 
 def test_spans_under_sanitizers(documents, tools):
@@ -294,7 +294,7 @@ def test_spans_across_blocks(block_bytes, indexed, documents, tools, tmp_path):
     queries = drawn(documents, random.Random(15), 10 if block_bytes == 2000 else 40, 8, 3000)
     assert ask(tools, folder, queries, 32, "native") == ask(tools, indexed, queries, 32, "native")
     for query, spans in zip(queries, ask(tools, folder, queries, 1 << 30, "native"), strict=True):
-        check_places(documents, query, spans[0]["places"])
+        check_occurrences(documents, query, spans[0]["places"])
 
 
 def test_index_is_the_same_for_any_number_of_threads(indexed, tools, tmp_path):
@@ -308,7 +308,7 @@ def test_index_is_the_same_for_any_number_of_threads(indexed, tools, tmp_path):
 
 
 def test_text_command(documents, mixed, indexed, second):
-    """--text over a mixture: documents, places and the steps that read them; from standard input as well."""
+    """--text over a mixture: documents, occurrences and the steps that read them; from standard input as well."""
     text = documents.texts[5][100:400].decode(errors="ignore").strip("\ufffd")
     found = trace("--run", mixed, "--text", "一二三四五 " + text + " 五四三二一", "--limit", 1000)
     other = Documents(second)
@@ -443,7 +443,7 @@ def test_document_by_id(mixed, indexed, documents):
 
 def test_people_read_it_too(mixed):
     out = run(["trace", "--run", mixed, "--step", 2, "--row", 1]).out
-    assert "proved" in out and "row 1 rank 0" in out and "bytes at" in out
+    assert "verified" in out and "row 1 rank 0" in out and "bytes at" in out
 
 
 def test_rows_and_steps_that_are_not_there(mixed):
@@ -459,7 +459,7 @@ def test_rows_and_steps_that_are_not_there(mixed):
 
 @pytest.mark.parametrize("kind", ["pair", "llmc"])
 def test_bare_data(kind, tmp_path, build):
-    """Without prepare there are no sources, but the tokens of a step are known and proved."""
+    """Without prepare there are no sources, but the tokens of a step are known and verified."""
     parts = random_documents(4, 3000, 97)
     data = write_pair(tmp_path / "t", parts) if kind == "pair" else write_llmc(tmp_path / "t.bin", np.concatenate(parts))
     out = tmp_path / "run"

@@ -21,58 +21,53 @@ typedef struct {
 
 typedef struct {
     const TraceQuestion *question;
-    bool has_run;
-    TraceRun run;
-    Mixture mixture; // the training data
-    TraceData *data; // (mixture.count)
-    bool has_tokenizer;
-    TokenTexts texts;
+    TraceRun run;     // if question->run
+    Mixture mixture;  // the training data
+    TraceData *data;  // (mixture.count)
+    TokenTexts texts; // vocab_size 0: the data has no tokenizer
 } Tracer_;
 
-// A range of a document's tokens: where it was read (NULL: nowhere), and where it lies in the data.
+// A range of a document's tokens: where it was read, and where it is in the data.
 typedef struct {
-    const RunPlace *place;
+    const RunPlace *place; // NULL: it was not read
     size_t dataset;
     const TraceDocument *document; // NULL: the data does not know its documents
     uint64_t first, tokens;        // in the dataset's split
 } TraceRange_;
 
-// Opens run and data, and proves that they belong together.
+// Opens run and data, and verifies that they belong together.
 static inline bool tracer_open_(Tracer_ *t, const TraceQuestion *o, Error *e) {
-    *t = (Tracer_){.question = o, .has_run = o->run != NULL};
-    if (t->has_run
-            ? !trace_run_open(&t->run, o->run, o->step, e) ||
-                  !trace_run_mixture(&t->run, &t->mixture, o->data, o->data_count, e)
-            : !mixture_open_paths(&t->mixture, o->data, NULL, o->data_count, "train", 1, e)) {
+    *t = (Tracer_){.question = o};
+    if (o->run ? !trace_run_open(&t->run, o->run, o->step, e) ||
+                     !trace_run_mixture(&t->run, &t->mixture, o->data, o->data_count, e)
+               : !mixture_open_paths(&t->mixture, o->data, NULL, o->data_count, "train", 1, e)) {
         return false;
     }
     t->data = calloc(t->mixture.count, sizeof *t->data);
     if (!t->data) {
         return fail(e, "no memory for %zu datasets", t->mixture.count);
     }
-    const Json *logged = t->has_run ? json_get(t->run.head.root, "data")->child : NULL;
-    for (size_t i = 0; i < t->mixture.count; i++, logged = logged ? logged->next : NULL) {
-        if (!trace_data_open(&t->data[i], &t->mixture.items[i], t->mixture.paths[i], "train",
-                             logged, e)) {
+    for (size_t i = 0; i < t->mixture.count; i++) {
+        if (!trace_data_open(&t->data[i], &t->mixture.items[i], t->mixture.paths[i],
+                             log_dataset(t->run.head.root, i), e)) {
             return false;
         }
-        if (!t->data[i].proved) {
+        if (!t->data[i].verified) {
             fprintf(stderr,
-                    "warning: %s: the run's log has no hash of it, so only batch_sha256 proves "
+                    "warning: %s: the run's log has no hash of it, so only batch_sha256 verifies "
                     "what was read\n",
                     t->mixture.paths[i]);
         }
     }
-    if (t->mixture.items[0].tokenizer[0]) {
-        Tokenizer tokenizer;
-        if (!tokenizer_load(&tokenizer, t->mixture.items[0].tokenizer, e)) {
-            return false;
-        }
-        t->has_tokenizer = token_texts_init(&t->texts, &tokenizer, e);
-        tokenizer_free(&tokenizer);
-        return t->has_tokenizer;
+
+    Tokenizer tokenizer;
+    const char *path = t->mixture.items[0].tokenizer;
+    if (!path[0]) {
+        return true;
     }
-    return true;
+    bool ok = tokenizer_load(&tokenizer, path, e) && token_texts_init(&t->texts, &tokenizer, e);
+    tokenizer_free(&tokenizer);
+    return ok;
 }
 
 static inline void tracer_close_(Tracer_ *t) {
@@ -85,38 +80,53 @@ static inline void tracer_close_(Tracer_ *t) {
     token_texts_free(&t->texts);
 }
 
-// Adds the text of tokens of a split: well-formed UTF-8, in which U+FFFD stands for a character
-// that the edges cut.
-static inline bool append_text_(Tracer_ *t, size_t dataset, uint64_t first, uint64_t tokens,
-                                JsonWriter *text, Error *e) {
-    TraceData *data = &t->data[dataset];
-    JsonWriter raw = {0};
-    size_t length, consumed;
+// Frees a text and returns it with ill-formed UTF-8 replaced by U+FFFD; NULL if there is no memory.
+// The caller frees it.
+static inline char *sanitized_(JsonWriter *raw, size_t *length, Error *e) {
+    size_t consumed;
     uint64_t replaced = 0;
-    bool ok = trace_prove_tokens(data, first, tokens, e);
-    for (uint64_t i = 0; ok && i < tokens; i++) {
-        const char *bytes = token_text(&t->texts, trace_token(data, first + i), &length);
-        json_append(&raw, bytes, length);
+    char *clean = raw->failed ? NULL : malloc(3 * raw->length + 1);
+    if (clean) {
+        *length = utf8_sanitize(clean, raw->data, raw->length, true, &consumed, &replaced);
+    } else {
+        fail(e, "no memory for a text of %zu bytes", raw->length);
     }
-    char *clean = ok ? malloc(3 * raw.length + 1) : NULL;
-    if (ok && (!clean || raw.failed)) {
-        ok = fail(e, "no memory for a text of %zu bytes", raw.length);
-    }
-    if (ok) {
-        json_append(text, clean,
-                    utf8_sanitize(clean, raw.data, raw.length, true, &consumed, &replaced));
-    }
-    free(clean);
-    free(raw.data);
-    return ok;
+    free(raw->data);
+    return clean;
 }
+
+// The text of a range, verified. U+FFFD stands for a character that the edges cut. The caller frees
+// it; NULL on failure.
+static inline char *range_text_(Tracer_ *t, const TraceRange_ *range, size_t *length, Error *e) {
+    TraceData *data = &t->data[range->dataset];
+    JsonWriter raw = {0};
+    if (!trace_verify_tokens(data, range->first, range->tokens, e)) {
+        return NULL;
+    }
+    for (uint64_t i = 0; i < range->tokens; i++) {
+        size_t n;
+        const char *bytes = token_text(&t->texts, trace_token(data, range->first + i), &n);
+        json_append(&raw, bytes, n);
+    }
+    return sanitized_(&raw, length, e);
+}
+
+// Number of a range's first token in its document, or in the split if there is none.
+static inline uint64_t range_begin_(const TraceRange_ *range) {
+    return range->first - (range->document ? range->document->first : 0);
+}
+
+// ------------------------------------------------------------------------------------------------
+// As JSON
 
 // What is known of a document beside its id, url and license, under the names that the metadata
 // has; its "source", which is a name of a collection, is "origin" here, since "source" is the file.
 static inline void put_metadata_(JsonWriter *w, const Json *metadata) {
-    static const char *const taken[] = {"step",        "row",  "rank",   "data",        "document",
-                                        "bytes",       "text", "offset", "first_token", "tokens",
-                                        "shard_token", "span", "proved"};
+    static const char *const taken[] = {
+        "step",   "row",       "rank",        "data",        "document",   "bytes",
+        "text",   "offset",    "span",        "first_token", "tokens",     "matched_tokens",
+        "places", "documents", "shard_token", "span_offset", "span_bytes",
+    };
     for (const Json *m = metadata && metadata->kind == JSON_OBJECT ? metadata->child : NULL; m;
          m = m->next) {
         const char *key = strcmp(m->key, "source") ? m->key : "origin";
@@ -127,7 +137,7 @@ static inline void put_metadata_(JsonWriter *w, const Json *metadata) {
         }
         if (m->kind == JSON_STRING && !is_taken) {
             json_put_text(w, key, m->text, m->length);
-        } else if (m->kind == JSON_NUMBER && !is_taken && json_double(m, &number)) {
+        } else if (!is_taken && json_double(m, &number)) {
             json_put_raw(w, key, m->text, m->length);
         }
     }
@@ -147,7 +157,7 @@ static inline void put_range_(JsonWriter *w, const Tracer_ *t, const TraceRange_
         {"document", d ? d->number : 0, d},
         {"offset", d ? d->record.offset : 0, d && d->known},
         {"bytes", d ? d->record.length : 0, d && d->known},
-        {"first_token", d ? p->first - d->first : 0, d},
+        {"first_token", range_begin_(p), d},
         {"tokens", p->tokens, true},
         {"shard_token", p->first, true},
     };
@@ -160,18 +170,28 @@ static inline void put_range_(JsonWriter *w, const Tracer_ *t, const TraceRange_
     put_metadata_(w, d ? d->metadata.root : NULL);
 }
 
-static inline bool print_line_(JsonWriter *w, Error *e) {
-    bool ok = !w->failed || fail(e, "no memory for a line of output");
-    if (ok) {
-        fwrite(w->data, 1, w->length, stdout);
-        putchar('\n');
+// Prints a range as one line. `fields`, the members of an open object, come last.
+static inline bool print_json_(const Tracer_ *t, const TraceRange_ *range, const JsonWriter *fields,
+                               Error *e) {
+    JsonWriter line = {.failed = fields->failed};
+    json_open(&line, NULL, '{');
+    put_range_(&line, t, range);
+    if (fields->length) {
+        json_append(&line, fields->data, fields->length);
     }
-    free(w->data);
-    *w = (JsonWriter){0};
+    json_close(&line, '}');
+    bool ok = !line.failed || fail(e, "no memory for a line of output");
+    if (ok) {
+        printf("%s\n", line.data);
+    }
+    free(line.data);
     return ok;
 }
 
-// For people: which document, and what is known of it.
+// ------------------------------------------------------------------------------------------------
+// For people
+
+// Which document, and what is known of it.
 static inline void print_document_(const Tracer_ *t, size_t dataset, const TraceDocument *d) {
     static const char *const keys[] = {"id", "url", "license", "source"};
     if (!d) {
@@ -205,39 +225,50 @@ static inline bool find_document_(TraceData *data, uint64_t token, TraceDocument
     return trace_document_of(data, token, &number, e) && trace_document(data, number, document, e);
 }
 
+// ------------------------------------------------------------------------------------------------
+// --step
+
+// Prints the range of one document at the beginning of tokens first .. end - 1 of a sample; *next
+// is where the following one begins.
+static inline bool print_sample_range_(Tracer_ *t, size_t dataset, const RunPlace *place,
+                                       uint64_t first, uint64_t end, uint64_t *next, Error *e) {
+    TraceDocument document;
+    TraceRange_ range = {.place = place, .dataset = dataset, .first = first};
+    char *text = NULL;
+    size_t length = 0;
+    bool ok = find_document_(&t->data[dataset], first, &document, &range.document, e);
+    *next = range.document ? min_u64(end, document.first + document.tokens) : end;
+    range.tokens = *next - first;
+    if (ok && t->texts.vocab_size) {
+        text = range_text_(t, &range, &length, e);
+        ok = text != NULL;
+    }
+
+    if (ok && t->question->json) {
+        JsonWriter fields = {.depth = 1, .has_member = true};
+        if (text) {
+            json_put_text(&fields, "text", text, length);
+        }
+        ok = print_json_(t, &range, &fields, e);
+        free(fields.data);
+    } else if (ok) {
+        uint64_t begin = range_begin_(&range);
+        printf("row %llu rank %llu | tokens %llu to %llu of ", (unsigned long long)place->row,
+               (unsigned long long)place->rank, (unsigned long long)begin,
+               (unsigned long long)(begin + range.tokens - 1));
+        print_document_(t, dataset, range.document);
+        printf("\n%.*s\n\n", (int)length, text ? text : "");
+    }
+    json_free(&document.metadata);
+    free(text);
+    return ok;
+}
+
 // Prints the ranges of documents that make up a sample.
 static inline bool print_sample_(Tracer_ *t, SampleId id, const RunPlace *place, Error *e) {
-    TraceData *data = &t->data[id.dataset];
     const uint64_t T = t->run.seq_len, end = id.sample * T + T + 1;
-    for (uint64_t token = id.sample * T, next; token < end; token = next) {
-        TraceDocument document;
-        TraceRange_ range = {.place = place, .dataset = id.dataset, .first = token};
-        JsonWriter line = {0}, text = {0};
-        bool ok = find_document_(data, token, &document, &range.document, e);
-        next = ok && range.document ? document.first + document.tokens : end;
-        next = next < end ? next : end;
-        range.tokens = next - token;
-        ok =
-            ok && (!t->has_tokenizer || append_text_(t, id.dataset, token, range.tokens, &text, e));
-        if (ok && t->question->json) {
-            json_open(&line, NULL, '{');
-            put_range_(&line, t, &range);
-            if (t->has_tokenizer) {
-                json_put_text(&line, "text", text.data ? text.data : "", text.length);
-            }
-            json_close(&line, '}');
-            ok = print_line_(&line, e);
-        } else if (ok) {
-            printf("row %llu rank %llu | tokens %llu to %llu of ", (unsigned long long)place->row,
-                   (unsigned long long)place->rank,
-                   (unsigned long long)(token - (range.document ? document.first : 0)),
-                   (unsigned long long)(next - 1 - (range.document ? document.first : 0)));
-            print_document_(t, id.dataset, range.document);
-            printf("\n%.*s\n\n", (int)text.length, text.data ? text.data : "");
-        }
-        json_free(&document.metadata);
-        free(text.data);
-        if (!ok) {
+    for (uint64_t token = id.sample * T; token < end;) {
+        if (!print_sample_range_(t, id.dataset, place, token, end, &token, e)) {
             return false;
         }
     }
@@ -245,7 +276,7 @@ static inline bool print_sample_(Tracer_ *t, SampleId id, const RunPlace *place,
 }
 
 // Reads all rows of a step again and compares their hash with the one that the trainer logged.
-static inline bool prove_step_(Tracer_ *t, uint64_t position, uint64_t rows, Error *e) {
+static inline bool verify_step_(Tracer_ *t, uint64_t position, uint64_t rows, Error *e) {
     const size_t T = t->run.seq_len;
     int32_t *sample = malloc((T + 1) * sizeof *sample);
     unsigned char *digests = malloc(rows * DIGEST_BYTES);
@@ -257,7 +288,7 @@ static inline bool prove_step_(Tracer_ *t, uint64_t position, uint64_t rows, Err
                 fail(e, "%s: has no vocab_size", t->run.path));
     for (uint64_t row = 0; ok && row < rows; row++) {
         SampleId id = mixture_order(&t->mixture, t->run.seed, t->run.shuffle, position + row);
-        ok = trace_prove_tokens(&t->data[id.dataset], id.sample * T, T + 1, e) &&
+        ok = trace_verify_tokens(&t->data[id.dataset], id.sample * T, T + 1, e) &&
              dataset_read(&t->mixture.items[id.dataset], id.sample, vocab_size, sample, e);
         if (ok) {
             Sha256 hash;
@@ -291,7 +322,7 @@ static inline bool trace_step_(Tracer_ *t, Error *e) {
                     (unsigned long long)o->step, (unsigned long long)segment->global_batch - 1);
     }
     uint64_t position = trace_run_position(&t->run, o->step);
-    if (!prove_step_(t, position, segment->global_batch, e)) {
+    if (!verify_step_(t, position, segment->global_batch, e)) {
         return false;
     }
     if (!o->json) {
@@ -299,7 +330,7 @@ static inline bool trace_step_(Tracer_ *t, Error *e) {
                (unsigned long long)o->step, (unsigned long long)segment->global_batch,
                (unsigned long long)t->run.seq_len + 1, (unsigned long long)segment->ranks,
                segment->ranks == 1 ? "" : "s",
-               t->run.batch_hash[0] ? "proved: their hash is the one the trainer logged"
+               t->run.batch_hash[0] ? "verified: their hash is the one that the trainer logged"
                                     : "this log has no hash of what a step read");
     }
     bool ok = true;
@@ -315,34 +346,31 @@ static inline bool trace_step_(Tracer_ *t, Error *e) {
     return ok;
 }
 
-// Prints every reading of the tokens first .. end - 1 of a document. `span` adds the fields of a
-// text's span.
+// ------------------------------------------------------------------------------------------------
+// --doc
+
+// Prints every reading of the tokens first .. end - 1 of a document. `fields`: more of them in JSON.
 static inline bool print_reads_(Tracer_ *t, size_t dataset, const TraceDocument *document,
-                                uint64_t first, uint64_t end, const JsonWriter *span, Error *e) {
+                                uint64_t first, uint64_t end, const JsonWriter *fields, Error *e) {
     TraceReads reads = {0};
-    bool ok = !t->has_run || trace_reads(&t->run, &t->mixture, dataset, first, end, &reads, e);
+    bool ok =
+        !t->question->run || trace_reads(&t->run, &t->mixture, dataset, first, end, &reads, e);
     for (size_t i = 0; ok && (i < reads.count || i == 0); i++) {
-        bool read = i < reads.count;
-        TraceRange_ range = {read ? &reads.items[i].place : NULL, dataset, document,
-                             read ? reads.items[i].first : first,
-                             read ? reads.items[i].tokens : end - first};
+        TraceRange_ range = {NULL, dataset, document, first, end - first};
+        if (i < reads.count) {
+            range.place = &reads.items[i].place;
+            range.first = reads.items[i].first, range.tokens = reads.items[i].tokens;
+        }
+
+        uint64_t begin = range_begin_(&range);
         if (t->question->json) {
-            JsonWriter line = {0};
-            json_open(&line, NULL, '{');
-            put_range_(&line, t, &range);
-            if (span) {
-                json_append(&line, span->data, span->length);
-            }
-            json_close(&line, '}');
-            ok = print_line_(&line, e);
-        } else if (read) {
+            ok = print_json_(t, &range, fields, e);
+        } else if (range.place) {
             printf("  step %llu, row %llu, rank %llu: tokens %llu to %llu\n",
                    (unsigned long long)range.place->step, (unsigned long long)range.place->row,
-                   (unsigned long long)range.place->rank,
-                   (unsigned long long)(range.first - (document ? document->first : 0)),
-                   (unsigned long long)(range.first + range.tokens - 1 -
-                                        (document ? document->first : 0)));
-        } else if (t->has_run) {
+                   (unsigned long long)range.place->rank, (unsigned long long)begin,
+                   (unsigned long long)(begin + range.tokens - 1));
+        } else if (t->question->run) {
             printf("  not read up to step %llu\n", (unsigned long long)t->run.last_step);
         }
     }
@@ -358,7 +386,7 @@ static inline bool print_document_reads_(Tracer_ *t, size_t dataset, uint64_t nu
         printf("\n");
     }
     ok = ok && print_reads_(t, dataset, &document, document.first, document.first + document.tokens,
-                            NULL, e);
+                            &(JsonWriter){0}, e);
     json_free(&document.metadata);
     return ok;
 }
@@ -416,95 +444,93 @@ static inline bool trace_doc_(Tracer_ *t, Error *e) {
                      print_document_reads_(t, dataset, number, e));
 }
 
+// ------------------------------------------------------------------------------------------------
+// --text
+
 // --text, or all of standard input for "-", with ill-formed UTF-8 replaced. Returns NULL on
 // failure; the caller frees.
 static inline char *read_text_(const TraceQuestion *o, size_t *length, Error *e) {
     JsonWriter raw = {0};
     char block[1 << 16];
-    size_t consumed;
-    uint64_t replaced = 0;
     if (strcmp(o->text, "-")) {
-        json_append(&raw, o->text, strlen(o->text));
+        json_append_text(&raw, o->text);
     } else {
         for (size_t n; (n = fread(block, 1, sizeof block, stdin)) > 0;) {
             json_append(&raw, block, n);
         }
     }
-    char *text = raw.failed ? NULL : malloc(3 * raw.length + 1);
-    if (!text) {
-        fail(e, "no memory for the text");
-    } else if (raw.length == 0) {
+    char *text = sanitized_(&raw, length, e);
+    if (text && *length == 0) {
         fail(e, "--text %s: there is no text", o->text);
         free(text);
-        text = NULL;
-    } else {
-        *length = utf8_sanitize(text, raw.data, raw.length, true, &consumed, &replaced);
+        return NULL;
     }
-    free(raw.data);
     return text;
 }
 
-// How many documents hold one of the places, which are in order.
-static inline bool count_documents_(Tracer_ *t, const Occurrences *places, uint64_t *count,
-                                    Error *e) {
-    size_t dataset = SIZE_MAX;
+// Keeps the first occurrence in each document of those found, which are in order.
+static inline bool keep_one_per_document_(Tracer_ *t, Occurrences *found, Error *e) {
+    size_t kept = 0;
     uint64_t number, last = 0;
-    *count = 0;
-    for (size_t i = 0; i < places->count; i++) {
-        const Occurrence *o = &places->items[i];
-        if (!trace_document_of(&t->data[o->data], o->token, &number, e)) {
+    for (size_t i = 0; i < found->count; i++) {
+        const Occurrence o = found->items[i];
+        if (!trace_document_of(&t->data[o.data], o.token, &number, e)) {
             return false;
         }
-        *count += o->data != dataset || number != last;
-        dataset = o->data, last = number;
+        if (kept == 0 || found->items[kept - 1].data != o.data || number != last) {
+            found->items[kept++] = o;
+        }
+        last = number;
     }
+    found->count = kept;
     return true;
 }
 
-// Prints a span and the first place of each document that holds it, up to --limit of them.
-static inline bool print_span_(Tracer_ *t, TextSearch *s, TextSpan span, Error *e) {
-    Occurrences places = {0};
-    uint64_t documents, listed = 0, last = 0, number;
-    size_t dataset = SIZE_MAX;
-    bool ok =
-        text_search_places(s, span, &places, e) && count_documents_(t, &places, &documents, e);
+// Prints the document of an occurrence and its readings. `counts`: of all occurrences, and of the
+// documents with one.
+static inline bool print_occurrence_(Tracer_ *t, const TextSearch *s, TextSpan span,
+                                     const Occurrence *o, const size_t counts[2], Error *e) {
+    TraceDocument document;
+    const TraceDocument *known;
+    uint64_t tokens = occurrence_tokens(s, o, span.length);
+    JsonWriter fields = {.depth = 1, .has_member = true};
+    json_put_text(&fields, "span", s->text + span.first, span.length);
+    json_put_uint(&fields, "span_offset", span.first);
+    json_put_uint(&fields, "span_bytes", span.length);
+    json_put_uint(&fields, "matched_tokens", tokens);
+    json_put_uint(&fields, "places", counts[0]);
+    json_put_uint(&fields, "documents", counts[1]);
+    bool ok = find_document_(&t->data[o->data], o->token, &document, &known, e);
     if (ok && !t->question->json) {
-        printf("%zu bytes at %zu, %zu time%s in %llu document%s: %.*s\n", span.length, span.first,
-               places.count, places.count == 1 ? "" : "s", (unsigned long long)documents,
-               documents == 1 ? "" : "s", (int)span.length, s->text + span.first);
+        printf(" in ");
+        print_document_(t, o->data, known);
+        printf("\n");
     }
-    for (size_t i = 0; ok && i < places.count && listed <= t->question->limit; i++) {
-        const Occurrence *o = &places.items[i];
-        TraceDocument document = {0};
-        ok = trace_document_of(&t->data[o->data], o->token, &number, e);
-        if (!ok || (o->data == dataset && number == last) || listed++ == t->question->limit) {
-            continue;
-        }
-        dataset = o->data, last = number;
-        uint64_t tokens = occurrence_tokens(s, o, span.length);
-        JsonWriter fields = {.depth = 1, .has_member = true};
-        json_put_text(&fields, "span", s->text + span.first, span.length);
-        json_put_uint(&fields, "span_offset", span.first);
-        json_put_uint(&fields, "span_bytes", span.length);
-        json_put_uint(&fields, "matched_tokens", tokens);
-        json_put_uint(&fields, "places", places.count);
-        json_put_uint(&fields, "documents", documents);
-        ok = trace_document(&t->data[o->data], number, &document, e) &&
-             (!fields.failed || fail(e, "no memory for a line of output"));
-        if (ok && !t->question->json) {
-            printf(" in ");
-            print_document_(t, o->data, &document);
-            printf("\n");
-        }
-        ok = ok && print_reads_(t, o->data, &document, o->token, o->token + tokens, &fields, e);
-        json_free(&document.metadata);
-        free(fields.data);
+    ok = ok && print_reads_(t, o->data, known, o->token, o->token + tokens, &fields, e);
+    json_free(&document.metadata);
+    free(fields.data);
+    return ok;
+}
+
+// Prints a span and its first occurrence in each document, up to --limit of them.
+static inline bool print_span_(Tracer_ *t, TextSearch *s, TextSpan span, Error *e) {
+    Occurrences found = {0};
+    bool ok = text_search_occurrences(s, span, &found, e);
+    size_t occurrences = found.count, limit = t->question->limit;
+    ok = ok && keep_one_per_document_(t, &found, e);
+    if (ok && !t->question->json) {
+        printf("%zu bytes at %zu, %zu time%s in %zu document%s: %.*s\n", span.length, span.first,
+               occurrences, occurrences == 1 ? "" : "s", found.count, found.count == 1 ? "" : "s",
+               (int)span.length, s->text + span.first);
     }
-    if (ok && !t->question->json && documents > t->question->limit) {
-        printf(" and in %llu documents more (--limit)\n",
-               (unsigned long long)(documents - t->question->limit));
+    for (size_t i = 0; ok && i < found.count && i < limit; i++) {
+        ok = print_occurrence_(t, s, span, &found.items[i],
+                               (const size_t[]){occurrences, found.count}, e);
     }
-    free(places.items);
+    if (ok && !t->question->json && found.count > limit) {
+        printf(" and in %zu more documents (--limit)\n", found.count - limit);
+    }
+    free(found.items);
     return ok;
 }
 
@@ -512,18 +538,19 @@ static inline bool trace_text_(Tracer_ *t, Error *e) {
     TextSearch search = {0};
     TextSpans spans = {0};
     size_t length;
-    if (!t->has_tokenizer) {
+    if (!t->texts.vocab_size) {
         return fail(e,
                     "%s: has no tokenizer, so its tokens cannot be read as text: only data of "
                     "prepare can be searched",
                     t->mixture.paths[0]);
     }
     for (size_t i = 0; i < t->mixture.count; i++) {
-        if (t->data[i].index.path[0] && !t->data[i].index_proved) {
-            fprintf(stderr,
-                    "warning: %s: is not in the manifest: what it finds is proved, but it may not "
-                    "find all\n",
-                    t->data[i].index.path);
+        if (t->data[i].index.path[0] && !t->data[i].index_verified) {
+            fprintf(
+                stderr,
+                "warning: %s: is not in the manifest: what it finds is verified, but it may not "
+                "find all\n",
+                t->data[i].index.path);
         }
     }
     char *text = read_text_(t->question, &length, e);
@@ -534,9 +561,8 @@ static inline bool trace_text_(Tracer_ *t, Error *e) {
         ok = print_span_(t, &search, spans.items[i], e);
     }
     if (ok && spans.count == 0 && !t->question->json) {
-        printf("no %llu bytes of this text stand in the data\n",
-               (unsigned long long)(length < t->question->min_bytes ? length
-                                                                    : t->question->min_bytes));
+        printf("no %llu bytes of this text are in the data\n",
+               (unsigned long long)min_u64(length, t->question->min_bytes));
     }
     free(spans.items);
     text_search_close(&search);
@@ -544,7 +570,7 @@ static inline bool trace_text_(Tracer_ *t, Error *e) {
     return ok;
 }
 
-// Opens run and data, proves that they belong together, and prints the answer on stdout.
+// Opens run and data, verifies that they belong together, and prints the answer on stdout.
 static inline bool trace_answer(const TraceQuestion *o, Error *e) {
     Tracer_ t;
     bool ok = tracer_open_(&t, o, e) && (o->step  ? trace_step_(&t, e)

@@ -35,8 +35,8 @@ static inline void trace_run_close(TraceRun *r) {
 
 // Adds what a first line or a line of restarts.jsonl says. Steps after its from_step were done
 // again.
-static inline bool run_add_segment_(TraceRun *r, const Json *line, const char *path,
-                                    uint64_t number, Error *e) {
+static inline bool run_add_segment_(TraceRun *r, const LogReader *log, Error *e) {
+    const Json *line = log->line;
     RunSegment segment = {0};
     if (!json_uint(json_get(line, "from_step"), &segment.from_step) ||
         !json_uint(json_get(line, "global_batch"), &segment.global_batch) ||
@@ -45,8 +45,8 @@ static inline bool run_add_segment_(TraceRun *r, const Json *line, const char *p
         segment.ranks % segment.dp || segment.global_batch == 0 ||
         segment.global_batch % segment.dp || segment.global_batch >> 32 ||
         segment.from_step >> 31) {
-        return fail(e, "%s:%llu: has no possible from_step, global_batch, ranks and dp", path,
-                    (unsigned long long)number);
+        return fail(e, "%s:%llu: has no possible from_step, global_batch, ranks and dp", log->path,
+                    (unsigned long long)log->number);
     }
     while (r->count > 1 && r->segments[r->count - 1].from_step >= segment.from_step) {
         r->count--;
@@ -54,8 +54,9 @@ static inline bool run_add_segment_(TraceRun *r, const Json *line, const char *p
     if (r->count > 0) {
         const RunSegment *before = &r->segments[r->count - 1];
         if (before->from_step > segment.from_step) {
-            return fail(e, "%s:%llu: resumes from step %llu, which is before the log begins", path,
-                        (unsigned long long)number, (unsigned long long)segment.from_step);
+            return fail(e, "%s:%llu: resumes from step %llu, which is before the log begins",
+                        log->path, (unsigned long long)log->number,
+                        (unsigned long long)segment.from_step);
         }
         segment.from_samples =
             before->from_samples + (segment.from_step - before->from_step) * before->global_batch;
@@ -114,7 +115,7 @@ static inline bool run_add_head_(TraceRun *r, LogReader *log, Error *e) {
                     log->path);
     }
     r->shuffle = shuffle;
-    if (!run_add_segment_(r, log->line, log->path, 1, e)) {
+    if (!run_add_segment_(r, log, e)) {
         return false;
     }
     r->head = log_reader_take(log);
@@ -151,7 +152,7 @@ static inline bool run_add_step_(TraceRun *r, const LogReader *log, uint64_t wan
 }
 
 // Reads log.jsonl or restarts.jsonl. A last line without its end was being written when the run was
-// killed, and is skipped; any other line that is no JSON object is an error.
+// killed, and is skipped; any other line that is not a JSON object is an error.
 static inline bool run_read_lines_(TraceRun *r, const char *folder, const char *name,
                                    uint64_t wanted, Error *e) {
     LogReader log;
@@ -163,7 +164,7 @@ static inline bool run_read_lines_(TraceRun *r, const char *folder, const char *
         if (!log.line) {
             ok = fail(e, "%s", log.problem.text);
         } else if (restarts) {
-            ok = run_add_segment_(r, log.line, log.path, log.number, e);
+            ok = run_add_segment_(r, &log, e);
         } else if (log.number == 1) {
             ok = run_add_head_(r, &log, e);
         } else if (json_get(log.line, "loss")) {
@@ -199,6 +200,21 @@ static inline bool trace_run_open(TraceRun *r, const char *folder, uint64_t step
                 (unsigned long long)expected);
 }
 
+// Where the data of a run is by an entry of its log: where its file was, whatever the working folder
+// is now, else the path that --data had. The caller frees it; NULL if there is no memory.
+static inline char *logged_path_(const Json *entry) {
+    const char *file = json_string(json_get(entry, "file"));
+    bool prepared = json_get(entry, "manifest_sha256"), pair = json_get(entry, "documents");
+    if (!file || access(file, F_OK)) {
+        return strdup(json_string(json_get(entry, "path")));
+    }
+    char *path = strdup(file), *end = path ? strrchr(path, prepared ? '/' : '.') : NULL;
+    if (end && (prepared || pair)) {
+        *end = 0;
+    }
+    return path;
+}
+
 // Opens the data of a run: paths[0 .. count), or as the log has it if count is 0. The log's weights
 // and seq_len hold.
 static inline bool trace_run_mixture(const TraceRun *r, Mixture *m, const char *const *paths,
@@ -213,32 +229,22 @@ static inline bool trace_run_mixture(const TraceRun *r, Mixture *m, const char *
             e, "--data: the run read %zu datasets, so give %zu in the order of its --data, not %zu",
             n, n, count);
     }
-    const char *found[MIXTURE_DATASETS_MAX];
-    char *cut[MIXTURE_DATASETS_MAX] = {0};
+
+    char *logged[MIXTURE_DATASETS_MAX] = {0};
     uint64_t weights[MIXTURE_DATASETS_MAX];
     const Json *entry = data->child;
     bool ok = true;
     for (size_t i = 0; ok && i < n; i++, entry = entry->next) {
-        const char *path = json_string(json_get(entry, "path")),
-                   *file = json_string(json_get(entry, "file"));
-        found[i] = count > 0 ? paths[i] : path;
-        ok = (path && json_uint(json_get(entry, "weight"), &weights[i]) && weights[i] > 0) ||
+        ok = (json_string(json_get(entry, "path")) &&
+              json_uint(json_get(entry, "weight"), &weights[i]) && weights[i] > 0) ||
              fail(e, "%s: its first line has no path and weight of data %zu", r->path, i);
-        if (ok && count == 0 && file &&
-            !access(file, F_OK)) { // where it was, whatever the working folder is now
-            char *end = (cut[i] = strdup(file))
-                            ? strrchr(cut[i], json_get(entry, "manifest_sha256") ? '/' : '.')
-                            : NULL;
-            ok = cut[i] || fail(e, "%s: no memory for its paths", r->path);
-            if (end && (json_get(entry, "manifest_sha256") || json_get(entry, "documents"))) {
-                *end = 0;
-            }
-            found[i] = cut[i];
-        }
+        ok = ok &&
+             ((logged[i] = logged_path_(entry)) || fail(e, "%s: no memory for its paths", r->path));
     }
-    ok = ok && mixture_open_paths(m, found, weights, n, "train", r->seq_len, e);
+    ok = ok && mixture_open_paths(m, count > 0 ? paths : (const char *const *)logged, weights, n,
+                                  "train", r->seq_len, e);
     for (size_t i = 0; i < n; i++) {
-        free(cut[i]);
+        free(logged[i]);
     }
     return ok;
 }
@@ -251,18 +257,15 @@ typedef struct {
 
 typedef struct {
     TraceRead *items;
-    size_t count, capacity; // zero-initialise; the caller frees items
+    size_t count, capacity; // zero-initialize; the caller frees items
 } TraceReads;
 
 static inline int read_compare_(const void *first, const void *second) {
     const TraceRead *a = first, *b = second;
-    if (a->place.step != b->place.step) {
-        return a->place.step < b->place.step ? -1 : 1;
-    }
-    if (a->place.row != b->place.row) {
-        return a->place.row < b->place.row ? -1 : 1;
-    }
-    return (a->first > b->first) - (a->first < b->first);
+    const RunPlace *p = &a->place, *q = &b->place;
+    return p->step != q->step ? (p->step > q->step) - (p->step < q->step)
+           : p->row != q->row ? (p->row > q->row) - (p->row < q->row)
+                              : (a->first > b->first) - (a->first < b->first);
 }
 
 // Adds every reading of the tokens first .. end - 1 of a dataset by the run, in the order of the
