@@ -251,14 +251,14 @@ def altered(documents, rng):
 
 def longest_spans(documents, query, least):
     """The spans that trace should give, by plain search."""
-    places, found, end = edges(query), [], 0
-    for i, start in enumerate(places[:-1]):
+    ends, found, end = edges(query), [], 0
+    for i, start in enumerate(ends[:-1]):
         reached = end
-        for place in places[i + 1:]:
-            if place > reached:
-                if query[start:place] not in documents.everything:
+        for stop in ends[i + 1:]:
+            if stop > reached:
+                if query[start:stop] not in documents.everything:
                     break
-                reached = place
+                reached = stop
         if reached > max(end, start) and reached - start >= min(least, len(query)):
             found.append((start, reached - start))
         end = max(end, reached)
@@ -316,11 +316,11 @@ def test_text_command(documents, mixed, indexed, second):
     assert span.decode() in "一二三四五 " + text + " 五四三二一" and len(span) >= len(text.encode())
     expected = {(str(indexed), number) for number in documents.counts(span)} | {
         (str(second), number) for number in other.counts(span)}
-    whole = [line for line in found if line["span"] == span.decode()]
-    assert {(line["data"], line["document"]) for line in whole} == expected
-    assert whole[0]["documents"] == len(expected)
-    assert whole[0]["places"] == sum(documents.counts(span).values()) + sum(other.counts(span).values())
-    for line in whole:
+    complete = [line for line in found if line["span"] == span.decode()]
+    assert {(line["data"], line["document"]) for line in complete} == expected
+    assert complete[0]["documents"] == len(expected)
+    assert complete[0]["places"] == sum(documents.counts(span).values()) + sum(other.counts(span).values())
+    for line in complete:
         data = documents if line["data"] == str(indexed) else other
         ids = data.tokens[line["shard_token"]:line["shard_token"] + line["tokens"]]
         if line["step"] is not None:
@@ -532,7 +532,7 @@ def test_log_that_was_altered(copies, build):
 def test_files_that_were_altered(name, copies, documents, build):
     """A bit flipped wherever an answer needs it, and a file cut short: one line, and never another answer."""
     path = copies.data / f"{SPLIT}.{name}"
-    whole, rng = path.read_bytes(), random.Random(name)
+    intact, rng = path.read_bytes(), random.Random(name)
     text = documents.texts[6][50:250].decode(errors="ignore")
     questions = [["--doc", f"{copies.data}:{6}"], ["--step", 3], ["--text", text]]
     answers = [run(["trace", *copies.where, *question], build=build).out for question in questions]
@@ -544,9 +544,9 @@ def test_files_that_were_altered(name, copies, documents, build):
               "docs": [(0, 32 + 40 * 6), (1, 32 + 40 * step["document"] + 8), (2, 32 + 40 * place["document"] + 24)],
               "meta": [(0, documents.records[6][3] + 9), (1, documents.records[step["document"]][3] + 9)],
               "index": [(q, 64) for q in range(3)], "sums": [(q, 9) for q in range(3)]}[name]
-    anywhere = [(i % 3, rng.randrange(len(whole))) for i in range(6 if build == "native" else 2)]
+    anywhere = [(i % 3, rng.randrange(len(intact))) for i in range(6 if build == "native" else 2)]
     for i, (question, at) in enumerate(needed + anywhere):
-        path.write_bytes(whole)
+        path.write_bytes(intact)
         flip_bit(path, at, rng.randrange(8))
         result = run(["trace", *copies.where, *questions[question]], check=False, build=build)
         assert result.status or i >= len(needed), str(result)
@@ -555,7 +555,7 @@ def test_files_that_were_altered(name, copies, documents, build):
             assert f"{copies.data}/{SPLIT}." in result.errors[0], str(result)
         else:
             assert result.out == answers[question]
-    path.write_bytes(whole)
+    path.write_bytes(intact)
     truncate(path)
     for question in questions:
         fails(["trace", *copies.where, *question], 1, copies.data, build=build)
