@@ -62,10 +62,8 @@ static const size_t TOKENIZER_MAX_FILE_ = (size_t)1 << 28; // bytes of a tokeniz
 typedef struct {
     JsonDocument document, config;
     Spellings spellings;
-    char *merges;
     char directory[PATH_LIMIT], path[PATH_LIMIT]; // of the files; the one that is read
-    char end_name[STEP_TEXT];
-    const char *end_text; // NULL: not known yet
+    FileText end;                                 // of a document; text NULL: not known yet
 } Loading_;
 
 // tokenizer_config.json, if there is one.
@@ -73,7 +71,7 @@ static inline bool config_read_(Loading_ *l, Error *e) {
     char path[PATH_LIMIT];
     return path_format(path, e, "%s/tokenizer_config.json", l->directory) &&
            (access(path, F_OK) || json_parse_file(&l->config, path, TOKENIZER_MAX_FILE_, e)) &&
-           tokenizer_config_token(l->config.root, l->directory, "eos_token", &l->end_text, e);
+           tokenizer_config_token(l->config.root, l->directory, "eos_token", &l->end, e);
 }
 
 // The only *.model file of a directory, in l->path; *count is how many there are.
@@ -155,26 +153,27 @@ static inline bool load_json_(Tokenizer *t, Loading_ *l, Error *e) {
 }
 
 static inline bool load_pair_(Tokenizer *t, Loading_ *l, Error *e) {
-    char merges_path[PATH_LIMIT];
+    char merges_path[PATH_LIMIT], *merges = NULL;
     size_t length;
-    l->end_text = l->end_text ? l->end_text : END_OF_DOCUMENT_TEXT;
+    l->end = l->end.text ? l->end : file_text(END_OF_DOCUMENT_TEXT);
     t->pre_tokenizer.prefix_space =
         json_is_bool(json_get(l->config.root, "add_prefix_space"), true);
-    return path_format(merges_path, e, "%s/merges.txt", l->directory) &&
-           json_parse_file(&l->document, l->path, TOKENIZER_MAX_FILE_, e) &&
-           (l->merges = read_file(merges_path, TOKENIZER_MAX_FILE_, &length, e)) &&
-           vocab_merges_read(t, &l->spellings, l->document.root, l->path,
-                             (FileText){l->merges, length}, merges_path, l->end_text, e);
+    bool ok = path_format(merges_path, e, "%s/merges.txt", l->directory) &&
+              json_parse_file(&l->document, l->path, TOKENIZER_MAX_FILE_, e) &&
+              (merges = read_file(merges_path, TOKENIZER_MAX_FILE_, &length, e)) &&
+              vocab_merges_read(t, &l->spellings, l->document.root, l->path,
+                                (FileText){merges, length}, merges_path, l->end, e);
+    free(merges);
+    return ok;
 }
 
 static inline bool load_model_(Tokenizer *t, Loading_ *l, Error *e) {
+    FileText end = {0};
     t->source = read_file(l->path, TOKENIZER_MAX_FILE_, &t->source_length, e);
-    if (!t->source || !sentencepiece_read(t, &l->spellings, l->path, l->end_name, e)) {
+    if (!t->source || !sentencepiece_read(t, &l->spellings, l->path, &end, e)) {
         return false;
     }
-    if (!l->end_text && l->end_name[0]) {
-        l->end_text = l->end_name;
-    }
+    l->end = l->end.text ? l->end : end;
     return true;
 }
 
@@ -187,17 +186,17 @@ static inline bool load_roles_(Tokenizer *t, const Loading_ *l, const char *path
     } roles[] = {
         {"bos_token", &t->begin}, {"unk_token", &t->pieces.unknown}, {"pad_token", &t->pad}};
     for (size_t i = 0; i < sizeof roles / sizeof *roles; i++) {
-        const char *text;
+        FileText text;
         if (!tokenizer_config_token(l->config.root, l->directory, roles[i].role, &text, e)) {
             return false;
         }
-        if (text && *roles[i].id < 0) {
-            *roles[i].id = spellings_find(&l->spellings, (FileText){text, strlen(text)});
+        if (text.text && *roles[i].id < 0) {
+            *roles[i].id = spellings_find(&l->spellings, text);
         }
     }
 
-    const char *end = l->end_text ? l->end_text : END_OF_DOCUMENT_TEXT;
-    t->end_of_document = spellings_find(&l->spellings, (FileText){end, strlen(end)});
+    t->end_of_document =
+        spellings_find(&l->spellings, l->end.text ? l->end : file_text(END_OF_DOCUMENT_TEXT));
     return t->end_of_document >= 0 ||
            fail(e,
                 "%s: the end-of-document token (eos_token of tokenizer_config.json, else %s) is "
@@ -219,22 +218,17 @@ static inline bool load_roles_(Tokenizer *t, const Loading_ *l, const char *path
 // files are not trusted: what cannot be used, or would give other ids than the owning library, is
 // rejected with one line.
 static inline bool tokenizer_load(Tokenizer *t, const char *path, Error *e) {
-    Loading_ *l = calloc(1, sizeof *l);
+    Loading_ l = {0};
     FileKind_ kind = FILE_JSON_;
     tokenizer_init(t);
-    bool ok = (l || fail(e, "tokenizer: out of memory to load %s", path)) &&
-              choose_file_(l, path, &kind, e) && config_read_(l, e) &&
-              (kind == FILE_JSON_   ? load_json_(t, l, e)
-               : kind == FILE_PAIR_ ? load_pair_(t, l, e)
-                                    : load_model_(t, l, e)) &&
-              load_roles_(t, l, path, e);
-    if (l) {
-        json_free(&l->document);
-        json_free(&l->config);
-        spellings_free(&l->spellings);
-        free(l->merges);
-    }
-    free(l);
+    bool ok = choose_file_(&l, path, &kind, e) && config_read_(&l, e) &&
+              (kind == FILE_JSON_   ? load_json_(t, &l, e)
+               : kind == FILE_PAIR_ ? load_pair_(t, &l, e)
+                                    : load_model_(t, &l, e)) &&
+              load_roles_(t, &l, path, e);
+    json_free(&l.document);
+    json_free(&l.config);
+    spellings_free(&l.spellings);
     if (!ok) {
         tokenizer_free(t);
     }

@@ -83,23 +83,9 @@ static inline const char *tokenizer_text(const Tokenizer *t, int32_t id, size_t 
 // ------------------------------------------------------------------------------------------------
 // Putting one together
 
-// Starts a byte-level BPE, which splits as GPT-2's.
+// Starts a tokenizer: a byte-level BPE that splits as GPT-2's.
 static inline void tokenizer_init(Tokenizer *t) {
     *t = (Tokenizer){.begin = -1, .pad = -1, .pieces.unknown = -1};
-}
-
-// Starts a Unigram of SentencePiece with byte fallback, which normalizes nothing.
-static inline void tokenizer_init_unigram(Tokenizer *t) {
-    tokenizer_init(t);
-    t->model = MODEL_UNIGRAM;
-    t->pieces.sentencepiece = t->pieces.byte_fallback = true;
-}
-
-// Adds a token with the next id: its bytes, or with `verbatim` a text that holds a character
-// outside the byte alphabet.
-static inline bool tokenizer_add_token(Tokenizer *t, const char *bytes, size_t length,
-                                       bool verbatim, Error *e) {
-    return vocabulary_add(&t->vocabulary, bytes, length, verbatim, e);
 }
 
 // Adds a piece of this kind with the next id.
@@ -114,11 +100,6 @@ static inline bool tokenizer_add_piece(Tokenizer *t, const char *text, size_t le
     t->pieces.scores[id] = score;
     t->vocabulary.tokens[id].kind = (uint8_t)kind;
     return true;
-}
-
-// Adds the merge with the next priority.
-static inline bool tokenizer_add_merge(Tokenizer *t, Merge merge, Error *e) {
-    return merges_add(&t->merges, merge, e);
 }
 
 // Makes the token added.id an added token; added.text is copied.

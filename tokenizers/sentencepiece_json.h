@@ -4,6 +4,7 @@
 #define TOKENIZERS_SENTENCEPIECE_JSON_H
 
 #include "tokenizers/json_components.h"
+#include "tokenizers/vocab_merges.h"
 
 static inline void json_put_base64_(JsonWriter *w, const char *key, const char *data,
                                     size_t length) {
@@ -138,22 +139,6 @@ static inline void put_merges_(JsonWriter *w, const Vocabulary *v, const double 
     free(order);
 }
 
-// Puts {piece: id} for BPE.
-static inline void put_piece_ids_(JsonWriter *w, const Vocabulary *v) {
-    JsonWriter key = {0};
-    json_open(w, "vocab", '{');
-    for (size_t id = 0; id < v->model_count; id++) {
-        key.length = 0;
-        json_append(&key, v->bytes + v->tokens[id].offset, v->tokens[id].length);
-        if (!key.failed) {
-            json_put_uint(w, key.data, id);
-        }
-    }
-    json_close(w, '}');
-    w->failed |= key.failed;
-    free(key.data);
-}
-
 // Puts [[piece, score], ...] for Unigram.
 static inline void put_piece_scores_(JsonWriter *w, const Vocabulary *v, const double *scores) {
     json_open(w, "vocab", '[');
@@ -204,7 +189,7 @@ static inline void sentencepiece_json_write(JsonWriter *w, const Tokenizer *t) {
     }
     json_put_bool(w, "byte_fallback", t->pieces.byte_fallback);
     if (bpe) {
-        put_piece_ids_(w, v);
+        vocab_write_object(w, "vocab", t);
         put_merges_(w, v, t->pieces.scores);
     } else {
         put_piece_scores_(w, v, t->pieces.scores);

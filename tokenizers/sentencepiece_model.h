@@ -90,23 +90,34 @@ static inline void trainer_spec_read_(Tokenizer *t, ModelFile_ *m, ProtobufReade
     DecodeRules *decode = &t->decode;
     while (protobuf_next(w)) {
         FileText text = {w->bytes, w->length}; // of wire type 2
-        if (w->wire == 0 && w->field == TRAINER_MODEL_TYPE_ && w->number >= 1 && w->number <= 4) {
-            m->type = w->number;
-        } else if (w->wire == 0 && w->field == TRAINER_SPACE_SUFFIX_) {
-            t->sentencepiece_normalizer.space_suffix = w->number != 0;
-        } else if (w->wire == 0 && w->field == TRAINER_BYTE_FALLBACK_) {
-            t->pieces.byte_fallback = w->number != 0;
-        } else if (w->wire == 2 && w->field == TRAINER_UNK_SURFACE_) {
-            // One that is too long is rejected by sentencepiece_read.
-            size_t room = sizeof decode->unknown_surface;
+        FileText *piece = NULL;
+        switch (w->field << 3 | (uint32_t)w->wire) {
+        case TRAINER_MODEL_TYPE_ << 3:
+            m->type = w->number >= 1 && w->number <= 4 ? w->number : m->type;
+            break;
+        case TRAINER_SPACE_SUFFIX_ << 3:
+            t->sentencepiece_normalizer.space_suffix = w->number;
+            break;
+        case TRAINER_BYTE_FALLBACK_ << 3:
+            t->pieces.byte_fallback = w->number;
+            break;
+        case TRAINER_UNK_SURFACE_ << 3 | 2: // one that is too long is rejected later
             decode->unknown_surface_length = text.length;
-            memcpy(decode->unknown_surface, text.text, text.length < room ? text.length : room);
-        } else if (w->wire == 2 && w->field == TRAINER_BOS_PIECE_ && text.length) {
-            m->begin = text;
-        } else if (w->wire == 2 && w->field == TRAINER_EOS_PIECE_ && text.length) {
-            m->end = text;
-        } else if (w->wire == 2 && w->field == TRAINER_PAD_PIECE_ && text.length) {
-            m->pad = text;
+            memcpy(decode->unknown_surface, text.text,
+                   min_u64(text.length, sizeof decode->unknown_surface));
+            break;
+        case TRAINER_BOS_PIECE_ << 3 | 2:
+            piece = &m->begin;
+            break;
+        case TRAINER_EOS_PIECE_ << 3 | 2:
+            piece = &m->end;
+            break;
+        case TRAINER_PAD_PIECE_ << 3 | 2:
+            piece = &m->pad;
+            break;
+        }
+        if (piece && text.length) {
+            *piece = text;
         }
     }
 }
@@ -114,14 +125,19 @@ static inline void trainer_spec_read_(Tokenizer *t, ModelFile_ *m, ProtobufReade
 static inline void normalizer_spec_read_(SentencePieceNormalizer *s, FileText *charsmap,
                                          ProtobufReader *w) {
     while (protobuf_next(w)) {
-        if (w->wire == 2 && w->field == NORMALIZER_CHARSMAP_) {
+        switch (w->field << 3 | (uint32_t)w->wire) {
+        case NORMALIZER_CHARSMAP_ << 3 | 2:
             *charsmap = (FileText){w->bytes, w->length};
-        } else if (w->wire == 0 && w->field == NORMALIZER_DUMMY_PREFIX_) {
-            s->dummy_prefix = w->number != 0;
-        } else if (w->wire == 0 && w->field == NORMALIZER_EXTRA_SPACES_) {
-            s->collapse_spaces = w->number != 0;
-        } else if (w->wire == 0 && w->field == NORMALIZER_ESCAPE_SPACES_) {
-            s->escape_spaces = w->number != 0;
+            break;
+        case NORMALIZER_DUMMY_PREFIX_ << 3:
+            s->dummy_prefix = w->number;
+            break;
+        case NORMALIZER_EXTRA_SPACES_ << 3:
+            s->collapse_spaces = w->number;
+            break;
+        case NORMALIZER_ESCAPE_SPACES_ << 3:
+            s->escape_spaces = w->number;
+            break;
         }
     }
 }
@@ -244,9 +260,9 @@ static inline int32_t control_piece_(const Vocabulary *v, const Spellings *s, Fi
     return id >= 0 && v->tokens[id].kind == PIECE_CONTROL ? id : -1;
 }
 
-// Reads the .model in t->source. *end is its end-of-document piece, NULL if it has none.
-static inline bool sentencepiece_read(Tokenizer *t, Spellings *s, const char *path,
-                                      char end[STEP_TEXT], Error *e) {
+// Reads the .model in t->source. *end is its end-of-document piece; unchanged if it has none.
+static inline bool sentencepiece_read(Tokenizer *t, Spellings *s, const char *path, FileText *end,
+                                      Error *e) {
     static const char surface[] = " \xE2\x81\x87 ";
     ModelFile_ m = {.type = 1, .begin = {"<s>", 3}, .end = {"</s>", 4}, .pad = {"<pad>", 5}};
     SentencePieceNormalizer *normalizer = &t->sentencepiece_normalizer;
@@ -268,9 +284,9 @@ static inline bool sentencepiece_read(Tokenizer *t, Spellings *s, const char *pa
         return fail(e, "%s: unsupported rules in denormalizer_spec: text would decode differently",
                     path);
     }
-    if (t->decode.unknown_surface_length >= sizeof t->decode.unknown_surface ||
-        m.end.length >= STEP_TEXT) {
-        return fail(e, "%s: unk_surface or eos_piece is longer than %d bytes", path, STEP_TEXT - 1);
+    if (t->decode.unknown_surface_length > sizeof t->decode.unknown_surface) {
+        return fail(e, "%s: unk_surface is longer than %zu bytes", path,
+                    sizeof t->decode.unknown_surface);
     }
     bool unigram = t->model == MODEL_UNIGRAM;
     if (!pieces_check_spellings_(v, unigram, s, path, e) ||
@@ -283,10 +299,8 @@ static inline bool sentencepiece_read(Tokenizer *t, Spellings *s, const char *pa
 
     t->begin = control_piece_(v, s, m.begin);
     t->pad = control_piece_(v, s, m.pad);
-    end[0] = 0;
     if (control_piece_(v, s, m.end) >= 0) {
-        memcpy(end, m.end.text, m.end.length);
-        end[m.end.length] = 0;
+        *end = m.end;
     }
     return tokenizer_index(t, path, e);
 }

@@ -83,7 +83,7 @@ static inline bool unigram_read_entry_(Tokenizer *t, Spellings *s, const Json *e
                     score->text);
     }
     return tokenizer_add_piece(t, piece->text, piece->length, value, PIECE_NORMAL, e) &&
-           spellings_add(s, (FileText){piece->text, piece->length}, id, e);
+           spellings_add(s, json_file_text(piece), id, e);
 }
 
 // Reads a Unigram model: "vocab" is [[piece, score], ...]. Of a repeated piece the last one counts.
@@ -203,7 +203,7 @@ static inline bool added_read_(Tokenizer *t, Spellings *s, const Json *entry, si
         return fail(e, "%s: added token %zu: content must be 1 to 1000 bytes without NUL", path,
                     index);
     }
-    FileText text = {content->text, content->length};
+    FileText text = json_file_text(content);
     int32_t known = spellings_find(s, text);
     size_t expected = known >= 0 ? (size_t)known : t->vocabulary.count;
     if (known >= 0 && t->vocabulary.tokens[known].added) {
@@ -220,7 +220,7 @@ static inline bool added_read_(Tokenizer *t, Spellings *s, const Json *entry, si
         if (!spellings_add(s, text, expected, e) ||
             !(t->model == MODEL_BYTE_BPE
                   ? byte_token_read(t, &alphabet, text, e)
-                  : tokenizer_add_token(t, text.text, text.length, false, e))) {
+                  : vocabulary_add(&t->vocabulary, text.text, text.length, false, e))) {
             return false;
         }
     }

@@ -318,7 +318,9 @@ static inline bool unigram_save_(const UnigramTrainer *u, const char *directory,
     size_t count = 0;
     VocabularyPiece_ *vocabulary = unigram_vocabulary_(u, &count, e);
     Tokenizer t;
-    tokenizer_init_unigram(&t);
+    tokenizer_init(&t);
+    t.model = MODEL_UNIGRAM;
+    t.pieces.sentencepiece = t.pieces.byte_fallback = true;
     bool ok = vocabulary;
     for (size_t id = 0; ok && id < count; id++) {
         const VocabularyPiece_ *piece = &vocabulary[id];

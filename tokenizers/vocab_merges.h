@@ -12,6 +12,11 @@
 // ------------------------------------------------------------------------------------------------
 // Readers
 
+// The text of a string node.
+static inline FileText json_file_text(const Json *node) {
+    return (FileText){node->text, node->length};
+}
+
 // Adds the token that a file writes as `text`: mapped back through the byte alphabet, or as it is
 // if a character of it stands for no byte.
 static inline bool byte_token_read(Tokenizer *t, const ByteAlphabet *alphabet, FileText text,
@@ -31,8 +36,8 @@ static inline bool byte_token_read(Tokenizer *t, const ByteAlphabet *alphabet, F
             bytes[count++] = (char)alphabet->byte[c];
         }
     }
-    bool ok = verbatim ? tokenizer_add_token(t, text.text, text.length, true, e)
-                       : tokenizer_add_token(t, bytes, count, false, e);
+    bool ok = verbatim ? vocabulary_add(&t->vocabulary, text.text, text.length, true, e)
+                       : vocabulary_add(&t->vocabulary, bytes, count, false, e);
     free(bytes);
     return ok;
 }
@@ -105,7 +110,7 @@ static inline bool merge_read_(Tokenizer *t, const Spellings *s, FileText a, Fil
     if (t->merges.count == TOKENIZER_MAX_MERGES) {
         return fail(e, "%s: more than %d merges", path, TOKENIZER_MAX_MERGES);
     }
-    return tokenizer_add_merge(t, merge, e);
+    return merges_add(&t->merges, merge, e);
 }
 
 // Adds a merge written "a b", or skips the version line.
@@ -135,10 +140,9 @@ static inline bool merges_read_json(Tokenizer *t, const Spellings *s, const Json
         const Json *b = a ? a->next : NULL;
         bool ok;
         if (m->kind == JSON_STRING) {
-            ok = merge_read_line_(t, s, (FileText){m->text, m->length}, path, index, e);
+            ok = merge_read_line_(t, s, json_file_text(m), path, index, e);
         } else if (a && a->kind == JSON_STRING && b->kind == JSON_STRING) {
-            ok = merge_read_(t, s, (FileText){a->text, a->length}, (FileText){b->text, b->length},
-                             path, index, e);
+            ok = merge_read_(t, s, json_file_text(a), json_file_text(b), path, index, e);
         } else {
             ok = fail(e, "%s: merge %zu must be \"a b\" or [\"a\", \"b\"]", path, index);
         }
@@ -165,18 +169,17 @@ static inline bool merges_read_lines_(Tokenizer *t, const Spellings *s, FileText
     return true;
 }
 
-// Reads a parsed vocab.json and the text of a merges.txt. `end_text` becomes an added token, as
+// Reads a parsed vocab.json and the text of a merges.txt. `end` becomes an added token, as
 // transformers makes it one.
 static inline bool vocab_merges_read(Tokenizer *t, Spellings *s, const Json *vocab,
                                      const char *vocab_path, FileText merges,
-                                     const char *merges_path, const char *end_text, Error *e) {
+                                     const char *merges_path, FileText end, Error *e) {
     if (!vocab_read(t, s, vocab, 0, vocab_path, e) ||
         !merges_read_lines_(t, s, merges, merges_path, e)) {
         return false;
     }
-    int32_t id = spellings_find(s, (FileText){end_text, strlen(end_text)});
-    AddedToken added = {(char *)end_text, strlen(end_text), id, .special = true};
-    return (id < 0 || tokenizer_add_added(t, added, e)) && tokenizer_index(t, vocab_path, e);
+    AddedToken added = {(char *)end.text, end.length, spellings_find(s, end), .special = true};
+    return (added.id < 0 || tokenizer_add_added(t, added, e)) && tokenizer_index(t, vocab_path, e);
 }
 
 // ------------------------------------------------------------------------------------------------
