@@ -134,6 +134,8 @@ static inline bool decoder_step_(Decoder *d, size_t i, const char *text, size_t 
     bool keeps;
     scratch->length = 0;
     switch (s->operation) {
+    case DECODE_UNSUPPORTED: // none is kept
+        break;
     case DECODE_FUSE:
         return decoder_step_(d, i + 1, text, length, e);
     case DECODE_REPLACE:

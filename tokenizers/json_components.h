@@ -7,6 +7,8 @@
 #include "tokenizers/model.h"
 #include "util/json.h"
 
+enum { SEQUENCE_DEPTH_ = 4 }; // of Sequences within Sequences
+
 static inline bool json_absent(const Json *node) {
     return !node || node->kind == JSON_NULL;
 }
@@ -26,7 +28,29 @@ static inline const Json *json_sequence_(const Json *node, const char *key) {
     return json_has_type(node, "Sequence") && list && list->kind == JSON_ARRAY ? list : NULL;
 }
 
-enum { SEQUENCE_DEPTH_ = 4 }; // of Sequences within Sequences
+typedef struct {
+    const Json *steps[MAX_STEPS];
+    size_t count;
+} StepList_;
+
+// Lists the steps of a component in which Sequences, with their steps under `key`, may lie within
+// Sequences; `depth` is 0 outside. False if they are too many.
+static inline bool json_steps_(StepList_ *list, const Json *node, const char *key, int depth) {
+    const Json *sequence = depth < SEQUENCE_DEPTH_ ? json_sequence_(node, key) : NULL;
+    if (sequence) {
+        for (const Json *child = sequence->child; child; child = child->next) {
+            if (!json_steps_(list, child, key, depth + 1)) {
+                return false;
+            }
+        }
+        return true;
+    }
+    if (list->count == MAX_STEPS) {
+        return false;
+    }
+    list->steps[list->count++] = node;
+    return true;
+}
 
 // Copies a short text of a component into a step.
 static inline bool step_text_(char out[STEP_TEXT], size_t *length, const Json *node,
@@ -65,9 +89,8 @@ static inline bool replace_read_(const Json *node, char pattern[STEP_TEXT], size
 // ------------------------------------------------------------------------------------------------
 // Normalizer
 
-// *known stays false if the expression is none that is supported.
-static inline bool normalizer_read_replace_(NormalizeStep *step, const Json *node, bool *known,
-                                            const char *path, Error *e) {
+static inline bool normalizer_read_replace_(NormalizeStep *step, const Json *node, const char *path,
+                                            Error *e) {
     const char *expression;
     if (!replace_read_(node, step->pattern, &step->pattern_length, step->content,
                        &step->content_length, &expression, path, e)) {
@@ -75,14 +98,11 @@ static inline bool normalizer_read_replace_(NormalizeStep *step, const Json *nod
     }
     if (!expression) {
         step->operation = NORMALIZE_REPLACE;
-        *known = true;
     } else if (!strcmp(expression, START_OF_TEXT_)) {
         step->operation = NORMALIZE_PREPEND;
         step->pattern_length = 0;
-        *known = true;
-    } else {
+    } else if (!strcmp(expression, " {2,}")) {
         step->operation = NORMALIZE_SPACES;
-        *known = !strcmp(expression, " {2,}");
     }
     return true;
 }
@@ -96,25 +116,9 @@ static inline bool normalizer_read_strip_(NormalizeStep *step, const Json *node,
            fail(e, "%s: Strip must have strip_left and strip_right, true or false", path);
 }
 
-// Appends the steps of a normalizer; `depth` is 0 outside.
-static inline bool normalizer_read(Normalizer *normalizer, const Json *node, int depth,
-                                   const char *path, Error *e) {
-    const Json *list = json_sequence_(node, "normalizers");
-    if (list && depth < SEQUENCE_DEPTH_) {
-        for (const Json *child = list->child; child; child = child->next) {
-            if (!normalizer_read(normalizer, child, depth + 1, path, e)) {
-                return false;
-            }
-        }
-        return true;
-    }
-    if (normalizer->count == MAX_STEPS) {
-        return fail(e, "%s: its normalizer has more than %d steps", path, MAX_STEPS);
-    }
-
-    NormalizeStep *step = &normalizer->steps[normalizer->count++];
-    bool known = false;
-    *step = (NormalizeStep){0};
+// Reads a step; its operation stays NORMALIZE_UNSUPPORTED if it is none that is supported.
+static inline bool normalizer_read_step_(NormalizeStep *step, const Json *node, const char *path,
+                                         Error *e) {
     if (json_has_type(node, "Prepend")) {
         step->operation = NORMALIZE_PREPEND;
         return step_text_(step->content, &step->content_length, json_get(node, "prepend"),
@@ -123,18 +127,32 @@ static inline bool normalizer_read(Normalizer *normalizer, const Json *node, int
     if (json_has_type(node, "Strip")) {
         return normalizer_read_strip_(step, node, path, e);
     }
-    if (json_has_type(node, "Replace") && !normalizer_read_replace_(step, node, &known, path, e)) {
-        return false;
-    }
+    return !json_has_type(node, "Replace") || normalizer_read_replace_(step, node, path, e);
+}
 
-    const char *type = json_string(json_get(node, "type"));
-    const char *expression = json_string(json_get(json_get(node, "pattern"), "Regex"));
-    return known || fail(e,
-                         "%s: unsupported normalizer %.40s%s%.60s: supported are Sequence, "
-                         "Prepend, Strip and "
-                         "Replace (of a literal, of \" {2,}\", of \"(?<!\\n)^\")",
-                         path, type ? type : "without a type", expression ? " with " : "",
-                         expression ? expression : "");
+static inline bool normalizer_read(Normalizer *normalizer, const Json *node, const char *path,
+                                   Error *e) {
+    StepList_ list = {0};
+    if (!json_steps_(&list, node, "normalizers", 0)) {
+        return fail(e, "%s: its normalizer has more than %d steps", path, MAX_STEPS);
+    }
+    for (size_t i = 0; i < list.count; i++) {
+        NormalizeStep *step = &normalizer->steps[normalizer->count++];
+        if (!normalizer_read_step_(step, list.steps[i], path, e)) {
+            return false;
+        }
+        if (step->operation == NORMALIZE_UNSUPPORTED) {
+            const char *type = json_string(json_get(list.steps[i], "type"));
+            const char *regex = json_string(json_get(json_get(list.steps[i], "pattern"), "Regex"));
+            return fail(e,
+                        "%s: unsupported normalizer %.40s%s%.60s: supported are Sequence, "
+                        "Prepend, Strip and "
+                        "Replace (of a literal, of \" {2,}\", of \"(?<!\\n)^\")",
+                        path, type ? type : "without a type", regex ? " with " : "",
+                        regex ? regex : "");
+        }
+    }
+    return true;
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -243,95 +261,80 @@ static inline bool decoder_read_metaspace_(DecodeStep *step, const Json *node, c
     return true;
 }
 
-// *known stays false if it cannot be done here.
-static inline bool decoder_read_strip_(DecodeStep *step, const Json *node, bool *known,
-                                       const char *path, Error *e) {
-    uint64_t start = 0, stop = 0;
-    step->operation = DECODE_STRIP;
+static inline bool decoder_read_strip_(DecodeStep *step, const Json *node, const char *path,
+                                       Error *e) {
+    uint64_t start, stop;
     if (!step_text_(step->pattern, &step->pattern_length, json_get(node, "content"),
                     "the content of Strip", path, e)) {
         return false;
     }
-    *known = json_uint(json_get(node, "start"), &start) &&
-             json_uint(json_get(node, "stop"), &stop) && step->pattern_length &&
-             utf8_decode(step->pattern, step->pattern_length, NULL) == step->pattern_length &&
-             (!step->fused || stop == 0);
-    step->start = (size_t)start, step->stop = (size_t)stop;
+    if (json_uint(json_get(node, "start"), &start) && json_uint(json_get(node, "stop"), &stop) &&
+        step->pattern_length &&
+        utf8_decode(step->pattern, step->pattern_length, NULL) == step->pattern_length &&
+        (!step->fused || stop == 0)) {
+        step->operation = DECODE_STRIP;
+        step->start = (size_t)start, step->stop = (size_t)stop;
+    }
     return true;
 }
 
-static inline bool decoder_read_replace_(DecodeStep *step, const Json *node, bool *known,
-                                         const char *path, Error *e) {
+static inline bool decoder_read_replace_(DecodeStep *step, const Json *node, const char *path,
+                                         Error *e) {
     const char *expression;
     if (!replace_read_(node, step->pattern, &step->pattern_length, step->content,
                        &step->content_length, &expression, path, e)) {
         return false;
     }
-    step->operation = DECODE_REPLACE;
-    *known = !expression && !step->fused;
     if (expression && !strcmp(expression, START_OF_TEXT_ " ") && step->content_length == 0) {
         *step = (DecodeStep){DECODE_STRIP, .pattern = " ", .pattern_length = 1, .start = 1,
                              .fused = step->fused};
-        *known = true;
+    } else if (!expression && !step->fused) {
+        step->operation = DECODE_REPLACE;
     }
     return true;
 }
 
-// Reads one step that is no Sequence; *known is false if it is not supported.
+// Reads a step behind others; its operation stays DECODE_UNSUPPORTED if it cannot be done here.
 static inline bool decoder_read_step_(DecodeStep *step, const Json *node, bool after_bytes,
-                                      bool *known, const char *path, Error *e) {
-    *known = false;
+                                      const char *path, Error *e) {
     if (json_has_type(node, "Fuse")) {
         step->operation = DECODE_FUSE;
-        *known = true;
-    } else if (json_has_type(node, "ByteFallback")) {
+    } else if (json_has_type(node, "ByteFallback") && !after_bytes && !step->fused) {
         step->operation = DECODE_BYTES;
-        *known = !after_bytes && !step->fused;
     } else if (json_has_type(node, "Metaspace") && !step->fused) {
-        *known = true;
         return decoder_read_metaspace_(step, node, path, e);
     } else if (json_has_type(node, "Strip")) {
-        return decoder_read_strip_(step, node, known, path, e);
+        return decoder_read_strip_(step, node, path, e);
     } else if (json_has_type(node, "Replace")) {
-        return decoder_read_replace_(step, node, known, path, e);
+        return decoder_read_replace_(step, node, path, e);
     }
     return true;
 }
 
-// Appends the steps of a decoder; `depth` is 0 outside.
-static inline bool decoder_read(DecodeRules *rules, const Json *node, int depth, const char *path,
-                                Error *e) {
-    const Json *list = json_sequence_(node, "decoders");
-    if (list && depth < SEQUENCE_DEPTH_) {
-        for (const Json *child = list->child; child; child = child->next) {
-            if (!decoder_read(rules, child, depth + 1, path, e)) {
-                return false;
-            }
-        }
-        return true;
-    }
-    if (rules->count == MAX_STEPS) {
+static inline bool decoder_read(DecodeRules *rules, const Json *node, const char *path, Error *e) {
+    StepList_ list = {0};
+    bool fused = false, bytes = false;
+    if (!json_steps_(&list, node, "decoders", 0)) {
         return fail(e, "%s: its decoder has more than %d steps", path, MAX_STEPS);
     }
-
-    bool fused = false, bytes = false, known;
-    for (size_t i = 0; i < rules->count; i++) {
-        fused |= rules->steps[i].operation == DECODE_FUSE;
-        bytes |= rules->steps[i].operation == DECODE_BYTES;
+    for (size_t i = 0; i < list.count; i++) {
+        DecodeStep *step = &rules->steps[rules->count++];
+        step->fused = fused;
+        if (!decoder_read_step_(step, list.steps[i], bytes, path, e)) {
+            return false;
+        }
+        if (step->operation == DECODE_UNSUPPORTED) {
+            const char *type = json_string(json_get(list.steps[i], "type"));
+            return fail(e,
+                        "%s: unsupported decoder step %zu, %.40s: supported is a Sequence of "
+                        "ByteFallback, Metaspace, Strip, Replace (of a literal, of "
+                        "\"(?<!\\n)^ \") and Fuse, where after Fuse only the beginning is stripped",
+                        path, rules->count, type ? type : "without a type");
+        }
+        fused |= step->operation == DECODE_FUSE;
+        bytes |= step->operation == DECODE_BYTES;
     }
-    DecodeStep *step = &rules->steps[rules->count++];
-    *step = (DecodeStep){.fused = fused};
-    if (!decoder_read_step_(step, node, bytes, &known, path, e)) {
-        return false;
-    }
-
-    const char *type = json_string(json_get(node, "type"));
-    return known ||
-           fail(e,
-                "%s: unsupported decoder step %zu, %.40s: supported is a Sequence of ByteFallback, "
-                "Metaspace, Strip, Replace (of a literal, of \"(?<!\\n)^ \") and Fuse, where after "
-                "Fuse only the beginning is stripped",
-                path, rules->count, type ? type : "without a type");
+    return true;
 }
 
 // ------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ typedef enum { MODEL_BYTE_BPE, MODEL_UNIGRAM, MODEL_PIECE_BPE, MODEL_CHARACTER }
 
 // One step of the decoder of a tokenizer.json.
 typedef enum {
+    DECODE_UNSUPPORTED,
     DECODE_REPLACE,   // pattern by content
     DECODE_BYTES,     // runs of byte pieces by their bytes
     DECODE_METASPACE, // pattern, the replacement, by a space

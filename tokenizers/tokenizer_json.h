@@ -125,10 +125,10 @@ static inline bool unigram_read_components_(Tokenizer *t, const Json *root, cons
                                             Error *e) {
     const Json *normalizer = json_get(root, "normalizer"), *decoder = json_get(root, "decoder");
     t->decode.joins_with_spaces = json_absent(decoder);
-    return (json_absent(normalizer) || normalizer_read(&t->normalizer, normalizer, 0, path, e)) &&
+    return (json_absent(normalizer) || normalizer_read(&t->normalizer, normalizer, path, e)) &&
            metaspace_pre_tokenizer_read(&t->pre_tokenizer, json_get(root, "pre_tokenizer"), path,
                                         e) &&
-           (json_absent(decoder) || decoder_read(&t->decode, decoder, 0, path, e));
+           (json_absent(decoder) || decoder_read(&t->decode, decoder, path, e));
 }
 
 // ------------------------------------------------------------------------------------------------
