@@ -354,16 +354,20 @@ static inline bool post_processor_is_known(const Json *post) {
 // ------------------------------------------------------------------------------------------------
 // Writers
 
+// Begins a component of this type, which json_close ends.
+static inline void json_open_component(JsonWriter *w, const char *key, const char *type) {
+    json_open(w, key, '{');
+    json_put_string(w, "type", type);
+}
+
 // A component that is its type alone.
 static inline void json_put_component(JsonWriter *w, const char *type) {
-    json_open(w, NULL, '{');
-    json_put_string(w, "type", type);
+    json_open_component(w, NULL, type);
     json_close(w, '}');
 }
 
 static inline void json_put_byte_level(JsonWriter *w, const char *key, bool prefix_space) {
-    json_open(w, key, '{');
-    json_put_string(w, "type", "ByteLevel");
+    json_open_component(w, key, "ByteLevel");
     json_put_bool(w, "add_prefix_space", prefix_space);
     json_put_bool(w, "trim_offsets", true);
     json_put_bool(w, "use_regex", true);
@@ -373,13 +377,21 @@ static inline void json_put_byte_level(JsonWriter *w, const char *key, bool pref
 // `kind` of the pattern is "String" or "Regex".
 static inline void json_put_replace(JsonWriter *w, const char *kind, const char *pattern,
                                     const char *content) {
-    json_open(w, NULL, '{');
-    json_put_string(w, "type", "Replace");
+    json_open_component(w, NULL, "Replace");
     json_open(w, "pattern", '{');
     json_put_string(w, kind, pattern);
     json_close(w, '}');
     json_put_string(w, "content", content);
     json_close(w, '}');
+}
+
+// Begins a tokenizer.json, up to the entries of "added_tokens".
+static inline void json_open_tokenizer(JsonWriter *w) {
+    json_open(w, NULL, '{');
+    json_put_string(w, "version", "1.0");
+    json_put_null(w, "truncation");
+    json_put_null(w, "padding");
+    json_open(w, "added_tokens", '[');
 }
 
 // The fields of an added token but for its id.

@@ -33,12 +33,10 @@ static inline void put_normalizer_(JsonWriter *w, const SentencePieceNormalizer 
         json_put_null(w, "normalizer");
         return;
     }
-    json_open(w, "normalizer", '{');
-    json_put_string(w, "type", "Sequence");
+    json_open_component(w, "normalizer", "Sequence");
     json_open(w, "normalizers", '[');
     if (s->charsmap.units) {
-        json_open(w, NULL, '{');
-        json_put_string(w, "type", "Precompiled");
+        json_open_component(w, NULL, "Precompiled");
         json_put_base64_(w, "precompiled_charsmap", s->charsmap.blob, s->charsmap.blob_bytes);
         json_close(w, '}');
     }
@@ -68,8 +66,7 @@ static inline bool has_space_symbol_(const Vocabulary *v) {
 
 static inline void put_decoder_(JsonWriter *w, const Vocabulary *v,
                                 const SentencePieceNormalizer *s) {
-    json_open(w, "decoder", '{');
-    json_put_string(w, "type", "Sequence");
+    json_open_component(w, "decoder", "Sequence");
     json_open(w, "decoders", '[');
     json_put_component(w, "ByteFallback");
     if (has_space_symbol_(v)) { // otherwise one that stands in the text comes as bytes, and stays
@@ -77,8 +74,7 @@ static inline void put_decoder_(JsonWriter *w, const Vocabulary *v,
     }
     json_put_component(w, "Fuse");
     if (s->dummy_prefix || s->collapse_spaces) {
-        json_open(w, NULL, '{');
-        json_put_string(w, "type", "Strip");
+        json_open_component(w, NULL, "Strip");
         json_put_string(w, "content", " ");
         json_put_uint(w, "start", 1);
         json_put_uint(w, "stop", 0);
@@ -153,7 +149,6 @@ static inline void put_piece_scores_(JsonWriter *w, const Vocabulary *v, const d
 
 // Control pieces and the unknown piece; with BPE, user-defined pieces too.
 static inline void put_added_tokens_(JsonWriter *w, const Vocabulary *v, bool bpe) {
-    json_open(w, "added_tokens", '[');
     for (size_t id = 0; id < v->model_count; id++) {
         int kind = v->tokens[id].kind;
         if (kind == PIECE_CONTROL || kind == PIECE_UNKNOWN || (bpe && kind == PIECE_USER)) {
@@ -167,18 +162,14 @@ static inline void put_added_tokens_(JsonWriter *w, const Vocabulary *v, bool bp
 static inline void sentencepiece_json_write(JsonWriter *w, const Tokenizer *t) {
     const Vocabulary *v = &t->vocabulary;
     bool bpe = t->model == MODEL_PIECE_BPE;
-    json_open(w, NULL, '{');
-    json_put_string(w, "version", "1.0");
-    json_put_null(w, "truncation");
-    json_put_null(w, "padding");
+    json_open_tokenizer(w);
     put_added_tokens_(w, v, bpe);
     put_normalizer_(w, &t->sentencepiece_normalizer);
     json_put_null(w, "pre_tokenizer");
     json_put_null(w, "post_processor");
     put_decoder_(w, v, &t->sentencepiece_normalizer);
 
-    json_open(w, "model", '{');
-    json_put_string(w, "type", bpe ? "BPE" : "Unigram");
+    json_open_component(w, "model", bpe ? "BPE" : "Unigram");
     if (bpe) {
         size_t length;
         const char *text = vocabulary_text(v, t->pieces.unknown, &length);

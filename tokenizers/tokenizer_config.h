@@ -30,9 +30,8 @@ static inline void put_model_max_length_(JsonWriter *w, const Tokenizer *t) {
 }
 
 static inline void put_role_(JsonWriter *w, const char *role, const Tokenizer *t, int32_t id) {
-    ByteAlphabet alphabet = byte_alphabet();
     JsonWriter text = {0};
-    token_write(&text, t, &alphabet, id);
+    token_write(&text, t, id);
     json_put_text(w, role, text.data ? text.data : "", text.length);
     w->failed |= text.failed;
     free(text.data);

@@ -215,14 +215,11 @@ static inline bool added_read_(Tokenizer *t, Spellings *s, const Json *entry, si
                                : "the next after the vocabulary, without holes");
     }
 
-    if (known < 0) {
-        ByteAlphabet alphabet = byte_alphabet();
-        if (!spellings_add(s, text, expected, e) ||
-            !(t->model == MODEL_BYTE_BPE
-                  ? byte_token_read(t, &alphabet, text, e)
-                  : vocabulary_add(&t->vocabulary, text.text, text.length, false, e))) {
-            return false;
-        }
+    if (known < 0 && !(spellings_add(s, text, expected, e) &&
+                       (t->model == MODEL_BYTE_BPE
+                            ? byte_token_read(t, text, e)
+                            : vocabulary_add(&t->vocabulary, text.text, text.length, false, e)))) {
+        return false;
     }
     AddedToken added = {.text = (char *)text.text,
                         .length = text.length,
@@ -272,11 +269,7 @@ static inline bool tokenizer_json_read(Tokenizer *t, Spellings *s, const Json *r
 
 // Writes a byte-level BPE of GPT-2's kind.
 static inline void tokenizer_json_write(JsonWriter *w, const Tokenizer *t) {
-    json_open(w, NULL, '{');
-    json_put_string(w, "version", "1.0");
-    json_put_null(w, "truncation");
-    json_put_null(w, "padding");
-    json_open(w, "added_tokens", '[');
+    json_open_tokenizer(w);
     for (size_t i = 0; i < t->added.count; i++) {
         json_put_added(w, &t->added.items[i]);
     }
@@ -286,8 +279,7 @@ static inline void tokenizer_json_write(JsonWriter *w, const Tokenizer *t) {
     json_put_null(w, "post_processor");
     json_put_byte_level(w, "decoder", t->pre_tokenizer.prefix_space);
 
-    json_open(w, "model", '{');
-    json_put_string(w, "type", "BPE");
+    json_open_component(w, "model", "BPE");
     json_put_null(w, "dropout");
     json_put_null(w, "unk_token");
     json_put_string(w, "continuing_subword_prefix", "");

@@ -268,7 +268,6 @@ static inline bool bpe_learn_merges_(BpeTrainer_ *bpe, size_t vocab_size, Tokeni
 // changed.
 static inline bool trainer_finish(const TokenizerTrainer *trainer, size_t vocab_size,
                                   Tokenizer *out, Error *e) {
-    ByteAlphabet alphabet = byte_alphabet();
     BpeTrainer_ state = {0};
     int32_t byte_id[256];
     tokenizer_init(out);
@@ -277,9 +276,12 @@ static inline bool trainer_finish(const TokenizerTrainer *trainer, size_t vocab_
                     END_OF_DOCUMENT_TEXT, TOKENIZER_MAX_VOCAB);
     }
     bool ok = true;
-    for (int id = 0; ok && id < 256; id++) {
-        byte_id[alphabet.byte_of_id[id]] = id;
-        ok = vocabulary_add(&out->vocabulary, (const char *)&alphabet.byte_of_id[id], 1, false, e);
+    for (int k = 0; ok && k < 512; k++) { // printable bytes first
+        int byte = k % 256;
+        if (byte_is_printable(byte) == (k < 256)) {
+            byte_id[byte] = (int32_t)out->vocabulary.count;
+            ok = vocabulary_add(&out->vocabulary, &(char){(char)byte}, 1, false, e);
+        }
     }
     AddedToken end = {(char *)END_OF_DOCUMENT_TEXT, strlen(END_OF_DOCUMENT_TEXT),
                       (int32_t)vocab_size - 1, .special = true};

@@ -19,8 +19,7 @@ static inline FileText json_file_text(const Json *node) {
 
 // Adds the token that a file writes as `text`: mapped back through the byte alphabet, or as it is
 // if a character of it stands for no byte.
-static inline bool byte_token_read(Tokenizer *t, const ByteAlphabet *alphabet, FileText text,
-                                   Error *e) {
+static inline bool byte_token_read(Tokenizer *t, FileText text, Error *e) {
     char *bytes = malloc(text.length);
     size_t count = 0;
     bool verbatim = false;
@@ -30,11 +29,8 @@ static inline bool byte_token_read(Tokenizer *t, const ByteAlphabet *alphabet, F
     for (size_t i = 0, n; i < text.length && !verbatim; i += n) {
         uint32_t c = 0;
         n = utf8_decode(text.text + i, text.length - i, &c);
-        verbatim =
-            n == 0 || c >= sizeof alphabet->byte / sizeof *alphabet->byte || alphabet->byte[c] < 0;
-        if (!verbatim) {
-            bytes[count++] = (char)alphabet->byte[c];
-        }
+        verbatim = n == 0 || byte_of_symbol(c) < 0;
+        bytes[count++] = (char)byte_of_symbol(c);
     }
     bool ok = verbatim ? vocabulary_add(&t->vocabulary, text.text, text.length, true, e)
                        : vocabulary_add(&t->vocabulary, bytes, count, false, e);
@@ -81,12 +77,11 @@ static inline bool vocab_read_spellings_(Spellings *s, const Json *vocab, size_t
 // Reads {token: id} into the vocabulary and *s; leaves room for `more` added tokens.
 static inline bool vocab_read(Tokenizer *t, Spellings *s, const Json *vocab, size_t more,
                               const char *path, Error *e) {
-    ByteAlphabet alphabet = byte_alphabet();
     if (!vocab_read_spellings_(s, vocab, more, path, e)) {
         return false;
     }
     for (size_t id = 0; id < vocab->length; id++) {
-        if (!byte_token_read(t, &alphabet, s->tokens[id], e)) {
+        if (!byte_token_read(t, s->tokens[id], e)) {
             return false;
         }
     }
@@ -186,8 +181,7 @@ static inline bool vocab_merges_read(Tokenizer *t, Spellings *s, const Json *voc
 // Writers
 
 // Appends the token as files write it.
-static inline void token_write(JsonWriter *w, const Tokenizer *t, const ByteAlphabet *alphabet,
-                               int32_t id) {
+static inline void token_write(JsonWriter *w, const Tokenizer *t, int32_t id) {
     size_t length;
     const char *bytes = tokenizer_text(t, id, &length);
     if (t->vocabulary.tokens[id].verbatim || t->model != MODEL_BYTE_BPE) {
@@ -196,19 +190,17 @@ static inline void token_write(JsonWriter *w, const Tokenizer *t, const ByteAlph
     }
     for (size_t i = 0; i < length; i++) {
         char character[4];
-        json_append(w, character,
-                    utf8_encode(alphabet->symbol[(unsigned char)bytes[i]], character));
+        json_append(w, character, utf8_encode(byte_to_symbol((unsigned char)bytes[i]), character));
     }
 }
 
 // {token: id}
 static inline void vocab_write_object(JsonWriter *w, const char *key, const Tokenizer *t) {
-    ByteAlphabet alphabet = byte_alphabet();
     JsonWriter text = {0};
     json_open(w, key, '{');
     for (size_t id = 0; id < t->vocabulary.model_count; id++) {
         text.length = 0;
-        token_write(&text, t, &alphabet, (int32_t)id);
+        token_write(&text, t, (int32_t)id);
         if (!text.failed) {
             json_put_uint(w, text.data, id);
         }
@@ -220,21 +212,19 @@ static inline void vocab_write_object(JsonWriter *w, const char *key, const Toke
 
 // Appends a merge as "a b": every version of `tokenizers` reads that form, and no token of a merge
 // has a space.
-static inline void merge_write_(JsonWriter *w, const Tokenizer *t, const ByteAlphabet *alphabet,
-                                const Merge *merge) {
-    token_write(w, t, alphabet, merge->left);
+static inline void merge_write_(JsonWriter *w, const Tokenizer *t, const Merge *merge) {
+    token_write(w, t, merge->left);
     json_append(w, " ", 1);
-    token_write(w, t, alphabet, merge->right);
+    token_write(w, t, merge->right);
 }
 
 // "merges" of a tokenizer.json.
 static inline void merges_write_array(JsonWriter *w, const Tokenizer *t) {
-    ByteAlphabet alphabet = byte_alphabet();
     JsonWriter text = {0};
     json_open(w, "merges", '[');
     for (size_t i = 0; i < t->merges.count; i++) {
         text.length = 0;
-        merge_write_(&text, t, &alphabet, &t->merges.items[i]);
+        merge_write_(&text, t, &t->merges.items[i]);
         if (!text.failed) {
             json_put_text(w, NULL, text.data, text.length);
         }
@@ -250,10 +240,9 @@ static inline void vocab_json_write(JsonWriter *w, const Tokenizer *t) {
 }
 
 static inline void merges_txt_write(JsonWriter *w, const Tokenizer *t) {
-    ByteAlphabet alphabet = byte_alphabet();
     json_append(w, "#version: 0.2\n", 14);
     for (size_t i = 0; i < t->merges.count; i++) {
-        merge_write_(w, t, &alphabet, &t->merges.items[i]);
+        merge_write_(w, t, &t->merges.items[i]);
         json_append(w, "\n", 1);
     }
 }
