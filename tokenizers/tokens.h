@@ -12,8 +12,8 @@ typedef struct {
 } TokenBuffer;
 
 // A text may be encoded in chunks (tokenizer_safe_cut): whether a chunk is the complete text, or
-// lacks its beginning, or its end, or both (or'ed).
-enum { TEXT_COMPLETE = 0, TEXT_NOT_FIRST = 1, TEXT_NOT_LAST = 2 };
+// lacks its beginning, or its end, or both (or'ed); within it, whether an added token comes before.
+enum { TEXT_COMPLETE = 0, TEXT_NOT_FIRST = 1, TEXT_NOT_LAST = 2, TEXT_AFTER_TOKEN = 4 };
 
 // Makes room for `more` ids.
 static inline bool token_buffer_reserve(TokenBuffer *b, size_t more, Error *e) {

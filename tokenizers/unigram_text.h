@@ -140,23 +140,11 @@ static inline bool never_piece_(uint32_t c) {
     return c == 0 || c == 0x2581;
 }
 
-// Sets the alphabet: the most frequent characters that cover the fraction `coverage` of the text.
-// Symbols are numbered in the order of the code points.
-static inline bool unigram_alphabet(UnigramTrainer *u, const TokenizerTrainer *trainer,
-                                    double coverage, Error *e) {
-    CharacterCount_ *counts = calloc(CODE_POINTS_, sizeof *counts);
-    uint64_t total = 0, covered = 0;
-    u->symbols = malloc(CODE_POINTS_ * sizeof *u->symbols);
-    u->code_points = malloc((CODE_POINTS_ + SYMBOL_FIRST) * sizeof *u->code_points);
-    if (!counts || !u->symbols || !u->code_points) {
-        free(counts);
-        return unigram_no_memory(e);
-    }
-
-    // Count the characters.
+// Counts the characters that may be pieces; returns the sum.
+static inline uint64_t count_characters_(CharacterCount_ *counts, const TokenizerTrainer *trainer) {
+    uint64_t total = 0;
     for (uint32_t c = 0; c < CODE_POINTS_; c++) {
         counts[c].code_point = c;
-        u->symbols[c] = SYMBOL_CUT_;
     }
     for (size_t w = 0; w < trainer->word_count; w++) {
         const Word *word = &trainer->words[w];
@@ -169,15 +157,29 @@ static inline bool unigram_alphabet(UnigramTrainer *u, const TokenizerTrainer *t
             }
         }
     }
+    return total;
+}
+
+// Sets the alphabet: the most frequent characters that cover the fraction `coverage` of the text.
+// Symbols are numbered in the order of the code points.
+static inline bool unigram_alphabet(UnigramTrainer *u, const TokenizerTrainer *trainer,
+                                    double coverage, Error *e) {
+    CharacterCount_ *counts = calloc(CODE_POINTS_, sizeof *counts);
+    u->symbols = malloc(CODE_POINTS_ * sizeof *u->symbols);
+    u->code_points = malloc((CODE_POINTS_ + SYMBOL_FIRST) * sizeof *u->code_points);
+    if (!counts || !u->symbols || !u->code_points) {
+        free(counts);
+        return unigram_no_memory(e);
+    }
 
     // Choose the most frequent ones.
+    uint64_t total = count_characters_(counts, trainer), covered = 0;
     qsort(counts, CODE_POINTS_, sizeof *counts, character_order_);
     for (size_t k = 0; k < CODE_POINTS_; k++) {
         bool wanted = counts[k].count && (double)covered < coverage * (double)total;
+        uint32_t c = counts[k].code_point;
         covered += counts[k].count;
-        if (wanted || always_piece_(counts[k].code_point)) {
-            u->symbols[counts[k].code_point] = SYMBOL_FIRST;
-        }
+        u->symbols[c] = wanted || always_piece_(c) ? SYMBOL_FIRST : SYMBOL_CUT_;
     }
     free(counts);
 
