@@ -198,7 +198,7 @@ static inline bool merge_long_(const int32_t byte_id[256], const MergeTable *m, 
 
 // Appends the ids of one pre-token of n > 0 bytes.
 static inline bool bpe_encode(const Vocabulary *v, const MergeTable *m, BpeScratch *s,
-                              const TokenCache *cache, const char *text, size_t n, TokenBuffer *out,
+                              CacheEntry *cache, const char *text, size_t n, TokenBuffer *out,
                               Error *e) {
     if (!token_buffer_reserve(out, n, e)) {
         return false;

@@ -10,7 +10,7 @@
 // What one thread needs to encode: scratch memory, and the ids of pre-tokens met recently.
 typedef struct {
     const Tokenizer *tokenizer;
-    TokenCache cache;
+    CacheEntry *cache;
     BpeScratch bpe;
     UnigramScratch unigram;
     PieceBpeScratch piece_bpe;
@@ -19,7 +19,7 @@ typedef struct {
 } Encoder;
 
 static inline void encoder_free(Encoder *encoder) {
-    token_cache_free(&encoder->cache);
+    free(encoder->cache);
     bpe_scratch_free(&encoder->bpe);
     unigram_scratch_free(&encoder->unigram);
     piece_bpe_scratch_free(&encoder->piece_bpe);
@@ -31,10 +31,10 @@ static inline void encoder_free(Encoder *encoder) {
 
 // The tokenizer must outlive the encoder.
 static inline bool encoder_init(Encoder *encoder, const Tokenizer *t, Error *e) {
-    *encoder = (Encoder){.tokenizer = t};
-    bool ok = token_cache_init(&encoder->cache) &&
-              (t->model != MODEL_PIECE_BPE ||
-               piece_bpe_scratch_init(&encoder->piece_bpe, t->vocabulary.model_count));
+    *encoder = (Encoder){.tokenizer = t, .cache = token_cache_create()};
+    bool ok =
+        encoder->cache && (t->model != MODEL_PIECE_BPE ||
+                           piece_bpe_scratch_init(&encoder->piece_bpe, t->vocabulary.model_count));
     return ok || fail(e, "tokenizer: out of memory for an encoder");
 }
 
@@ -47,7 +47,7 @@ static inline bool encode_split_(Encoder *encoder, const char *text, size_t leng
     const Tokenizer *t = encoder->tokenizer;
     while (length) {
         size_t n = split_length(t->pre_tokenizer.split, t->classes, text, length);
-        if (!bpe_encode(&t->vocabulary, &t->merges, &encoder->bpe, &encoder->cache, text, n, out,
+        if (!bpe_encode(&t->vocabulary, &t->merges, &encoder->bpe, encoder->cache, text, n, out,
                         e)) {
             return false;
         }
@@ -76,7 +76,7 @@ static inline bool encode_word_(Encoder *encoder, const char *text, size_t n, To
     const Tokenizer *t = encoder->tokenizer;
     TokenBuffer *word = &encoder->word;
     uint64_t key[3];
-    CacheEntry *entry = n <= CACHE_KEY ? token_cache_entry(&encoder->cache, text, n, key) : NULL;
+    CacheEntry *entry = n <= CACHE_KEY ? token_cache_entry(encoder->cache, text, n, key) : NULL;
     if (entry && token_cache_hit(entry, key)) {
         return append_word_(&t->pieces, entry->ids, (size_t)entry->count, out, e);
     }

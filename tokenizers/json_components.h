@@ -159,15 +159,21 @@ static inline bool normalizer_read(Normalizer *normalizer, const Json *node, con
 // Pre-tokenizer
 
 static inline bool metaspace_read_(Metaspace *m, const Json *node, const char *path, Error *e) {
+    static const char *const schemes[PREPEND_SCHEMES] = {"never", "first", "always"};
     const Json *replacement = json_get(node, "replacement");
     if (!json_string(replacement) || replacement->length == 0 ||
         utf8_decode(replacement->text, replacement->length, NULL) != replacement->length) {
         return fail(e, "%s: Metaspace must have a replacement of one character", path);
     }
-    const Json *scheme = json_get(node, "prepend_scheme");
-    const char *name = json_absent(scheme) ? "always" : json_string(scheme);
-    if (!name || (strcmp(name, "always") && strcmp(name, "first") && strcmp(name, "never")) ||
-        (json_is_bool(json_get(node, "add_prefix_space"), false) && strcmp(name, "never"))) {
+    const char *name = json_absent(json_get(node, "prepend_scheme"))
+                           ? "always"
+                           : json_string(json_get(node, "prepend_scheme"));
+    int scheme = PREPEND_NEVER;
+    while (name && scheme < PREPEND_SCHEMES && strcmp(name, schemes[scheme])) {
+        scheme++;
+    }
+    if (!name || scheme == PREPEND_SCHEMES ||
+        (json_is_bool(json_get(node, "add_prefix_space"), false) && scheme != PREPEND_NEVER)) {
         return fail(
             e,
             "%s: the prepend_scheme of Metaspace must be always, first or never, and never where "
@@ -177,12 +183,7 @@ static inline bool metaspace_read_(Metaspace *m, const Json *node, const char *p
 
     memcpy(m->replacement, replacement->text, replacement->length);
     m->length = replacement->length;
-    m->prepend = PREPEND_NEVER;
-    if (!strcmp(name, "always")) {
-        m->prepend = PREPEND_ALWAYS;
-    } else if (!strcmp(name, "first")) {
-        m->prepend = PREPEND_FIRST;
-    }
+    m->prepend = (PrependScheme)scheme;
     m->split = !json_is_bool(json_get(node, "split"), false);
     return true;
 }

@@ -12,7 +12,7 @@ typedef struct {
     bool frozen; // a user-defined symbol, which never merges
 } PieceSymbol_;
 
-// Scratch memory of one thread; zero-initialise.
+// Scratch memory of one thread; zero-initialize.
 typedef struct {
     PieceSymbol_ *symbols;
     size_t capacity;

@@ -102,21 +102,27 @@ static inline bool pieces_index(PieceModel *m, Vocabulary *v, bool bpe, Error *e
            piece_trie_(v, PIECE_USER, &m->user_symbols, e);
 }
 
+// Appends the ids of the bytes of a text.
+static inline bool pieces_encode_bytes(const Vocabulary *v, const char *text, size_t n,
+                                       TokenBuffer *out, Error *e) {
+    if (!token_buffer_reserve(out, n, e)) {
+        return false;
+    }
+    for (size_t i = 0; i < n; i++) {
+        out->ids[out->count++] = v->byte_id[(unsigned char)text[i]];
+    }
+    return true;
+}
+
 // Appends ids for text that is no piece: one for each of its bytes, or the unknown piece, once for
 // neighbours.
 static inline bool pieces_encode_unknown(const Vocabulary *v, const PieceModel *m, const char *text,
                                          size_t n, TokenBuffer *out, Error *e) {
-    if (!token_buffer_reserve(out, n, e)) {
-        return false;
-    }
     if (m->byte_fallback) {
-        for (size_t i = 0; i < n; i++) {
-            out->ids[out->count++] = v->byte_id[(unsigned char)text[i]];
-        }
-    } else if (out->count == out->start || out->ids[out->count - 1] != m->unknown) {
-        out->ids[out->count++] = m->unknown;
+        return pieces_encode_bytes(v, text, n, out, e);
     }
-    return true;
+    return (out->count > out->start && out->ids[out->count - 1] == m->unknown) ||
+           token_buffer_append(out, m->unknown, e);
 }
 
 // Appends the ids of one symbol: its piece, or for a piece of kind PIECE_UNUSED those of the two

@@ -7,7 +7,7 @@
 #include "tokenizers/tokens.h"
 #include "util/text.h"
 
-typedef enum { PREPEND_NEVER, PREPEND_FIRST, PREPEND_ALWAYS } PrependScheme;
+typedef enum { PREPEND_NEVER, PREPEND_FIRST, PREPEND_ALWAYS, PREPEND_SCHEMES } PrependScheme;
 
 // A space becomes another character, which also goes before a text.
 typedef struct {

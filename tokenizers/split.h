@@ -41,14 +41,11 @@ static inline bool split_rule_find(const char *expression, SplitRule *rule) {
 // GPT-2
 
 static inline size_t contraction_(const char *text, size_t length) {
-    if (length >= 2 && text[0] == '\'') {
-        if (text[1] == 's' || text[1] == 't' || text[1] == 'm' || text[1] == 'd') {
-            return 2;
-        }
-        if (length >= 3 &&
-            ((text[1] == 'r' && text[2] == 'e') || (text[1] == 'v' && text[2] == 'e') ||
-             (text[1] == 'l' && text[2] == 'l'))) {
-            return 3;
+    static const char *const endings[] = {"s", "t", "m", "d", "re", "ve", "ll"};
+    for (size_t i = 0; *text == '\'' && i < sizeof endings / sizeof *endings; i++) {
+        size_t n = strlen(endings[i]);
+        if (length > n && !memcmp(text + 1, endings[i], n)) {
+            return 1 + n;
         }
     }
     return 0;

@@ -127,8 +127,7 @@ static inline Candidate_ piece_probability_(const UnigramTrainer *u, uint32_t p)
 // probable segmentations would decrease if the piece were replaced by its own next best
 // segmentation, plus UNIGRAM_TOKEN_COST for each additional token. u->counts are the occurrences in
 // the most probable segmentations, `total` is their sum.
-static inline Candidate_ piece_loss_(const UnigramTrainer *u, Lattice *lattice, uint32_t p,
-                                     double total) {
+static inline Candidate_ piece_loss_(const UnigramTrainer *u, uint32_t p, double total) {
     const UnigramPiece *piece = &u->pieces[p];
     const double count = (double)u->counts[p];
     if (p < u->characters) {
@@ -142,9 +141,10 @@ static inline Candidate_ piece_loss_(const UnigramTrainer *u, Lattice *lattice, 
     }
 
     // The n pieces that would replace it.
+    Lattice lattice;
     uint32_t alternative[UNIGRAM_WORD_LENGTH];
-    lattice_build(lattice, u, u->text + piece->start, piece->length);
-    size_t n = lattice_best(lattice, u->pieces, piece->length, p, alternative);
+    lattice_build(&lattice, u, u->text + piece->start, piece->length);
+    size_t n = lattice_best(&lattice, u->pieces, piece->length, p, alternative);
 
     // The loss per occurrence. Without the piece, the total grows to total + count * (n - 1).
     double loss = log(count / total) + (double)n * log(total + count * (double)(n - 1));
@@ -177,9 +177,8 @@ static inline bool unigram_prune_(UnigramTrainer *u, size_t least, bool last, Er
     }
 #pragma omp parallel for num_threads(u->threads) schedule(dynamic, 1024) reduction(+ : used)
     for (size_t p = 0; p < u->piece_count; p++) {
-        Lattice lattice;
-        candidates[p] = last ? piece_probability_(u, (uint32_t)p)
-                             : piece_loss_(u, &lattice, (uint32_t)p, total);
+        candidates[p] =
+            last ? piece_probability_(u, (uint32_t)p) : piece_loss_(u, (uint32_t)p, total);
         used += candidates[p].class > 0;
     }
 

@@ -116,24 +116,17 @@ static inline bool vocabulary_index_texts(Vocabulary *v, Error *e) {
 
 // The byte that a piece written <0xNN> stands for, -1 if it is not written so.
 static inline int16_t piece_byte(const char *text, size_t length, bool lower_case_too) {
+    static const char digits[] = "0123456789ABCDEFabcdef";
     int value = 0;
     if (length != 6 || memcmp(text, "<0x", 3) || text[5] != '>') {
         return -1;
     }
     for (int i = 3; i < 5; i++) {
-        char c = text[i];
-        int digit = -1;
-        if (c >= '0' && c <= '9') {
-            digit = c - '0';
-        } else if (c >= 'A' && c <= 'F') {
-            digit = c - 'A' + 10;
-        } else if (lower_case_too && c >= 'a' && c <= 'f') {
-            digit = c - 'a' + 10;
-        }
-        if (digit < 0) {
+        const char *found = memchr(digits, text[i], lower_case_too ? 22 : 16);
+        if (!found) {
             return -1;
         }
-        value = 16 * value + digit;
+        value = 16 * value + (int)(found - digits) - (found - digits < 16 ? 0 : 6);
     }
     return (int16_t)value;
 }
