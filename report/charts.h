@@ -10,9 +10,9 @@ enum {
     CHART_WIDTH = 640,
     CHART_HEIGHT = 300,
     CHART_LEFT = 84,
-    CHART_RIGHT = 30,
+    CHART_RIGHT = CHART_WIDTH - 30,
     CHART_TOP = 14,
-    CHART_BOTTOM = 52
+    CHART_BOTTOM = CHART_HEIGHT - 52
 };
 enum { COLORS = 8, TICKS = 12 };
 
@@ -45,8 +45,7 @@ static inline size_t axis_ticks_(const Axis *a, double gap, double ticks[TICKS])
         for (double k = ceil(a->low / step - 1e-9); k * step <= a->high + 1e-9 * step && n < TICKS;
              k++) {
             double at = k == 0 ? 0 : k * step;
-            bool apart = n == 0 || fabs(axis_at_(a, at) - axis_at_(a, ticks[n - 1])) >= gap;
-            if (apart) {
+            if (n == 0 || fabs(axis_at_(a, at) - axis_at_(a, ticks[n - 1])) >= gap) {
                 ticks[n++] = at;
             }
         }
@@ -90,8 +89,8 @@ typedef struct {
 // Fits the axes to all series; false if there is no point. Values that a logarithmic axis cannot
 // show are left out.
 static inline bool chart_ranges_(const Chart *c, Axis *x, Axis *y) {
-    *x = (Axis){INFINITY, -INFINITY, CHART_LEFT, CHART_WIDTH - CHART_RIGHT, false};
-    *y = (Axis){INFINITY, -INFINITY, CHART_HEIGHT - CHART_BOTTOM, CHART_TOP, c->log_y};
+    *x = (Axis){INFINITY, -INFINITY, CHART_LEFT, CHART_RIGHT, false};
+    *y = (Axis){INFINITY, -INFINITY, CHART_BOTTOM, CHART_TOP, c->log_y};
     for (size_t s = 0; s < c->count; s++) {
         const Curve *curve = c->series[s].curve;
         for (size_t i = 0; i < curve->count; i++) {
@@ -125,7 +124,6 @@ static inline bool chart_ranges_(const Chart *c, Axis *x, Axis *y) {
 
 static inline void chart_axes_(TextBuffer *w, const char *x_label, const Axis *x, const Axis *y) {
     double ticks[TICKS];
-    char text[32];
     size_t n = axis_ticks_(y, 34, ticks);
     for (size_t i = 0; i < n; i++) {
         double at = axis_at_(y, ticks[i]);
@@ -133,8 +131,8 @@ static inline void chart_axes_(TextBuffer *w, const char *x_label, const Axis *x
                     "<line class=\"grid\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/><text "
                     "x=\"%d\" y=\"%.1f\" "
                     "text-anchor=\"end\">%s</text>\n",
-                    CHART_LEFT, CHART_WIDTH - CHART_RIGHT, at, at, CHART_LEFT - 8, at + 5,
-                    number_short(ticks[i], text));
+                    CHART_LEFT, CHART_RIGHT, at, at, CHART_LEFT - 8, at + 5,
+                    number_short(ticks[i]).text);
     }
     n = axis_ticks_(x, 96, ticks);
     for (size_t i = 0; i < n; i++) {
@@ -143,15 +141,15 @@ static inline void chart_axes_(TextBuffer *w, const char *x_label, const Axis *x
                     "<line class=\"tick\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\"/><text "
                     "x=\"%.1f\" y=\"%d\" "
                     "text-anchor=\"middle\">%s</text>\n",
-                    at, at, CHART_HEIGHT - CHART_BOTTOM, CHART_HEIGHT - CHART_BOTTOM + 5, at,
-                    CHART_HEIGHT - CHART_BOTTOM + 22, number_short(ticks[i], text));
+                    at, at, CHART_BOTTOM, CHART_BOTTOM + 5, at, CHART_BOTTOM + 22,
+                    number_short(ticks[i]).text);
     }
     text_format(w,
                 "<line class=\"axis\" x1=\"%d\" x2=\"%d\" y1=\"%d\" y2=\"%d\"/><text "
                 "class=\"label\" x=\"%d\" y=\"%d\" "
                 "text-anchor=\"end\">%s</text>\n",
-                CHART_LEFT, CHART_WIDTH - CHART_RIGHT, CHART_HEIGHT - CHART_BOTTOM,
-                CHART_HEIGHT - CHART_BOTTOM, CHART_WIDTH - CHART_RIGHT, CHART_HEIGHT - 8, x_label);
+                CHART_LEFT, CHART_RIGHT, CHART_BOTTOM, CHART_BOTTOM, CHART_RIGHT, CHART_HEIGHT - 8,
+                x_label);
 }
 
 // The d attribute of a path through n points; a value that a logarithmic axis cannot show
@@ -202,7 +200,7 @@ static inline void chart_restarts_(TextBuffer *w, const Series *s, const Axis *a
         text_format(w,
                     "<line class=\"restart run%zu c%zu\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" "
                     "y2=\"%d\"><title>",
-                    s->run, s->color % COLORS, at, at, CHART_TOP, CHART_HEIGHT - CHART_BOTTOM);
+                    s->run, s->color % COLORS, at, at, CHART_TOP, CHART_BOTTOM);
         text_put_html(w, s->name);
         text_format(w, ": resumed after step %llu</title></line>\n",
                     (unsigned long long)s->restarts->steps[i]);
@@ -221,11 +219,9 @@ static inline void chart_skipped_(TextBuffer *w, const Series *s, const Axis *ax
 
 static inline void chart_begin_(TextBuffer *w, const char *id, const char *title,
                                 const char *unit) {
-    text_format(w, "<figure id=\"%s\"><figcaption>", id);
-    text_put_html(w, title);
-    text_format(w, " <small>");
-    text_put_html(w, unit);
-    text_format(w, "</small></figcaption>\n");
+    text_format(w, "<figure id=\"%s\">", id);
+    html_between(w, "<figcaption>", title, "");
+    html_between(w, " <small>", unit, "</small></figcaption>\n");
 }
 
 static inline void chart_svg_(TextBuffer *w, const char *id, const char *title) {
@@ -243,8 +239,7 @@ static inline void chart_keys_(TextBuffer *w, const Series *series, size_t count
     for (size_t s = 0; s < count; s++) {
         text_format(w, "<li><i class=\"b%zu%s\"></i>", series[s].color % COLORS,
                     series[s].color >= COLORS ? " dashed" : "");
-        text_put_html(w, series[s].name);
-        text_format(w, "</li>");
+        html_between(w, "", series[s].name, "</li>");
     }
     text_format(w, "</ul>\n");
 }
@@ -252,7 +247,6 @@ static inline void chart_keys_(TextBuffer *w, const Series *series, size_t count
 // Draws a chart of lines; nothing if there is no point. `keys` adds a legend.
 static inline void chart_write(TextBuffer *w, const Chart *c, bool keys) {
     Axis x, y;
-    char a[32], b[32], from[32], to[32];
     if (!chart_ranges_(c, &x, &y)) {
         return;
     }
@@ -265,9 +259,9 @@ static inline void chart_write(TextBuffer *w, const Chart *c, bool keys) {
         const Curve *curve = c->series[s].curve;
         if (curve->points) {
             text_put_html(w, c->series[s].name);
-            text_format(w, ": from %s at %s to %s at %s. ", number_short(curve->first, a),
-                        number_short(curve->x_first, from), number_short(curve->last, b),
-                        number_short(curve->x_last, to));
+            text_format(w, ": from %s at %s to %s at %s. ", number_short(curve->first).text,
+                        number_short(curve->x_first).text, number_short(curve->last).text,
+                        number_short(curve->x_last).text);
         }
     }
     text_format(w, "</desc>\n");
@@ -373,7 +367,7 @@ static inline void shares_weights_(TextBuffer *w, const Shares *s, const SharesL
         below += s->weights[l->order[band]] / sum;
         double at = axis_at_(ay, 100 * fmin(1, below));
         text_format(w, "<line class=\"weight\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/>\n",
-                    CHART_LEFT, CHART_WIDTH - CHART_RIGHT, at, at);
+                    CHART_LEFT, CHART_RIGHT, at, at);
     }
 }
 
@@ -384,9 +378,8 @@ static inline bool chart_shares(TextBuffer *w, const Shares *s) {
     if (s->count == 0 || s->curves[0].count == 0) {
         return true;
     }
-    Axis ax = {s->curves[0].buckets[0].x_high, s->curves[0].x_last, CHART_LEFT,
-               CHART_WIDTH - CHART_RIGHT, false};
-    Axis ay = {0, 100, CHART_HEIGHT - CHART_BOTTOM, CHART_TOP, false};
+    Axis ax = {s->curves[0].buckets[0].x_high, s->curves[0].x_last, CHART_LEFT, CHART_RIGHT, false};
+    Axis ay = {0, 100, CHART_BOTTOM, CHART_TOP, false};
     ax.high = ax.high > ax.low ? ax.high : ax.low + 1;
     if (!shares_layout_(&l, s, &ax)) {
         shares_free_(&l);
@@ -401,9 +394,8 @@ static inline bool chart_shares(TextBuffer *w, const Shares *s) {
     }
     chart_keys_(w, keys, l.bands);
     chart_svg_(w, s->id, s->title);
-    text_put_html(w,
-                  "Share of each dataset in the samples read so far, the largest at the bottom.");
-    text_format(w, "</desc>\n");
+    text_format(w, "Share of each dataset in the samples read so far, the largest at the "
+                   "bottom.</desc>\n");
     chart_axes_(w, s->x_label, &ax, &ay);
     for (size_t b = 0; b < l.bands; b++) {
         shares_band_(w, s, &l, b, &ay);

@@ -96,17 +96,14 @@ static inline bool run_log_add_step_(RunLog *r, const Json *line, uint64_t step)
     }
     const struct {
         Curve *curve;
-        double y;
-    } points[] = {
-        {&r->loss, json_double_or(json_get(line, "loss"), NAN)},
-        {&r->grad_norm, json_double_or(json_get(line, "grad_norm"), NAN)},
-        {&r->lr, json_double_or(json_get(line, "lr"), NAN)},
-        {&r->tokens_per_s, json_double_or(json_get(line, "tokens_per_s"), NAN)},
-        {&r->mfu, 100 * json_double_or(json_get(line, "mfu"), NAN)},
-        {&r->comm, 100 * json_double_or(json_get(line, "comm_ms"), NAN) / step_ms},
-    };
+        const char *key;
+        double factor, divisor;
+    } points[] = {{&r->loss, "loss", 1, 1}, {&r->grad_norm, "grad_norm", 1, 1},
+                  {&r->lr, "lr", 1, 1},     {&r->tokens_per_s, "tokens_per_s", 1, 1},
+                  {&r->mfu, "mfu", 100, 1}, {&r->comm, "comm_ms", 100, step_ms}};
     for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
-        if (!curve_add(points[i].curve, x, points[i].y)) {
+        double value = json_double_or(json_get(line, points[i].key), NAN);
+        if (!curve_add(points[i].curve, x, points[i].factor * value / points[i].divisor)) {
             return false;
         }
     }
@@ -230,6 +227,15 @@ static inline bool run_log_read(RunLog *r, const char *directory, bool by_tokens
         run_log_free(r);
     }
     return ok;
+}
+
+// Samples read so far, where they are counted by dataset.
+static inline double run_log_samples(const RunLog *r) {
+    double samples = 0;
+    for (size_t s = 0; s < r->samples_count; s++) {
+        samples += r->samples[s].last;
+    }
+    return samples;
 }
 
 // Mean throughput in tokens per second over all steps in the log; 0 if it is not known.
