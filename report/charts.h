@@ -295,46 +295,32 @@ typedef struct {
 // The largest curves have bands of their own, from the bottom; beyond COLORS - 1 they share one.
 typedef struct {
     size_t points, bands;
-    size_t *order; // (count) curves, the largest last value first
-    double *x, *total, *lower,
-        *upper; // (points) x in the drawing, sum, and ends of the current band
+    size_t order[COLORS]; // (bands) curves, the largest last value first
+
+    // (points) x in the drawing, sum, and ends of the current band
+    double x[CURVE_BUCKETS], total[CURVE_BUCKETS], lower[CURVE_BUCKETS], upper[CURVE_BUCKETS];
 } SharesLayout_;
 
-static inline void shares_free_(SharesLayout_ *l) {
-    free(l->order);
-    free(l->x);
-    free(l->total);
-    free(l->lower);
-    free(l->upper);
-}
-
-// False if there is no memory.
-static inline bool shares_layout_(SharesLayout_ *l, const Shares *s, const Axis *ax) {
-    size_t points = s->curves[0].count;
-    *l = (SharesLayout_){.points = points,
-                         .bands = s->count < COLORS ? s->count : COLORS,
-                         .order = malloc(s->count * sizeof *l->order),
-                         .x = malloc(points * sizeof *l->x),
-                         .total = calloc(points, sizeof *l->total),
-                         .lower = calloc(points, sizeof *l->lower),
-                         .upper = calloc(points, sizeof *l->upper)};
-    if (!l->order || !l->x || !l->total || !l->lower || !l->upper) {
-        return false;
-    }
+static inline void shares_layout_(SharesLayout_ *l, const Shares *s, const Axis *ax) {
+    *l = (SharesLayout_){.points = s->curves[0].count};
     for (size_t c = 0; c < s->count; c++) {
-        size_t at = c; // insertion sort
+        size_t at = l->bands; // insertion sort
+        l->bands += l->bands < COLORS;
         for (; at > 0 && s->curves[l->order[at - 1]].last < s->curves[c].last; at--) {
-            l->order[at] = l->order[at - 1];
+            if (at < COLORS) {
+                l->order[at] = l->order[at - 1];
+            }
         }
-        l->order[at] = c;
-        for (size_t i = 0; i < points; i++) {
+        if (at < COLORS) {
+            l->order[at] = c;
+        }
+        for (size_t i = 0; i < l->points; i++) {
             l->total[i] += s->curves[c].buckets[i].high;
         }
     }
-    for (size_t i = 0; i < points; i++) {
+    for (size_t i = 0; i < l->points; i++) {
         l->x[i] = axis_at_(ax, s->curves[0].buckets[i].x_high);
     }
-    return true;
 }
 
 // The area of a band: its upper edge from left to right, then its lower edge back.
@@ -371,20 +357,17 @@ static inline void shares_weights_(TextBuffer *w, const Shares *s, const SharesL
     }
 }
 
-// Draws the shares; nothing if there is no point. False if there is no memory.
-static inline bool chart_shares(TextBuffer *w, const Shares *s) {
+// Draws the shares; nothing if there is no point.
+static inline void chart_shares(TextBuffer *w, const Shares *s) {
     Series keys[COLORS];
     SharesLayout_ l;
     if (s->count == 0 || s->curves[0].count == 0) {
-        return true;
+        return;
     }
     Axis ax = {s->curves[0].buckets[0].x_high, s->curves[0].x_last, CHART_LEFT, CHART_RIGHT, false};
     Axis ay = {0, 100, CHART_BOTTOM, CHART_TOP, false};
     ax.high = ax.high > ax.low ? ax.high : ax.low + 1;
-    if (!shares_layout_(&l, s, &ax)) {
-        shares_free_(&l);
-        return false;
-    }
+    shares_layout_(&l, s, &ax);
 
     text_format(w, "<div class=\"run%zu\">", s->run);
     chart_begin_(w, s->id, s->title, "% of samples read so far; dashed: by weight");
@@ -402,8 +385,6 @@ static inline bool chart_shares(TextBuffer *w, const Shares *s) {
     }
     shares_weights_(w, s, &l, &ay);
     text_format(w, "</svg></figure></div>\n");
-    shares_free_(&l);
-    return true;
 }
 
 #endif

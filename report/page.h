@@ -228,14 +228,14 @@ static inline bool page_shares_(TextBuffer *w, const Page *p, size_t run) {
         char id[32], title[256];
         snprintf(id, sizeof id, "shares%zu", run);
         snprintf(title, sizeof title, "Data mixture: %.200s", p->labels[run]);
-        ok = chart_shares(w, &(Shares){.id = id,
-                                       .title = title,
-                                       .x_label = p->x_label,
-                                       .curves = r->samples,
-                                       .names = names,
-                                       .weights = weights,
-                                       .count = count,
-                                       .run = run});
+        chart_shares(w, &(Shares){.id = id,
+                                  .title = title,
+                                  .x_label = p->x_label,
+                                  .curves = r->samples,
+                                  .names = names,
+                                  .weights = weights,
+                                  .count = count,
+                                  .run = run});
     }
     free_strings(names, count);
     free(weights);

@@ -89,82 +89,79 @@ static inline Comparison_ text_compare_(const TextSearch *s, const TraceData *t,
     return c;
 }
 
-// Token of an entry of the index, of all blocks counted; in its block, whatever the file says.
-static inline uint64_t index_token_(const TraceData *t, uint64_t block, uint64_t entry) {
-    uint64_t relative = load_le(t->index.data + INDEX_HEADER + 16 * t->table.blocks + 4 * entry, 4);
-    uint64_t tokens = t->table.first_token[block + 1] - t->table.first_token[block];
-    return t->table.first_token[block] + (relative < tokens ? relative : 0);
-}
-
-// Whether an entry of the index is one of this block.
-static inline bool index_has_(const TraceData *t, uint64_t block, uint64_t entry) {
-    return entry >= t->table.first_entry[block] && entry < t->table.first_entry[block + 1];
-}
-
+// A span that is looked up in a block of an index.
 typedef struct {
     const TextSearch *search;
-    const TraceData *data;
+    TraceData *data;
     uint64_t block;
     const char *span;
     size_t length;
-    bool behind;
-} IndexBound_;
+} IndexQuery_;
 
-static inline bool entry_before_(const void *context, size_t entry) {
-    const IndexBound_ *b = context;
-    uint64_t token = index_token_(b->data, b->block, entry);
-    int order = text_compare_(b->search, b->data, token, b->span, b->length).order;
-    return order < (b->behind ? 1 : 0);
+// Token of an entry of the index, of all blocks counted; in its block, whatever the file says.
+static inline uint64_t entry_token_(const IndexQuery_ *q, uint64_t entry) {
+    const IndexTable *table = &q->data->table;
+    const uint64_t *edges = table->first_token + q->block;
+    uint64_t relative =
+        load_le(q->data->index.data + INDEX_HEADER + 16 * table->blocks + 4 * entry, 4);
+    return edges[0] + (relative < edges[1] - edges[0] ? relative : 0);
 }
 
-// First entry of the block whose text is not before the span; with `behind`, nor begins with it.
-static inline uint64_t index_bound_(const TextSearch *s, const TraceData *t, uint64_t block,
-                                    const char *span, size_t length, bool behind) {
-    return bisect(t->table.first_entry[block], t->table.first_entry[block + 1], entry_before_,
-                  &(IndexBound_){s, t, block, span, length, behind});
+static inline Comparison_ entry_compare_(const IndexQuery_ *q, uint64_t entry) {
+    return text_compare_(q->search, q->data, entry_token_(q, entry), q->span, q->length);
 }
 
-// Verifies that entry `entry` of a block stands to the span as `order` says.
-static inline bool index_verify_entry_(const TextSearch *s, TraceData *t, uint64_t block,
-                                       uint64_t entry, const char *span, size_t length, int order,
-                                       Error *e) {
-    if (!index_has_(t, block, entry)) {
+static inline bool entry_before_(const void *query, size_t entry) {
+    return entry_compare_(query, entry).order < 0;
+}
+
+static inline bool entry_not_behind_(const void *query, size_t entry) {
+    return entry_compare_(query, entry).order <= 0;
+}
+
+// The entries of the block whose text begins with the span are *first .. *end - 1, if the index is
+// in order.
+static inline void index_bounds_(const IndexQuery_ *q, uint64_t *first, uint64_t *end) {
+    const uint64_t *edges = q->data->table.first_entry + q->block;
+    *first = bisect(edges[0], edges[1], entry_before_, q);
+    *end = bisect(*first, edges[1], entry_not_behind_, q);
+}
+
+// Whether the block has this entry.
+static inline bool index_has_(const IndexQuery_ *q, uint64_t entry) {
+    const uint64_t *edges = q->data->table.first_entry + q->block;
+    return entry >= edges[0] && entry < edges[1];
+}
+
+// Verifies that the text of an entry comes before, begins with, or comes after the span (order -1,
+// 0, 1).
+static inline bool entry_verify_(const IndexQuery_ *q, uint64_t entry, int order, Error *e) {
+    TraceData *t = q->data;
+    if (!index_has_(q, entry)) {
         return true; // there is none: the block's edge is the bound
     }
-    if (!proof_check(&t->index, INDEX_HEADER + 16 * t->table.blocks + 4 * entry, 4, e)) {
-        return false;
-    }
-    uint64_t token = index_token_(t, block, entry);
-    uint64_t tokens = text_compare_(s, t, token, span, length).tokens;
-    return trace_verify_tokens(t, token, tokens, e) &&
-           (text_compare_(s, t, token, span, length).order == order ||
+    return proof_check(&t->index, INDEX_HEADER + 16 * t->table.blocks + 4 * entry, 4, e) &&
+           trace_verify_tokens(t, entry_token_(q, entry), entry_compare_(q, entry).tokens, e) &&
+           (entry_compare_(q, entry).order == order ||
             fail(e, "%s: was altered: it is not in the order of the text of %s", t->index.path,
                  t->bin.path));
 }
 
-// The entries of a block whose text begins with the span are *first .. *end - 1.
-static inline bool index_range_(const TextSearch *s, TraceData *t, uint64_t block, const char *span,
-                                size_t length, uint64_t *first, uint64_t *end, Error *e) {
-    *first = index_bound_(s, t, block, span, length, false);
-    *end = index_bound_(s, t, block, span, length, true);
-    *end = *end < *first ? *first : *end; // only in a damaged index
-    if (!s->verifying) {
-        return true;
-    }
-    return index_verify_entry_(s, t, block, *first - 1, span, length, -1, e) &&
-           (*first == *end || (index_verify_entry_(s, t, block, *first, span, length, 0, e) &&
-                               index_verify_entry_(s, t, block, *end - 1, span, length, 0, e))) &&
-           index_verify_entry_(s, t, block, *end, span, length, 1, e);
+// Verifies that the bounds are right.
+static inline bool index_verify_(const IndexQuery_ *q, uint64_t first, uint64_t end, Error *e) {
+    return entry_verify_(q, first - 1, -1, e) &&
+           (first == end || (entry_verify_(q, first, 0, e) && entry_verify_(q, end - 1, 0, e))) &&
+           entry_verify_(q, end, 1, e);
 }
 
 // Bytes of the longest start of the span that begins at a token of the block.
-static inline size_t index_reach_(const TextSearch *s, const TraceData *t, uint64_t block,
-                                  const char *span, size_t length) {
-    uint64_t bound = index_bound_(s, t, block, span, length, false);
+static inline size_t index_reach_(const IndexQuery_ *q) {
+    uint64_t first, end;
     size_t best = 0;
-    for (uint64_t entry = bound > 0 ? bound - 1 : 0; entry <= bound; entry++) {
-        if (index_has_(t, block, entry)) {
-            size_t common = text_compare_(s, t, index_token_(t, block, entry), span, length).common;
+    index_bounds_(q, &first, &end);
+    for (uint64_t entry = first > 0 ? first - 1 : 0; entry <= first; entry++) {
+        if (index_has_(q, entry)) {
+            size_t common = entry_compare_(q, entry).common;
             best = common > best ? common : best;
         }
     }
@@ -216,20 +213,26 @@ typedef struct {
     const TextSearch *search;
     const char *end;
     size_t length;
-    bool behind;
-} EndBound_;
+} EndQuery_;
 
-static inline bool end_before_(const void *context, size_t i) {
-    const EndBound_ *b = context;
-    int order = end_compare_(b->search, b->search->by_end[i], b->end, b->length);
-    return order < (b->behind ? 1 : 0);
+static inline int end_order_(const EndQuery_ *q, size_t i) {
+    return end_compare_(q->search, q->search->by_end[i], q->end, q->length);
+}
+
+static inline bool end_before_(const void *query, size_t i) {
+    return end_order_(query, i) < 0;
+}
+
+static inline bool end_not_behind_(const void *query, size_t i) {
+    return end_order_(query, i) <= 0;
 }
 
 // The tokens by_end[*first .. *last) end with `end`.
 static inline void tokens_ending_(const TextSearch *s, const char *end, size_t length,
                                   size_t *first, size_t *last) {
-    *first = bisect(0, s->tokens, end_before_, &(EndBound_){s, end, length, false});
-    *last = bisect(*first, s->tokens, end_before_, &(EndBound_){s, end, length, true});
+    const EndQuery_ query = {s, end, length};
+    *first = bisect(0, s->tokens, end_before_, &query);
+    *last = bisect(*first, s->tokens, end_not_behind_, &query);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -254,18 +257,19 @@ static inline bool found_enough_(const Occurrences *found) {
 static inline bool search_aligned_(TextSearch *s, const char *span, size_t length, int32_t only,
                                    size_t offset, Occurrences *found, Error *e) {
     for (size_t i = 0; i < s->count; i++) {
-        TraceData *t = &s->data[i];
-        for (uint64_t b = 0; b < t->table.blocks; b++) {
+        for (uint64_t b = 0; b < s->data[i].table.blocks; b++) {
+            const IndexQuery_ query = {s, &s->data[i], b, span, length};
             uint64_t first, end;
-            if (!index_range_(s, t, b, span, length, &first, &end, e)) {
+            index_bounds_(&query, &first, &end);
+            if (s->verifying && !index_verify_(&query, first, end, e)) {
                 return false;
             }
             for (uint64_t entry = first; entry < end; entry++) {
-                uint64_t token = index_token_(t, b, entry);
-                if (s->verifying && !index_verify_entry_(s, t, b, entry, span, length, 0, e)) {
+                uint64_t token = entry_token_(&query, entry);
+                if (s->verifying && !entry_verify_(&query, entry, 0, e)) {
                     return false;
                 }
-                if (only >= 0 && trace_token(t, token) != (uint64_t)only) {
+                if (only >= 0 && trace_token(&s->data[i], token) != (uint64_t)only) {
                     continue;
                 }
                 if (!occurrence_add_(found, i, token, offset, e)) {
@@ -335,9 +339,9 @@ static inline bool search_across_(TextSearch *s, const char *span, size_t length
     // rest follows.
     for (size_t i = 0; i < s->count; i++) {
         for (uint64_t b = 0; b < s->data[i].table.blocks; b++) {
-            uint64_t begin = index_bound_(s, &s->data[i], b, span + r, length - r, false);
-            uint64_t end = index_bound_(s, &s->data[i], b, span + r, length - r, true);
-            rests += end > begin ? end - begin : 0;
+            uint64_t begin, end;
+            index_bounds_(&(IndexQuery_){s, &s->data[i], b, span + r, length - r}, &begin, &end);
+            rests += end - begin;
             most += 16 * (uint64_t)(last - first);
         }
     }
@@ -434,7 +438,8 @@ static inline bool text_search_open(TextSearch *s, TraceData *data, size_t count
     for (size_t at = 0; at < length; at++) {
         for (size_t i = 0; i < count; i++) {
             for (uint64_t b = 0; b < data[i].table.blocks; b++) {
-                size_t reach = index_reach_(s, &data[i], b, text + at, span_limit_(s, at));
+                size_t reach =
+                    index_reach_(&(IndexQuery_){s, &data[i], b, text + at, span_limit_(s, at)});
                 s->reach[at] = reach > s->reach[at] ? reach : s->reach[at];
             }
         }
