@@ -43,11 +43,10 @@ static inline bool facet_add(Facet *f, const Json *origin, const char *key) {
             f->other += documents;
             continue;
         }
-        if (at == f->count) {
-            if (!array_reserve(&f->items, &f->capacity, at, 1, sizeof *f->items, &reason)) {
-                return false;
-            }
-            f->items[f->count++] = (FacetItem){.value = value};
+        if (at == f->count &&
+            !array_append(&f->items, &f->capacity, &f->count, &(FacetItem){.value = value},
+                          sizeof *f->items, &reason)) {
+            return false;
         }
         f->items[at].documents += documents;
     }
@@ -56,10 +55,8 @@ static inline bool facet_add(Facet *f, const Json *origin, const char *key) {
 
 static inline int facet_compare_(const void *first, const void *second) {
     const FacetItem *a = first, *b = second;
-    if (a->documents != b->documents) {
-        return a->documents < b->documents ? 1 : -1;
-    }
-    return strcmp(a->value, b->value);
+    return a->documents != b->documents ? order_u64(b->documents, a->documents)
+                                        : strcmp(a->value, b->value);
 }
 
 // The most frequent values first, equal ones by name.

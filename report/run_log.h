@@ -121,14 +121,12 @@ static inline bool run_log_add_val_(RunLog *r, double x, const Json *loss) {
         return true;
     }
     if (i == r->val_count) {
-        if (!array_reserve(&r->val, &r->val_capacity, i, 1, sizeof *r->val, &reason)) {
+        DatasetCurve curve = {.name = strdup(loss->key)};
+        if (!curve.name || !array_append(&r->val, &r->val_capacity, &r->val_count, &curve,
+                                         sizeof curve, &reason)) {
+            free(curve.name);
             return false;
         }
-        r->val[i] = (DatasetCurve){.name = strdup(loss->key)};
-        if (!r->val[i].name) {
-            return false;
-        }
-        r->val_count++;
     }
     return curve_add(&r->val[i].curve, x, json_double_or(loss, NAN));
 }

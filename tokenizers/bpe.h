@@ -32,11 +32,7 @@ static inline void merges_free(MergeTable *m) {
 }
 
 static inline bool merges_add(MergeTable *m, Merge merge, Error *e) {
-    if (!array_reserve(&m->items, &m->capacity, m->count, 1, sizeof merge, e)) {
-        return false;
-    }
-    m->items[m->count++] = merge;
-    return true;
+    return array_append(&m->items, &m->capacity, &m->count, &merge, sizeof merge, e);
 }
 
 // The entry of a pair of tokens, or the empty one where it would go.

@@ -21,9 +21,7 @@ static inline void json_put_base64_(JsonWriter *w, const char *key, const char *
         }
         json_append(&text, out, 4);
     }
-    json_put_text(w, key, text.data ? text.data : "", text.length);
-    w->failed |= text.failed;
-    free(text.data);
+    json_put_composed(w, key, &text);
 }
 
 // The normalizer in the components that `tokenizers` has.
@@ -93,7 +91,7 @@ typedef struct {
 static inline int scored_compare_(const void *first, const void *second) {
     const ScoredPiece_ *a = first, *b = second;
     return a->score != b->score ? (a->score > b->score ? -1 : 1)
-                                : (a->id > b->id) - (a->id < b->id);
+                                : order_u64((uint64_t)a->id, (uint64_t)b->id);
 }
 
 // Puts all merges into one piece.

@@ -29,11 +29,7 @@ typedef struct {
 } CutPlaces;
 
 static inline bool cut_places_add(CutPlaces *cuts, CutPlace place, Error *e) {
-    if (!array_reserve(&cuts->places, &cuts->capacity, cuts->count, 1, sizeof place, e)) {
-        return false;
-    }
-    cuts->places[cuts->count++] = place;
-    return true;
+    return array_append(&cuts->places, &cuts->capacity, &cuts->count, &place, sizeof place, e);
 }
 
 // One step at s: the bytes it takes; what they become is *out. A user-defined symbol stays as it

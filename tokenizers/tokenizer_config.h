@@ -6,8 +6,8 @@
 #include "tokenizers/json_components.h"
 #include "tokenizers/vocab_merges.h"
 
-// The text of a role ("eos_token"), a string or {"content": string}; text->text is NULL if it is not
-// there. `config` may be NULL.
+// The text of a role ("eos_token"), a string or {"content": string}; text->text is NULL if there is
+// none. `config` may be NULL.
 static inline bool tokenizer_config_token(const Json *config, const char *directory,
                                           const char *role, FileText *text, Error *e) {
     const Json *node = json_get(config, role);
@@ -32,9 +32,7 @@ static inline void put_model_max_length_(JsonWriter *w, const Tokenizer *t) {
 static inline void put_role_(JsonWriter *w, const char *role, const Tokenizer *t, int32_t id) {
     JsonWriter text = {0};
     token_write(&text, t, id);
-    json_put_text(w, role, text.data ? text.data : "", text.length);
-    w->failed |= text.failed;
-    free(text.data);
+    json_put_composed(w, role, &text);
 }
 
 // Of GPT-2's kind. GPT2Tokenizer would take <|endoftext|> for bos, eos and unk where they are

@@ -40,8 +40,8 @@ typedef struct {
     int32_t ids[CACHE_IDS_];
 } CacheEntry;
 
-// Texts met recently; the caller frees the entries. NULL if there is no memory. A text has one place
-// and displaces what is there.
+// A cache of texts met recently; the caller frees it. NULL if there is no memory. A text has one
+// place and displaces what is there.
 static inline CacheEntry *token_cache_create(void) {
     return calloc((size_t)1 << CACHE_BITS_, sizeof(CacheEntry));
 }

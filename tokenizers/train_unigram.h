@@ -114,7 +114,7 @@ static inline int candidate_order_(const void *a, const void *b) {
     if (x->loss != y->loss) {
         return x->loss < y->loss ? 1 : -1;
     }
-    return (x->piece > y->piece) - (x->piece < y->piece);
+    return order_u64(x->piece, y->piece);
 }
 
 // Ranks a piece by its probability.
@@ -253,7 +253,7 @@ static inline int trained_order_(const void *a, const void *b, void *trainer) {
             return s < t ? -1 : 1;
         }
     }
-    return (x->length > y->length) - (x->length < y->length);
+    return order_u64(x->length, y->length);
 }
 
 // Adds the pieces in the order of the ids: unknown, end of document, bytes, then the trained pieces

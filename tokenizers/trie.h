@@ -45,19 +45,19 @@ static inline bool trie_step(const Trie *t, uint32_t *node, char byte) {
 
 static inline int trie_compare_(const void *first, const void *second) {
     const TrieKey *a = first, *b = second;
-    int order = memcmp(a->text, b->text, a->length < b->length ? a->length : b->length);
-    if (order) {
-        return order;
-    }
-    return a->length != b->length ? (a->length < b->length ? -1 : 1)
-                                  : (a->value > b->value) - (a->value < b->value);
+    int order = memcmp(a->text, b->text, min_u64(a->length, b->length));
+    return order                    ? order
+           : a->length != b->length ? order_u64(a->length, b->length)
+                                    : order_u64((uint64_t)a->value, (uint64_t)b->value);
 }
 
 static inline bool trie_add_block_(Trie *t, Error *e) {
-    if (t->count > UINT32_MAX / 2 ||
-        !array_reserve(&t->nodes, &t->capacity, t->count, 256, sizeof *t->nodes, e) ||
+    if (t->count > UINT32_MAX / 2) {
+        return fail(e, "tokenizer: a trie of more than %zu places", t->count);
+    }
+    if (!array_reserve(&t->nodes, &t->capacity, t->count, 256, sizeof *t->nodes, e) ||
         !array_reserve(&t->values, &t->value_capacity, t->count, 256, sizeof *t->values, e)) {
-        return fail(e, "tokenizer: out of memory for a trie of %zu places", t->count + 256);
+        return false;
     }
     memset(t->nodes + t->count, 0xFF, 256 * sizeof *t->nodes);
     memset(t->values + t->count, 0xFF, 256 * sizeof *t->values);

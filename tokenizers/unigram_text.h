@@ -121,10 +121,8 @@ typedef struct {
 // By descending count, then by code point.
 static inline int character_order_(const void *a, const void *b) {
     const CharacterCount_ *x = a, *y = b;
-    if (x->count != y->count) {
-        return x->count < y->count ? 1 : -1;
-    }
-    return (x->code_point > y->code_point) - (x->code_point < y->code_point);
+    return x->count != y->count ? order_u64(y->count, x->count)
+                                : order_u64(x->code_point, y->code_point);
 }
 
 // Printable ASCII and the line feed are always pieces. So the text "<0x41>" is always encoded by
@@ -201,24 +199,15 @@ static inline bool unigram_symbol_(UnigramTrainer *u, int32_t symbol, Error *e) 
             e, "tokenizer: more than %d characters of distinct words: train on a smaller sample",
             INT32_MAX);
     }
-    if (!array_reserve(&u->text, &u->text_capacity, u->text_length, 1, sizeof *u->text, e)) {
-        return false;
-    }
-    u->text[u->text_length++] = symbol;
-    return true;
+    return array_append(&u->text, &u->text_capacity, &u->text_length, &symbol, sizeof symbol, e);
 }
 
 // Ends the word of frequency `count` that began at `start`, unless it is empty.
 static inline bool unigram_cut_(UnigramTrainer *u, size_t start, uint64_t count, Error *e) {
-    if (u->text_length == start) {
-        return true;
-    }
-    if (!array_reserve(&u->words, &u->word_capacity, u->word_count, 1, sizeof *u->words, e)) {
-        return false;
-    }
-    u->words[u->word_count++] =
-        (UnigramWord){(uint32_t)start, (uint32_t)(u->text_length - start), count};
-    return unigram_symbol_(u, SYMBOL_CUT_, e);
+    UnigramWord word = {(uint32_t)start, (uint32_t)(u->text_length - start), count};
+    return word.length == 0 ||
+           (array_append(&u->words, &u->word_capacity, &u->word_count, &word, sizeof word, e) &&
+            unigram_symbol_(u, SYMBOL_CUT_, e));
 }
 
 // Stores the words as symbols. Words are split at characters outside the alphabet and after

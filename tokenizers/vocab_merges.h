@@ -194,6 +194,13 @@ static inline void token_write(JsonWriter *w, const Tokenizer *t, int32_t id) {
     }
 }
 
+// Puts a string that was composed in `text`, and frees it.
+static inline void json_put_composed(JsonWriter *w, const char *key, JsonWriter *text) {
+    json_put_text(w, key, text->data ? text->data : "", text->length);
+    w->failed |= text->failed;
+    free(text->data);
+}
+
 // {token: id}
 static inline void vocab_write_object(JsonWriter *w, const char *key, const Tokenizer *t) {
     JsonWriter text = {0};
@@ -220,18 +227,13 @@ static inline void merge_write_(JsonWriter *w, const Tokenizer *t, const Merge *
 
 // "merges" of a tokenizer.json.
 static inline void merges_write_array(JsonWriter *w, const Tokenizer *t) {
-    JsonWriter text = {0};
     json_open(w, "merges", '[');
     for (size_t i = 0; i < t->merges.count; i++) {
-        text.length = 0;
+        JsonWriter text = {0};
         merge_write_(&text, t, &t->merges.items[i]);
-        if (!text.failed) {
-            json_put_text(w, NULL, text.data, text.length);
-        }
+        json_put_composed(w, NULL, &text);
     }
     json_close(w, ']');
-    w->failed |= text.failed;
-    free(text.data);
 }
 
 static inline void vocab_json_write(JsonWriter *w, const Tokenizer *t) {

@@ -349,7 +349,7 @@ static inline bool trace_step_(Tracer_ *t, Error *e) {
 // ------------------------------------------------------------------------------------------------
 // --doc
 
-// Prints every reading of the tokens first .. end - 1 of a document. `fields`: more of them in JSON.
+// Prints every reading of the tokens first .. end - 1 of a document. `fields`: more JSON fields.
 static inline bool print_reads_(Tracer_ *t, size_t dataset, const TraceDocument *document,
                                 uint64_t first, uint64_t end, const JsonWriter *fields, Error *e) {
     TraceReads reads = {0};

@@ -62,11 +62,7 @@ static inline bool run_add_segment_(TraceRun *r, const LogReader *log, Error *e)
             before->from_samples + (segment.from_step - before->from_step) * before->global_batch;
         r->count -= before->from_step == segment.from_step;
     }
-    if (!array_reserve(&r->segments, &r->capacity, r->count, 1, sizeof segment, e)) {
-        return false;
-    }
-    r->segments[r->count++] = segment;
-    return true;
+    return array_append(&r->segments, &r->capacity, &r->count, &segment, sizeof segment, e);
 }
 
 // The segment that step `step` belongs to.
@@ -200,8 +196,8 @@ static inline bool trace_run_open(TraceRun *r, const char *folder, uint64_t step
                 (unsigned long long)expected);
 }
 
-// Where the data of a run is by an entry of its log: where its file was, whatever the working folder
-// is now, else the path that --data had. The caller frees it; NULL if there is no memory.
+// Path of a run's data by an entry of its log: that of the file then read, whatever the working
+// folder is now, else what --data had. The caller frees it; NULL if there is no memory.
 static inline char *logged_path_(const Json *entry) {
     const char *file = json_string(json_get(entry, "file"));
     bool prepared = json_get(entry, "manifest_sha256"), pair = json_get(entry, "documents");
@@ -263,9 +259,9 @@ typedef struct {
 static inline int read_compare_(const void *first, const void *second) {
     const TraceRead *a = first, *b = second;
     const RunPlace *p = &a->place, *q = &b->place;
-    return p->step != q->step ? (p->step > q->step) - (p->step < q->step)
-           : p->row != q->row ? (p->row > q->row) - (p->row < q->row)
-                              : (a->first > b->first) - (a->first < b->first);
+    return p->step != q->step ? order_u64(p->step, q->step)
+           : p->row != q->row ? order_u64(p->row, q->row)
+                              : order_u64(a->first, b->first);
 }
 
 // Adds every reading of the tokens first .. end - 1 of a dataset by the run, in the order of the
@@ -289,10 +285,10 @@ static inline bool trace_reads(const TraceRun *r, const Mixture *m, size_t datas
             if (!trace_run_place(r, position, &read.place)) {
                 continue;
             }
-            if (!array_reserve(&reads->items, &reads->capacity, reads->count, 1, sizeof read, e)) {
+            if (!array_append(&reads->items, &reads->capacity, &reads->count, &read, sizeof read,
+                              e)) {
                 return false;
             }
-            reads->items[reads->count++] = read;
         }
     }
     if (reads->count > 0) {

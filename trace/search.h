@@ -119,12 +119,17 @@ static inline bool entry_not_behind_(const void *query, size_t entry) {
     return entry_compare_(query, entry).order <= 0;
 }
 
+// First entry of the block whose text is not before the span, if the index is in order.
+static inline uint64_t index_first_(const IndexQuery_ *q) {
+    const uint64_t *edges = q->data->table.first_entry + q->block;
+    return bisect(edges[0], edges[1], entry_before_, q);
+}
+
 // The entries of the block whose text begins with the span are *first .. *end - 1, if the index is
 // in order.
 static inline void index_bounds_(const IndexQuery_ *q, uint64_t *first, uint64_t *end) {
-    const uint64_t *edges = q->data->table.first_entry + q->block;
-    *first = bisect(edges[0], edges[1], entry_before_, q);
-    *end = bisect(*first, edges[1], entry_not_behind_, q);
+    *first = index_first_(q);
+    *end = bisect(*first, q->data->table.first_entry[q->block + 1], entry_not_behind_, q);
 }
 
 // Whether the block has this entry.
@@ -156,9 +161,8 @@ static inline bool index_verify_(const IndexQuery_ *q, uint64_t first, uint64_t 
 
 // Bytes of the longest start of the span that begins at a token of the block.
 static inline size_t index_reach_(const IndexQuery_ *q) {
-    uint64_t first, end;
+    uint64_t first = index_first_(q);
     size_t best = 0;
-    index_bounds_(q, &first, &end);
     for (uint64_t entry = first > 0 ? first - 1 : 0; entry <= first; entry++) {
         if (index_has_(q, entry)) {
             size_t common = entry_compare_(q, entry).common;
@@ -195,7 +199,7 @@ static inline int by_end_compare_(const void *first, const void *second, void *s
     if (order == 0) { // a ends with b
         size_t longer;
         token_text(s->texts, (uint64_t)a, &longer);
-        order = longer > n ? 1 : (a > b) - (a < b);
+        order = longer > n ? 1 : order_u64((uint64_t)a, (uint64_t)b);
     }
     return order;
 }
@@ -206,7 +210,7 @@ static inline int by_length_compare_(const void *first, const void *second, void
     size_t m, n;
     token_text(s->texts, (uint64_t)a, &m);
     token_text(s->texts, (uint64_t)b, &n);
-    return m != n ? (m < n ? 1 : -1) : (a > b) - (a < b);
+    return m != n ? order_u64(n, m) : order_u64((uint64_t)a, (uint64_t)b);
 }
 
 typedef struct {
@@ -238,13 +242,8 @@ static inline void tokens_ending_(const TextSearch *s, const char *end, size_t l
 // ------------------------------------------------------------------------------------------------
 // Occurrences of a span
 
-static inline bool occurrence_add_(Occurrences *found, size_t data, uint64_t token, size_t offset,
-                                   Error *e) {
-    if (!array_reserve(&found->items, &found->capacity, found->count, 1, sizeof *found->items, e)) {
-        return false;
-    }
-    found->items[found->count++] = (Occurrence){data, token, offset};
-    return true;
+static inline bool occurrence_add_(Occurrences *found, Occurrence o, Error *e) {
+    return array_append(&found->items, &found->capacity, &found->count, &o, sizeof o, e);
 }
 
 // Whether the search has found all that it should.
@@ -272,7 +271,7 @@ static inline bool search_aligned_(TextSearch *s, const char *span, size_t lengt
                 if (only >= 0 && trace_token(&s->data[i], token) != (uint64_t)only) {
                     continue;
                 }
-                if (!occurrence_add_(found, i, token, offset, e)) {
+                if (!occurrence_add_(found, (Occurrence){i, token, offset}, e)) {
                     return false;
                 }
                 if (found->first_only) {
@@ -300,7 +299,7 @@ static inline bool search_before_rest_(TextSearch *s, const char *span, size_t l
         ok = !s->verifying || trace_verify_tokens(t, rest.token - 1, 1, e);
         const char *text = token_text_at_(s, t, rest.token - 1, &n);
         if (ok && n > r && !memcmp(text + n - r, span, r)) {
-            ok = occurrence_add_(found, rest.data, rest.token - 1, n - r, e);
+            ok = occurrence_add_(found, (Occurrence){rest.data, rest.token - 1, n - r}, e);
         }
     }
     free(rests.items);
@@ -506,8 +505,7 @@ static inline bool span_extend_(TextSearch *s, size_t at, size_t least, size_t *
 
 static inline int span_compare_(const void *first, const void *second) {
     const TextSpan *a = first, *b = second;
-    return a->length != b->length ? (a->length < b->length ? 1 : -1)
-                                  : (a->first > b->first) - (a->first < b->first);
+    return a->length != b->length ? order_u64(b->length, a->length) : order_u64(a->first, b->first);
 }
 
 // All spans of complete characters, at least `least` bytes long, that are in the data and in no
@@ -521,11 +519,11 @@ static inline bool text_search_spans(TextSearch *s, size_t least, TextSpans *spa
             return false;
         }
         if (reached > begun) {
-            if (!array_reserve(&spans->items, &spans->capacity, spans->count, 1,
-                               sizeof *spans->items, e)) {
+            const TextSpan span = {at, reached - at};
+            if (!array_append(&spans->items, &spans->capacity, &spans->count, &span, sizeof span,
+                              e)) {
                 return false;
             }
-            spans->items[spans->count++] = (TextSpan){at, reached - at};
             end = reached;
         }
     }
@@ -537,9 +535,9 @@ static inline bool text_search_spans(TextSearch *s, size_t least, TextSpans *spa
 
 static inline int occurrence_compare_(const void *first, const void *second) {
     const Occurrence *a = first, *b = second;
-    return a->data != b->data     ? (a->data > b->data) - (a->data < b->data)
-           : a->token != b->token ? (a->token > b->token) - (a->token < b->token)
-                                  : (a->offset > b->offset) - (a->offset < b->offset);
+    return a->data != b->data     ? order_u64(a->data, b->data)
+           : a->token != b->token ? order_u64(a->token, b->token)
+                                  : order_u64(a->offset, b->offset);
 }
 
 // All occurrences of a span in the order of the data, each verified, and that the span cannot be
