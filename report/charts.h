@@ -95,12 +95,12 @@ static inline bool chart_ranges_(const Chart *c, Axis *x, Axis *y) {
         const Curve *curve = c->series[s].curve;
         for (size_t i = 0; i < curve->count; i++) {
             const CurveBucket *b = &curve->buckets[i];
-            y->low = c->log_y && b->low <= 0 ? y->low : fmin(y->low, b->low);
-            y->high = fmax(y->high, b->high);
+            y->low = c->log_y && b->low.y <= 0 ? y->low : fmin(y->low, b->low.y);
+            y->high = fmax(y->high, b->high.y);
         }
         if (curve->points) {
-            x->low = fmin(x->low, curve->x_first);
-            x->high = fmax(x->high, curve->x_last);
+            x->low = fmin(x->low, curve->first.x);
+            x->high = fmax(x->high, curve->last.x);
         }
     }
     if (!(x->low <= x->high)) {
@@ -154,16 +154,17 @@ static inline void chart_axes_(TextBuffer *w, const char *x_label, const Axis *x
 
 // The d attribute of a path through n points; a value that a logarithmic axis cannot show
 // interrupts the line. A single point becomes a short visible stroke.
-static inline void chart_path_(TextBuffer *w, const Axis *ax, const Axis *ay, const double *x,
-                               const double *y, size_t n) {
-    bool pen = false;
+static inline void chart_path_(TextBuffer *w, const Axis *ax, const Axis *ay,
+                               const CurvePoint *points, size_t n) {
+    char command = 'M';
     for (size_t i = 0; i < n; i++) {
-        if (ay->log && y[i] <= 0) {
-            pen = false;
+        if (ay->log && points[i].y <= 0) {
+            command = 'M';
             continue;
         }
-        text_format(w, "%c%.1f %.1f", pen ? 'L' : 'M', axis_at_(ax, x[i]), axis_at_(ay, y[i]));
-        pen = true;
+        text_format(w, "%c%.1f %.1f", command, axis_at_(ax, points[i].x),
+                    axis_at_(ay, points[i].y));
+        command = 'L';
     }
     if (n == 1) {
         text_format(w, "h4");
@@ -172,20 +173,19 @@ static inline void chart_path_(TextBuffer *w, const Axis *ax, const Axis *ay, co
 
 static inline void chart_series_(TextBuffer *w, const Series *s, const Axis *ax, const Axis *ay) {
     static const char *dashes[] = {"", " dash1", " dash2", " dash3"};
-    double x[CURVE_LINE_POINTS], y[CURVE_LINE_POINTS];
-    size_t n = curve_line(s->curve, x, y);
+    const char *dash = dashes[s->color / COLORS % 4];
+    CurvePoint points[CURVE_LINE_POINTS];
     bool smooth = s->smooth && s->curve->count > 20;
     text_format(
         w, "<path class=\"run%zu c%zu%s%s\" data-points=\"%llu\" data-last=\"%.17g %.17g\" d=\"",
-        s->run, s->color % COLORS, dashes[s->color / COLORS % 4], smooth ? " raw" : "",
-        (unsigned long long)s->curve->points, s->curve->x_last, s->curve->last);
-    chart_path_(w, ax, ay, x, y, n);
+        s->run, s->color % COLORS, dash, smooth ? " raw" : "", (unsigned long long)s->curve->points,
+        s->curve->last.x, s->curve->last.y);
+    chart_path_(w, ax, ay, points, curve_line(s->curve, points));
     text_format(w, "\"/>\n");
     if (smooth) {
-        n = curve_smooth(s->curve, x, y);
         text_format(w, "<path class=\"run%zu c%zu%s smooth\" d=\"", s->run, s->color % COLORS,
-                    dashes[s->color / COLORS % 4]);
-        chart_path_(w, ax, ay, x, y, n);
+                    dash);
+        chart_path_(w, ax, ay, points, curve_smooth(s->curve, points));
         text_format(w, "\"/>\n");
     }
 }
@@ -259,9 +259,9 @@ static inline void chart_write(TextBuffer *w, const Chart *c, bool keys) {
         const Curve *curve = c->series[s].curve;
         if (curve->points) {
             text_put_html(w, c->series[s].name);
-            text_format(w, ": from %s at %s to %s at %s. ", number_short(curve->first).text,
-                        number_short(curve->x_first).text, number_short(curve->last).text,
-                        number_short(curve->x_last).text);
+            text_format(w, ": from %s at %s to %s at %s. ", number_short(curve->first.y).text,
+                        number_short(curve->first.x).text, number_short(curve->last.y).text,
+                        number_short(curve->last.x).text);
         }
     }
     text_format(w, "</desc>\n");
@@ -306,7 +306,7 @@ static inline void shares_layout_(SharesLayout_ *l, const Shares *s, const Axis 
     for (size_t c = 0; c < s->count; c++) {
         size_t at = l->bands; // insertion sort
         l->bands += l->bands < COLORS;
-        for (; at > 0 && s->curves[l->order[at - 1]].last < s->curves[c].last; at--) {
+        for (; at > 0 && s->curves[l->order[at - 1]].last.y < s->curves[c].last.y; at--) {
             if (at < COLORS) {
                 l->order[at] = l->order[at - 1];
             }
@@ -315,11 +315,11 @@ static inline void shares_layout_(SharesLayout_ *l, const Shares *s, const Axis 
             l->order[at] = c;
         }
         for (size_t i = 0; i < l->points; i++) {
-            l->total[i] += s->curves[c].buckets[i].high;
+            l->total[i] += s->curves[c].buckets[i].high.y;
         }
     }
     for (size_t i = 0; i < l->points; i++) {
-        l->x[i] = axis_at_(ax, s->curves[0].buckets[i].x_high);
+        l->x[i] = axis_at_(ax, s->curves[0].buckets[i].high.x);
     }
 }
 
@@ -328,11 +328,11 @@ static inline void shares_band_(TextBuffer *w, const Shares *s, SharesLayout_ *l
                                 const Axis *ay) {
     const Curve *curve = &s->curves[l->order[band]];
     for (size_t i = 0; i < l->points; i++) {
-        double share = l->total[i] > 0 ? 100 * curve->buckets[i].high / l->total[i] : 0;
+        double share = l->total[i] > 0 ? 100 * curve->buckets[i].high.y / l->total[i] : 0;
         l->lower[i] = l->upper[i];
         l->upper[i] = band + 1 == l->bands ? 100 : l->lower[i] + share;
     }
-    text_format(w, "<path class=\"area f%zu\" data-last=\"%.17g\" d=\"", band, curve->last);
+    text_format(w, "<path class=\"area f%zu\" data-last=\"%.17g\" d=\"", band, curve->last.y);
     for (size_t i = 0; i < l->points; i++) {
         text_format(w, "%c%.1f %.1f", i ? 'L' : 'M', l->x[i], axis_at_(ay, l->upper[i]));
     }
@@ -364,7 +364,7 @@ static inline void chart_shares(TextBuffer *w, const Shares *s) {
     if (s->count == 0 || s->curves[0].count == 0) {
         return;
     }
-    Axis ax = {s->curves[0].buckets[0].x_high, s->curves[0].x_last, CHART_LEFT, CHART_RIGHT, false};
+    Axis ax = {s->curves[0].buckets[0].high.x, s->curves[0].last.x, CHART_LEFT, CHART_RIGHT, false};
     Axis ay = {0, 100, CHART_BOTTOM, CHART_TOP, false};
     ax.high = ax.high > ax.low ? ax.high : ax.low + 1;
     shares_layout_(&l, s, &ax);

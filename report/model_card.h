@@ -161,7 +161,7 @@ static inline void card_training_loss_(TextBuffer *w, const Curve *c) {
     for (size_t i = 0; i < rows; i++) {
         size_t from = c->count * i / rows, to = c->count * (i + 1) / rows;
         text_format(w, "| %.0f to %.0f | %.4f |\n", c->buckets[from].x_from,
-                    to < c->count ? c->buckets[to].x_from - 1 : c->x_last, curve_mean(c, from, to));
+                    to < c->count ? c->buckets[to].x_from - 1 : c->last.x, curve_mean(c, from, to));
     }
     text_format(w, "\n");
 }
@@ -183,7 +183,7 @@ static inline void card_evals_(TextBuffer *w, const RunLog *r) {
     for (size_t i = evals > ROWS ? evals - ROWS : 0; i < evals; i++) {
         const CurveBucket *b = &r->val_loss.buckets[i];
         double loss = curve_mean(&r->val_loss, i, i + 1);
-        text_format(w, "| %.0f | %.4f | %.2f |", b->x_sum / (double)b->count, loss, exp(loss));
+        text_format(w, "| %.0f | %.4f | %.2f |", b->sum.x / (double)b->count, loss, exp(loss));
         for (size_t s = 0; s < datasets; s++) {
             const Curve *own = &r->val[s].curve;
             if (own->count == evals) {
@@ -209,7 +209,7 @@ static inline void card_losses_(TextBuffer *w, const RunLog *r) {
         text_format(w, "| validation dataset | loss |\n| --- | ---: |\n");
         for (size_t s = 0; s < r->val_count; s++) {
             markdown_between(w, "| ", r->val[s].name, "");
-            text_format(w, " | %.4f |\n", r->val[s].curve.last);
+            text_format(w, " | %.4f |\n", r->val[s].curve.last.y);
         }
         text_format(w, "\n");
     }
@@ -222,8 +222,8 @@ static inline void card_dataset_(TextBuffer *w, const CardSources_ *c, size_t da
     const char *hash = json_string(json_get(entry, "sha256"));
     double seq_len = json_double_or(json_get(c->run, "seq_len"), 0), share = 100, tokens = NAN;
     if (r->samples_count == c->datasets) {
-        tokens = r->samples[dataset].last * seq_len;
-        share = samples_of_all > 0 ? 100 * r->samples[dataset].last / samples_of_all : 100;
+        tokens = r->samples[dataset].last.y * seq_len;
+        share = samples_of_all > 0 ? 100 * r->samples[dataset].last.y / samples_of_all : 100;
     } else if (c->datasets == 1) {
         tokens = (double)r->tokens;
     }

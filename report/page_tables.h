@@ -92,8 +92,8 @@ static inline void page_results(TextBuffer *w, const Page *p) {
         }
         text_format(w, "</td>");
         table_number_(w, r->tokens > 0, "%s", number_short((double)r->tokens).text);
-        table_number_(w, r->loss.points > 0, "%.4f", r->loss.last);
-        table_number_(w, r->val_loss.points > 0, "%.4f", r->val_loss.last);
+        table_number_(w, r->loss.points > 0, "%.4f", r->loss.last.y);
+        table_number_(w, r->val_loss.points > 0, "%.4f", r->val_loss.last.y);
         table_number_(w, r->val_loss.points > 0, "%.4f (%llu)", r->best_val,
                       (unsigned long long)r->best_val_step);
         table_number_(w, rate > 0, "%s", number_short(rate).text);
@@ -118,7 +118,7 @@ static inline void page_dataset_(TextBuffer *w, const RunLog *r, const char *lab
     double tokens_per_sample = json_double_or(json_get(r->head.root, "seq_len"), 0);
     double samples = json_double_or(json_get(entry, "samples"), 0), read = 0, weight;
     if (several) {
-        read = r->samples[dataset].last;
+        read = r->samples[dataset].last.y;
     } else if (tokens_per_sample > 0) {
         read = (double)r->tokens / tokens_per_sample;
     }

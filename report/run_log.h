@@ -231,7 +231,7 @@ static inline bool run_log_read(RunLog *r, const char *directory, bool by_tokens
 static inline double run_log_samples(const RunLog *r) {
     double samples = 0;
     for (size_t s = 0; s < r->samples_count; s++) {
-        samples += r->samples[s].last;
+        samples += r->samples[s].last.y;
     }
     return samples;
 }

@@ -94,6 +94,16 @@ static inline size_t dropped_start_(const SentencePieceNormalizer *s, const Trie
     return at;
 }
 
+// The end of a text: drops spaces and adds a suffix, as the model wants it.
+static inline bool end_text_(const SentencePieceNormalizer *s, TextBuffer *out, const char *symbol,
+                             size_t size, Error *e) {
+    while (s->collapse_spaces && out->length >= size &&
+           !memcmp(out->data + out->length - size, symbol, size)) {
+        out->length -= size;
+    }
+    return !s->dummy_prefix || !s->space_suffix || text_append(out, symbol, size, e);
+}
+
 // Normalizes; *out is overwritten. `chunk` leaves out what is done at the beginning and the end of
 // a text. With `cuts`, lists the places from raw position `from` on.
 static inline bool normalize_sentencepiece(const SentencePieceNormalizer *s,
@@ -135,15 +145,7 @@ static inline bool normalize_sentencepiece(const SentencePieceNormalizer *s,
         }
     }
 
-    // The end of the text.
-    if (chunk & TEXT_NOT_LAST) {
-        return true;
-    }
-    while (s->collapse_spaces && out->length >= size &&
-           !memcmp(out->data + out->length - size, symbol, size)) {
-        out->length -= size;
-    }
-    return !s->dummy_prefix || !s->space_suffix || text_append(out, symbol, size, e);
+    return chunk & TEXT_NOT_LAST || end_text_(s, out, symbol, size, e);
 }
 
 #endif
