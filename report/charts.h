@@ -177,9 +177,9 @@ static inline void chart_series_(TextBuffer *w, const Series *s, const Axis *ax,
     CurvePoint points[CURVE_LINE_POINTS];
     bool smooth = s->smooth && s->curve->count > 20;
     text_format(
-        w, "<path class=\"run%zu c%zu%s%s\" data-points=\"%llu\" data-last=\"%.17g %.17g\" d=\"",
-        s->run, s->color % COLORS, dash, smooth ? " raw" : "", (unsigned long long)s->curve->points,
-        s->curve->last.x, s->curve->last.y);
+        w, "<path class=\"run%zu c%zu%s%s\" data-points=\"%zu\" data-last=\"%.17g %.17g\" d=\"",
+        s->run, s->color % COLORS, dash, smooth ? " raw" : "", s->curve->points, s->curve->last.x,
+        s->curve->last.y);
     chart_path_(w, ax, ay, points, curve_line(s->curve, points));
     text_format(w, "\"/>\n");
     if (smooth) {
@@ -202,8 +202,7 @@ static inline void chart_restarts_(TextBuffer *w, const Series *s, const Axis *a
                     "y2=\"%d\"><title>",
                     s->run, s->color % COLORS, at, at, CHART_TOP, CHART_BOTTOM);
         text_put_html(w, s->name);
-        text_format(w, ": resumed after step %llu</title></line>\n",
-                    (unsigned long long)s->restarts->steps[i]);
+        text_format(w, ": resumed after step %zu</title></line>\n", s->restarts->steps[i]);
     }
 }
 
@@ -212,8 +211,7 @@ static inline void chart_skipped_(TextBuffer *w, const Series *s, const Axis *ax
         text_format(w, "<path class=\"skipped run%zu f%zu\" d=\"M%.1f %dl5 -9h-10z\"><title>",
                     s->run, s->color % COLORS, mark_at_(s->skipped, i, ax), CHART_TOP + 9);
         text_put_html(w, s->name);
-        text_format(w, ": step %llu skipped</title></path>\n",
-                    (unsigned long long)s->skipped->steps[i]);
+        text_format(w, ": step %zu skipped</title></path>\n", s->skipped->steps[i]);
     }
 }
 

@@ -24,7 +24,7 @@ enum { CURVE_BUCKETS = 1024, CURVE_LINE_POINTS = 2 * CURVE_BUCKETS + 2 };
 typedef struct {
     CurveBucket *buckets; // (CURVE_BUCKETS) once there is a point
     size_t count;
-    uint64_t points;
+    size_t points;
     uint64_t per_bucket; // points of a full bucket; doubles whenever all buckets are full
     CurvePoint first, last;
 } Curve;
@@ -138,8 +138,8 @@ enum { MARKS_KEPT = 200 };
 
 typedef struct {
     double x[MARKS_KEPT];
-    uint64_t steps[MARKS_KEPT];
-    uint64_t count; // all of them, also those not kept
+    size_t steps[MARKS_KEPT];
+    size_t count; // all of them, also those not kept
 } Marks;
 
 static inline void marks_add(Marks *m, double x, uint64_t step) {

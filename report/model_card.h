@@ -267,9 +267,9 @@ static inline void card_limitations_(TextBuffer *w) {
 static inline void card_hardware_(TextBuffer *w, const RunLog *r, const Json *run) {
     double rate = run_log_throughput(r);
     text_format(
-        w, "## Hardware and time\n\n| | |\n| --- | --- |\n| MPI ranks x threads | %llu x %llu |\n",
-        (unsigned long long)json_uint_or(json_get(run, "ranks"), 0),
-        (unsigned long long)json_uint_or(json_get(run, "threads"), 0));
+        w, "## Hardware and time\n\n| | |\n| --- | --- |\n| MPI ranks x threads | %zu x %zu |\n",
+        (size_t)json_uint_or(json_get(run, "ranks"), 0),
+        (size_t)json_uint_or(json_get(run, "threads"), 0));
     card_value_(w, "kernels", json_get(run, "kernels"));
     card_value_(w, "micro-batch (sequences)", json_get(json_get(run, "options"), "micro_batch"));
     card_value_(w, "train_gpt revision", json_get(run, "git_revision"));
@@ -285,7 +285,7 @@ static inline void card_hardware_(TextBuffer *w, const RunLog *r, const Json *ru
                     curve_mean(&r->mfu, 0, r->mfu.count));
     }
     text_format(w, "| training time | %s |\n", duration_text(r->seconds).text);
-    text_format(w, "| restarts | %llu |\n", (unsigned long long)r->restarts.count);
+    text_format(w, "| restarts | %zu |\n", r->restarts.count);
 }
 
 // ------------------------------------------------------------------------------------------------

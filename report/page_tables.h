@@ -57,13 +57,13 @@ static inline void table_notes_(TextBuffer *w, const RunLog *r) {
         separator = "; ";
     }
     if (r->broken) {
-        text_format(w, "%s%llu broken line%s ignored", separator, (unsigned long long)r->broken,
+        text_format(w, "%s%zu broken line%s ignored", separator, r->broken,
                     r->broken == 1 ? "" : "s");
         separator = "; ";
     }
     if (r->misplaced) {
-        text_format(w, "%s%llu line%s out of order or of unknown kind ignored", separator,
-                    (unsigned long long)r->misplaced, r->misplaced == 1 ? "" : "s");
+        text_format(w, "%s%zu line%s out of order or of unknown kind ignored", separator,
+                    r->misplaced, r->misplaced == 1 ? "" : "s");
         separator = "; ";
     }
     if (r->skipped.count > MARKS_KEPT || r->restarts.count > MARKS_KEPT) {
@@ -86,21 +86,20 @@ static inline void page_results(TextBuffer *w, const Page *p) {
         double rate = run_log_throughput(r);
         text_format(w, "<tr><th scope=\"row\"><i class=\"swatch b%zu\"></i>", i % COLORS);
         html_between(w, "", p->labels[i], "</th>");
-        text_format(w, "<td class=\"n\">%llu", (unsigned long long)r->last_step);
+        text_format(w, "<td class=\"n\">%zu", r->last_step);
         if (r->planned_steps) {
-            text_format(w, " of %llu", (unsigned long long)r->planned_steps);
+            text_format(w, " of %zu", r->planned_steps);
         }
         text_format(w, "</td>");
         table_number_(w, r->tokens > 0, "%s", number_short((double)r->tokens).text);
         table_number_(w, r->loss.points > 0, "%.4f", r->loss.last.y);
         table_number_(w, r->val_loss.points > 0, "%.4f", r->val_loss.last.y);
-        table_number_(w, r->val_loss.points > 0, "%.4f (%llu)", r->best_val,
-                      (unsigned long long)r->best_val_step);
+        table_number_(w, r->val_loss.points > 0, "%.4f (%zu)", r->best_val, r->best_val_step);
         table_number_(w, rate > 0, "%s", number_short(rate).text);
         table_number_(w, r->mfu.points > 0, "%.1f%%", curve_mean(&r->mfu, 0, r->mfu.count));
         table_number_(w, r->seconds > 0, "%s", duration_text(r->seconds).text);
-        table_number_(w, true, "%llu", (unsigned long long)r->skipped.count);
-        table_number_(w, true, "%llu", (unsigned long long)r->restarts.count);
+        table_number_(w, true, "%zu", r->skipped.count);
+        table_number_(w, true, "%zu", r->restarts.count);
         table_notes_(w, r);
         text_format(w, "</tr>\n");
     }

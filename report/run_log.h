@@ -24,14 +24,14 @@ typedef struct {
     Curve *samples; // samples read so far from each training dataset, where there are several
     size_t samples_count;
     Marks skipped, restarts;
-    uint64_t steps, last_step, tokens; // step lines, number of the last, tokens seen by then
-    uint64_t planned_steps;            // --steps, of the last restart if there is one; 0: not known
-    double seconds;                    // of all steps in the log
+    size_t steps, last_step, tokens; // step lines, number of the last, tokens seen by then
+    size_t planned_steps;            // --steps, of the last restart if there is one; 0: not known
+    double seconds;                  // of all steps in the log
     double best_val;
-    uint64_t best_val_step;
-    uint64_t broken;    // lines that are no JSON object
-    uint64_t misplaced; // lines out of order or of an unknown kind
-    bool cut;           // the last line is incomplete
+    size_t best_val_step;
+    size_t broken;    // lines that are no JSON object
+    size_t misplaced; // lines out of order or of an unknown kind
+    bool cut;         // the last line is incomplete
 } RunLog;
 
 static inline void run_log_free(RunLog *r) {

@@ -11,11 +11,11 @@ typedef struct {
     const char *run;         // folder of the run; NULL: look in the data alone, for a text
     const char *const *data; // (data_count) where the data lies now; none: where the log says
     size_t data_count;
-    uint64_t step, row; // row UINT64_MAX: all of the step
-    const char *doc;    // id or number of a document
-    const char *text;   // "-": standard input
-    uint64_t min_bytes; // of a span
-    uint64_t limit;     // documents listed of a span
+    size_t step, row; // row SIZE_MAX: all of the step
+    const char *doc;  // id or number of a document
+    const char *text; // "-": standard input
+    size_t min_bytes; // of a span
+    size_t limit;     // documents listed of a span
     bool json;
 } TraceQuestion;
 
@@ -32,7 +32,7 @@ typedef struct {
     const RunPlace *place; // NULL: it was not read
     size_t dataset;
     const TraceDocument *document; // NULL: the data does not know its documents
-    uint64_t first, tokens;        // in the dataset's split
+    size_t first, tokens;          // in the dataset's split
 } TraceRange_;
 
 // Opens run and data, and verifies that they belong together.
@@ -112,7 +112,7 @@ static inline char *range_text_(Tracer_ *t, const TraceRange_ *range, size_t *le
 }
 
 // Number of a range's first token in its document, or in the split if there is none.
-static inline uint64_t range_begin_(const TraceRange_ *range) {
+static inline size_t range_begin_(const TraceRange_ *range) {
     return range->first - (range->document ? range->document->first : 0);
 }
 
@@ -198,11 +198,10 @@ static inline void print_document_(const Tracer_ *t, size_t dataset, const Trace
         printf("%s", t->mixture.paths[dataset]);
         return;
     }
-    printf("document %llu of %s, %llu tokens", (unsigned long long)d->number,
-           t->mixture.paths[dataset], (unsigned long long)d->tokens);
+    printf("document %zu of %s, %zu tokens", d->number, t->mixture.paths[dataset], d->tokens);
     if (d->known) {
-        printf(", from %s, %llu bytes at %llu", d->source, (unsigned long long)d->record.length,
-               (unsigned long long)d->record.offset);
+        printf(", from %s, %zu bytes at %zu", d->source, (size_t)d->record.length,
+               (size_t)d->record.offset);
     }
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         const Json *value = json_get(d->metadata.root, keys[i]);
@@ -213,9 +212,9 @@ static inline void print_document_(const Tracer_ *t, size_t dataset, const Trace
 }
 
 // Opens the document that holds a token; *out is NULL if the data knows no documents.
-static inline bool find_document_(TraceData *data, uint64_t token, TraceDocument *document,
+static inline bool find_document_(TraceData *data, size_t token, TraceDocument *document,
                                   const TraceDocument **out, Error *e) {
-    uint64_t number;
+    size_t number;
     *out = NULL;
     *document = (TraceDocument){0};
     if (!data->idx.path[0]) {
@@ -231,7 +230,7 @@ static inline bool find_document_(TraceData *data, uint64_t token, TraceDocument
 // Prints the range of one document at the beginning of tokens first .. end - 1 of a sample; *next
 // is where the following one begins.
 static inline bool print_sample_range_(Tracer_ *t, size_t dataset, const RunPlace *place,
-                                       uint64_t first, uint64_t end, uint64_t *next, Error *e) {
+                                       size_t first, size_t end, size_t *next, Error *e) {
     TraceDocument document;
     TraceRange_ range = {.place = place, .dataset = dataset, .first = first};
     char *text = NULL;
@@ -252,10 +251,9 @@ static inline bool print_sample_range_(Tracer_ *t, size_t dataset, const RunPlac
         ok = print_json_(t, &range, &fields, e);
         free(fields.data);
     } else if (ok) {
-        uint64_t begin = range_begin_(&range);
-        printf("row %llu rank %llu | tokens %llu to %llu of ", (unsigned long long)place->row,
-               (unsigned long long)place->rank, (unsigned long long)begin,
-               (unsigned long long)(begin + range.tokens - 1));
+        size_t begin = range_begin_(&range);
+        printf("row %zu rank %zu | tokens %zu to %zu of ", place->row, place->rank, begin,
+               begin + range.tokens - 1);
         print_document_(t, dataset, range.document);
         printf("\n%.*s\n\n", (int)length, text ? text : "");
     }
@@ -266,8 +264,8 @@ static inline bool print_sample_range_(Tracer_ *t, size_t dataset, const RunPlac
 
 // Prints the ranges of documents that make up a sample.
 static inline bool print_sample_(Tracer_ *t, SampleId id, const RunPlace *place, Error *e) {
-    const uint64_t T = t->run.seq_len, end = id.sample * T + T + 1;
-    for (uint64_t token = id.sample * T; token < end;) {
+    const size_t T = t->run.seq_len, end = id.sample * T + T + 1;
+    for (size_t token = id.sample * T; token < end;) {
         if (!print_sample_range_(t, id.dataset, place, token, end, &token, e)) {
             return false;
         }
@@ -276,17 +274,16 @@ static inline bool print_sample_(Tracer_ *t, SampleId id, const RunPlace *place,
 }
 
 // Reads all rows of a step again and compares their hash with the one that the trainer logged.
-static inline bool verify_step_(Tracer_ *t, uint64_t position, uint64_t rows, Error *e) {
+static inline bool verify_step_(Tracer_ *t, size_t position, size_t rows, Error *e) {
     const size_t T = t->run.seq_len;
     int32_t *sample = malloc((T + 1) * sizeof *sample);
     unsigned char *digests = malloc(rows * DIGEST_BYTES);
     uint64_t vocab_size = 0;
     char hex[BATCH_HASH_DIGITS + 1];
-    bool ok = (sample && digests) ||
-              fail(e, "no memory for a step of %llu rows", (unsigned long long)rows);
+    bool ok = (sample && digests) || fail(e, "no memory for a step of %zu rows", rows);
     ok = ok && (json_uint(json_get(t->run.head.root, "vocab_size"), &vocab_size) ||
                 fail(e, "%s: has no vocab_size", t->run.path));
-    for (uint64_t row = 0; ok && row < rows; row++) {
+    for (size_t row = 0; ok && row < rows; row++) {
         SampleId id = mixture_order(&t->mixture, t->run.seed, t->run.shuffle, position + row);
         ok = trace_verify_tokens(&t->data[id.dataset], id.sample * T, T + 1, e) &&
              dataset_read(&t->mixture.items[id.dataset], id.sample, vocab_size, sample, e);
@@ -300,8 +297,8 @@ static inline bool verify_step_(Tracer_ *t, uint64_t position, uint64_t rows, Er
     if (ok) {
         batch_hash(digests, rows, hex);
         ok = !t->run.batch_hash[0] || !strcmp(hex, t->run.batch_hash) ||
-             fail(e, "%s: step %llu read other tokens than these: their hash is %s, the log has %s",
-                  t->run.path, (unsigned long long)t->question->step, hex, t->run.batch_hash);
+             fail(e, "%s: step %zu read other tokens than these: their hash is %s, the log has %s",
+                  t->run.path, t->question->step, hex, t->run.batch_hash);
     }
     free(sample);
     free(digests);
@@ -312,30 +309,27 @@ static inline bool trace_step_(Tracer_ *t, Error *e) {
     const TraceQuestion *o = t->question;
     const RunSegment *segment = trace_run_segment(&t->run, o->step);
     if (o->step > t->run.last_step || o->step <= t->run.segments[0].from_step) {
-        return fail(e, "--step %llu: the run's log has the steps %llu to %llu",
-                    (unsigned long long)o->step,
-                    (unsigned long long)t->run.segments[0].from_step + 1,
-                    (unsigned long long)t->run.last_step);
+        return fail(e, "--step %zu: the run's log has the steps %zu to %zu", o->step,
+                    t->run.segments[0].from_step + 1, t->run.last_step);
     }
-    if (o->row != UINT64_MAX && o->row >= segment->global_batch) {
-        return fail(e, "--row %llu: step %llu has the rows 0 to %llu", (unsigned long long)o->row,
-                    (unsigned long long)o->step, (unsigned long long)segment->global_batch - 1);
+    if (o->row != SIZE_MAX && o->row >= segment->global_batch) {
+        return fail(e, "--row %zu: step %zu has the rows 0 to %zu", o->row, o->step,
+                    segment->global_batch - 1);
     }
-    uint64_t position = trace_run_position(&t->run, o->step);
+    size_t position = trace_run_position(&t->run, o->step);
     if (!verify_step_(t, position, segment->global_batch, e)) {
         return false;
     }
     if (!o->json) {
-        printf("step %llu: %llu rows of %llu tokens on %llu rank%s; %s\n\n",
-               (unsigned long long)o->step, (unsigned long long)segment->global_batch,
-               (unsigned long long)t->run.seq_len + 1, (unsigned long long)segment->ranks,
+        printf("step %zu: %zu rows of %zu tokens on %zu rank%s; %s\n\n", o->step,
+               segment->global_batch, t->run.seq_len + 1, segment->ranks,
                segment->ranks == 1 ? "" : "s",
                t->run.batch_hash[0] ? "verified: their hash is the one that the trainer logged"
                                     : "this log has no hash of what a step read");
     }
     bool ok = true;
-    for (uint64_t row = 0; ok && row < segment->global_batch; row++) {
-        if (o->row == UINT64_MAX || o->row == row) {
+    for (size_t row = 0; ok && row < segment->global_batch; row++) {
+        if (o->row == SIZE_MAX || o->row == row) {
             RunPlace place = {0};
             ok = trace_run_place(&t->run, position + row, &place) &&
                  print_sample_(
@@ -351,7 +345,7 @@ static inline bool trace_step_(Tracer_ *t, Error *e) {
 
 // Prints every reading of the tokens first .. end - 1 of a document. `fields`: more JSON fields.
 static inline bool print_reads_(Tracer_ *t, size_t dataset, const TraceDocument *document,
-                                uint64_t first, uint64_t end, const JsonWriter *fields, Error *e) {
+                                size_t first, size_t end, const JsonWriter *fields, Error *e) {
     TraceReads reads = {0};
     bool ok =
         !t->question->run || trace_reads(&t->run, &t->mixture, dataset, first, end, &reads, e);
@@ -362,23 +356,21 @@ static inline bool print_reads_(Tracer_ *t, size_t dataset, const TraceDocument 
             range.first = reads.items[i].first, range.tokens = reads.items[i].tokens;
         }
 
-        uint64_t begin = range_begin_(&range);
+        size_t begin = range_begin_(&range);
         if (t->question->json) {
             ok = print_json_(t, &range, fields, e);
         } else if (range.place) {
-            printf("  step %llu, row %llu, rank %llu: tokens %llu to %llu\n",
-                   (unsigned long long)range.place->step, (unsigned long long)range.place->row,
-                   (unsigned long long)range.place->rank, (unsigned long long)begin,
-                   (unsigned long long)(begin + range.tokens - 1));
+            printf("  step %zu, row %zu, rank %zu: tokens %zu to %zu\n", range.place->step,
+                   range.place->row, range.place->rank, begin, begin + range.tokens - 1);
         } else if (t->question->run) {
-            printf("  not read up to step %llu\n", (unsigned long long)t->run.last_step);
+            printf("  not read up to step %zu\n", t->run.last_step);
         }
     }
     free(reads.items);
     return ok;
 }
 
-static inline bool print_document_reads_(Tracer_ *t, size_t dataset, uint64_t number, Error *e) {
+static inline bool print_document_reads_(Tracer_ *t, size_t dataset, size_t number, Error *e) {
     TraceDocument document;
     bool ok = trace_document(&t->data[dataset], number, &document, e);
     if (ok && !t->question->json) {
@@ -393,7 +385,7 @@ static inline bool print_document_reads_(Tracer_ *t, size_t dataset, uint64_t nu
 
 // The document that "NUMBER" or "DATA:NUMBER" names; false if it names none.
 static inline bool document_by_number_(const Tracer_ *t, const char *name, size_t *dataset,
-                                       uint64_t *number, Error *e) {
+                                       size_t *number, Error *e) {
     const char *colon = strrchr(name, ':'), *digits = colon ? colon + 1 : name;
     size_t length = colon ? (size_t)(colon - name) : 0, i = 0;
     char *end;
@@ -415,9 +407,8 @@ static inline bool document_by_number_(const Tracer_ *t, const char *name, size_
         return fail(e, "--doc %s: no document of the run's data has this id", name);
     }
     if (*number >= t->mixture.items[i].documents) {
-        return fail(e, "--doc %s: no document has this id, and %s has the documents 0 to %llu",
-                    name, t->mixture.paths[i],
-                    (unsigned long long)t->mixture.items[i].documents - 1);
+        return fail(e, "--doc %s: no document has this id, and %s has the documents 0 to %zu", name,
+                    t->mixture.paths[i], (size_t)t->mixture.items[i].documents - 1);
     }
     return true;
 }
@@ -425,7 +416,7 @@ static inline bool document_by_number_(const Tracer_ *t, const char *name, size_
 static inline bool trace_doc_(Tracer_ *t, Error *e) {
     bool found = false;
     for (size_t i = 0; i < t->mixture.count; i++) {
-        for (uint64_t number = 0;; number++) { // an id need not be the only one of its name
+        for (size_t number = 0;; number++) { // an id need not be the only one of its name
             if (!trace_find_id(&t->data[i], t->question->doc, &number, e)) {
                 return false;
             }
@@ -439,7 +430,7 @@ static inline bool trace_doc_(Tracer_ *t, Error *e) {
         }
     }
     size_t dataset = 0;
-    uint64_t number = 0;
+    size_t number = 0;
     return found || (document_by_number_(t, t->question->doc, &dataset, &number, e) &&
                      print_document_reads_(t, dataset, number, e));
 }
@@ -471,7 +462,7 @@ static inline char *read_text_(const TraceQuestion *o, size_t *length, Error *e)
 // Keeps the first occurrence in each document of those found, which are in order.
 static inline bool keep_one_per_document_(Tracer_ *t, Occurrences *found, Error *e) {
     size_t kept = 0;
-    uint64_t number, last = 0;
+    size_t number, last = 0;
     for (size_t i = 0; i < found->count; i++) {
         const Occurrence o = found->items[i];
         if (!trace_document_of(&t->data[o.data], o.token, &number, e)) {
@@ -492,7 +483,7 @@ static inline bool print_occurrence_(Tracer_ *t, const TextSearch *s, TextSpan s
                                      const Occurrence *o, const size_t counts[2], Error *e) {
     TraceDocument document;
     const TraceDocument *known;
-    uint64_t tokens = occurrence_tokens(s, o, span.length);
+    size_t tokens = occurrence_tokens(s, o, span.length);
     JsonWriter fields = {.depth = 1, .has_member = true};
     json_put_text(&fields, "span", s->text + span.first, span.length);
     json_put_uint(&fields, "span_offset", span.first);
@@ -561,8 +552,8 @@ static inline bool trace_text_(Tracer_ *t, Error *e) {
         ok = print_span_(t, &search, spans.items[i], e);
     }
     if (ok && spans.count == 0 && !t->question->json) {
-        printf("no %llu bytes of this text are in the data\n",
-               (unsigned long long)min_u64(length, t->question->min_bytes));
+        printf("no %zu bytes of this text are in the data\n",
+               (size_t)min_u64(length, t->question->min_bytes));
     }
     free(spans.items);
     text_search_close(&search);

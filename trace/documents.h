@@ -21,9 +21,9 @@ typedef struct {
 
 // What is known of a document.
 typedef struct {
-    uint64_t number;        // in its split
-    uint64_t first, tokens; // its first token there; its tokens, with the end of document
-    bool known;             // there is a record of it
+    size_t number;        // in its split
+    size_t first, tokens; // its first token there; its tokens, with the end of document
+    bool known;           // there is a record of it
     DocumentRecord record;
     const char *source;    // path of its source file
     JsonDocument metadata; // root is NULL if there is none
@@ -116,8 +116,8 @@ static inline bool trace_open_split_(TraceData *t, Error *e) {
             continue;
         }
         if (file->bytes != files[i]->bytes) {
-            return fail(e, "%s: has %llu bytes, which is not what the manifest says", path,
-                        (unsigned long long)files[i]->bytes);
+            return fail(e, "%s: has %zu bytes, which is not what the manifest says", path,
+                        (size_t)files[i]->bytes);
         }
         hashes[count] = file->hash;
         listed[count++] = files[i];
@@ -160,14 +160,14 @@ static inline bool trace_check_idx_(TraceData *t, Error *e) {
 
 static inline bool trace_check_docs_(const TraceData *t, Error *e) {
     const unsigned char *header = t->docs.data;
-    uint64_t documents = t->data->documents;
+    size_t documents = t->data->documents;
     bool ok = t->docs.bytes >= DOCS_HEADER && !memcmp(header, "TGPTDOCS", 8) &&
               load_le(header + 8, 4) == DOCS_VERSION && load_le(header + 12, 4) == DOCS_RECORD &&
               load_le(header + 16, 8) == documents &&
               (t->docs.bytes - DOCS_HEADER) / DOCS_RECORD == documents &&
               (t->docs.bytes - DOCS_HEADER) % DOCS_RECORD == 0;
-    return ok || fail(e, "%s: is not the list of the %llu documents of %s", t->docs.path,
-                      (unsigned long long)documents, t->data->path);
+    return ok || fail(e, "%s: is not the list of the %zu documents of %s", t->docs.path, documents,
+                      t->data->path);
 }
 
 // Opens the files behind `data`, the training split that dataset_open opened at `path`, and
@@ -230,18 +230,18 @@ static inline bool document_begins_(const void *context, size_t d) {
 
 // Number of the document that holds a token, by bisection; the two starts around the token verify
 // it.
-static inline bool trace_document_of(TraceData *t, uint64_t token, uint64_t *number, Error *e) {
+static inline bool trace_document_of(TraceData *t, size_t token, size_t *number, Error *e) {
     uint64_t start, end;
     *number = bisect(1, t->data->documents, document_begins_, &(DocumentKey_){t, token}) - 1;
     return document_start_(t, *number, true, &start, e) &&
            document_start_(t, *number + 1, true, &end, e) &&
            ((*number < t->data->documents && start <= token && token < end) ||
-            fail(e, "%s: no document holds token %llu", t->idx.path, (unsigned long long)token));
+            fail(e, "%s: no document holds token %zu", t->idx.path, token));
 }
 
 // All that is known of document `number` (< documents of the data). json_free(&out->metadata)
 // releases it.
-static inline bool trace_document(TraceData *t, uint64_t number, TraceDocument *out, Error *e) {
+static inline bool trace_document(TraceData *t, size_t number, TraceDocument *out, Error *e) {
     uint64_t end;
     *out = (TraceDocument){.number = number};
     if (!document_start_(t, number, true, &out->first, e) ||
@@ -260,18 +260,16 @@ static inline bool trace_document(TraceData *t, uint64_t number, TraceDocument *
     out->record = docs_load(t->docs.data + at);
     bool has_source = out->record.source < t->manifest.source_count;
     if (out->record.tokens != out->tokens || !has_source) {
-        return fail(e, "%s: record %llu does not fit %s: it says %llu tokens, source %lu",
-                    t->docs.path, (unsigned long long)number,
-                    has_source ? t->idx.path : "the manifest",
-                    (unsigned long long)out->record.tokens, (unsigned long)out->record.source);
+        return fail(e, "%s: record %zu does not fit %s: it says %zu tokens, source %lu",
+                    t->docs.path, number, has_source ? t->idx.path : "the manifest",
+                    (size_t)out->record.tokens, (unsigned long)out->record.source);
     }
     out->source = t->manifest.sources[out->record.source].path;
     if (out->record.metadata_length == 0) {
         return true;
     }
     if (!t->meta.path[0]) {
-        return fail(e, "%s: record %llu has metadata, but there is no .meta", t->docs.path,
-                    (unsigned long long)number);
+        return fail(e, "%s: record %zu has metadata, but there is no .meta", t->docs.path, number);
     }
     return proof_check(&t->meta, out->record.metadata, out->record.metadata_length, e) &&
            json_parse(&out->metadata, (const char *)t->meta.data + out->record.metadata,
@@ -287,7 +285,7 @@ static inline bool has_id_(const Json *metadata, const char *id) {
 
 // The next document from *number on whose metadata has the id; *number is the number of documents
 // if there is none. A pass over SPLIT.meta: about a second a gigabyte.
-static inline bool trace_find_id(TraceData *t, const char *id, uint64_t *number, Error *e) {
+static inline bool trace_find_id(TraceData *t, const char *id, size_t *number, Error *e) {
     bool plain = !strpbrk(id, "\"\\"); // so it stands in the JSON as it is
     for (const char *c = id; *c; c++) {
         plain = plain && (unsigned char)*c >= 0x20 && (unsigned char)*c < 0x80;
@@ -296,8 +294,7 @@ static inline bool trace_find_id(TraceData *t, const char *id, uint64_t *number,
         TraceDocument document;
         DocumentRecord r = docs_load(t->docs.data + DOCS_HEADER + DOCS_RECORD * *number);
         if (r.metadata > t->meta.bytes || r.metadata_length > t->meta.bytes - r.metadata) {
-            return fail(e, "%s: record %llu points outside %s", t->docs.path,
-                        (unsigned long long)*number, t->meta.path);
+            return fail(e, "%s: record %zu points outside %s", t->docs.path, *number, t->meta.path);
         }
         if (r.metadata_length == 0 ||
             (plain && !memmem(t->meta.data + r.metadata, r.metadata_length, id, strlen(id)))) {

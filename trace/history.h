@@ -8,8 +8,8 @@
 
 // The steps of a run after from_step, up to the next resume.
 typedef struct {
-    uint64_t from_step, from_samples; // samples read by all ranks before
-    uint64_t global_batch, ranks, dp;
+    size_t from_step, from_samples; // samples read by all ranks before
+    size_t global_batch, ranks, dp;
 } RunSegment;
 
 typedef struct {
@@ -17,14 +17,15 @@ typedef struct {
     JsonDocument head;     // its first line
     RunSegment *segments;
     size_t count, capacity;
-    uint64_t seed, seq_len, last_step, samples; // samples that the steps 1 .. last_step read
+    uint64_t seed;
+    size_t seq_len, last_step, samples; // samples that the steps 1 .. last_step read
     bool shuffle;
     char batch_hash[65]; // of the step that trace_run_open was asked for; empty: the log has none
 } TraceRun;
 
 // Where the run read a sample.
 typedef struct {
-    uint64_t step, row, rank;
+    size_t step, row, rank;
 } RunPlace;
 
 static inline void trace_run_close(TraceRun *r) {
@@ -45,8 +46,8 @@ static inline bool run_add_segment_(TraceRun *r, const LogReader *log, Error *e)
         segment.ranks % segment.dp || segment.global_batch == 0 ||
         segment.global_batch % segment.dp || segment.global_batch >> 32 ||
         segment.from_step >> 31) {
-        return fail(e, "%s:%llu: has no possible from_step, global_batch, ranks and dp", log->path,
-                    (unsigned long long)log->number);
+        return fail(e, "%s:%zu: has no possible from_step, global_batch, ranks and dp", log->path,
+                    (size_t)log->number);
     }
     while (r->count > 1 && r->segments[r->count - 1].from_step >= segment.from_step) {
         r->count--;
@@ -54,9 +55,8 @@ static inline bool run_add_segment_(TraceRun *r, const LogReader *log, Error *e)
     if (r->count > 0) {
         const RunSegment *before = &r->segments[r->count - 1];
         if (before->from_step > segment.from_step) {
-            return fail(e, "%s:%llu: resumes from step %llu, which is before the log begins",
-                        log->path, (unsigned long long)log->number,
-                        (unsigned long long)segment.from_step);
+            return fail(e, "%s:%zu: resumes from step %zu, which is before the log begins",
+                        log->path, (size_t)log->number, segment.from_step);
         }
         segment.from_samples =
             before->from_samples + (segment.from_step - before->from_step) * before->global_batch;
@@ -120,12 +120,12 @@ static inline bool run_add_head_(TraceRun *r, LogReader *log, Error *e) {
 
 // A step says how far the run came. wanted: the step whose batch hash is asked for.
 static inline bool run_add_step_(TraceRun *r, const LogReader *log, uint64_t wanted, Error *e) {
-    uint64_t step = log->step, tokens;
+    size_t step = log->step, tokens;
     const char *hash = json_string(json_get(log->line, "batch_sha256"));
     if (!log->has_step || !json_uint(json_get(log->line, "tokens"), &tokens) ||
         step <= r->last_step || step >> 31 || tokens % r->seq_len) {
-        return fail(e, "%s:%llu: has no \"step\" after %llu, or no possible \"tokens\"", log->path,
-                    (unsigned long long)log->number, (unsigned long long)r->last_step);
+        return fail(e, "%s:%zu: has no \"step\" after %zu, or no possible \"tokens\"", log->path,
+                    (size_t)log->number, r->last_step);
     }
 
     // A log that was lost and started again in the middle says here where it stands.
@@ -133,9 +133,8 @@ static inline bool run_add_step_(TraceRun *r, const LogReader *log, uint64_t wan
     if (r->last_step == 0) {
         segment->from_samples = tokens / r->seq_len - segment->global_batch;
         if (step != segment->from_step + 1 || tokens / r->seq_len < segment->global_batch) {
-            return fail(e, "%s:%llu: step %llu cannot be the first after step %llu", log->path,
-                        (unsigned long long)log->number, (unsigned long long)step,
-                        (unsigned long long)segment->from_step);
+            return fail(e, "%s:%zu: step %zu cannot be the first after step %zu", log->path,
+                        (size_t)log->number, step, segment->from_step);
         }
     }
 
@@ -188,12 +187,11 @@ static inline bool trace_run_open(TraceRun *r, const char *folder, uint64_t step
     }
 
     // What was read up to the last step follows from the batches; the log counted it too.
-    uint64_t expected =
+    size_t expected =
         trace_run_position(r, r->last_step) + trace_run_segment(r, r->last_step)->global_batch;
     return expected == r->samples ||
-           fail(e, "%s: counts %llu samples up to step %llu, but its batches make %llu", r->path,
-                (unsigned long long)r->samples, (unsigned long long)r->last_step,
-                (unsigned long long)expected);
+           fail(e, "%s: counts %zu samples up to step %zu, but its batches make %zu", r->path,
+                r->samples, r->last_step, expected);
 }
 
 // Path of a run's data by an entry of its log: that of the file then read, whatever the working
@@ -248,7 +246,7 @@ static inline bool trace_run_mixture(const TraceRun *r, Mixture *m, const char *
 // One reading of a range of tokens: row `place.row` of step `place.step` holds these tokens.
 typedef struct {
     RunPlace place;
-    uint64_t first, tokens; // token numbers in the split
+    size_t first, tokens; // token numbers in the split
 } TraceRead;
 
 typedef struct {
