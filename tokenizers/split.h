@@ -51,11 +51,20 @@ static inline size_t contraction_(const char *text, size_t length) {
     return 0;
 }
 
-// Bytes of the pre-token at the start of the text (length > 0), as SPLIT_GPT2 matches there. So: a
-// contraction; else a run of one class, with a space before it; else white space, without the last
-// character if something follows, since that character may be the space of the next match.
-static inline size_t pretoken_length(const uint8_t *classes, const char *text, size_t length) {
+// Bytes of the white space at the start of the text, which has some, that is one pre-token: all but
+// the last character if something follows, since that character may be the space of the next match.
+static inline size_t space_length_(const uint8_t *classes, const char *text, size_t length) {
     const char *end = text + length, *at = text, *last = text;
+    for (size_t n; at < end && class_at(classes, at, end, &n) == CLASS_SPACE; at += n) {
+        last = at;
+    }
+    return (size_t)(at == end || last == text ? at - text : last - text);
+}
+
+// Bytes of the pre-token at the start of the text (length > 0), as SPLIT_GPT2 matches there. So: a
+// contraction; else a run of one class, with a space before it; else white space.
+static inline size_t pretoken_length(const uint8_t *classes, const char *text, size_t length) {
+    const char *end = text + length, *at = text;
     size_t n = contraction_(text, length);
     if (n) {
         return n;
@@ -63,17 +72,13 @@ static inline size_t pretoken_length(const uint8_t *classes, const char *text, s
 
     at += *text == ' ' && length > 1;
     int class = class_at(classes, at, end, &n);
-    if (class != CLASS_SPACE) {
-        do {
-            at += n;
-        } while (at < end && class_at(classes, at, end, &n) == class);
-        return (size_t)(at - text);
+    if (class == CLASS_SPACE) {
+        return space_length_(classes, text, length);
     }
-
-    for (at = text; at < end && class_at(classes, at, end, &n) == CLASS_SPACE; at += n) {
-        last = at;
-    }
-    return (size_t)(at == end || last == text ? at - text : last - text);
+    do {
+        at += n;
+    } while (at < end && class_at(classes, at, end, &n) == class);
+    return (size_t)(at - text);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -103,20 +108,11 @@ static inline size_t line_ends_(const char *text, size_t length) {
 // Bytes of the white space at the start of the text (length > 0) that is one pre-token: up to the
 // last line end in it; else as in GPT-2's.
 static inline size_t space_length_gpt4_(const uint8_t *classes, const char *text, size_t length) {
-    size_t run = class_run_length(classes, text, length, CLASS_SPACE, SIZE_MAX), last = run;
+    size_t last = class_run_length(classes, text, length, CLASS_SPACE, SIZE_MAX);
     while (last > 0 && !line_ends_(text + last - 1, 1)) {
         last--;
     }
-    if (last) {
-        return last;
-    }
-
-    size_t before_last = 0, n;
-    for (size_t at = 0; at < run; at += n) {
-        class_at(classes, text + at, text + length, &n);
-        before_last = at;
-    }
-    return run == length || before_last == 0 ? run : before_last;
+    return last ? last : space_length_(classes, text, length);
 }
 
 // As pretoken_length for SPLIT_GPT4, in whose runs of numbers there are at most `digits`
