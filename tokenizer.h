@@ -95,7 +95,7 @@ static inline bool find_model_(Loading_ *l, size_t *count, Error *e) {
 static inline bool load_json_(Tokenizer *t, Loading_ *l, Error *e) {
     t->source = read_file(l->path, TOKENIZER_MAX_FILE_, &t->source_length, e);
     if (!t->source || !json_parse(&l->document, t->source, t->source_length, l->path, e) ||
-        !tokenizer_json_read(t, &l->spellings, l->document.root, l->path, e)) {
+        !tokenizer_json_read(t, &l->spellings, l->document.root, &(FileErrors){l->path, e})) {
         return false;
     }
     // tokenizer_save can write all of GPT-2's kind.
@@ -115,8 +115,8 @@ static inline bool load_pair_(Tokenizer *t, Loading_ *l, Error *e) {
     bool ok = path_format(merges_path, e, "%s/merges.txt", l->directory) &&
               json_parse_file(&l->document, l->path, TOKENIZER_MAX_FILE_, e) &&
               (merges = read_file(merges_path, TOKENIZER_MAX_FILE_, &length, e)) &&
-              vocab_merges_read(t, &l->spellings, l->document.root, l->path,
-                                (FileText){merges, length}, merges_path, l->end, e);
+              vocab_merges_read(t, &l->spellings, l->document.root, (FileText){merges, length},
+                                l->end, &(FileErrors){l->path, e}, &(FileErrors){merges_path, e});
     free(merges);
     return ok;
 }
@@ -124,7 +124,7 @@ static inline bool load_pair_(Tokenizer *t, Loading_ *l, Error *e) {
 static inline bool load_model_(Tokenizer *t, Loading_ *l, Error *e) {
     FileText end = {0};
     t->source = read_file(l->path, TOKENIZER_MAX_FILE_, &t->source_length, e);
-    if (!t->source || !sentencepiece_read(t, &l->spellings, l->path, &end, e)) {
+    if (!t->source || !sentencepiece_read(t, &l->spellings, &end, &(FileErrors){l->path, e})) {
         return false;
     }
     l->end = l->end.text ? l->end : end;

@@ -54,9 +54,9 @@ static inline bool json_steps_(StepList_ *list, const Json *node, const char *ke
 
 // Copies a short text of a component into a step.
 static inline bool step_text_(char out[STEP_TEXT], size_t *length, const Json *node,
-                              const char *what, const char *path, Error *e) {
+                              const char *what, const FileErrors *f) {
     if (!json_string(node) || node->length >= STEP_TEXT) {
-        return fail(e, "%s: %s must be a string of less than %d bytes", path, what, STEP_TEXT);
+        return reject(f, "%s must be a string of less than %d bytes", what, STEP_TEXT);
     }
     memcpy(out, node->text, node->length + 1);
     *length = node->length;
@@ -75,25 +75,25 @@ static inline bool is_literal_(const char *expression) {
 // if it is no literal.
 static inline bool replace_read_(const Json *node, char pattern[STEP_TEXT], size_t *pattern_length,
                                  char content[STEP_TEXT], size_t *content_length,
-                                 const char **expression, const char *path, Error *e) {
+                                 const char **expression, const FileErrors *f) {
     const Json *literal = json_get(json_get(node, "pattern"), "String");
     const Json *regex = json_get(json_get(node, "pattern"), "Regex");
     *expression = regex && json_string(regex) && !is_literal_(regex->text) ? regex->text : NULL;
     return step_text_(content, content_length, json_get(node, "content"), "the content of Replace",
-                      path, e) &&
+                      f) &&
            step_text_(pattern, pattern_length, literal ? literal : regex, "the pattern of Replace",
-                      path, e) &&
-           (*pattern_length > 0 || fail(e, "%s: the pattern of Replace must not be empty", path));
+                      f) &&
+           (*pattern_length > 0 || reject(f, "the pattern of Replace must not be empty"));
 }
 
 // ------------------------------------------------------------------------------------------------
 // Normalizer
 
-static inline bool normalizer_read_replace_(NormalizeStep *step, const Json *node, const char *path,
-                                            Error *e) {
+static inline bool normalizer_read_replace_(NormalizeStep *step, const Json *node,
+                                            const FileErrors *f) {
     const char *expression;
     if (!replace_read_(node, step->pattern, &step->pattern_length, step->content,
-                       &step->content_length, &expression, path, e)) {
+                       &step->content_length, &expression, f)) {
         return false;
     }
     if (!expression) {
@@ -107,49 +107,48 @@ static inline bool normalizer_read_replace_(NormalizeStep *step, const Json *nod
     return true;
 }
 
-static inline bool normalizer_read_strip_(NormalizeStep *step, const Json *node, const char *path,
-                                          Error *e) {
+static inline bool normalizer_read_strip_(NormalizeStep *step, const Json *node,
+                                          const FileErrors *f) {
     const Json *left = json_get(node, "strip_left"), *right = json_get(node, "strip_right");
     *step = (NormalizeStep){NORMALIZE_STRIP, .left = json_is_bool(left, true),
                             .right = json_is_bool(right, true)};
     return (left && right && left->kind == JSON_BOOL && right->kind == JSON_BOOL) ||
-           fail(e, "%s: Strip must have strip_left and strip_right, true or false", path);
+           reject(f, "Strip must have strip_left and strip_right, true or false");
 }
 
 // Reads a step; its operation stays NORMALIZE_UNSUPPORTED if it is none that is supported.
-static inline bool normalizer_read_step_(NormalizeStep *step, const Json *node, const char *path,
-                                         Error *e) {
+static inline bool normalizer_read_step_(NormalizeStep *step, const Json *node,
+                                         const FileErrors *f) {
     if (json_has_type(node, "Prepend")) {
         step->operation = NORMALIZE_PREPEND;
         return step_text_(step->content, &step->content_length, json_get(node, "prepend"),
-                          "the text of Prepend", path, e);
+                          "the text of Prepend", f);
     }
     if (json_has_type(node, "Strip")) {
-        return normalizer_read_strip_(step, node, path, e);
+        return normalizer_read_strip_(step, node, f);
     }
-    return !json_has_type(node, "Replace") || normalizer_read_replace_(step, node, path, e);
+    return !json_has_type(node, "Replace") || normalizer_read_replace_(step, node, f);
 }
 
-static inline bool normalizer_read(Normalizer *normalizer, const Json *node, const char *path,
-                                   Error *e) {
+static inline bool normalizer_read(Normalizer *normalizer, const Json *node, const FileErrors *f) {
     StepList_ list = {0};
     if (!json_steps_(&list, node, "normalizers", 0)) {
-        return fail(e, "%s: its normalizer has more than %d steps", path, MAX_STEPS);
+        return reject(f, "its normalizer has more than %d steps", MAX_STEPS);
     }
     for (size_t i = 0; i < list.count; i++) {
         NormalizeStep *step = &normalizer->steps[normalizer->count++];
-        if (!normalizer_read_step_(step, list.steps[i], path, e)) {
+        if (!normalizer_read_step_(step, list.steps[i], f)) {
             return false;
         }
         if (step->operation == NORMALIZE_UNSUPPORTED) {
             const char *type = json_string(json_get(list.steps[i], "type"));
             const char *regex = json_string(json_get(json_get(list.steps[i], "pattern"), "Regex"));
-            return fail(e,
-                        "%s: unsupported normalizer %.40s%s%.60s: supported are Sequence, "
-                        "Prepend, Strip and "
-                        "Replace (of a literal, of \" {2,}\", of \"(?<!\\n)^\")",
-                        path, type ? type : "without a type", regex ? " with " : "",
-                        regex ? regex : "");
+            return reject(f,
+                          "unsupported normalizer %.40s%s%.60s: supported are Sequence, "
+                          "Prepend, Strip and "
+                          "Replace (of a literal, of \" {2,}\", of \"(?<!\\n)^\")",
+                          type ? type : "without a type", regex ? " with " : "",
+                          regex ? regex : "");
         }
     }
     return true;
@@ -158,12 +157,12 @@ static inline bool normalizer_read(Normalizer *normalizer, const Json *node, con
 // ------------------------------------------------------------------------------------------------
 // Pre-tokenizer
 
-static inline bool metaspace_read_(Metaspace *m, const Json *node, const char *path, Error *e) {
+static inline bool metaspace_read_(Metaspace *m, const Json *node, const FileErrors *f) {
     static const char *const schemes[PREPEND_SCHEMES] = {"never", "first", "always"};
     const Json *replacement = json_get(node, "replacement");
     if (!json_string(replacement) || replacement->length == 0 ||
         utf8_decode(replacement->text, replacement->length, NULL) != replacement->length) {
-        return fail(e, "%s: Metaspace must have a replacement of one character", path);
+        return reject(f, "Metaspace must have a replacement of one character");
     }
     const char *name = json_absent(json_get(node, "prepend_scheme"))
                            ? "always"
@@ -174,11 +173,9 @@ static inline bool metaspace_read_(Metaspace *m, const Json *node, const char *p
     }
     if (!name || scheme == PREPEND_SCHEMES ||
         (json_is_bool(json_get(node, "add_prefix_space"), false) && scheme != PREPEND_NEVER)) {
-        return fail(
-            e,
-            "%s: the prepend_scheme of Metaspace must be always, first or never, and never where "
-            "add_prefix_space is false",
-            path);
+        return reject(
+            f, "the prepend_scheme of Metaspace must be always, first or never, and never where "
+               "add_prefix_space is false");
     }
 
     memcpy(m->replacement, replacement->text, replacement->length);
@@ -189,18 +186,17 @@ static inline bool metaspace_read_(Metaspace *m, const Json *node, const char *p
 }
 
 // The pre-tokenizer of a Unigram model: none, or Metaspace.
-static inline bool metaspace_pre_tokenizer_read(PreTokenizer *p, const Json *node, const char *path,
-                                                Error *e) {
+static inline bool metaspace_pre_tokenizer_read(PreTokenizer *p, const Json *node,
+                                                const FileErrors *f) {
     const Json *list = json_sequence_(node, "pretokenizers");
     node = list && list->length == 1 ? list->child : node;
     if (json_absent(node)) {
         return true;
     }
     if (!json_has_type(node, "Metaspace")) {
-        return fail(e, "%s: unsupported pre_tokenizer: a Unigram model must have Metaspace or null",
-                    path);
+        return reject(f, "unsupported pre_tokenizer: a Unigram model must have Metaspace or null");
     }
-    return metaspace_read_(&p->metaspace, node, path, e);
+    return metaspace_read_(&p->metaspace, node, f);
 }
 
 // The rule of a Split with one of the known expressions.
@@ -216,7 +212,7 @@ static inline bool split_read_(SplitRule *rule, const Json *node) {
 
 // The pre-tokenizer of a byte-level BPE: ByteLevel, alone or behind a Split or Digits.
 static inline bool byte_level_pre_tokenizer_read(PreTokenizer *p, const Json *node,
-                                                 const char *path, Error *e) {
+                                                 const FileErrors *f) {
     const Json *list = json_sequence_(node, "pretokenizers"), *before = NULL;
     if (list && list->length == 1) {
         node = list->child;
@@ -240,20 +236,19 @@ static inline bool byte_level_pre_tokenizer_read(PreTokenizer *p, const Json *no
     } else {
         ok = ok && splits;
     }
-    return ok || fail(e,
-                      "%s: unsupported pre_tokenizer: must be ByteLevel with use_regex true, or "
-                      "Digits with individual_digits before it, or a Split by the expression of "
-                      "GPT-2, GPT-4 or Qwen 2 before it and use_regex false",
-                      path);
+    return ok ||
+           reject(f, "unsupported pre_tokenizer: must be ByteLevel with use_regex true, or "
+                     "Digits with individual_digits before it, or a Split by the expression of "
+                     "GPT-2, GPT-4 or Qwen 2 before it and use_regex false");
 }
 
 // ------------------------------------------------------------------------------------------------
 // Decoder
 
-static inline bool decoder_read_metaspace_(DecodeStep *step, const Json *node, const char *path,
-                                           Error *e) {
+static inline bool decoder_read_metaspace_(DecodeStep *step, const Json *node,
+                                           const FileErrors *f) {
     Metaspace m = {0};
-    if (!metaspace_read_(&m, node, path, e)) {
+    if (!metaspace_read_(&m, node, f)) {
         return false;
     }
     *step = (DecodeStep){DECODE_METASPACE, .pattern_length = m.length,
@@ -262,11 +257,10 @@ static inline bool decoder_read_metaspace_(DecodeStep *step, const Json *node, c
     return true;
 }
 
-static inline bool decoder_read_strip_(DecodeStep *step, const Json *node, const char *path,
-                                       Error *e) {
+static inline bool decoder_read_strip_(DecodeStep *step, const Json *node, const FileErrors *f) {
     uint64_t start, stop;
     if (!step_text_(step->pattern, &step->pattern_length, json_get(node, "content"),
-                    "the content of Strip", path, e)) {
+                    "the content of Strip", f)) {
         return false;
     }
     if (json_uint(json_get(node, "start"), &start) && json_uint(json_get(node, "stop"), &stop) &&
@@ -279,11 +273,10 @@ static inline bool decoder_read_strip_(DecodeStep *step, const Json *node, const
     return true;
 }
 
-static inline bool decoder_read_replace_(DecodeStep *step, const Json *node, const char *path,
-                                         Error *e) {
+static inline bool decoder_read_replace_(DecodeStep *step, const Json *node, const FileErrors *f) {
     const char *expression;
     if (!replace_read_(node, step->pattern, &step->pattern_length, step->content,
-                       &step->content_length, &expression, path, e)) {
+                       &step->content_length, &expression, f)) {
         return false;
     }
     if (expression && !strcmp(expression, START_OF_TEXT_ " ") && step->content_length == 0) {
@@ -297,40 +290,41 @@ static inline bool decoder_read_replace_(DecodeStep *step, const Json *node, con
 
 // Reads a step behind others; its operation stays DECODE_UNSUPPORTED if it cannot be done here.
 static inline bool decoder_read_step_(DecodeStep *step, const Json *node, bool after_bytes,
-                                      const char *path, Error *e) {
+                                      const FileErrors *f) {
     if (json_has_type(node, "Fuse")) {
         step->operation = DECODE_FUSE;
     } else if (json_has_type(node, "ByteFallback") && !after_bytes && !step->fused) {
         step->operation = DECODE_BYTES;
     } else if (json_has_type(node, "Metaspace") && !step->fused) {
-        return decoder_read_metaspace_(step, node, path, e);
+        return decoder_read_metaspace_(step, node, f);
     } else if (json_has_type(node, "Strip")) {
-        return decoder_read_strip_(step, node, path, e);
+        return decoder_read_strip_(step, node, f);
     } else if (json_has_type(node, "Replace")) {
-        return decoder_read_replace_(step, node, path, e);
+        return decoder_read_replace_(step, node, f);
     }
     return true;
 }
 
-static inline bool decoder_read(DecodeRules *rules, const Json *node, const char *path, Error *e) {
+static inline bool decoder_read(DecodeRules *rules, const Json *node, const FileErrors *f) {
     StepList_ list = {0};
     bool fused = false, bytes = false;
     if (!json_steps_(&list, node, "decoders", 0)) {
-        return fail(e, "%s: its decoder has more than %d steps", path, MAX_STEPS);
+        return reject(f, "its decoder has more than %d steps", MAX_STEPS);
     }
     for (size_t i = 0; i < list.count; i++) {
         DecodeStep *step = &rules->steps[rules->count++];
         step->fused = fused;
-        if (!decoder_read_step_(step, list.steps[i], bytes, path, e)) {
+        if (!decoder_read_step_(step, list.steps[i], bytes, f)) {
             return false;
         }
         if (step->operation == DECODE_UNSUPPORTED) {
             const char *type = json_string(json_get(list.steps[i], "type"));
-            return fail(e,
-                        "%s: unsupported decoder step %zu, %.40s: supported is a Sequence of "
-                        "ByteFallback, Metaspace, Strip, Replace (of a literal, of "
-                        "\"(?<!\\n)^ \") and Fuse, where after Fuse only the beginning is stripped",
-                        path, rules->count, type ? type : "without a type");
+            return reject(
+                f,
+                "unsupported decoder step %zu, %.40s: supported is a Sequence of "
+                "ByteFallback, Metaspace, Strip, Replace (of a literal, of "
+                "\"(?<!\\n)^ \") and Fuse, where after Fuse only the beginning is stripped",
+                rules->count, type ? type : "without a type");
         }
         fused |= step->operation == DECODE_FUSE;
         bytes |= step->operation == DECODE_BYTES;

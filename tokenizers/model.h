@@ -123,7 +123,7 @@ static inline bool token_matches_(const Tokenizer *t, const Token *token) {
 }
 
 // Finds the tokens of single bytes, of which byte-level BPE needs all.
-static inline bool byte_tokens_index_(Vocabulary *v, const char *name, Error *e) {
+static inline bool byte_tokens_index_(Vocabulary *v, const FileErrors *f) {
     for (size_t i = 0; i < v->model_count; i++) {
         if (v->tokens[i].length == 1 && !v->tokens[i].verbatim) {
             v->byte_id[(unsigned char)v->bytes[v->tokens[i].offset]] = (int32_t)i;
@@ -131,34 +131,33 @@ static inline bool byte_tokens_index_(Vocabulary *v, const char *name, Error *e)
     }
     for (int b = 0; b < 256; b++) {
         if (v->byte_id[b] < 0) {
-            return fail(
-                e, "%s: the vocabulary has no token for byte 0x%02X: byte-level BPE needs all 256",
-                name, b);
+            return reject(
+                f, "the vocabulary has no token for byte 0x%02X: byte-level BPE needs all 256", b);
         }
     }
     return true;
 }
 
-// Call when tokens, merges or scores, and added tokens are complete. `name` stands in error lines.
-static inline bool tokenizer_index(Tokenizer *t, const char *name, Error *e) {
+// Call when tokens, merges or scores, and added tokens are complete.
+static inline bool tokenizer_index(Tokenizer *t, const FileErrors *f) {
     Vocabulary *v = &t->vocabulary;
     v->model_count = v->model_count ? v->model_count : v->count;
     memset(v->byte_id, -1, sizeof v->byte_id);
     for (size_t id = 0; id < v->count; id++) {
         v->tokens[id].matches = token_matches_(t, &v->tokens[id]);
     }
-    t->classes = t->classes ? t->classes : character_classes(e);
-    if (!t->classes || !added_tokens_index(&t->added, e)) {
+    t->classes = t->classes ? t->classes : character_classes(f->error);
+    if (!t->classes || !added_tokens_index(&t->added, f->error)) {
         return false;
     }
     if (t->pieces.sentencepiece) {
         pieces_set_scores(&t->pieces, v, t->model == MODEL_UNIGRAM);
     }
     if (t->model != MODEL_BYTE_BPE) {
-        return pieces_index(&t->pieces, v, t->model == MODEL_PIECE_BPE, e);
+        return pieces_index(&t->pieces, v, t->model == MODEL_PIECE_BPE, f->error);
     }
-    return byte_tokens_index_(v, name, e) && merges_index(&t->merges, e) &&
-           (!t->merges.ignore_merges || vocabulary_index_texts(v, e));
+    return byte_tokens_index_(v, f) && merges_index(&t->merges, f->error) &&
+           (!t->merges.ignore_merges || vocabulary_index_texts(v, f->error));
 }
 
 #endif

@@ -61,7 +61,7 @@ static inline const char *piece_fault_(FileText piece, float score, bool damaged
                                                  : NULL;
 }
 
-static inline bool piece_read_(Tokenizer *t, FileText message, const char *path, Error *e) {
+static inline bool piece_read_(Tokenizer *t, FileText message, const FileErrors *f) {
     ProtobufReader w = protobuf_reader(message.text, message.length);
     FileText piece = {"", 0};
     float score = 0;
@@ -81,9 +81,9 @@ static inline bool piece_read_(Tokenizer *t, FileText message, const char *path,
     size_t id = t->vocabulary.count;
     const char *fault = piece_fault_(piece, score, w.damaged, id);
     if (fault) {
-        return fail(e, "%s: piece %zu %s", path, id, fault);
+        return reject(f, "piece %zu %s", id, fault);
     }
-    return tokenizer_add_piece(t, piece.text, piece.length, (double)score, kind, e);
+    return tokenizer_add_piece(t, piece.text, piece.length, (double)score, kind, f->error);
 }
 
 static inline void trainer_spec_read_(Tokenizer *t, ModelFile_ *m, ProtobufReader *w) {
@@ -142,8 +142,8 @@ static inline void normalizer_spec_read_(SentencePieceNormalizer *s, FileText *c
     }
 }
 
-static inline bool model_proto_read_(Tokenizer *t, ModelFile_ *m, FileText file, const char *path,
-                                     Error *e) {
+static inline bool model_proto_read_(Tokenizer *t, ModelFile_ *m, FileText file,
+                                     const FileErrors *f) {
     ProtobufReader w = protobuf_reader(file.text, file.length);
     bool damaged = false;
     while (protobuf_next(&w) && !damaged) {
@@ -151,7 +151,7 @@ static inline bool model_proto_read_(Tokenizer *t, ModelFile_ *m, FileText file,
             continue;
         }
         ProtobufReader inner = protobuf_reader(w.bytes, w.length);
-        if (w.field == MODEL_PIECES_ && !piece_read_(t, (FileText){w.bytes, w.length}, path, e)) {
+        if (w.field == MODEL_PIECES_ && !piece_read_(t, (FileText){w.bytes, w.length}, f)) {
             return false;
         }
         if (w.field == MODEL_TRAINER_) {
@@ -167,8 +167,8 @@ static inline bool model_proto_read_(Tokenizer *t, ModelFile_ *m, FileText file,
         damaged = inner.damaged;
     }
     return (!w.damaged && !damaged && t->vocabulary.count > 0) ||
-           fail(e, "%s: not a SentencePiece model, or damaged (byte %zu)", path,
-                (size_t)((const char *)w.at - file.text));
+           reject(f, "not a SentencePiece model, or damaged (byte %zu)",
+                  (size_t)((const char *)w.at - file.text));
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -184,8 +184,8 @@ static inline bool is_text_piece_(const Token *token) {
 // that is spelled like a control piece: there sentencepiece gives the control piece's id to text,
 // or no ids at all.
 static inline bool pieces_check_spellings_(const Vocabulary *v, bool unigram, Spellings *s,
-                                           const char *path, Error *e) {
-    if (!spellings_reserve(s, v->count, 0, path, e)) {
+                                           const FileErrors *f) {
+    if (!spellings_reserve(s, v->count, 0, f)) {
         return false;
     }
     for (int text_pieces = 0; text_pieces < 2; text_pieces++) {
@@ -198,9 +198,9 @@ static inline bool pieces_check_spellings_(const Vocabulary *v, bool unigram, Sp
             int32_t known = spellings_find(s, name);
             bool reserved = known >= 0 && !is_text_piece_(&v->tokens[known]);
             if (known >= 0 && (reserved == !text_pieces || !unigram)) {
-                return fail(e, "%s: piece %zu is spelled like piece %d", path, id, (int)known);
+                return reject(f, "piece %zu is spelled like piece %d", id, (int)known);
             }
-            if (known < 0 && !spellings_add(s, name, id, e)) {
+            if (known < 0 && !spellings_add(s, name, id, f->error)) {
                 return false;
             }
         }
@@ -209,8 +209,8 @@ static inline bool pieces_check_spellings_(const Vocabulary *v, bool unigram, Sp
 }
 
 // Rejects bytes that are wrong or missing.
-static inline bool pieces_check_bytes_(const Vocabulary *v, bool byte_fallback, const char *path,
-                                       Error *e) {
+static inline bool pieces_check_bytes_(const Vocabulary *v, bool byte_fallback,
+                                       const FileErrors *f) {
     bool found[256] = {false};
     for (size_t id = 0; id < v->count; id++) {
         const Token *token = &v->tokens[id];
@@ -219,16 +219,15 @@ static inline bool pieces_check_bytes_(const Vocabulary *v, bool byte_fallback, 
         }
         int16_t byte = piece_byte(v->bytes + token->offset, token->length, false);
         if (byte < 0 || !byte_fallback) {
-            return fail(
-                e,
-                "%s: piece %zu of type BYTE must be written <0xNN>, in a model with byte_fallback",
-                path, id);
+            return reject(
+                f, "piece %zu of type BYTE must be written <0xNN>, in a model with byte_fallback",
+                id);
         }
         found[byte] = true;
     }
     for (int b = 0; b < 256 && byte_fallback; b++) {
         if (!found[b]) {
-            return fail(e, "%s: has byte_fallback, but no piece <0x%02X>", path, b);
+            return reject(f, "has byte_fallback, but no piece <0x%02X>", b);
         }
     }
     return true;
@@ -236,23 +235,22 @@ static inline bool pieces_check_bytes_(const Vocabulary *v, bool byte_fallback, 
 
 // Finds the one unknown piece, and rejects control pieces for which sentencepiece gives no ids.
 static inline bool pieces_check_specials_(const Vocabulary *v, bool unigram, int32_t *unknown,
-                                          const char *path, Error *e) {
+                                          const FileErrors *f) {
     for (size_t id = 0; id < v->count; id++) {
         const Token *token = &v->tokens[id];
         if (token->kind == PIECE_UNKNOWN && *unknown >= 0) {
-            return fail(e, "%s: pieces %d and %zu are both of type UNKNOWN", path, (int)*unknown,
-                        id);
+            return reject(f, "pieces %d and %zu are both of type UNKNOWN", (int)*unknown, id);
         }
         *unknown = token->kind == PIECE_UNKNOWN ? (int32_t)id : *unknown;
         if (token->kind == PIECE_CONTROL && !unigram &&
             lead_byte_length(v->bytes + token->offset, token->length) == token->length) {
-            return fail(e,
-                        "%s: control piece %zu is one character: sentencepiece gives no ids for "
-                        "text with it",
-                        path, id);
+            return reject(f,
+                          "control piece %zu is one character: sentencepiece gives no ids for "
+                          "text with it",
+                          id);
         }
     }
-    return *unknown >= 0 || fail(e, "%s: has no piece of type UNKNOWN", path);
+    return *unknown >= 0 || reject(f, "has no piece of type UNKNOWN");
 }
 
 static inline int32_t control_piece_(const Vocabulary *v, const Spellings *s, FileText name) {
@@ -261,8 +259,8 @@ static inline int32_t control_piece_(const Vocabulary *v, const Spellings *s, Fi
 }
 
 // Reads the .model in t->source. *end is its end-of-document piece; unchanged if it has none.
-static inline bool sentencepiece_read(Tokenizer *t, Spellings *s, const char *path, FileText *end,
-                                      Error *e) {
+static inline bool sentencepiece_read(Tokenizer *t, Spellings *s, FileText *end,
+                                      const FileErrors *f) {
     static const char surface[] = " \xE2\x81\x87 ";
     ModelFile_ m = {.type = 1, .begin = {"<s>", 3}, .end = {"</s>", 4}, .pad = {"<pad>", 5}};
     SentencePieceNormalizer *normalizer = &t->sentencepiece_normalizer;
@@ -271,29 +269,26 @@ static inline bool sentencepiece_read(Tokenizer *t, Spellings *s, const char *pa
     normalizer->dummy_prefix = normalizer->collapse_spaces = normalizer->escape_spaces = true;
     memcpy(t->decode.unknown_surface, surface, sizeof surface);
     t->decode.unknown_surface_length = sizeof surface - 1;
-    if (!model_proto_read_(t, &m, (FileText){t->source, t->source_length}, path, e)) {
+    if (!model_proto_read_(t, &m, (FileText){t->source, t->source_length}, f)) {
         return false;
     }
 
     t->model = m.type == 1 ? MODEL_UNIGRAM : m.type == 2 ? MODEL_PIECE_BPE : MODEL_CHARACTER;
     if (m.type == 3) {
-        return fail(e, "%s: unsupported model_type WORD: UNIGRAM, BPE and CHAR are supported",
-                    path);
+        return reject(f, "unsupported model_type WORD: UNIGRAM, BPE and CHAR are supported");
     }
     if (m.denormalizes) {
-        return fail(e, "%s: unsupported rules in denormalizer_spec: text would decode differently",
-                    path);
+        return reject(f, "unsupported rules in denormalizer_spec: text would decode differently");
     }
     if (t->decode.unknown_surface_length > sizeof t->decode.unknown_surface) {
-        return fail(e, "%s: unk_surface is longer than %zu bytes", path,
-                    sizeof t->decode.unknown_surface);
+        return reject(f, "unk_surface is longer than %zu bytes", sizeof t->decode.unknown_surface);
     }
     bool unigram = t->model == MODEL_UNIGRAM;
-    if (!pieces_check_spellings_(v, unigram, s, path, e) ||
-        !pieces_check_bytes_(v, t->pieces.byte_fallback, path, e) ||
-        !pieces_check_specials_(v, unigram, &t->pieces.unknown, path, e) ||
+    if (!pieces_check_spellings_(v, unigram, s, f) ||
+        !pieces_check_bytes_(v, t->pieces.byte_fallback, f) ||
+        !pieces_check_specials_(v, unigram, &t->pieces.unknown, f) ||
         (m.charsmap.length &&
-         !charsmap_read(&normalizer->charsmap, m.charsmap.text, m.charsmap.length, path, e))) {
+         !charsmap_read(&normalizer->charsmap, m.charsmap.text, m.charsmap.length, f))) {
         return false;
     }
 
@@ -302,7 +297,7 @@ static inline bool sentencepiece_read(Tokenizer *t, Spellings *s, const char *pa
     if (control_piece_(v, s, m.end) >= 0) {
         *end = m.end;
     }
-    return tokenizer_index(t, path, e);
+    return tokenizer_index(t, f);
 }
 
 // ------------------------------------------------------------------------------------------------

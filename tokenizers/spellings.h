@@ -31,14 +31,12 @@ static inline void spellings_free(Spellings *s) {
 }
 
 // Makes room for tokens with ids below count + more.
-static inline bool spellings_reserve(Spellings *s, size_t count, size_t more, const char *path,
-                                     Error *e) {
+static inline bool spellings_reserve(Spellings *s, size_t count, size_t more, const FileErrors *f) {
     if (count > TOKENIZER_MAX_VOCAB || more > TOKENIZER_MAX_VOCAB - count) {
-        return fail(e, "%s: %zu tokens: at most %d are supported", path, count + more,
-                    TOKENIZER_MAX_VOCAB);
+        return reject(f, "%zu tokens: at most %d are supported", count + more, TOKENIZER_MAX_VOCAB);
     }
     s->tokens = calloc(count + more + 1, sizeof *s->tokens);
-    return s->tokens || fail(e, "%s: out of memory for %zu tokens", path, count + more);
+    return s->tokens || reject(f, "out of memory for %zu tokens", count + more);
 }
 
 // A text in two halves.

@@ -290,7 +290,7 @@ static inline bool trainer_finish(const TokenizerTrainer *trainer, size_t vocab_
          vocabulary_add(&out->vocabulary, end.text, end.length, false, e) &&
          tokenizer_add_added(out, end, e);
     out->end_of_document = end.id;
-    ok = ok && tokenizer_index(out, "trained tokenizer", e);
+    ok = ok && tokenizer_index(out, &(FileErrors){"trained tokenizer", e});
     bpe_free_(&state);
     if (!ok) {
         tokenizer_free(out);

@@ -292,7 +292,8 @@ static inline bool unigram_save_(UnigramTrainer *u, const char *directory, Error
     t.pieces.sentencepiece = t.pieces.byte_fallback = true;
     t.pieces.unknown = 0;
     t.begin = t.end_of_document = 1;
-    bool ok = unigram_vocabulary_(u, &t, e) && tokenizer_index(&t, "trained tokenizer", e) &&
+    bool ok = unigram_vocabulary_(u, &t, e) &&
+              tokenizer_index(&t, &(FileErrors){"trained tokenizer", e}) &&
               tokenizer_save(&t, directory, e);
     tokenizer_free(&t);
     return ok;

@@ -97,7 +97,7 @@ static inline int32_t vocabulary_find(const Vocabulary *v, const char *text, siz
 // Makes vocabulary_find work, for all tokens of the model that match text. Call when the tokens are
 // complete.
 static inline bool vocabulary_index_texts(Vocabulary *v, Error *e) {
-    if (!spellings_reserve(&v->by_text, v->model_count, 0, "tokenizer", e)) {
+    if (!spellings_reserve(&v->by_text, v->model_count, 0, &(FileErrors){"tokenizer", e})) {
         return false;
     }
     for (size_t id = 0; id < v->model_count; id++) {
