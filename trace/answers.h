@@ -2,26 +2,14 @@
 #ifndef TRACE_ANSWERS_H
 #define TRACE_ANSWERS_H
 
+#include "run/options.h"
 #include "trace/documents.h"
 #include "trace/history.h"
 #include "trace/search.h"
 
-// Exactly one of step, doc and text is asked for.
 typedef struct {
-    const char *run;         // folder of the run; NULL: look in the data alone, for a text
-    const char *const *data; // (data_count) where the data lies now; none: where the log says
-    size_t data_count;
-    size_t step, row; // row SIZE_MAX: all of the step
-    const char *doc;  // id or number of a document
-    const char *text; // "-": standard input
-    size_t min_bytes; // of a span
-    size_t limit;     // documents listed of a span
-    bool json;
-} TraceQuestion;
-
-typedef struct {
-    const TraceQuestion *question;
-    TraceRun run;     // if question->run
+    const Options *options;
+    TraceRun run;     // if there is a --run
     Mixture mixture;  // the training data
     TraceData *data;  // (mixture.count)
     TokenTexts texts; // vocab_size 0: the data has no tokenizer
@@ -36,11 +24,12 @@ typedef struct {
 } TraceRange_;
 
 // Opens run and data, and verifies that they belong together.
-static inline bool tracer_open_(Tracer_ *t, const TraceQuestion *o, Error *e) {
-    *t = (Tracer_){.question = o};
-    if (o->run ? !trace_run_open(&t->run, o->run, o->step, e) ||
-                     !trace_run_mixture(&t->run, &t->mixture, o->data, o->data_count, e)
-               : !mixture_open_paths(&t->mixture, o->data, NULL, o->data_count, "train", 1, e)) {
+static inline bool tracer_open_(Tracer_ *t, const Options *o, Error *e) {
+    *t = (Tracer_){.options = o};
+    if (o->run.count
+            ? !trace_run_open(&t->run, o->run.items[0], o->step, e) ||
+                  !trace_run_mixture(&t->run, &t->mixture, o->data.items, o->data.count, e)
+            : !mixture_open_paths(&t->mixture, o->data.items, NULL, o->data.count, "train", 1, e)) {
         return false;
     }
     t->data = calloc(t->mixture.count, sizeof *t->data);
@@ -243,7 +232,7 @@ static inline bool print_sample_range_(Tracer_ *t, size_t dataset, const RunPlac
         ok = text != NULL;
     }
 
-    if (ok && t->question->json) {
+    if (ok && t->options->json) {
         JsonWriter fields = {.depth = 1, .has_member = true};
         if (text) {
             json_put_text(&fields, "text", text, length);
@@ -298,7 +287,7 @@ static inline bool verify_step_(Tracer_ *t, size_t position, size_t rows, Error 
         batch_hash(digests, rows, hex);
         ok = !t->run.batch_hash[0] || !strcmp(hex, t->run.batch_hash) ||
              fail(e, "%s: step %zu read other tokens than these: their hash is %s, the log has %s",
-                  t->run.path, t->question->step, hex, t->run.batch_hash);
+                  t->run.path, t->options->step, hex, t->run.batch_hash);
     }
     free(sample);
     free(digests);
@@ -306,7 +295,7 @@ static inline bool verify_step_(Tracer_ *t, size_t position, size_t rows, Error 
 }
 
 static inline bool trace_step_(Tracer_ *t, Error *e) {
-    const TraceQuestion *o = t->question;
+    const Options *o = t->options;
     const RunSegment *segment = trace_run_segment(&t->run, o->step);
     if (o->step > t->run.last_step || o->step <= t->run.segments[0].from_step) {
         return fail(e, "--step %zu: the run's log has the steps %zu to %zu", o->step,
@@ -348,7 +337,7 @@ static inline bool print_reads_(Tracer_ *t, size_t dataset, const TraceDocument 
                                 size_t first, size_t end, const JsonWriter *fields, Error *e) {
     TraceReads reads = {0};
     bool ok =
-        !t->question->run || trace_reads(&t->run, &t->mixture, dataset, first, end, &reads, e);
+        !t->options->run.count || trace_reads(&t->run, &t->mixture, dataset, first, end, &reads, e);
     for (size_t i = 0; ok && (i < reads.count || i == 0); i++) {
         TraceRange_ range = {NULL, dataset, document, first, end - first};
         if (i < reads.count) {
@@ -357,12 +346,12 @@ static inline bool print_reads_(Tracer_ *t, size_t dataset, const TraceDocument 
         }
 
         size_t begin = range_begin_(&range);
-        if (t->question->json) {
+        if (t->options->json) {
             ok = print_json_(t, &range, fields, e);
         } else if (range.place) {
             printf("  step %zu, row %zu, rank %zu: tokens %zu to %zu\n", range.place->step,
                    range.place->row, range.place->rank, begin, begin + range.tokens - 1);
-        } else if (t->question->run) {
+        } else if (t->options->run.count) {
             printf("  not read up to step %zu\n", t->run.last_step);
         }
     }
@@ -373,7 +362,7 @@ static inline bool print_reads_(Tracer_ *t, size_t dataset, const TraceDocument 
 static inline bool print_document_reads_(Tracer_ *t, size_t dataset, size_t number, Error *e) {
     TraceDocument document;
     bool ok = trace_document(&t->data[dataset], number, &document, e);
-    if (ok && !t->question->json) {
+    if (ok && !t->options->json) {
         print_document_(t, dataset, &document);
         printf("\n");
     }
@@ -417,7 +406,7 @@ static inline bool trace_doc_(Tracer_ *t, Error *e) {
     bool found = false;
     for (size_t i = 0; i < t->mixture.count; i++) {
         for (size_t number = 0;; number++) { // an id need not be the only one of its name
-            if (!trace_find_id(&t->data[i], t->question->doc, &number, e)) {
+            if (!trace_find_id(&t->data[i], t->options->doc, &number, e)) {
                 return false;
             }
             if (number == t->mixture.items[i].documents) {
@@ -431,7 +420,7 @@ static inline bool trace_doc_(Tracer_ *t, Error *e) {
     }
     size_t dataset = 0;
     size_t number = 0;
-    return found || (document_by_number_(t, t->question->doc, &dataset, &number, e) &&
+    return found || (document_by_number_(t, t->options->doc, &dataset, &number, e) &&
                      print_document_reads_(t, dataset, number, e));
 }
 
@@ -440,7 +429,7 @@ static inline bool trace_doc_(Tracer_ *t, Error *e) {
 
 // --text, or all of standard input for "-", with ill-formed UTF-8 replaced. Returns NULL on
 // failure; the caller frees.
-static inline char *read_text_(const TraceQuestion *o, size_t *length, Error *e) {
+static inline char *read_text_(const Options *o, size_t *length, Error *e) {
     JsonWriter raw = {0};
     char block[1 << 16];
     if (strcmp(o->text, "-")) {
@@ -492,7 +481,7 @@ static inline bool print_occurrence_(Tracer_ *t, const TextSearch *s, TextSpan s
     json_put_uint(&fields, "places", counts[0]);
     json_put_uint(&fields, "documents", counts[1]);
     bool ok = find_document_(&t->data[o->data], o->token, &document, &known, e);
-    if (ok && !t->question->json) {
+    if (ok && !t->options->json) {
         printf(" in ");
         print_document_(t, o->data, known);
         printf("\n");
@@ -507,9 +496,9 @@ static inline bool print_occurrence_(Tracer_ *t, const TextSearch *s, TextSpan s
 static inline bool print_span_(Tracer_ *t, TextSearch *s, TextSpan span, Error *e) {
     Occurrences found = {0};
     bool ok = text_search_occurrences(s, span, &found, e);
-    size_t occurrences = found.count, limit = t->question->limit;
+    size_t occurrences = found.count, limit = t->options->limit;
     ok = ok && keep_one_per_document_(t, &found, e);
-    if (ok && !t->question->json) {
+    if (ok && !t->options->json) {
         printf("%zu bytes at %zu, %zu time%s in %zu document%s: %.*s\n", span.length, span.first,
                occurrences, occurrences == 1 ? "" : "s", found.count, found.count == 1 ? "" : "s",
                (int)span.length, s->text + span.first);
@@ -518,7 +507,7 @@ static inline bool print_span_(Tracer_ *t, TextSearch *s, TextSpan span, Error *
         ok = print_occurrence_(t, s, span, &found.items[i],
                                (const size_t[]){occurrences, found.count}, e);
     }
-    if (ok && !t->question->json && found.count > limit) {
+    if (ok && !t->options->json && found.count > limit) {
         printf(" and in %zu more documents (--limit)\n", found.count - limit);
     }
     free(found.items);
@@ -544,16 +533,16 @@ static inline bool trace_text_(Tracer_ *t, Error *e) {
                 t->data[i].index.path);
         }
     }
-    char *text = read_text_(t->question, &length, e);
+    char *text = read_text_(t->options, &length, e);
     bool ok = text &&
               text_search_open(&search, t->data, t->mixture.count, &t->texts, text, length, e) &&
-              text_search_spans(&search, t->question->min_bytes, &spans, e);
+              text_search_spans(&search, t->options->min_bytes, &spans, e);
     for (size_t i = 0; ok && i < spans.count; i++) {
         ok = print_span_(t, &search, spans.items[i], e);
     }
-    if (ok && spans.count == 0 && !t->question->json) {
+    if (ok && spans.count == 0 && !t->options->json) {
         printf("no %zu bytes of this text are in the data\n",
-               (size_t)min_u64(length, t->question->min_bytes));
+               (size_t)min_u64(length, t->options->min_bytes));
     }
     free(spans.items);
     text_search_close(&search);
@@ -561,8 +550,9 @@ static inline bool trace_text_(Tracer_ *t, Error *e) {
     return ok;
 }
 
-// Opens run and data, verifies that they belong together, and prints the answer on stdout.
-static inline bool trace_answer(const TraceQuestion *o, Error *e) {
+// Opens run and data, verifies that they belong together, and prints the answer on stdout. One of
+// --step, --doc and --text is given; without --run it is --text, which only the data answers.
+static inline bool trace_answer(const Options *o, Error *e) {
     Tracer_ t;
     bool ok = tracer_open_(&t, o, e) && (o->step  ? trace_step_(&t, e)
                                          : o->doc ? trace_doc_(&t, e)
