@@ -272,12 +272,12 @@ static inline const SavedFile_ *saved_files_(const Tokenizer *t) {
 //                   vocab.json and merges.txt
 //   tokenizer.json  byte for byte as it was loaded if it is of another kind, and
 //                   tokenizer_config.json
-//   .model          tokenizer.model, byte for byte as it was loaded (or written anew for a Unigram
+//   .model          tokenizer.model, byte for byte as it was loaded (or generated for a Unigram
 //                   that training made), a tokenizer.json made from it, and tokenizer_config.json
 //
 // "ids_follow" in tokenizer_config.json says which file the ids follow. With a .model it is
 // tokenizer.model: `tokenizers`, which reads the tokenizer.json, sums scores in double precision,
-// matches byte and control pieces that stand in the text, and normalizes by grapheme clusters, so
+// matches byte and control pieces that occur in the text, and normalizes by grapheme clusters, so
 // that some texts get other ids from it.
 static inline bool tokenizer_save(const Tokenizer *t, const char *directory, Error *e) {
     const SavedFile_ *const first = saved_files_(t);

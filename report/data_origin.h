@@ -212,7 +212,7 @@ static inline void sources_put_(TextBuffer *w, const Manifest *m) {
     }
 }
 
-// The section about the dataset at `path`; where there is no manifest it says so.
+// The section about the dataset at `path`; says so if there is no manifest.
 static inline void data_origin_put(TextBuffer *w, const DataManifest *m, const char *path) {
     markdown_between(w, "### ", path, "\n\n");
     if (m->found) {

@@ -13,7 +13,7 @@
 //
 // On resume the log is cut back to the checkpoint. Then a new file is made from the log, under a
 // newer name, and replaces the old one. It begins with a session start at step 0, at which a
-// running TensorBoard discards what it has read of the run and reads it anew. The times of day,
+// running TensorBoard discards what it has read of the run and starts over. The times of day,
 // which the log does not have, are taken from the old file as far as that agrees with the log.
 #ifndef REPORT_EVENTS_H
 #define REPORT_EVENTS_H
@@ -90,7 +90,7 @@ static inline bool event_matches_old_(const EventWriter *w, FILE *old, const Tex
     bool matches = found && fread(found, 1, record.length, old) == record.length;
     free(record.data);
     if (matches) {
-        uint64_t bits = load_le(found + RECORD_HEAD + 1, 8); // behind the field's tag
+        uint64_t bits = load_le(found + RECORD_HEAD + 1, 8); // after the field's tag
         memcpy(wall_time, &bits, sizeof bits);
         record = event_record_(w, *wall_time, fields);
         matches =

@@ -128,7 +128,7 @@ static inline ShortText number_grouped(uint64_t value) {
     return t;
 }
 
-// A product of what files state, as a whole number; 0 if it is none.
+// A product of what files state, as an integer; 0 if it is out of range.
 static inline uint64_t whole_number(double value) {
     return value >= 0 && value < 0x1p64 ? (uint64_t)value : 0;
 }

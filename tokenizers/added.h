@@ -1,4 +1,4 @@
-// added.h: added tokens: texts that become one id wherever they stand, before anything is split or
+// added.h: added tokens: texts that become one id wherever they occur, before anything is split or
 // normalized (or, if `normalized`, in what the normalizer makes of the text).
 #ifndef TOKENIZERS_ADDED_H
 #define TOKENIZERS_ADDED_H
@@ -7,7 +7,7 @@
 #include "util/array.h"
 
 typedef struct {
-    char *text; // as it stands in the text, UTF-8; if `normalized`, as the normalizer leaves it
+    char *text; // as it occurs in text, UTF-8; if `normalized`, as the normalizer leaves it
     size_t length;
     int32_t id;
     bool special;                 // omitted when decoding

@@ -1,5 +1,5 @@
 // bpe.h: byte-level BPE (Sennrich et al. 2016, over bytes as in Radford et al. 2019). Inside a
-// pre-token, neighbouring symbols are merged, the pair that stands first in the list of merges
+// pre-token, neighbouring symbols are merged, the pair that comes first in the list of merges
 // first.
 #ifndef TOKENIZERS_BPE_H
 #define TOKENIZERS_BPE_H
@@ -31,6 +31,7 @@ static inline void merges_free(MergeTable *m) {
     *m = (MergeTable){0};
 }
 
+// Adds the merge with the next priority.
 static inline bool merges_add(MergeTable *m, Merge merge, Error *e) {
     return array_append(&m->items, &m->capacity, &m->count, &merge, sizeof merge, e);
 }

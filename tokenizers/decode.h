@@ -5,7 +5,7 @@
 #include "tokenizers/model.h"
 
 // Turns ids into text as the owning library turns all of them at once: what is certain so far
-// stands in `text`, always complete characters; the caller takes it from there and sets text.length
+// is in `text`, always complete characters; the caller takes it from there and sets text.length
 // to 0. To continue a text, give the ids before it first.
 typedef struct {
     const Tokenizer *tokenizer;

@@ -22,7 +22,7 @@ static inline bool json_has_type(const Json *node, const char *type) {
     return found && !strcmp(found, type);
 }
 
-// The members of a component of type Sequence that stand under `key`, NULL if it is no Sequence.
+// The members of a component of type Sequence, which are under `key`; NULL if it is not one.
 static inline const Json *json_sequence_(const Json *node, const char *key) {
     const Json *list = json_get(node, key);
     return json_has_type(node, "Sequence") && list && list->kind == JSON_ARRAY ? list : NULL;
@@ -63,7 +63,7 @@ static inline bool step_text_(char out[STEP_TEXT], size_t *length, const Json *n
     return true;
 }
 
-// An expression that stands for itself alone.
+// An expression that matches only itself.
 static inline bool is_literal_(const char *expression) {
     return *expression && !strpbrk(expression, "\\^$.|?*+()[]{}");
 }
@@ -72,7 +72,7 @@ static inline bool is_literal_(const char *expression) {
 #define START_OF_TEXT_ "(?<!\\n)^"
 
 // Replace {"pattern": {"String": s} or {"Regex": r}, "content": s}: the texts, and the expression
-// if it is no literal.
+// if it is not a literal.
 static inline bool replace_read_(const Json *node, char pattern[STEP_TEXT], size_t *pattern_length,
                                  char content[STEP_TEXT], size_t *content_length,
                                  const char **expression, const FileErrors *f) {
@@ -116,7 +116,7 @@ static inline bool normalizer_read_strip_(NormalizeStep *step, const Json *node,
            reject(f, "Strip must have strip_left and strip_right, true or false");
 }
 
-// Reads a step; its operation stays NORMALIZE_UNSUPPORTED if it is none that is supported.
+// Reads a step; its operation stays NORMALIZE_UNSUPPORTED if it is not supported.
 static inline bool normalizer_read_step_(NormalizeStep *step, const Json *node,
                                          const FileErrors *f) {
     if (json_has_type(node, "Prepend")) {
@@ -210,7 +210,7 @@ static inline bool split_read_(SplitRule *rule, const Json *node) {
     return split_rule_find(expression, rule);
 }
 
-// The pre-tokenizer of a byte-level BPE: ByteLevel, alone or behind a Split or Digits.
+// The pre-tokenizer of a byte-level BPE: ByteLevel, alone or after a Split or Digits.
 static inline bool byte_level_pre_tokenizer_read(PreTokenizer *p, const Json *node,
                                                  const FileErrors *f) {
     const Json *list = json_sequence_(node, "pretokenizers"), *before = NULL;
@@ -288,7 +288,7 @@ static inline bool decoder_read_replace_(DecodeStep *step, const Json *node, con
     return true;
 }
 
-// Reads a step behind others; its operation stays DECODE_UNSUPPORTED if it cannot be done here.
+// Reads a step that follows others; its operation stays DECODE_UNSUPPORTED if it is not supported.
 static inline bool decoder_read_step_(DecodeStep *step, const Json *node, bool after_bytes,
                                       const FileErrors *f) {
     if (json_has_type(node, "Fuse")) {

@@ -31,7 +31,7 @@ typedef struct {
     char pattern[STEP_TEXT], content[STEP_TEXT];
     size_t pattern_length, content_length;
     size_t start, stop; // STRIP: as many characters at most
-    bool fused;         // behind FUSE
+    bool fused;         // after FUSE
     bool keeps_first;   // METASPACE with prepend_scheme "never"
 } DecodeStep;
 
@@ -75,7 +75,7 @@ static inline void tokenizer_free(Tokenizer *t) {
     *t = (Tokenizer){0};
 }
 
-// Bytes of a token as they stand in text or, for pieces, as the vocabulary spells it; no NUL at the
+// Bytes of a token as text has them or, for pieces, as the vocabulary spells it; no NUL at the
 // end. An id outside the vocabulary has none.
 static inline const char *tokenizer_text(const Tokenizer *t, int32_t id, size_t *length) {
     return vocabulary_text(&t->vocabulary, id, length);

@@ -13,9 +13,9 @@
 typedef struct {
     double *scores; // (model_count)
     size_t score_capacity;
-    double unknown_score; // Unigram: of a character that is no piece
-    int32_t unknown;      // piece for text that is no piece, -1 if there is none
-    bool byte_fallback;   // text that is no piece becomes the pieces of its bytes
+    double unknown_score; // Unigram: of a character that is not a piece
+    int32_t unknown;      // piece for text that is not one, -1 if there is none
+    bool byte_fallback;   // text that is not a piece becomes the pieces of its bytes
     // Loaded from a .model: the ids are those of the sentencepiece library; else of `tokenizers`.
     bool sentencepiece;
 
@@ -51,7 +51,7 @@ static inline bool piece_trie_(const Vocabulary *v, int kind, Trie *trie, Error 
     return ok;
 }
 
-// True if in no piece anything but a space symbol stands before a space symbol.
+// True if no piece has anything but space symbols before a space symbol.
 static inline bool pieces_begin_words_(const Vocabulary *v) {
     for (size_t id = 0; id < v->model_count; id++) {
         const char *text = v->bytes + v->tokens[id].offset;
@@ -114,7 +114,7 @@ static inline bool pieces_encode_bytes(const Vocabulary *v, const char *text, si
     return true;
 }
 
-// Appends ids for text that is no piece: one for each of its bytes, or the unknown piece, once for
+// Appends ids for text that is not a piece: one for each of its bytes, or the unknown piece, once for
 // neighbours.
 static inline bool pieces_encode_unknown(const Vocabulary *v, const PieceModel *m, const char *text,
                                          size_t n, TokenBuffer *out, Error *e) {

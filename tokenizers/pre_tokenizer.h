@@ -24,7 +24,7 @@ typedef struct {
 } PreTokenizer;
 
 // Bytes up to the next space symbol (`symbol`, of m bytes) that begins a word. `runs`: only a
-// symbol behind another character begins one; otherwise every symbol does.
+// symbol after another character begins one; otherwise every symbol does.
 static inline size_t word_length(const char *text, size_t n, const char *symbol, size_t m,
                                  bool runs) {
     size_t at = 0;

@@ -67,7 +67,7 @@ static inline void put_decoder_(JsonWriter *w, const Vocabulary *v,
     json_open_component(w, "decoder", "Sequence");
     json_open(w, "decoders", '[');
     json_put_component(w, "ByteFallback");
-    if (has_space_symbol_(v)) { // otherwise one that stands in the text comes as bytes, and stays
+    if (has_space_symbol_(v)) { // otherwise one in the text comes as bytes, and stays
         json_put_replace(w, "String", SPACE_SYMBOL, " ");
     }
     json_put_component(w, "Fuse");

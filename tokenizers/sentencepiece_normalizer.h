@@ -12,7 +12,7 @@
 typedef struct {
     Charsmap charsmap;
     bool dummy_prefix;    // a space goes before the text
-    bool space_suffix;    // that space goes behind it instead
+    bool space_suffix;    // that space goes after it instead
     bool collapse_spaces; // no spaces at the ends, and one where there are more
     bool escape_spaces;   // a space becomes SPACE_SYMBOL
 } SentencePieceNormalizer;

@@ -8,7 +8,7 @@
 
 typedef enum {
     SPLIT_GPT2,        // 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
-    SPLIT_GPT2_DIGITS, // the same, behind a pre-tokenizer that isolates every digit
+    SPLIT_GPT2_DIGITS, // the same, after a pre-tokenizer that isolates every digit
     SPLIT_GPT4,        // cl100k, Llama 3: the first of split_rule_find
     SPLIT_GPT4_ONE_DIGIT // Qwen 2: the same with single digits
 } SplitRule;
@@ -17,7 +17,7 @@ typedef enum {
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits                           \
     "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
-// The rule for an expression as tokenizer.json files write it; false if it is none of the known.
+// The rule for an expression as tokenizer.json files write it; false if it is unknown.
 static inline bool split_rule_find(const char *expression, SplitRule *rule) {
     static const struct {
         const char *expression;
@@ -124,7 +124,7 @@ static inline size_t pretoken_length_gpt4_(const uint8_t *classes, const char *t
         return contraction;
     }
 
-    // Letters, with one other character before them that is no number or line end.
+    // Letters, with one other character before them that is neither a number nor a line end.
     int class = class_at(classes, text, text + length, &n);
     size_t first = class == CLASS_LETTER || class == CLASS_NUMBER || line_ends_(text, 1) ? 0 : n;
     size_t letters =
@@ -136,7 +136,7 @@ static inline size_t pretoken_length_gpt4_(const uint8_t *classes, const char *t
         return class_run_length(classes, text, length, CLASS_NUMBER, digits);
     }
 
-    // Other characters, with a space before them and line ends behind them.
+    // Other characters, with a space before them and line ends after them.
     size_t space = *text == ' ' && length > 1;
     size_t others = class_run_length(classes, text + space, length - space, CLASS_OTHER, SIZE_MAX);
     if (others) {

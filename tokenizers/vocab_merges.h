@@ -88,7 +88,7 @@ static inline bool vocab_read(Tokenizer *t, Spellings *s, const Json *vocab, siz
     return true;
 }
 
-// Adds the merge of the tokens `a` and `b`, checked. `index` is where it stands, for error lines.
+// Adds the merge of the tokens `a` and `b`, checked. `index` is its position, for error messages.
 static inline bool merge_read_(Tokenizer *t, const Spellings *s, FileText a, FileText b,
                                size_t index, const FileErrors *f) {
     Merge merge = {spellings_find(s, a), spellings_find(s, b), spellings_find_joined(s, a, b)};

@@ -53,7 +53,8 @@ static inline bool vocabulary_add_bytes_(Vocabulary *v, const char *bytes, size_
     return true;
 }
 
-// Adds a token with the next id.
+// Adds a token with the next id: its bytes, or with `verbatim` a text that has a character outside
+// the byte alphabet.
 static inline bool vocabulary_add(Vocabulary *v, const char *bytes, size_t length, bool verbatim,
                                   Error *e) {
     size_t offset;
@@ -78,7 +79,7 @@ static inline bool vocabulary_set_decoded(Vocabulary *v, size_t id, const char *
     return vocabulary_add_bytes_(v, bytes, length, &v->tokens[id].decoded, e);
 }
 
-// Bytes of a token as they stand in text or, for pieces, as the vocabulary spells it; no NUL at the
+// Bytes of a token as text has them or, for pieces, as the vocabulary spells it; no NUL at the
 // end. An id outside the vocabulary has none.
 static inline const char *vocabulary_text(const Vocabulary *v, int32_t id, size_t *length) {
     if (id < 0 || (size_t)id >= v->count) {

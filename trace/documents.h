@@ -284,9 +284,9 @@ static inline bool has_id_(const Json *metadata, const char *id) {
 }
 
 // The next document from *number on whose metadata has the id; *number is the number of documents
-// if there is none. A pass over SPLIT.meta: about a second a gigabyte.
+// if there is none. A pass over SPLIT.meta: about a second per gigabyte.
 static inline bool trace_find_id(TraceData *t, const char *id, size_t *number, Error *e) {
-    bool plain = !strpbrk(id, "\"\\"); // so it stands in the JSON as it is
+    bool plain = !strpbrk(id, "\"\\"); // so the JSON has it unescaped
     for (const char *c = id; *c; c++) {
         plain = plain && (unsigned char)*c >= 0x20 && (unsigned char)*c < 0x80;
     }

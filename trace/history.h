@@ -128,7 +128,7 @@ static inline bool run_add_step_(TraceRun *r, const LogReader *log, uint64_t wan
                     (size_t)log->number, r->last_step);
     }
 
-    // A log that was lost and started again in the middle says here where it stands.
+    // A log that was lost and restarted in the middle of the run shows its position here.
     RunSegment *segment = &r->segments[0];
     if (r->last_step == 0) {
         segment->from_samples = tokens / r->seq_len - segment->global_batch;

@@ -3,8 +3,8 @@
 // A span begins in the data at a token, or r bytes before the end of one: then its bytes from r on
 // begin at a token, so they are found in the index, and what goes before must be a token that ends
 // with its first r bytes. Or it lies within a single token. Bisection reads unverified bytes; what
-// it finds is verified afterwards: the entries on both sides of a bound, and the text they stand
-// for, decide alone whether the bound is right.
+// it finds is verified afterwards: the entries on both sides of a bound, and the text they refer
+// to, alone decide whether the bound is right.
 #ifndef TRACE_SEARCH_H
 #define TRACE_SEARCH_H
 
