@@ -114,8 +114,8 @@ static inline bool pieces_encode_bytes(const Vocabulary *v, const char *text, si
     return true;
 }
 
-// Appends ids for text that is not a piece: one for each of its bytes, or the unknown piece, once for
-// neighbours.
+// Appends ids for text that is not a piece: one for each of its bytes, or the unknown piece, once
+// for neighbours.
 static inline bool pieces_encode_unknown(const Vocabulary *v, const PieceModel *m, const char *text,
                                          size_t n, TokenBuffer *out, Error *e) {
     if (m->byte_fallback) {
