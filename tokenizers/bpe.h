@@ -90,7 +90,6 @@ typedef struct {
 static inline void bpe_scratch_free(BpeScratch *s) {
     free(s->symbols);
     free(s->heap.entries);
-    *s = (BpeScratch){0};
 }
 
 enum { SHORT_PRETOKEN_ = 64 };

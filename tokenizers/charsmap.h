@@ -36,11 +36,8 @@ static inline bool charsmap_read(Charsmap *m, const char *blob, size_t length,
         m->units[i] = (uint32_t)load_le(blob + 4 + 4 * i, 4);
     }
 
-    for (size_t i = 0, n; i < m->text_bytes; i += n) {
-        n = utf8_decode(m->texts + i, m->text_bytes - i, NULL);
-        if (n == 0) {
-            return reject(f, "its precompiled_charsmap is corrupt: a replacement is not UTF-8");
-        }
+    if (!utf8_is_valid(m->texts, m->text_bytes)) {
+        return reject(f, "its precompiled_charsmap is corrupt: a replacement is not UTF-8");
     }
     for (size_t i = 0; i < m->count; i++) {
         size_t leaf = i ^ charsmap_offset_(m->units[i]);

@@ -69,12 +69,9 @@ static inline bool decoder_step_(Decoder *d, size_t i, const char *text, size_t 
 
 // A run of byte pieces ends at step i: its text if that is UTF-8, else one U+FFFD for each piece.
 static inline bool decoder_end_run_(Decoder *d, size_t i, Error *e) {
-    size_t n = d->held.length, at = 0, taken = 1;
-    while (at < n && taken) {
-        at += taken = utf8_decode(d->held.data + at, n - at, NULL);
-    }
+    size_t n = d->held.length;
     d->held.length = 0;
-    if (n && at == n) {
+    if (n && utf8_is_valid(d->held.data, n)) {
         return decoder_step_(d, i + 1, d->held.data, n, e);
     }
     for (size_t k = 0; k < n; k++) {

@@ -21,7 +21,7 @@ typedef struct {
 static inline void encoder_free(Encoder *encoder) {
     free(encoder->cache);
     bpe_scratch_free(&encoder->bpe);
-    unigram_scratch_free(&encoder->unigram);
+    free(encoder->unigram.places);
     piece_bpe_scratch_free(&encoder->piece_bpe);
     free(encoder->normalized.data);
     free(encoder->other.data);

@@ -29,7 +29,6 @@ static inline void piece_bpe_scratch_free(PieceBpeScratch *s) {
     free(s->symbols);
     free(s->heap.entries);
     free(s->unused_cuts);
-    *s = (PieceBpeScratch){0};
 }
 
 // A number that is smaller for a greater score.

@@ -5,6 +5,7 @@
 
 #include <float.h>
 
+#include "tokenizers/pre_tokenizer.h"
 #include "tokenizers/tokens.h"
 #include "tokenizers/trie.h"
 #include "tokenizers/unicode.h"
@@ -54,15 +55,10 @@ static inline bool piece_trie_(const Vocabulary *v, int kind, Trie *trie, Error 
 // True if no piece has anything but space symbols before a space symbol.
 static inline bool pieces_begin_words_(const Vocabulary *v) {
     for (size_t id = 0; id < v->model_count; id++) {
-        const char *text = v->bytes + v->tokens[id].offset;
-        size_t start = 0, length = v->tokens[id].length;
-        if (!v->tokens[id].matches) {
-            continue;
-        }
-        while (length - start >= 3 && !memcmp(text + start, SPACE_SYMBOL, 3)) {
-            start += 3;
-        }
-        if (memmem(text + start, length - start, SPACE_SYMBOL, 3)) {
+        const Token *token = &v->tokens[id];
+        const char *text = v->bytes + token->offset;
+        if (token->matches &&
+            word_length(text, token->length, SPACE_SYMBOL, 3, true) < token->length) {
             return false;
         }
     }

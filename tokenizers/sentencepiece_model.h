@@ -8,6 +8,7 @@
 #include "tokenizers/spellings.h"
 #include "util/json.h"
 #include "util/protobuf.h"
+#include "util/utf8.h"
 
 // Fields of the messages.
 enum { MODEL_PIECES_ = 1, MODEL_TRAINER_, MODEL_NORMALIZER_, MODEL_DENORMALIZER_ = 5 };
@@ -48,17 +49,13 @@ typedef struct {
 
 // What is wrong with a piece, NULL if nothing is.
 static inline const char *piece_fault_(FileText piece, float score, bool damaged, size_t id) {
-    size_t well_formed = 0;
-    for (size_t n = 1; n && well_formed < piece.length; well_formed += n) {
-        n = utf8_decode(piece.text + well_formed, piece.length - well_formed, NULL);
-    }
-    return damaged                               ? "is damaged"
-           : piece.length == 0                   ? "is empty"
-           : memchr(piece.text, 0, piece.length) ? "holds a NUL character"
-           : well_formed != piece.length         ? "is not UTF-8"
-           : !isfinite(score)                    ? "has a score that is not finite"
-           : id == TOKENIZER_MAX_VOCAB           ? "is one too many: at most 2097151 are supported"
-                                                 : NULL;
+    return damaged                                    ? "is damaged"
+           : piece.length == 0                        ? "is empty"
+           : memchr(piece.text, 0, piece.length)      ? "holds a NUL character"
+           : !utf8_is_valid(piece.text, piece.length) ? "is not UTF-8"
+           : !isfinite(score)                         ? "has a score that is not finite"
+           : id == TOKENIZER_MAX_VOCAB ? "is one too many: at most 2097151 are supported"
+                                       : NULL;
 }
 
 static inline bool piece_read_(Tokenizer *t, FileText message, const FileErrors *f) {

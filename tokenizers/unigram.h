@@ -23,11 +23,6 @@ typedef struct {
     double score; // of the best way to the end of the previous chunk of the text
 } UnigramScratch;
 
-static inline void unigram_scratch_free(UnigramScratch *s) {
-    free(s->places);
-    *s = (UnigramScratch){0};
-}
-
 // sentencepiece sums in single precision, and starts over from 0 at the first place below this.
 static const double LOWEST_SUM_ = -100000.0;
 
