@@ -258,7 +258,7 @@ static inline bool decoder_read_metaspace_(DecodeStep *step, const Json *node,
 }
 
 static inline bool decoder_read_strip_(DecodeStep *step, const Json *node, const FileErrors *f) {
-    uint64_t start, stop;
+    uint64_t start = 0, stop = 0;
     if (!step_text_(step->pattern, &step->pattern_length, json_get(node, "content"),
                     "the content of Strip", f)) {
         return false;
