@@ -59,13 +59,12 @@ static inline bool tokenizer_encode(const Tokenizer *t, const char *text, size_t
 static const size_t TOKENIZER_MAX_FILE_ = (size_t)1 << 28; // bytes of a tokenizer.json or .model
 
 // What is being loaded, all of which ends with the call.
-typedef struct {
+typedef struct Loading_ {
     JsonDocument document, config;
     Spellings spellings;
-    char *merges;
-    char directory[PATH_LIMIT], path[PATH_LIMIT]; // of the files; the one that is read
-    char end_name[STEP_TEXT];
-    const char *end_text; // NULL: not known yet
+    char directory[PATH_LIMIT], path[PATH_LIMIT];             // of the files; the one that is read
+    bool (*load)(Tokenizer *t, struct Loading_ *l, Error *e); // reads it
+    FileText end; // of a document; text NULL: not known yet
 } Loading_;
 
 // tokenizer_config.json, if there is one.
@@ -73,7 +72,7 @@ static inline bool config_read_(Loading_ *l, Error *e) {
     char path[PATH_LIMIT];
     return path_format(path, e, "%s/tokenizer_config.json", l->directory) &&
            (access(path, F_OK) || json_parse_file(&l->config, path, TOKENIZER_MAX_FILE_, e)) &&
-           tokenizer_config_token(l->config.root, l->directory, "eos_token", &l->end_text, e);
+           tokenizer_config_token(l->config.root, l->directory, "eos_token", &l->end, e);
 }
 
 // The only *.model file of a directory, in l->path; *count is how many there are.
@@ -93,57 +92,10 @@ static inline bool find_model_(Loading_ *l, size_t *count, Error *e) {
     return ok;
 }
 
-typedef enum { FILE_JSON_, FILE_PAIR_, FILE_MODEL_ } FileKind_;
-
-// Chooses the file to read in a directory: tokenizer.model, else tokenizer.json, else vocab.json
-// with merges.txt, else the one *.model.
-static inline bool choose_in_directory_(Loading_ *l, FileKind_ *kind, Error *e) {
-    static const struct {
-        const char *name;
-        FileKind_ kind;
-    } files[] = {{"tokenizer.model", FILE_MODEL_},
-                 {"tokenizer.json", FILE_JSON_},
-                 {"vocab.json", FILE_PAIR_}};
-    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
-        if (!path_format(l->path, e, "%s/%s", l->directory, files[i].name)) {
-            return false;
-        }
-        *kind = files[i].kind;
-        if (!access(l->path, F_OK)) {
-            return true;
-        }
-    }
-
-    size_t models;
-    *kind = FILE_MODEL_;
-    return find_model_(l, &models, e) &&
-           (models == 1 || fail(e,
-                                "%s: no tokenizer: has neither tokenizer.model, tokenizer.json nor "
-                                "vocab.json with merges.txt, and %s",
-                                l->directory, models ? "more than one *.model" : "no *.model"));
-}
-
-// Chooses the file to read, l->path, and where those beside it are, l->directory.
-static inline bool choose_file_(Loading_ *l, const char *path, FileKind_ *kind, Error *e) {
-    struct stat status;
-    if (!path_format(l->directory, e, "%s", path)) {
-        return false;
-    }
-    if (stat(path, &status) || S_ISDIR(status.st_mode)) {
-        return choose_in_directory_(l, kind, e);
-    }
-
-    char *slash = strrchr(l->directory, '/');
-    strcpy(slash ? slash : l->directory, slash ? "" : ".");
-    size_t n = strlen(path);
-    *kind = n >= 5 && !strcmp(path + n - 5, ".json") ? FILE_JSON_ : FILE_MODEL_;
-    return path_format(l->path, e, "%s", path);
-}
-
 static inline bool load_json_(Tokenizer *t, Loading_ *l, Error *e) {
     t->source = read_file(l->path, TOKENIZER_MAX_FILE_, &t->source_length, e);
     if (!t->source || !json_parse(&l->document, t->source, t->source_length, l->path, e) ||
-        !tokenizer_json_read(t, &l->spellings, l->document.root, l->path, e)) {
+        !tokenizer_json_read(t, &l->spellings, l->document.root, &(FileErrors){l->path, e})) {
         return false;
     }
     // tokenizer_save can write all of GPT-2's kind.
@@ -155,27 +107,73 @@ static inline bool load_json_(Tokenizer *t, Loading_ *l, Error *e) {
 }
 
 static inline bool load_pair_(Tokenizer *t, Loading_ *l, Error *e) {
-    char merges_path[PATH_LIMIT];
+    char merges_path[PATH_LIMIT], *merges = NULL;
     size_t length;
-    l->end_text = l->end_text ? l->end_text : END_OF_DOCUMENT_TEXT;
+    l->end = l->end.text ? l->end : file_text(END_OF_DOCUMENT_TEXT);
     t->pre_tokenizer.prefix_space =
         json_is_bool(json_get(l->config.root, "add_prefix_space"), true);
-    return path_format(merges_path, e, "%s/merges.txt", l->directory) &&
-           json_parse_file(&l->document, l->path, TOKENIZER_MAX_FILE_, e) &&
-           (l->merges = read_file(merges_path, TOKENIZER_MAX_FILE_, &length, e)) &&
-           vocab_merges_read(t, &l->spellings, l->document.root, l->path,
-                             (FileText){l->merges, length}, merges_path, l->end_text, e);
+    bool ok = path_format(merges_path, e, "%s/merges.txt", l->directory) &&
+              json_parse_file(&l->document, l->path, TOKENIZER_MAX_FILE_, e) &&
+              (merges = read_file(merges_path, TOKENIZER_MAX_FILE_, &length, e)) &&
+              vocab_merges_read(t, &l->spellings, l->document.root, (FileText){merges, length},
+                                l->end, &(FileErrors){l->path, e}, &(FileErrors){merges_path, e});
+    free(merges);
+    return ok;
 }
 
 static inline bool load_model_(Tokenizer *t, Loading_ *l, Error *e) {
+    FileText end = {0};
     t->source = read_file(l->path, TOKENIZER_MAX_FILE_, &t->source_length, e);
-    if (!t->source || !sentencepiece_read(t, &l->spellings, l->path, l->end_name, e)) {
+    if (!t->source || !sentencepiece_read(t, &l->spellings, &end, &(FileErrors){l->path, e})) {
         return false;
     }
-    if (!l->end_text && l->end_name[0]) {
-        l->end_text = l->end_name;
-    }
+    l->end = l->end.text ? l->end : end;
     return true;
+}
+
+// Chooses the file to read in a directory: tokenizer.model, else tokenizer.json, else vocab.json
+// with merges.txt, else the one *.model.
+static inline bool choose_in_directory_(Loading_ *l, Error *e) {
+    static const struct {
+        const char *name;
+        bool (*load)(Tokenizer *t, Loading_ *l, Error *e);
+    } files[] = {{"tokenizer.model", load_model_},
+                 {"tokenizer.json", load_json_},
+                 {"vocab.json", load_pair_}};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        if (!path_format(l->path, e, "%s/%s", l->directory, files[i].name)) {
+            return false;
+        }
+        l->load = files[i].load;
+        if (!access(l->path, F_OK)) {
+            return true;
+        }
+    }
+
+    size_t models;
+    l->load = load_model_;
+    return find_model_(l, &models, e) &&
+           (models == 1 || fail(e,
+                                "%s: no tokenizer: has neither tokenizer.model, tokenizer.json nor "
+                                "vocab.json with merges.txt, and %s",
+                                l->directory, models ? "more than one *.model" : "no *.model"));
+}
+
+// Chooses the file to read, l->path, and where those beside it are, l->directory.
+static inline bool choose_file_(Loading_ *l, const char *path, Error *e) {
+    struct stat status;
+    if (!path_format(l->directory, e, "%s", path)) {
+        return false;
+    }
+    if (stat(path, &status) || S_ISDIR(status.st_mode)) {
+        return choose_in_directory_(l, e);
+    }
+
+    char *slash = strrchr(l->directory, '/');
+    strcpy(slash ? slash : l->directory, slash ? "" : ".");
+    size_t n = strlen(path);
+    l->load = n >= 5 && !strcmp(path + n - 5, ".json") ? load_json_ : load_model_;
+    return path_format(l->path, e, "%s", path);
 }
 
 // The ids of the roles: of end_of_document from eos_token, else the model's end piece, else
@@ -187,17 +185,17 @@ static inline bool load_roles_(Tokenizer *t, const Loading_ *l, const char *path
     } roles[] = {
         {"bos_token", &t->begin}, {"unk_token", &t->pieces.unknown}, {"pad_token", &t->pad}};
     for (size_t i = 0; i < sizeof roles / sizeof *roles; i++) {
-        const char *text;
+        FileText text;
         if (!tokenizer_config_token(l->config.root, l->directory, roles[i].role, &text, e)) {
             return false;
         }
-        if (text && *roles[i].id < 0) {
-            *roles[i].id = spellings_find(&l->spellings, (FileText){text, strlen(text)});
+        if (text.text && *roles[i].id < 0) {
+            *roles[i].id = spellings_find(&l->spellings, text);
         }
     }
 
-    const char *end = l->end_text ? l->end_text : END_OF_DOCUMENT_TEXT;
-    t->end_of_document = spellings_find(&l->spellings, (FileText){end, strlen(end)});
+    t->end_of_document =
+        spellings_find(&l->spellings, l->end.text ? l->end : file_text(END_OF_DOCUMENT_TEXT));
     return t->end_of_document >= 0 ||
            fail(e,
                 "%s: the end-of-document token (eos_token of tokenizer_config.json, else %s) is "
@@ -219,22 +217,13 @@ static inline bool load_roles_(Tokenizer *t, const Loading_ *l, const char *path
 // files are not trusted: what cannot be used, or would give other ids than the owning library, is
 // rejected with one line.
 static inline bool tokenizer_load(Tokenizer *t, const char *path, Error *e) {
-    Loading_ *l = calloc(1, sizeof *l);
-    FileKind_ kind = FILE_JSON_;
+    Loading_ l = {0};
     tokenizer_init(t);
-    bool ok = (l || fail(e, "tokenizer: out of memory to load %s", path)) &&
-              choose_file_(l, path, &kind, e) && config_read_(l, e) &&
-              (kind == FILE_JSON_   ? load_json_(t, l, e)
-               : kind == FILE_PAIR_ ? load_pair_(t, l, e)
-                                    : load_model_(t, l, e)) &&
-              load_roles_(t, l, path, e);
-    if (l) {
-        json_free(&l->document);
-        json_free(&l->config);
-        spellings_free(&l->spellings);
-        free(l->merges);
-    }
-    free(l);
+    bool ok = choose_file_(&l, path, e) && config_read_(&l, e) && l.load(t, &l, e) &&
+              load_roles_(t, &l, path, e);
+    json_free(&l.document);
+    json_free(&l.config);
+    spellings_free(&l.spellings);
     if (!ok) {
         tokenizer_free(t);
     }
@@ -247,28 +236,23 @@ static inline bool tokenizer_load(Tokenizer *t, const char *path, Error *e) {
 typedef struct {
     const char *name;
     void (*write)(JsonWriter *, const Tokenizer *); // NULL: always as it was loaded
-    bool keeps_source;                              // as it was loaded, if it was
 } SavedFile_;
 
-static const SavedFile_ SAVED_GPT2_[] = {
-    {"tokenizer.json", tokenizer_json_write, false},
-    {"tokenizer_config.json", tokenizer_config_write_gpt2, false},
-    {"vocab.json", vocab_json_write, false},
-    {"merges.txt", merges_txt_write, false},
-    {NULL, NULL, false}};
-static const SavedFile_ SAVED_BYTE_BPE_[] = {
-    {"tokenizer.json", tokenizer_json_write, false},
-    {"tokenizer_config.json", tokenizer_config_write_fast, false},
-    {NULL, NULL, false}};
+// The first is written as it was loaded, if it was.
+static const SavedFile_ SAVED_GPT2_[] = {{"tokenizer.json", tokenizer_json_write},
+                                         {"tokenizer_config.json", tokenizer_config_write_gpt2},
+                                         {"vocab.json", vocab_json_write},
+                                         {"merges.txt", merges_txt_write},
+                                         {0}};
+static const SavedFile_ SAVED_BYTE_BPE_[] = {{"tokenizer.json", tokenizer_json_write},
+                                             {"tokenizer_config.json", tokenizer_config_write_fast},
+                                             {0}};
 static const SavedFile_ SAVED_JSON_[] = {
-    {"tokenizer.json", NULL, true},
-    {"tokenizer_config.json", tokenizer_config_write_fast, false},
-    {NULL, NULL, false}};
-static const SavedFile_ SAVED_MODEL_[] = {
-    {"tokenizer.model", sentencepiece_write, true},
-    {"tokenizer.json", sentencepiece_json_write, false},
-    {"tokenizer_config.json", tokenizer_config_write_fast, false},
-    {NULL, NULL, false}};
+    {"tokenizer.json", NULL}, {"tokenizer_config.json", tokenizer_config_write_fast}, {0}};
+static const SavedFile_ SAVED_MODEL_[] = {{"tokenizer.model", sentencepiece_write},
+                                          {"tokenizer.json", sentencepiece_json_write},
+                                          {"tokenizer_config.json", tokenizer_config_write_fast},
+                                          {0}};
 
 static inline const SavedFile_ *saved_files_(const Tokenizer *t) {
     if (t->pieces.sentencepiece) {
@@ -288,19 +272,20 @@ static inline const SavedFile_ *saved_files_(const Tokenizer *t) {
 //                   vocab.json and merges.txt
 //   tokenizer.json  byte for byte as it was loaded if it is of another kind, and
 //                   tokenizer_config.json
-//   .model          tokenizer.model, byte for byte as it was loaded (or written anew for a Unigram
+//   .model          tokenizer.model, byte for byte as it was loaded (or generated for a Unigram
 //                   that training made), a tokenizer.json made from it, and tokenizer_config.json
 //
 // "ids_follow" in tokenizer_config.json says which file the ids follow. With a .model it is
 // tokenizer.model: `tokenizers`, which reads the tokenizer.json, sums scores in double precision,
-// matches byte and control pieces that stand in the text, and normalizes by grapheme clusters, so
+// matches byte and control pieces that occur in the text, and normalizes by grapheme clusters, so
 // that some texts get other ids from it.
 static inline bool tokenizer_save(const Tokenizer *t, const char *directory, Error *e) {
+    const SavedFile_ *const first = saved_files_(t);
     bool ok = true;
-    for (const SavedFile_ *file = saved_files_(t); file->name && ok; file++) {
+    for (const SavedFile_ *file = first; file->name && ok; file++) {
         char path[PATH_LIMIT];
         JsonWriter w = {.indent = 2};
-        if (file->keeps_source && t->source) {
+        if (file == first && t->source) {
             json_append(&w, t->source, t->source_length);
         } else {
             file->write(&w, t);

@@ -10,9 +10,9 @@ enum {
     CHART_WIDTH = 640,
     CHART_HEIGHT = 300,
     CHART_LEFT = 84,
-    CHART_RIGHT = 30,
+    CHART_RIGHT = CHART_WIDTH - 30,
     CHART_TOP = 14,
-    CHART_BOTTOM = 52
+    CHART_BOTTOM = CHART_HEIGHT - 52
 };
 enum { COLORS = 8, TICKS = 12 };
 
@@ -45,8 +45,7 @@ static inline size_t axis_ticks_(const Axis *a, double gap, double ticks[TICKS])
         for (double k = ceil(a->low / step - 1e-9); k * step <= a->high + 1e-9 * step && n < TICKS;
              k++) {
             double at = k == 0 ? 0 : k * step;
-            bool apart = n == 0 || fabs(axis_at_(a, at) - axis_at_(a, ticks[n - 1])) >= gap;
-            if (apart) {
+            if (n == 0 || fabs(axis_at_(a, at) - axis_at_(a, ticks[n - 1])) >= gap) {
                 ticks[n++] = at;
             }
         }
@@ -90,18 +89,18 @@ typedef struct {
 // Fits the axes to all series; false if there is no point. Values that a logarithmic axis cannot
 // show are left out.
 static inline bool chart_ranges_(const Chart *c, Axis *x, Axis *y) {
-    *x = (Axis){INFINITY, -INFINITY, CHART_LEFT, CHART_WIDTH - CHART_RIGHT, false};
-    *y = (Axis){INFINITY, -INFINITY, CHART_HEIGHT - CHART_BOTTOM, CHART_TOP, c->log_y};
+    *x = (Axis){INFINITY, -INFINITY, CHART_LEFT, CHART_RIGHT, false};
+    *y = (Axis){INFINITY, -INFINITY, CHART_BOTTOM, CHART_TOP, c->log_y};
     for (size_t s = 0; s < c->count; s++) {
         const Curve *curve = c->series[s].curve;
         for (size_t i = 0; i < curve->count; i++) {
             const CurveBucket *b = &curve->buckets[i];
-            y->low = c->log_y && b->low <= 0 ? y->low : fmin(y->low, b->low);
-            y->high = fmax(y->high, b->high);
+            y->low = c->log_y && b->low.y <= 0 ? y->low : fmin(y->low, b->low.y);
+            y->high = fmax(y->high, b->high.y);
         }
         if (curve->points) {
-            x->low = fmin(x->low, curve->x_first);
-            x->high = fmax(x->high, curve->x_last);
+            x->low = fmin(x->low, curve->first.x);
+            x->high = fmax(x->high, curve->last.x);
         }
     }
     if (!(x->low <= x->high)) {
@@ -125,7 +124,6 @@ static inline bool chart_ranges_(const Chart *c, Axis *x, Axis *y) {
 
 static inline void chart_axes_(TextBuffer *w, const char *x_label, const Axis *x, const Axis *y) {
     double ticks[TICKS];
-    char text[32];
     size_t n = axis_ticks_(y, 34, ticks);
     for (size_t i = 0; i < n; i++) {
         double at = axis_at_(y, ticks[i]);
@@ -133,8 +131,8 @@ static inline void chart_axes_(TextBuffer *w, const char *x_label, const Axis *x
                     "<line class=\"grid\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/><text "
                     "x=\"%d\" y=\"%.1f\" "
                     "text-anchor=\"end\">%s</text>\n",
-                    CHART_LEFT, CHART_WIDTH - CHART_RIGHT, at, at, CHART_LEFT - 8, at + 5,
-                    number_short(ticks[i], text));
+                    CHART_LEFT, CHART_RIGHT, at, at, CHART_LEFT - 8, at + 5,
+                    number_short(ticks[i]).text);
     }
     n = axis_ticks_(x, 96, ticks);
     for (size_t i = 0; i < n; i++) {
@@ -143,29 +141,30 @@ static inline void chart_axes_(TextBuffer *w, const char *x_label, const Axis *x
                     "<line class=\"tick\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\"/><text "
                     "x=\"%.1f\" y=\"%d\" "
                     "text-anchor=\"middle\">%s</text>\n",
-                    at, at, CHART_HEIGHT - CHART_BOTTOM, CHART_HEIGHT - CHART_BOTTOM + 5, at,
-                    CHART_HEIGHT - CHART_BOTTOM + 22, number_short(ticks[i], text));
+                    at, at, CHART_BOTTOM, CHART_BOTTOM + 5, at, CHART_BOTTOM + 22,
+                    number_short(ticks[i]).text);
     }
     text_format(w,
                 "<line class=\"axis\" x1=\"%d\" x2=\"%d\" y1=\"%d\" y2=\"%d\"/><text "
                 "class=\"label\" x=\"%d\" y=\"%d\" "
                 "text-anchor=\"end\">%s</text>\n",
-                CHART_LEFT, CHART_WIDTH - CHART_RIGHT, CHART_HEIGHT - CHART_BOTTOM,
-                CHART_HEIGHT - CHART_BOTTOM, CHART_WIDTH - CHART_RIGHT, CHART_HEIGHT - 8, x_label);
+                CHART_LEFT, CHART_RIGHT, CHART_BOTTOM, CHART_BOTTOM, CHART_RIGHT, CHART_HEIGHT - 8,
+                x_label);
 }
 
 // The d attribute of a path through n points; a value that a logarithmic axis cannot show
 // interrupts the line. A single point becomes a short visible stroke.
-static inline void chart_path_(TextBuffer *w, const Axis *ax, const Axis *ay, const double *x,
-                               const double *y, size_t n) {
-    bool pen = false;
+static inline void chart_path_(TextBuffer *w, const Axis *ax, const Axis *ay,
+                               const CurvePoint *points, size_t n) {
+    char command = 'M';
     for (size_t i = 0; i < n; i++) {
-        if (ay->log && y[i] <= 0) {
-            pen = false;
+        if (ay->log && points[i].y <= 0) {
+            command = 'M';
             continue;
         }
-        text_format(w, "%c%.1f %.1f", pen ? 'L' : 'M', axis_at_(ax, x[i]), axis_at_(ay, y[i]));
-        pen = true;
+        text_format(w, "%c%.1f %.1f", command, axis_at_(ax, points[i].x),
+                    axis_at_(ay, points[i].y));
+        command = 'L';
     }
     if (n == 1) {
         text_format(w, "h4");
@@ -174,20 +173,19 @@ static inline void chart_path_(TextBuffer *w, const Axis *ax, const Axis *ay, co
 
 static inline void chart_series_(TextBuffer *w, const Series *s, const Axis *ax, const Axis *ay) {
     static const char *dashes[] = {"", " dash1", " dash2", " dash3"};
-    double x[CURVE_LINE_POINTS], y[CURVE_LINE_POINTS];
-    size_t n = curve_line(s->curve, x, y);
+    const char *dash = dashes[s->color / COLORS % 4];
+    CurvePoint points[CURVE_LINE_POINTS];
     bool smooth = s->smooth && s->curve->count > 20;
     text_format(
-        w, "<path class=\"run%zu c%zu%s%s\" data-points=\"%llu\" data-last=\"%.17g %.17g\" d=\"",
-        s->run, s->color % COLORS, dashes[s->color / COLORS % 4], smooth ? " raw" : "",
-        (unsigned long long)s->curve->points, s->curve->x_last, s->curve->last);
-    chart_path_(w, ax, ay, x, y, n);
+        w, "<path class=\"run%zu c%zu%s%s\" data-points=\"%zu\" data-last=\"%.17g %.17g\" d=\"",
+        s->run, s->color % COLORS, dash, smooth ? " raw" : "", s->curve->points, s->curve->last.x,
+        s->curve->last.y);
+    chart_path_(w, ax, ay, points, curve_line(s->curve, points));
     text_format(w, "\"/>\n");
     if (smooth) {
-        n = curve_smooth(s->curve, x, y);
         text_format(w, "<path class=\"run%zu c%zu%s smooth\" d=\"", s->run, s->color % COLORS,
-                    dashes[s->color / COLORS % 4]);
-        chart_path_(w, ax, ay, x, y, n);
+                    dash);
+        chart_path_(w, ax, ay, points, curve_smooth(s->curve, points));
         text_format(w, "\"/>\n");
     }
 }
@@ -202,10 +200,9 @@ static inline void chart_restarts_(TextBuffer *w, const Series *s, const Axis *a
         text_format(w,
                     "<line class=\"restart run%zu c%zu\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" "
                     "y2=\"%d\"><title>",
-                    s->run, s->color % COLORS, at, at, CHART_TOP, CHART_HEIGHT - CHART_BOTTOM);
+                    s->run, s->color % COLORS, at, at, CHART_TOP, CHART_BOTTOM);
         text_put_html(w, s->name);
-        text_format(w, ": resumed after step %llu</title></line>\n",
-                    (unsigned long long)s->restarts->steps[i]);
+        text_format(w, ": resumed after step %zu</title></line>\n", s->restarts->steps[i]);
     }
 }
 
@@ -214,18 +211,15 @@ static inline void chart_skipped_(TextBuffer *w, const Series *s, const Axis *ax
         text_format(w, "<path class=\"skipped run%zu f%zu\" d=\"M%.1f %dl5 -9h-10z\"><title>",
                     s->run, s->color % COLORS, mark_at_(s->skipped, i, ax), CHART_TOP + 9);
         text_put_html(w, s->name);
-        text_format(w, ": step %llu skipped</title></path>\n",
-                    (unsigned long long)s->skipped->steps[i]);
+        text_format(w, ": step %zu skipped</title></path>\n", s->skipped->steps[i]);
     }
 }
 
 static inline void chart_begin_(TextBuffer *w, const char *id, const char *title,
                                 const char *unit) {
-    text_format(w, "<figure id=\"%s\"><figcaption>", id);
-    text_put_html(w, title);
-    text_format(w, " <small>");
-    text_put_html(w, unit);
-    text_format(w, "</small></figcaption>\n");
+    text_format(w, "<figure id=\"%s\">", id);
+    html_between(w, "<figcaption>", title, "");
+    html_between(w, " <small>", unit, "</small></figcaption>\n");
 }
 
 static inline void chart_svg_(TextBuffer *w, const char *id, const char *title) {
@@ -243,8 +237,7 @@ static inline void chart_keys_(TextBuffer *w, const Series *series, size_t count
     for (size_t s = 0; s < count; s++) {
         text_format(w, "<li><i class=\"b%zu%s\"></i>", series[s].color % COLORS,
                     series[s].color >= COLORS ? " dashed" : "");
-        text_put_html(w, series[s].name);
-        text_format(w, "</li>");
+        html_between(w, "", series[s].name, "</li>");
     }
     text_format(w, "</ul>\n");
 }
@@ -252,7 +245,6 @@ static inline void chart_keys_(TextBuffer *w, const Series *series, size_t count
 // Draws a chart of lines; nothing if there is no point. `keys` adds a legend.
 static inline void chart_write(TextBuffer *w, const Chart *c, bool keys) {
     Axis x, y;
-    char a[32], b[32], from[32], to[32];
     if (!chart_ranges_(c, &x, &y)) {
         return;
     }
@@ -265,9 +257,9 @@ static inline void chart_write(TextBuffer *w, const Chart *c, bool keys) {
         const Curve *curve = c->series[s].curve;
         if (curve->points) {
             text_put_html(w, c->series[s].name);
-            text_format(w, ": from %s at %s to %s at %s. ", number_short(curve->first, a),
-                        number_short(curve->x_first, from), number_short(curve->last, b),
-                        number_short(curve->x_last, to));
+            text_format(w, ": from %s at %s to %s at %s. ", number_short(curve->first.y).text,
+                        number_short(curve->first.x).text, number_short(curve->last.y).text,
+                        number_short(curve->last.x).text);
         }
     }
     text_format(w, "</desc>\n");
@@ -301,46 +293,32 @@ typedef struct {
 // The largest curves have bands of their own, from the bottom; beyond COLORS - 1 they share one.
 typedef struct {
     size_t points, bands;
-    size_t *order; // (count) curves, the largest last value first
-    double *x, *total, *lower,
-        *upper; // (points) x in the drawing, sum, and ends of the current band
+    size_t order[COLORS]; // (bands) curves, the largest last value first
+
+    // (points) x in the drawing, sum, and ends of the current band
+    double x[CURVE_BUCKETS], total[CURVE_BUCKETS], lower[CURVE_BUCKETS], upper[CURVE_BUCKETS];
 } SharesLayout_;
 
-static inline void shares_free_(SharesLayout_ *l) {
-    free(l->order);
-    free(l->x);
-    free(l->total);
-    free(l->lower);
-    free(l->upper);
-}
-
-// False if there is no memory.
-static inline bool shares_layout_(SharesLayout_ *l, const Shares *s, const Axis *ax) {
-    size_t points = s->curves[0].count;
-    *l = (SharesLayout_){.points = points,
-                         .bands = s->count < COLORS ? s->count : COLORS,
-                         .order = malloc(s->count * sizeof *l->order),
-                         .x = malloc(points * sizeof *l->x),
-                         .total = calloc(points, sizeof *l->total),
-                         .lower = calloc(points, sizeof *l->lower),
-                         .upper = calloc(points, sizeof *l->upper)};
-    if (!l->order || !l->x || !l->total || !l->lower || !l->upper) {
-        return false;
-    }
+static inline void shares_layout_(SharesLayout_ *l, const Shares *s, const Axis *ax) {
+    *l = (SharesLayout_){.points = s->curves[0].count};
     for (size_t c = 0; c < s->count; c++) {
-        size_t at = c; // insertion sort
-        for (; at > 0 && s->curves[l->order[at - 1]].last < s->curves[c].last; at--) {
-            l->order[at] = l->order[at - 1];
+        size_t at = l->bands; // insertion sort
+        l->bands += l->bands < COLORS;
+        for (; at > 0 && s->curves[l->order[at - 1]].last.y < s->curves[c].last.y; at--) {
+            if (at < COLORS) {
+                l->order[at] = l->order[at - 1];
+            }
         }
-        l->order[at] = c;
-        for (size_t i = 0; i < points; i++) {
-            l->total[i] += s->curves[c].buckets[i].high;
+        if (at < COLORS) {
+            l->order[at] = c;
+        }
+        for (size_t i = 0; i < l->points; i++) {
+            l->total[i] += s->curves[c].buckets[i].high.y;
         }
     }
-    for (size_t i = 0; i < points; i++) {
-        l->x[i] = axis_at_(ax, s->curves[0].buckets[i].x_high);
+    for (size_t i = 0; i < l->points; i++) {
+        l->x[i] = axis_at_(ax, s->curves[0].buckets[i].high.x);
     }
-    return true;
 }
 
 // The area of a band: its upper edge from left to right, then its lower edge back.
@@ -348,11 +326,11 @@ static inline void shares_band_(TextBuffer *w, const Shares *s, SharesLayout_ *l
                                 const Axis *ay) {
     const Curve *curve = &s->curves[l->order[band]];
     for (size_t i = 0; i < l->points; i++) {
-        double share = l->total[i] > 0 ? 100 * curve->buckets[i].high / l->total[i] : 0;
+        double share = l->total[i] > 0 ? 100 * curve->buckets[i].high.y / l->total[i] : 0;
         l->lower[i] = l->upper[i];
         l->upper[i] = band + 1 == l->bands ? 100 : l->lower[i] + share;
     }
-    text_format(w, "<path class=\"area f%zu\" data-last=\"%.17g\" d=\"", band, curve->last);
+    text_format(w, "<path class=\"area f%zu\" data-last=\"%.17g\" d=\"", band, curve->last.y);
     for (size_t i = 0; i < l->points; i++) {
         text_format(w, "%c%.1f %.1f", i ? 'L' : 'M', l->x[i], axis_at_(ay, l->upper[i]));
     }
@@ -373,25 +351,21 @@ static inline void shares_weights_(TextBuffer *w, const Shares *s, const SharesL
         below += s->weights[l->order[band]] / sum;
         double at = axis_at_(ay, 100 * fmin(1, below));
         text_format(w, "<line class=\"weight\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/>\n",
-                    CHART_LEFT, CHART_WIDTH - CHART_RIGHT, at, at);
+                    CHART_LEFT, CHART_RIGHT, at, at);
     }
 }
 
-// Draws the shares; nothing if there is no point. False if there is no memory.
-static inline bool chart_shares(TextBuffer *w, const Shares *s) {
+// Draws the shares; nothing if there is no point.
+static inline void chart_shares(TextBuffer *w, const Shares *s) {
     Series keys[COLORS];
     SharesLayout_ l;
     if (s->count == 0 || s->curves[0].count == 0) {
-        return true;
+        return;
     }
-    Axis ax = {s->curves[0].buckets[0].x_high, s->curves[0].x_last, CHART_LEFT,
-               CHART_WIDTH - CHART_RIGHT, false};
-    Axis ay = {0, 100, CHART_HEIGHT - CHART_BOTTOM, CHART_TOP, false};
+    Axis ax = {s->curves[0].buckets[0].high.x, s->curves[0].last.x, CHART_LEFT, CHART_RIGHT, false};
+    Axis ay = {0, 100, CHART_BOTTOM, CHART_TOP, false};
     ax.high = ax.high > ax.low ? ax.high : ax.low + 1;
-    if (!shares_layout_(&l, s, &ax)) {
-        shares_free_(&l);
-        return false;
-    }
+    shares_layout_(&l, s, &ax);
 
     text_format(w, "<div class=\"run%zu\">", s->run);
     chart_begin_(w, s->id, s->title, "% of samples read so far; dashed: by weight");
@@ -401,17 +375,14 @@ static inline bool chart_shares(TextBuffer *w, const Shares *s) {
     }
     chart_keys_(w, keys, l.bands);
     chart_svg_(w, s->id, s->title);
-    text_put_html(w,
-                  "Share of each dataset in the samples read so far, the largest at the bottom.");
-    text_format(w, "</desc>\n");
+    text_format(w, "Share of each dataset in the samples read so far, the largest at the "
+                   "bottom.</desc>\n");
     chart_axes_(w, s->x_label, &ax, &ay);
     for (size_t b = 0; b < l.bands; b++) {
         shares_band_(w, s, &l, b, &ay);
     }
     shares_weights_(w, s, &l, &ay);
     text_format(w, "</svg></figure></div>\n");
-    shares_free_(&l);
-    return true;
 }
 
 #endif

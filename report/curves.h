@@ -9,9 +9,13 @@
 #include "util/error.h"
 
 typedef struct {
-    double x_low, low, x_high, high; // the lowest and the highest point
-    double x_from;                   // x of the first of `count` points
-    double x_sum, sum;               // over all of them
+    double x, y;
+} CurvePoint;
+
+typedef struct {
+    CurvePoint low, high; // the lowest and the highest point
+    CurvePoint sum;       // of all `count` points
+    double x_from;        // x of the first of them
     uint64_t count;
 } CurveBucket;
 
@@ -20,23 +24,19 @@ enum { CURVE_BUCKETS = 1024, CURVE_LINE_POINTS = 2 * CURVE_BUCKETS + 2 };
 typedef struct {
     CurveBucket *buckets; // (CURVE_BUCKETS) once there is a point
     size_t count;
-    uint64_t points;
+    size_t points;
     uint64_t per_bucket; // points of a full bucket; doubles whenever all buckets are full
-    double x_first, first, x_last, last;
+    CurvePoint first, last;
 } Curve;
 
 // Joins every two buckets to one.
 static inline void curve_halve_(Curve *c) {
     for (size_t i = 0; i < CURVE_BUCKETS; i += 2) {
         const CurveBucket a = c->buckets[i], b = c->buckets[i + 1];
-        const CurveBucket *low = b.low < a.low ? &b : &a, *high = b.high > a.high ? &b : &a;
-        c->buckets[i / 2] = (CurveBucket){.x_low = low->x_low,
-                                          .low = low->low,
-                                          .x_high = high->x_high,
-                                          .high = high->high,
+        c->buckets[i / 2] = (CurveBucket){.low = b.low.y < a.low.y ? b.low : a.low,
+                                          .high = b.high.y > a.high.y ? b.high : a.high,
+                                          .sum = {a.sum.x + b.sum.x, a.sum.y + b.sum.y},
                                           .x_from = a.x_from,
-                                          .x_sum = a.x_sum + b.x_sum,
-                                          .sum = a.sum + b.sum,
                                           .count = a.count + b.count};
     }
     c->count = CURVE_BUCKETS / 2;
@@ -51,6 +51,7 @@ static inline bool curve_takes(double value) {
 
 // Adds a point; x must not decrease. False if there is no memory.
 static inline bool curve_add(Curve *c, double x, double y) {
+    const CurvePoint point = {x, y};
     if (!curve_takes(x) || !curve_takes(y)) {
         return true;
     }
@@ -58,25 +59,21 @@ static inline bool curve_add(Curve *c, double x, double y) {
         return false;
     }
     if (c->points == 0) {
-        c->x_first = x, c->first = y, c->per_bucket = 1;
+        c->first = point, c->per_bucket = 1;
     }
-    c->x_last = x, c->last = y, c->points++;
+    c->last = point, c->points++;
 
     CurveBucket *last = c->count ? &c->buckets[c->count - 1] : NULL;
     if (last && last->count < c->per_bucket) {
-        if (y < last->low) {
-            last->low = y, last->x_low = x;
-        }
-        if (y > last->high) {
-            last->high = y, last->x_high = x;
-        }
-        last->sum += y, last->x_sum += x, last->count++;
+        last->low = y < last->low.y ? point : last->low;
+        last->high = y > last->high.y ? point : last->high;
+        last->sum.x += x, last->sum.y += y, last->count++;
         return true;
     }
     if (c->count == CURVE_BUCKETS) {
         curve_halve_(c);
     }
-    c->buckets[c->count++] = (CurveBucket){x, y, x, y, x, x, y, 1};
+    c->buckets[c->count++] = (CurveBucket){point, point, point, x, 1};
     return true;
 }
 
@@ -84,37 +81,37 @@ static inline bool curve_add(Curve *c, double x, double y) {
 static inline double curve_mean(const Curve *c, size_t from, size_t to) {
     double sum = 0, count = 0;
     for (size_t i = from; i < to; i++) {
-        sum += c->buckets[i].sum;
+        sum += c->buckets[i].sum.y;
         count += (double)c->buckets[i].count;
     }
     return sum / count;
 }
 
 // The curve as the points of a line: at most two per bucket, and both ends. Returns their number.
-// x, y: (CURVE_LINE_POINTS).
-static inline size_t curve_line(const Curve *c, double *x, double *y) {
+static inline size_t curve_line(const Curve *c, CurvePoint points[CURVE_LINE_POINTS]) {
     size_t n = 0;
     for (size_t i = 0; i < c->count; i++) {
         const CurveBucket *b = &c->buckets[i];
-        bool low_first = b->x_low <= b->x_high;
-        if (i == 0 && (low_first ? b->x_low : b->x_high) > c->x_first) {
-            x[n] = c->x_first, y[n++] = c->first;
+        bool low_first = b->low.x <= b->high.x;
+        CurvePoint first = low_first ? b->low : b->high;
+        if (i == 0 && first.x > c->first.x) {
+            points[n++] = c->first;
         }
-        x[n] = low_first ? b->x_low : b->x_high, y[n++] = low_first ? b->low : b->high;
-        if (b->x_low != b->x_high) {
-            x[n] = low_first ? b->x_high : b->x_low, y[n++] = low_first ? b->high : b->low;
+        points[n++] = first;
+        if (b->low.x != b->high.x) {
+            points[n++] = low_first ? b->high : b->low;
         }
     }
-    if (n > 0 && x[n - 1] < c->x_last) {
-        x[n] = c->x_last, y[n++] = c->last;
+    if (n > 0 && points[n - 1].x < c->last.x) {
+        points[n++] = c->last;
     }
     return n;
 }
 
 // The smoothed curve, a point per bucket: a straight line is fitted under a Gaussian window whose
 // standard deviation is 1/60 of the curve (local linear regression, Cleveland 1979), which unlike a
-// moving average has no bias at the ends. Returns the number of points. x, y: (CURVE_BUCKETS).
-static inline size_t curve_smooth(const Curve *c, double *x, double *y) {
+// moving average has no bias at the ends. Returns the number of points.
+static inline size_t curve_smooth(const Curve *c, CurvePoint points[CURVE_BUCKETS]) {
     double width = fmax((double)c->count / 60, 1);
     size_t reach = (size_t)ceil(3 * width);
     for (size_t i = 0; i < c->count; i++) {
@@ -125,11 +122,11 @@ static inline size_t curve_smooth(const Curve *c, double *x, double *y) {
             const CurveBucket *b = &c->buckets[j];
             double at = ((double)j - (double)i) / width, w = exp(-0.5 * at * at) * (double)b->count;
             w0 += w, w1 += w * at, w2 += w * at * at;
-            y0 += w * b->sum / (double)b->count, y1 += w * at * b->sum / (double)b->count;
+            y0 += w * b->sum.y / (double)b->count, y1 += w * at * b->sum.y / (double)b->count;
         }
         double det = w0 * w2 - w1 * w1;
-        x[i] = c->buckets[i].x_sum / (double)c->buckets[i].count;
-        y[i] = det > 1e-9 * w0 * w0 ? (w2 * y0 - w1 * y1) / det : y0 / w0;
+        points[i].x = c->buckets[i].sum.x / (double)c->buckets[i].count;
+        points[i].y = det > 1e-9 * w0 * w0 ? (w2 * y0 - w1 * y1) / det : y0 / w0;
     }
     return c->count;
 }
@@ -141,8 +138,8 @@ enum { MARKS_KEPT = 200 };
 
 typedef struct {
     double x[MARKS_KEPT];
-    uint64_t steps[MARKS_KEPT];
-    uint64_t count; // all of them, also those not kept
+    size_t steps[MARKS_KEPT];
+    size_t count; // all of them, also those not kept
 } Marks;
 
 static inline void marks_add(Marks *m, double x, uint64_t step) {

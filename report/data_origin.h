@@ -43,11 +43,10 @@ static inline bool facet_add(Facet *f, const Json *origin, const char *key) {
             f->other += documents;
             continue;
         }
-        if (at == f->count) {
-            if (!array_reserve(&f->items, &f->capacity, at, 1, sizeof *f->items, &reason)) {
-                return false;
-            }
-            f->items[f->count++] = (FacetItem){.value = value};
+        if (at == f->count &&
+            !array_append(&f->items, &f->capacity, &f->count, &(FacetItem){.value = value},
+                          sizeof *f->items, &reason)) {
+            return false;
         }
         f->items[at].documents += documents;
     }
@@ -56,10 +55,8 @@ static inline bool facet_add(Facet *f, const Json *origin, const char *key) {
 
 static inline int facet_compare_(const void *first, const void *second) {
     const FacetItem *a = first, *b = second;
-    if (a->documents != b->documents) {
-        return a->documents < b->documents ? 1 : -1;
-    }
-    return strcmp(a->value, b->value);
+    return a->documents != b->documents ? order_u64(b->documents, a->documents)
+                                        : strcmp(a->value, b->value);
 }
 
 // The most frequent values first, equal ones by name.
@@ -73,31 +70,28 @@ static inline void facet_sort(Facet *f) {
 // ones with their counts.
 static inline void facet_put_cell_(TextBuffer *w, const Facet *f, uint64_t documents) {
     enum { SHOWN = 4 };
-    char number[32];
     uint64_t counted = 0;
     const char *separator = "";
     for (size_t i = 0; i < f->count && i < SHOWN; i++) {
-        text_format(w, "%s", separator);
-        text_put_markdown(w, f->items[i].value);
+        markdown_between(w, separator, f->items[i].value, "");
         if (f->items[i].documents != documents) {
-            text_format(w, ": %s", number_grouped(f->items[i].documents, number));
+            text_format(w, ": %s", number_grouped(f->items[i].documents).text);
         }
         counted += f->items[i].documents;
         separator = ", ";
     }
     if (f->stated > counted) {
-        text_format(w, "%sothers: %s", separator, number_grouped(f->stated - counted, number));
+        text_format(w, "%sothers: %s", separator, number_grouped(f->stated - counted).text);
     }
     if (f->stated == 0) {
         text_format(w, "not stated");
     } else if (f->stated < documents) {
-        text_format(w, ", not stated: %s", number_grouped(documents - f->stated, number));
+        text_format(w, ", not stated: %s", number_grouped(documents - f->stated).text);
     }
 }
 
 static inline void facet_put_row_(TextBuffer *w, uint64_t documents, uint64_t all) {
-    char number[32];
-    text_format(w, " | %s | %.2f%% |\n", number_grouped(documents, number),
+    text_format(w, " | %s | %.2f%% |\n", number_grouped(documents).text,
                 100 * (double)documents / (double)all);
 }
 
@@ -109,8 +103,7 @@ static inline void facet_put_table_(TextBuffer *w, const Facet *f, const char *t
     size_t shown = f->count < SHOWN ? f->count : SHOWN;
     text_format(w, "| %s | documents | share |\n| --- | ---: | ---: |\n", title);
     for (size_t i = 0; i < shown; i++) {
-        text_format(w, "| ");
-        text_put_markdown(w, f->items[i].value);
+        markdown_between(w, "| ", f->items[i].value, "");
         facet_put_row_(w, f->items[i].documents, documents);
         counted += f->items[i].documents;
     }
@@ -139,16 +132,13 @@ typedef struct {
 static inline void data_manifest_load(DataManifest *m, const Json *entry) {
     char path[PATH_LIMIT], folder[PATH_LIMIT];
     ManifestSplit split;
-    const char *name = json_string(json_get(entry, "path")), *ending = "/train.bin";
+    const char *name = json_string(json_get(entry, "path"));
     const char *hash = json_string(json_get(entry, "sha256"));
     *m = (DataManifest){0};
     if (!name || !path_format(folder, &m->reason, "%s", name)) {
         return;
     }
-    size_t length = strlen(folder), end = strlen(ending);
-    if (length > end && !strcmp(folder + length - end, ending)) {
-        folder[length - end] = 0;
-    }
+    cut_ending(folder, "/train.bin");
     if (!path_format(path, &m->reason, "%s/manifest.json", folder) || access(path, F_OK)) {
         return;
     }
@@ -169,11 +159,9 @@ static inline void data_manifest_load(DataManifest *m, const Json *entry) {
 // The section of a dataset
 
 static inline void source_put_row_(TextBuffer *w, const ManifestSource *source, double all_tokens) {
-    char number[32];
-    text_format(w, "| ");
-    text_put_markdown(w, source->path[0] ? source->path : "?");
-    text_format(w, " | %s", number_grouped(source->documents, number));
-    text_format(w, " | %s | %.2f%% |", number_grouped(source->tokens, number),
+    markdown_between(w, "| ", source->path[0] ? source->path : "?", "");
+    text_format(w, " | %s | %s | %.2f%% |", number_grouped(source->documents).text,
+                number_grouped(source->tokens).text,
                 all_tokens > 0 ? 100 * (double)source->tokens / all_tokens : 0);
     for (int f = 0; f < FACETS; f++) {
         Facet facet = {0};
@@ -184,9 +172,7 @@ static inline void source_put_row_(TextBuffer *w, const ManifestSource *source, 
         text_format(w, " |");
         free(facet.items);
     }
-    text_format(w, " `");
-    text_put_markdown(w, source->hash ? source->hash : "not stated");
-    text_format(w, "` |\n");
+    markdown_between(w, " `", source->hash ? source->hash : "not stated", "` |\n");
 }
 
 // The sources of a dataset: a row each where they are few, else a table per facet.
@@ -194,7 +180,6 @@ static inline void sources_put_(TextBuffer *w, const Manifest *m) {
     enum { FEW = 20 };
     static const char *titles[FACETS] = {"origin", "license", "language"};
     const size_t count = m->source_count;
-    char number[32];
     uint64_t documents = 0, tokens = 0;
     Facet facets[FACETS] = {0};
     for (size_t i = 0; i < count; i++) {
@@ -205,10 +190,11 @@ static inline void sources_put_(TextBuffer *w, const Manifest *m) {
         }
     }
 
-    text_format(w, "%zu source file%s, ", count, count == 1 ? "" : "s");
-    text_format(w, "%s documents, ", number_grouped(documents, number));
-    text_format(w, "%s tokens, including the validation split. SHA-256 of manifest.json: `%s`.\n\n",
-                number_grouped(tokens, number), m->hash);
+    text_format(w,
+                "%zu source file%s, %s documents, %s tokens, including the validation split. "
+                "SHA-256 of manifest.json: `%s`.\n\n",
+                count, count == 1 ? "" : "s", number_grouped(documents).text,
+                number_grouped(tokens).text, m->hash);
     if (count > 0 && count <= FEW) {
         text_format(w, "| source file | documents | tokens | share | origin | license | language | "
                        "SHA-256 |\n| --- | ---: | ---: | ---: | --- | --- | --- | --- |\n");
@@ -226,18 +212,16 @@ static inline void sources_put_(TextBuffer *w, const Manifest *m) {
     }
 }
 
-// The section about the dataset at `path`; where there is no manifest it says so.
+// The section about the dataset at `path`; says so if there is no manifest.
 static inline void data_origin_put(TextBuffer *w, const DataManifest *m, const char *path) {
-    text_format(w, "### ");
-    text_put_markdown(w, path);
-    text_format(w, "\n\n");
+    markdown_between(w, "### ", path, "\n\n");
     if (m->found) {
         sources_put_(w, &m->manifest);
         return;
     }
-    text_put_markdown(w, m->reason.text[0] ? m->reason.text
-                                           : "The origin of these tokens is not recorded.");
-    text_format(w, "\n\n");
+    markdown_between(
+        w, "", m->reason.text[0] ? m->reason.text : "The origin of these tokens is not recorded.",
+        "\n\n");
 }
 
 #endif

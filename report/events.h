@@ -13,7 +13,7 @@
 //
 // On resume the log is cut back to the checkpoint. Then a new file is made from the log, under a
 // newer name, and replaces the old one. It begins with a session start at step 0, at which a
-// running TensorBoard discards what it has read of the run and reads it anew. The times of day,
+// running TensorBoard discards what it has read of the run and starts over. The times of day,
 // which the log does not have, are taken from the old file as far as that agrees with the log.
 #ifndef REPORT_EVENTS_H
 #define REPORT_EVENTS_H
@@ -59,22 +59,20 @@ static inline uint32_t crc32c_masked_(const uint32_t table[256], const void *dat
 // The record of an event: its wall time and the fields that follow.
 static inline TextBuffer event_record_(const EventWriter *w, double wall_time,
                                        const TextBuffer *fields) {
-    TextBuffer event = {0}, record = {0};
-    unsigned char head[RECORD_HEAD], tail[RECORD_TAIL];
-    protobuf_put_double(&event, 1, wall_time);
-    text_put(&event, fields->data ? fields->data : "", fields->length);
-    event.failed |= fields->failed;
+    TextBuffer record = {0};
+    char head[RECORD_HEAD] = {0}, tail[RECORD_TAIL];
+    text_put(&record, head, sizeof head);
+    protobuf_put_double(&record, 1, wall_time);
+    text_put(&record, fields->data ? fields->data : "", fields->length);
+    record.failed |= fields->failed;
 
-    if (!event.failed) {
-        store_le(head, event.length, 8);
-        store_le(head + 8, crc32c_masked_(w->crc, head, 8), 4);
-        store_le(tail, crc32c_masked_(w->crc, event.data, event.length), 4);
-        text_put(&record, (char *)head, sizeof head);
-        text_put(&record, event.data, event.length);
-        text_put(&record, (char *)tail, sizeof tail);
+    if (!record.failed) {
+        size_t bytes = record.length - sizeof head;
+        store_le(record.data, bytes, 8);
+        store_le(record.data + 8, crc32c_masked_(w->crc, record.data, 8), 4);
+        store_le(tail, crc32c_masked_(w->crc, record.data + sizeof head, bytes), 4);
+        text_put(&record, tail, sizeof tail);
     }
-    record.failed |= event.failed;
-    free(event.data);
     return record;
 }
 
@@ -92,8 +90,7 @@ static inline bool event_matches_old_(const EventWriter *w, FILE *old, const Tex
     bool matches = found && fread(found, 1, record.length, old) == record.length;
     free(record.data);
     if (matches) {
-        uint64_t bits =
-            load_le((unsigned char *)found + RECORD_HEAD + 1, 8); // behind the field's tag
+        uint64_t bits = load_le(found + RECORD_HEAD + 1, 8); // after the field's tag
         memcpy(wall_time, &bits, sizeof bits);
         record = event_record_(w, *wall_time, fields);
         matches =

@@ -54,54 +54,91 @@ static inline void text_put_markdown(TextBuffer *w, const char *text) {
     }
 }
 
+// Appends text, escaped, between two that are not.
+static inline void html_between(TextBuffer *w, const char *before, const char *text,
+                                const char *after) {
+    text_put(w, before, strlen(before));
+    text_put_html(w, text);
+    text_put(w, after, strlen(after));
+}
+
+static inline void markdown_between(TextBuffer *w, const char *before, const char *text,
+                                    const char *after) {
+    text_put(w, before, strlen(before));
+    text_put_markdown(w, text);
+    text_put(w, after, strlen(after));
+}
+
+// Removes `ending` from the end of a text that has more than it.
+static inline void cut_ending(char *text, const char *ending) {
+    size_t length = strlen(text), end = strlen(ending);
+    if (length > end && !strcmp(text + length - end, ending)) {
+        text[length - end] = 0;
+    }
+}
+
+// Whether a text is one of a list, which ends with NULL.
+static inline bool is_one_of(const char *text, const char *const *list) {
+    while (*list && strcmp(*list, text)) {
+        list++;
+    }
+    return *list != NULL;
+}
+
 // ------------------------------------------------------------------------------------------------
-// Numbers. Each function returns the buffer it is given.
+// Numbers
+
+typedef struct {
+    char text[128];
+} ShortText;
 
 // In few characters: 0.25, 3e-5, 12k, 1.5M, 2B, 1e20.
-static inline const char *number_short(double v, char text[32]) {
+static inline ShortText number_short(double v) {
     static const struct {
         double from, unit;
         const char *letter;
     } units[] = {{1e12, 1e12, "T"}, {1e9, 1e9, "B"}, {1e6, 1e6, "M"}, {1e4, 1e3, "k"}};
+    ShortText t;
     int exponent = v != 0 && isfinite(v) ? (int)floor(log10(fabs(v)) + 1e-9) : 0;
     if (exponent < -3 || exponent > 14) {
-        snprintf(text, 32, "%.3ge%d", v / pow(10, exponent), exponent);
-        return text;
+        snprintf(t.text, sizeof t.text, "%.3ge%d", v / pow(10, exponent), exponent);
+        return t;
     }
     for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
         if (fabs(v) >= units[i].from * 0.999999) {
-            snprintf(text, 32, "%.4g%s", v / units[i].unit, units[i].letter);
-            return text;
+            snprintf(t.text, sizeof t.text, "%.4g%s", v / units[i].unit, units[i].letter);
+            return t;
         }
     }
-    snprintf(text, 32, "%.5g", v);
-    return text;
+    snprintf(t.text, sizeof t.text, "%.5g", v);
+    return t;
 }
 
 // With a comma before each three digits.
-static inline const char *number_grouped(uint64_t value, char text[32]) {
+static inline ShortText number_grouped(uint64_t value) {
+    ShortText t = {""};
     char digits[24];
     int n = snprintf(digits, sizeof digits, "%llu", (unsigned long long)value), at = 0;
     for (int i = 0; i < n; i++) {
-        text[at++] = digits[i];
+        t.text[at++] = digits[i];
         if (i + 1 < n && (n - 1 - i) % 3 == 0) {
-            text[at++] = ',';
+            t.text[at++] = ',';
         }
     }
-    text[at] = 0;
-    return text;
+    return t;
 }
 
-// A product of what files state, as a whole number; 0 if it is none.
+// A product of what files state, as an integer; 0 if it is out of range.
 static inline uint64_t whole_number(double value) {
     return value >= 0 && value < 0x1p64 ? (uint64_t)value : 0;
 }
 
 // Hours:minutes:seconds.
-static inline const char *duration_text(double seconds, char text[32]) {
+static inline ShortText duration_text(double seconds) {
+    ShortText t;
     unsigned long long s = seconds < 1e15 ? (unsigned long long)(seconds + 0.5) : 0;
-    snprintf(text, 32, "%llu:%02llu:%02llu", s / 3600, s / 60 % 60, s % 60);
-    return text;
+    snprintf(t.text, sizeof t.text, "%llu:%02llu:%02llu", s / 3600, s / 60 % 60, s % 60);
+    return t;
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -123,10 +160,11 @@ static inline const char *scalar_text(const Json *node) {
 
 // "compiler" of the line that describes a run, with the compiler's name. Old logs have __VERSION__
 // alone, which only gcc begins with a digit.
-static inline const char *compiler_text(const Json *node, char text[128]) {
+static inline ShortText compiler_text(const Json *node) {
+    ShortText t;
     const char *logged = scalar_text(node);
-    snprintf(text, 128, "%s%s", *logged >= '0' && *logged <= '9' ? "gcc " : "", logged);
-    return text;
+    snprintf(t.text, sizeof t.text, "%s%s", *logged >= '0' && *logged <= '9' ? "gcc " : "", logged);
+    return t;
 }
 
 #endif

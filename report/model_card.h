@@ -18,21 +18,6 @@ typedef struct {
 // ------------------------------------------------------------------------------------------------
 // Front matter
 
-// True for the identifiers of licenses that the hub knows.
-static inline bool is_hub_license_(const char *name) {
-    static const char *known[] = {"apache-2.0",      "mit",          "cc0-1.0",      "cc-by-3.0",
-                                  "cc-by-4.0",       "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
-                                  "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "odc-by",       "gpl-2.0",
-                                  "gpl-3.0",         "lgpl-2.1",     "lgpl-3.0",     "bsd-2-clause",
-                                  "bsd-3-clause",    "unlicense",    "pddl"};
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        if (!strcmp(known[i], name)) {
-            return true;
-        }
-    }
-    return false;
-}
-
 // Languages that are named by a code of two or three letters, the most frequent first.
 static inline void card_languages_(TextBuffer *w, Facet *language) {
     enum { LANGUAGES_MAX = 100 };
@@ -48,13 +33,20 @@ static inline void card_languages_(TextBuffer *w, Facet *language) {
     }
 }
 
+// The license, if the hub knows its identifier.
 static inline void card_license_(TextBuffer *w, const char *license) {
+    static const char *const known[] = {
+        "apache-2.0",      "mit",          "cc0-1.0",      "cc-by-3.0",
+        "cc-by-4.0",       "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
+        "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "odc-by",       "gpl-2.0",
+        "gpl-3.0",         "lgpl-2.1",     "lgpl-3.0",     "bsd-2-clause",
+        "bsd-3-clause",    "unlicense",    "pddl",         NULL};
     char name[32];
     snprintf(name, sizeof name, "%s", license);
     for (char *c = name; *c; c++) {
         *c = *c >= 'A' && *c <= 'Z' ? (char)(*c - 'A' + 'a') : *c;
     }
-    if (is_hub_license_(name)) {
+    if (is_one_of(name, known)) {
         text_format(w, "license: %s\n", name);
     }
 }
@@ -90,9 +82,7 @@ static inline void card_front_matter_(TextBuffer *w, const CardSources_ *c) {
 
 // Behind the name, the second cell of a row.
 static inline void card_cell_(TextBuffer *w, const char *value) {
-    text_format(w, " | ");
-    text_put_markdown(w, value);
-    text_format(w, " |\n");
+    markdown_between(w, " | ", value, " |\n");
 }
 
 static inline void card_row_(TextBuffer *w, const char *name, const char *value) {
@@ -101,8 +91,7 @@ static inline void card_row_(TextBuffer *w, const char *name, const char *value)
 }
 
 static inline void card_number_(TextBuffer *w, const char *name, uint64_t value) {
-    char number[32];
-    text_format(w, "| %s | %s |\n", name, number_grouped(value, number));
+    text_format(w, "| %s | %s |\n", name, number_grouped(value).text);
 }
 
 // A row with a value of the run's description; none if it is null or no scalar.
@@ -118,11 +107,9 @@ static inline void card_architecture_(TextBuffer *w, const Json *run) {
         {"channels", "channels"},          {"attention heads", "heads"},
         {"vocabulary size", "vocab_size"}, {"training sequence length (tokens)", "seq_len"}};
     const char *init = json_string(json_get(json_get(run, "options"), "init"));
-    char number[32];
     text_format(w, "# GPT-2 language model, %s parameters\n\n",
-                number_grouped(json_uint_or(json_get(run, "parameters"), 0), number));
-    text_format(w, "Trained with train_gpt from ");
-    text_put_markdown(w, init ? init : "random initial weights");
+                number_grouped(json_uint_or(json_get(run, "parameters"), 0)).text);
+    markdown_between(w, "Trained with train_gpt from ", init ? init : "random initial weights", "");
     text_format(w, ". Base model for text completion; not instruction-tuned.\n\n"
                    "## Architecture\n\n"
                    "Decoder-only transformer (GPT-2): learned position embeddings, pre-LayerNorm "
@@ -134,27 +121,18 @@ static inline void card_architecture_(TextBuffer *w, const Json *run) {
     text_format(w, "\n");
 }
 
-// Options that say only where files are or when something is written, or that have rows elsewhere.
-static inline bool is_left_out_(const char *option) {
-    static const char *names[] = {
-        "data",       "val_data", "out",         "resume",     "model",        "layers",
-        "heads",      "channels", "seq_len",     "vocab_size", "global_batch", "eval_every",
-        "save_every", "keep",     "verify_data", "kernels",    "steps",        "micro_batch"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        if (!strcmp(option, names[i])) {
-            return true;
-        }
-    }
-    return false;
-}
-
 static inline void card_training_(TextBuffer *w, const RunLog *r, const Json *run) {
+    // Options that say only where files are or when something is written, or that have rows
+    // elsewhere.
+    static const char *const left_out[] = {
+        "data",         "val_data",   "out",         "resume",  "model",
+        "layers",       "heads",      "channels",    "seq_len", "vocab_size",
+        "global_batch", "eval_every", "save_every",  "keep",    "verify_data",
+        "kernels",      "steps",      "micro_batch", NULL};
     const Json *options = json_get(run, "options");
-    char number[32];
-    text_format(w, "## Training\n\n| | |\n| --- | --- |\n| training steps | %s",
-                number_grouped(r->last_step, number));
-    text_format(w, " of %s |\n",
-                number_grouped(json_uint_or(json_get(options, "steps"), 0), number));
+    text_format(w, "## Training\n\n| | |\n| --- | --- |\n| training steps | %s of %s |\n",
+                number_grouped(r->last_step).text,
+                number_grouped(json_uint_or(json_get(options, "steps"), 0)).text);
     card_number_(w, "tokens seen", r->tokens);
     text_format(w, "| tokens seen per parameter | %.2f |\n",
                 (double)r->tokens / json_double_or(json_get(run, "parameters"), NAN));
@@ -165,9 +143,8 @@ static inline void card_training_(TextBuffer *w, const RunLog *r, const Json *ru
     card_row_(w, "precision", "float32");
     for (const Json *m = options && options->kind == JSON_OBJECT ? options->child : NULL; m;
          m = m->next) {
-        if (!is_left_out_(m->key) && is_scalar(m) && m->kind != JSON_NULL) {
-            text_format(w, "| ");
-            text_put_markdown(w, m->key);
+        if (!is_one_of(m->key, left_out) && is_scalar(m) && m->kind != JSON_NULL) {
+            markdown_between(w, "| ", m->key, "");
             card_cell_(w, scalar_text(m));
         }
     }
@@ -184,7 +161,7 @@ static inline void card_training_loss_(TextBuffer *w, const Curve *c) {
     for (size_t i = 0; i < rows; i++) {
         size_t from = c->count * i / rows, to = c->count * (i + 1) / rows;
         text_format(w, "| %.0f to %.0f | %.4f |\n", c->buckets[from].x_from,
-                    to < c->count ? c->buckets[to].x_from - 1 : c->x_last, curve_mean(c, from, to));
+                    to < c->count ? c->buckets[to].x_from - 1 : c->last.x, curve_mean(c, from, to));
     }
     text_format(w, "\n");
 }
@@ -195,9 +172,7 @@ static inline void card_evals_(TextBuffer *w, const RunLog *r) {
     size_t evals = r->val_loss.count, datasets = r->val_count <= COLUMNS ? r->val_count : 0;
     text_format(w, "| step | validation loss | perplexity |");
     for (size_t s = 0; s < datasets; s++) {
-        text_format(w, " ");
-        text_put_markdown(w, r->val[s].name);
-        text_format(w, " |");
+        markdown_between(w, " ", r->val[s].name, " |");
     }
     text_format(w, "\n| ---: | ---: | ---: |");
     for (size_t s = 0; s < datasets; s++) {
@@ -208,7 +183,7 @@ static inline void card_evals_(TextBuffer *w, const RunLog *r) {
     for (size_t i = evals > ROWS ? evals - ROWS : 0; i < evals; i++) {
         const CurveBucket *b = &r->val_loss.buckets[i];
         double loss = curve_mean(&r->val_loss, i, i + 1);
-        text_format(w, "| %.0f | %.4f | %.2f |", b->x_sum / (double)b->count, loss, exp(loss));
+        text_format(w, "| %.0f | %.4f | %.2f |", b->sum.x / (double)b->count, loss, exp(loss));
         for (size_t s = 0; s < datasets; s++) {
             const Curve *own = &r->val[s].curve;
             if (own->count == evals) {
@@ -233,9 +208,8 @@ static inline void card_losses_(TextBuffer *w, const RunLog *r) {
     if (r->val_count > 8) {
         text_format(w, "| validation dataset | loss |\n| --- | ---: |\n");
         for (size_t s = 0; s < r->val_count; s++) {
-            text_format(w, "| ");
-            text_put_markdown(w, r->val[s].name);
-            text_format(w, " | %.4f |\n", r->val[s].curve.last);
+            markdown_between(w, "| ", r->val[s].name, "");
+            text_format(w, " | %.4f |\n", r->val[s].curve.last.y);
         }
         text_format(w, "\n");
     }
@@ -247,31 +221,27 @@ static inline void card_dataset_(TextBuffer *w, const CardSources_ *c, size_t da
     const Json *entry = log_dataset(c->run, dataset);
     const char *hash = json_string(json_get(entry, "sha256"));
     double seq_len = json_double_or(json_get(c->run, "seq_len"), 0), share = 100, tokens = NAN;
-    char number[32];
     if (r->samples_count == c->datasets) {
-        tokens = r->samples[dataset].last * seq_len;
-        share = samples_of_all > 0 ? 100 * r->samples[dataset].last / samples_of_all : 100;
+        tokens = r->samples[dataset].last.y * seq_len;
+        share = samples_of_all > 0 ? 100 * r->samples[dataset].last.y / samples_of_all : 100;
     } else if (c->datasets == 1) {
         tokens = (double)r->tokens;
     }
 
-    text_format(w, "| ");
-    text_put_markdown(w, log_dataset_path(c->run, dataset));
+    markdown_between(w, "| ", log_dataset_path(c->run, dataset), "");
     text_format(w, " | %g |", json_double_or(json_get(entry, "weight"), 1));
     if (isfinite(tokens)) {
-        text_format(w, " %.2f%% | %s |", share, number_grouped(whole_number(tokens), number));
+        text_format(w, " %.2f%% | %s |", share, number_grouped(whole_number(tokens)).text);
     } else {
         text_format(w, " | |");
     }
-    text_format(w, " %s |", number_grouped(json_uint_or(json_get(entry, "tokens"), 0), number));
-    text_format(w, " `%s` |\n", hash ? hash : "not hashed");
+    text_format(w, " %s | `%s` |\n",
+                number_grouped(json_uint_or(json_get(entry, "tokens"), 0)).text,
+                hash ? hash : "not hashed");
 }
 
 static inline void card_data_(TextBuffer *w, const CardSources_ *c) {
-    double samples = 0;
-    for (size_t s = 0; s < c->log->samples_count; s++) {
-        samples += c->log->samples[s].last;
-    }
+    double samples = run_log_samples(c->log);
     text_format(w, "## Training data\n\n| dataset | weight | share read | tokens read | tokens in "
                    "dataset | SHA-256 of the tokens |\n"
                    "| --- | ---: | ---: | ---: | ---: | --- |\n");
@@ -295,17 +265,16 @@ static inline void card_limitations_(TextBuffer *w) {
 }
 
 static inline void card_hardware_(TextBuffer *w, const RunLog *r, const Json *run) {
-    char text[128];
     double rate = run_log_throughput(r);
     text_format(
-        w, "## Hardware and time\n\n| | |\n| --- | --- |\n| MPI ranks x threads | %llu x %llu |\n",
-        (unsigned long long)json_uint_or(json_get(run, "ranks"), 0),
-        (unsigned long long)json_uint_or(json_get(run, "threads"), 0));
+        w, "## Hardware and time\n\n| | |\n| --- | --- |\n| MPI ranks x threads | %zu x %zu |\n",
+        (size_t)json_uint_or(json_get(run, "ranks"), 0),
+        (size_t)json_uint_or(json_get(run, "threads"), 0));
     card_value_(w, "kernels", json_get(run, "kernels"));
     card_value_(w, "micro-batch (sequences)", json_get(json_get(run, "options"), "micro_batch"));
     card_value_(w, "train_gpt revision", json_get(run, "git_revision"));
     if (json_string(json_get(run, "compiler"))) {
-        card_row_(w, "compiler", compiler_text(json_get(run, "compiler"), text));
+        card_row_(w, "compiler", compiler_text(json_get(run, "compiler")).text);
     }
     card_value_(w, "compiler flags", json_get(run, "compiler_flags"));
     if (r->seconds > 0) {
@@ -315,8 +284,8 @@ static inline void card_hardware_(TextBuffer *w, const RunLog *r, const Json *ru
         text_format(w, "| MFU (share of the measured peak FLOP/s) | %.1f%% |\n",
                     curve_mean(&r->mfu, 0, r->mfu.count));
     }
-    text_format(w, "| training time | %s |\n", duration_text(r->seconds, text));
-    text_format(w, "| restarts | %llu |\n", (unsigned long long)r->restarts.count);
+    text_format(w, "| training time | %s |\n", duration_text(r->seconds).text);
+    text_format(w, "| restarts | %zu |\n", r->restarts.count);
 }
 
 // ------------------------------------------------------------------------------------------------

@@ -14,18 +14,16 @@
 // Last component of a path; for a shard in a prepared folder, the folder's name. The caller frees
 // it; NULL if there is no memory.
 static inline char *short_name_(const char *path) {
-    static const char *endings[] = {"/train.bin", "/val.bin"};
     char *name = strdup(path), *slash;
-    for (size_t i = 0; i < 2 && name; i++) {
-        size_t length = strlen(name), end = strlen(endings[i]);
-        if (length > end && !strcmp(name + length - end, endings[i])) {
-            name[length - end] = 0;
-        }
+    if (!name) {
+        return NULL;
     }
-    for (size_t length = name ? strlen(name) : 0; length > 1 && name[length - 1] == '/'; length--) {
+    cut_ending(name, "/train.bin");
+    cut_ending(name, "/val.bin");
+    for (size_t length = strlen(name); length > 1 && name[length - 1] == '/'; length--) {
         name[length - 1] = 0;
     }
-    slash = name ? strrchr(name, '/') : NULL;
+    slash = strrchr(name, '/');
     if (slash && slash[1]) {
         memmove(name, slash + 1, strlen(slash));
     }
@@ -230,14 +228,14 @@ static inline bool page_shares_(TextBuffer *w, const Page *p, size_t run) {
         char id[32], title[256];
         snprintf(id, sizeof id, "shares%zu", run);
         snprintf(title, sizeof title, "Data mixture: %.200s", p->labels[run]);
-        ok = chart_shares(w, &(Shares){.id = id,
-                                       .title = title,
-                                       .x_label = p->x_label,
-                                       .curves = r->samples,
-                                       .names = names,
-                                       .weights = weights,
-                                       .count = count,
-                                       .run = run});
+        chart_shares(w, &(Shares){.id = id,
+                                  .title = title,
+                                  .x_label = p->x_label,
+                                  .curves = r->samples,
+                                  .names = names,
+                                  .weights = weights,
+                                  .count = count,
+                                  .run = run});
     }
     free_strings(names, count);
     free(weights);
@@ -270,8 +268,7 @@ static inline void page_head_(TextBuffer *w, const Page *p) {
                 "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"/>"
                 "<link rel=\"icon\" href=\"data:,\"/><title>Training report: ");
     for (size_t i = 0; i < p->count; i++) {
-        text_put_html(w, i ? ", " : "");
-        text_put_html(w, p->labels[i]);
+        html_between(w, i ? ", " : "", p->labels[i], "");
     }
     text_format(w, "</title><style>\n");
     page_style(w);
@@ -288,8 +285,7 @@ static inline void page_legend_(TextBuffer *w, const Page *p) {
                     "<input type=\"checkbox\" id=\"show%zu\" checked=\"checked\"/>"
                     "<label class=\"runs\" for=\"show%zu\"><i class=\"swatch b%zu\"></i>",
                     i, i, i % COLORS);
-        text_put_html(w, p->labels[i]);
-        text_format(w, "</label>\n");
+        html_between(w, "", p->labels[i], "</label>\n");
     }
 }
 

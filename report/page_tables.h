@@ -13,17 +13,23 @@ typedef struct {
     const char *x_label; // of all charts: "step" or "tokens"
 } Page;
 
+// Opens a table; its head lacks the headings.
 static inline void table_open_(TextBuffer *w, const char *title, const char *id) {
     text_format(w, "<h2>%s</h2><div class=\"scroll\"><table id=\"%s\"><thead><tr>", title, id);
 }
 
-static inline void table_close_(TextBuffer *w) {
-    text_format(w, "</tbody></table></div>\n");
+// Puts the headings, up to NULL, and ends the head. A column of numbers begins with #.
+static inline void table_heads_(TextBuffer *w, const char *const *heads) {
+    for (; *heads; heads++) {
+        bool number = **heads == '#';
+        text_format(w, "<th scope=\"col\"%s>%s</th>", number ? " class=\"n\"" : "",
+                    *heads + number);
+    }
+    text_format(w, "</tr></thead><tbody>\n");
 }
 
-// A heading; `number` if the column is one of numbers.
-static inline void table_head_(TextBuffer *w, const char *text, bool number) {
-    text_format(w, "<th scope=\"col\"%s>%s</th>", number ? " class=\"n\"" : "", text);
+static inline void table_close_(TextBuffer *w) {
+    text_format(w, "</tbody></table></div>\n");
 }
 
 // A cell with a number, or with a dash if that is not known.
@@ -51,13 +57,13 @@ static inline void table_notes_(TextBuffer *w, const RunLog *r) {
         separator = "; ";
     }
     if (r->broken) {
-        text_format(w, "%s%llu broken line%s ignored", separator, (unsigned long long)r->broken,
+        text_format(w, "%s%zu broken line%s ignored", separator, r->broken,
                     r->broken == 1 ? "" : "s");
         separator = "; ";
     }
     if (r->misplaced) {
-        text_format(w, "%s%llu line%s out of order or of unknown kind ignored", separator,
-                    (unsigned long long)r->misplaced, r->misplaced == 1 ? "" : "s");
+        text_format(w, "%s%zu line%s out of order or of unknown kind ignored", separator,
+                    r->misplaced, r->misplaced == 1 ? "" : "s");
         separator = "; ";
     }
     if (r->skipped.count > MARKS_KEPT || r->restarts.count > MARKS_KEPT) {
@@ -68,39 +74,32 @@ static inline void table_notes_(TextBuffer *w, const RunLog *r) {
 }
 
 static inline void page_results(TextBuffer *w, const Page *p) {
-    static const char *heads[] = {
-        "Steps",    "Tokens", "Loss",          "Val. loss", "Best val. (step)",
-        "Tokens/s", "MFU",    "Training time", "Skipped",   "Restarts"};
+    static const char *const heads[] = {
+        "Run",       "#Steps", "#Tokens",        "#Loss",    "#Val. loss", "#Best val. (step)",
+        "#Tokens/s", "#MFU",   "#Training time", "#Skipped", "#Restarts",  "Notes",
+        NULL};
     table_open_(w, "Results", "results");
-    table_head_(w, "Run", false);
-    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) {
-        table_head_(w, heads[i], true);
-    }
-    table_head_(w, "Notes", false);
-    text_format(w, "</tr></thead><tbody>\n");
+    table_heads_(w, heads);
 
     for (size_t i = 0; i < p->count; i++) {
         const RunLog *r = &p->runs[i];
-        char text[32];
         double rate = run_log_throughput(r);
         text_format(w, "<tr><th scope=\"row\"><i class=\"swatch b%zu\"></i>", i % COLORS);
-        text_put_html(w, p->labels[i]);
-        text_format(w, "</th>");
-        text_format(w, "<td class=\"n\">%llu", (unsigned long long)r->last_step);
+        html_between(w, "", p->labels[i], "</th>");
+        text_format(w, "<td class=\"n\">%zu", r->last_step);
         if (r->planned_steps) {
-            text_format(w, " of %llu", (unsigned long long)r->planned_steps);
+            text_format(w, " of %zu", r->planned_steps);
         }
         text_format(w, "</td>");
-        table_number_(w, r->tokens > 0, "%s", number_short((double)r->tokens, text));
-        table_number_(w, r->loss.points > 0, "%.4f", r->loss.last);
-        table_number_(w, r->val_loss.points > 0, "%.4f", r->val_loss.last);
-        table_number_(w, r->val_loss.points > 0, "%.4f (%llu)", r->best_val,
-                      (unsigned long long)r->best_val_step);
-        table_number_(w, rate > 0, "%s", number_short(rate, text));
+        table_number_(w, r->tokens > 0, "%s", number_short((double)r->tokens).text);
+        table_number_(w, r->loss.points > 0, "%.4f", r->loss.last.y);
+        table_number_(w, r->val_loss.points > 0, "%.4f", r->val_loss.last.y);
+        table_number_(w, r->val_loss.points > 0, "%.4f (%zu)", r->best_val, r->best_val_step);
+        table_number_(w, rate > 0, "%s", number_short(rate).text);
         table_number_(w, r->mfu.points > 0, "%.1f%%", curve_mean(&r->mfu, 0, r->mfu.count));
-        table_number_(w, r->seconds > 0, "%s", duration_text(r->seconds, text));
-        table_number_(w, true, "%llu", (unsigned long long)r->skipped.count);
-        table_number_(w, true, "%llu", (unsigned long long)r->restarts.count);
+        table_number_(w, r->seconds > 0, "%s", duration_text(r->seconds).text);
+        table_number_(w, true, "%zu", r->skipped.count);
+        table_number_(w, true, "%zu", r->restarts.count);
         table_notes_(w, r);
         text_format(w, "</tr>\n");
     }
@@ -117,47 +116,34 @@ static inline void page_dataset_(TextBuffer *w, const RunLog *r, const char *lab
     bool several = dataset < r->samples_count;
     double tokens_per_sample = json_double_or(json_get(r->head.root, "seq_len"), 0);
     double samples = json_double_or(json_get(entry, "samples"), 0), read = 0, weight;
-    char text[32];
     if (several) {
-        read = r->samples[dataset].last;
+        read = r->samples[dataset].last.y;
     } else if (tokens_per_sample > 0) {
         read = (double)r->tokens / tokens_per_sample;
     }
 
-    text_format(w, "<tr><td>");
-    text_put_html(w, label);
-    text_format(w, "</td><td>");
-    text_put_html(w, log_dataset_path(r->head.root, dataset));
-    text_format(w, "</td>");
-    table_number_(w, true, "%s", number_short(json_double_or(json_get(entry, "tokens"), 0), text));
+    html_between(w, "<tr><td>", label, "</td>");
+    html_between(w, "<td>", log_dataset_path(r->head.root, dataset), "</td>");
+    table_number_(w, true, "%s", number_short(json_double_or(json_get(entry, "tokens"), 0)).text);
     bool has_weight = json_double(json_get(entry, "weight"), &weight);
-    table_number_(w, has_weight, "%s", number_short(has_weight ? weight : 0, text));
+    table_number_(w, has_weight, "%s", number_short(has_weight ? weight : 0).text);
     table_number_(w, several || r->samples_count == 0, "%.2f%%",
                   several && samples_of_all > 0 ? 100 * read / samples_of_all : 100);
-    table_number_(w, true, "%s", number_short(read, text));
+    table_number_(w, true, "%s", number_short(read).text);
     table_number_(w, samples > 0, "%.2f", read / samples);
-    text_format(w, "<td class=\"hash\">");
-    text_put_html(w, hash ? hash : "not hashed");
-    text_format(w, "</td></tr>\n");
+    html_between(w, "<td class=\"hash\">", hash ? hash : "not hashed", "</td></tr>\n");
 }
 
 static inline void page_data(TextBuffer *w, const Page *p) {
-    static const char *heads[] = {"Tokens", "Weight", "Share read", "Samples read", "Epochs"};
+    static const char *const heads[] = {"Run",     "Dataset",     "#Tokens",
+                                        "#Weight", "#Share read", "#Samples read",
+                                        "#Epochs", "SHA-256",     NULL};
     table_open_(w, "Data", "data");
-    table_head_(w, "Run", false);
-    table_head_(w, "Dataset", false);
-    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) {
-        table_head_(w, heads[i], true);
-    }
-    table_head_(w, "SHA-256", false);
-    text_format(w, "</tr></thead><tbody>\n");
+    table_heads_(w, heads);
 
     for (size_t i = 0; i < p->count; i++) {
         const RunLog *r = &p->runs[i];
-        double samples = 0;
-        for (size_t s = 0; s < r->samples_count; s++) {
-            samples += r->samples[s].last;
-        }
+        double samples = run_log_samples(r);
         for (size_t s = 0; log_dataset(r->head.root, s); s++) {
             page_dataset_(w, r, p->labels[i], s, samples);
         }
@@ -175,20 +161,18 @@ static inline const Json *config_group_(const RunLog *r, const char *group) {
 
 // A value of the configuration: fractions with six digits.
 static inline void page_value_(TextBuffer *w, const char *key, const Json *node) {
-    char text[128];
     double value;
     if (json_double(node, &value) && strpbrk(node->text, ".eE")) {
         text_format(w, "%.6g", value);
     } else {
-        text_put_html(w, strcmp(key, "compiler") ? scalar_text(node) : compiler_text(node, text));
+        text_put_html(w, strcmp(key, "compiler") ? scalar_text(node) : compiler_text(node).text);
     }
 }
 
 static inline void page_config_row_(TextBuffer *w, const Page *p, const char *group,
                                     const char *key, bool differs) {
-    text_format(w, "<tr%s><th scope=\"row\">", differs ? " class=\"differs\"" : "");
-    text_put_html(w, key);
-    text_format(w, "</th>");
+    text_format(w, "<tr%s>", differs ? " class=\"differs\"" : "");
+    html_between(w, "<th scope=\"row\">", key, "</th>");
     for (size_t i = 0; i < p->count; i++) {
         text_format(w, "<td>");
         page_value_(w, key, json_get(config_group_(&p->runs[i], group), key));
@@ -222,8 +206,7 @@ static inline void page_config(TextBuffer *w, const Page *p) {
     text_format(w, "<th></th>");
     for (size_t i = 0; i < p->count; i++) {
         text_format(w, "<th scope=\"col\"><i class=\"swatch b%zu\"></i>", i % COLORS);
-        text_put_html(w, p->labels[i]);
-        text_format(w, "</th>");
+        html_between(w, "", p->labels[i], "</th>");
     }
     text_format(w, "</tr></thead><tbody>\n");
     page_config_rows_(w, p, NULL);

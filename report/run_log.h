@@ -24,14 +24,14 @@ typedef struct {
     Curve *samples; // samples read so far from each training dataset, where there are several
     size_t samples_count;
     Marks skipped, restarts;
-    uint64_t steps, last_step, tokens; // step lines, number of the last, tokens seen by then
-    uint64_t planned_steps;            // --steps, of the last restart if there is one; 0: not known
-    double seconds;                    // of all steps in the log
+    size_t steps, last_step, tokens; // step lines, number of the last, tokens seen by then
+    size_t planned_steps;            // --steps, of the last restart if there is one; 0: not known
+    double seconds;                  // of all steps in the log
     double best_val;
-    uint64_t best_val_step;
-    uint64_t broken;    // lines that are no JSON object
-    uint64_t misplaced; // lines out of order or of an unknown kind
-    bool cut;           // the last line is incomplete
+    size_t best_val_step;
+    size_t broken;    // lines that are no JSON object
+    size_t misplaced; // lines out of order or of an unknown kind
+    bool cut;         // the last line is incomplete
 } RunLog;
 
 static inline void run_log_free(RunLog *r) {
@@ -96,17 +96,14 @@ static inline bool run_log_add_step_(RunLog *r, const Json *line, uint64_t step)
     }
     const struct {
         Curve *curve;
-        double y;
-    } points[] = {
-        {&r->loss, json_double_or(json_get(line, "loss"), NAN)},
-        {&r->grad_norm, json_double_or(json_get(line, "grad_norm"), NAN)},
-        {&r->lr, json_double_or(json_get(line, "lr"), NAN)},
-        {&r->tokens_per_s, json_double_or(json_get(line, "tokens_per_s"), NAN)},
-        {&r->mfu, 100 * json_double_or(json_get(line, "mfu"), NAN)},
-        {&r->comm, 100 * json_double_or(json_get(line, "comm_ms"), NAN) / step_ms},
-    };
+        const char *key;
+        double factor, divisor;
+    } points[] = {{&r->loss, "loss", 1, 1}, {&r->grad_norm, "grad_norm", 1, 1},
+                  {&r->lr, "lr", 1, 1},     {&r->tokens_per_s, "tokens_per_s", 1, 1},
+                  {&r->mfu, "mfu", 100, 1}, {&r->comm, "comm_ms", 100, step_ms}};
     for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
-        if (!curve_add(points[i].curve, x, points[i].y)) {
+        double value = json_double_or(json_get(line, points[i].key), NAN);
+        if (!curve_add(points[i].curve, x, points[i].factor * value / points[i].divisor)) {
             return false;
         }
     }
@@ -124,14 +121,12 @@ static inline bool run_log_add_val_(RunLog *r, double x, const Json *loss) {
         return true;
     }
     if (i == r->val_count) {
-        if (!array_reserve(&r->val, &r->val_capacity, i, 1, sizeof *r->val, &reason)) {
+        DatasetCurve curve = {.name = strdup(loss->key)};
+        if (!curve.name || !array_append(&r->val, &r->val_capacity, &r->val_count, &curve,
+                                         sizeof curve, &reason)) {
+            free(curve.name);
             return false;
         }
-        r->val[i] = (DatasetCurve){.name = strdup(loss->key)};
-        if (!r->val[i].name) {
-            return false;
-        }
-        r->val_count++;
     }
     return curve_add(&r->val[i].curve, x, json_double_or(loss, NAN));
 }
@@ -230,6 +225,15 @@ static inline bool run_log_read(RunLog *r, const char *directory, bool by_tokens
         run_log_free(r);
     }
     return ok;
+}
+
+// Samples read so far, where they are counted by dataset.
+static inline double run_log_samples(const RunLog *r) {
+    double samples = 0;
+    for (size_t s = 0; s < r->samples_count; s++) {
+        samples += r->samples[s].last.y;
+    }
+    return samples;
 }
 
 // Mean throughput in tokens per second over all steps in the log; 0 if it is not known.

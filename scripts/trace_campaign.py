@@ -6,7 +6,7 @@
 WORK gets the text (once), the prepared data (once) and its index. The text is what this machine holds: build/corpus,
 manual pages, documentation, headers, sources of Python and Perl packages; files equal byte for byte are taken once. 400
 megabytes make some 110 million tokens of a vocabulary of 32,000. Spans drawn from the data must be found, with the right
-number of places; changed ones must not; both are checked by plain search over all of the text.
+number of occurrences; changed ones must not; both are checked by plain search over all of the text.
 """
 import gzip
 import hashlib
@@ -84,7 +84,7 @@ def draw(everything, rng, shortest=24, longest=2000):
             return span
 
 
-def places(everything, span):
+def occurrences(everything, span):
     count, at = 0, everything.find(span)
     while at >= 0:
         count, at = count + 1, everything.find(span, at + 1)
@@ -149,16 +149,16 @@ def main():
         answers = [json.loads(line) for line in answers.splitlines()]
         assert len(answers) == len(queries)
         for i, (query, spans) in enumerate(zip(queries, answers)):
-            whole = [span for span in spans if (span["first"], span["length"]) == (0, len(query))]
+            complete = [span for span in spans if (span["first"], span["length"]) == (0, len(query))]
             if name == "drawn":
-                assert len(spans) == 1 and whole, query
+                assert len(spans) == 1 and complete, query
                 if i < 100:
-                    assert len(whole[0]["places"]) == places(everything, query), query
+                    assert len(complete[0]["places"]) == occurrences(everything, query), query
             else:
-                assert not whole, query
+                assert not complete, query
                 for span in spans[:3] if i < 100 else []:
                     found = query[span["first"]:span["first"] + span["length"]]
-                    assert len(span["places"]) == places(everything, found), found
+                    assert len(span["places"]) == occurrences(everything, found), found
         print(f"{count} {name} spans of {statistics.mean(map(len, queries)):.0f} bytes on average: right, "
               f"{1000 * seconds / count:.1f} ms each in one process")
 

@@ -67,7 +67,7 @@ class Documents:
             return file.read(record[1])
 
     def counts(self, span):
-        """How often a span stands in each document; places may overlap."""
+        """How often a span stands in each document; occurrences may overlap."""
         found = {}
         if span not in self.everything:
             return found
@@ -205,8 +205,8 @@ def drawn(documents, rng, count, shortest=8, longest=2000):
     return spans
 
 
-def check_places(documents, span, found):
-    """The places of a span that was found are those of plain search."""
+def check_occurrences(documents, span, found):
+    """The occurrences of a span that was found are those of plain search."""
     starts = documents.starts
     counts = {}
     for token, offset, number in found:
@@ -229,11 +229,11 @@ def token_bytes(documents, i):
 
 
 def test_drawn_spans_are_found(documents, tools):
-    """1,000 spans from anywhere in the data, Japanese and English: each is found whole, at all its places."""
+    """1,000 spans from anywhere in the data, Japanese and English: each is found complete, with all its occurrences."""
     queries = drawn(documents, random.Random(11), 700) + drawn(documents, random.Random(12), 300, 1, 30)
     for query, spans in zip(queries, ask(tools, documents.folder, queries, 100_000, "native"), strict=True):
         assert [(span["first"], span["length"]) for span in spans] == [(0, len(query))], query.decode()
-        check_places(documents, query, spans[0]["places"])
+        check_occurrences(documents, query, spans[0]["places"])
 
 
 def altered(documents, rng):
@@ -251,14 +251,14 @@ def altered(documents, rng):
 
 def longest_spans(documents, query, least):
     """The spans that trace should give, by plain search."""
-    places, found, end = edges(query), [], 0
-    for i, start in enumerate(places[:-1]):
+    ends, found, end = edges(query), [], 0
+    for i, start in enumerate(ends[:-1]):
         reached = end
-        for place in places[i + 1:]:
-            if place > reached:
-                if query[start:place] not in documents.everything:
+        for stop in ends[i + 1:]:
+            if stop > reached:
+                if query[start:stop] not in documents.everything:
                     break
-                reached = place
+                reached = stop
         if reached > max(end, start) and reached - start >= min(least, len(query)):
             found.append((start, reached - start))
         end = max(end, reached)
@@ -275,7 +275,7 @@ def test_altered_spans_are_not_found(documents, tools):
         if i % 10 == 0:
             assert [(s["first"], s["length"]) for s in spans] == longest_spans(documents, query, least), query.decode()
             for span in spans:
-                check_places(documents, query[span["first"]:span["first"] + span["length"]], span["places"])
+                check_occurrences(documents, query[span["first"]:span["first"] + span["length"]], span["places"])
 
 
 def test_spans_under_sanitizers(documents, tools):
@@ -294,7 +294,7 @@ def test_spans_across_blocks(block_bytes, indexed, documents, tools, tmp_path):
     queries = drawn(documents, random.Random(15), 10 if block_bytes == 2000 else 40, 8, 3000)
     assert ask(tools, folder, queries, 32, "native") == ask(tools, indexed, queries, 32, "native")
     for query, spans in zip(queries, ask(tools, folder, queries, 1 << 30, "native"), strict=True):
-        check_places(documents, query, spans[0]["places"])
+        check_occurrences(documents, query, spans[0]["places"])
 
 
 def test_index_is_the_same_for_any_number_of_threads(indexed, tools, tmp_path):
@@ -308,7 +308,7 @@ def test_index_is_the_same_for_any_number_of_threads(indexed, tools, tmp_path):
 
 
 def test_text_command(documents, mixed, indexed, second):
-    """--text over a mixture: documents, places and the steps that read them; from standard input as well."""
+    """--text over a mixture: documents, occurrences and the steps that read them; from standard input as well."""
     text = documents.texts[5][100:400].decode(errors="ignore").strip("\ufffd")
     found = trace("--run", mixed, "--text", "一二三四五 " + text + " 五四三二一", "--limit", 1000)
     other = Documents(second)
@@ -316,11 +316,11 @@ def test_text_command(documents, mixed, indexed, second):
     assert span.decode() in "一二三四五 " + text + " 五四三二一" and len(span) >= len(text.encode())
     expected = {(str(indexed), number) for number in documents.counts(span)} | {
         (str(second), number) for number in other.counts(span)}
-    whole = [line for line in found if line["span"] == span.decode()]
-    assert {(line["data"], line["document"]) for line in whole} == expected
-    assert whole[0]["documents"] == len(expected)
-    assert whole[0]["places"] == sum(documents.counts(span).values()) + sum(other.counts(span).values())
-    for line in whole:
+    complete = [line for line in found if line["span"] == span.decode()]
+    assert {(line["data"], line["document"]) for line in complete} == expected
+    assert complete[0]["documents"] == len(expected)
+    assert complete[0]["places"] == sum(documents.counts(span).values()) + sum(other.counts(span).values())
+    for line in complete:
         data = documents if line["data"] == str(indexed) else other
         ids = data.tokens[line["shard_token"]:line["shard_token"] + line["tokens"]]
         if line["step"] is not None:
@@ -443,7 +443,7 @@ def test_document_by_id(mixed, indexed, documents):
 
 def test_people_read_it_too(mixed):
     out = run(["trace", "--run", mixed, "--step", 2, "--row", 1]).out
-    assert "proved" in out and "row 1 rank 0" in out and "bytes at" in out
+    assert "verified" in out and "row 1 rank 0" in out and "bytes at" in out
 
 
 def test_rows_and_steps_that_are_not_there(mixed):
@@ -459,7 +459,7 @@ def test_rows_and_steps_that_are_not_there(mixed):
 
 @pytest.mark.parametrize("kind", ["pair", "llmc"])
 def test_bare_data(kind, tmp_path, build):
-    """Without prepare there are no sources, but the tokens of a step are known and proved."""
+    """Without prepare there are no sources, but the tokens of a step are known and verified."""
     parts = random_documents(4, 3000, 97)
     data = write_pair(tmp_path / "t", parts) if kind == "pair" else write_llmc(tmp_path / "t.bin", np.concatenate(parts))
     out = tmp_path / "run"
@@ -532,7 +532,7 @@ def test_log_that_was_altered(copies, build):
 def test_files_that_were_altered(name, copies, documents, build):
     """A bit flipped wherever an answer needs it, and a file cut short: one line, and never another answer."""
     path = copies.data / f"{SPLIT}.{name}"
-    whole, rng = path.read_bytes(), random.Random(name)
+    intact, rng = path.read_bytes(), random.Random(name)
     text = documents.texts[6][50:250].decode(errors="ignore")
     questions = [["--doc", f"{copies.data}:{6}"], ["--step", 3], ["--text", text]]
     answers = [run(["trace", *copies.where, *question], build=build).out for question in questions]
@@ -544,9 +544,9 @@ def test_files_that_were_altered(name, copies, documents, build):
               "docs": [(0, 32 + 40 * 6), (1, 32 + 40 * step["document"] + 8), (2, 32 + 40 * place["document"] + 24)],
               "meta": [(0, documents.records[6][3] + 9), (1, documents.records[step["document"]][3] + 9)],
               "index": [(q, 64) for q in range(3)], "sums": [(q, 9) for q in range(3)]}[name]
-    anywhere = [(i % 3, rng.randrange(len(whole))) for i in range(6 if build == "native" else 2)]
+    anywhere = [(i % 3, rng.randrange(len(intact))) for i in range(6 if build == "native" else 2)]
     for i, (question, at) in enumerate(needed + anywhere):
-        path.write_bytes(whole)
+        path.write_bytes(intact)
         flip_bit(path, at, rng.randrange(8))
         result = run(["trace", *copies.where, *questions[question]], check=False, build=build)
         assert result.status or i >= len(needed), str(result)
@@ -555,7 +555,7 @@ def test_files_that_were_altered(name, copies, documents, build):
             assert f"{copies.data}/{SPLIT}." in result.errors[0], str(result)
         else:
             assert result.out == answers[question]
-    path.write_bytes(whole)
+    path.write_bytes(intact)
     truncate(path)
     for question in questions:
         fails(["trace", *copies.where, *question], 1, copies.data, build=build)

@@ -40,17 +40,17 @@ static bool build(const char *folder, const char *split, size_t block_bytes, Err
 }
 
 static bool print_span(TextSearch *s, TextSpan span, Error *e) {
-    Occurrences places = {0};
-    bool ok = text_search_places(s, span, &places, e);
+    Occurrences found = {0};
+    bool ok = text_search_occurrences(s, span, &found, e);
     printf("{\"first\": %zu, \"length\": %zu, \"places\": [", span.first, span.length);
-    for (size_t i = 0; ok && i < places.count; i++) {
+    for (size_t i = 0; ok && i < found.count; i++) {
         uint64_t number = 0;
-        ok = trace_document_of(s->data, places.items[i].token, &number, e);
-        printf("%s[%llu, %zu, %llu]", i ? ", " : "", (unsigned long long)places.items[i].token,
-               places.items[i].offset, (unsigned long long)number);
+        ok = trace_document_of(s->data, found.items[i].token, &number, e);
+        printf("%s[%llu, %zu, %llu]", i ? ", " : "", (unsigned long long)found.items[i].token,
+               found.items[i].offset, (unsigned long long)number);
     }
     printf("]}");
-    free(places.items);
+    free(found.items);
     return ok;
 }
 
@@ -78,7 +78,7 @@ static bool spans(const char *folder, size_t least, Error *e) {
     TokenTexts texts = {0};
     size_t length;
     bool ok = dataset_open(&dataset, folder, "train", 1, e);
-    ok = ok && trace_data_open(&data, &dataset, folder, "train", NULL, e) &&
+    ok = ok && trace_data_open(&data, &dataset, folder, NULL, e) &&
          tokenizer_load(&tokenizer, dataset.tokenizer, e) &&
          token_texts_init(&texts, &tokenizer, e);
     while (ok && scanf("%zu", &length) == 1 && getchar() == '\n') {

@@ -1,4 +1,4 @@
-// added.h: added tokens: texts that become one id wherever they stand, before anything is split or
+// added.h: added tokens: texts that become one id wherever they occur, before anything is split or
 // normalized (or, if `normalized`, in what the normalizer makes of the text).
 #ifndef TOKENIZERS_ADDED_H
 #define TOKENIZERS_ADDED_H
@@ -7,7 +7,7 @@
 #include "util/array.h"
 
 typedef struct {
-    char *text; // as it stands in the text, UTF-8; if `normalized`, as the normalizer leaves it
+    char *text; // as it occurs in text, UTF-8; if `normalized`, as the normalizer leaves it
     size_t length;
     int32_t id;
     bool special;                 // omitted when decoding
@@ -38,14 +38,16 @@ static inline void added_tokens_free(AddedTokens *a) {
 
 // `token.text` is copied.
 static inline bool added_tokens_add(AddedTokens *a, AddedToken token, Error *e) {
-    char *copy = malloc(token.length);
-    if (!copy || !array_reserve(&a->items, &a->capacity, a->count, 1, sizeof token, e)) {
-        free(copy);
+    const char *text = token.text;
+    token.text = malloc(token.length);
+    if (!token.text) {
         return fail(e, "tokenizer: out of memory for an added token of %zu bytes", token.length);
     }
-    memcpy(copy, token.text, token.length);
-    token.text = copy;
-    a->items[a->count++] = token;
+    memcpy(token.text, text, token.length);
+    if (!array_append(&a->items, &a->capacity, &a->count, &token, sizeof token, e)) {
+        free(token.text);
+        return false;
+    }
     return true;
 }
 
@@ -59,7 +61,7 @@ static inline int added_compare_(const void *first, const void *second) {
     if (a->text[0] != b->text[0]) {
         return (unsigned char)a->text[0] - (unsigned char)b->text[0];
     }
-    return a->length != b->length ? (a->length < b->length ? 1 : -1)
+    return a->length != b->length ? order_u64(b->length, a->length)
                                   : memcmp(a->text, b->text, a->length);
 }
 

@@ -1,5 +1,5 @@
 // bpe.h: byte-level BPE (Sennrich et al. 2016, over bytes as in Radford et al. 2019). Inside a
-// pre-token, neighbouring symbols are merged, the pair that stands first in the list of merges
+// pre-token, neighbouring symbols are merged, the pair that comes first in the list of merges
 // first.
 #ifndef TOKENIZERS_BPE_H
 #define TOKENIZERS_BPE_H
@@ -9,7 +9,7 @@
 #include "util/heap.h"
 
 // Priorities have 22 bits, so that a pair of ids and its priority fill one word of the pair table.
-enum { TOKENIZER_MAX_MERGES = (1 << 22) - 1 };
+enum { TOKENIZER_MAX_MERGES = (1 << 22) - 1, NO_MERGE_ = TOKENIZER_MAX_MERGES };
 
 typedef struct {
     int32_t left, right, result;
@@ -25,38 +25,29 @@ typedef struct {
     size_t pair_mask;
 } MergeTable;
 
-enum { NO_MERGE_ = -1 };
-
 static inline void merges_free(MergeTable *m) {
     free(m->items);
     free(m->pairs);
     *m = (MergeTable){0};
 }
 
+// Adds the merge with the next priority.
 static inline bool merges_add(MergeTable *m, Merge merge, Error *e) {
-    if (!array_reserve(&m->items, &m->capacity, m->count, 1, sizeof merge, e)) {
-        return false;
-    }
-    m->items[m->count++] = merge;
-    return true;
+    return array_append(&m->items, &m->capacity, &m->count, &merge, sizeof merge, e);
 }
 
-static inline size_t pair_slot_(const MergeTable *m, uint64_t pair) {
-    return (size_t)hash_mix(pair) & m->pair_mask;
+// The entry of a pair of tokens, or the empty one where it would go.
+static inline uint64_t *pair_entry_(const MergeTable *m, uint64_t pair) {
+    size_t i = (size_t)hash_mix(pair) & m->pair_mask;
+    while (m->pairs[i] >> 22 != pair && m->pairs[i] != UINT64_MAX) {
+        i = (i + 1) & m->pair_mask;
+    }
+    return &m->pairs[i];
 }
 
-// Priority of the merge of two tokens, NO_MERGE_ if there is none.
-static inline int32_t merge_priority_(const MergeTable *m, int32_t left, int32_t right) {
-    uint64_t pair = (uint64_t)left << 21 | (uint64_t)right;
-    for (size_t i = pair_slot_(m, pair);; i = (i + 1) & m->pair_mask) {
-        uint64_t entry = m->pairs[i];
-        if (entry >> 22 == pair) {
-            return (int32_t)(entry & TOKENIZER_MAX_MERGES);
-        }
-        if (entry == UINT64_MAX) {
-            return NO_MERGE_;
-        }
-    }
+// Priority of the merge of two tokens; NO_MERGE_, the greatest, if there is none.
+static inline uint32_t merge_priority_(const MergeTable *m, int32_t left, int32_t right) {
+    return (uint32_t)*pair_entry_(m, (uint64_t)left << 21 | (uint64_t)right) & NO_MERGE_;
 }
 
 // Builds the pair table.
@@ -75,11 +66,7 @@ static inline bool merges_index(MergeTable *m, Error *e) {
     for (size_t priority = 0; priority < m->count; priority++) {
         const Merge *merge = &m->items[priority];
         uint64_t pair = (uint64_t)merge->left << 21 | (uint64_t)merge->right;
-        size_t i = pair_slot_(m, pair);
-        while (m->pairs[i] != UINT64_MAX && m->pairs[i] >> 22 != pair) {
-            i = (i + 1) & m->pair_mask;
-        }
-        m->pairs[i] = pair << 22 | priority; // of a repeated pair the last one counts
+        *pair_entry_(m, pair) = pair << 22 | priority; // of a repeated pair the last one counts
     }
     return true;
 }
@@ -89,12 +76,11 @@ static inline bool merges_index(MergeTable *m, Error *e) {
 
 typedef struct {
     int32_t id;
-    int32_t
-        priority; // of the merge with the next symbol; NO_MERGE_ if none or if it is merged away
+    uint32_t priority; // of the merge with the next symbol; NO_MERGE_ if none or if merged away
     uint32_t previous, next;
 } BpeSymbol_;
 
-// Scratch memory of one thread; zero-initialise.
+// Scratch memory of one thread; zero-initialize.
 typedef struct {
     BpeSymbol_ *symbols;
     size_t capacity;
@@ -104,7 +90,6 @@ typedef struct {
 static inline void bpe_scratch_free(BpeScratch *s) {
     free(s->symbols);
     free(s->heap.entries);
-    *s = (BpeScratch){0};
 }
 
 enum { SHORT_PRETOKEN_ = 64 };
@@ -113,23 +98,23 @@ enum { SHORT_PRETOKEN_ = 64 };
 // symbols. The ids go to out; returns how many.
 static inline size_t merge_short_(const int32_t byte_id[256], const MergeTable *m, const char *text,
                                   size_t n, int32_t *out) {
-    uint32_t priorities[SHORT_PRETOKEN_]; // of the merge with the next; NO_MERGE_ is the greatest
+    uint32_t priorities[SHORT_PRETOKEN_]; // of the merge with the next
     for (size_t i = 0; i < n; i++) {
         out[i] = byte_id[(unsigned char)text[i]];
     }
     for (size_t i = 0; i + 1 < n; i++) {
-        priorities[i] = (uint32_t)merge_priority_(m, out[i], out[i + 1]);
+        priorities[i] = merge_priority_(m, out[i], out[i + 1]);
     }
 
     for (;;) {
-        uint32_t first = (uint32_t)NO_MERGE_;
+        uint32_t first = NO_MERGE_;
         size_t best = 0;
         for (size_t i = 0; i + 1 < n; i++) {
             if (priorities[i] < first) {
                 first = priorities[i], best = i;
             }
         }
-        if (first == (uint32_t)NO_MERGE_) {
+        if (first == NO_MERGE_) {
             return n;
         }
 
@@ -140,10 +125,10 @@ static inline size_t merge_short_(const int32_t byte_id[256], const MergeTable *
             priorities[i - 1] = priorities[i];
         }
         if (best > 0) {
-            priorities[best - 1] = (uint32_t)merge_priority_(m, out[best - 1], out[best]);
+            priorities[best - 1] = merge_priority_(m, out[best - 1], out[best]);
         }
         if (best + 1 < n) {
-            priorities[best] = (uint32_t)merge_priority_(m, out[best], out[best + 1]);
+            priorities[best] = merge_priority_(m, out[best], out[best + 1]);
         }
     }
 }
@@ -157,7 +142,7 @@ static inline bool queue_pair_(BpeScratch *s, const MergeTable *m, uint32_t i, s
         symbol->priority = merge_priority_(m, symbol->id, s->symbols[symbol->next].id);
     }
     return symbol->priority == NO_MERGE_ ||
-           heap_push(&s->heap, (HeapEntry){(uint64_t)symbol->priority, i, i}, e);
+           heap_push(&s->heap, (HeapEntry){symbol->priority, i, i}, e);
 }
 
 // Merges a pre-token of any length in O(n log n): an entry of the heap counts only while the symbol
@@ -185,7 +170,7 @@ static inline bool merge_long_(const int32_t byte_id[256], const MergeTable *m, 
     while (s->heap.count) {
         HeapEntry top = heap_pop(&s->heap);
         BpeSymbol_ *left = &symbols[top.item];
-        if ((uint64_t)left->priority != top.major) {
+        if (left->priority != top.major) {
             continue;
         }
         BpeSymbol_ *right = &symbols[left->next];
@@ -209,19 +194,15 @@ static inline bool merge_long_(const int32_t byte_id[256], const MergeTable *m, 
 
 // Appends the ids of one pre-token of n > 0 bytes.
 static inline bool bpe_encode(const Vocabulary *v, const MergeTable *m, BpeScratch *s,
-                              const TokenCache *cache, const char *text, size_t n, TokenBuffer *out,
+                              CacheEntry *cache, const char *text, size_t n, TokenBuffer *out,
                               Error *e) {
     if (!token_buffer_reserve(out, n, e)) {
         return false;
     }
     int32_t *ids = out->ids + out->count;
-    if (n == 1) {
-        *ids = v->byte_id[(unsigned char)*text];
-        out->count++;
-        return true;
-    }
-
-    int32_t complete = m->ignore_merges ? vocabulary_find(v, text, n) : -1;
+    int32_t complete = n == 1             ? v->byte_id[(unsigned char)*text]
+                       : m->ignore_merges ? vocabulary_find(v, text, n)
+                                          : -1;
     if (complete >= 0) {
         *ids = complete;
         out->count++;
@@ -230,21 +211,19 @@ static inline bool bpe_encode(const Vocabulary *v, const MergeTable *m, BpeScrat
     if (n > SHORT_PRETOKEN_) {
         return merge_long_(v->byte_id, m, s, text, n, out, e);
     }
-    if (n > CACHE_KEY) {
-        out->count += merge_short_(v->byte_id, m, text, n, ids);
-        return true;
-    }
 
     uint64_t key[3];
-    CacheEntry *entry = token_cache_entry(cache, text, n, key);
-    if (token_cache_hit(entry, key)) {
+    CacheEntry *entry = n <= CACHE_KEY ? token_cache_entry(cache, text, n, key) : NULL;
+    if (entry && token_cache_hit(entry, key)) {
         memcpy(ids, entry->ids, (size_t)entry->count * sizeof *ids);
         out->count += (size_t)entry->count;
         return true;
     }
     size_t count = merge_short_(v->byte_id, m, text, n, ids);
     out->count += count;
-    token_cache_store(entry, key, ids, count);
+    if (entry) {
+        token_cache_store(entry, key, ids, count);
+    }
     return true;
 }
 

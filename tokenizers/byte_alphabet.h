@@ -5,28 +5,28 @@
 
 #include <stdbool.h>
 #include <stdint.h>
-#include <string.h>
 
-typedef struct {
-    uint16_t symbol[256];    // code point that stands for a byte
-    uint8_t byte_of_id[256]; // the byte with this id in a vocabulary that training makes
-    int16_t byte[0x144];     // byte that a code point stands for, -1 if none
-} ByteAlphabet;
+// Bytes 21-7E, A1-AC and AE-FF stand for themselves.
+static inline bool byte_is_printable(int byte) {
+    return (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) ||
+           (byte >= 0xAE && byte <= 0xFF);
+}
 
-// Bytes 21-7E, A1-AC and AE-FF stand for themselves and have the first ids; the 68 others are
-// U+0100 and up, in order.
-static inline ByteAlphabet byte_alphabet(void) {
-    ByteAlphabet a;
-    int printable = 0, other = 0;
-    memset(a.byte, -1, sizeof a.byte);
+// Code point that stands for a byte: the 68 others are U+0100 and up, in order.
+static inline uint32_t byte_to_symbol(int byte) {
+    return (uint32_t)(byte_is_printable(byte) ? byte
+                      : byte <= 0x20          ? 0x100 + byte
+                      : byte <= 0xA0          ? 0x121 + byte - 0x7F
+                                              : 0x143);
+}
 
-    for (int b = 0; b < 256; b++) {
-        bool self = (b >= 0x21 && b <= 0x7E) || (b >= 0xA1 && b <= 0xAC) || b >= 0xAE;
-        a.symbol[b] = (uint16_t)(self ? b : 0x100 + other);
-        a.byte_of_id[self ? printable++ : 188 + other++] = (uint8_t)b;
-        a.byte[a.symbol[b]] = (int16_t)b;
-    }
-    return a;
+// The byte that a code point stands for, -1 if none.
+static inline int byte_of_symbol(uint32_t symbol) {
+    return symbol < 0x100    ? (byte_is_printable((int)symbol) ? (int)symbol : -1)
+           : symbol < 0x121  ? (int)symbol - 0x100
+           : symbol < 0x143  ? (int)symbol - 0x121 + 0x7F
+           : symbol == 0x143 ? 0xAD
+                             : -1;
 }
 
 #endif

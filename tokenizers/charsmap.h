@@ -22,34 +22,29 @@ static inline uint32_t charsmap_offset_(uint32_t unit) {
 
 // Checks size, texts and each rule's place among the texts. The map points into `blob`; the caller
 // frees m->units.
-static inline bool charsmap_read(Charsmap *m, const char *blob, size_t length, const char *path,
-                                 Error *e) {
+static inline bool charsmap_read(Charsmap *m, const char *blob, size_t length,
+                                 const FileErrors *f) {
     size_t size = length < 4 ? 0 : (size_t)load_le(blob, 4);
     if (length <= 4 || size >= length - 4 || size < 4 || size % 4 || blob[length - 1]) {
-        return fail(e, "%s: its precompiled_charsmap of %zu bytes is truncated", path, length);
+        return reject(f, "its precompiled_charsmap of %zu bytes is truncated", length);
     }
     *m = (Charsmap){malloc(size), size / 4, blob + 4 + size, length - 4 - size, blob, length};
     if (!m->units) {
-        return fail(e, "%s: out of memory for its precompiled_charsmap", path);
+        return reject(f, "out of memory for its precompiled_charsmap");
     }
     for (size_t i = 0; i < m->count; i++) {
         m->units[i] = (uint32_t)load_le(blob + 4 + 4 * i, 4);
     }
 
-    for (size_t i = 0, n; i < m->text_bytes; i += n) {
-        n = utf8_decode(m->texts + i, m->text_bytes - i, NULL);
-        if (n == 0) {
-            return fail(e, "%s: its precompiled_charsmap is corrupt: a replacement is not UTF-8",
-                        path);
-        }
+    if (!utf8_is_valid(m->texts, m->text_bytes)) {
+        return reject(f, "its precompiled_charsmap is corrupt: a replacement is not UTF-8");
     }
     for (size_t i = 0; i < m->count; i++) {
         size_t leaf = i ^ charsmap_offset_(m->units[i]);
         bool has_leaf =
             m->units[i] >> 31 == 0 && m->units[i] >> 8 & 1; // bit 31 marks the values themselves
         if (has_leaf && (leaf >= m->count || (m->units[leaf] & 0x7FFFFFFF) >= m->text_bytes)) {
-            return fail(e, "%s: its precompiled_charsmap is corrupt: a rule points outside it",
-                        path);
+            return reject(f, "its precompiled_charsmap is corrupt: a rule points outside it");
         }
     }
     return true;

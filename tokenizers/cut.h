@@ -10,11 +10,11 @@
 
 // Safe is a place between a character a that is not white space and a character b of another class,
 // except an apostrophe and a letter, and except beside an added token. There no pre-token of
-// GPT-2's spans the cut: a run has one class; a space may precede a run, but a is none; a
+// GPT-2's spans the cut: a run has one class; a space may precede a run, but a is not one; a
 // contraction is an apostrophe and letters; \s+ takes white space only. Nor does what follows the
 // cut change a match before it: a run ends at the cut either way; a contraction before the cut has
 // all its letters there, for b continues none; and white space before a is followed by the same
-// character as before, so (?!\S) sees the same. Matches behind the cut never look back.
+// character as before, so (?!\S) sees the same. Matches after the cut never look back.
 //
 // Added tokens are found from left to right, so where none touches the cut, the same ones are found
 // on both sides, with the same surroundings: a and b are not both white space.
@@ -126,7 +126,7 @@ static inline bool normalize_tail_(const Tokenizer *t, const char *text, size_t 
     return true;
 }
 
-// Can the token that ends behind this character, the last before a cut, only be a known one?
+// Whether the token that ends with this character, the last before a cut, must be a known one.
 // Otherwise unknown characters on both sides would become one.
 static inline bool ends_known_(const Vocabulary *v, const PieceModel *m, const char *text,
                                size_t at, size_t length) {
@@ -186,8 +186,8 @@ static inline size_t window_begin_(const Tokenizer *t, const char *text, size_t 
 }
 
 // Safe is a place where normalization may be cut and that no piece lies across, whichever way the
-// text before and behind it is segmented, far enough behind an added token. All ways through the
-// lattice meet there, and no merge crosses it. (A sum of scores continues behind the cut:
+// text before and after it is segmented, far enough after an added token. All ways through the
+// lattice meet there, and no merge crosses it. (A sum of scores continues after the cut:
 // UnigramScratch.score.)
 static inline size_t cut_pieces_(const Tokenizer *t, const char *text, size_t length) {
     TextBuffer normalized = {0}, other = {0};

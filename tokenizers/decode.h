@@ -5,7 +5,7 @@
 #include "tokenizers/model.h"
 
 // Turns ids into text as the owning library turns all of them at once: what is certain so far
-// stands in `text`, always complete characters; the caller takes it from there and sets text.length
+// is in `text`, always complete characters; the caller takes it from there and sets text.length
 // to 0. To continue a text, give the ids before it first.
 typedef struct {
     const Tokenizer *tokenizer;
@@ -69,12 +69,9 @@ static inline bool decoder_step_(Decoder *d, size_t i, const char *text, size_t 
 
 // A run of byte pieces ends at step i: its text if that is UTF-8, else one U+FFFD for each piece.
 static inline bool decoder_end_run_(Decoder *d, size_t i, Error *e) {
-    size_t n = d->held.length, at = 0, taken = 1;
-    while (at < n && taken) {
-        at += taken = utf8_decode(d->held.data + at, n - at, NULL);
-    }
+    size_t n = d->held.length;
     d->held.length = 0;
-    if (n && at == n) {
+    if (n && utf8_is_valid(d->held.data, n)) {
         return decoder_step_(d, i + 1, d->held.data, n, e);
     }
     for (size_t k = 0; k < n; k++) {
@@ -134,6 +131,8 @@ static inline bool decoder_step_(Decoder *d, size_t i, const char *text, size_t 
     bool keeps;
     scratch->length = 0;
     switch (s->operation) {
+    case DECODE_UNSUPPORTED: // none is kept
+        break;
     case DECODE_FUSE:
         return decoder_step_(d, i + 1, text, length, e);
     case DECODE_REPLACE:

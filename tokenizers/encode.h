@@ -10,7 +10,7 @@
 // What one thread needs to encode: scratch memory, and the ids of pre-tokens met recently.
 typedef struct {
     const Tokenizer *tokenizer;
-    TokenCache cache;
+    CacheEntry *cache;
     BpeScratch bpe;
     UnigramScratch unigram;
     PieceBpeScratch piece_bpe;
@@ -19,9 +19,9 @@ typedef struct {
 } Encoder;
 
 static inline void encoder_free(Encoder *encoder) {
-    token_cache_free(&encoder->cache);
+    free(encoder->cache);
     bpe_scratch_free(&encoder->bpe);
-    unigram_scratch_free(&encoder->unigram);
+    free(encoder->unigram.places);
     piece_bpe_scratch_free(&encoder->piece_bpe);
     free(encoder->normalized.data);
     free(encoder->other.data);
@@ -31,10 +31,10 @@ static inline void encoder_free(Encoder *encoder) {
 
 // The tokenizer must outlive the encoder.
 static inline bool encoder_init(Encoder *encoder, const Tokenizer *t, Error *e) {
-    *encoder = (Encoder){.tokenizer = t};
-    bool ok = token_cache_init(&encoder->cache) &&
-              (t->model != MODEL_PIECE_BPE ||
-               piece_bpe_scratch_init(&encoder->piece_bpe, t->vocabulary.model_count));
+    *encoder = (Encoder){.tokenizer = t, .cache = token_cache_create()};
+    bool ok =
+        encoder->cache && (t->model != MODEL_PIECE_BPE ||
+                           piece_bpe_scratch_init(&encoder->piece_bpe, t->vocabulary.model_count));
     return ok || fail(e, "tokenizer: out of memory for an encoder");
 }
 
@@ -47,7 +47,7 @@ static inline bool encode_split_(Encoder *encoder, const char *text, size_t leng
     const Tokenizer *t = encoder->tokenizer;
     while (length) {
         size_t n = split_length(t->pre_tokenizer.split, t->classes, text, length);
-        if (!bpe_encode(&t->vocabulary, &t->merges, &encoder->bpe, &encoder->cache, text, n, out,
+        if (!bpe_encode(&t->vocabulary, &t->merges, &encoder->bpe, encoder->cache, text, n, out,
                         e)) {
             return false;
         }
@@ -76,7 +76,7 @@ static inline bool encode_word_(Encoder *encoder, const char *text, size_t n, To
     const Tokenizer *t = encoder->tokenizer;
     TokenBuffer *word = &encoder->word;
     uint64_t key[3];
-    CacheEntry *entry = n <= CACHE_KEY ? token_cache_entry(&encoder->cache, text, n, key) : NULL;
+    CacheEntry *entry = n <= CACHE_KEY ? token_cache_entry(encoder->cache, text, n, key) : NULL;
     if (entry && token_cache_hit(entry, key)) {
         return append_word_(&t->pieces, entry->ids, (size_t)entry->count, out, e);
     }
@@ -138,11 +138,11 @@ static inline bool encode_bytes_(Encoder *encoder, const char *text, size_t n, i
 }
 
 static inline bool encode_metaspace_(Encoder *encoder, const char *text, size_t n, int chunk,
-                                     bool first, TokenBuffer *out, Error *e) {
+                                     TokenBuffer *out, Error *e) {
     const Metaspace *m = &encoder->tokenizer->pre_tokenizer.metaspace;
     TextBuffer *spaced = &encoder->other;
     bool continues = chunk & TEXT_NOT_FIRST && !(m->split && metaspace_begins(m, text, n));
-    if (!metaspace_prepend(m, text, n, chunk, first, spaced, e) ||
+    if (!metaspace_prepend(m, text, n, chunk, spaced, e) ||
         !text_append_replaced(spaced, text, n, " ", 1, m->replacement, m->length, e)) {
         return false;
     }
@@ -166,10 +166,9 @@ static inline bool encode_metaspace_(Encoder *encoder, const char *text, size_t 
     return true;
 }
 
-// Encodes what lies between added tokens, normalized: pre-tokenizer and model. `first`: it begins
-// the complete text.
+// Encodes what lies between added tokens, normalized: pre-tokenizer and model.
 static inline bool encode_between_(Encoder *encoder, const char *text, size_t n, int chunk,
-                                   bool first, TokenBuffer *out, Error *e) {
+                                   TokenBuffer *out, Error *e) {
     const Tokenizer *t = encoder->tokenizer;
     if (n == 0) {
         return true;
@@ -178,7 +177,7 @@ static inline bool encode_between_(Encoder *encoder, const char *text, size_t n,
         return encode_bytes_(encoder, text, n, chunk, out, e);
     }
     return t->pre_tokenizer.metaspace.length
-               ? encode_metaspace_(encoder, text, n, chunk, first, out, e)
+               ? encode_metaspace_(encoder, text, n, chunk, out, e)
                : encode_pieces_(encoder, text, n, chunk & TEXT_NOT_FIRST, out, e);
 }
 
@@ -186,36 +185,34 @@ static inline bool encode_between_(Encoder *encoder, const char *text, size_t n,
 // Added tokens and the normalizer
 
 static inline bool encode_pass_(Encoder *encoder, int pass, const char *text, size_t length,
-                                int chunk, bool first, TokenBuffer *out, Error *e);
+                                int chunk, TokenBuffer *out, Error *e);
 
 // Encodes what pass `pass` has left between two added tokens: text[start .. stop).
 static inline bool encode_gap_(Encoder *encoder, int pass, const char *text, size_t length,
-                               size_t start, size_t stop, int chunk, bool first, TokenBuffer *out,
-                               Error *e) {
+                               size_t start, size_t stop, int chunk, TokenBuffer *out, Error *e) {
     const Tokenizer *t = encoder->tokenizer;
-    int here =
-        (start == 0 ? chunk & TEXT_NOT_FIRST : 0) | (stop == length ? chunk & TEXT_NOT_LAST : 0);
-    first = first && start == 0;
+    int here = (start == 0 ? chunk & ~TEXT_NOT_LAST : TEXT_AFTER_TOKEN) |
+               (stop == length ? chunk & TEXT_NOT_LAST : 0);
     if (start >= stop) {
         return true;
     }
     if (pass == 1) {
-        return encode_between_(encoder, text + start, stop - start, here, first, out, e);
+        return encode_between_(encoder, text + start, stop - start, here, out, e);
     }
     if (t->normalizer.count == 0) {
-        return encode_pass_(encoder, 1, text + start, stop - start, here, first, out, e);
+        return encode_pass_(encoder, 1, text + start, stop - start, here, out, e);
     }
     return normalizer_apply(&t->normalizer, t->classes, text + start, stop - start, here,
                             &encoder->normalized, &encoder->other, e) &&
-           encode_pass_(encoder, 1, encoder->normalized.data, encoder->normalized.length, here,
-                        first, out, e);
+           encode_pass_(encoder, 1, encoder->normalized.data, encoder->normalized.length, here, out,
+                        e);
 }
 
 // Cuts the added tokens out, leftmost first, the longest of those that start there: in pass 0 those
 // with normalized = false, in pass 1 the others from what lies between, normalized. What lies
 // between after both is encoded.
 static inline bool encode_pass_(Encoder *encoder, int pass, const char *text, size_t length,
-                                int chunk, bool first, TokenBuffer *out, Error *e) {
+                                int chunk, TokenBuffer *out, Error *e) {
     const Tokenizer *t = encoder->tokenizer;
     size_t done = 0, i = 0;
     while (i < length && added_tokens_in_pass(&t->added, pass)) {
@@ -237,13 +234,13 @@ static inline bool encode_pass_(Encoder *encoder, int pass, const char *text, si
         if (a->right_strip) {
             stop += leading_space_length(t->classes, text + stop, length - stop);
         }
-        if (!encode_gap_(encoder, pass, text, length, done, start, chunk, first, out, e) ||
+        if (!encode_gap_(encoder, pass, text, length, done, start, chunk, out, e) ||
             !token_buffer_append(out, a->id, e)) {
             return false;
         }
         done = stop;
     }
-    return encode_gap_(encoder, pass, text, length, done, length, chunk, first, out, e);
+    return encode_gap_(encoder, pass, text, length, done, length, chunk, out, e);
 }
 
 // Appends the ids of a chunk of a text. `chunk` is TEXT_COMPLETE, or TEXT_NOT_FIRST and
@@ -255,7 +252,7 @@ static inline bool encoder_encode_chunk(Encoder *encoder, const char *text, size
     const Tokenizer *t = encoder->tokenizer;
     out->start = out->count;
     if (!t->pieces.sentencepiece) {
-        return encode_pass_(encoder, 0, text, length, chunk, !(chunk & TEXT_NOT_FIRST), out, e);
+        return encode_pass_(encoder, 0, text, length, chunk, out, e);
     }
     return normalize_sentencepiece(&t->sentencepiece_normalizer, &t->pieces.user_symbols, text,
                                    length, chunk, &encoder->normalized, NULL, 0, e) &&

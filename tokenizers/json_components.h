@@ -7,6 +7,8 @@
 #include "tokenizers/model.h"
 #include "util/json.h"
 
+enum { SEQUENCE_DEPTH_ = 4 }; // of Sequences within Sequences
+
 static inline bool json_absent(const Json *node) {
     return !node || node->kind == JSON_NULL;
 }
@@ -20,26 +22,48 @@ static inline bool json_has_type(const Json *node, const char *type) {
     return found && !strcmp(found, type);
 }
 
-// The members of a component of type Sequence that stand under `key`, NULL if it is no Sequence.
+// The members of a component of type Sequence, which are under `key`; NULL if it is not one.
 static inline const Json *json_sequence_(const Json *node, const char *key) {
     const Json *list = json_get(node, key);
     return json_has_type(node, "Sequence") && list && list->kind == JSON_ARRAY ? list : NULL;
 }
 
-enum { SEQUENCE_DEPTH_ = 4 }; // of Sequences within Sequences
+typedef struct {
+    const Json *steps[MAX_STEPS];
+    size_t count;
+} StepList_;
+
+// Lists the steps of a component in which Sequences, with their steps under `key`, may lie within
+// Sequences; `depth` is 0 outside. False if they are too many.
+static inline bool json_steps_(StepList_ *list, const Json *node, const char *key, int depth) {
+    const Json *sequence = depth < SEQUENCE_DEPTH_ ? json_sequence_(node, key) : NULL;
+    if (sequence) {
+        for (const Json *child = sequence->child; child; child = child->next) {
+            if (!json_steps_(list, child, key, depth + 1)) {
+                return false;
+            }
+        }
+        return true;
+    }
+    if (list->count == MAX_STEPS) {
+        return false;
+    }
+    list->steps[list->count++] = node;
+    return true;
+}
 
 // Copies a short text of a component into a step.
 static inline bool step_text_(char out[STEP_TEXT], size_t *length, const Json *node,
-                              const char *what, const char *path, Error *e) {
+                              const char *what, const FileErrors *f) {
     if (!json_string(node) || node->length >= STEP_TEXT) {
-        return fail(e, "%s: %s must be a string of less than %d bytes", path, what, STEP_TEXT);
+        return reject(f, "%s must be a string of less than %d bytes", what, STEP_TEXT);
     }
     memcpy(out, node->text, node->length + 1);
     *length = node->length;
     return true;
 }
 
-// An expression that stands for itself alone.
+// An expression that matches only itself.
 static inline bool is_literal_(const char *expression) {
     return *expression && !strpbrk(expression, "\\^$.|?*+()[]{}");
 }
@@ -48,140 +72,131 @@ static inline bool is_literal_(const char *expression) {
 #define START_OF_TEXT_ "(?<!\\n)^"
 
 // Replace {"pattern": {"String": s} or {"Regex": r}, "content": s}: the texts, and the expression
-// if it is no literal.
+// if it is not a literal.
 static inline bool replace_read_(const Json *node, char pattern[STEP_TEXT], size_t *pattern_length,
                                  char content[STEP_TEXT], size_t *content_length,
-                                 const char **expression, const char *path, Error *e) {
+                                 const char **expression, const FileErrors *f) {
     const Json *literal = json_get(json_get(node, "pattern"), "String");
     const Json *regex = json_get(json_get(node, "pattern"), "Regex");
     *expression = regex && json_string(regex) && !is_literal_(regex->text) ? regex->text : NULL;
     return step_text_(content, content_length, json_get(node, "content"), "the content of Replace",
-                      path, e) &&
+                      f) &&
            step_text_(pattern, pattern_length, literal ? literal : regex, "the pattern of Replace",
-                      path, e) &&
-           (*pattern_length > 0 || fail(e, "%s: the pattern of Replace must not be empty", path));
+                      f) &&
+           (*pattern_length > 0 || reject(f, "the pattern of Replace must not be empty"));
 }
 
 // ------------------------------------------------------------------------------------------------
 // Normalizer
 
-// *known stays false if the expression is none that is supported.
-static inline bool normalizer_read_replace_(NormalizeStep *step, const Json *node, bool *known,
-                                            const char *path, Error *e) {
+static inline bool normalizer_read_replace_(NormalizeStep *step, const Json *node,
+                                            const FileErrors *f) {
     const char *expression;
     if (!replace_read_(node, step->pattern, &step->pattern_length, step->content,
-                       &step->content_length, &expression, path, e)) {
+                       &step->content_length, &expression, f)) {
         return false;
     }
     if (!expression) {
         step->operation = NORMALIZE_REPLACE;
-        *known = true;
     } else if (!strcmp(expression, START_OF_TEXT_)) {
         step->operation = NORMALIZE_PREPEND;
         step->pattern_length = 0;
-        *known = true;
-    } else {
+    } else if (!strcmp(expression, " {2,}")) {
         step->operation = NORMALIZE_SPACES;
-        *known = !strcmp(expression, " {2,}");
     }
     return true;
 }
 
-static inline bool normalizer_read_strip_(NormalizeStep *step, const Json *node, const char *path,
-                                          Error *e) {
+static inline bool normalizer_read_strip_(NormalizeStep *step, const Json *node,
+                                          const FileErrors *f) {
     const Json *left = json_get(node, "strip_left"), *right = json_get(node, "strip_right");
     *step = (NormalizeStep){NORMALIZE_STRIP, .left = json_is_bool(left, true),
                             .right = json_is_bool(right, true)};
     return (left && right && left->kind == JSON_BOOL && right->kind == JSON_BOOL) ||
-           fail(e, "%s: Strip must have strip_left and strip_right, true or false", path);
+           reject(f, "Strip must have strip_left and strip_right, true or false");
 }
 
-// Appends the steps of a normalizer; `depth` is 0 outside.
-static inline bool normalizer_read(Normalizer *normalizer, const Json *node, int depth,
-                                   const char *path, Error *e) {
-    const Json *list = json_sequence_(node, "normalizers");
-    if (list && depth < SEQUENCE_DEPTH_) {
-        for (const Json *child = list->child; child; child = child->next) {
-            if (!normalizer_read(normalizer, child, depth + 1, path, e)) {
-                return false;
-            }
-        }
-        return true;
-    }
-    if (normalizer->count == MAX_STEPS) {
-        return fail(e, "%s: its normalizer has more than %d steps", path, MAX_STEPS);
-    }
-
-    NormalizeStep *step = &normalizer->steps[normalizer->count++];
-    bool known = false;
-    *step = (NormalizeStep){0};
+// Reads a step; its operation stays NORMALIZE_UNSUPPORTED if it is not supported.
+static inline bool normalizer_read_step_(NormalizeStep *step, const Json *node,
+                                         const FileErrors *f) {
     if (json_has_type(node, "Prepend")) {
         step->operation = NORMALIZE_PREPEND;
         return step_text_(step->content, &step->content_length, json_get(node, "prepend"),
-                          "the text of Prepend", path, e);
+                          "the text of Prepend", f);
     }
     if (json_has_type(node, "Strip")) {
-        return normalizer_read_strip_(step, node, path, e);
+        return normalizer_read_strip_(step, node, f);
     }
-    if (json_has_type(node, "Replace") && !normalizer_read_replace_(step, node, &known, path, e)) {
-        return false;
-    }
+    return !json_has_type(node, "Replace") || normalizer_read_replace_(step, node, f);
+}
 
-    const char *type = json_string(json_get(node, "type"));
-    const char *expression = json_string(json_get(json_get(node, "pattern"), "Regex"));
-    return known || fail(e,
-                         "%s: unsupported normalizer %.40s%s%.60s: supported are Sequence, "
-                         "Prepend, Strip and "
-                         "Replace (of a literal, of \" {2,}\", of \"(?<!\\n)^\")",
-                         path, type ? type : "without a type", expression ? " with " : "",
-                         expression ? expression : "");
+static inline bool normalizer_read(Normalizer *normalizer, const Json *node, const FileErrors *f) {
+    StepList_ list = {0};
+    if (!json_steps_(&list, node, "normalizers", 0)) {
+        return reject(f, "its normalizer has more than %d steps", MAX_STEPS);
+    }
+    for (size_t i = 0; i < list.count; i++) {
+        NormalizeStep *step = &normalizer->steps[normalizer->count++];
+        if (!normalizer_read_step_(step, list.steps[i], f)) {
+            return false;
+        }
+        if (step->operation == NORMALIZE_UNSUPPORTED) {
+            const char *type = json_string(json_get(list.steps[i], "type"));
+            const char *regex = json_string(json_get(json_get(list.steps[i], "pattern"), "Regex"));
+            return reject(f,
+                          "unsupported normalizer %.40s%s%.60s: supported are Sequence, "
+                          "Prepend, Strip and "
+                          "Replace (of a literal, of \" {2,}\", of \"(?<!\\n)^\")",
+                          type ? type : "without a type", regex ? " with " : "",
+                          regex ? regex : "");
+        }
+    }
+    return true;
 }
 
 // ------------------------------------------------------------------------------------------------
 // Pre-tokenizer
 
-static inline bool metaspace_read_(Metaspace *m, const Json *node, const char *path, Error *e) {
+static inline bool metaspace_read_(Metaspace *m, const Json *node, const FileErrors *f) {
+    static const char *const schemes[PREPEND_SCHEMES] = {"never", "first", "always"};
     const Json *replacement = json_get(node, "replacement");
     if (!json_string(replacement) || replacement->length == 0 ||
         utf8_decode(replacement->text, replacement->length, NULL) != replacement->length) {
-        return fail(e, "%s: Metaspace must have a replacement of one character", path);
+        return reject(f, "Metaspace must have a replacement of one character");
     }
-    const Json *scheme = json_get(node, "prepend_scheme");
-    const char *name = json_absent(scheme) ? "always" : json_string(scheme);
-    if (!name || (strcmp(name, "always") && strcmp(name, "first") && strcmp(name, "never")) ||
-        (json_is_bool(json_get(node, "add_prefix_space"), false) && strcmp(name, "never"))) {
-        return fail(
-            e,
-            "%s: the prepend_scheme of Metaspace must be always, first or never, and never where "
-            "add_prefix_space is false",
-            path);
+    const char *name = json_absent(json_get(node, "prepend_scheme"))
+                           ? "always"
+                           : json_string(json_get(node, "prepend_scheme"));
+    int scheme = PREPEND_NEVER;
+    while (name && scheme < PREPEND_SCHEMES && strcmp(name, schemes[scheme])) {
+        scheme++;
+    }
+    if (!name || scheme == PREPEND_SCHEMES ||
+        (json_is_bool(json_get(node, "add_prefix_space"), false) && scheme != PREPEND_NEVER)) {
+        return reject(
+            f, "the prepend_scheme of Metaspace must be always, first or never, and never where "
+               "add_prefix_space is false");
     }
 
     memcpy(m->replacement, replacement->text, replacement->length);
     m->length = replacement->length;
-    m->prepend = PREPEND_NEVER;
-    if (!strcmp(name, "always")) {
-        m->prepend = PREPEND_ALWAYS;
-    } else if (!strcmp(name, "first")) {
-        m->prepend = PREPEND_FIRST;
-    }
+    m->prepend = (PrependScheme)scheme;
     m->split = !json_is_bool(json_get(node, "split"), false);
     return true;
 }
 
 // The pre-tokenizer of a Unigram model: none, or Metaspace.
-static inline bool metaspace_pre_tokenizer_read(PreTokenizer *p, const Json *node, const char *path,
-                                                Error *e) {
+static inline bool metaspace_pre_tokenizer_read(PreTokenizer *p, const Json *node,
+                                                const FileErrors *f) {
     const Json *list = json_sequence_(node, "pretokenizers");
     node = list && list->length == 1 ? list->child : node;
     if (json_absent(node)) {
         return true;
     }
     if (!json_has_type(node, "Metaspace")) {
-        return fail(e, "%s: unsupported pre_tokenizer: a Unigram model must have Metaspace or null",
-                    path);
+        return reject(f, "unsupported pre_tokenizer: a Unigram model must have Metaspace or null");
     }
-    return metaspace_read_(&p->metaspace, node, path, e);
+    return metaspace_read_(&p->metaspace, node, f);
 }
 
 // The rule of a Split with one of the known expressions.
@@ -195,9 +210,9 @@ static inline bool split_read_(SplitRule *rule, const Json *node) {
     return split_rule_find(expression, rule);
 }
 
-// The pre-tokenizer of a byte-level BPE: ByteLevel, alone or behind a Split or Digits.
+// The pre-tokenizer of a byte-level BPE: ByteLevel, alone or after a Split or Digits.
 static inline bool byte_level_pre_tokenizer_read(PreTokenizer *p, const Json *node,
-                                                 const char *path, Error *e) {
+                                                 const FileErrors *f) {
     const Json *list = json_sequence_(node, "pretokenizers"), *before = NULL;
     if (list && list->length == 1) {
         node = list->child;
@@ -221,20 +236,19 @@ static inline bool byte_level_pre_tokenizer_read(PreTokenizer *p, const Json *no
     } else {
         ok = ok && splits;
     }
-    return ok || fail(e,
-                      "%s: unsupported pre_tokenizer: must be ByteLevel with use_regex true, or "
-                      "Digits with individual_digits before it, or a Split by the expression of "
-                      "GPT-2, GPT-4 or Qwen 2 before it and use_regex false",
-                      path);
+    return ok ||
+           reject(f, "unsupported pre_tokenizer: must be ByteLevel with use_regex true, or "
+                     "Digits with individual_digits before it, or a Split by the expression of "
+                     "GPT-2, GPT-4 or Qwen 2 before it and use_regex false");
 }
 
 // ------------------------------------------------------------------------------------------------
 // Decoder
 
-static inline bool decoder_read_metaspace_(DecodeStep *step, const Json *node, const char *path,
-                                           Error *e) {
+static inline bool decoder_read_metaspace_(DecodeStep *step, const Json *node,
+                                           const FileErrors *f) {
     Metaspace m = {0};
-    if (!metaspace_read_(&m, node, path, e)) {
+    if (!metaspace_read_(&m, node, f)) {
         return false;
     }
     *step = (DecodeStep){DECODE_METASPACE, .pattern_length = m.length,
@@ -243,95 +257,79 @@ static inline bool decoder_read_metaspace_(DecodeStep *step, const Json *node, c
     return true;
 }
 
-// *known stays false if it cannot be done here.
-static inline bool decoder_read_strip_(DecodeStep *step, const Json *node, bool *known,
-                                       const char *path, Error *e) {
+static inline bool decoder_read_strip_(DecodeStep *step, const Json *node, const FileErrors *f) {
     uint64_t start = 0, stop = 0;
-    step->operation = DECODE_STRIP;
     if (!step_text_(step->pattern, &step->pattern_length, json_get(node, "content"),
-                    "the content of Strip", path, e)) {
+                    "the content of Strip", f)) {
         return false;
     }
-    *known = json_uint(json_get(node, "start"), &start) &&
-             json_uint(json_get(node, "stop"), &stop) && step->pattern_length &&
-             utf8_decode(step->pattern, step->pattern_length, NULL) == step->pattern_length &&
-             (!step->fused || stop == 0);
-    step->start = (size_t)start, step->stop = (size_t)stop;
+    if (json_uint(json_get(node, "start"), &start) && json_uint(json_get(node, "stop"), &stop) &&
+        step->pattern_length &&
+        utf8_decode(step->pattern, step->pattern_length, NULL) == step->pattern_length &&
+        (!step->fused || stop == 0)) {
+        step->operation = DECODE_STRIP;
+        step->start = (size_t)start, step->stop = (size_t)stop;
+    }
     return true;
 }
 
-static inline bool decoder_read_replace_(DecodeStep *step, const Json *node, bool *known,
-                                         const char *path, Error *e) {
+static inline bool decoder_read_replace_(DecodeStep *step, const Json *node, const FileErrors *f) {
     const char *expression;
     if (!replace_read_(node, step->pattern, &step->pattern_length, step->content,
-                       &step->content_length, &expression, path, e)) {
+                       &step->content_length, &expression, f)) {
         return false;
     }
-    step->operation = DECODE_REPLACE;
-    *known = !expression && !step->fused;
     if (expression && !strcmp(expression, START_OF_TEXT_ " ") && step->content_length == 0) {
         *step = (DecodeStep){DECODE_STRIP, .pattern = " ", .pattern_length = 1, .start = 1,
                              .fused = step->fused};
-        *known = true;
+    } else if (!expression && !step->fused) {
+        step->operation = DECODE_REPLACE;
     }
     return true;
 }
 
-// Reads one step that is no Sequence; *known is false if it is not supported.
+// Reads a step that follows others; its operation stays DECODE_UNSUPPORTED if it is not supported.
 static inline bool decoder_read_step_(DecodeStep *step, const Json *node, bool after_bytes,
-                                      bool *known, const char *path, Error *e) {
-    *known = false;
+                                      const FileErrors *f) {
     if (json_has_type(node, "Fuse")) {
         step->operation = DECODE_FUSE;
-        *known = true;
-    } else if (json_has_type(node, "ByteFallback")) {
+    } else if (json_has_type(node, "ByteFallback") && !after_bytes && !step->fused) {
         step->operation = DECODE_BYTES;
-        *known = !after_bytes && !step->fused;
     } else if (json_has_type(node, "Metaspace") && !step->fused) {
-        *known = true;
-        return decoder_read_metaspace_(step, node, path, e);
+        return decoder_read_metaspace_(step, node, f);
     } else if (json_has_type(node, "Strip")) {
-        return decoder_read_strip_(step, node, known, path, e);
+        return decoder_read_strip_(step, node, f);
     } else if (json_has_type(node, "Replace")) {
-        return decoder_read_replace_(step, node, known, path, e);
+        return decoder_read_replace_(step, node, f);
     }
     return true;
 }
 
-// Appends the steps of a decoder; `depth` is 0 outside.
-static inline bool decoder_read(DecodeRules *rules, const Json *node, int depth, const char *path,
-                                Error *e) {
-    const Json *list = json_sequence_(node, "decoders");
-    if (list && depth < SEQUENCE_DEPTH_) {
-        for (const Json *child = list->child; child; child = child->next) {
-            if (!decoder_read(rules, child, depth + 1, path, e)) {
-                return false;
-            }
+static inline bool decoder_read(DecodeRules *rules, const Json *node, const FileErrors *f) {
+    StepList_ list = {0};
+    bool fused = false, bytes = false;
+    if (!json_steps_(&list, node, "decoders", 0)) {
+        return reject(f, "its decoder has more than %d steps", MAX_STEPS);
+    }
+    for (size_t i = 0; i < list.count; i++) {
+        DecodeStep *step = &rules->steps[rules->count++];
+        step->fused = fused;
+        if (!decoder_read_step_(step, list.steps[i], bytes, f)) {
+            return false;
         }
-        return true;
+        if (step->operation == DECODE_UNSUPPORTED) {
+            const char *type = json_string(json_get(list.steps[i], "type"));
+            return reject(
+                f,
+                "unsupported decoder step %zu, %.40s: supported is a Sequence of "
+                "ByteFallback, Metaspace, Strip, Replace (of a literal, of "
+                "\"(?<!\\n)^ \") and Fuse, where after Fuse only the beginning is stripped",
+                rules->count, type ? type : "without a type");
+        }
+        fused |= step->operation == DECODE_FUSE;
+        bytes |= step->operation == DECODE_BYTES;
     }
-    if (rules->count == MAX_STEPS) {
-        return fail(e, "%s: its decoder has more than %d steps", path, MAX_STEPS);
-    }
-
-    bool fused = false, bytes = false, known;
-    for (size_t i = 0; i < rules->count; i++) {
-        fused |= rules->steps[i].operation == DECODE_FUSE;
-        bytes |= rules->steps[i].operation == DECODE_BYTES;
-    }
-    DecodeStep *step = &rules->steps[rules->count++];
-    *step = (DecodeStep){.fused = fused};
-    if (!decoder_read_step_(step, node, bytes, &known, path, e)) {
-        return false;
-    }
-
-    const char *type = json_string(json_get(node, "type"));
-    return known ||
-           fail(e,
-                "%s: unsupported decoder step %zu, %.40s: supported is a Sequence of ByteFallback, "
-                "Metaspace, Strip, Replace (of a literal, of \"(?<!\\n)^ \") and Fuse, where after "
-                "Fuse only the beginning is stripped",
-                path, rules->count, type ? type : "without a type");
+    return true;
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -351,16 +349,20 @@ static inline bool post_processor_is_known(const Json *post) {
 // ------------------------------------------------------------------------------------------------
 // Writers
 
+// Begins a component of this type, which json_close ends.
+static inline void json_open_component(JsonWriter *w, const char *key, const char *type) {
+    json_open(w, key, '{');
+    json_put_string(w, "type", type);
+}
+
 // A component that is its type alone.
 static inline void json_put_component(JsonWriter *w, const char *type) {
-    json_open(w, NULL, '{');
-    json_put_string(w, "type", type);
+    json_open_component(w, NULL, type);
     json_close(w, '}');
 }
 
 static inline void json_put_byte_level(JsonWriter *w, const char *key, bool prefix_space) {
-    json_open(w, key, '{');
-    json_put_string(w, "type", "ByteLevel");
+    json_open_component(w, key, "ByteLevel");
     json_put_bool(w, "add_prefix_space", prefix_space);
     json_put_bool(w, "trim_offsets", true);
     json_put_bool(w, "use_regex", true);
@@ -370,13 +372,21 @@ static inline void json_put_byte_level(JsonWriter *w, const char *key, bool pref
 // `kind` of the pattern is "String" or "Regex".
 static inline void json_put_replace(JsonWriter *w, const char *kind, const char *pattern,
                                     const char *content) {
-    json_open(w, NULL, '{');
-    json_put_string(w, "type", "Replace");
+    json_open_component(w, NULL, "Replace");
     json_open(w, "pattern", '{');
     json_put_string(w, kind, pattern);
     json_close(w, '}');
     json_put_string(w, "content", content);
     json_close(w, '}');
+}
+
+// Begins a tokenizer.json, up to the entries of "added_tokens".
+static inline void json_open_tokenizer(JsonWriter *w) {
+    json_open(w, NULL, '{');
+    json_put_string(w, "version", "1.0");
+    json_put_null(w, "truncation");
+    json_put_null(w, "padding");
+    json_open(w, "added_tokens", '[');
 }
 
 // The fields of an added token but for its id.

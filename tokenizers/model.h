@@ -18,6 +18,7 @@ typedef enum { MODEL_BYTE_BPE, MODEL_UNIGRAM, MODEL_PIECE_BPE, MODEL_CHARACTER }
 
 // One step of the decoder of a tokenizer.json.
 typedef enum {
+    DECODE_UNSUPPORTED,
     DECODE_REPLACE,   // pattern by content
     DECODE_BYTES,     // runs of byte pieces by their bytes
     DECODE_METASPACE, // pattern, the replacement, by a space
@@ -30,7 +31,7 @@ typedef struct {
     char pattern[STEP_TEXT], content[STEP_TEXT];
     size_t pattern_length, content_length;
     size_t start, stop; // STRIP: as many characters at most
-    bool fused;         // behind FUSE
+    bool fused;         // after FUSE
     bool keeps_first;   // METASPACE with prepend_scheme "never"
 } DecodeStep;
 
@@ -74,7 +75,7 @@ static inline void tokenizer_free(Tokenizer *t) {
     *t = (Tokenizer){0};
 }
 
-// Bytes of a token as they stand in text or, for pieces, as the vocabulary spells it; no NUL at the
+// Bytes of a token as text has them or, for pieces, as the vocabulary spells it; no NUL at the
 // end. An id outside the vocabulary has none.
 static inline const char *tokenizer_text(const Tokenizer *t, int32_t id, size_t *length) {
     return vocabulary_text(&t->vocabulary, id, length);
@@ -83,23 +84,9 @@ static inline const char *tokenizer_text(const Tokenizer *t, int32_t id, size_t 
 // ------------------------------------------------------------------------------------------------
 // Putting one together
 
-// Starts a byte-level BPE, which splits as GPT-2's.
+// Starts a tokenizer: a byte-level BPE that splits as GPT-2's.
 static inline void tokenizer_init(Tokenizer *t) {
     *t = (Tokenizer){.begin = -1, .pad = -1, .pieces.unknown = -1};
-}
-
-// Starts a Unigram of SentencePiece with byte fallback, which normalizes nothing.
-static inline void tokenizer_init_unigram(Tokenizer *t) {
-    tokenizer_init(t);
-    t->model = MODEL_UNIGRAM;
-    t->pieces.sentencepiece = t->pieces.byte_fallback = true;
-}
-
-// Adds a token with the next id: its bytes, or with `verbatim` a text that holds a character
-// outside the byte alphabet.
-static inline bool tokenizer_add_token(Tokenizer *t, const char *bytes, size_t length,
-                                       bool verbatim, Error *e) {
-    return vocabulary_add(&t->vocabulary, bytes, length, verbatim, e);
 }
 
 // Adds a piece of this kind with the next id.
@@ -114,11 +101,6 @@ static inline bool tokenizer_add_piece(Tokenizer *t, const char *text, size_t le
     t->pieces.scores[id] = score;
     t->vocabulary.tokens[id].kind = (uint8_t)kind;
     return true;
-}
-
-// Adds the merge with the next priority.
-static inline bool tokenizer_add_merge(Tokenizer *t, Merge merge, Error *e) {
-    return merges_add(&t->merges, merge, e);
 }
 
 // Makes the token added.id an added token; added.text is copied.
@@ -141,7 +123,7 @@ static inline bool token_matches_(const Tokenizer *t, const Token *token) {
 }
 
 // Finds the tokens of single bytes, of which byte-level BPE needs all.
-static inline bool byte_tokens_index_(Vocabulary *v, const char *name, Error *e) {
+static inline bool byte_tokens_index_(Vocabulary *v, const FileErrors *f) {
     for (size_t i = 0; i < v->model_count; i++) {
         if (v->tokens[i].length == 1 && !v->tokens[i].verbatim) {
             v->byte_id[(unsigned char)v->bytes[v->tokens[i].offset]] = (int32_t)i;
@@ -149,34 +131,33 @@ static inline bool byte_tokens_index_(Vocabulary *v, const char *name, Error *e)
     }
     for (int b = 0; b < 256; b++) {
         if (v->byte_id[b] < 0) {
-            return fail(
-                e, "%s: the vocabulary has no token for byte 0x%02X: byte-level BPE needs all 256",
-                name, b);
+            return reject(
+                f, "the vocabulary has no token for byte 0x%02X: byte-level BPE needs all 256", b);
         }
     }
     return true;
 }
 
-// Call when tokens, merges or scores, and added tokens are complete. `name` stands in error lines.
-static inline bool tokenizer_index(Tokenizer *t, const char *name, Error *e) {
+// Call when tokens, merges or scores, and added tokens are complete.
+static inline bool tokenizer_index(Tokenizer *t, const FileErrors *f) {
     Vocabulary *v = &t->vocabulary;
     v->model_count = v->model_count ? v->model_count : v->count;
     memset(v->byte_id, -1, sizeof v->byte_id);
     for (size_t id = 0; id < v->count; id++) {
         v->tokens[id].matches = token_matches_(t, &v->tokens[id]);
     }
-    t->classes = t->classes ? t->classes : character_classes(e);
-    if (!t->classes || !added_tokens_index(&t->added, e)) {
+    t->classes = t->classes ? t->classes : character_classes(f->error);
+    if (!t->classes || !added_tokens_index(&t->added, f->error)) {
         return false;
     }
     if (t->pieces.sentencepiece) {
         pieces_set_scores(&t->pieces, v, t->model == MODEL_UNIGRAM);
     }
     if (t->model != MODEL_BYTE_BPE) {
-        return pieces_index(&t->pieces, v, t->model == MODEL_PIECE_BPE, e);
+        return pieces_index(&t->pieces, v, t->model == MODEL_PIECE_BPE, f->error);
     }
-    return byte_tokens_index_(v, name, e) && merges_index(&t->merges, e) &&
-           (!t->merges.ignore_merges || vocabulary_index_texts(v, e));
+    return byte_tokens_index_(v, f) && merges_index(&t->merges, f->error) &&
+           (!t->merges.ignore_merges || vocabulary_index_texts(v, f->error));
 }
 
 #endif

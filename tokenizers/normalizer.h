@@ -12,6 +12,7 @@
 enum { STEP_TEXT = 32, MAX_STEPS = 8 };
 
 typedef enum {
+    NORMALIZE_UNSUPPORTED,
     NORMALIZE_PREPEND, // content
     NORMALIZE_REPLACE, // pattern by content
     NORMALIZE_SPACES,  // runs of two and more spaces by content
@@ -50,19 +51,14 @@ static inline bool text_append_replaced(TextBuffer *out, const char *text, size_
 static inline bool append_collapsed_(TextBuffer *out, const char *text, size_t n,
                                      const char *content, size_t content_length, Error *e) {
     for (size_t at = 0; at < n;) {
-        size_t spaces = 0, others = 0;
-        while (at + spaces < n && text[at + spaces] == ' ') {
-            spaces++;
-        }
-        while (at + spaces + others < n && text[at + spaces + others] != ' ') {
-            others++;
-        }
-        if (!(spaces > 1 ? text_append(out, content, content_length, e)
-                         : text_append(out, text + at, spaces, e)) ||
-            !text_append(out, text + at + spaces, others, e)) {
+        const char *run = memmem(text + at, n - at, "  ", 2);
+        size_t end = run ? (size_t)(run - text) : n;
+        if (!text_append(out, text + at, end - at, e) ||
+            (run && !text_append(out, content, content_length, e))) {
             return false;
         }
-        at += spaces + others;
+        for (at = end; at < n && text[at] == ' '; at++) {
+        }
     }
     return true;
 }
@@ -74,6 +70,8 @@ static inline bool normalize_step_(const NormalizeStep *step, const uint8_t *cla
     size_t left = 0, right = 0;
     out->length = 0;
     switch (step->operation) {
+    case NORMALIZE_UNSUPPORTED: // none is kept
+        break;
     case NORMALIZE_PREPEND:
         return (n == 0 || chunk & TEXT_NOT_FIRST ||
                 text_append(out, step->content, step->content_length, e)) &&

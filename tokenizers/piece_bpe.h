@@ -12,7 +12,7 @@ typedef struct {
     bool frozen; // a user-defined symbol, which never merges
 } PieceSymbol_;
 
-// Scratch memory of one thread; zero-initialise.
+// Scratch memory of one thread; zero-initialize.
 typedef struct {
     PieceSymbol_ *symbols;
     size_t capacity;
@@ -29,7 +29,6 @@ static inline void piece_bpe_scratch_free(PieceBpeScratch *s) {
     free(s->symbols);
     free(s->heap.entries);
     free(s->unused_cuts);
-    *s = (PieceBpeScratch){0};
 }
 
 // A number that is smaller for a greater score.

@@ -5,6 +5,7 @@
 
 #include <float.h>
 
+#include "tokenizers/pre_tokenizer.h"
 #include "tokenizers/tokens.h"
 #include "tokenizers/trie.h"
 #include "tokenizers/unicode.h"
@@ -13,9 +14,9 @@
 typedef struct {
     double *scores; // (model_count)
     size_t score_capacity;
-    double unknown_score; // Unigram: of a character that is no piece
-    int32_t unknown;      // piece for text that is no piece, -1 if there is none
-    bool byte_fallback;   // text that is no piece becomes the pieces of its bytes
+    double unknown_score; // Unigram: of a character that is not a piece
+    int32_t unknown;      // piece for text that is not one, -1 if there is none
+    bool byte_fallback;   // text that is not a piece becomes the pieces of its bytes
     // Loaded from a .model: the ids are those of the sentencepiece library; else of `tokenizers`.
     bool sentencepiece;
 
@@ -51,18 +52,13 @@ static inline bool piece_trie_(const Vocabulary *v, int kind, Trie *trie, Error 
     return ok;
 }
 
-// True if in no piece anything but a space symbol stands before a space symbol.
+// True if no piece has anything but space symbols before a space symbol.
 static inline bool pieces_begin_words_(const Vocabulary *v) {
     for (size_t id = 0; id < v->model_count; id++) {
-        const char *text = v->bytes + v->tokens[id].offset;
-        size_t start = 0, length = v->tokens[id].length;
-        if (!v->tokens[id].matches) {
-            continue;
-        }
-        while (length - start >= 3 && !memcmp(text + start, SPACE_SYMBOL, 3)) {
-            start += 3;
-        }
-        if (memmem(text + start, length - start, SPACE_SYMBOL, 3)) {
+        const Token *token = &v->tokens[id];
+        const char *text = v->bytes + token->offset;
+        if (token->matches &&
+            word_length(text, token->length, SPACE_SYMBOL, 3, true) < token->length) {
             return false;
         }
     }
@@ -102,21 +98,27 @@ static inline bool pieces_index(PieceModel *m, Vocabulary *v, bool bpe, Error *e
            piece_trie_(v, PIECE_USER, &m->user_symbols, e);
 }
 
-// Appends ids for text that is no piece: one for each of its bytes, or the unknown piece, once for
-// neighbours.
-static inline bool pieces_encode_unknown(const Vocabulary *v, const PieceModel *m, const char *text,
-                                         size_t n, TokenBuffer *out, Error *e) {
+// Appends the ids of the bytes of a text.
+static inline bool pieces_encode_bytes(const Vocabulary *v, const char *text, size_t n,
+                                       TokenBuffer *out, Error *e) {
     if (!token_buffer_reserve(out, n, e)) {
         return false;
     }
-    if (m->byte_fallback) {
-        for (size_t i = 0; i < n; i++) {
-            out->ids[out->count++] = v->byte_id[(unsigned char)text[i]];
-        }
-    } else if (out->count == out->start || out->ids[out->count - 1] != m->unknown) {
-        out->ids[out->count++] = m->unknown;
+    for (size_t i = 0; i < n; i++) {
+        out->ids[out->count++] = v->byte_id[(unsigned char)text[i]];
     }
     return true;
+}
+
+// Appends ids for text that is not a piece: one for each of its bytes, or the unknown piece, once
+// for neighbours.
+static inline bool pieces_encode_unknown(const Vocabulary *v, const PieceModel *m, const char *text,
+                                         size_t n, TokenBuffer *out, Error *e) {
+    if (m->byte_fallback) {
+        return pieces_encode_bytes(v, text, n, out, e);
+    }
+    return (out->count > out->start && out->ids[out->count - 1] == m->unknown) ||
+           token_buffer_append(out, m->unknown, e);
 }
 
 // Appends the ids of one symbol: its piece, or for a piece of kind PIECE_UNUSED those of the two

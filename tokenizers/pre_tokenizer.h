@@ -7,7 +7,7 @@
 #include "tokenizers/tokens.h"
 #include "util/text.h"
 
-typedef enum { PREPEND_NEVER, PREPEND_FIRST, PREPEND_ALWAYS } PrependScheme;
+typedef enum { PREPEND_NEVER, PREPEND_FIRST, PREPEND_ALWAYS, PREPEND_SCHEMES } PrependScheme;
 
 // A space becomes another character, which also goes before a text.
 typedef struct {
@@ -24,7 +24,7 @@ typedef struct {
 } PreTokenizer;
 
 // Bytes up to the next space symbol (`symbol`, of m bytes) that begins a word. `runs`: only a
-// symbol behind another character begins one; otherwise every symbol does.
+// symbol after another character begins one; otherwise every symbol does.
 static inline size_t word_length(const char *text, size_t n, const char *symbol, size_t m,
                                  bool runs) {
     size_t at = 0;
@@ -54,11 +54,11 @@ static inline bool metaspace_begins(const Metaspace *m, const char *text, size_t
     return *text == ' ' || (n >= m->length && !memcmp(text, m->replacement, m->length));
 }
 
-// Writes the replacement that goes before text of n > 0 bytes, if any. `first`: it begins the
-// complete text.
+// Writes the replacement that goes before text of n > 0 bytes, if any.
 static inline bool metaspace_prepend(const Metaspace *m, const char *text, size_t n, int chunk,
-                                     bool first, TextBuffer *out, Error *e) {
-    bool prepend = m->prepend == PREPEND_ALWAYS || (m->prepend == PREPEND_FIRST && first);
+                                     TextBuffer *out, Error *e) {
+    bool prepend = m->prepend == PREPEND_ALWAYS ||
+                   (m->prepend == PREPEND_FIRST && !(chunk & TEXT_AFTER_TOKEN));
     out->length = 0;
     return !prepend || chunk & TEXT_NOT_FIRST || metaspace_begins(m, text, n) ||
            text_append(out, m->replacement, m->length, e);

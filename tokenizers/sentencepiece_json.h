@@ -4,6 +4,7 @@
 #define TOKENIZERS_SENTENCEPIECE_JSON_H
 
 #include "tokenizers/json_components.h"
+#include "tokenizers/vocab_merges.h"
 
 static inline void json_put_base64_(JsonWriter *w, const char *key, const char *data,
                                     size_t length) {
@@ -20,9 +21,7 @@ static inline void json_put_base64_(JsonWriter *w, const char *key, const char *
         }
         json_append(&text, out, 4);
     }
-    json_put_text(w, key, text.data ? text.data : "", text.length);
-    w->failed |= text.failed;
-    free(text.data);
+    json_put_composed(w, key, &text);
 }
 
 // The normalizer in the components that `tokenizers` has.
@@ -32,12 +31,10 @@ static inline void put_normalizer_(JsonWriter *w, const SentencePieceNormalizer 
         json_put_null(w, "normalizer");
         return;
     }
-    json_open(w, "normalizer", '{');
-    json_put_string(w, "type", "Sequence");
+    json_open_component(w, "normalizer", "Sequence");
     json_open(w, "normalizers", '[');
     if (s->charsmap.units) {
-        json_open(w, NULL, '{');
-        json_put_string(w, "type", "Precompiled");
+        json_open_component(w, NULL, "Precompiled");
         json_put_base64_(w, "precompiled_charsmap", s->charsmap.blob, s->charsmap.blob_bytes);
         json_close(w, '}');
     }
@@ -67,17 +64,15 @@ static inline bool has_space_symbol_(const Vocabulary *v) {
 
 static inline void put_decoder_(JsonWriter *w, const Vocabulary *v,
                                 const SentencePieceNormalizer *s) {
-    json_open(w, "decoder", '{');
-    json_put_string(w, "type", "Sequence");
+    json_open_component(w, "decoder", "Sequence");
     json_open(w, "decoders", '[');
     json_put_component(w, "ByteFallback");
-    if (has_space_symbol_(v)) { // otherwise one that stands in the text comes as bytes, and stays
+    if (has_space_symbol_(v)) { // otherwise one in the text comes as bytes, and stays
         json_put_replace(w, "String", SPACE_SYMBOL, " ");
     }
     json_put_component(w, "Fuse");
     if (s->dummy_prefix || s->collapse_spaces) {
-        json_open(w, NULL, '{');
-        json_put_string(w, "type", "Strip");
+        json_open_component(w, NULL, "Strip");
         json_put_string(w, "content", " ");
         json_put_uint(w, "start", 1);
         json_put_uint(w, "stop", 0);
@@ -96,7 +91,7 @@ typedef struct {
 static inline int scored_compare_(const void *first, const void *second) {
     const ScoredPiece_ *a = first, *b = second;
     return a->score != b->score ? (a->score > b->score ? -1 : 1)
-                                : (a->id > b->id) - (a->id < b->id);
+                                : order_u64((uint64_t)a->id, (uint64_t)b->id);
 }
 
 // Puts all merges into one piece.
@@ -138,22 +133,6 @@ static inline void put_merges_(JsonWriter *w, const Vocabulary *v, const double 
     free(order);
 }
 
-// Puts {piece: id} for BPE.
-static inline void put_piece_ids_(JsonWriter *w, const Vocabulary *v) {
-    JsonWriter key = {0};
-    json_open(w, "vocab", '{');
-    for (size_t id = 0; id < v->model_count; id++) {
-        key.length = 0;
-        json_append(&key, v->bytes + v->tokens[id].offset, v->tokens[id].length);
-        if (!key.failed) {
-            json_put_uint(w, key.data, id);
-        }
-    }
-    json_close(w, '}');
-    w->failed |= key.failed;
-    free(key.data);
-}
-
 // Puts [[piece, score], ...] for Unigram.
 static inline void put_piece_scores_(JsonWriter *w, const Vocabulary *v, const double *scores) {
     json_open(w, "vocab", '[');
@@ -168,7 +147,6 @@ static inline void put_piece_scores_(JsonWriter *w, const Vocabulary *v, const d
 
 // Control pieces and the unknown piece; with BPE, user-defined pieces too.
 static inline void put_added_tokens_(JsonWriter *w, const Vocabulary *v, bool bpe) {
-    json_open(w, "added_tokens", '[');
     for (size_t id = 0; id < v->model_count; id++) {
         int kind = v->tokens[id].kind;
         if (kind == PIECE_CONTROL || kind == PIECE_UNKNOWN || (bpe && kind == PIECE_USER)) {
@@ -182,18 +160,14 @@ static inline void put_added_tokens_(JsonWriter *w, const Vocabulary *v, bool bp
 static inline void sentencepiece_json_write(JsonWriter *w, const Tokenizer *t) {
     const Vocabulary *v = &t->vocabulary;
     bool bpe = t->model == MODEL_PIECE_BPE;
-    json_open(w, NULL, '{');
-    json_put_string(w, "version", "1.0");
-    json_put_null(w, "truncation");
-    json_put_null(w, "padding");
+    json_open_tokenizer(w);
     put_added_tokens_(w, v, bpe);
     put_normalizer_(w, &t->sentencepiece_normalizer);
     json_put_null(w, "pre_tokenizer");
     json_put_null(w, "post_processor");
     put_decoder_(w, v, &t->sentencepiece_normalizer);
 
-    json_open(w, "model", '{');
-    json_put_string(w, "type", bpe ? "BPE" : "Unigram");
+    json_open_component(w, "model", bpe ? "BPE" : "Unigram");
     if (bpe) {
         size_t length;
         const char *text = vocabulary_text(v, t->pieces.unknown, &length);
@@ -204,7 +178,7 @@ static inline void sentencepiece_json_write(JsonWriter *w, const Tokenizer *t) {
     }
     json_put_bool(w, "byte_fallback", t->pieces.byte_fallback);
     if (bpe) {
-        put_piece_ids_(w, v);
+        vocab_write_object(w, "vocab", t);
         put_merges_(w, v, t->pieces.scores);
     } else {
         put_piece_scores_(w, v, t->pieces.scores);

@@ -8,6 +8,7 @@
 #include "tokenizers/spellings.h"
 #include "util/json.h"
 #include "util/protobuf.h"
+#include "util/utf8.h"
 
 // Fields of the messages.
 enum { MODEL_PIECES_ = 1, MODEL_TRAINER_, MODEL_NORMALIZER_, MODEL_DENORMALIZER_ = 5 };
@@ -48,20 +49,16 @@ typedef struct {
 
 // What is wrong with a piece, NULL if nothing is.
 static inline const char *piece_fault_(FileText piece, float score, bool damaged, size_t id) {
-    size_t well_formed = 0;
-    for (size_t n = 1; n && well_formed < piece.length; well_formed += n) {
-        n = utf8_decode(piece.text + well_formed, piece.length - well_formed, NULL);
-    }
-    return damaged                               ? "is damaged"
-           : piece.length == 0                   ? "is empty"
-           : memchr(piece.text, 0, piece.length) ? "holds a NUL character"
-           : well_formed != piece.length         ? "is not UTF-8"
-           : !isfinite(score)                    ? "has a score that is not finite"
-           : id == TOKENIZER_MAX_VOCAB           ? "is one too many: at most 2097151 are supported"
-                                                 : NULL;
+    return damaged                                    ? "is damaged"
+           : piece.length == 0                        ? "is empty"
+           : memchr(piece.text, 0, piece.length)      ? "holds a NUL character"
+           : !utf8_is_valid(piece.text, piece.length) ? "is not UTF-8"
+           : !isfinite(score)                         ? "has a score that is not finite"
+           : id == TOKENIZER_MAX_VOCAB ? "is one too many: at most 2097151 are supported"
+                                       : NULL;
 }
 
-static inline bool piece_read_(Tokenizer *t, FileText message, const char *path, Error *e) {
+static inline bool piece_read_(Tokenizer *t, FileText message, const FileErrors *f) {
     ProtobufReader w = protobuf_reader(message.text, message.length);
     FileText piece = {"", 0};
     float score = 0;
@@ -81,32 +78,43 @@ static inline bool piece_read_(Tokenizer *t, FileText message, const char *path,
     size_t id = t->vocabulary.count;
     const char *fault = piece_fault_(piece, score, w.damaged, id);
     if (fault) {
-        return fail(e, "%s: piece %zu %s", path, id, fault);
+        return reject(f, "piece %zu %s", id, fault);
     }
-    return tokenizer_add_piece(t, piece.text, piece.length, (double)score, kind, e);
+    return tokenizer_add_piece(t, piece.text, piece.length, (double)score, kind, f->error);
 }
 
 static inline void trainer_spec_read_(Tokenizer *t, ModelFile_ *m, ProtobufReader *w) {
     DecodeRules *decode = &t->decode;
     while (protobuf_next(w)) {
         FileText text = {w->bytes, w->length}; // of wire type 2
-        if (w->wire == 0 && w->field == TRAINER_MODEL_TYPE_ && w->number >= 1 && w->number <= 4) {
-            m->type = w->number;
-        } else if (w->wire == 0 && w->field == TRAINER_SPACE_SUFFIX_) {
-            t->sentencepiece_normalizer.space_suffix = w->number != 0;
-        } else if (w->wire == 0 && w->field == TRAINER_BYTE_FALLBACK_) {
-            t->pieces.byte_fallback = w->number != 0;
-        } else if (w->wire == 2 && w->field == TRAINER_UNK_SURFACE_) {
-            // One that is too long is rejected by sentencepiece_read.
-            size_t room = sizeof decode->unknown_surface;
+        FileText *piece = NULL;
+        switch (w->field << 3 | (uint32_t)w->wire) {
+        case TRAINER_MODEL_TYPE_ << 3:
+            m->type = w->number >= 1 && w->number <= 4 ? w->number : m->type;
+            break;
+        case TRAINER_SPACE_SUFFIX_ << 3:
+            t->sentencepiece_normalizer.space_suffix = w->number;
+            break;
+        case TRAINER_BYTE_FALLBACK_ << 3:
+            t->pieces.byte_fallback = w->number;
+            break;
+        case TRAINER_UNK_SURFACE_ << 3 | 2: // one that is too long is rejected later
             decode->unknown_surface_length = text.length;
-            memcpy(decode->unknown_surface, text.text, text.length < room ? text.length : room);
-        } else if (w->wire == 2 && w->field == TRAINER_BOS_PIECE_ && text.length) {
-            m->begin = text;
-        } else if (w->wire == 2 && w->field == TRAINER_EOS_PIECE_ && text.length) {
-            m->end = text;
-        } else if (w->wire == 2 && w->field == TRAINER_PAD_PIECE_ && text.length) {
-            m->pad = text;
+            memcpy(decode->unknown_surface, text.text,
+                   min_u64(text.length, sizeof decode->unknown_surface));
+            break;
+        case TRAINER_BOS_PIECE_ << 3 | 2:
+            piece = &m->begin;
+            break;
+        case TRAINER_EOS_PIECE_ << 3 | 2:
+            piece = &m->end;
+            break;
+        case TRAINER_PAD_PIECE_ << 3 | 2:
+            piece = &m->pad;
+            break;
+        }
+        if (piece && text.length) {
+            *piece = text;
         }
     }
 }
@@ -114,20 +122,25 @@ static inline void trainer_spec_read_(Tokenizer *t, ModelFile_ *m, ProtobufReade
 static inline void normalizer_spec_read_(SentencePieceNormalizer *s, FileText *charsmap,
                                          ProtobufReader *w) {
     while (protobuf_next(w)) {
-        if (w->wire == 2 && w->field == NORMALIZER_CHARSMAP_) {
+        switch (w->field << 3 | (uint32_t)w->wire) {
+        case NORMALIZER_CHARSMAP_ << 3 | 2:
             *charsmap = (FileText){w->bytes, w->length};
-        } else if (w->wire == 0 && w->field == NORMALIZER_DUMMY_PREFIX_) {
-            s->dummy_prefix = w->number != 0;
-        } else if (w->wire == 0 && w->field == NORMALIZER_EXTRA_SPACES_) {
-            s->collapse_spaces = w->number != 0;
-        } else if (w->wire == 0 && w->field == NORMALIZER_ESCAPE_SPACES_) {
-            s->escape_spaces = w->number != 0;
+            break;
+        case NORMALIZER_DUMMY_PREFIX_ << 3:
+            s->dummy_prefix = w->number;
+            break;
+        case NORMALIZER_EXTRA_SPACES_ << 3:
+            s->collapse_spaces = w->number;
+            break;
+        case NORMALIZER_ESCAPE_SPACES_ << 3:
+            s->escape_spaces = w->number;
+            break;
         }
     }
 }
 
-static inline bool model_proto_read_(Tokenizer *t, ModelFile_ *m, FileText file, const char *path,
-                                     Error *e) {
+static inline bool model_proto_read_(Tokenizer *t, ModelFile_ *m, FileText file,
+                                     const FileErrors *f) {
     ProtobufReader w = protobuf_reader(file.text, file.length);
     bool damaged = false;
     while (protobuf_next(&w) && !damaged) {
@@ -135,7 +148,7 @@ static inline bool model_proto_read_(Tokenizer *t, ModelFile_ *m, FileText file,
             continue;
         }
         ProtobufReader inner = protobuf_reader(w.bytes, w.length);
-        if (w.field == MODEL_PIECES_ && !piece_read_(t, (FileText){w.bytes, w.length}, path, e)) {
+        if (w.field == MODEL_PIECES_ && !piece_read_(t, (FileText){w.bytes, w.length}, f)) {
             return false;
         }
         if (w.field == MODEL_TRAINER_) {
@@ -151,8 +164,8 @@ static inline bool model_proto_read_(Tokenizer *t, ModelFile_ *m, FileText file,
         damaged = inner.damaged;
     }
     return (!w.damaged && !damaged && t->vocabulary.count > 0) ||
-           fail(e, "%s: not a SentencePiece model, or damaged (byte %zu)", path,
-                (size_t)((const char *)w.at - file.text));
+           reject(f, "not a SentencePiece model, or damaged (byte %zu)",
+                  (size_t)((const char *)w.at - file.text));
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -168,8 +181,8 @@ static inline bool is_text_piece_(const Token *token) {
 // that is spelled like a control piece: there sentencepiece gives the control piece's id to text,
 // or no ids at all.
 static inline bool pieces_check_spellings_(const Vocabulary *v, bool unigram, Spellings *s,
-                                           const char *path, Error *e) {
-    if (!spellings_reserve(s, v->count, 0, path, e)) {
+                                           const FileErrors *f) {
+    if (!spellings_reserve(s, v->count, 0, f)) {
         return false;
     }
     for (int text_pieces = 0; text_pieces < 2; text_pieces++) {
@@ -182,9 +195,9 @@ static inline bool pieces_check_spellings_(const Vocabulary *v, bool unigram, Sp
             int32_t known = spellings_find(s, name);
             bool reserved = known >= 0 && !is_text_piece_(&v->tokens[known]);
             if (known >= 0 && (reserved == !text_pieces || !unigram)) {
-                return fail(e, "%s: piece %zu is spelled like piece %d", path, id, (int)known);
+                return reject(f, "piece %zu is spelled like piece %d", id, (int)known);
             }
-            if (known < 0 && !spellings_add(s, name, id, e)) {
+            if (known < 0 && !spellings_add(s, name, id, f->error)) {
                 return false;
             }
         }
@@ -193,8 +206,8 @@ static inline bool pieces_check_spellings_(const Vocabulary *v, bool unigram, Sp
 }
 
 // Rejects bytes that are wrong or missing.
-static inline bool pieces_check_bytes_(const Vocabulary *v, bool byte_fallback, const char *path,
-                                       Error *e) {
+static inline bool pieces_check_bytes_(const Vocabulary *v, bool byte_fallback,
+                                       const FileErrors *f) {
     bool found[256] = {false};
     for (size_t id = 0; id < v->count; id++) {
         const Token *token = &v->tokens[id];
@@ -203,16 +216,15 @@ static inline bool pieces_check_bytes_(const Vocabulary *v, bool byte_fallback, 
         }
         int16_t byte = piece_byte(v->bytes + token->offset, token->length, false);
         if (byte < 0 || !byte_fallback) {
-            return fail(
-                e,
-                "%s: piece %zu of type BYTE must be written <0xNN>, in a model with byte_fallback",
-                path, id);
+            return reject(
+                f, "piece %zu of type BYTE must be written <0xNN>, in a model with byte_fallback",
+                id);
         }
         found[byte] = true;
     }
     for (int b = 0; b < 256 && byte_fallback; b++) {
         if (!found[b]) {
-            return fail(e, "%s: has byte_fallback, but no piece <0x%02X>", path, b);
+            return reject(f, "has byte_fallback, but no piece <0x%02X>", b);
         }
     }
     return true;
@@ -220,23 +232,22 @@ static inline bool pieces_check_bytes_(const Vocabulary *v, bool byte_fallback, 
 
 // Finds the one unknown piece, and rejects control pieces for which sentencepiece gives no ids.
 static inline bool pieces_check_specials_(const Vocabulary *v, bool unigram, int32_t *unknown,
-                                          const char *path, Error *e) {
+                                          const FileErrors *f) {
     for (size_t id = 0; id < v->count; id++) {
         const Token *token = &v->tokens[id];
         if (token->kind == PIECE_UNKNOWN && *unknown >= 0) {
-            return fail(e, "%s: pieces %d and %zu are both of type UNKNOWN", path, (int)*unknown,
-                        id);
+            return reject(f, "pieces %d and %zu are both of type UNKNOWN", (int)*unknown, id);
         }
         *unknown = token->kind == PIECE_UNKNOWN ? (int32_t)id : *unknown;
         if (token->kind == PIECE_CONTROL && !unigram &&
             lead_byte_length(v->bytes + token->offset, token->length) == token->length) {
-            return fail(e,
-                        "%s: control piece %zu is one character: sentencepiece gives no ids for "
-                        "text with it",
-                        path, id);
+            return reject(f,
+                          "control piece %zu is one character: sentencepiece gives no ids for "
+                          "text with it",
+                          id);
         }
     }
-    return *unknown >= 0 || fail(e, "%s: has no piece of type UNKNOWN", path);
+    return *unknown >= 0 || reject(f, "has no piece of type UNKNOWN");
 }
 
 static inline int32_t control_piece_(const Vocabulary *v, const Spellings *s, FileText name) {
@@ -244,9 +255,9 @@ static inline int32_t control_piece_(const Vocabulary *v, const Spellings *s, Fi
     return id >= 0 && v->tokens[id].kind == PIECE_CONTROL ? id : -1;
 }
 
-// Reads the .model in t->source. *end is its end-of-document piece, NULL if it has none.
-static inline bool sentencepiece_read(Tokenizer *t, Spellings *s, const char *path,
-                                      char end[STEP_TEXT], Error *e) {
+// Reads the .model in t->source. *end is its end-of-document piece; unchanged if it has none.
+static inline bool sentencepiece_read(Tokenizer *t, Spellings *s, FileText *end,
+                                      const FileErrors *f) {
     static const char surface[] = " \xE2\x81\x87 ";
     ModelFile_ m = {.type = 1, .begin = {"<s>", 3}, .end = {"</s>", 4}, .pad = {"<pad>", 5}};
     SentencePieceNormalizer *normalizer = &t->sentencepiece_normalizer;
@@ -255,40 +266,35 @@ static inline bool sentencepiece_read(Tokenizer *t, Spellings *s, const char *pa
     normalizer->dummy_prefix = normalizer->collapse_spaces = normalizer->escape_spaces = true;
     memcpy(t->decode.unknown_surface, surface, sizeof surface);
     t->decode.unknown_surface_length = sizeof surface - 1;
-    if (!model_proto_read_(t, &m, (FileText){t->source, t->source_length}, path, e)) {
+    if (!model_proto_read_(t, &m, (FileText){t->source, t->source_length}, f)) {
         return false;
     }
 
     t->model = m.type == 1 ? MODEL_UNIGRAM : m.type == 2 ? MODEL_PIECE_BPE : MODEL_CHARACTER;
     if (m.type == 3) {
-        return fail(e, "%s: unsupported model_type WORD: UNIGRAM, BPE and CHAR are supported",
-                    path);
+        return reject(f, "unsupported model_type WORD: UNIGRAM, BPE and CHAR are supported");
     }
     if (m.denormalizes) {
-        return fail(e, "%s: unsupported rules in denormalizer_spec: text would decode differently",
-                    path);
+        return reject(f, "unsupported rules in denormalizer_spec: text would decode differently");
     }
-    if (t->decode.unknown_surface_length >= sizeof t->decode.unknown_surface ||
-        m.end.length >= STEP_TEXT) {
-        return fail(e, "%s: unk_surface or eos_piece is longer than %d bytes", path, STEP_TEXT - 1);
+    if (t->decode.unknown_surface_length > sizeof t->decode.unknown_surface) {
+        return reject(f, "unk_surface is longer than %zu bytes", sizeof t->decode.unknown_surface);
     }
     bool unigram = t->model == MODEL_UNIGRAM;
-    if (!pieces_check_spellings_(v, unigram, s, path, e) ||
-        !pieces_check_bytes_(v, t->pieces.byte_fallback, path, e) ||
-        !pieces_check_specials_(v, unigram, &t->pieces.unknown, path, e) ||
+    if (!pieces_check_spellings_(v, unigram, s, f) ||
+        !pieces_check_bytes_(v, t->pieces.byte_fallback, f) ||
+        !pieces_check_specials_(v, unigram, &t->pieces.unknown, f) ||
         (m.charsmap.length &&
-         !charsmap_read(&normalizer->charsmap, m.charsmap.text, m.charsmap.length, path, e))) {
+         !charsmap_read(&normalizer->charsmap, m.charsmap.text, m.charsmap.length, f))) {
         return false;
     }
 
     t->begin = control_piece_(v, s, m.begin);
     t->pad = control_piece_(v, s, m.pad);
-    end[0] = 0;
     if (control_piece_(v, s, m.end) >= 0) {
-        memcpy(end, m.end.text, m.end.length);
-        end[m.end.length] = 0;
+        *end = m.end;
     }
-    return tokenizer_index(t, path, e);
+    return tokenizer_index(t, f);
 }
 
 // ------------------------------------------------------------------------------------------------

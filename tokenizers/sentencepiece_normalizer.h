@@ -12,7 +12,7 @@
 typedef struct {
     Charsmap charsmap;
     bool dummy_prefix;    // a space goes before the text
-    bool space_suffix;    // that space goes behind it instead
+    bool space_suffix;    // that space goes after it instead
     bool collapse_spaces; // no spaces at the ends, and one where there are more
     bool escape_spaces;   // a space becomes SPACE_SYMBOL
 } SentencePieceNormalizer;
@@ -29,11 +29,7 @@ typedef struct {
 } CutPlaces;
 
 static inline bool cut_places_add(CutPlaces *cuts, CutPlace place, Error *e) {
-    if (!array_reserve(&cuts->places, &cuts->capacity, cuts->count, 1, sizeof place, e)) {
-        return false;
-    }
-    cuts->places[cuts->count++] = place;
-    return true;
+    return array_append(&cuts->places, &cuts->capacity, &cuts->count, &place, sizeof place, e);
 }
 
 // One step at s: the bytes it takes; what they become is *out. A user-defined symbol stays as it
@@ -98,6 +94,16 @@ static inline size_t dropped_start_(const SentencePieceNormalizer *s, const Trie
     return at;
 }
 
+// The end of a text: drops spaces and adds a suffix, as the model wants it.
+static inline bool end_text_(const SentencePieceNormalizer *s, TextBuffer *out, const char *symbol,
+                             size_t size, Error *e) {
+    while (s->collapse_spaces && out->length >= size &&
+           !memcmp(out->data + out->length - size, symbol, size)) {
+        out->length -= size;
+    }
+    return !s->dummy_prefix || !s->space_suffix || text_append(out, symbol, size, e);
+}
+
 // Normalizes; *out is overwritten. `chunk` leaves out what is done at the beginning and the end of
 // a text. With `cuts`, lists the places from raw position `from` on.
 static inline bool normalize_sentencepiece(const SentencePieceNormalizer *s,
@@ -139,15 +145,7 @@ static inline bool normalize_sentencepiece(const SentencePieceNormalizer *s,
         }
     }
 
-    // The end of the text.
-    if (chunk & TEXT_NOT_LAST) {
-        return true;
-    }
-    while (s->collapse_spaces && out->length >= size &&
-           !memcmp(out->data + out->length - size, symbol, size)) {
-        out->length -= size;
-    }
-    return !s->dummy_prefix || !s->space_suffix || text_append(out, symbol, size, e);
+    return chunk & TEXT_NOT_LAST || end_text_(s, out, symbol, size, e);
 }
 
 #endif

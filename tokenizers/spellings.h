@@ -1,14 +1,23 @@
-// spellings.h: tokens by the text that stands for them in a file, while it is loaded.
+// spellings.h: tokens by a text that stands for them.
 #ifndef TOKENIZERS_SPELLINGS_H
 #define TOKENIZERS_SPELLINGS_H
 
-#include "tokenizers/vocabulary.h"
+#include "util/array.h"
+#include "util/hash.h"
 
-// Bytes in a file that is being loaded.
+// Ids have 21 bits, so that a pair of ids and the priority of its merge fill one word of the pair
+// table (bpe.h).
+enum { TOKENIZER_MAX_VOCAB = (1 << 21) - 1 };
+
+// Bytes that something else owns, such as a file that is being loaded.
 typedef struct {
     const char *text;
     size_t length;
 } FileText;
+
+static inline FileText file_text(const char *text) {
+    return (FileText){text, strlen(text)};
+}
 
 typedef struct {
     FileText *tokens; // by id; text is NULL where none is known yet
@@ -22,14 +31,12 @@ static inline void spellings_free(Spellings *s) {
 }
 
 // Makes room for tokens with ids below count + more.
-static inline bool spellings_reserve(Spellings *s, size_t count, size_t more, const char *path,
-                                     Error *e) {
+static inline bool spellings_reserve(Spellings *s, size_t count, size_t more, const FileErrors *f) {
     if (count > TOKENIZER_MAX_VOCAB || more > TOKENIZER_MAX_VOCAB - count) {
-        return fail(e, "%s: %zu tokens: at most %d are supported", path, count + more,
-                    TOKENIZER_MAX_VOCAB);
+        return reject(f, "%zu tokens: at most %d are supported", count + more, TOKENIZER_MAX_VOCAB);
     }
     s->tokens = calloc(count + more + 1, sizeof *s->tokens);
-    return s->tokens || fail(e, "%s: out of memory for %zu tokens", path, count + more);
+    return s->tokens || reject(f, "out of memory for %zu tokens", count + more);
 }
 
 // A text in two halves.
@@ -42,7 +49,7 @@ static inline bool spelling_same_(const void *spellings, uint32_t id, const void
     const SpellingKey_ *k = key;
     return token->length == k->a.length + k->b.length &&
            !memcmp(token->text, k->a.text, k->a.length) &&
-           !memcmp(token->text + k->a.length, k->b.text, k->b.length);
+           (!k->b.length || !memcmp(token->text + k->a.length, k->b.text, k->b.length));
 }
 
 static inline uint64_t spelling_hash_(const void *spellings, uint32_t id) {

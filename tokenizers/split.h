@@ -8,7 +8,7 @@
 
 typedef enum {
     SPLIT_GPT2,        // 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
-    SPLIT_GPT2_DIGITS, // the same, behind a pre-tokenizer that isolates every digit
+    SPLIT_GPT2_DIGITS, // the same, after a pre-tokenizer that isolates every digit
     SPLIT_GPT4,        // cl100k, Llama 3: the first of split_rule_find
     SPLIT_GPT4_ONE_DIGIT // Qwen 2: the same with single digits
 } SplitRule;
@@ -17,7 +17,7 @@ typedef enum {
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits                           \
     "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
-// The rule for an expression as tokenizer.json files write it; false if it is none of the known.
+// The rule for an expression as tokenizer.json files write it; false if it is unknown.
 static inline bool split_rule_find(const char *expression, SplitRule *rule) {
     static const struct {
         const char *expression;
@@ -41,24 +41,30 @@ static inline bool split_rule_find(const char *expression, SplitRule *rule) {
 // GPT-2
 
 static inline size_t contraction_(const char *text, size_t length) {
-    if (length >= 2 && text[0] == '\'') {
-        if (text[1] == 's' || text[1] == 't' || text[1] == 'm' || text[1] == 'd') {
-            return 2;
-        }
-        if (length >= 3 &&
-            ((text[1] == 'r' && text[2] == 'e') || (text[1] == 'v' && text[2] == 'e') ||
-             (text[1] == 'l' && text[2] == 'l'))) {
-            return 3;
+    static const char *const endings[] = {"s", "t", "m", "d", "re", "ve", "ll"};
+    for (size_t i = 0; *text == '\'' && i < sizeof endings / sizeof *endings; i++) {
+        size_t n = strlen(endings[i]);
+        if (length > n && !memcmp(text + 1, endings[i], n)) {
+            return 1 + n;
         }
     }
     return 0;
 }
 
-// Bytes of the pre-token at the start of the text (length > 0), as SPLIT_GPT2 matches there. So: a
-// contraction; else a run of one class, with a space before it; else white space, without the last
-// character if something follows, since that character may be the space of the next match.
-static inline size_t pretoken_length(const uint8_t *classes, const char *text, size_t length) {
+// Bytes of the white space at the start of the text, which has some, that is one pre-token: all but
+// the last character if something follows, since that character may be the space of the next match.
+static inline size_t space_length_(const uint8_t *classes, const char *text, size_t length) {
     const char *end = text + length, *at = text, *last = text;
+    for (size_t n; at < end && class_at(classes, at, end, &n) == CLASS_SPACE; at += n) {
+        last = at;
+    }
+    return (size_t)(at == end || last == text ? at - text : last - text);
+}
+
+// Bytes of the pre-token at the start of the text (length > 0), as SPLIT_GPT2 matches there. So: a
+// contraction; else a run of one class, with a space before it; else white space.
+static inline size_t pretoken_length(const uint8_t *classes, const char *text, size_t length) {
+    const char *end = text + length, *at = text;
     size_t n = contraction_(text, length);
     if (n) {
         return n;
@@ -66,17 +72,13 @@ static inline size_t pretoken_length(const uint8_t *classes, const char *text, s
 
     at += *text == ' ' && length > 1;
     int class = class_at(classes, at, end, &n);
-    if (class != CLASS_SPACE) {
-        do {
-            at += n;
-        } while (at < end && class_at(classes, at, end, &n) == class);
-        return (size_t)(at - text);
+    if (class == CLASS_SPACE) {
+        return space_length_(classes, text, length);
     }
-
-    for (at = text; at < end && class_at(classes, at, end, &n) == CLASS_SPACE; at += n) {
-        last = at;
-    }
-    return (size_t)(at == end || last == text ? at - text : last - text);
+    do {
+        at += n;
+    } while (at < end && class_at(classes, at, end, &n) == class);
+    return (size_t)(at - text);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -106,20 +108,11 @@ static inline size_t line_ends_(const char *text, size_t length) {
 // Bytes of the white space at the start of the text (length > 0) that is one pre-token: up to the
 // last line end in it; else as in GPT-2's.
 static inline size_t space_length_gpt4_(const uint8_t *classes, const char *text, size_t length) {
-    size_t run = class_run_length(classes, text, length, CLASS_SPACE, SIZE_MAX), last = run;
+    size_t last = class_run_length(classes, text, length, CLASS_SPACE, SIZE_MAX);
     while (last > 0 && !line_ends_(text + last - 1, 1)) {
         last--;
     }
-    if (last) {
-        return last;
-    }
-
-    size_t before_last = 0, n;
-    for (size_t at = 0; at < run; at += n) {
-        class_at(classes, text + at, text + length, &n);
-        before_last = at;
-    }
-    return run == length || before_last == 0 ? run : before_last;
+    return last ? last : space_length_(classes, text, length);
 }
 
 // As pretoken_length for SPLIT_GPT4, in whose runs of numbers there are at most `digits`
@@ -131,7 +124,7 @@ static inline size_t pretoken_length_gpt4_(const uint8_t *classes, const char *t
         return contraction;
     }
 
-    // Letters, with one other character before them that is no number or line end.
+    // Letters, with one other character before them that is neither a number nor a line end.
     int class = class_at(classes, text, text + length, &n);
     size_t first = class == CLASS_LETTER || class == CLASS_NUMBER || line_ends_(text, 1) ? 0 : n;
     size_t letters =
@@ -143,7 +136,7 @@ static inline size_t pretoken_length_gpt4_(const uint8_t *classes, const char *t
         return class_run_length(classes, text, length, CLASS_NUMBER, digits);
     }
 
-    // Other characters, with a space before them and line ends behind them.
+    // Other characters, with a space before them and line ends after them.
     size_t space = *text == ' ' && length > 1;
     size_t others = class_run_length(classes, text + space, length - space, CLASS_OTHER, SIZE_MAX);
     if (others) {

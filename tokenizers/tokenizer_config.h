@@ -6,18 +6,21 @@
 #include "tokenizers/json_components.h"
 #include "tokenizers/vocab_merges.h"
 
-// The text of a role ("eos_token"), a string or {"content": string}; *text is NULL if it is not
-// there. `config` may be NULL.
+// The text of a role ("eos_token"), a string or {"content": string}; text->text is NULL if there is
+// none. `config` may be NULL.
 static inline bool tokenizer_config_token(const Json *config, const char *directory,
-                                          const char *role, const char **text, Error *e) {
+                                          const char *role, FileText *text, Error *e) {
     const Json *node = json_get(config, role);
-    *text = NULL;
+    *text = (FileText){0};
     if (json_absent(node)) {
         return true;
     }
-    *text = json_string(node->kind == JSON_OBJECT ? json_get(node, "content") : node);
-    return (*text && **text) ||
-           fail(e, "%s/tokenizer_config.json: %s must be a string", directory, role);
+    node = node->kind == JSON_OBJECT ? json_get(node, "content") : node;
+    if (!json_string(node) || node->length == 0) {
+        return fail(e, "%s/tokenizer_config.json: %s must be a string", directory, role);
+    }
+    *text = json_file_text(node);
+    return true;
 }
 
 static inline void put_model_max_length_(JsonWriter *w, const Tokenizer *t) {
@@ -27,12 +30,9 @@ static inline void put_model_max_length_(JsonWriter *w, const Tokenizer *t) {
 }
 
 static inline void put_role_(JsonWriter *w, const char *role, const Tokenizer *t, int32_t id) {
-    ByteAlphabet alphabet = byte_alphabet();
     JsonWriter text = {0};
-    token_write(&text, t, &alphabet, id);
-    json_put_text(w, role, text.data ? text.data : "", text.length);
-    w->failed |= text.failed;
-    free(text.data);
+    token_write(&text, t, id);
+    json_put_composed(w, role, &text);
 }
 
 // Of GPT-2's kind. GPT2Tokenizer would take <|endoftext|> for bos, eos and unk where they are

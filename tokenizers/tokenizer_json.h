@@ -67,46 +67,44 @@ static inline double serde_double_(const char *text) {
 
 // Reads one entry [piece, score]; its index is its id.
 static inline bool unigram_read_entry_(Tokenizer *t, Spellings *s, const Json *entry,
-                                       const char *path, Error *e) {
+                                       const FileErrors *f) {
     const Json *piece = entry->kind == JSON_ARRAY && entry->length == 2 ? entry->child : NULL;
     const Json *score = piece ? piece->next : NULL;
     size_t id = t->vocabulary.count;
     if (!json_string(piece) || piece->length == 0 || score->kind != JSON_NUMBER) {
-        return fail(e,
-                    "%s: vocabulary entry %zu must be [piece, score], the piece not empty and "
-                    "without NUL",
-                    path, id);
+        return reject(f,
+                      "vocabulary entry %zu must be [piece, score], the piece not empty and "
+                      "without NUL",
+                      id);
     }
     double value = serde_double_(score->text);
     if (!isfinite(value)) {
-        return fail(e, "%s: vocabulary entry %zu: its score %.40s is out of range", path, id,
-                    score->text);
+        return reject(f, "vocabulary entry %zu: its score %.40s is out of range", id, score->text);
     }
-    return tokenizer_add_piece(t, piece->text, piece->length, value, PIECE_NORMAL, e) &&
-           spellings_add(s, (FileText){piece->text, piece->length}, id, e);
+    return tokenizer_add_piece(t, piece->text, piece->length, value, PIECE_NORMAL, f->error) &&
+           spellings_add(s, json_file_text(piece), id, f->error);
 }
 
 // Reads a Unigram model: "vocab" is [[piece, score], ...]. Of a repeated piece the last one counts.
 static inline bool unigram_read_(Tokenizer *t, Spellings *s, const Json *model, size_t more,
-                                 const char *path, Error *e) {
+                                 const FileErrors *f) {
     const Json *vocab = json_get(model, "vocab"), *fallback = json_get(model, "byte_fallback");
     uint64_t unknown;
     if (!vocab || vocab->kind != JSON_ARRAY || vocab->length == 0) {
-        return fail(e, "%s: the vocabulary must be an array of [piece, score]", path);
+        return reject(f, "the vocabulary must be an array of [piece, score]");
     }
-    if (!spellings_reserve(s, vocab->length, more, path, e)) {
+    if (!spellings_reserve(s, vocab->length, more, f)) {
         return false;
     }
     if (!json_uint(json_get(model, "unk_id"), &unknown) || unknown >= vocab->length) {
-        return fail(
-            e,
-            "%s: unk_id must be an id below %zu: without one, text of other characters has no ids",
-            path, vocab->length);
+        return reject(
+            f, "unk_id must be an id below %zu: without one, text of other characters has no ids",
+            vocab->length);
     }
 
     double lowest = INFINITY;
     for (const Json *entry = vocab->child; entry; entry = entry->next) {
-        if (!unigram_read_entry_(t, s, entry, path, e)) {
+        if (!unigram_read_entry_(t, s, entry, f)) {
             return false;
         }
         lowest = fmin(lowest, t->pieces.scores[t->vocabulary.count - 1]);
@@ -117,18 +115,16 @@ static inline bool unigram_read_(Tokenizer *t, Spellings *s, const Json *model, 
     t->pieces.byte_fallback = json_is_bool(fallback, true);
     t->vocabulary.model_count = t->vocabulary.count;
     return json_absent(fallback) || fallback->kind == JSON_BOOL ||
-           fail(e, "%s: model.byte_fallback must be true or false", path);
+           reject(f, "model.byte_fallback must be true or false");
 }
 
 // Reads the components around a Unigram model.
-static inline bool unigram_read_components_(Tokenizer *t, const Json *root, const char *path,
-                                            Error *e) {
+static inline bool unigram_read_components_(Tokenizer *t, const Json *root, const FileErrors *f) {
     const Json *normalizer = json_get(root, "normalizer"), *decoder = json_get(root, "decoder");
     t->decode.joins_with_spaces = json_absent(decoder);
-    return (json_absent(normalizer) || normalizer_read(&t->normalizer, normalizer, 0, path, e)) &&
-           metaspace_pre_tokenizer_read(&t->pre_tokenizer, json_get(root, "pre_tokenizer"), path,
-                                        e) &&
-           (json_absent(decoder) || decoder_read(&t->decode, decoder, 0, path, e));
+    return (json_absent(normalizer) || normalizer_read(&t->normalizer, normalizer, f)) &&
+           metaspace_pre_tokenizer_read(&t->pre_tokenizer, json_get(root, "pre_tokenizer"), f) &&
+           (json_absent(decoder) || decoder_read(&t->decode, decoder, f));
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -136,8 +132,7 @@ static inline bool unigram_read_components_(Tokenizer *t, const Json *root, cons
 
 // Rejects every setting that would give other ids, and reads the pre-tokenizer. unk_token, fuse_unk
 // and byte_fallback have no effect where all 256 bytes are in the vocabulary.
-static inline bool byte_bpe_read_components_(Tokenizer *t, const Json *root, const char *path,
-                                             Error *e) {
+static inline bool byte_bpe_read_components_(Tokenizer *t, const Json *root, const FileErrors *f) {
     const Json *model = json_get(root, "model"), *dropout = json_get(model, "dropout");
     const Json *prefix = json_get(model, "continuing_subword_prefix");
     const Json *suffix = json_get(model, "end_of_word_suffix");
@@ -158,17 +153,16 @@ static inline bool byte_bpe_read_components_(Tokenizer *t, const Json *root, con
         wrong = "model.ignore_merges must be true or false";
     }
     if (wrong) {
-        return fail(e, "%s: %s", path, wrong);
+        return reject(f, "%s", wrong);
     }
     t->merges.ignore_merges = json_is_bool(ignore, true);
-    return byte_level_pre_tokenizer_read(&t->pre_tokenizer, json_get(root, "pre_tokenizer"), path,
-                                         e);
+    return byte_level_pre_tokenizer_read(&t->pre_tokenizer, json_get(root, "pre_tokenizer"), f);
 }
 
 static inline bool byte_bpe_read_(Tokenizer *t, Spellings *s, const Json *model, size_t more,
-                                  const char *path, Error *e) {
-    return vocab_read(t, s, json_get(model, "vocab"), more, path, e) &&
-           merges_read_json(t, s, json_get(model, "merges"), path, e);
+                                  const FileErrors *f) {
+    return vocab_read(t, s, json_get(model, "vocab"), more, f) &&
+           merges_read_json(t, s, json_get(model, "merges"), f);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -177,17 +171,17 @@ static inline bool byte_bpe_read_(Tokenizer *t, Spellings *s, const Json *model,
 // Makes the token `id` the added token, which is looked for, and decoded, as the normalizer leaves
 // it.
 static inline bool added_add_normalized_(Tokenizer *t, AddedToken added, size_t index,
-                                         const char *path, Error *e) {
+                                         const FileErrors *f) {
     TextBuffer normalized = {0}, other = {0};
     bool ok = normalizer_apply(&t->normalizer, t->classes, added.text, added.length, TEXT_COMPLETE,
-                               &normalized, &other, e) &&
+                               &normalized, &other, f->error) &&
               (normalized.length ||
-               fail(e, "%s: added token %zu: the normalizer leaves nothing of it", path, index)) &&
+               reject(f, "added token %zu: the normalizer leaves nothing of it", index)) &&
               vocabulary_set_decoded(&t->vocabulary, (size_t)added.id, normalized.data,
-                                     normalized.length, e);
+                                     normalized.length, f->error);
     added.text = normalized.data;
     added.length = normalized.length;
-    ok = ok && tokenizer_add_added(t, added, e);
+    ok = ok && tokenizer_add_added(t, added, f->error);
     free(normalized.data);
     free(other.data);
     return ok;
@@ -196,33 +190,30 @@ static inline bool added_add_normalized_(Tokenizer *t, AddedToken added, size_t 
 // Reads one entry of "added_tokens". Its id must be the one that Hugging Face gives it whatever the
 // file says: the vocabulary's if its text is there, else the next free one.
 static inline bool added_read_(Tokenizer *t, Spellings *s, const Json *entry, size_t index,
-                               const char *path, Error *e) {
+                               const FileErrors *f) {
     const Json *content = json_get(entry, "content");
     uint64_t id;
     if (!json_string(content) || content->length == 0 || content->length > 1000) {
-        return fail(e, "%s: added token %zu: content must be 1 to 1000 bytes without NUL", path,
-                    index);
+        return reject(f, "added token %zu: content must be 1 to 1000 bytes without NUL", index);
     }
-    FileText text = {content->text, content->length};
+    FileText text = json_file_text(content);
     int32_t known = spellings_find(s, text);
     size_t expected = known >= 0 ? (size_t)known : t->vocabulary.count;
     if (known >= 0 && t->vocabulary.tokens[known].added) {
-        return fail(e, "%s: added token %zu is listed twice", path, index);
+        return reject(f, "added token %zu is listed twice", index);
     }
     if (!json_uint(json_get(entry, "id"), &id) || id != expected) {
-        return fail(e, "%s: added token %zu: its id must be %zu (%s)", path, index, expected,
-                    known >= 0 ? "as in the vocabulary"
-                               : "the next after the vocabulary, without holes");
+        return reject(f, "added token %zu: its id must be %zu (%s)", index, expected,
+                      known >= 0 ? "as in the vocabulary"
+                                 : "the next after the vocabulary, without holes");
     }
 
-    if (known < 0) {
-        ByteAlphabet alphabet = byte_alphabet();
-        if (!spellings_add(s, text, expected, e) ||
-            !(t->model == MODEL_BYTE_BPE
-                  ? byte_token_read(t, &alphabet, text, e)
-                  : tokenizer_add_token(t, text.text, text.length, false, e))) {
-            return false;
-        }
+    if (known < 0 &&
+        !(spellings_add(s, text, expected, f->error) &&
+          (t->model == MODEL_BYTE_BPE
+               ? byte_token_read(t, text, f->error)
+               : vocabulary_add(&t->vocabulary, text.text, text.length, false, f->error)))) {
+        return false;
     }
     AddedToken added = {.text = (char *)text.text,
                         .length = text.length,
@@ -232,51 +223,46 @@ static inline bool added_read_(Tokenizer *t, Spellings *s, const Json *entry, si
                         .left_strip = json_is_bool(json_get(entry, "lstrip"), true),
                         .right_strip = json_is_bool(json_get(entry, "rstrip"), true),
                         .single_word = json_is_bool(json_get(entry, "single_word"), true)};
-    return added.normalized && t->normalizer.count ? added_add_normalized_(t, added, index, path, e)
-                                                   : tokenizer_add_added(t, added, e);
+    return added.normalized && t->normalizer.count ? added_add_normalized_(t, added, index, f)
+                                                   : tokenizer_add_added(t, added, f->error);
 }
 
 // ------------------------------------------------------------------------------------------------
 
 // Reads a parsed tokenizer.json.
 static inline bool tokenizer_json_read(Tokenizer *t, Spellings *s, const Json *root,
-                                       const char *path, Error *e) {
+                                       const FileErrors *f) {
     const Json *model = json_get(root, "model"), *added = json_get(root, "added_tokens");
     size_t index = 0, more = added && added->kind == JSON_ARRAY ? added->length : 0;
     bool unigram = json_has_type(model, "Unigram");
     if (!model) {
-        return fail(e, "%s: not a tokenizer.json: must be an object with a \"model\"", path);
+        return reject(f, "not a tokenizer.json: must be an object with a \"model\"");
     }
     if (json_get(model, "type") && !unigram && !json_has_type(model, "BPE")) {
-        return fail(e, "%s: unsupported model.type: must be \"BPE\" (byte-level) or \"Unigram\"",
-                    path);
+        return reject(f, "unsupported model.type: must be \"BPE\" (byte-level) or \"Unigram\"");
     }
     if (!json_absent(added) && added->kind != JSON_ARRAY) {
-        return fail(e, "%s: added_tokens must be an array", path);
+        return reject(f, "added_tokens must be an array");
     }
     if (!post_processor_is_known(json_get(root, "post_processor"))) {
-        return fail(e, "%s: post_processor is of an unknown type", path);
+        return reject(f, "post_processor is of an unknown type");
     }
 
-    t->classes = character_classes(e);
-    bool ok = t->classes && (unigram ? unigram_read_components_(t, root, path, e) &&
-                                           unigram_read_(t, s, model, more, path, e)
-                                     : byte_bpe_read_components_(t, root, path, e) &&
-                                           byte_bpe_read_(t, s, model, more, path, e));
+    t->classes = character_classes(f->error);
+    bool ok =
+        t->classes &&
+        (unigram ? unigram_read_components_(t, root, f) && unigram_read_(t, s, model, more, f)
+                 : byte_bpe_read_components_(t, root, f) && byte_bpe_read_(t, s, model, more, f));
     for (const Json *entry = ok && added ? added->child : NULL; entry && ok;
          entry = entry->next, index++) {
-        ok = added_read_(t, s, entry, index, path, e);
+        ok = added_read_(t, s, entry, index, f);
     }
-    return ok && tokenizer_index(t, path, e);
+    return ok && tokenizer_index(t, f);
 }
 
 // Writes a byte-level BPE of GPT-2's kind.
 static inline void tokenizer_json_write(JsonWriter *w, const Tokenizer *t) {
-    json_open(w, NULL, '{');
-    json_put_string(w, "version", "1.0");
-    json_put_null(w, "truncation");
-    json_put_null(w, "padding");
-    json_open(w, "added_tokens", '[');
+    json_open_tokenizer(w);
     for (size_t i = 0; i < t->added.count; i++) {
         json_put_added(w, &t->added.items[i]);
     }
@@ -286,8 +272,7 @@ static inline void tokenizer_json_write(JsonWriter *w, const Tokenizer *t) {
     json_put_null(w, "post_processor");
     json_put_byte_level(w, "decoder", t->pre_tokenizer.prefix_space);
 
-    json_open(w, "model", '{');
-    json_put_string(w, "type", "BPE");
+    json_open_component(w, "model", "BPE");
     json_put_null(w, "dropout");
     json_put_null(w, "unk_token");
     json_put_string(w, "continuing_subword_prefix", "");

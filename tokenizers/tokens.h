@@ -7,13 +7,13 @@
 
 typedef struct {
     int32_t *ids;
-    size_t count, capacity; // zero-initialise; the caller frees ids
+    size_t count, capacity; // zero-initialize; the caller frees ids
     size_t start;           // where the ids of the text that is being encoded begin
 } TokenBuffer;
 
 // A text may be encoded in chunks (tokenizer_safe_cut): whether a chunk is the complete text, or
-// lacks its beginning, or its end, or both (or'ed).
-enum { TEXT_COMPLETE = 0, TEXT_NOT_FIRST = 1, TEXT_NOT_LAST = 2 };
+// lacks its beginning, or its end, or both (or'ed); within it, whether an added token comes before.
+enum { TEXT_COMPLETE = 0, TEXT_NOT_FIRST = 1, TEXT_NOT_LAST = 2, TEXT_AFTER_TOKEN = 4 };
 
 // Makes room for `more` ids.
 static inline bool token_buffer_reserve(TokenBuffer *b, size_t more, Error *e) {
@@ -40,29 +40,21 @@ typedef struct {
     int32_t ids[CACHE_IDS_];
 } CacheEntry;
 
-// Texts met recently. A text has one place and displaces what is there.
-typedef struct {
-    CacheEntry *entries; // (1 << CACHE_BITS_)
-} TokenCache;
-
-static inline bool token_cache_init(TokenCache *c) {
-    c->entries = calloc((size_t)1 << CACHE_BITS_, sizeof *c->entries);
-    return c->entries;
-}
-
-static inline void token_cache_free(TokenCache *c) {
-    free(c->entries);
+// A cache of texts met recently; the caller frees it. NULL if there is no memory. A text has one
+// place and displaces what is there.
+static inline CacheEntry *token_cache_create(void) {
+    return calloc((size_t)1 << CACHE_BITS_, sizeof(CacheEntry));
 }
 
 // The place of a text of at most CACHE_KEY bytes, and its key. It may hold another text
 // (token_cache_hit).
-static inline CacheEntry *token_cache_entry(const TokenCache *c, const char *text, size_t n,
+static inline CacheEntry *token_cache_entry(CacheEntry *cache, const char *text, size_t n,
                                             uint64_t key[3]) {
     char bytes[24] = {(char)n};
     memcpy(bytes + 1, text, n);
     memcpy(key, bytes, sizeof bytes);
     uint64_t hash = hash_mix(key[0] + key[1] * 0x9E3779B97F4A7C15u + key[2] * 0xC2B2AE3D27D4EB4Fu);
-    return &c->entries[hash >> 8 & (((size_t)1 << CACHE_BITS_) - 1)];
+    return &cache[hash >> 8 & (((size_t)1 << CACHE_BITS_) - 1)];
 }
 
 static inline bool token_cache_hit(const CacheEntry *entry, const uint64_t key[3]) {

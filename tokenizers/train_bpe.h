@@ -251,8 +251,9 @@ static inline bool bpe_learn_merges_(BpeTrainer_ *bpe, size_t vocab_size, Tokeni
         Token left = out->vocabulary.tokens[merge.left];
         Token right = out->vocabulary.tokens[merge.right];
         const char *bytes = merged_bytes_(&out->vocabulary, left, right, e);
-        if (!bytes || !tokenizer_add_token(out, bytes, left.length + right.length, false, e) ||
-            !tokenizer_add_merge(out, merge, e) || !bpe_apply_merge_(bpe, best, merge.result, e)) {
+        if (!bytes ||
+            !vocabulary_add(&out->vocabulary, bytes, left.length + right.length, false, e) ||
+            !merges_add(&out->merges, merge, e) || !bpe_apply_merge_(bpe, best, merge.result, e)) {
             return false;
         }
     }
@@ -267,7 +268,6 @@ static inline bool bpe_learn_merges_(BpeTrainer_ *bpe, size_t vocab_size, Tokeni
 // changed.
 static inline bool trainer_finish(const TokenizerTrainer *trainer, size_t vocab_size,
                                   Tokenizer *out, Error *e) {
-    ByteAlphabet alphabet = byte_alphabet();
     BpeTrainer_ state = {0};
     int32_t byte_id[256];
     tokenizer_init(out);
@@ -276,18 +276,21 @@ static inline bool trainer_finish(const TokenizerTrainer *trainer, size_t vocab_
                     END_OF_DOCUMENT_TEXT, TOKENIZER_MAX_VOCAB);
     }
     bool ok = true;
-    for (int id = 0; ok && id < 256; id++) {
-        byte_id[alphabet.byte_of_id[id]] = id;
-        ok = tokenizer_add_token(out, (const char *)&alphabet.byte_of_id[id], 1, false, e);
+    for (int k = 0; ok && k < 512; k++) { // printable bytes first
+        int byte = k % 256;
+        if (byte_is_printable(byte) == (k < 256)) {
+            byte_id[byte] = (int32_t)out->vocabulary.count;
+            ok = vocabulary_add(&out->vocabulary, &(char){(char)byte}, 1, false, e);
+        }
     }
     AddedToken end = {(char *)END_OF_DOCUMENT_TEXT, strlen(END_OF_DOCUMENT_TEXT),
                       (int32_t)vocab_size - 1, .special = true};
     ok = ok && bpe_init_(&state, trainer, byte_id, vocab_size, e) &&
          bpe_learn_merges_(&state, vocab_size, out, e) &&
-         tokenizer_add_token(out, end.text, end.length, false, e) &&
+         vocabulary_add(&out->vocabulary, end.text, end.length, false, e) &&
          tokenizer_add_added(out, end, e);
     out->end_of_document = end.id;
-    ok = ok && tokenizer_index(out, "trained tokenizer", e);
+    ok = ok && tokenizer_index(out, &(FileErrors){"trained tokenizer", e});
     bpe_free_(&state);
     if (!ok) {
         tokenizer_free(out);

@@ -22,13 +22,12 @@ static inline void unigram_e_step_(UnigramTrainer *u, bool viterbi) {
         for (size_t w = 0; w < u->word_count; w++) {
             const UnigramWord *word = &u->words[w];
             uint32_t best[UNIGRAM_WORD_LENGTH];
-            double score;
             lattice_build(&lattice, u, u->text + word->start, word->length);
             if (!viterbi) {
                 lattice_expect(&lattice, u->pieces, word, counts);
                 continue;
             }
-            size_t n = lattice_best(&lattice, u->pieces, word->length, NO_PIECE, best, &score);
+            size_t n = lattice_best(&lattice, u->pieces, word->length, NO_PIECE, best);
             for (size_t k = 0; k < n; k++) {
                 counts[best[k]] += word->count;
             }
@@ -86,10 +85,8 @@ static inline void unigram_m_step_(UnigramTrainer *u, bool all) {
 
 // UNIGRAM_ITERATIONS of EM. After the last ones of the training (`last`), all pieces are in use.
 static inline bool unigram_em_(UnigramTrainer *u, bool last, Error *e) {
-    free(u->counts);
-    u->counts = malloc((size_t)u->threads * u->piece_count * sizeof *u->counts);
-    if (!u->counts || !unigram_trie(u, e)) {
-        return unigram_no_memory(e);
+    if (!unigram_trie(u, e)) {
+        return false;
     }
     for (int i = 0; i < UNIGRAM_ITERATIONS; i++) {
         unigram_e_step_(u, false);
@@ -104,7 +101,7 @@ static inline bool unigram_em_(UnigramTrainer *u, bool last, Error *e) {
 // A piece that may be kept.
 typedef struct {
     int class;   // 2: single character, 1: occurs in a segmentation, 0: does not
-    double loss; // by which pieces of a class are ranked: that of removing it
+    double loss; // by which pieces of a class are ranked: that of removing it, or its score
     uint32_t piece;
 } Candidate_;
 
@@ -117,15 +114,20 @@ static inline int candidate_order_(const void *a, const void *b) {
     if (x->loss != y->loss) {
         return x->loss < y->loss ? 1 : -1;
     }
-    return (x->piece > y->piece) - (x->piece < y->piece);
+    return order_u64(x->piece, y->piece);
+}
+
+// Ranks a piece by its probability.
+static inline Candidate_ piece_probability_(const UnigramTrainer *u, uint32_t p) {
+    const UnigramPiece *piece = &u->pieces[p];
+    return (Candidate_){p < u->characters ? 2 : piece->scaled > 0, piece->score, p};
 }
 
 // The pruning loss of a piece (Kudo 2018, section 3.2): how much the log likelihood of the most
 // probable segmentations would decrease if the piece were replaced by its own next best
 // segmentation, plus UNIGRAM_TOKEN_COST for each additional token. u->counts are the occurrences in
 // the most probable segmentations, `total` is their sum.
-static inline Candidate_ piece_loss_(const UnigramTrainer *u, Lattice *lattice, uint32_t p,
-                                     double total) {
+static inline Candidate_ piece_loss_(const UnigramTrainer *u, uint32_t p, double total) {
     const UnigramPiece *piece = &u->pieces[p];
     const double count = (double)u->counts[p];
     if (p < u->characters) {
@@ -139,10 +141,10 @@ static inline Candidate_ piece_loss_(const UnigramTrainer *u, Lattice *lattice, 
     }
 
     // The n pieces that would replace it.
+    Lattice lattice;
     uint32_t alternative[UNIGRAM_WORD_LENGTH];
-    double score;
-    lattice_build(lattice, u, u->text + piece->start, piece->length);
-    size_t n = lattice_best(lattice, u->pieces, piece->length, p, alternative, &score);
+    lattice_build(&lattice, u, u->text + piece->start, piece->length);
+    size_t n = lattice_best(&lattice, u->pieces, piece->length, p, alternative);
 
     // The loss per occurrence. Without the piece, the total grows to total + count * (n - 1).
     double loss = log(count / total) + (double)n * log(total + count * (double)(n - 1));
@@ -152,71 +154,56 @@ static inline Candidate_ piece_loss_(const UnigramTrainer *u, Lattice *lattice, 
     return (Candidate_){1, count * (loss + UNIGRAM_TOKEN_COST * (double)(n - 1)), p};
 }
 
-// Keeps the best `kept` of the candidates, which it sorts; there is one for each piece.
-static inline bool unigram_keep_(UnigramTrainer *u, Candidate_ *candidates, size_t kept, Error *e) {
-    UnigramPiece *pieces = malloc(kept * sizeof *pieces);
-    if (!pieces) {
-        return unigram_no_memory(e);
-    }
-    qsort(candidates, u->piece_count, sizeof *candidates, candidate_order_);
-    for (size_t k = 0; k < kept; k++) {
-        pieces[k] = u->pieces[candidates[k].piece];
-    }
-    free(u->pieces);
-    u->pieces = pieces;
-    u->piece_count = u->piece_capacity = kept;
-    return true;
-}
-
 // Removes the pieces with the smallest pruning loss: keeps the fraction UNIGRAM_SHRINK of those
-// that occur, but at least `least` pieces.
-static inline bool unigram_prune_(UnigramTrainer *u, size_t least, Error *e) {
+// that occur, but at least `least` pieces. Or, if `last`, keeps the `least` most probable pieces:
+// pruning alone would leave long, rare ones that are not used in other texts.
+static inline bool unigram_prune_(UnigramTrainer *u, size_t least, bool last, Error *e) {
     Candidate_ *candidates = malloc(u->piece_count * sizeof *candidates);
+    UnigramPiece *pieces = malloc(u->piece_count * sizeof *pieces);
     size_t used = 0;
     double total = 0;
-    if (!candidates) {
+    if (!candidates || !pieces) {
+        free(candidates);
+        free(pieces);
         return unigram_no_memory(e);
     }
 
     // Losses under the most probable segmentations.
-    unigram_e_step_(u, true);
+    if (!last) {
+        unigram_e_step_(u, true);
+    }
     for (size_t p = 0; p < u->piece_count; p++) {
         total += (double)u->counts[p];
     }
 #pragma omp parallel for num_threads(u->threads) schedule(dynamic, 1024) reduction(+ : used)
     for (size_t p = 0; p < u->piece_count; p++) {
-        Lattice lattice;
-        candidates[p] = piece_loss_(u, &lattice, (uint32_t)p, total);
+        candidates[p] =
+            last ? piece_probability_(u, (uint32_t)p) : piece_loss_(u, (uint32_t)p, total);
         used += candidates[p].class > 0;
     }
 
-    size_t kept = (size_t)(UNIGRAM_SHRINK * (double)used);
-    bool ok = unigram_keep_(u, candidates, kept < least ? least : kept, e);
-    free(candidates);
-    return ok;
-}
-
-// Keeps the `wanted` most probable pieces. Pruning alone would leave long, rare ones that are not
-// used in other texts.
-static inline bool unigram_choose_(UnigramTrainer *u, size_t wanted, Error *e) {
-    Candidate_ *candidates = malloc(u->piece_count * sizeof *candidates);
-    if (!candidates) {
-        return unigram_no_memory(e);
+    // Keep the best.
+    size_t kept = last ? 0 : (size_t)(UNIGRAM_SHRINK * (double)used);
+    kept = kept < least ? least : kept;
+    qsort(candidates, u->piece_count, sizeof *candidates, candidate_order_);
+    for (size_t k = 0; k < kept; k++) {
+        pieces[k] = u->pieces[candidates[k].piece];
     }
-    for (size_t p = 0; p < u->piece_count; p++) {
-        const UnigramPiece *piece = &u->pieces[p];
-        candidates[p] =
-            (Candidate_){p < u->characters ? 2 : piece->scaled > 0, piece->score, (uint32_t)p};
-    }
-    bool ok = unigram_keep_(u, candidates, wanted, e);
     free(candidates);
-    return ok;
+    free(u->pieces);
+    u->pieces = pieces;
+    u->piece_count = kept;
+    return true;
 }
 
 // Trains the seed vocabulary down to `wanted` pieces; their final scores are rounded to multiples
 // of 1 / UNIGRAM_SCORE_UNITS.
 static inline bool unigram_train_(UnigramTrainer *u, size_t wanted, Error *e) {
     size_t used = 0;
+    u->counts = malloc((size_t)u->threads * u->piece_count * sizeof *u->counts);
+    if (!u->counts) {
+        return unigram_no_memory(e);
+    }
     for (size_t p = 0; p < u->piece_count; p++) {
         unigram_set_scaled_(&u->pieces[p]);
     }
@@ -236,11 +223,11 @@ static inline bool unigram_train_(UnigramTrainer *u, size_t wanted, Error *e) {
 
     // Prune to 1.1 * wanted pieces (Kudo 2018), then keep the most probable ones.
     while (u->piece_count > wanted + wanted / 10) {
-        if (!unigram_prune_(u, wanted + wanted / 10, e) || !unigram_em_(u, false, e)) {
+        if (!unigram_prune_(u, wanted + wanted / 10, false, e) || !unigram_em_(u, false, e)) {
             return false;
         }
     }
-    if (!unigram_choose_(u, wanted, e) || !unigram_em_(u, true, e)) {
+    if (!unigram_prune_(u, wanted, true, e) || !unigram_em_(u, true, e)) {
         return false;
     }
 
@@ -253,82 +240,62 @@ static inline bool unigram_train_(UnigramTrainer *u, size_t wanted, Error *e) {
 // ------------------------------------------------------------------------------------------------
 // The tokenizer
 
-// An entry of the vocabulary.
-typedef struct {
-    char text[4 * UNIGRAM_PIECE_LENGTH + 1];
-    size_t length;
-    double score;
-    int type; // as in SentencePiece: PIECE_NORMAL ...
-} VocabularyPiece_;
-
-// By descending score, then by text.
-static inline int vocabulary_piece_order_(const void *a, const void *b) {
-    const VocabularyPiece_ *x = a, *y = b;
-    return x->score != y->score ? (x->score < y->score ? 1 : -1) : strcmp(x->text, y->text);
+// By descending score, then by text: symbols are in the order of the code points.
+static inline int trained_order_(const void *a, const void *b, void *trainer) {
+    const UnigramPiece *x = a, *y = b;
+    const int32_t *text = ((const UnigramTrainer *)trainer)->text;
+    if (x->score != y->score) {
+        return x->score < y->score ? 1 : -1;
+    }
+    for (uint32_t i = 0; i < x->length && i < y->length; i++) {
+        int32_t s = text[x->start + i], t = text[y->start + i];
+        if (s != t) {
+            return s < t ? -1 : 1;
+        }
+    }
+    return order_u64(x->length, y->length);
 }
 
-static inline void vocabulary_piece_set_(VocabularyPiece_ *piece, const char *text, double score,
-                                         int type) {
-    piece->length = (size_t)snprintf(piece->text, sizeof piece->text, "%s", text);
-    piece->score = score;
-    piece->type = type;
-}
-
-// The vocabulary in the order of the ids: unknown, end of document, bytes, then the trained pieces
+// Adds the pieces in the order of the ids: unknown, end of document, bytes, then the trained pieces
 // by descending probability. The names of the first ones are never matched in text, except by
 // `tokenizers`: hence their score is below that of any six characters, so that the text "<0x41>" is
 // segmented into its characters.
-static inline VocabularyPiece_ *unigram_vocabulary_(const UnigramTrainer *u, size_t *count,
-                                                    Error *e) {
-    const size_t first = UNIGRAM_SPECIALS + 256;
-    VocabularyPiece_ *vocabulary = malloc((first + u->piece_count) * sizeof *vocabulary);
-    if (!vocabulary) {
-        unigram_no_memory(e);
-        return NULL;
+static inline bool unigram_vocabulary_(UnigramTrainer *u, Tokenizer *t, Error *e) {
+    const double lowest = 8 * UNIGRAM_MIN_SCORE;
+    char text[4 * UNIGRAM_PIECE_LENGTH];
+    bool ok = tokenizer_add_piece(t, UNIGRAM_UNKNOWN_TEXT, strlen(UNIGRAM_UNKNOWN_TEXT), lowest,
+                                  PIECE_UNKNOWN, e) &&
+              tokenizer_add_piece(t, END_OF_DOCUMENT_TEXT, strlen(END_OF_DOCUMENT_TEXT), lowest,
+                                  PIECE_CONTROL, e);
+    for (int b = 0; ok && b < 256; b++) {
+        size_t length = (size_t)snprintf(text, sizeof text, "<0x%02X>", b);
+        ok = tokenizer_add_piece(t, text, length, lowest, PIECE_BYTE, e);
     }
 
-    // Special tokens and bytes.
-    vocabulary_piece_set_(&vocabulary[0], UNIGRAM_UNKNOWN_TEXT, 8 * UNIGRAM_MIN_SCORE,
-                          PIECE_UNKNOWN);
-    vocabulary_piece_set_(&vocabulary[1], END_OF_DOCUMENT_TEXT, 8 * UNIGRAM_MIN_SCORE,
-                          PIECE_CONTROL);
-    for (int b = 0; b < 256; b++) {
-        char text[8];
-        snprintf(text, sizeof text, "<0x%02X>", b);
-        vocabulary_piece_set_(&vocabulary[UNIGRAM_SPECIALS + b], text, 8 * UNIGRAM_MIN_SCORE,
-                              PIECE_BYTE);
-    }
-
-    // Trained pieces.
-    for (size_t p = 0; p < u->piece_count; p++) {
-        VocabularyPiece_ *piece = &vocabulary[first + p];
-        *piece = (VocabularyPiece_){.score = u->pieces[p].score, .type = PIECE_NORMAL};
-        for (uint32_t i = 0; i < u->pieces[p].length; i++) {
-            uint32_t c = u->code_points[u->text[u->pieces[p].start + i]];
-            piece->length += utf8_encode(c, piece->text + piece->length);
+    qsort_r(u->pieces, u->piece_count, sizeof *u->pieces, trained_order_, u);
+    for (size_t p = 0; ok && p < u->piece_count; p++) {
+        const UnigramPiece *piece = &u->pieces[p];
+        size_t length = 0;
+        for (uint32_t i = 0; i < piece->length; i++) {
+            length += utf8_encode(u->code_points[u->text[piece->start + i]], text + length);
         }
+        ok = tokenizer_add_piece(t, text, length, piece->score, PIECE_NORMAL, e);
     }
-    qsort(vocabulary + first, u->piece_count, sizeof *vocabulary, vocabulary_piece_order_);
-    *count = first + u->piece_count;
-    return vocabulary;
+    return ok;
 }
 
 // Builds the tokenizer and saves it.
-static inline bool unigram_save_(const UnigramTrainer *u, const char *directory, Error *e) {
-    size_t count = 0;
-    VocabularyPiece_ *vocabulary = unigram_vocabulary_(u, &count, e);
+static inline bool unigram_save_(UnigramTrainer *u, const char *directory, Error *e) {
     Tokenizer t;
-    tokenizer_init_unigram(&t);
-    bool ok = vocabulary;
-    for (size_t id = 0; ok && id < count; id++) {
-        const VocabularyPiece_ *piece = &vocabulary[id];
-        ok = tokenizer_add_piece(&t, piece->text, piece->length, piece->score, piece->type, e);
-    }
+    tokenizer_init(&t);
+    t.model = MODEL_UNIGRAM;
+    t.pieces.sentencepiece = t.pieces.byte_fallback = true;
     t.pieces.unknown = 0;
     t.begin = t.end_of_document = 1;
-    ok = ok && tokenizer_index(&t, "trained tokenizer", e) && tokenizer_save(&t, directory, e);
+    bool ok = unigram_vocabulary_(u, &t, e) &&
+              tokenizer_index(&t, &(FileErrors){"trained tokenizer", e}) &&
+              tokenizer_save(&t, directory, e);
     tokenizer_free(&t);
-    free(vocabulary);
     return ok;
 }
 

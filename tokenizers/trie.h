@@ -45,19 +45,19 @@ static inline bool trie_step(const Trie *t, uint32_t *node, char byte) {
 
 static inline int trie_compare_(const void *first, const void *second) {
     const TrieKey *a = first, *b = second;
-    int order = memcmp(a->text, b->text, a->length < b->length ? a->length : b->length);
-    if (order) {
-        return order;
-    }
-    return a->length != b->length ? (a->length < b->length ? -1 : 1)
-                                  : (a->value > b->value) - (a->value < b->value);
+    int order = memcmp(a->text, b->text, min_u64(a->length, b->length));
+    return order                    ? order
+           : a->length != b->length ? order_u64(a->length, b->length)
+                                    : order_u64((uint64_t)a->value, (uint64_t)b->value);
 }
 
 static inline bool trie_add_block_(Trie *t, Error *e) {
-    if (t->count > UINT32_MAX / 2 ||
-        !array_reserve(&t->nodes, &t->capacity, t->count, 256, sizeof *t->nodes, e) ||
+    if (t->count > UINT32_MAX / 2) {
+        return fail(e, "tokenizer: a trie of more than %zu places", t->count);
+    }
+    if (!array_reserve(&t->nodes, &t->capacity, t->count, 256, sizeof *t->nodes, e) ||
         !array_reserve(&t->values, &t->value_capacity, t->count, 256, sizeof *t->values, e)) {
-        return fail(e, "tokenizer: out of memory for a trie of %zu places", t->count + 256);
+        return false;
     }
     memset(t->nodes + t->count, 0xFF, 256 * sizeof *t->nodes);
     memset(t->values + t->count, 0xFF, 256 * sizeof *t->values);
@@ -91,41 +91,47 @@ typedef struct {
     size_t first, last, depth; // keys [first, last) pass through the node, which is at this depth
 } TrieTask_;
 
+// The bytes that follow in the keys of a task, which are sorted, each with the first of its keys;
+// starts[their number] is the last. A key that ends at the node gives it its value.
+static inline size_t trie_labels_(Trie *t, const TrieKey *keys, const TrieTask_ *task,
+                                  unsigned char labels[256], size_t starts[257]) {
+    size_t n = 0;
+    for (size_t i = task->first; i < task->last; i++) {
+        if (keys[i].length == task->depth) {
+            t->values[task->node] = keys[i].value;
+            continue;
+        }
+        unsigned char label = (unsigned char)keys[i].text[task->depth];
+        if (n == 0 || labels[n - 1] != label) {
+            labels[n] = label, starts[n++] = i;
+        }
+    }
+    starts[n] = task->last;
+    return n;
+}
+
 // Builds the trie; sorts the keys. No key is empty; of equal keys the one with the greatest value
 // counts.
 static inline bool trie_build(Trie *t, TrieKey *keys, size_t count, Error *e) {
-    TrieTask_ *tasks = NULL;
+    TrieTask_ *tasks = NULL, task = {.last = count};
     size_t task_count = 0, task_capacity = 0;
-    bool ok =
-        trie_add_block_(t, e) && array_reserve(&tasks, &task_capacity, 0, 1, sizeof *tasks, e);
     qsort(keys, count, sizeof *keys, trie_compare_);
+    bool ok = trie_add_block_(t, e) &&
+              array_append(&tasks, &task_capacity, &task_count, &task, sizeof task, e);
     if (ok) {
-        t->nodes[0] = (TrieNode){0, TRIE_ROOT_};
-        tasks[task_count++] = (TrieTask_){0, 0, count, 0};
+        t->nodes[0].parent = TRIE_ROOT_;
     }
 
     while (ok && task_count) {
-        TrieTask_ task = tasks[--task_count];
         unsigned char labels[256];
-        size_t starts[257], n = 0;
-
-        // The bytes that follow, each with the first of its keys.
-        for (size_t i = task.first; i < task.last; i++) {
-            if (keys[i].length == task.depth) {
-                t->values[task.node] = keys[i].value;
-                continue;
-            }
-            unsigned char label = (unsigned char)keys[i].text[task.depth];
-            if (n == 0 || labels[n - 1] != label) {
-                labels[n] = label, starts[n++] = i;
-            }
-        }
-        starts[n] = task.last;
+        size_t starts[257];
+        uint32_t base = 0;
+        task = tasks[--task_count];
+        size_t n = trie_labels_(t, keys, &task, labels, starts);
 
         // Places for the children, which are built later.
-        uint32_t base = 0;
-        ok = n == 0 || (trie_find_base_(t, labels, n, &base, e) &&
-                        array_reserve(&tasks, &task_capacity, task_count, n, sizeof *tasks, e));
+        ok = (n == 0 || trie_find_base_(t, labels, n, &base, e)) &&
+             array_reserve(&tasks, &task_capacity, task_count, n, sizeof *tasks, e);
         t->nodes[task.node].base = base;
         for (size_t k = 0; ok && k < n; k++) {
             uint32_t child = base ^ labels[k];

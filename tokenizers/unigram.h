@@ -16,17 +16,12 @@ typedef struct {
 
 static const uint32_t UNREACHED_ = UINT32_MAX;
 
-// Scratch memory of one thread; zero-initialise.
+// Scratch memory of one thread; zero-initialize.
 typedef struct {
     LatticePlace_ *places;
     size_t capacity;
     double score; // of the best way to the end of the previous chunk of the text
 } UnigramScratch;
-
-static inline void unigram_scratch_free(UnigramScratch *s) {
-    free(s->places);
-    *s = (UnigramScratch){0};
-}
 
 // sentencepiece sums in single precision, and starts over from 0 at the first place below this.
 static const double LOWEST_SUM_ = -100000.0;
@@ -107,42 +102,28 @@ static inline bool encode_unknown_run_(const Vocabulary *v, const PieceModel *m,
     for (size_t i = 0; i < n && bytes; i++) {
         bytes = v->byte_id[(unsigned char)text[i]] >= 0;
     }
-    if (id >= 0 || !bytes) {
-        return token_buffer_append(out, id >= 0 ? id : m->unknown, e);
-    }
-
-    if (!token_buffer_reserve(out, n, e)) {
-        return false;
-    }
-    for (size_t i = 0; i < n; i++) {
-        out->ids[out->count++] = v->byte_id[(unsigned char)text[i]];
-    }
-    return true;
+    return id < 0 && bytes ? pieces_encode_bytes(v, text, n, out, e)
+                           : token_buffer_append(out, id >= 0 ? id : m->unknown, e);
 }
 
 // Appends the ids of the best way, whose first piece ends at `end`.
 static inline bool lattice_encode_(const Vocabulary *v, const PieceModel *m,
                                    const LatticePlace_ *lattice, const char *text, size_t n,
                                    size_t end, TokenBuffer *out, Error *e) {
-    size_t unknown_start = SIZE_MAX; // of the run of unknown characters that ends here
     for (size_t start = 0; start < n; start = end, end = lattice[end].start) {
         int32_t id = lattice[end].id;
-        bool unknown = id == m->unknown, ok = true;
-        if (unknown && m->sentencepiece) {
-            if (!pieces_encode_unknown(v, m, text + start, end - start, out, e)) {
-                return false;
+        bool ok;
+        if (id != m->unknown) {
+            ok = token_buffer_append(out, id, e);
+        } else if (m->sentencepiece) {
+            ok = pieces_encode_unknown(v, m, text + start, end - start, out, e);
+        } else {
+            while (end < n && lattice[lattice[end].start].id == id) { // a run
+                end = lattice[end].start;
             }
-            continue;
+            ok = encode_unknown_run_(v, m, text + start, end - start, out, e);
         }
-        if (unknown && unknown_start == SIZE_MAX) {
-            unknown_start = start;
-        }
-        if (unknown_start != SIZE_MAX && (!unknown || end == n)) {
-            size_t stop = unknown ? end : start;
-            ok = encode_unknown_run_(v, m, text + unknown_start, stop - unknown_start, out, e);
-            unknown_start = SIZE_MAX;
-        }
-        if (!ok || (!unknown && !token_buffer_append(out, id, e))) {
+        if (!ok) {
             return false;
         }
     }

@@ -6,13 +6,32 @@
 #include "tokenizers/unigram_text.h"
 
 // The edge of a node with a symbol, or the free slot for it.
-static inline TrieSlot *trie_slot_(const UnigramTrie *t, uint32_t node, int32_t symbol) {
-    uint64_t key = (uint64_t)node << 32 | (uint32_t)symbol;
+static inline TrieSlot *trie_slot_(const UnigramTrie *t, uint64_t key) {
     size_t i = (size_t)hash_mix(key) & t->mask;
     while (t->slots[i].key && t->slots[i].key != key) {
         i = (i + 1) & t->mask;
     }
     return &t->slots[i];
+}
+
+static inline uint64_t trie_key_(uint32_t node, int32_t symbol) {
+    return (uint64_t)node << 32 | (uint32_t)symbol;
+}
+
+// Inserts a piece; *nodes counts the nodes below the root.
+static inline void unigram_trie_add_(const UnigramTrainer *u, uint32_t p, uint32_t *nodes) {
+    const UnigramPiece *piece = &u->pieces[p];
+    const int32_t *symbols = u->text + piece->start;
+    TrieSlot *slot = &u->trie.roots[symbols[0]];
+    for (uint32_t i = 1; i < piece->length; i++) {
+        slot->child = slot->child ? slot->child : ++*nodes;
+        uint64_t key = trie_key_(slot->child, symbols[i]);
+        slot = trie_slot_(&u->trie, key);
+        if (!slot->key) {
+            *slot = (TrieSlot){key, 0, NO_PIECE};
+        }
+    }
+    slot->piece = p;
 }
 
 // Builds the trie of all pieces in use.
@@ -37,26 +56,12 @@ static inline bool unigram_trie(UnigramTrainer *u, Error *e) {
         return unigram_no_memory(e);
     }
 
-    // Insert the pieces.
     for (int32_t s = 0; s < u->alphabet; s++) {
         t->roots[s] = (TrieSlot){0, 0, NO_PIECE};
     }
     for (size_t p = 0; p < u->piece_count; p++) {
-        const UnigramPiece *piece = &u->pieces[p];
-        if (piece->scaled > 0) {
-            TrieSlot *slot = &t->roots[u->text[piece->start]];
-            for (uint32_t i = 1; i < piece->length; i++) {
-                int32_t symbol = u->text[piece->start + i];
-                if (!slot->child) {
-                    slot->child = ++nodes;
-                }
-                uint32_t node = slot->child;
-                slot = trie_slot_(t, node, symbol);
-                if (!slot->key) {
-                    *slot = (TrieSlot){(uint64_t)node << 32 | (uint32_t)symbol, 0, NO_PIECE};
-                }
-            }
-            slot->piece = (uint32_t)p;
+        if (u->pieces[p].scaled > 0) {
+            unigram_trie_add_(u, (uint32_t)p, &nodes);
         }
     }
     return true;
@@ -88,7 +93,7 @@ static inline void lattice_build(Lattice *lattice, const UnigramTrainer *u, cons
             if (!slot->child || end == length) {
                 break;
             }
-            slot = trie_slot_(&u->trie, slot->child, text[end]);
+            slot = trie_slot_(&u->trie, trie_key_(slot->child, text[end]));
             if (!slot->key) {
                 break;
             }
@@ -120,10 +125,10 @@ static inline void lattice_expect(const Lattice *lattice, const UnigramPiece *pi
 
 // The most probable segmentation that does not use the piece `except` (Viterbi): its pieces in
 // `best`, from the last to the first; returns their number. Ties go to the longest last piece, as
-// in the encoders. *score is its log probability.
+// in the encoders.
 static inline size_t lattice_best(const Lattice *lattice, const UnigramPiece *pieces,
                                   uint32_t length, uint32_t except,
-                                  uint32_t best[UNIGRAM_WORD_LENGTH], double *score) {
+                                  uint32_t best[UNIGRAM_WORD_LENGTH]) {
     double scores[UNIGRAM_WORD_LENGTH + 1] = {0};
     const Edge_ *from[UNIGRAM_WORD_LENGTH + 1] = {0};
     size_t count = 0;
@@ -141,7 +146,6 @@ static inline size_t lattice_best(const Lattice *lattice, const UnigramPiece *pi
     for (uint32_t at = length; at > 0; at = from[at]->start) {
         best[count++] = from[at]->piece;
     }
-    *score = scores[length];
     return count;
 }
 

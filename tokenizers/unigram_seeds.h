@@ -20,13 +20,9 @@ typedef struct {
 // By descending score, then by length, then by position.
 static inline int seed_order_(const void *a, const void *b) {
     const Seed_ *x = a, *y = b;
-    if (x->score != y->score) {
-        return x->score < y->score ? 1 : -1;
-    }
-    if (x->length != y->length) {
-        return x->length > y->length ? 1 : -1;
-    }
-    return (x->start > y->start) - (x->start < y->start);
+    return x->score != y->score     ? order_u64(y->score, x->score)
+           : x->length != y->length ? order_u64(x->length, y->length)
+                                    : order_u64(x->start, y->start);
 }
 
 // Sorts the seeds and keeps the best UNIGRAM_SEEDS.
@@ -49,11 +45,8 @@ static inline bool seeds_add_(Seeds_ *s, uint64_t count, uint32_t start, uint32_
     if (s->count == 4 * (size_t)UNIGRAM_SEEDS) {
         seeds_trim_(s);
     }
-    if (!array_reserve(&s->seeds, &s->capacity, s->count, 1, sizeof *s->seeds, e)) {
-        return false;
-    }
-    s->seeds[s->count++] = (Seed_){count * length, start, length};
-    return true;
+    return array_append(&s->seeds, &s->capacity, &s->count, &(Seed_){count * length, start, length},
+                        sizeof *s->seeds, e);
 }
 
 // The suffix array of the text and, by position in the text: the length of the common prefix with
@@ -155,11 +148,8 @@ static inline bool seeds_collect_(Seeds_ *seeds, const Suffixes_ *s, const Unigr
 // Appends a piece of log probability `score`.
 static inline bool unigram_add_piece_(UnigramTrainer *u, uint32_t start, uint32_t length,
                                       double score, Error *e) {
-    if (!array_reserve(&u->pieces, &u->piece_capacity, u->piece_count, 1, sizeof *u->pieces, e)) {
-        return false;
-    }
-    u->pieces[u->piece_count++] = (UnigramPiece){start, length, score, 0};
-    return true;
+    return array_append(&u->pieces, &u->piece_capacity, &u->piece_count,
+                        &(UnigramPiece){start, length, score, 0}, sizeof *u->pieces, e);
 }
 
 // Sets the pieces to the seed vocabulary: all characters, then the best substrings. The initial

@@ -121,10 +121,8 @@ typedef struct {
 // By descending count, then by code point.
 static inline int character_order_(const void *a, const void *b) {
     const CharacterCount_ *x = a, *y = b;
-    if (x->count != y->count) {
-        return x->count < y->count ? 1 : -1;
-    }
-    return (x->code_point > y->code_point) - (x->code_point < y->code_point);
+    return x->count != y->count ? order_u64(y->count, x->count)
+                                : order_u64(x->code_point, y->code_point);
 }
 
 // Printable ASCII and the line feed are always pieces. So the text "<0x41>" is always encoded by
@@ -140,23 +138,11 @@ static inline bool never_piece_(uint32_t c) {
     return c == 0 || c == 0x2581;
 }
 
-// Sets the alphabet: the most frequent characters that cover the fraction `coverage` of the text.
-// Symbols are numbered in the order of the code points.
-static inline bool unigram_alphabet(UnigramTrainer *u, const TokenizerTrainer *trainer,
-                                    double coverage, Error *e) {
-    CharacterCount_ *counts = calloc(CODE_POINTS_, sizeof *counts);
-    uint64_t total = 0, covered = 0;
-    u->symbols = malloc(CODE_POINTS_ * sizeof *u->symbols);
-    u->code_points = malloc((CODE_POINTS_ + SYMBOL_FIRST) * sizeof *u->code_points);
-    if (!counts || !u->symbols || !u->code_points) {
-        free(counts);
-        return unigram_no_memory(e);
-    }
-
-    // Count the characters.
+// Counts the characters that may be pieces; returns the sum.
+static inline uint64_t count_characters_(CharacterCount_ *counts, const TokenizerTrainer *trainer) {
+    uint64_t total = 0;
     for (uint32_t c = 0; c < CODE_POINTS_; c++) {
         counts[c].code_point = c;
-        u->symbols[c] = SYMBOL_CUT_;
     }
     for (size_t w = 0; w < trainer->word_count; w++) {
         const Word *word = &trainer->words[w];
@@ -169,15 +155,29 @@ static inline bool unigram_alphabet(UnigramTrainer *u, const TokenizerTrainer *t
             }
         }
     }
+    return total;
+}
+
+// Sets the alphabet: the most frequent characters that cover the fraction `coverage` of the text.
+// Symbols are numbered in the order of the code points.
+static inline bool unigram_alphabet(UnigramTrainer *u, const TokenizerTrainer *trainer,
+                                    double coverage, Error *e) {
+    CharacterCount_ *counts = calloc(CODE_POINTS_, sizeof *counts);
+    u->symbols = malloc(CODE_POINTS_ * sizeof *u->symbols);
+    u->code_points = malloc((CODE_POINTS_ + SYMBOL_FIRST) * sizeof *u->code_points);
+    if (!counts || !u->symbols || !u->code_points) {
+        free(counts);
+        return unigram_no_memory(e);
+    }
 
     // Choose the most frequent ones.
+    uint64_t total = count_characters_(counts, trainer), covered = 0;
     qsort(counts, CODE_POINTS_, sizeof *counts, character_order_);
     for (size_t k = 0; k < CODE_POINTS_; k++) {
         bool wanted = counts[k].count && (double)covered < coverage * (double)total;
+        uint32_t c = counts[k].code_point;
         covered += counts[k].count;
-        if (wanted || always_piece_(counts[k].code_point)) {
-            u->symbols[counts[k].code_point] = SYMBOL_FIRST;
-        }
+        u->symbols[c] = wanted || always_piece_(c) ? SYMBOL_FIRST : SYMBOL_CUT_;
     }
     free(counts);
 
@@ -199,24 +199,15 @@ static inline bool unigram_symbol_(UnigramTrainer *u, int32_t symbol, Error *e) 
             e, "tokenizer: more than %d characters of distinct words: train on a smaller sample",
             INT32_MAX);
     }
-    if (!array_reserve(&u->text, &u->text_capacity, u->text_length, 1, sizeof *u->text, e)) {
-        return false;
-    }
-    u->text[u->text_length++] = symbol;
-    return true;
+    return array_append(&u->text, &u->text_capacity, &u->text_length, &symbol, sizeof symbol, e);
 }
 
 // Ends the word of frequency `count` that began at `start`, unless it is empty.
 static inline bool unigram_cut_(UnigramTrainer *u, size_t start, uint64_t count, Error *e) {
-    if (u->text_length == start) {
-        return true;
-    }
-    if (!array_reserve(&u->words, &u->word_capacity, u->word_count, 1, sizeof *u->words, e)) {
-        return false;
-    }
-    u->words[u->word_count++] =
-        (UnigramWord){(uint32_t)start, (uint32_t)(u->text_length - start), count};
-    return unigram_symbol_(u, SYMBOL_CUT_, e);
+    UnigramWord word = {(uint32_t)start, (uint32_t)(u->text_length - start), count};
+    return word.length == 0 ||
+           (array_append(&u->words, &u->word_capacity, &u->word_count, &word, sizeof word, e) &&
+            unigram_symbol_(u, SYMBOL_CUT_, e));
 }
 
 // Stores the words as symbols. Words are split at characters outside the alphabet and after

@@ -2,12 +2,7 @@
 #ifndef TOKENIZERS_VOCABULARY_H
 #define TOKENIZERS_VOCABULARY_H
 
-#include "util/array.h"
-#include "util/hash.h"
-
-// Ids have 21 bits, so that a pair of ids and the priority of its merge fill one word of the pair
-// table (bpe.h).
-enum { TOKENIZER_MAX_VOCAB = (1 << 21) - 1 };
+#include "tokenizers/spellings.h"
 
 static const char SPACE_SYMBOL[] = "\xE2\x96\x81"; // U+2581, a space in pieces
 
@@ -35,14 +30,14 @@ typedef struct {
     char *bytes; // of all tokens
     size_t byte_count, byte_capacity;
     int32_t byte_id[256]; // token of a single byte, -1 if there is none; set by tokenizer_index
-    HashTable by_text;    // tokens of the model that text can become
+    Spellings by_text;    // tokens of the model that text can become
     size_t longest;       // of them, in bytes
 } Vocabulary;
 
 static inline void vocabulary_free(Vocabulary *v) {
     free(v->tokens);
     free(v->bytes);
-    free(v->by_text.slots);
+    spellings_free(&v->by_text);
     *v = (Vocabulary){0};
 }
 
@@ -58,7 +53,8 @@ static inline bool vocabulary_add_bytes_(Vocabulary *v, const char *bytes, size_
     return true;
 }
 
-// Adds a token with the next id.
+// Adds a token with the next id: its bytes, or with `verbatim` a text that has a character outside
+// the byte alphabet.
 static inline bool vocabulary_add(Vocabulary *v, const char *bytes, size_t length, bool verbatim,
                                   Error *e) {
     size_t offset;
@@ -83,7 +79,7 @@ static inline bool vocabulary_set_decoded(Vocabulary *v, size_t id, const char *
     return vocabulary_add_bytes_(v, bytes, length, &v->tokens[id].decoded, e);
 }
 
-// Bytes of a token as they stand in text or, for pieces, as the vocabulary spells it; no NUL at the
+// Bytes of a token as text has them or, for pieces, as the vocabulary spells it; no NUL at the
 // end. An id outside the vocabulary has none.
 static inline const char *vocabulary_text(const Vocabulary *v, int32_t id, size_t *length) {
     if (id < 0 || (size_t)id >= v->count) {
@@ -94,53 +90,26 @@ static inline const char *vocabulary_text(const Vocabulary *v, int32_t id, size_
     return v->bytes + v->tokens[id].offset;
 }
 
-// ------------------------------------------------------------------------------------------------
-// By text
-
-typedef struct {
-    const char *text;
-    size_t length;
-} VocabularyKey_;
-
-static inline bool vocabulary_same_(const void *vocabulary, uint32_t id, const void *key) {
-    const Vocabulary *v = vocabulary;
-    const VocabularyKey_ *k = key;
-    return v->tokens[id].length == k->length &&
-           !memcmp(v->bytes + v->tokens[id].offset, k->text, k->length);
-}
-
-static inline uint64_t vocabulary_hash_(const void *vocabulary, uint32_t id) {
-    const Vocabulary *v = vocabulary;
-    return hash_mix(hash_bytes(HASH_START, v->bytes + v->tokens[id].offset, v->tokens[id].length));
-}
-
 // Id of the token that text of this spelling becomes, -1 if there is none.
 static inline int32_t vocabulary_find(const Vocabulary *v, const char *text, size_t length) {
-    if (length > v->longest || v->by_text.count == 0) {
-        return -1;
-    }
-    uint64_t hash = hash_mix(hash_bytes(HASH_START, text, length));
-    return (int32_t)*hash_table_slot(&v->by_text, hash, vocabulary_same_, v,
-                                     &(VocabularyKey_){text, length}) -
-           1;
+    return length > v->longest ? -1 : spellings_find(&v->by_text, (FileText){text, length});
 }
 
-// Makes vocabulary_find work, for all tokens of the model that match text. Of equal ones the last
-// counts.
+// Makes vocabulary_find work, for all tokens of the model that match text. Call when the tokens are
+// complete.
 static inline bool vocabulary_index_texts(Vocabulary *v, Error *e) {
+    if (!spellings_reserve(&v->by_text, v->model_count, 0, &(FileErrors){"tokenizer", e})) {
+        return false;
+    }
     for (size_t id = 0; id < v->model_count; id++) {
         const Token *token = &v->tokens[id];
         if (!token->matches) {
             continue;
         }
-        if (!hash_table_reserve(&v->by_text, vocabulary_hash_, v, e)) {
+        if (!spellings_add(&v->by_text, (FileText){v->bytes + token->offset, token->length}, id,
+                           e)) {
             return false;
         }
-        VocabularyKey_ key = {v->bytes + token->offset, token->length};
-        uint32_t *slot = hash_table_slot(&v->by_text, vocabulary_hash_(v, (uint32_t)id),
-                                         vocabulary_same_, v, &key);
-        v->by_text.count += *slot == 0;
-        *slot = (uint32_t)id + 1;
         v->longest = token->length > v->longest ? token->length : v->longest;
     }
     return true;
@@ -148,24 +117,17 @@ static inline bool vocabulary_index_texts(Vocabulary *v, Error *e) {
 
 // The byte that a piece written <0xNN> stands for, -1 if it is not written so.
 static inline int16_t piece_byte(const char *text, size_t length, bool lower_case_too) {
+    static const char digits[] = "0123456789ABCDEFabcdef";
     int value = 0;
     if (length != 6 || memcmp(text, "<0x", 3) || text[5] != '>') {
         return -1;
     }
     for (int i = 3; i < 5; i++) {
-        char c = text[i];
-        int digit = -1;
-        if (c >= '0' && c <= '9') {
-            digit = c - '0';
-        } else if (c >= 'A' && c <= 'F') {
-            digit = c - 'A' + 10;
-        } else if (lower_case_too && c >= 'a' && c <= 'f') {
-            digit = c - 'a' + 10;
-        }
-        if (digit < 0) {
+        const char *found = memchr(digits, text[i], lower_case_too ? 22 : 16);
+        if (!found) {
             return -1;
         }
-        value = 16 * value + digit;
+        value = 16 * value + (int)(found - digits) - (found - digits < 16 ? 0 : 6);
     }
     return (int16_t)value;
 }

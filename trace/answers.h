@@ -2,77 +2,61 @@
 #ifndef TRACE_ANSWERS_H
 #define TRACE_ANSWERS_H
 
+#include "run/options.h"
 #include "trace/documents.h"
 #include "trace/history.h"
 #include "trace/search.h"
 
-// Exactly one of step, doc and text is asked for.
 typedef struct {
-    const char *run;         // folder of the run; NULL: look in the data alone, for a text
-    const char *const *data; // (data_count) where the data lies now; none: where the log says
-    size_t data_count;
-    uint64_t step, row; // row UINT64_MAX: all of the step
-    const char *doc;    // id or number of a document
-    const char *text;   // "-": standard input
-    uint64_t min_bytes; // of a span
-    uint64_t limit;     // documents listed of a span
-    bool json;
-} TraceQuestion;
-
-typedef struct {
-    const TraceQuestion *question;
-    bool has_run;
-    TraceRun run;
-    Mixture mixture; // the training data
-    TraceData *data; // (mixture.count)
-    bool has_tokenizer;
-    TokenTexts texts;
+    const Options *options;
+    TraceRun run;     // if there is a --run
+    Mixture mixture;  // the training data
+    TraceData *data;  // (mixture.count)
+    TokenTexts texts; // vocab_size 0: the data has no tokenizer
 } Tracer_;
 
-// A range of a document's tokens: where it was read (NULL: nowhere), and where it lies in the data.
+// A range of a document's tokens: where it was read, and where it is in the data.
 typedef struct {
-    const RunPlace *place;
+    const RunPlace *place; // NULL: it was not read
     size_t dataset;
     const TraceDocument *document; // NULL: the data does not know its documents
-    uint64_t first, tokens;        // in the dataset's split
+    size_t first, tokens;          // in the dataset's split
 } TraceRange_;
 
-// Opens run and data, and proves that they belong together.
-static inline bool tracer_open_(Tracer_ *t, const TraceQuestion *o, Error *e) {
-    *t = (Tracer_){.question = o, .has_run = o->run != NULL};
-    if (t->has_run
-            ? !trace_run_open(&t->run, o->run, o->step, e) ||
-                  !trace_run_mixture(&t->run, &t->mixture, o->data, o->data_count, e)
-            : !mixture_open_paths(&t->mixture, o->data, NULL, o->data_count, "train", 1, e)) {
+// Opens run and data, and verifies that they belong together.
+static inline bool tracer_open_(Tracer_ *t, const Options *o, Error *e) {
+    *t = (Tracer_){.options = o};
+    if (o->run.count
+            ? !trace_run_open(&t->run, o->run.items[0], o->step, e) ||
+                  !trace_run_mixture(&t->run, &t->mixture, o->data.items, o->data.count, e)
+            : !mixture_open_paths(&t->mixture, o->data.items, NULL, o->data.count, "train", 1, e)) {
         return false;
     }
     t->data = calloc(t->mixture.count, sizeof *t->data);
     if (!t->data) {
         return fail(e, "no memory for %zu datasets", t->mixture.count);
     }
-    const Json *logged = t->has_run ? json_get(t->run.head.root, "data")->child : NULL;
-    for (size_t i = 0; i < t->mixture.count; i++, logged = logged ? logged->next : NULL) {
-        if (!trace_data_open(&t->data[i], &t->mixture.items[i], t->mixture.paths[i], "train",
-                             logged, e)) {
+    for (size_t i = 0; i < t->mixture.count; i++) {
+        if (!trace_data_open(&t->data[i], &t->mixture.items[i], t->mixture.paths[i],
+                             log_dataset(t->run.head.root, i), e)) {
             return false;
         }
-        if (!t->data[i].proved) {
+        if (!t->data[i].verified) {
             fprintf(stderr,
-                    "warning: %s: the run's log has no hash of it, so only batch_sha256 proves "
+                    "warning: %s: the run's log has no hash of it, so only batch_sha256 verifies "
                     "what was read\n",
                     t->mixture.paths[i]);
         }
     }
-    if (t->mixture.items[0].tokenizer[0]) {
-        Tokenizer tokenizer;
-        if (!tokenizer_load(&tokenizer, t->mixture.items[0].tokenizer, e)) {
-            return false;
-        }
-        t->has_tokenizer = token_texts_init(&t->texts, &tokenizer, e);
-        tokenizer_free(&tokenizer);
-        return t->has_tokenizer;
+
+    Tokenizer tokenizer;
+    const char *path = t->mixture.items[0].tokenizer;
+    if (!path[0]) {
+        return true;
     }
-    return true;
+    bool ok = tokenizer_load(&tokenizer, path, e) && token_texts_init(&t->texts, &tokenizer, e);
+    tokenizer_free(&tokenizer);
+    return ok;
 }
 
 static inline void tracer_close_(Tracer_ *t) {
@@ -85,38 +69,53 @@ static inline void tracer_close_(Tracer_ *t) {
     token_texts_free(&t->texts);
 }
 
-// Adds the text of tokens of a split: well-formed UTF-8, in which U+FFFD stands for a character
-// that the edges cut.
-static inline bool append_text_(Tracer_ *t, size_t dataset, uint64_t first, uint64_t tokens,
-                                JsonWriter *text, Error *e) {
-    TraceData *data = &t->data[dataset];
-    JsonWriter raw = {0};
-    size_t length, consumed;
+// Frees a text and returns it with ill-formed UTF-8 replaced by U+FFFD; NULL if there is no memory.
+// The caller frees it.
+static inline char *sanitized_(JsonWriter *raw, size_t *length, Error *e) {
+    size_t consumed;
     uint64_t replaced = 0;
-    bool ok = trace_prove_tokens(data, first, tokens, e);
-    for (uint64_t i = 0; ok && i < tokens; i++) {
-        const char *bytes = token_text(&t->texts, trace_token(data, first + i), &length);
-        json_append(&raw, bytes, length);
+    char *clean = raw->failed ? NULL : malloc(3 * raw->length + 1);
+    if (clean) {
+        *length = utf8_sanitize(clean, raw->data, raw->length, true, &consumed, &replaced);
+    } else {
+        fail(e, "no memory for a text of %zu bytes", raw->length);
     }
-    char *clean = ok ? malloc(3 * raw.length + 1) : NULL;
-    if (ok && (!clean || raw.failed)) {
-        ok = fail(e, "no memory for a text of %zu bytes", raw.length);
-    }
-    if (ok) {
-        json_append(text, clean,
-                    utf8_sanitize(clean, raw.data, raw.length, true, &consumed, &replaced));
-    }
-    free(clean);
-    free(raw.data);
-    return ok;
+    free(raw->data);
+    return clean;
 }
+
+// The text of a range, verified. U+FFFD stands for a character that the edges cut. The caller frees
+// it; NULL on failure.
+static inline char *range_text_(Tracer_ *t, const TraceRange_ *range, size_t *length, Error *e) {
+    TraceData *data = &t->data[range->dataset];
+    JsonWriter raw = {0};
+    if (!trace_verify_tokens(data, range->first, range->tokens, e)) {
+        return NULL;
+    }
+    for (uint64_t i = 0; i < range->tokens; i++) {
+        size_t n;
+        const char *bytes = token_text(&t->texts, trace_token(data, range->first + i), &n);
+        json_append(&raw, bytes, n);
+    }
+    return sanitized_(&raw, length, e);
+}
+
+// Number of a range's first token in its document, or in the split if there is none.
+static inline size_t range_begin_(const TraceRange_ *range) {
+    return range->first - (range->document ? range->document->first : 0);
+}
+
+// ------------------------------------------------------------------------------------------------
+// As JSON
 
 // What is known of a document beside its id, url and license, under the names that the metadata
 // has; its "source", which is a name of a collection, is "origin" here, since "source" is the file.
 static inline void put_metadata_(JsonWriter *w, const Json *metadata) {
-    static const char *const taken[] = {"step",        "row",  "rank",   "data",        "document",
-                                        "bytes",       "text", "offset", "first_token", "tokens",
-                                        "shard_token", "span", "proved"};
+    static const char *const taken[] = {
+        "step",   "row",       "rank",        "data",        "document",   "bytes",
+        "text",   "offset",    "span",        "first_token", "tokens",     "matched_tokens",
+        "places", "documents", "shard_token", "span_offset", "span_bytes",
+    };
     for (const Json *m = metadata && metadata->kind == JSON_OBJECT ? metadata->child : NULL; m;
          m = m->next) {
         const char *key = strcmp(m->key, "source") ? m->key : "origin";
@@ -127,7 +126,7 @@ static inline void put_metadata_(JsonWriter *w, const Json *metadata) {
         }
         if (m->kind == JSON_STRING && !is_taken) {
             json_put_text(w, key, m->text, m->length);
-        } else if (m->kind == JSON_NUMBER && !is_taken && json_double(m, &number)) {
+        } else if (!is_taken && json_double(m, &number)) {
             json_put_raw(w, key, m->text, m->length);
         }
     }
@@ -147,7 +146,7 @@ static inline void put_range_(JsonWriter *w, const Tracer_ *t, const TraceRange_
         {"document", d ? d->number : 0, d},
         {"offset", d ? d->record.offset : 0, d && d->known},
         {"bytes", d ? d->record.length : 0, d && d->known},
-        {"first_token", d ? p->first - d->first : 0, d},
+        {"first_token", range_begin_(p), d},
         {"tokens", p->tokens, true},
         {"shard_token", p->first, true},
     };
@@ -160,29 +159,38 @@ static inline void put_range_(JsonWriter *w, const Tracer_ *t, const TraceRange_
     put_metadata_(w, d ? d->metadata.root : NULL);
 }
 
-static inline bool print_line_(JsonWriter *w, Error *e) {
-    bool ok = !w->failed || fail(e, "no memory for a line of output");
-    if (ok) {
-        fwrite(w->data, 1, w->length, stdout);
-        putchar('\n');
+// Prints a range as one line. `fields`, the members of an open object, come last.
+static inline bool print_json_(const Tracer_ *t, const TraceRange_ *range, const JsonWriter *fields,
+                               Error *e) {
+    JsonWriter line = {.failed = fields->failed};
+    json_open(&line, NULL, '{');
+    put_range_(&line, t, range);
+    if (fields->length) {
+        json_append(&line, fields->data, fields->length);
     }
-    free(w->data);
-    *w = (JsonWriter){0};
+    json_close(&line, '}');
+    bool ok = !line.failed || fail(e, "no memory for a line of output");
+    if (ok) {
+        printf("%s\n", line.data);
+    }
+    free(line.data);
     return ok;
 }
 
-// For people: which document, and what is known of it.
+// ------------------------------------------------------------------------------------------------
+// For people
+
+// Which document, and what is known of it.
 static inline void print_document_(const Tracer_ *t, size_t dataset, const TraceDocument *d) {
     static const char *const keys[] = {"id", "url", "license", "source"};
     if (!d) {
         printf("%s", t->mixture.paths[dataset]);
         return;
     }
-    printf("document %llu of %s, %llu tokens", (unsigned long long)d->number,
-           t->mixture.paths[dataset], (unsigned long long)d->tokens);
+    printf("document %zu of %s, %zu tokens", d->number, t->mixture.paths[dataset], d->tokens);
     if (d->known) {
-        printf(", from %s, %llu bytes at %llu", d->source, (unsigned long long)d->record.length,
-               (unsigned long long)d->record.offset);
+        printf(", from %s, %zu bytes at %zu", d->source, (size_t)d->record.length,
+               (size_t)d->record.offset);
     }
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         const Json *value = json_get(d->metadata.root, keys[i]);
@@ -193,9 +201,9 @@ static inline void print_document_(const Tracer_ *t, size_t dataset, const Trace
 }
 
 // Opens the document that holds a token; *out is NULL if the data knows no documents.
-static inline bool find_document_(TraceData *data, uint64_t token, TraceDocument *document,
+static inline bool find_document_(TraceData *data, size_t token, TraceDocument *document,
                                   const TraceDocument **out, Error *e) {
-    uint64_t number;
+    size_t number;
     *out = NULL;
     *document = (TraceDocument){0};
     if (!data->idx.path[0]) {
@@ -205,39 +213,49 @@ static inline bool find_document_(TraceData *data, uint64_t token, TraceDocument
     return trace_document_of(data, token, &number, e) && trace_document(data, number, document, e);
 }
 
+// ------------------------------------------------------------------------------------------------
+// --step
+
+// Prints the range of one document at the beginning of tokens first .. end - 1 of a sample; *next
+// is where the following one begins.
+static inline bool print_sample_range_(Tracer_ *t, size_t dataset, const RunPlace *place,
+                                       size_t first, size_t end, size_t *next, Error *e) {
+    TraceDocument document;
+    TraceRange_ range = {.place = place, .dataset = dataset, .first = first};
+    char *text = NULL;
+    size_t length = 0;
+    bool ok = find_document_(&t->data[dataset], first, &document, &range.document, e);
+    *next = range.document ? min_u64(end, document.first + document.tokens) : end;
+    range.tokens = *next - first;
+    if (ok && t->texts.vocab_size) {
+        text = range_text_(t, &range, &length, e);
+        ok = text != NULL;
+    }
+
+    if (ok && t->options->json) {
+        JsonWriter fields = {.depth = 1, .has_member = true};
+        if (text) {
+            json_put_text(&fields, "text", text, length);
+        }
+        ok = print_json_(t, &range, &fields, e);
+        free(fields.data);
+    } else if (ok) {
+        size_t begin = range_begin_(&range);
+        printf("row %zu rank %zu | tokens %zu to %zu of ", place->row, place->rank, begin,
+               begin + range.tokens - 1);
+        print_document_(t, dataset, range.document);
+        printf("\n%.*s\n\n", (int)length, text ? text : "");
+    }
+    json_free(&document.metadata);
+    free(text);
+    return ok;
+}
+
 // Prints the ranges of documents that make up a sample.
 static inline bool print_sample_(Tracer_ *t, SampleId id, const RunPlace *place, Error *e) {
-    TraceData *data = &t->data[id.dataset];
-    const uint64_t T = t->run.seq_len, end = id.sample * T + T + 1;
-    for (uint64_t token = id.sample * T, next; token < end; token = next) {
-        TraceDocument document;
-        TraceRange_ range = {.place = place, .dataset = id.dataset, .first = token};
-        JsonWriter line = {0}, text = {0};
-        bool ok = find_document_(data, token, &document, &range.document, e);
-        next = ok && range.document ? document.first + document.tokens : end;
-        next = next < end ? next : end;
-        range.tokens = next - token;
-        ok =
-            ok && (!t->has_tokenizer || append_text_(t, id.dataset, token, range.tokens, &text, e));
-        if (ok && t->question->json) {
-            json_open(&line, NULL, '{');
-            put_range_(&line, t, &range);
-            if (t->has_tokenizer) {
-                json_put_text(&line, "text", text.data ? text.data : "", text.length);
-            }
-            json_close(&line, '}');
-            ok = print_line_(&line, e);
-        } else if (ok) {
-            printf("row %llu rank %llu | tokens %llu to %llu of ", (unsigned long long)place->row,
-                   (unsigned long long)place->rank,
-                   (unsigned long long)(token - (range.document ? document.first : 0)),
-                   (unsigned long long)(next - 1 - (range.document ? document.first : 0)));
-            print_document_(t, id.dataset, range.document);
-            printf("\n%.*s\n\n", (int)text.length, text.data ? text.data : "");
-        }
-        json_free(&document.metadata);
-        free(text.data);
-        if (!ok) {
+    const size_t T = t->run.seq_len, end = id.sample * T + T + 1;
+    for (size_t token = id.sample * T; token < end;) {
+        if (!print_sample_range_(t, id.dataset, place, token, end, &token, e)) {
             return false;
         }
     }
@@ -245,19 +263,18 @@ static inline bool print_sample_(Tracer_ *t, SampleId id, const RunPlace *place,
 }
 
 // Reads all rows of a step again and compares their hash with the one that the trainer logged.
-static inline bool prove_step_(Tracer_ *t, uint64_t position, uint64_t rows, Error *e) {
+static inline bool verify_step_(Tracer_ *t, size_t position, size_t rows, Error *e) {
     const size_t T = t->run.seq_len;
     int32_t *sample = malloc((T + 1) * sizeof *sample);
     unsigned char *digests = malloc(rows * DIGEST_BYTES);
     uint64_t vocab_size = 0;
     char hex[BATCH_HASH_DIGITS + 1];
-    bool ok = (sample && digests) ||
-              fail(e, "no memory for a step of %llu rows", (unsigned long long)rows);
+    bool ok = (sample && digests) || fail(e, "no memory for a step of %zu rows", rows);
     ok = ok && (json_uint(json_get(t->run.head.root, "vocab_size"), &vocab_size) ||
                 fail(e, "%s: has no vocab_size", t->run.path));
-    for (uint64_t row = 0; ok && row < rows; row++) {
+    for (size_t row = 0; ok && row < rows; row++) {
         SampleId id = mixture_order(&t->mixture, t->run.seed, t->run.shuffle, position + row);
-        ok = trace_prove_tokens(&t->data[id.dataset], id.sample * T, T + 1, e) &&
+        ok = trace_verify_tokens(&t->data[id.dataset], id.sample * T, T + 1, e) &&
              dataset_read(&t->mixture.items[id.dataset], id.sample, vocab_size, sample, e);
         if (ok) {
             Sha256 hash;
@@ -269,8 +286,8 @@ static inline bool prove_step_(Tracer_ *t, uint64_t position, uint64_t rows, Err
     if (ok) {
         batch_hash(digests, rows, hex);
         ok = !t->run.batch_hash[0] || !strcmp(hex, t->run.batch_hash) ||
-             fail(e, "%s: step %llu read other tokens than these: their hash is %s, the log has %s",
-                  t->run.path, (unsigned long long)t->question->step, hex, t->run.batch_hash);
+             fail(e, "%s: step %zu read other tokens than these: their hash is %s, the log has %s",
+                  t->run.path, t->options->step, hex, t->run.batch_hash);
     }
     free(sample);
     free(digests);
@@ -278,33 +295,30 @@ static inline bool prove_step_(Tracer_ *t, uint64_t position, uint64_t rows, Err
 }
 
 static inline bool trace_step_(Tracer_ *t, Error *e) {
-    const TraceQuestion *o = t->question;
+    const Options *o = t->options;
     const RunSegment *segment = trace_run_segment(&t->run, o->step);
     if (o->step > t->run.last_step || o->step <= t->run.segments[0].from_step) {
-        return fail(e, "--step %llu: the run's log has the steps %llu to %llu",
-                    (unsigned long long)o->step,
-                    (unsigned long long)t->run.segments[0].from_step + 1,
-                    (unsigned long long)t->run.last_step);
+        return fail(e, "--step %zu: the run's log has the steps %zu to %zu", o->step,
+                    t->run.segments[0].from_step + 1, t->run.last_step);
     }
-    if (o->row != UINT64_MAX && o->row >= segment->global_batch) {
-        return fail(e, "--row %llu: step %llu has the rows 0 to %llu", (unsigned long long)o->row,
-                    (unsigned long long)o->step, (unsigned long long)segment->global_batch - 1);
+    if (o->row != SIZE_MAX && o->row >= segment->global_batch) {
+        return fail(e, "--row %zu: step %zu has the rows 0 to %zu", o->row, o->step,
+                    segment->global_batch - 1);
     }
-    uint64_t position = trace_run_position(&t->run, o->step);
-    if (!prove_step_(t, position, segment->global_batch, e)) {
+    size_t position = trace_run_position(&t->run, o->step);
+    if (!verify_step_(t, position, segment->global_batch, e)) {
         return false;
     }
     if (!o->json) {
-        printf("step %llu: %llu rows of %llu tokens on %llu rank%s; %s\n\n",
-               (unsigned long long)o->step, (unsigned long long)segment->global_batch,
-               (unsigned long long)t->run.seq_len + 1, (unsigned long long)segment->ranks,
+        printf("step %zu: %zu rows of %zu tokens on %zu rank%s; %s\n\n", o->step,
+               segment->global_batch, t->run.seq_len + 1, segment->ranks,
                segment->ranks == 1 ? "" : "s",
-               t->run.batch_hash[0] ? "proved: their hash is the one the trainer logged"
+               t->run.batch_hash[0] ? "verified: their hash is the one that the trainer logged"
                                     : "this log has no hash of what a step read");
     }
     bool ok = true;
-    for (uint64_t row = 0; ok && row < segment->global_batch; row++) {
-        if (o->row == UINT64_MAX || o->row == row) {
+    for (size_t row = 0; ok && row < segment->global_batch; row++) {
+        if (o->row == SIZE_MAX || o->row == row) {
             RunPlace place = {0};
             ok = trace_run_place(&t->run, position + row, &place) &&
                  print_sample_(
@@ -315,57 +329,52 @@ static inline bool trace_step_(Tracer_ *t, Error *e) {
     return ok;
 }
 
-// Prints every reading of the tokens first .. end - 1 of a document. `span` adds the fields of a
-// text's span.
+// ------------------------------------------------------------------------------------------------
+// --doc
+
+// Prints every reading of the tokens first .. end - 1 of a document. `fields`: more JSON fields.
 static inline bool print_reads_(Tracer_ *t, size_t dataset, const TraceDocument *document,
-                                uint64_t first, uint64_t end, const JsonWriter *span, Error *e) {
+                                size_t first, size_t end, const JsonWriter *fields, Error *e) {
     TraceReads reads = {0};
-    bool ok = !t->has_run || trace_reads(&t->run, &t->mixture, dataset, first, end, &reads, e);
+    bool ok =
+        !t->options->run.count || trace_reads(&t->run, &t->mixture, dataset, first, end, &reads, e);
     for (size_t i = 0; ok && (i < reads.count || i == 0); i++) {
-        bool read = i < reads.count;
-        TraceRange_ range = {read ? &reads.items[i].place : NULL, dataset, document,
-                             read ? reads.items[i].first : first,
-                             read ? reads.items[i].tokens : end - first};
-        if (t->question->json) {
-            JsonWriter line = {0};
-            json_open(&line, NULL, '{');
-            put_range_(&line, t, &range);
-            if (span) {
-                json_append(&line, span->data, span->length);
-            }
-            json_close(&line, '}');
-            ok = print_line_(&line, e);
-        } else if (read) {
-            printf("  step %llu, row %llu, rank %llu: tokens %llu to %llu\n",
-                   (unsigned long long)range.place->step, (unsigned long long)range.place->row,
-                   (unsigned long long)range.place->rank,
-                   (unsigned long long)(range.first - (document ? document->first : 0)),
-                   (unsigned long long)(range.first + range.tokens - 1 -
-                                        (document ? document->first : 0)));
-        } else if (t->has_run) {
-            printf("  not read up to step %llu\n", (unsigned long long)t->run.last_step);
+        TraceRange_ range = {NULL, dataset, document, first, end - first};
+        if (i < reads.count) {
+            range.place = &reads.items[i].place;
+            range.first = reads.items[i].first, range.tokens = reads.items[i].tokens;
+        }
+
+        size_t begin = range_begin_(&range);
+        if (t->options->json) {
+            ok = print_json_(t, &range, fields, e);
+        } else if (range.place) {
+            printf("  step %zu, row %zu, rank %zu: tokens %zu to %zu\n", range.place->step,
+                   range.place->row, range.place->rank, begin, begin + range.tokens - 1);
+        } else if (t->options->run.count) {
+            printf("  not read up to step %zu\n", t->run.last_step);
         }
     }
     free(reads.items);
     return ok;
 }
 
-static inline bool print_document_reads_(Tracer_ *t, size_t dataset, uint64_t number, Error *e) {
+static inline bool print_document_reads_(Tracer_ *t, size_t dataset, size_t number, Error *e) {
     TraceDocument document;
     bool ok = trace_document(&t->data[dataset], number, &document, e);
-    if (ok && !t->question->json) {
+    if (ok && !t->options->json) {
         print_document_(t, dataset, &document);
         printf("\n");
     }
     ok = ok && print_reads_(t, dataset, &document, document.first, document.first + document.tokens,
-                            NULL, e);
+                            &(JsonWriter){0}, e);
     json_free(&document.metadata);
     return ok;
 }
 
 // The document that "NUMBER" or "DATA:NUMBER" names; false if it names none.
 static inline bool document_by_number_(const Tracer_ *t, const char *name, size_t *dataset,
-                                       uint64_t *number, Error *e) {
+                                       size_t *number, Error *e) {
     const char *colon = strrchr(name, ':'), *digits = colon ? colon + 1 : name;
     size_t length = colon ? (size_t)(colon - name) : 0, i = 0;
     char *end;
@@ -387,9 +396,8 @@ static inline bool document_by_number_(const Tracer_ *t, const char *name, size_
         return fail(e, "--doc %s: no document of the run's data has this id", name);
     }
     if (*number >= t->mixture.items[i].documents) {
-        return fail(e, "--doc %s: no document has this id, and %s has the documents 0 to %llu",
-                    name, t->mixture.paths[i],
-                    (unsigned long long)t->mixture.items[i].documents - 1);
+        return fail(e, "--doc %s: no document has this id, and %s has the documents 0 to %zu", name,
+                    t->mixture.paths[i], (size_t)t->mixture.items[i].documents - 1);
     }
     return true;
 }
@@ -397,8 +405,8 @@ static inline bool document_by_number_(const Tracer_ *t, const char *name, size_
 static inline bool trace_doc_(Tracer_ *t, Error *e) {
     bool found = false;
     for (size_t i = 0; i < t->mixture.count; i++) {
-        for (uint64_t number = 0;; number++) { // an id need not be the only one of its name
-            if (!trace_find_id(&t->data[i], t->question->doc, &number, e)) {
+        for (size_t number = 0;; number++) { // an id need not be the only one of its name
+            if (!trace_find_id(&t->data[i], t->options->doc, &number, e)) {
                 return false;
             }
             if (number == t->mixture.items[i].documents) {
@@ -411,100 +419,98 @@ static inline bool trace_doc_(Tracer_ *t, Error *e) {
         }
     }
     size_t dataset = 0;
-    uint64_t number = 0;
-    return found || (document_by_number_(t, t->question->doc, &dataset, &number, e) &&
+    size_t number = 0;
+    return found || (document_by_number_(t, t->options->doc, &dataset, &number, e) &&
                      print_document_reads_(t, dataset, number, e));
 }
 
+// ------------------------------------------------------------------------------------------------
+// --text
+
 // --text, or all of standard input for "-", with ill-formed UTF-8 replaced. Returns NULL on
 // failure; the caller frees.
-static inline char *read_text_(const TraceQuestion *o, size_t *length, Error *e) {
+static inline char *read_text_(const Options *o, size_t *length, Error *e) {
     JsonWriter raw = {0};
     char block[1 << 16];
-    size_t consumed;
-    uint64_t replaced = 0;
     if (strcmp(o->text, "-")) {
-        json_append(&raw, o->text, strlen(o->text));
+        json_append_text(&raw, o->text);
     } else {
         for (size_t n; (n = fread(block, 1, sizeof block, stdin)) > 0;) {
             json_append(&raw, block, n);
         }
     }
-    char *text = raw.failed ? NULL : malloc(3 * raw.length + 1);
-    if (!text) {
-        fail(e, "no memory for the text");
-    } else if (raw.length == 0) {
+    char *text = sanitized_(&raw, length, e);
+    if (text && *length == 0) {
         fail(e, "--text %s: there is no text", o->text);
         free(text);
-        text = NULL;
-    } else {
-        *length = utf8_sanitize(text, raw.data, raw.length, true, &consumed, &replaced);
+        return NULL;
     }
-    free(raw.data);
     return text;
 }
 
-// How many documents hold one of the places, which are in order.
-static inline bool count_documents_(Tracer_ *t, const Occurrences *places, uint64_t *count,
-                                    Error *e) {
-    size_t dataset = SIZE_MAX;
-    uint64_t number, last = 0;
-    *count = 0;
-    for (size_t i = 0; i < places->count; i++) {
-        const Occurrence *o = &places->items[i];
-        if (!trace_document_of(&t->data[o->data], o->token, &number, e)) {
+// Keeps the first occurrence in each document of those found, which are in order.
+static inline bool keep_one_per_document_(Tracer_ *t, Occurrences *found, Error *e) {
+    size_t kept = 0;
+    size_t number, last = 0;
+    for (size_t i = 0; i < found->count; i++) {
+        const Occurrence o = found->items[i];
+        if (!trace_document_of(&t->data[o.data], o.token, &number, e)) {
             return false;
         }
-        *count += o->data != dataset || number != last;
-        dataset = o->data, last = number;
+        if (kept == 0 || found->items[kept - 1].data != o.data || number != last) {
+            found->items[kept++] = o;
+        }
+        last = number;
     }
+    found->count = kept;
     return true;
 }
 
-// Prints a span and the first place of each document that holds it, up to --limit of them.
+// Prints the document of an occurrence and its readings. `counts`: of all occurrences, and of the
+// documents with one.
+static inline bool print_occurrence_(Tracer_ *t, const TextSearch *s, TextSpan span,
+                                     const Occurrence *o, const size_t counts[2], Error *e) {
+    TraceDocument document;
+    const TraceDocument *known;
+    size_t tokens = occurrence_tokens(s, o, span.length);
+    JsonWriter fields = {.depth = 1, .has_member = true};
+    json_put_text(&fields, "span", s->text + span.first, span.length);
+    json_put_uint(&fields, "span_offset", span.first);
+    json_put_uint(&fields, "span_bytes", span.length);
+    json_put_uint(&fields, "matched_tokens", tokens);
+    json_put_uint(&fields, "places", counts[0]);
+    json_put_uint(&fields, "documents", counts[1]);
+    bool ok = find_document_(&t->data[o->data], o->token, &document, &known, e);
+    if (ok && !t->options->json) {
+        printf(" in ");
+        print_document_(t, o->data, known);
+        printf("\n");
+    }
+    ok = ok && print_reads_(t, o->data, known, o->token, o->token + tokens, &fields, e);
+    json_free(&document.metadata);
+    free(fields.data);
+    return ok;
+}
+
+// Prints a span and its first occurrence in each document, up to --limit of them.
 static inline bool print_span_(Tracer_ *t, TextSearch *s, TextSpan span, Error *e) {
-    Occurrences places = {0};
-    uint64_t documents, listed = 0, last = 0, number;
-    size_t dataset = SIZE_MAX;
-    bool ok =
-        text_search_places(s, span, &places, e) && count_documents_(t, &places, &documents, e);
-    if (ok && !t->question->json) {
-        printf("%zu bytes at %zu, %zu time%s in %llu document%s: %.*s\n", span.length, span.first,
-               places.count, places.count == 1 ? "" : "s", (unsigned long long)documents,
-               documents == 1 ? "" : "s", (int)span.length, s->text + span.first);
+    Occurrences found = {0};
+    bool ok = text_search_occurrences(s, span, &found, e);
+    size_t occurrences = found.count, limit = t->options->limit;
+    ok = ok && keep_one_per_document_(t, &found, e);
+    if (ok && !t->options->json) {
+        printf("%zu bytes at %zu, %zu time%s in %zu document%s: %.*s\n", span.length, span.first,
+               occurrences, occurrences == 1 ? "" : "s", found.count, found.count == 1 ? "" : "s",
+               (int)span.length, s->text + span.first);
     }
-    for (size_t i = 0; ok && i < places.count && listed <= t->question->limit; i++) {
-        const Occurrence *o = &places.items[i];
-        TraceDocument document = {0};
-        ok = trace_document_of(&t->data[o->data], o->token, &number, e);
-        if (!ok || (o->data == dataset && number == last) || listed++ == t->question->limit) {
-            continue;
-        }
-        dataset = o->data, last = number;
-        uint64_t tokens = occurrence_tokens(s, o, span.length);
-        JsonWriter fields = {.depth = 1, .has_member = true};
-        json_put_text(&fields, "span", s->text + span.first, span.length);
-        json_put_uint(&fields, "span_offset", span.first);
-        json_put_uint(&fields, "span_bytes", span.length);
-        json_put_uint(&fields, "matched_tokens", tokens);
-        json_put_uint(&fields, "places", places.count);
-        json_put_uint(&fields, "documents", documents);
-        ok = trace_document(&t->data[o->data], number, &document, e) &&
-             (!fields.failed || fail(e, "no memory for a line of output"));
-        if (ok && !t->question->json) {
-            printf(" in ");
-            print_document_(t, o->data, &document);
-            printf("\n");
-        }
-        ok = ok && print_reads_(t, o->data, &document, o->token, o->token + tokens, &fields, e);
-        json_free(&document.metadata);
-        free(fields.data);
+    for (size_t i = 0; ok && i < found.count && i < limit; i++) {
+        ok = print_occurrence_(t, s, span, &found.items[i],
+                               (const size_t[]){occurrences, found.count}, e);
     }
-    if (ok && !t->question->json && documents > t->question->limit) {
-        printf(" and in %llu documents more (--limit)\n",
-               (unsigned long long)(documents - t->question->limit));
+    if (ok && !t->options->json && found.count > limit) {
+        printf(" and in %zu more documents (--limit)\n", found.count - limit);
     }
-    free(places.items);
+    free(found.items);
     return ok;
 }
 
@@ -512,31 +518,31 @@ static inline bool trace_text_(Tracer_ *t, Error *e) {
     TextSearch search = {0};
     TextSpans spans = {0};
     size_t length;
-    if (!t->has_tokenizer) {
+    if (!t->texts.vocab_size) {
         return fail(e,
                     "%s: has no tokenizer, so its tokens cannot be read as text: only data of "
                     "prepare can be searched",
                     t->mixture.paths[0]);
     }
     for (size_t i = 0; i < t->mixture.count; i++) {
-        if (t->data[i].index.path[0] && !t->data[i].index_proved) {
-            fprintf(stderr,
-                    "warning: %s: is not in the manifest: what it finds is proved, but it may not "
-                    "find all\n",
-                    t->data[i].index.path);
+        if (t->data[i].index.path[0] && !t->data[i].index_verified) {
+            fprintf(
+                stderr,
+                "warning: %s: is not in the manifest: what it finds is verified, but it may not "
+                "find all\n",
+                t->data[i].index.path);
         }
     }
-    char *text = read_text_(t->question, &length, e);
+    char *text = read_text_(t->options, &length, e);
     bool ok = text &&
               text_search_open(&search, t->data, t->mixture.count, &t->texts, text, length, e) &&
-              text_search_spans(&search, t->question->min_bytes, &spans, e);
+              text_search_spans(&search, t->options->min_bytes, &spans, e);
     for (size_t i = 0; ok && i < spans.count; i++) {
         ok = print_span_(t, &search, spans.items[i], e);
     }
-    if (ok && spans.count == 0 && !t->question->json) {
-        printf("no %llu bytes of this text stand in the data\n",
-               (unsigned long long)(length < t->question->min_bytes ? length
-                                                                    : t->question->min_bytes));
+    if (ok && spans.count == 0 && !t->options->json) {
+        printf("no %zu bytes of this text are in the data\n",
+               (size_t)min_u64(length, t->options->min_bytes));
     }
     free(spans.items);
     text_search_close(&search);
@@ -544,8 +550,9 @@ static inline bool trace_text_(Tracer_ *t, Error *e) {
     return ok;
 }
 
-// Opens run and data, proves that they belong together, and prints the answer on stdout.
-static inline bool trace_answer(const TraceQuestion *o, Error *e) {
+// Opens run and data, verifies that they belong together, and prints the answer on stdout. One of
+// --step, --doc and --text is given; without --run it is --text, which only the data answers.
+static inline bool trace_answer(const Options *o, Error *e) {
     Tracer_ t;
     bool ok = tracer_open_(&t, o, e) && (o->step  ? trace_step_(&t, e)
                                          : o->doc ? trace_doc_(&t, e)

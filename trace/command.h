@@ -34,21 +34,11 @@ static inline void trace_on_bus_error_(int signal) {
 // Collective: runs the command on rank 0, returns the exit status.
 static inline int trace_command(World *w, const Options *o) {
     Error e = {0};
-    TraceQuestion question = {.run = o->run.count > 0 ? o->run.items[0] : NULL,
-                              .data = o->data.items,
-                              .data_count = o->data.count,
-                              .step = o->step,
-                              .row = o->row,
-                              .doc = o->doc,
-                              .text = o->text,
-                              .min_bytes = o->min_bytes,
-                              .limit = o->limit,
-                              .json = o->json};
     if (!world_check(w, check_trace_options_(o, &e), &e)) {
         return EXIT_USAGE;
     }
     signal(SIGBUS, trace_on_bus_error_);
-    bool ok = w->rank != 0 || trace_answer(&question, &e);
+    bool ok = w->rank != 0 || trace_answer(o, &e);
     return world_check_root(w, ok, &e) ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 

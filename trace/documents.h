@@ -10,10 +10,10 @@
 typedef struct {
     const Dataset *data;
     const char *path; // as --data had it
-    ProofFile bin, idx, docs, meta, index;
-    bool proved; // hashes lead from the run's log to every file, the index only with index_proved
-    bool index_proved;   // the index is in the manifest too
-    unsigned char *sums; // content of the .sums
+    ProofFile bin, idx, docs, meta, index, sums;
+    // Hashes lead from the run's log to every file, to the index only with index_verified.
+    bool verified;
+    bool index_verified; // the index is in the manifest too
     Manifest manifest;
     uint64_t sequences; // of the .idx
     IndexTable table;   // of the index
@@ -21,27 +21,35 @@ typedef struct {
 
 // What is known of a document.
 typedef struct {
-    uint64_t number;        // in its split
-    uint64_t first, tokens; // its first token there; its tokens, with the end of document
-    bool known;             // there is a record of it
+    size_t number;        // in its split
+    size_t first, tokens; // its first token there; its tokens, with the end of document
+    bool known;           // there is a record of it
     DocumentRecord record;
     const char *source;    // path of its source file
     JsonDocument metadata; // root is NULL if there is none
 } TraceDocument;
 
 static inline void trace_data_close(TraceData *t) {
-    proof_close(&t->bin);
-    proof_close(&t->idx);
-    proof_close(&t->docs);
-    proof_close(&t->meta);
-    proof_close(&t->index);
+    ProofFile *files[] = {&t->bin, &t->idx, &t->docs, &t->meta, &t->index, &t->sums};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        proof_close(files[i]);
+    }
     manifest_close(&t->manifest);
-    free(t->sums);
     index_table_free(&t->table);
     *t = (TraceData){0};
 }
 
-// Compares the SHA-256 of the complete file with the one that `by` states.
+// ------------------------------------------------------------------------------------------------
+// Opening
+
+// Compares a file's SHA-256 with the one that `by` states.
+static inline bool hash_matches_(const char *path, const char *hex, const char *expected,
+                                 const char *by, Error *e) {
+    return !strcmp(hex, expected) ||
+           fail(e, "%s: was altered: its SHA-256 is %s, %s has %s", path, hex, by, expected);
+}
+
+// Verifies the complete file.
 static inline bool proof_complete_(const ProofFile *f, const char *expected, const char *by,
                                    Error *e) {
     char hex[65];
@@ -49,13 +57,19 @@ static inline bool proof_complete_(const ProofFile *f, const char *expected, con
     sha256_begin(&hash);
     sha256_add(&hash, f->data, f->bytes);
     sha256_end(&hash, hex);
-    return !strcmp(hex, expected) ||
-           fail(e, "%s: was altered: its SHA-256 is %s, %s has %s", f->path, hex, by, expected);
+    return hash_matches_(f->path, hex, expected, by, e);
 }
 
-// Data of an early version, without .sums: verifies each complete file.
-static inline bool prove_without_sums_(ProofFile *const *files, const char *const *hashes,
-                                       size_t count, Error *e) {
+// Verifies files by the .sums with this hash. Data of an early version has none: then each complete
+// file, by its hash in the manifest.
+static inline bool trace_verify_files_(TraceData *t, const char *sums_hash, ProofFile *const *files,
+                                       const char *const *hashes, size_t count, Error *e) {
+    char path[PATH_LIMIT];
+    if (sums_hash[0]) {
+        return path_format(path, e, "%s/train.sums", t->path) && proof_open(&t->sums, path, e) &&
+               proof_complete_(&t->sums, sums_hash, "the manifest", e) &&
+               sums_attach(path, t->sums.data, t->sums.bytes, files, count, e);
+    }
     for (size_t i = 0; i < count; i++) {
         if (!hashes[i][0]) {
             return fail(e, "%s: has no hash in the manifest", files[i]->path);
@@ -69,7 +83,7 @@ static inline bool prove_without_sums_(ProofFile *const *files, const char *cons
 
 // Opens the files of a prepared split and verifies them by the manifest, whose hash the caller has
 // checked.
-static inline bool trace_open_split_(TraceData *t, const char *split_name, Error *e) {
+static inline bool trace_open_split_(TraceData *t, Error *e) {
     char path[PATH_LIMIT];
     ProofFile *files[] = {[MANIFEST_BIN] = &t->bin,
                           [MANIFEST_IDX] = &t->idx,
@@ -80,19 +94,19 @@ static inline bool trace_open_split_(TraceData *t, const char *split_name, Error
     ProofFile *listed[FILES];
     const char *hashes[FILES];
     ManifestSplit split;
-    size_t count = 0, length;
+    size_t count = 0;
     if (!manifest_read(&t->manifest, t->path, e)) {
         return false;
     }
-    manifest_split(&t->manifest, split_name, &split);
+    manifest_split(&t->manifest, "train", &split);
 
     for (int i = 0; i < FILES; i++) {
         const ManifestFile *file = &split.files[i];
         bool index = i == MANIFEST_INDEX;
-        if (!path_format(path, e, "%s/%s.%s", t->path, split_name, manifest_ending(i))) {
+        if (!path_format(path, e, "%s/train.%s", t->path, manifest_ending(i))) {
             return false;
         }
-        if ((!file->listed && !index) || (index && access(path, F_OK))) {
+        if (index ? access(path, F_OK) : !file->listed) {
             continue;
         }
         if (!proof_open(files[i], path, e)) {
@@ -102,29 +116,17 @@ static inline bool trace_open_split_(TraceData *t, const char *split_name, Error
             continue;
         }
         if (file->bytes != files[i]->bytes) {
-            return fail(e, "%s: has %llu bytes, which is not what the manifest says", path,
-                        (unsigned long long)files[i]->bytes);
+            return fail(e, "%s: has %zu bytes, which is not what the manifest says", path,
+                        (size_t)files[i]->bytes);
         }
         hashes[count] = file->hash;
         listed[count++] = files[i];
-        t->index_proved |= index;
+        t->index_verified |= index;
     }
-
-    const char *sums_hash = split.files[MANIFEST_SUMS].hash;
-    if (!sums_hash[0]) {
-        return prove_without_sums_(listed, hashes, count, e);
-    }
-    ProofFile sums = {.bytes = 0};
-    if (!path_format(sums.path, e, "%s/%s.sums", t->path, split_name) ||
-        !(t->sums = (unsigned char *)read_file(sums.path, (size_t)1 << 36, &length, e))) {
-        return false;
-    }
-    sums.data = t->sums, sums.bytes = length;
-    return proof_complete_(&sums, sums_hash, "the manifest", e) &&
-           sums_attach(sums.path, t->sums, length, listed, count, e);
+    return trace_verify_files_(t, split.files[MANIFEST_SUMS].hash, listed, hashes, count, e);
 }
 
-// Opens a bare Megatron pair or llm.c shard, which only the log itself can prove.
+// Opens a bare Megatron pair or llm.c shard, which only the log itself can verify.
 static inline bool trace_open_bare_(TraceData *t, const Json *logged, Error *e) {
     const char *bin = json_string(json_get(logged, "sha256")),
                *idx = json_string(json_get(logged, "idx_sha256"));
@@ -133,66 +135,70 @@ static inline bool trace_open_bare_(TraceData *t, const Json *logged, Error *e) 
         (pair && !proof_open(&t->idx, t->data->idx_path, e))) {
         return false;
     }
-    t->proved = bin && (idx || !pair);
-    return !t->proved || (proof_complete_(&t->bin, bin, "the run's log", e) &&
-                          (!pair || proof_complete_(&t->idx, idx, "the run's log", e)));
+    t->verified = bin && (idx || !pair);
+    return !t->verified || (proof_complete_(&t->bin, bin, "the run's log", e) &&
+                            (!pair || proof_complete_(&t->idx, idx, "the run's log", e)));
 }
 
-// Opens the files behind `data`, which dataset_open opened at `path`, and proves that they are what
-// a run read: `logged` is their entry in the log's first line; NULL: without a run, only the
-// manifest proves them. trace_data_close releases `t`, after a failure too.
-static inline bool trace_data_open(TraceData *t, const Dataset *data, const char *path,
-                                   const char *split, const Json *logged, Error *e) {
+// Opens prepared data, with its tokenizer's main file as the manifest has it.
+static inline bool trace_open_prepared_(TraceData *t, Error *e) {
     char tokenizer[PATH_LIMIT], hex[65];
-    *t = (TraceData){.data = data, .path = path};
+    return trace_open_split_(t, e) && tokenizer_main_file(tokenizer, t->data->tokenizer, e) &&
+           sha256_file(tokenizer, hex, e) &&
+           hash_matches_(tokenizer, hex, t->data->tokenizer_hash, "the manifest", e);
+}
+
+// Checks that the .idx is the one that dataset_open read.
+static inline bool trace_check_idx_(TraceData *t, Error *e) {
+    if (!proof_check(&t->idx, 0, IDX_HEADER, e)) {
+        return false;
+    }
+    t->sequences = load_le(t->idx.data + 18, 8);
+    return t->idx.bytes == IDX_HEADER + 12 * t->sequences + 8 * (t->data->documents + 1) ||
+           fail(e, "%s: changed while it was being read", t->idx.path);
+}
+
+static inline bool trace_check_docs_(const TraceData *t, Error *e) {
+    const unsigned char *header = t->docs.data;
+    size_t documents = t->data->documents;
+    bool ok = t->docs.bytes >= DOCS_HEADER && !memcmp(header, "TGPTDOCS", 8) &&
+              load_le(header + 8, 4) == DOCS_VERSION && load_le(header + 12, 4) == DOCS_RECORD &&
+              load_le(header + 16, 8) == documents &&
+              (t->docs.bytes - DOCS_HEADER) / DOCS_RECORD == documents &&
+              (t->docs.bytes - DOCS_HEADER) % DOCS_RECORD == 0;
+    return ok || fail(e, "%s: is not the list of the %zu documents of %s", t->docs.path, documents,
+                      t->data->path);
+}
+
+// Opens the files behind `data`, the training split that dataset_open opened at `path`, and
+// verifies that they are what a run read: `logged` is their entry in the log's first line; NULL:
+// without a run, only the manifest verifies them. trace_data_close releases `t`, after a failure
+// too.
+static inline bool trace_data_open(TraceData *t, const Dataset *data, const char *path,
+                                   const Json *logged, Error *e) {
     const char *manifest = json_string(json_get(logged, "manifest_sha256"));
+    bool prepared = data->manifest_hash[0];
+    *t = (TraceData){.data = data, .path = path, .verified = !logged || manifest};
     if (manifest && strcmp(manifest, data->manifest_hash)) {
         return fail(
             e, "%s: is not the data of this run: the SHA-256 of its manifest is %s, the log has %s",
-            path, data->manifest_hash[0] ? data->manifest_hash : "none", manifest);
+            path, prepared ? data->manifest_hash : "none", manifest);
     }
-    if (data->manifest_hash[0]) {
-        t->proved = !logged || manifest;
-        if (!trace_open_split_(t, split, e) ||
-            !tokenizer_main_file(tokenizer, data->tokenizer, e) ||
-            !sha256_file(tokenizer, hex, e)) {
-            return false;
-        }
-        if (strcmp(hex, data->tokenizer_hash)) {
-            return fail(e, "%s: was altered: its SHA-256 is %s, the manifest has %s", tokenizer,
-                        hex, data->tokenizer_hash);
-        }
-    } else if (!trace_open_bare_(t, logged, e)) {
-        return false;
-    }
-    if (t->idx.path[0]) {
-        if (!proof_check(&t->idx, 0, IDX_HEADER, e)) {
-            return false;
-        }
-        t->sequences = load_le(t->idx.data + 18, 8);
-        if (t->idx.bytes != IDX_HEADER + 12 * t->sequences + 8 * (data->documents + 1)) {
-            return fail(e, "%s: changed while it was being read", t->idx.path);
-        }
-    }
-    if (t->docs.path[0]) {
-        const unsigned char *header = t->docs.data;
-        if (t->docs.bytes < DOCS_HEADER || memcmp(header, "TGPTDOCS", 8) ||
-            load_le(header + 8, 4) != DOCS_VERSION || load_le(header + 12, 4) != DOCS_RECORD ||
-            load_le(header + 16, 8) != data->documents ||
-            (t->docs.bytes - DOCS_HEADER) / DOCS_RECORD != data->documents ||
-            (t->docs.bytes - DOCS_HEADER) % DOCS_RECORD) {
-            return fail(e, "%s: is not the list of the %llu documents of %s", t->docs.path,
-                        (unsigned long long)data->documents, data->path);
-        }
-    }
-    return !t->index.path[0] || index_table_read(&t->table, &t->index, data->tokens, data->path, e);
+    return (prepared ? trace_open_prepared_(t, e) : trace_open_bare_(t, logged, e)) &&
+           (!t->idx.path[0] || trace_check_idx_(t, e)) &&
+           (!t->docs.path[0] || trace_check_docs_(t, e)) &&
+           (!t->index.path[0] ||
+            index_table_read(&t->table, &t->index, data->tokens, data->path, e));
 }
 
-// First token of document `d`, proved; of number `documents`, the end of the tokens.
-static inline bool document_start_(TraceData *t, uint64_t d, bool prove, uint64_t *token,
+// ------------------------------------------------------------------------------------------------
+// Documents
+
+// First token of document `d`, verified if `verify`; of number `documents`, the end of the tokens.
+static inline bool document_start_(TraceData *t, uint64_t d, bool verify, uint64_t *token,
                                    Error *e) {
     uint64_t entry = IDX_HEADER + 12 * t->sequences + 8 * d;
-    if (prove && !proof_check(&t->idx, entry, 8, e)) {
+    if (verify && !proof_check(&t->idx, entry, 8, e)) {
         return false;
     }
     uint64_t sequence = load_le(t->idx.data + entry, 8),
@@ -202,7 +208,7 @@ static inline bool document_start_(TraceData *t, uint64_t d, bool prove, uint64_
         return fail(e, "%s: changed while it was being read", t->idx.path);
     }
     if (sequence < t->sequences) {
-        if (prove && !proof_check(&t->idx, pointer, 8, e)) {
+        if (verify && !proof_check(&t->idx, pointer, 8, e)) {
             return false;
         }
         *token = load_le(t->idx.data + pointer, 8) / (uint64_t)t->data->token_bytes;
@@ -210,30 +216,32 @@ static inline bool document_start_(TraceData *t, uint64_t d, bool prove, uint64_
     return true;
 }
 
-// Number of the document that holds a token, by bisection; the two starts around the token prove
+typedef struct {
+    TraceData *data;
+    uint64_t token;
+} DocumentKey_;
+
+static inline bool document_begins_(const void *context, size_t d) {
+    const DocumentKey_ *key = context;
+    uint64_t start;
+    Error ignored;
+    return document_start_(key->data, d, false, &start, &ignored) && start <= key->token;
+}
+
+// Number of the document that holds a token, by bisection; the two starts around the token verify
 // it.
-static inline bool trace_document_of(TraceData *t, uint64_t token, uint64_t *number, Error *e) {
-    uint64_t low = 0, high = t->data->documents, start, end; // start(low) <= token < start(high)
-    while (high - low > 1) {
-        uint64_t middle = low + (high - low) / 2;
-        if (!document_start_(t, middle, false, &start, e)) {
-            return false;
-        }
-        if (start <= token) {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
-    *number = low;
-    return document_start_(t, low, true, &start, e) && document_start_(t, low + 1, true, &end, e) &&
-           ((low < t->data->documents && start <= token && token < end) ||
-            fail(e, "%s: no document holds token %llu", t->idx.path, (unsigned long long)token));
+static inline bool trace_document_of(TraceData *t, size_t token, size_t *number, Error *e) {
+    uint64_t start, end;
+    *number = bisect(1, t->data->documents, document_begins_, &(DocumentKey_){t, token}) - 1;
+    return document_start_(t, *number, true, &start, e) &&
+           document_start_(t, *number + 1, true, &end, e) &&
+           ((*number < t->data->documents && start <= token && token < end) ||
+            fail(e, "%s: no document holds token %zu", t->idx.path, token));
 }
 
 // All that is known of document `number` (< documents of the data). json_free(&out->metadata)
 // releases it.
-static inline bool trace_document(TraceData *t, uint64_t number, TraceDocument *out, Error *e) {
+static inline bool trace_document(TraceData *t, size_t number, TraceDocument *out, Error *e) {
     uint64_t end;
     *out = (TraceDocument){.number = number};
     if (!document_start_(t, number, true, &out->first, e) ||
@@ -250,19 +258,18 @@ static inline bool trace_document(TraceData *t, uint64_t number, TraceDocument *
     }
     out->known = true;
     out->record = docs_load(t->docs.data + at);
-    if (out->record.tokens != out->tokens || out->record.source >= t->manifest.source_count) {
-        return fail(e, "%s: record %llu does not fit %s: it says %llu tokens, source %lu",
-                    t->docs.path, (unsigned long long)number,
-                    out->record.source >= t->manifest.source_count ? "the manifest" : t->idx.path,
-                    (unsigned long long)out->record.tokens, (unsigned long)out->record.source);
+    bool has_source = out->record.source < t->manifest.source_count;
+    if (out->record.tokens != out->tokens || !has_source) {
+        return fail(e, "%s: record %zu does not fit %s: it says %zu tokens, source %lu",
+                    t->docs.path, number, has_source ? t->idx.path : "the manifest",
+                    (size_t)out->record.tokens, (unsigned long)out->record.source);
     }
     out->source = t->manifest.sources[out->record.source].path;
     if (out->record.metadata_length == 0) {
         return true;
     }
     if (!t->meta.path[0]) {
-        return fail(e, "%s: record %llu has metadata, but there is no .meta", t->docs.path,
-                    (unsigned long long)number);
+        return fail(e, "%s: record %zu has metadata, but there is no .meta", t->docs.path, number);
     }
     return proof_check(&t->meta, out->record.metadata, out->record.metadata_length, e) &&
            json_parse(&out->metadata, (const char *)t->meta.data + out->record.metadata,
@@ -277,9 +284,9 @@ static inline bool has_id_(const Json *metadata, const char *id) {
 }
 
 // The next document from *number on whose metadata has the id; *number is the number of documents
-// if there is none. A pass over SPLIT.meta: about a second a gigabyte.
-static inline bool trace_find_id(TraceData *t, const char *id, uint64_t *number, Error *e) {
-    bool plain = !strpbrk(id, "\"\\"); // so it stands in the JSON as it is
+// if there is none. A pass over SPLIT.meta: about a second per gigabyte.
+static inline bool trace_find_id(TraceData *t, const char *id, size_t *number, Error *e) {
+    bool plain = !strpbrk(id, "\"\\"); // so the JSON has it unescaped
     for (const char *c = id; *c; c++) {
         plain = plain && (unsigned char)*c >= 0x20 && (unsigned char)*c < 0x80;
     }
@@ -287,8 +294,7 @@ static inline bool trace_find_id(TraceData *t, const char *id, uint64_t *number,
         TraceDocument document;
         DocumentRecord r = docs_load(t->docs.data + DOCS_HEADER + DOCS_RECORD * *number);
         if (r.metadata > t->meta.bytes || r.metadata_length > t->meta.bytes - r.metadata) {
-            return fail(e, "%s: record %llu points outside %s", t->docs.path,
-                        (unsigned long long)*number, t->meta.path);
+            return fail(e, "%s: record %zu points outside %s", t->docs.path, *number, t->meta.path);
         }
         if (r.metadata_length == 0 ||
             (plain && !memmem(t->meta.data + r.metadata, r.metadata_length, id, strlen(id)))) {

@@ -8,8 +8,8 @@
 
 // The steps of a run after from_step, up to the next resume.
 typedef struct {
-    uint64_t from_step, from_samples; // samples read by all ranks before
-    uint64_t global_batch, ranks, dp;
+    size_t from_step, from_samples; // samples read by all ranks before
+    size_t global_batch, ranks, dp;
 } RunSegment;
 
 typedef struct {
@@ -17,14 +17,15 @@ typedef struct {
     JsonDocument head;     // its first line
     RunSegment *segments;
     size_t count, capacity;
-    uint64_t seed, seq_len, last_step, samples; // samples that the steps 1 .. last_step read
+    uint64_t seed;
+    size_t seq_len, last_step, samples; // samples that the steps 1 .. last_step read
     bool shuffle;
     char batch_hash[65]; // of the step that trace_run_open was asked for; empty: the log has none
 } TraceRun;
 
 // Where the run read a sample.
 typedef struct {
-    uint64_t step, row, rank;
+    size_t step, row, rank;
 } RunPlace;
 
 static inline void trace_run_close(TraceRun *r) {
@@ -35,8 +36,8 @@ static inline void trace_run_close(TraceRun *r) {
 
 // Adds what a first line or a line of restarts.jsonl says. Steps after its from_step were done
 // again.
-static inline bool run_add_segment_(TraceRun *r, const Json *line, const char *path,
-                                    uint64_t number, Error *e) {
+static inline bool run_add_segment_(TraceRun *r, const LogReader *log, Error *e) {
+    const Json *line = log->line;
     RunSegment segment = {0};
     if (!json_uint(json_get(line, "from_step"), &segment.from_step) ||
         !json_uint(json_get(line, "global_batch"), &segment.global_batch) ||
@@ -45,8 +46,8 @@ static inline bool run_add_segment_(TraceRun *r, const Json *line, const char *p
         segment.ranks % segment.dp || segment.global_batch == 0 ||
         segment.global_batch % segment.dp || segment.global_batch >> 32 ||
         segment.from_step >> 31) {
-        return fail(e, "%s:%llu: has no possible from_step, global_batch, ranks and dp", path,
-                    (unsigned long long)number);
+        return fail(e, "%s:%zu: has no possible from_step, global_batch, ranks and dp", log->path,
+                    (size_t)log->number);
     }
     while (r->count > 1 && r->segments[r->count - 1].from_step >= segment.from_step) {
         r->count--;
@@ -54,18 +55,14 @@ static inline bool run_add_segment_(TraceRun *r, const Json *line, const char *p
     if (r->count > 0) {
         const RunSegment *before = &r->segments[r->count - 1];
         if (before->from_step > segment.from_step) {
-            return fail(e, "%s:%llu: resumes from step %llu, which is before the log begins", path,
-                        (unsigned long long)number, (unsigned long long)segment.from_step);
+            return fail(e, "%s:%zu: resumes from step %zu, which is before the log begins",
+                        log->path, (size_t)log->number, segment.from_step);
         }
         segment.from_samples =
             before->from_samples + (segment.from_step - before->from_step) * before->global_batch;
         r->count -= before->from_step == segment.from_step;
     }
-    if (!array_reserve(&r->segments, &r->capacity, r->count, 1, sizeof segment, e)) {
-        return false;
-    }
-    r->segments[r->count++] = segment;
-    return true;
+    return array_append(&r->segments, &r->capacity, &r->count, &segment, sizeof segment, e);
 }
 
 // The segment that step `step` belongs to.
@@ -114,7 +111,7 @@ static inline bool run_add_head_(TraceRun *r, LogReader *log, Error *e) {
                     log->path);
     }
     r->shuffle = shuffle;
-    if (!run_add_segment_(r, log->line, log->path, 1, e)) {
+    if (!run_add_segment_(r, log, e)) {
         return false;
     }
     r->head = log_reader_take(log);
@@ -123,22 +120,21 @@ static inline bool run_add_head_(TraceRun *r, LogReader *log, Error *e) {
 
 // A step says how far the run came. wanted: the step whose batch hash is asked for.
 static inline bool run_add_step_(TraceRun *r, const LogReader *log, uint64_t wanted, Error *e) {
-    uint64_t step = log->step, tokens;
+    size_t step = log->step, tokens;
     const char *hash = json_string(json_get(log->line, "batch_sha256"));
     if (!log->has_step || !json_uint(json_get(log->line, "tokens"), &tokens) ||
         step <= r->last_step || step >> 31 || tokens % r->seq_len) {
-        return fail(e, "%s:%llu: has no \"step\" after %llu, or no possible \"tokens\"", log->path,
-                    (unsigned long long)log->number, (unsigned long long)r->last_step);
+        return fail(e, "%s:%zu: has no \"step\" after %zu, or no possible \"tokens\"", log->path,
+                    (size_t)log->number, r->last_step);
     }
 
-    // A log that was lost and started again in the middle says here where it stands.
+    // A log that was lost and restarted in the middle of the run shows its position here.
     RunSegment *segment = &r->segments[0];
     if (r->last_step == 0) {
         segment->from_samples = tokens / r->seq_len - segment->global_batch;
         if (step != segment->from_step + 1 || tokens / r->seq_len < segment->global_batch) {
-            return fail(e, "%s:%llu: step %llu cannot be the first after step %llu", log->path,
-                        (unsigned long long)log->number, (unsigned long long)step,
-                        (unsigned long long)segment->from_step);
+            return fail(e, "%s:%zu: step %zu cannot be the first after step %zu", log->path,
+                        (size_t)log->number, step, segment->from_step);
         }
     }
 
@@ -151,7 +147,7 @@ static inline bool run_add_step_(TraceRun *r, const LogReader *log, uint64_t wan
 }
 
 // Reads log.jsonl or restarts.jsonl. A last line without its end was being written when the run was
-// killed, and is skipped; any other line that is no JSON object is an error.
+// killed, and is skipped; any other line that is not a JSON object is an error.
 static inline bool run_read_lines_(TraceRun *r, const char *folder, const char *name,
                                    uint64_t wanted, Error *e) {
     LogReader log;
@@ -163,7 +159,7 @@ static inline bool run_read_lines_(TraceRun *r, const char *folder, const char *
         if (!log.line) {
             ok = fail(e, "%s", log.problem.text);
         } else if (restarts) {
-            ok = run_add_segment_(r, log.line, log.path, log.number, e);
+            ok = run_add_segment_(r, &log, e);
         } else if (log.number == 1) {
             ok = run_add_head_(r, &log, e);
         } else if (json_get(log.line, "loss")) {
@@ -191,12 +187,26 @@ static inline bool trace_run_open(TraceRun *r, const char *folder, uint64_t step
     }
 
     // What was read up to the last step follows from the batches; the log counted it too.
-    uint64_t expected =
+    size_t expected =
         trace_run_position(r, r->last_step) + trace_run_segment(r, r->last_step)->global_batch;
     return expected == r->samples ||
-           fail(e, "%s: counts %llu samples up to step %llu, but its batches make %llu", r->path,
-                (unsigned long long)r->samples, (unsigned long long)r->last_step,
-                (unsigned long long)expected);
+           fail(e, "%s: counts %zu samples up to step %zu, but its batches make %zu", r->path,
+                r->samples, r->last_step, expected);
+}
+
+// Path of a run's data by an entry of its log: that of the file then read, whatever the working
+// folder is now, else what --data had. The caller frees it; NULL if there is no memory.
+static inline char *logged_path_(const Json *entry) {
+    const char *file = json_string(json_get(entry, "file"));
+    bool prepared = json_get(entry, "manifest_sha256"), pair = json_get(entry, "documents");
+    if (!file || access(file, F_OK)) {
+        return strdup(json_string(json_get(entry, "path")));
+    }
+    char *path = strdup(file), *end = path ? strrchr(path, prepared ? '/' : '.') : NULL;
+    if (end && (prepared || pair)) {
+        *end = 0;
+    }
+    return path;
 }
 
 // Opens the data of a run: paths[0 .. count), or as the log has it if count is 0. The log's weights
@@ -213,32 +223,22 @@ static inline bool trace_run_mixture(const TraceRun *r, Mixture *m, const char *
             e, "--data: the run read %zu datasets, so give %zu in the order of its --data, not %zu",
             n, n, count);
     }
-    const char *found[MIXTURE_DATASETS_MAX];
-    char *cut[MIXTURE_DATASETS_MAX] = {0};
+
+    char *logged[MIXTURE_DATASETS_MAX] = {0};
     uint64_t weights[MIXTURE_DATASETS_MAX];
     const Json *entry = data->child;
     bool ok = true;
     for (size_t i = 0; ok && i < n; i++, entry = entry->next) {
-        const char *path = json_string(json_get(entry, "path")),
-                   *file = json_string(json_get(entry, "file"));
-        found[i] = count > 0 ? paths[i] : path;
-        ok = (path && json_uint(json_get(entry, "weight"), &weights[i]) && weights[i] > 0) ||
+        ok = (json_string(json_get(entry, "path")) &&
+              json_uint(json_get(entry, "weight"), &weights[i]) && weights[i] > 0) ||
              fail(e, "%s: its first line has no path and weight of data %zu", r->path, i);
-        if (ok && count == 0 && file &&
-            !access(file, F_OK)) { // where it was, whatever the working folder is now
-            char *end = (cut[i] = strdup(file))
-                            ? strrchr(cut[i], json_get(entry, "manifest_sha256") ? '/' : '.')
-                            : NULL;
-            ok = cut[i] || fail(e, "%s: no memory for its paths", r->path);
-            if (end && (json_get(entry, "manifest_sha256") || json_get(entry, "documents"))) {
-                *end = 0;
-            }
-            found[i] = cut[i];
-        }
+        ok = ok &&
+             ((logged[i] = logged_path_(entry)) || fail(e, "%s: no memory for its paths", r->path));
     }
-    ok = ok && mixture_open_paths(m, found, weights, n, "train", r->seq_len, e);
+    ok = ok && mixture_open_paths(m, count > 0 ? paths : (const char *const *)logged, weights, n,
+                                  "train", r->seq_len, e);
     for (size_t i = 0; i < n; i++) {
-        free(cut[i]);
+        free(logged[i]);
     }
     return ok;
 }
@@ -246,23 +246,20 @@ static inline bool trace_run_mixture(const TraceRun *r, Mixture *m, const char *
 // One reading of a range of tokens: row `place.row` of step `place.step` holds these tokens.
 typedef struct {
     RunPlace place;
-    uint64_t first, tokens; // token numbers in the split
+    size_t first, tokens; // token numbers in the split
 } TraceRead;
 
 typedef struct {
     TraceRead *items;
-    size_t count, capacity; // zero-initialise; the caller frees items
+    size_t count, capacity; // zero-initialize; the caller frees items
 } TraceReads;
 
 static inline int read_compare_(const void *first, const void *second) {
     const TraceRead *a = first, *b = second;
-    if (a->place.step != b->place.step) {
-        return a->place.step < b->place.step ? -1 : 1;
-    }
-    if (a->place.row != b->place.row) {
-        return a->place.row < b->place.row ? -1 : 1;
-    }
-    return (a->first > b->first) - (a->first < b->first);
+    const RunPlace *p = &a->place, *q = &b->place;
+    return p->step != q->step ? order_u64(p->step, q->step)
+           : p->row != q->row ? order_u64(p->row, q->row)
+                              : order_u64(a->first, b->first);
 }
 
 // Adds every reading of the tokens first .. end - 1 of a dataset by the run, in the order of the
@@ -286,10 +283,10 @@ static inline bool trace_reads(const TraceRun *r, const Mixture *m, size_t datas
             if (!trace_run_place(r, position, &read.place)) {
                 continue;
             }
-            if (!array_reserve(&reads->items, &reads->capacity, reads->count, 1, sizeof read, e)) {
+            if (!array_append(&reads->items, &reads->capacity, &reads->count, &read, sizeof read,
+                              e)) {
                 return false;
             }
-            reads->items[reads->count++] = read;
         }
     }
     if (reads->count > 0) {

@@ -9,6 +9,11 @@ static inline uint64_t min_u64(uint64_t a, uint64_t b) {
     return a < b ? a : b;
 }
 
+// For qsort: below 0, 0 or above 0 as a is below, equal to or above b.
+static inline int order_u64(uint64_t a, uint64_t b) {
+    return (a > b) - (a < b);
+}
+
 // a / b, rounded up.
 static inline uint64_t divide_up(uint64_t a, uint64_t b) {
     return a / b + (a % b != 0);
@@ -37,6 +42,19 @@ static inline bool array_reserve(void *array, size_t *capacity, size_t count, si
     }
     memcpy(array, &memory, sizeof memory);
     *capacity = 2 * wanted;
+    return true;
+}
+
+// Appends a copy of an element of `size` bytes to the *count of *array, as array_reserve has it.
+static inline bool array_append(void *array, size_t *capacity, size_t *count, const void *element,
+                                size_t size, Error *e) {
+    char *memory;
+    if (!array_reserve(array, capacity, *count, 1, size, e)) {
+        return false;
+    }
+    memcpy(&memory, array, sizeof memory);
+    memcpy(memory + *count * size, element, size);
+    ++*count;
     return true;
 }
 

@@ -30,4 +30,21 @@ __attribute__((format(printf, 2, 3))) static inline bool fail(Error *e, const ch
     return false;
 }
 
+// Where errors in a file go.
+typedef struct {
+    const char *path;
+    Error *error;
+} FileErrors;
+
+// Reports what is wrong with the file; returns false.
+__attribute__((format(printf, 2, 3))) static inline bool reject(const FileErrors *f,
+                                                                const char *format, ...) {
+    char what[sizeof f->error->text];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(what, sizeof what, format, args);
+    va_end(args);
+    return fail(f->error, "%s: %s", f->path, what);
+}
+
 #endif

@@ -138,7 +138,7 @@ static void put_sums(InputPart changes) {
 
 static bool open_traced(Dataset *d, TraceData *t, Error *e) {
     promise(dataset_open(d, folder, "train", 4, e), "%s", e->text);
-    bool ok = answer(trace_data_open(t, d, folder, "train", NULL, e), e);
+    bool ok = answer(trace_data_open(t, d, folder, NULL, e), e);
     if (!ok) {
         trace_data_close(t);
         dataset_close(d);
@@ -257,7 +257,7 @@ static bool run_index(InputPart *parts) {
         Occurrences places = {0};
         promise(span.length <= length && span.first <= length - span.length,
                 "a span outside the text");
-        bool found = answer(text_search_places(&s, span, &places, &e), &e);
+        bool found = answer(text_search_occurrences(&s, span, &places, &e), &e);
         promise(found || !sound, "%s", e.text);
         for (size_t k = 0; found && k < places.count; k++) {
             promise(stands_at(places.items[k].token, places.items[k].offset, text + span.first,
