@@ -12,7 +12,7 @@ enum { ORIGIN_UNIT_VALUES = 1024 }; // distinct values that are counted in a uni
 
 typedef struct {
     uint64_t line; // number within the unit, from 1
-    char *why;     // ": what is wrong"
+    char *why;     // what is wrong
 } Note;
 
 typedef struct {
@@ -63,10 +63,7 @@ static inline void unit_result_put(JsonWriter *w, const UnitResult *r) {
 static inline bool unit_result_save(const UnitResult *r, const char *path, Error *e) {
     JsonWriter w = {0};
     unit_result_put(&w, r);
-    bool ok = (!w.failed || fail(e, "%s: no memory to write it", path)) &&
-              replace_file(path, w.data, w.length, e);
-    free(w.data);
-    return ok;
+    return json_save(&w, path, e);
 }
 
 // Reads what unit_result_save wrote. unit_result_free releases it, after a failure too.

@@ -16,7 +16,7 @@
 
 typedef struct {
     char path[PATH_LIMIT];
-    int lock;      // rank 0: descriptor of the folder, locked; -1 while it is not ours
+    int lock;      // rank 0: descriptor of the folder, locked; -1: it is not ours
     bool resuming; // rank 0: it holds units of the same job
 } WorkFolder;
 
@@ -30,7 +30,6 @@ static inline bool work_folder_name(WorkFolder *work, const char *out, Error *e)
     while (name > 0 && out[name - 1] != '/') {
         name--;
     }
-    *work = (WorkFolder){.lock = -1};
     if (length == 0 || name == length) {
         return fail(e, "\"%s\": is not a name for the output folder", out);
     }
@@ -122,6 +121,7 @@ static inline bool work_folder_check_out_(const char *out, Error *e) {
     if (!path_format(manifest, e, "%s/manifest.json", out)) {
         return false;
     }
+
     int count = list_folder(out, &names);
     int reason = errno;
     free_names(names, count);
@@ -217,7 +217,6 @@ static inline void work_folder_close(WorkFolder *work) {
     if (work->lock >= 0) {
         remove_directory(work->path);
         close(work->lock);
-        work->lock = -1;
     }
 }
 

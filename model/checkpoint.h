@@ -68,7 +68,7 @@ static inline void checkpoint_add_sum(CheckpointWriter *w, const char *name, con
 static inline bool checkpoint_close_(CheckpointWriter *w, const char *name, OutputFile *file,
                                      Error *e) {
     char hex[65];
-    if (!output_close(file, hex, e)) {
+    if (!output_close(file, hex, true, e)) {
         return false;
     }
     checkpoint_add_sum(w, name, hex);

@@ -368,7 +368,7 @@ static inline bool safetensors_create(const char *path, const TensorView *views,
                   strerror(errno));
     }
     free(header.data);
-    return output_close(&file, hex, ok ? e : &(Error){0}) && ok;
+    return output_close(&file, hex, ok, e);
 }
 
 // A file of safetensors_create, open for writing shards.

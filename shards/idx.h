@@ -95,7 +95,7 @@ static inline bool idx_write(const char *idx_path, const char *docs_path, int to
     }
     ok = ok && output_write(&idx, last, sizeof last, e);
     fclose(docs);
-    return opened && output_close(&idx, hex, ok ? e : &(Error){0}) && ok;
+    return opened && output_close(&idx, hex, ok, e);
 }
 
 // ------------------------------------------------------------------------------------------------

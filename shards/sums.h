@@ -83,7 +83,7 @@ static inline bool sums_build(const char *folder, const char *split, char hex[65
     for (uint32_t i = 0; ok && i < files; i++) {
         ok = sums_add_file_(&out, path[i], bytes[i], e);
     }
-    return output_close(&out, hex, ok ? e : &(Error){0}) && ok;
+    return output_close(&out, hex, ok, e);
 }
 
 // Gives each of `files` the chunk hashes that `sums`, the content of a .sums, holds for it.

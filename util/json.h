@@ -556,4 +556,14 @@ static inline void json_put_double(JsonWriter *w, const char *key, double value)
     }
 }
 
+// Frees what was written, once it is saved: replaces the file at `path`, which is on disk when this
+// returns true.
+static inline bool json_save(JsonWriter *w, const char *path, Error *e) {
+    bool ok = (!w->failed || fail(e, "%s: no memory to write it", path)) &&
+              replace_file(path, w->data, w->length, e);
+    free(w->data);
+    *w = (JsonWriter){0};
+    return ok;
+}
+
 #endif
