@@ -93,7 +93,7 @@ static inline bool unit_cut(UnitRun *u, const Tokenizer *tokenizer, Error *e) {
 // One unit
 
 // Counts a document, which may turn out to be empty at its end.
-static inline bool unit_count_(UnitRun *u, BatchDocument *d, Error *e) {
+static inline void unit_count_(UnitRun *u, BatchDocument *d) {
     Counts *counts = &u->result.counts;
     Batch *b = &u->batch;
     b->text_bytes = (d->begins ? 0 : b->text_bytes) + d->used;
@@ -106,22 +106,21 @@ static inline bool unit_count_(UnitRun *u, BatchDocument *d, Error *e) {
         counts->replaced += d->replaced;
         counts->documents += d->ends;
         counts->text_bytes += d->ends ? b->text_bytes : 0;
-        return true;
+        break;
     case DOCUMENT_EMPTY:
         counts->replaced += d->replaced;
         counts->empty++;
-        return true;
+        break;
     case DOCUMENT_BLANK_LINE:
         counts->blank_lines++;
-        return true;
+        break;
     case DOCUMENT_REJECTED:
         counts->rejected_lines++;
-        return unit_result_note(&u->result, d->line, unit_stored(u, d, d->why), d->why.length, e);
+        unit_result_note(&u->result, d->line, unit_stored(u, d, d->why), d->why.length);
+        break;
     case DOCUMENT_DROPPED:
         counts->all[count_of_dropped(d->verdict.reason)] += d->ends;
-        return true;
     }
-    return true;
 }
 
 // Takes the documents that batch_read took through the pass.
@@ -129,7 +128,8 @@ static inline bool unit_take_(UnitRun *u, const Pass *pass, Error *e) {
     bool ok = pass->process(u, e);
     for (size_t i = 0; ok && i < u->batch.document_count; i++) {
         BatchDocument *d = &u->batch.documents[i];
-        ok = unit_count_(u, d, e) && pass->take(pass->state, u, d, e);
+        unit_count_(u, d);
+        ok = pass->take(pass->state, u, d, e);
     }
     return ok;
 }

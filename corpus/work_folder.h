@@ -72,11 +72,7 @@ static inline bool job_put_tokenizer_(JsonWriter *w, const char *path, Error *e)
 
 static inline void job_put_options_(JsonWriter *w, const PrepareOptions *o) {
     json_put_string(w, "revision", o->revision ? o->revision : "");
-    json_open(w, "command", '[');
-    for (size_t i = 0; i < o->command_count; i++) {
-        json_put_string(w, NULL, o->command[i]);
-    }
-    json_close(w, ']');
+    json_put_strings(w, "command", o->command, o->command_count);
     json_put_string(w, "tokenizer", o->tokenizer ? o->tokenizer : "");
     json_put_bool(w, "unigram", o->unigram);
     json_put_bool(w, "index", o->index);

@@ -123,20 +123,11 @@ static inline void manifest_put_source_(JsonWriter *w, const ManifestContent *m,
     json_close(w, '}');
 }
 
-static inline void manifest_put_strings_(JsonWriter *w, const char *key, const char *const *texts,
-                                         size_t count) {
-    json_open(w, key, '[');
-    for (size_t i = 0; i < count; i++) {
-        json_put_string(w, NULL, texts[i]);
-    }
-    json_close(w, ']');
-}
-
 static inline void manifest_put_(JsonWriter *w, const ManifestContent *m) {
     json_open(w, NULL, '{');
     json_put_string(w, "format", "train_gpt prepared data");
     json_put_uint(w, "version", MANIFEST_VERSION);
-    manifest_put_strings_(w, "command", m->command, m->command_count);
+    json_put_strings(w, "command", m->command, m->command_count);
     json_put_uint(w, "seed", m->seed);
     json_put_double(w, "val_fraction", m->val_fraction);
     json_put_string(w, "text_key", m->text_key);
@@ -160,7 +151,7 @@ static inline void manifest_put_(JsonWriter *w, const ManifestContent *m) {
     manifest_put_counts_(w, m, m->counts);
     json_put_uint(w, "skipped_files", m->skipped_files);
     json_close(w, '}');
-    manifest_put_strings_(w, "rejected_examples", m->rejected_examples, m->rejected_example_count);
+    json_put_strings(w, "rejected_examples", m->rejected_examples, m->rejected_example_count);
 
     json_open(w, "sources", '[');
     for (size_t i = 0; i < m->source_count; i++) {

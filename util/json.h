@@ -184,40 +184,41 @@ static inline bool json_parse_string_(JsonParser_ *p, const char **text, size_t 
     return true;
 }
 
+// Skips digits; whether there was one.
+static inline bool json_digits_(const JsonParser_ *p, const char **s) {
+    const char *start = *s;
+    while (*s < p->end && **s >= '0' && **s <= '9') {
+        ++*s;
+    }
+    return *s > start;
+}
+
 static inline bool json_parse_number_(JsonParser_ *p, Json *node) {
-    const char *start = p->at, *s = p->at + (*p->at == '-');
+    const char *start = p->at, *s = start + (*start == '-'), *integer = s;
 
     // Integer, fraction, exponent.
-#define JSON_DIGITS_(s)                                                                            \
-    while ((s) < p->end && *(s) >= '0' && *(s) <= '9')                                             \
-    (s)++
-    const char *digits = s;
-    JSON_DIGITS_(s);
-    bool ok = s > digits && (*digits != '0' || s == digits + 1);
+    bool ok = json_digits_(p, &s) && (*integer != '0' || s == integer + 1);
     if (ok && s < p->end && *s == '.') {
-        digits = ++s;
-        JSON_DIGITS_(s);
-        ok = s > digits;
+        s++;
+        ok = json_digits_(p, &s);
     }
     if (ok && s < p->end && (*s == 'e' || *s == 'E')) {
         s++;
         s += s < p->end && (*s == '+' || *s == '-');
-        digits = s;
-        JSON_DIGITS_(s);
-        ok = s > digits;
+        ok = json_digits_(p, &s);
     }
-#undef JSON_DIGITS_
     if (!ok) {
         return json_error_(p, "malformed number");
     }
 
-    char *text = json_allocate_(p, (size_t)(s - start) + 1);
+    const size_t length = (size_t)(s - start);
+    char *text = json_allocate_(p, length + 1);
     if (!text) {
         return false;
     }
-    memcpy(text, start, (size_t)(s - start));
-    text[s - start] = 0;
-    *node = (Json){.kind = JSON_NUMBER, .text = text, .length = (size_t)(s - start)};
+    memcpy(text, start, length);
+    text[length] = 0;
+    *node = (Json){.kind = JSON_NUMBER, .text = text, .length = length};
     p->at = s;
     return true;
 }
@@ -517,20 +518,17 @@ static inline void json_put_string(JsonWriter *w, const char *key, const char *t
 static inline void json_put_uint(JsonWriter *w, const char *key, uint64_t value) {
     char text[24];
     snprintf(text, sizeof text, "%llu", (unsigned long long)value);
-    json_begin_member_(w, key);
-    json_append_text(w, text);
+    json_put_raw(w, key, text, strlen(text));
 }
 
 // Appends true or false.
 static inline void json_put_bool(JsonWriter *w, const char *key, bool value) {
-    json_begin_member_(w, key);
-    json_append_text(w, value ? "true" : "false");
+    json_put_raw(w, key, value ? "true" : "false", value ? 4 : 5);
 }
 
 // Appends null.
 static inline void json_put_null(JsonWriter *w, const char *key) {
-    json_begin_member_(w, key);
-    json_append_text(w, "null");
+    json_put_raw(w, key, "null", 4);
 }
 
 // Appends the shortest decimal number that reads back as the same double, always with a point or an
@@ -549,11 +547,20 @@ static inline void json_put_double(JsonWriter *w, const char *key, double value)
             break;
         }
     }
-    json_begin_member_(w, key);
-    json_append_text(w, text);
+    json_put_raw(w, key, text, strlen(text));
     if (!strpbrk(text, ".e")) {
         json_append_text(w, ".0");
     }
+}
+
+// Appends an array of strings.
+static inline void json_put_strings(JsonWriter *w, const char *key, const char *const *texts,
+                                    size_t count) {
+    json_open(w, key, '[');
+    for (size_t i = 0; i < count; i++) {
+        json_put_string(w, NULL, texts[i]);
+    }
+    json_close(w, ']');
 }
 
 // Frees what was written, once it is saved: replaces the file at `path`, which is on disk when this
