@@ -63,10 +63,7 @@ static inline bool proof_check(ProofFile *f, uint64_t offset, uint64_t bytes, Er
         if (f->checked[chunk]) {
             continue;
         }
-        Sha256 hash;
-        sha256_begin(&hash);
-        sha256_add(&hash, f->data + first, min_u64(f->bytes - first, PROOF_CHUNK));
-        sha256_digest(&hash, digest);
+        sha256_of(f->data + first, min_u64(f->bytes - first, PROOF_CHUNK), digest);
         if (memcmp(digest, f->sums + 32 * chunk, 32)) {
             return fail(e, "%s: was altered: bytes %llu to %llu are not those that prepare wrote",
                         f->path, (unsigned long long)first,

@@ -19,7 +19,6 @@
 
 enum {
     SUMS_VERSION = 1,
-    SUMS_CHUNK = PROOF_CHUNK,
     SUMS_HEADER = 32,
     SUMS_NAME = 56,
     SUMS_ENTRY = 64,
@@ -28,24 +27,19 @@ enum {
 
 // Adds the hashes of a file's chunks to an open .sums.
 static inline bool sums_add_file_(OutputFile *out, const char *path, uint64_t bytes, Error *e) {
-    unsigned char chunk[SUMS_CHUNK], digest[32];
+    unsigned char chunk[PROOF_CHUNK], digest[32];
     uint64_t size;
     int file = open_regular(path, &size, e);
     bool ok = file >= 0;
-    for (uint64_t offset = 0; ok && offset < bytes; offset += SUMS_CHUNK) {
-        size_t n = min_u64(bytes - offset, SUMS_CHUNK);
-        Sha256 hash;
-        sha256_begin(&hash);
+    for (uint64_t offset = 0; ok && offset < bytes; offset += PROOF_CHUNK) {
+        size_t n = min_u64(bytes - offset, PROOF_CHUNK);
         ok = read_at(file, path, chunk, n, offset, e);
         if (ok) {
-            sha256_add(&hash, chunk, n);
-            sha256_digest(&hash, digest);
+            sha256_of(chunk, n, digest);
             ok = output_write(out, digest, sizeof digest, e);
         }
     }
-    if (file >= 0) {
-        close(file);
-    }
+    close_if_open(file);
     return ok;
 }
 
@@ -73,7 +67,7 @@ static inline bool sums_build(const char *folder, const char *split, char hex[65
         }
     }
     store_le(header + 8, SUMS_VERSION, 4);
-    store_le(header + 12, SUMS_CHUNK, 4);
+    store_le(header + 12, PROOF_CHUNK, 4);
     store_le(header + 16, files, 4);
     if (!path_format(out_path, e, "%s/%s.sums", folder, split) || !output_open(&out, out_path, e)) {
         return false;
@@ -91,7 +85,7 @@ static inline bool sums_attach(const char *path, const unsigned char *sums, size
                                ProofFile *const *files, size_t count, Error *e) {
     uint64_t listed = bytes < SUMS_HEADER ? 0 : load_le(sums + 16, 4);
     if (bytes < SUMS_HEADER || memcmp(sums, "TGPTSUMS", 8) ||
-        load_le(sums + 8, 4) != SUMS_VERSION || load_le(sums + 12, 4) != SUMS_CHUNK ||
+        load_le(sums + 8, 4) != SUMS_VERSION || load_le(sums + 12, 4) != PROOF_CHUNK ||
         listed > SUMS_FILES || bytes < SUMS_HEADER + SUMS_ENTRY * listed) {
         return fail(e, "%s: is not a table of chunk hashes of version %d", path, SUMS_VERSION);
     }
@@ -99,7 +93,7 @@ static inline bool sums_attach(const char *path, const unsigned char *sums, size
     size_t found = 0;
     for (uint64_t i = 0; i < listed; i++) {
         const unsigned char *entry = sums + SUMS_HEADER + SUMS_ENTRY * i;
-        uint64_t size = load_le(entry + SUMS_NAME, 8), chunks = divide_up(size, SUMS_CHUNK);
+        uint64_t size = load_le(entry + SUMS_NAME, 8), chunks = divide_up(size, PROOF_CHUNK);
         if (entry[SUMS_NAME - 1] || chunks > (bytes - at) / 32) {
             return fail(e, "%s: is damaged: its table does not fit its %zu bytes", path, bytes);
         }
