@@ -83,9 +83,7 @@ static inline bool dataset_read_manifest_(Dataset *d, const char *folder, const 
 
 // Closes a dataset; it may be closed already.
 static inline void dataset_close(Dataset *d) {
-    if (d->file >= 0) {
-        close(d->file);
-    }
+    close_if_open(d->file);
     d->file = -1;
 }
 
@@ -143,9 +141,7 @@ static inline bool dataset_open_files_(Dataset *d, const char *path, const char 
     int idx = open_regular(d->idx_path, &idx_bytes, e);
     IdxContent content = {0};
     ok = idx >= 0 && idx_read(&content, idx, d->idx_path, d->path, idx_bytes, bytes, e);
-    if (idx >= 0) {
-        close(idx);
-    }
+    close_if_open(idx);
     if (ok) {
         d->token_bytes = content.token_bytes;
         d->token_signed = content.token_signed;
