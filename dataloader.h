@@ -20,6 +20,7 @@
 #include "shards/idx.h"
 #include "shards/llmc.h"
 #include "shards/manifest.h"
+#include "shards/numbers.h"
 #include "tokenizers/folder.h"
 #include "util/array.h"
 #include "util/bytes.h"
@@ -174,22 +175,28 @@ static inline bool dataset_open(Dataset *d, const char *path, const char *split,
     return true;
 }
 
+// A reader of `count` ids from token number `first` on.
+static inline NumberReader dataset_ids(const Dataset *d, uint64_t first, uint64_t count) {
+    return (NumberReader){.file = d->file,
+                          .path = d->path,
+                          .offset = d->first_byte + first * (uint64_t)d->token_bytes,
+                          .left = count,
+                          .bytes = d->token_bytes};
+}
+
 // Reads sample number `sample`: tokens (seq_len + 1), from token sample * seq_len on. Documents are
 // packed without padding, so a sample may span several. An id outside the vocabulary is an error.
 static inline bool dataset_read(const Dataset *d, uint64_t sample, size_t vocab_size,
                                 int32_t *tokens, Error *e) {
-    unsigned char raw[8192];
-    const size_t bytes = (size_t)d->token_bytes, block = sizeof raw / bytes;
     const uint64_t first = sample * d->seq_len;
     const int unused = 64 - 8 * d->token_bytes;
+    NumberReader ids = dataset_ids(d, first, d->seq_len + 1);
     assert(sample < d->samples);
     for (size_t i = 0; i <= d->seq_len; i++) {
-        size_t j = i % block;
-        if (j == 0 && !read_at(d->file, d->path, raw, min_u64(d->seq_len + 1 - i, block) * bytes,
-                               d->first_byte + (first + i) * bytes, e)) {
+        uint64_t id;
+        if (!number_next(&ids, &id, e)) {
             return false;
         }
-        uint64_t id = load_le(raw + j * bytes, d->token_bytes);
         if (d->token_signed) { // sign-extend: a negative id is larger than any vocabulary
             id = (uint64_t)((int64_t)(id << unused) >> unused);
         }

@@ -29,6 +29,7 @@
 #define CORPUS_DUPLICATES_H
 
 #include "corpus/fingerprints.h"
+#include "shards/numbers.h"
 
 enum {
     LSH_BUCKET = 64,
@@ -164,24 +165,21 @@ static inline bool keys_want_(DuplicateSearch_ *d, int column, Error *e) {
 // Within a range, documents stay in order.
 static inline bool keys_pass_(DuplicateSearch_ *d, int column, size_t begin[KEY_RANGES_ + 1],
                               bool place, Error *e) {
-    unsigned char block[4 * RECORD_BLOCK_];
-    for (size_t first = 0; first < d->result->documents; first += RECORD_BLOCK_) {
-        size_t count = min_u64(RECORD_BLOCK_, d->result->documents - first);
-        if (!read_at(d->scratch, d->scratch_path, block, 4 * count,
-                     column_offset_(d, column) + 4 * first, e)) {
+    const size_t documents = d->result->documents;
+    NumberReader keys = {d->scratch, d->scratch_path, column_offset_(d, column), documents,
+                         .bytes = 4};
+    for (size_t i = 0; i < documents; i++) {
+        uint64_t key;
+        if (!number_next(&keys, &key, e)) {
             return false;
         }
-        for (size_t i = 0; i < count; i++) {
-            uint64_t key = load_le(block + 4 * i, 4);
-            if (d->result->reason[first + i] != DROP_NONE ||
-                !(d->wanted[key >> 18] >> (key >> 12) % 64 & 1)) {
-                continue;
-            }
-            if (place) {
-                d->keys[begin[key >> 24]++] = key << 32 | (first + i);
-            } else {
-                begin[(key >> 24) + 1]++;
-            }
+        if (d->result->reason[i] != DROP_NONE || !(d->wanted[key >> 18] >> (key >> 12) % 64 & 1)) {
+            continue;
+        }
+        if (place) {
+            d->keys[begin[key >> 24]++] = key << 32 | i;
+        } else {
+            begin[(key >> 24) + 1]++;
         }
     }
     return true;

@@ -143,9 +143,7 @@ static inline bool reader_close(Reader *r, bool ok, Error *e) {
     if (r->file >= 0 && r->file != r->input) {
         close(r->file);
     }
-    if (r->input >= 0) {
-        close(r->input);
-    }
+    close_if_open(r->input);
     if (r->decompressor) {
         while (waitpid(r->decompressor, &status, 0) < 0 && errno == EINTR) {
         }

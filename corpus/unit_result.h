@@ -11,7 +11,7 @@
 enum { ORIGIN_UNIT_VALUES = 1024 }; // distinct values that are counted in a unit
 
 typedef struct {
-    uint64_t line; // number within the unit, from 1
+    uint64_t line;        // number within the unit, from 1
     char why[NOTE_LIMIT]; // what is wrong
 } Note;
 

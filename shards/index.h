@@ -48,27 +48,17 @@ typedef struct {
     size_t token_capacity, entry_capacity;
 } IndexBuild_;
 
-// Reads the texts of tokens in order, 64 KiB of ids at a time.
-typedef struct {
-    const IndexBuild_ *build;
-    uint64_t at, done; // the next token; how many were read
-    unsigned char raw[1 << 16];
-} TokenReader_;
-
-static inline bool token_next_(TokenReader_ *r, const char **text, size_t *length, Error *e) {
-    const Dataset *d = &r->build->data;
-    const size_t bytes = (size_t)d->token_bytes, block = sizeof r->raw / bytes;
-    const size_t j = r->done++ % block;
-    if (j == 0 && !read_at(d->file, d->path, r->raw, min_u64(d->tokens - r->at, block) * bytes,
-                           d->first_byte + r->at * bytes, e)) {
+// Reads the text of the next token, number `token`.
+static inline bool token_next_(const IndexBuild_ *b, NumberReader *ids, uint64_t token,
+                               const char **text, size_t *length, Error *e) {
+    uint64_t id;
+    if (!number_next(ids, &id, e)) {
         return false;
     }
-    const uint64_t id = load_le(r->raw + j * bytes, (int)bytes);
-    *text = token_text(&r->build->texts, id, length);
-    r->at++;
-    return id < r->build->texts.vocab_size ||
-           fail(e, "%s: token %llu has id %llu, outside the vocabulary of %zu", d->path,
-                (unsigned long long)r->at - 1, (unsigned long long)id, r->build->texts.vocab_size);
+    *text = token_text(&b->texts, id, length);
+    return id < b->texts.vocab_size ||
+           fail(e, "%s: token %llu has id %llu, outside the vocabulary of %zu", b->data.path,
+                (unsigned long long)token, (unsigned long long)id, b->texts.vocab_size);
 }
 
 static inline bool index_add_block_(IndexBuild_ *b, uint64_t token, uint64_t entry, Error *e) {
@@ -84,19 +74,19 @@ static inline bool index_add_block_(IndexBuild_ *b, uint64_t token, uint64_t ent
 
 // Cuts the tokens into blocks and counts their entries.
 static inline bool index_plan_(IndexBuild_ *b, Error *e) {
-    TokenReader_ r = {.build = b};
+    NumberReader ids = dataset_ids(&b->data, 0, b->data.tokens);
     uint64_t entries = 0, bytes = b->block_bytes;
-    while (r.at < b->data.tokens) {
+    for (uint64_t token = 0; token < b->data.tokens; token++) {
         const char *text;
         size_t length;
-        if (!token_next_(&r, &text, &length, e)) {
+        if (!token_next_(b, &ids, token, &text, &length, e)) {
             return false;
         }
         const size_t symbols = length + (length == 0);
         bytes += symbols;
         if (bytes > b->block_bytes) {
             bytes = symbols;
-            if (!index_add_block_(b, r.at - 1, entries, e)) {
+            if (!index_add_block_(b, token, entries, e)) {
                 return false;
             }
         }
@@ -141,16 +131,17 @@ static inline bool index_block_add_(IndexBlock_ *t, const char *text, size_t len
 // Reads the text of block number `n` and what overlaps.
 static inline bool index_block_read_(const IndexBuild_ *b, size_t n, IndexBlock_ *t, Error *e) {
     const uint64_t first = b->table.first_token[n], last = b->table.first_token[n + 1];
-    TokenReader_ r = {.build = b, .at = first};
+    NumberReader ids = dataset_ids(&b->data, first, b->data.tokens - first);
     size_t length = 1, end = 0;
-    while (r.at < b->data.tokens &&
-           (r.at < last || (length > 0 && t->bytes - end < INDEX_OVERLAP))) {
+    for (uint64_t token = first;
+         token < b->data.tokens && (token < last || (length > 0 && t->bytes - end < INDEX_OVERLAP));
+         token++) {
         const char *text;
-        if (!token_next_(&r, &text, &length, e) ||
+        if (!token_next_(b, &ids, token, &text, &length, e) ||
             !index_block_add_(t, text, length, b->data.path, e)) {
             return false;
         }
-        end = r.at <= last ? t->bytes : end;
+        end = token < last ? t->bytes : end;
     }
 
     t->tokens = last - first;
