@@ -59,8 +59,7 @@ static inline bool reader_more(Reader *r, Error *e) {
         r->end -= r->start;
         r->start = 0;
     }
-    if (r->capacity - r->end < READ_BLOCK &&
-        !array_reserve(&r->data, &r->capacity, r->end, READ_BLOCK, 1, e)) {
+    if (!array_reserve(&r->data, &r->capacity, r->end, READ_BLOCK, 1, e)) {
         return false;
     }
     ssize_t n;

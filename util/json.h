@@ -443,23 +443,19 @@ static inline void json_new_line_(JsonWriter *w) {
 
 // Appends a string, with `"`, `\` and control characters escaped.
 static inline void json_append_quoted(JsonWriter *w, const char *text, size_t length) {
+    size_t start = 0; // of what is not appended yet
     json_append_text(w, "\"");
-    for (size_t i = 0, start = 0; i <= length; i++) {
-        unsigned char c = i < length ? (unsigned char)text[i] : 0;
-        if (i == length || c < 0x20 || c == '"' || c == '\\') {
+    for (size_t i = 0; i < length; i++) {
+        unsigned char c = (unsigned char)text[i];
+        if (c < 0x20 || c == '"' || c == '\\') {
             char escape[8];
+            snprintf(escape, sizeof escape, c >= 0x20 ? "\\%c" : c == '\n' ? "\\n" : "\\u%04x", c);
             json_append(w, text + start, i - start);
+            json_append_text(w, escape);
             start = i + 1;
-            if (i < length) {
-                if (c == '"' || c == '\\') {
-                    snprintf(escape, sizeof escape, "\\%c", c);
-                } else {
-                    snprintf(escape, sizeof escape, c == '\n' ? "\\n" : "\\u%04x", c);
-                }
-                json_append_text(w, escape);
-            }
         }
     }
+    json_append(w, text + start, length - start);
     json_append_text(w, "\"");
 }
 
