@@ -125,13 +125,11 @@ static inline bool dataset_open_files_(Dataset *d, const char *path, const char 
     if (!ok) {
         return false;
     }
-    if (folder && !dataset_has_split(path, split)) {
-        return fail(e, "%s: no %s.idx: %s", path, split,
-                    strcmp(split, "val") ? "not a folder that prepare wrote"
-                                         : "it was prepared without a validation split");
-    }
-    if (!folder && access(d->idx_path, F_OK)) {
-        return dataset_open_llmc_(d, path, e);
+    if (access(d->idx_path, F_OK)) {
+        return folder ? fail(e, "%s: no %s.idx: %s", path, split,
+                             strcmp(split, "val") ? "not a folder that prepare wrote"
+                                                  : "it was prepared without a validation split")
+                      : dataset_open_llmc_(d, path, e);
     }
 
     // A Megatron pair.
@@ -295,6 +293,18 @@ static inline void mixture_close(Mixture *m) {
     *m = (Mixture){0};
 }
 
+// A dataset while the slots are assigned: how many it has, x below, the slot from which it is
+// eligible for the next one, and by which it must get it.
+typedef struct {
+    uint64_t served, ready, due;
+} SlotTurn_;
+
+static inline void slot_turn_(SlotTurn_ *t, const Mixture *m, uint64_t i) {
+    const uint64_t D = m->count > 1 ? 2 * m->count - 2 : 1;
+    t->ready = divide_up((t->served * D + 1) * m->period, m->weights[i] * D);
+    t->due = divide_up((t->served * D + D - 1) * m->period, m->weights[i] * D);
+}
+
 // Assigns the slots of a period to the datasets: Tijdeman's solution of the chairman assignment
 // problem (R. Tijdeman, The chairman assignment problem, Discrete Mathematics 32, 1980). Let a
 // dataset have x slots so far. It is eligible for slot k = 1, 2, ... W once its quota k w / W is at
@@ -303,42 +313,34 @@ static inline void mixture_close(Mixture *m) {
 // from its quota by more than 1 - d. In integers, with D = 1 / d: k >= (x D + 1) W / (w D) and k >=
 // (x D + D - 1) W / (w D), where the products stay below 2^62.
 static inline bool mixture_schedule(Mixture *m, Error *e) {
-    const uint64_t n = m->count, W = m->period, D = n > 1 ? 2 * n - 2 : 1;
-    uint64_t *served = calloc(n, sizeof *served), *ready = calloc(n, sizeof *ready),
-             *due = calloc(n, sizeof *due);
+    const uint64_t n = m->count, W = m->period;
+    SlotTurn_ *turns = calloc(n, sizeof *turns);
     m->source = malloc(W * sizeof *m->source);
     m->before = malloc(W * sizeof *m->before);
     m->places = malloc(W * sizeof *m->places);
     m->first = calloc(n, sizeof *m->first);
-    bool ok = served && ready && due && m->source && m->before && m->places && m->first;
-    ok = ok ||
-         fail(e, "no memory for a mixture with a period of %llu samples", (unsigned long long)W);
-
-    // The slots from which a dataset is eligible, and by which it must be served.
+    bool ok =
+        (turns && m->source && m->before && m->places && m->first) ||
+        fail(e, "no memory for a mixture with a period of %llu samples", (unsigned long long)W);
     for (uint64_t i = 0; ok && i < n; i++) {
         m->first[i] = i ? m->first[i - 1] + m->weights[i - 1] : 0;
-        ready[i] = divide_up(W, m->weights[i] * D);
-        due[i] = divide_up((D - 1) * W, m->weights[i] * D);
+        slot_turn_(&turns[i], m, i);
     }
 
     // Of the eligible datasets, the one that is due first.
     for (uint64_t k = 1; ok && k <= W; k++) {
         uint64_t best = n;
         for (uint64_t i = 0; i < n; i++) {
-            best = ready[i] <= k && (best == n || due[i] < due[best]) ? i : best;
+            best = turns[i].ready <= k && (best == n || turns[i].due < turns[best].due) ? i : best;
         }
         assert(best < n); // k w - x W over all datasets sums to W, so one of them is at least W / n
 
         m->source[k - 1] = (uint32_t)best;
-        m->before[k - 1] = (uint32_t)served[best];
-        m->places[m->first[best] + served[best]] = (uint32_t)(k - 1);
-        uint64_t x = ++served[best];
-        ready[best] = divide_up((x * D + 1) * W, m->weights[best] * D);
-        due[best] = divide_up((x * D + D - 1) * W, m->weights[best] * D);
+        m->before[k - 1] = (uint32_t)turns[best].served;
+        m->places[m->first[best] + turns[best].served++] = (uint32_t)(k - 1);
+        slot_turn_(&turns[best], m, best);
     }
-    free(served);
-    free(ready);
-    free(due);
+    free(turns);
     return ok;
 }
 
