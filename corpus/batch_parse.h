@@ -63,19 +63,19 @@ static inline bool document_scan_(Worker *w, BatchDocument *d, const char *text,
     Fingerprint fingerprint;
     d->used = length;
     if (d->begins) {
-        filter_begin(w->filter);
+        filter_begin(&w->filter);
     }
-    if (!filter_add(w->filter, text, length, e)) {
+    if (!filter_add(&w->filter, text, length, e)) {
         return false;
     }
     if (!d->ends) {
         return true;
     }
-    if (!filter_end(w->filter, &fingerprint, e)) {
+    if (!filter_end(&w->filter, &fingerprint, e)) {
         return false;
     }
     fingerprint_store(record, &fingerprint);
-    return worker_store(w, &d->record, (const char *)record, fingerprint_size(&w->filter->options),
+    return worker_store(w, &d->record, (const char *)record, fingerprint_size(&w->filter.options),
                         e);
 }
 

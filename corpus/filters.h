@@ -123,7 +123,7 @@ typedef struct {
 } Fingerprint;
 
 // Reused for one document after another, one state per thread: about 50 KiB, and up to 32 MiB after
-// a document with many lines.
+// a document with many lines. Zero but for the options before the first one.
 typedef struct {
     FilterOptions options;
     uint64_t characters, spaces, japanese;
@@ -142,24 +142,10 @@ typedef struct {
     MinHash minhash;
 } FilterState;
 
-// A new state; NULL on failure. filter_free releases it.
-static inline FilterState *filter_new(const FilterOptions *o, Error *e) {
-    FilterState *s = calloc(1, sizeof *s);
-    if (!s) {
-        fail(e, "no memory to filter documents");
-        return NULL;
-    }
-    s->options = *o;
-    return s;
-}
-
-// Frees a state, which may be NULL.
+// Frees what a state holds.
 static inline void filter_free(FilterState *s) {
-    if (s) {
-        free(s->lines);
-        free(s->line_table.slots);
-        free(s);
-    }
+    free(s->lines);
+    free(s->line_table.slots);
 }
 
 // Starts a document.

@@ -27,7 +27,8 @@ static inline bool prepare_begin_(Corpus *c) {
         !world_check(c->world, sources_share(&c->sources, c->world, &e), &e)) {
         return false;
     }
-    ok = units_make(&c->units, &c->sources, o->unit_bytes, &e) && workers_make(&c->workers, &e);
+    ok = units_make(&c->units, &c->sources, o->unit_bytes, &e) &&
+         workers_make(&c->workers, &o->collect, &e);
     c->counts = ok ? calloc(c->units.count, sizeof *c->counts) : NULL;
     ok = ok && (c->counts || fail(&e, "prepare: no memory for %zu units", c->units.count));
     ok = ok && (!root || work_folder_open(&c->work, o, &c->sources, &e));

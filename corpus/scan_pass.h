@@ -129,11 +129,10 @@ static inline bool filter_is_on_(const FilterOptions *o) {
 // Collective: looks at all documents and decides which are dropped, if a filter or duplicate
 // detection is on; the next passes get the verdicts. On failure the line is printed.
 static inline bool scan_pass_run(Corpus *c) {
-    const FilterOptions *options = &c->options->collect;
     World *w = c->world;
     VerdictReader *v = &c->verdicts;
     Error e = {{0}};
-    if (!filter_is_on_(options)) {
+    if (!filter_is_on_(&c->options->collect)) {
         return true;
     }
 
@@ -146,8 +145,7 @@ static inline bool scan_pass_run(Corpus *c) {
                        .take = scan_take_};
     uint64_t *first = v->first_documents = calloc(c->units.count + 1, sizeof *first);
     bool ok = path_format(v->path, &e, "%s/verdicts", c->work.path) &&
-              (first || fail(&e, "prepare: no memory for %zu units", c->units.count)) &&
-              workers_init_filters(&c->workers, options, &e);
+              (first || fail(&e, "prepare: no memory for %zu units", c->units.count));
     if (!world_check(w, ok, &e) || !pass_run(c, &pass)) {
         return false;
     }

@@ -195,11 +195,9 @@ static inline bool work_folder_open(WorkFolder *work, const PrepareOptions *o,
 
 // Gives the finished data/ its name. From here on it is complete, whatever happens.
 static inline bool work_folder_publish(const WorkFolder *work, const char *out, Error *e) {
-    const char *slash = strrchr(work->path, '/');
     char parent[PATH_LIMIT], data[PATH_LIMIT];
-    if (!path_format(parent, e, "%.*s", slash ? (int)(slash - work->path) + 1 : 1,
-                     slash ? work->path : ".") ||
-        !path_format(data, e, "%s/data", work->path) || !sync_directory(data, e)) {
+    if (!path_parent(parent, work->path, e) || !path_format(data, e, "%s/data", work->path) ||
+        !sync_directory(data, e)) {
         return false;
     }
     if (rename(data, out)) { // over an empty folder too

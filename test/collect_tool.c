@@ -51,11 +51,11 @@ static bool add_in_chunks(FilterState *s, const char *text, size_t length, size_
 // Prints a line of JSON per document and writes the fingerprints to a file ("-": none).
 static bool fingerprint_command(const FilterOptions *o, size_t chunk, const char *records,
                                 Error *e) {
-    FilterState *s = filter_new(o, e);
+    FilterState s = {.options = *o};
     FILE *out = strcmp(records, "-") ? fopen(records, "wb") : NULL;
     char *text = NULL;
     size_t capacity = 0;
-    bool end = false, ok = s != NULL;
+    bool end = false, ok = true;
     while (ok) {
         Fingerprint f;
         unsigned char record[FINGERPRINT_LIMIT];
@@ -63,8 +63,8 @@ static bool fingerprint_command(const FilterOptions *o, size_t chunk, const char
         if (!(ok = document_read(stdin, &text, &capacity, &length, &end, e)) || end) {
             break;
         }
-        filter_begin(s);
-        ok = add_in_chunks(s, text, length, chunk, e) && filter_end(s, &f, e);
+        filter_begin(&s);
+        ok = add_in_chunks(&s, text, length, chunk, e) && filter_end(&s, &f, e);
         if (!ok) {
             break;
         }
@@ -90,7 +90,7 @@ static bool fingerprint_command(const FilterOptions *o, size_t chunk, const char
         ok = close_written(out, records, ok, e);
     }
     free(text);
-    filter_free(s);
+    filter_free(&s);
     return ok;
 }
 
@@ -125,11 +125,11 @@ static bool duplicates_command(const FilterOptions *o, bool quiet, const char *s
 
 // Measures filters and fingerprints on one thread: the documents on stdin, `repeats` times.
 static bool speed_command(const FilterOptions *o, int repeats, Error *e) {
-    FilterState *s = filter_new(o, e);
+    FilterState s = {.options = *o};
     char **texts = NULL;
     uint64_t *lengths = NULL, bytes = 0, sum = 0;
     size_t count = 0;
-    bool ok = s != NULL, end = false;
+    bool ok = true, end = false;
     while (ok) {
         size_t capacity = 0;
         texts = realloc(texts, (count + 1) * sizeof *texts);
@@ -144,8 +144,8 @@ static bool speed_command(const FilterOptions *o, int repeats, Error *e) {
     double began = seconds_now();
     for (size_t i = 0; ok && i < count * (size_t)repeats; i++) {
         Fingerprint f;
-        filter_begin(s);
-        ok = filter_add(s, texts[i % count], lengths[i % count], e) && filter_end(s, &f, e);
+        filter_begin(&s);
+        ok = filter_add(&s, texts[i % count], lengths[i % count], e) && filter_end(&s, &f, e);
         sum += ok ? f.signature[0] + f.characters : 0;
     }
     double time = seconds_now() - began;
@@ -157,7 +157,7 @@ static bool speed_command(const FilterOptions *o, int repeats, Error *e) {
     }
     free(texts);
     free(lengths);
-    filter_free(s);
+    filter_free(&s);
     return ok;
 }
 

@@ -28,6 +28,13 @@ __attribute__((format(printf, 3, 4))) static inline bool path_format(char *out, 
                 PATH_LIMIT - 1);
 }
 
+// The folder that holds `path`.
+static inline bool path_parent(char *parent, const char *path, Error *e) {
+    const char *slash = strrchr(path, '/');
+    return slash ? path_format(parent, e, "%.*s", (int)(slash - path) + (slash == path), path)
+                 : path_format(parent, e, ".");
+}
+
 // Whether `path` is an existing folder.
 static inline bool is_folder(const char *path) {
     struct stat status;
@@ -262,12 +269,9 @@ static inline bool write_file(const char *path, const void *data, size_t length,
 // the new content, complete.
 static inline bool replace_file(const char *path, const void *data, size_t length, Error *e) {
     char temporary[PATH_LIMIT], folder[PATH_LIMIT];
-    if (!path_format(temporary, e, "%s.new", path) || !path_format(folder, e, "%s", path)) {
+    if (!path_format(temporary, e, "%s.new", path) || !path_parent(folder, path, e)) {
         return false;
     }
-    char *slash = strrchr(folder, '/');
-    strcpy(slash ? slash + (slash == folder) : folder, slash ? "" : ".");
-
     if (!write_file(temporary, data, length, e)) {
         unlink(temporary);
         return false;
