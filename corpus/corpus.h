@@ -22,6 +22,11 @@ typedef struct {
     PrepareReport *report; // rank 0: of the last pass
 } Corpus;
 
+// WORK/parts/NUMBER.NAME
+static inline bool unit_path(char *path, const Corpus *c, size_t unit, const char *name, Error *e) {
+    return path_format(path, e, "%s/parts/%08zu.%s", c->work.path, unit, name);
+}
+
 // Bytes of a file of a unit with these counts.
 static inline uint64_t unit_file_bytes(const Corpus *c, const Counts *counts, int file) {
     return counts->all[UNIT_FILE[file].count] * c->item_bytes[file];

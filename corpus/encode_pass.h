@@ -153,7 +153,7 @@ static inline bool encode_take_(void *state, UnitRun *u, const BatchDocument *d,
 // Collective: tokenizes all units. On failure the line is printed.
 static inline bool encode_pass_run(Corpus *c) {
     EncodePass state = {0};
-    const Pass pass = {.name = "encode",
+    const Pass pass = {.result = "encode.json",
                        .title = "tokenizing",
                        .first_file = UNIT_TRAIN_DOCS,
                        .end_file = UNIT_DROPPED + 1,

@@ -64,7 +64,7 @@ static inline bool join_write_units_(const Corpus *c, int kind, const char *path
         const uint64_t bytes = unit_file_bytes(c, &c->counts[u], kind);
         char from[PATH_LIMIT];
         if (join_is_mine(c->world, u)) {
-            ok = unit_path(from, c->work.path, u, UNIT_FILE[kind].name, e) &&
+            ok = unit_path(from, c, u, UNIT_FILE[kind].name, e) &&
                  join_copy(from, 0, bytes, file, path, to_at, NULL, NULL, e);
         }
         to_at += bytes;

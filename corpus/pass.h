@@ -25,8 +25,8 @@ typedef struct {
 
 // The steps of a pass; `state` is its own.
 typedef struct {
-    const char *name;  // the result of a unit is WORK/parts/NUMBER.NAME.json
-    const char *title; // for people
+    const char *result; // what it finds in a unit is WORK/parts/NUMBER.RESULT
+    const char *title;  // for people
     // What it writes for a unit: first_file .. end_file - 1 of UNIT_FILE. Units of an interrupted
     // run can be used only if there are such files.
     int first_file, end_file;
@@ -39,13 +39,6 @@ typedef struct {
     bool (*take)(void *state, UnitRun *u, const BatchDocument *d, Error *e);
 } Pass;
 
-static inline bool pass_result_path_(char *path, const Corpus *c, const Pass *pass, size_t unit,
-                                     Error *e) {
-    char name[32];
-    snprintf(name, sizeof name, "%s.json", pass->name);
-    return unit_path(path, c->work.path, unit, name, e);
-}
-
 // ------------------------------------------------------------------------------------------------
 // For the steps of a pass
 
@@ -57,7 +50,7 @@ static inline bool unit_write(UnitRun *u, int file, const void *data, size_t byt
         return true;
     }
     if (!*out) {
-        if (!unit_path(path, u->corpus->work.path, u->number, UNIT_FILE[file].name, e)) {
+        if (!unit_path(path, u->corpus, u->number, UNIT_FILE[file].name, e)) {
             return false;
         }
         *out = fopen(path, "wb");
@@ -175,7 +168,7 @@ static inline bool unit_run_(UnitRun *u, const Pass *pass, size_t number, Progre
     if (ok) {
         p->mine.source_bytes = before.source_bytes + unit->bytes;
         u->result.counts.lines = u->source->kind == SOURCE_JSON_LINES ? u->batch.lines : 0;
-        ok = pass_result_path_(path, c, pass, number, e) && unit_result_save(&u->result, path, e);
+        ok = unit_path(path, c, number, pass->result, e) && unit_result_save(&u->result, path, e);
     }
     unit_result_free(&u->result);
     return ok || stopped;
@@ -190,7 +183,7 @@ static inline bool unit_check_file_(const Corpus *c, size_t unit, const Counts *
     const uint64_t bytes = unit_file_bytes(c, counts, file);
     char path[PATH_LIMIT];
     struct stat status;
-    return bytes == 0 || (unit_path(path, c->work.path, unit, UNIT_FILE[file].name, e) &&
+    return bytes == 0 || (unit_path(path, c, unit, UNIT_FILE[file].name, e) &&
                           ((stat(path, &status) == 0 && (uint64_t)status.st_size == bytes) ||
                            fail(e, "%s: should have %llu bytes", path, (unsigned long long)bytes)));
 }
@@ -201,7 +194,7 @@ static inline bool unit_load_(const Corpus *c, const Pass *pass, size_t unit, Un
                               Error *e) {
     char path[PATH_LIMIT];
     *r = (UnitResult){0};
-    bool ok = pass_result_path_(path, c, pass, unit, e) && unit_result_load(r, path, e);
+    bool ok = unit_path(path, c, unit, pass->result, e) && unit_result_load(r, path, e);
     for (int file = pass->first_file; ok && file < pass->end_file; file++) {
         ok = unit_check_file_(c, unit, &r->counts, file, e);
     }

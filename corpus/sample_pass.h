@@ -35,7 +35,7 @@ static inline bool sampling_take_(void *state, UnitRun *u, const BatchDocument *
 static inline bool sample_pass_run(Corpus *c, Sample *sample) {
     Error e = {{0}};
     SamplePass state = {.sample = sample};
-    const Pass pass = {.name = "sample",
+    const Pass pass = {.result = "sample.json",
                        .title = "sampling for the tokenizer",
                        .state = &state,
                        .process = sampling_process_,

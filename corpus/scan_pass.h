@@ -137,7 +137,7 @@ static inline bool scan_pass_run(Corpus *c) {
     }
 
     // Scan.
-    const Pass pass = {.name = "scan",
+    const Pass pass = {.result = "scan.json",
                        .title = "scanning documents",
                        .first_file = UNIT_RECORDS,
                        .end_file = UNIT_PLACES + 1,

@@ -32,7 +32,7 @@ typedef struct {
 static inline bool segment_path_(char *path, const Corpus *c, const Segment *g, int kind,
                                  Error *e) {
     const char *name = UNIT_FILE[unit_file_of_split(g->from, kind)].name;
-    return unit_path(path, c->work.path, g->unit, name, e);
+    return unit_path(path, c, g->unit, name, e);
 }
 
 // Reads the record of the last document of a segment.

@@ -89,10 +89,4 @@ static inline int unit_file_of_split(int split, int kind) {
     return UNIT_TRAIN_DOCS + SPLIT_KINDS * split + kind;
 }
 
-// WORK/parts/NUMBER.NAME
-static inline bool unit_path(char *path, const char *work, size_t unit, const char *name,
-                             Error *e) {
-    return path_format(path, e, "%s/parts/%08zu.%s", work, unit, name);
-}
-
 #endif

@@ -71,7 +71,7 @@ def documents():
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The definitions once more, from the comments in collect.h
+# The definitions once more, from the comments in filters.h
 
 SPACE = re.compile("[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
 EDGES = re.compile(f"^{SPACE.pattern}+|{SPACE.pattern}+$")
