@@ -59,8 +59,7 @@ typedef struct {
 
     // Of the unit. Its last document so far may continue in the next batch.
     uint64_t lines;      // read so far; plain text counts as one
-    bool dropping;       // the last document is dropped
-    Verdict verdict;     // why
+    Verdict verdict;     // on the last document
     uint64_t text_bytes; // of the last document that are used
     size_t next_cut;     // bytes of the last document's text in which to look for a place to cut
 
@@ -70,7 +69,6 @@ typedef struct {
 // Starts a unit.
 static inline void batch_begin_unit(Batch *b) {
     b->lines = 0;
-    b->dropping = false;
     b->pending.length = 0;
 }
 
@@ -107,15 +105,15 @@ static inline bool batch_fill_lines_(Reader *r, uint64_t bytes, Error *e) {
 // Takes lines into the batch: those that begin before byte `end` of the source and that the reader
 // holds completely.
 static inline bool batch_read_lines_(Batch *b, Reader *r, uint64_t end, int threads, Error *e) {
-    const size_t limit = BATCH_BYTES * (size_t)threads, most = BATCH_DOCUMENTS * (size_t)threads;
-    size_t taken = 0;
-    if (!batch_fill_lines_(r, min_u64(limit, end - r->offset), e)) {
+    const size_t most = BATCH_DOCUMENTS * (size_t)threads;
+    const uint64_t stop = min_u64(end, r->offset + BATCH_BYTES * (uint64_t)threads);
+    if (!batch_fill_lines_(r, stop - r->offset, e)) {
         return false;
     }
-    while (r->start + taken < r->end && r->offset + taken < end && taken < limit &&
-           b->document_count < most) {
-        const char *text = r->data + r->start + taken;
-        const char *newline = memchr(text, '\n', r->end - r->start - taken);
+    while (r->start < r->end && r->offset < stop && b->document_count < most) {
+        const char *text = r->data + r->start;
+        const size_t left = r->end - r->start;
+        const char *newline = memchr(text, '\n', left);
         if (!newline && !r->ended) {
             break;
         }
@@ -123,18 +121,18 @@ static inline bool batch_read_lines_(Batch *b, Reader *r, uint64_t end, int thre
                            sizeof *b->documents, e)) {
             return false;
         }
-        size_t length = newline ? (size_t)(newline - text) : r->end - r->start - taken;
+        size_t length = newline ? (size_t)(newline - text) : left;
         bool carriage_return =
             length > 0 && text[length - 1] == '\r'; // one is part of the line end
         b->documents[b->document_count++] = (BatchDocument){.begins = true,
                                                             .ends = true,
-                                                            .offset = r->offset + taken,
+                                                            .offset = r->offset,
                                                             .line = ++b->lines,
                                                             .line_text = text,
                                                             .length = length - carriage_return};
-        taken += length + (newline != NULL);
+        // The data stay where they are until the reader reads on.
+        reader_consume(r, length + (newline != NULL));
     }
-    reader_consume(r, taken); // the data stay where they are until the reader reads on
     return true;
 }
 

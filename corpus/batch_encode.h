@@ -16,13 +16,13 @@ static inline bool batch_apply_verdicts(Batch *b, VerdictReader *verdicts, Error
     for (size_t i = 0; i < b->document_count; i++) {
         BatchDocument *d = &b->documents[i];
         if (d->begins) {
-            b->dropping = false;
+            b->verdict = (Verdict){0};
         }
         if (d->begins && d->state == DOCUMENT_KEPT && d->text_length > 0 &&
-            !verdicts_take(verdicts, &b->dropping, &b->verdict, e)) {
+            !verdicts_take(verdicts, &b->verdict, e)) {
             return false;
         }
-        if (b->dropping) {
+        if (b->verdict.reason) {
             d->state = DOCUMENT_DROPPED;
             d->verdict = b->verdict;
         }

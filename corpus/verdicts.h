@@ -10,7 +10,7 @@
 // resumes its job.
 typedef struct {
     uint64_t document;  // number among the documents of the corpus that have text
-    uint32_t reason;    // DropReason
+    uint32_t reason;    // DropReason, never DROP_NONE in the file
     uint32_t of_source; // of a duplicate: the document it repeats
     uint64_t of_offset;
     double value; // what was measured: characters, a share, or the similarity
@@ -75,11 +75,14 @@ static inline bool verdicts_seek(VerdictReader *v, size_t unit, Error *e) {
     return ok && verdicts_advance_(v, e);
 }
 
-// Whether the next document with text is dropped; then *verdict says why.
-static inline bool verdicts_take(VerdictReader *v, bool *dropped, Verdict *verdict, Error *e) {
+// The verdict on the next document with text; its reason is 0 if the document is kept.
+static inline bool verdicts_take(VerdictReader *v, Verdict *verdict, Error *e) {
+    if (v->next.document != v->document++) {
+        *verdict = (Verdict){0};
+        return true;
+    }
     *verdict = v->next;
-    *dropped = v->next.document == v->document++;
-    return !*dropped || verdicts_advance_(v, e);
+    return verdicts_advance_(v, e);
 }
 
 #endif
