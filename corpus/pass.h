@@ -305,7 +305,7 @@ static inline bool pass_add_up_(Corpus *c, const Pass *pass, Error *e) {
 // Which units are this rank's. The bytes of those that are done do not count for a rank.
 static inline bool pass_share_(const Corpus *c, const bool *done, bool *mine, Error *e) {
     uint64_t *bytes = calloc(c->units.count + 1, sizeof *bytes);
-    bool ok = bytes || fail(e, "prepare: no memory for its tasks");
+    bool ok = bytes || fail(e, "prepare: no memory for its lists of units");
     for (size_t u = 0; ok && u < c->units.count; u++) {
         bytes[u] = done[u] ? 0 : c->units.items[u].bytes;
     }
@@ -344,7 +344,7 @@ static inline bool pass_run(Corpus *c, const Pass *pass) {
     Error e = {{0}};
     bool *done = calloc(c->units.count + 1, sizeof *done);
     bool *mine = calloc(c->units.count + 1, sizeof *mine);
-    bool ok = (done && mine) || fail(&e, "prepare: no memory for its tasks");
+    bool ok = (done && mine) || fail(&e, "prepare: no memory for its lists of units");
     ok = world_check(c->world, ok, &e) && pass_run_units_(c, pass, done, mine);
     if (ok) {
         broadcast(c->counts, c->units.count * sizeof *c->counts);

@@ -46,8 +46,8 @@ static inline bool reader_decompress_(Reader *r, Error *e) {
     (void)fcntl(r->file, F_SETPIPE_SZ, 1 << 20); // lets it work ahead; it may be refused
     if (status) {
         r->decompressor = 0;
-        return fail(e, "%s: %s, which reads it, cannot be started: %s", r->source->path, program,
-                    strerror(status));
+        return fail(e, "%s: %s, which is needed to read it, cannot be started: %s", r->source->path,
+                    program, strerror(status));
     }
     return true;
 }

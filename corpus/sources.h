@@ -82,7 +82,7 @@ static inline bool sources_add_file_(SourceList *list, const Source *source, Err
                     source->path);
     }
     if (list->count == UINT32_MAX) {
-        return fail(e, "%s: is one file too many; the .docs files number at most %u", source->path,
+        return fail(e, "%s: is one file too many; .docs files can number at most %u", source->path,
                     UINT32_MAX);
     }
     if (!array_reserve(&list->items, &list->capacity, list->count, 1, sizeof *list->items, e)) {
@@ -102,7 +102,7 @@ static inline bool sources_reject_(const char *path, Error *e) {
     const size_t length = strlen(path);
     bool tokens = ends_with_(path, length, ".bin") || ends_with_(path, length, ".idx");
     return tokens ? fail(e,
-                         "%s: holds tokens already: give Megatron pairs and llm.c shards to train "
+                         "%s: already holds tokens: give Megatron pairs and llm.c shards to train "
                          "--data as they are",
                          path)
                   : fail(e, "%s: cannot be read as text: that is %s", path, SOURCE_KINDS);
@@ -150,7 +150,7 @@ static inline bool sources_add_(SourceList *list, const char *path, bool named, 
 static inline bool source_unchanged(const Source *source, Error *e) {
     struct stat now;
     if (stat(source->path, &now)) {
-        return fail(e, "%s: cannot be read any more: %s", source->path, strerror(errno));
+        return fail(e, "%s: can no longer be read: %s", source->path, strerror(errno));
     }
     return (now.st_ino == source->inode && (uint64_t)now.st_size == source->bytes &&
             now.st_mtim.tv_sec == source->time.tv_sec &&

@@ -21,7 +21,7 @@ typedef struct {
 
 static inline bool units_add_(UnitList *units, Unit unit, Error *e) {
     if (units->count == UINT32_MAX) {
-        return fail(e, "prepare: the input makes more than the %u units supported", UINT32_MAX);
+        return fail(e, "prepare: the input yields more than the %u units supported", UINT32_MAX);
     }
     if (!array_reserve(&units->items, &units->capacity, units->count, 1, sizeof unit, e)) {
         return false;

@@ -139,7 +139,7 @@ static inline bool work_folder_lock_(WorkFolder *work, const char *out, Error *e
     }
     if (flock(folder, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) {
         close(folder);
-        return fail(e, "%s: another prepare is making this folder right now", out);
+        return fail(e, "%s: another prepare is creating this folder right now", out);
     }
     work->lock = folder;
     return true;

@@ -117,7 +117,7 @@ static inline bool index_block_add_(IndexBlock_ *t, const char *text, size_t len
     for (size_t i = 0; i < length; i++) {
         unsigned char c = (unsigned char)text[i];
         if (c == 0xC0) {
-            return fail(e, "%s: holds a byte C0, which no UTF-8 text has: it cannot be indexed",
+            return fail(e, "%s: has a byte C0, which never occurs in UTF-8: it cannot be indexed",
                         path);
         }
         t->symbols[t->bytes++] = (unsigned char)(c + (c < 0xC0));

@@ -52,7 +52,7 @@ static inline bool proof_open(ProofFile *f, const char *path, Error *e) {
 // time.
 static inline bool proof_check(ProofFile *f, uint64_t offset, uint64_t bytes, Error *e) {
     if (offset > f->bytes || bytes > f->bytes - offset) {
-        return fail(e, "%s: has %llu bytes, but byte %llu of it is referred to", f->path,
+        return fail(e, "%s: has %llu bytes, but byte %llu of it is referenced", f->path,
                     (unsigned long long)f->bytes,
                     (unsigned long long)min_u64(offset, UINT64_MAX - bytes) + bytes);
     }

@@ -94,7 +94,7 @@ static inline bool sums_attach_file_(ProofFile *f, const unsigned char *sums, ui
     }
     f->sums = sums;
     f->checked = calloc(divide_up(bytes, PROOF_CHUNK) + 1, 1);
-    return f->checked || fail(e, "%s: no memory to prove it", f->path);
+    return f->checked || fail(e, "%s: no memory to verify it", f->path);
 }
 
 static inline bool sums_misfit_(const char *path, size_t bytes, Error *e) {
