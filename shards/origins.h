@@ -25,8 +25,8 @@ enum { ORIGIN_LENGTH = 200 }; // the longest value that gets an entry of its own
 
 static const char *const origin_names_[ORIGIN_FACETS] = {"source", "license", "language"};
 
-// Adds documents and tokens of one value, or of `other` if it is NULL, to a table of at most `limit`
-// values.
+// Adds documents and tokens of one value, or of `other` if it is NULL, to a table of at most
+// `limit` values.
 static inline bool origin_add(OriginFacet *facet, size_t limit, const char *value, size_t length,
                               uint64_t documents, uint64_t tokens, Error *e) {
     OriginEntry *entry = &facet->other;
