@@ -93,6 +93,14 @@ static inline void json_skip_space_(JsonParser_ *p) {
     }
 }
 
+// Whether `c` comes next, after white space; if so, it is taken.
+static inline bool json_accept_(JsonParser_ *p, char c) {
+    json_skip_space_(p);
+    bool found = p->at < p->end && *p->at == c;
+    p->at += found;
+    return found;
+}
+
 static inline bool json_hex4_(JsonParser_ *p, uint32_t *value) {
     *value = 0;
     for (int i = 0; i < 4; i++, p->at++) {
@@ -236,32 +244,25 @@ static inline bool json_parse_members_(JsonParser_ *p, Json *node, int depth) {
     }
 
     p->at++;
-    json_skip_space_(p);
-    if (p->at < p->end && *p->at == close) {
-        p->at++;
+    if (json_accept_(p, close)) {
         return true;
     }
-    for (;;) {
+    do {
         const char *key = NULL;
         size_t key_length = 0;
-        json_skip_space_(p);
-
-        // Key.
         if (object) {
-            if (p->at >= p->end || *p->at != '"') {
+            json_skip_space_(p);
+            if (p->at == p->end || *p->at != '"') {
                 return json_error_(p, "expected a key in quotes");
             }
             if (!json_parse_string_(p, &key, &key_length)) {
                 return false;
             }
-            json_skip_space_(p);
-            if (p->at >= p->end || *p->at != ':') {
+            if (!json_accept_(p, ':')) {
                 return json_error_(p, "expected ':' after the key");
             }
-            p->at++;
         }
 
-        // Value.
         Json *member = json_allocate_(p, sizeof *member);
         if (!member || !json_parse_value_(p, member, depth + 1)) {
             return false;
@@ -271,18 +272,9 @@ static inline bool json_parse_members_(JsonParser_ *p, Json *node, int depth) {
         *link = member;
         link = &member->next;
         node->length++;
-
-        // Comma or end.
-        json_skip_space_(p);
-        if (p->at < p->end && *p->at == close) {
-            p->at++;
-            return true;
-        }
-        if (p->at >= p->end || *p->at != ',') {
-            return json_error_(p, object ? "expected ',' or '}'" : "expected ',' or ']'");
-        }
-        p->at++;
-    }
+    } while (json_accept_(p, ','));
+    return json_accept_(p, close) ||
+           json_error_(p, object ? "expected ',' or '}'" : "expected ',' or ']'");
 }
 
 static inline bool json_parse_value_(JsonParser_ *p, Json *node, int depth) {

@@ -3,7 +3,6 @@
 #ifndef UTIL_RANDOM_H
 #define UTIL_RANDOM_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 // Independent streams of one seed. Streams from RANDOM_FREE on are free for other uses.
@@ -45,36 +44,41 @@ static inline Feistel_ feistel_(uint64_t seed, uint64_t epoch, uint64_t n) {
 
 enum { FEISTEL_ROUNDS = 6 };
 
-// A six-round Feistel network permutes the 2*half-bit numbers, fewer than 4n; it is applied again
-// until the result is below n (cycle walking: Black and Rogaway 2002). Needs no memory, however
-// large n is. The inverse is the same network with the halves swapped and the rounds reversed.
-static inline uint64_t feistel_walk_(const Feistel_ *f, uint64_t x, uint64_t n, bool inverse) {
+// The image of `position` (< n) under the permutation of 0..n-1 given by (seed, epoch). A six-round
+// Feistel network permutes the 2*half-bit numbers, fewer than 4n; it is applied again until the
+// result is below n (cycle walking: Black and Rogaway 2002). Needs no memory, however large n is.
+static inline uint64_t random_permutation(uint64_t seed, uint64_t epoch, uint64_t position,
+                                          uint64_t n) {
+    Feistel_ f = feistel_(seed, epoch, n);
+    uint64_t x = position;
     do {
-        uint64_t left = x >> f->half, right = x & f->mask;
-        uint64_t a = inverse ? right : left, b = inverse ? left : right;
-        for (uint64_t i = 0; i < FEISTEL_ROUNDS; i++) {
-            uint64_t round = inverse ? FEISTEL_ROUNDS - 1 - i : i;
-            uint64_t next = a ^ (random_bits(f->key, round, b) & f->mask);
-            a = b;
-            b = next;
+        uint64_t left = x >> f.half, right = x & f.mask;
+        for (uint64_t round = 0; round < FEISTEL_ROUNDS; round++) {
+            uint64_t next = left ^ (random_bits(f.key, round, right) & f.mask);
+            left = right;
+            right = next;
         }
-        x = inverse ? b << f->half | a : a << f->half | b;
+        x = left << f.half | right;
     } while (x >= n);
     return x;
 }
 
-// The image of `position` (< n) under the permutation of 0..n-1 given by (seed, epoch).
-static inline uint64_t random_permutation(uint64_t seed, uint64_t epoch, uint64_t position,
-                                          uint64_t n) {
-    const Feistel_ f = feistel_(seed, epoch, n);
-    return feistel_walk_(&f, position, n, false);
-}
-
-// The inverse of random_permutation: the position (< n) whose image is `value` (< n).
+// The inverse of random_permutation: the position (< n) whose image is `value` (< n). The same
+// rounds in reverse.
 static inline uint64_t random_permutation_inverse(uint64_t seed, uint64_t epoch, uint64_t value,
                                                   uint64_t n) {
-    const Feistel_ f = feistel_(seed, epoch, n);
-    return feistel_walk_(&f, value, n, true);
+    Feistel_ f = feistel_(seed, epoch, n);
+    uint64_t x = value;
+    do {
+        uint64_t left = x >> f.half, right = x & f.mask;
+        for (uint64_t round = FEISTEL_ROUNDS; round-- > 0;) {
+            uint64_t previous = right ^ (random_bits(f.key, round, left) & f.mask);
+            right = left;
+            left = previous;
+        }
+        x = left << f.half | right;
+    } while (x >= n);
+    return x;
 }
 
 #endif
