@@ -53,6 +53,17 @@ static inline bool manifest_tokenizer_hash_(char hash[SHA256_HEX], const char *w
            tokenizer_main_file(path, folder, e) && sha256_file(path, hash, e);
 }
 
+static inline void manifest_list_sources_(ManifestSourceContent *to, const SourceList *sources) {
+    for (size_t i = 0; i < sources->count; i++) {
+        const Source *s = &sources->items[i];
+        to[i] = (ManifestSourceContent){.path = s->path,
+                                        .bytes = s->bytes,
+                                        .hash = s->hash,
+                                        .counts = s->counts.all + COUNT_documents,
+                                        .origin = s->origin};
+    }
+}
+
 // Writes WORK/data/manifest.json. Splits and dropped.jsonl have their counts and hashes; what else
 // is known is added here.
 static inline bool prepare_write_manifest(const Corpus *c, ManifestContent m, Error *e) {
@@ -86,14 +97,7 @@ static inline bool prepare_write_manifest(const Corpus *c, ManifestContent m, Er
     m.rejected_examples = examples;
     m.rejected_example_count = c->report->note_count;
 
-    for (size_t i = 0; i < c->sources.count; i++) {
-        const Source *s = &c->sources.items[i];
-        sources[i] = (ManifestSourceContent){.path = s->path,
-                                             .bytes = s->bytes,
-                                             .hash = s->hash,
-                                             .counts = s->counts.all + COUNT_documents,
-                                             .origin = s->origin};
-    }
+    manifest_list_sources_(sources, &c->sources);
     m.sources = sources;
     m.source_count = c->sources.count;
 
