@@ -20,6 +20,7 @@
 #include "shards/idx.h"
 #include "shards/llmc.h"
 #include "shards/manifest.h"
+#include "shards/numbers.h"
 #include "tokenizers/folder.h"
 #include "util/array.h"
 #include "util/bytes.h"
@@ -83,9 +84,7 @@ static inline bool dataset_read_manifest_(Dataset *d, const char *folder, const 
 
 // Closes a dataset; it may be closed already.
 static inline void dataset_close(Dataset *d) {
-    if (d->file >= 0) {
-        close(d->file);
-    }
+    close_if_open(d->file);
     d->file = -1;
 }
 
@@ -126,13 +125,11 @@ static inline bool dataset_open_files_(Dataset *d, const char *path, const char 
     if (!ok) {
         return false;
     }
-    if (folder && !dataset_has_split(path, split)) {
-        return fail(e, "%s: no %s.idx: %s", path, split,
-                    strcmp(split, "val") ? "not a folder that prepare wrote"
-                                         : "it was prepared without a validation split");
-    }
-    if (!folder && access(d->idx_path, F_OK)) {
-        return dataset_open_llmc_(d, path, e);
+    if (access(d->idx_path, F_OK)) {
+        return folder ? fail(e, "%s: no %s.idx: %s", path, split,
+                             strcmp(split, "val") ? "not a folder that prepare wrote"
+                                                  : "it was prepared without a validation split")
+                      : dataset_open_llmc_(d, path, e);
     }
 
     // A Megatron pair.
@@ -143,9 +140,7 @@ static inline bool dataset_open_files_(Dataset *d, const char *path, const char 
     int idx = open_regular(d->idx_path, &idx_bytes, e);
     IdxContent content = {0};
     ok = idx >= 0 && idx_read(&content, idx, d->idx_path, d->path, idx_bytes, bytes, e);
-    if (idx >= 0) {
-        close(idx);
-    }
+    close_if_open(idx);
     if (ok) {
         d->token_bytes = content.token_bytes;
         d->token_signed = content.token_signed;
@@ -178,22 +173,28 @@ static inline bool dataset_open(Dataset *d, const char *path, const char *split,
     return true;
 }
 
+// A reader of `count` ids from token number `first` on.
+static inline NumberReader dataset_ids(const Dataset *d, uint64_t first, uint64_t count) {
+    return (NumberReader){.file = d->file,
+                          .path = d->path,
+                          .offset = d->first_byte + first * (uint64_t)d->token_bytes,
+                          .left = count,
+                          .bytes = d->token_bytes};
+}
+
 // Reads sample number `sample`: tokens (seq_len + 1), from token sample * seq_len on. Documents are
 // packed without padding, so a sample may span several. An id outside the vocabulary is an error.
 static inline bool dataset_read(const Dataset *d, uint64_t sample, size_t vocab_size,
                                 int32_t *tokens, Error *e) {
-    unsigned char raw[8192];
-    const size_t bytes = (size_t)d->token_bytes, block = sizeof raw / bytes;
     const uint64_t first = sample * d->seq_len;
     const int unused = 64 - 8 * d->token_bytes;
+    NumberReader ids = dataset_ids(d, first, d->seq_len + 1);
     assert(sample < d->samples);
     for (size_t i = 0; i <= d->seq_len; i++) {
-        size_t j = i % block;
-        if (j == 0 && !read_at(d->file, d->path, raw, min_u64(d->seq_len + 1 - i, block) * bytes,
-                               d->first_byte + (first + i) * bytes, e)) {
+        uint64_t id;
+        if (!number_next(&ids, &id, e)) {
             return false;
         }
-        uint64_t id = load_le(raw + j * bytes, d->token_bytes);
         if (d->token_signed) { // sign-extend: a negative id is larger than any vocabulary
             id = (uint64_t)((int64_t)(id << unused) >> unused);
         }
@@ -292,6 +293,18 @@ static inline void mixture_close(Mixture *m) {
     *m = (Mixture){0};
 }
 
+// A dataset while the slots are assigned: how many it has, x below, the slot from which it is
+// eligible for the next one, and by which it must get it.
+typedef struct {
+    uint64_t served, ready, due;
+} SlotTurn_;
+
+static inline void slot_turn_(SlotTurn_ *t, const Mixture *m, uint64_t i) {
+    const uint64_t D = m->count > 1 ? 2 * m->count - 2 : 1;
+    t->ready = divide_up((t->served * D + 1) * m->period, m->weights[i] * D);
+    t->due = divide_up((t->served * D + D - 1) * m->period, m->weights[i] * D);
+}
+
 // Assigns the slots of a period to the datasets: Tijdeman's solution of the chairman assignment
 // problem (R. Tijdeman, The chairman assignment problem, Discrete Mathematics 32, 1980). Let a
 // dataset have x slots so far. It is eligible for slot k = 1, 2, ... W once its quota k w / W is at
@@ -300,42 +313,34 @@ static inline void mixture_close(Mixture *m) {
 // from its quota by more than 1 - d. In integers, with D = 1 / d: k >= (x D + 1) W / (w D) and k >=
 // (x D + D - 1) W / (w D), where the products stay below 2^62.
 static inline bool mixture_schedule(Mixture *m, Error *e) {
-    const uint64_t n = m->count, W = m->period, D = n > 1 ? 2 * n - 2 : 1;
-    uint64_t *served = calloc(n, sizeof *served), *ready = calloc(n, sizeof *ready),
-             *due = calloc(n, sizeof *due);
+    const uint64_t n = m->count, W = m->period;
+    SlotTurn_ *turns = calloc(n, sizeof *turns);
     m->source = malloc(W * sizeof *m->source);
     m->before = malloc(W * sizeof *m->before);
     m->places = malloc(W * sizeof *m->places);
     m->first = calloc(n, sizeof *m->first);
-    bool ok = served && ready && due && m->source && m->before && m->places && m->first;
-    ok = ok ||
-         fail(e, "no memory for a mixture with a period of %llu samples", (unsigned long long)W);
-
-    // The slots from which a dataset is eligible, and by which it must be served.
+    bool ok =
+        (turns && m->source && m->before && m->places && m->first) ||
+        fail(e, "no memory for a mixture with a period of %llu samples", (unsigned long long)W);
     for (uint64_t i = 0; ok && i < n; i++) {
         m->first[i] = i ? m->first[i - 1] + m->weights[i - 1] : 0;
-        ready[i] = divide_up(W, m->weights[i] * D);
-        due[i] = divide_up((D - 1) * W, m->weights[i] * D);
+        slot_turn_(&turns[i], m, i);
     }
 
     // Of the eligible datasets, the one that is due first.
     for (uint64_t k = 1; ok && k <= W; k++) {
         uint64_t best = n;
         for (uint64_t i = 0; i < n; i++) {
-            best = ready[i] <= k && (best == n || due[i] < due[best]) ? i : best;
+            best = turns[i].ready <= k && (best == n || turns[i].due < turns[best].due) ? i : best;
         }
         assert(best < n); // k w - x W over all datasets sums to W, so one of them is at least W / n
 
         m->source[k - 1] = (uint32_t)best;
-        m->before[k - 1] = (uint32_t)served[best];
-        m->places[m->first[best] + served[best]] = (uint32_t)(k - 1);
-        uint64_t x = ++served[best];
-        ready[best] = divide_up((x * D + 1) * W, m->weights[best] * D);
-        due[best] = divide_up((x * D + D - 1) * W, m->weights[best] * D);
+        m->before[k - 1] = (uint32_t)turns[best].served;
+        m->places[m->first[best] + turns[best].served++] = (uint32_t)(k - 1);
+        slot_turn_(&turns[best], m, best);
     }
-    free(served);
-    free(ready);
-    free(due);
+    free(turns);
     return ok;
 }
 

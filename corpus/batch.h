@@ -27,13 +27,14 @@ typedef struct {
     uint64_t offset, length; // of its bytes in the source
     uint64_t line;           // number within the unit, from 1
     const char *line_text;   // JSON Lines: the line, in the reader's buffer
-    const char *text;        // well-formed UTF-8; not there after batch_scan
+    const char *text;        // well-formed UTF-8; once it is scanned, not of JSON Lines
     size_t text_length;
+    size_t used;       // bytes of the text that are done with; plain text keeps the rest
     uint64_t replaced; // ill-formed UTF-8 sequences in it
     Verdict verdict;   // if it is DOCUMENT_DROPPED
 
     int worker;                          // in whose store the spans lie
-    Span record;                         // after batch_scan: for duplicates_find
+    Span record;                         // once it is scanned: for duplicates_find
     Span stored_text, metadata, id, why; // JSON Lines; metadata: an object, id: a value, as JSON
     Span facets[ORIGIN_FACETS];
     bool has_facet[ORIGIN_FACETS];
@@ -57,28 +58,24 @@ typedef struct {
     size_t chunk_count, chunk_capacity;
 
     // Of the unit. Its last document so far may continue in the next batch.
-    uint64_t lines;  // read so far; plain text counts as one
-    bool dropping;   // the last document is dropped
-    Verdict verdict; // why
-    size_t next_cut; // bytes of the last document's text in which to look for a place to cut
+    uint64_t lines;      // read so far; plain text counts as one
+    Verdict verdict;     // on the last document
+    uint64_t text_bytes; // of the last document that are used
+    size_t next_cut;     // bytes of the last document's text in which to look for a place to cut
 
-    // Plain text.
-    uint64_t offset; // of the document in its source
-    char *pending;   // read and not yet used
-    size_t pending_length, pending_capacity, used;
+    TextBuffer pending; // plain text: read and not yet used
 } Batch;
 
 // Starts a unit.
 static inline void batch_begin_unit(Batch *b) {
     b->lines = 0;
-    b->dropping = false;
-    b->pending_length = b->used = 0;
+    b->pending.length = 0;
 }
 
 static inline void batch_free(Batch *b) {
     free(b->documents);
     free(b->chunks);
-    free(b->pending);
+    free(b->pending.data);
     *b = (Batch){0};
 }
 
@@ -108,15 +105,15 @@ static inline bool batch_fill_lines_(Reader *r, uint64_t bytes, Error *e) {
 // Takes lines into the batch: those that begin before byte `end` of the source and that the reader
 // holds completely.
 static inline bool batch_read_lines_(Batch *b, Reader *r, uint64_t end, int threads, Error *e) {
-    const size_t limit = BATCH_BYTES * (size_t)threads, most = BATCH_DOCUMENTS * (size_t)threads;
-    size_t taken = 0;
-    if (!batch_fill_lines_(r, min_u64(limit, end - r->offset), e)) {
+    const size_t most = BATCH_DOCUMENTS * (size_t)threads;
+    const uint64_t stop = min_u64(end, r->offset + BATCH_BYTES * (uint64_t)threads);
+    if (!batch_fill_lines_(r, stop - r->offset, e)) {
         return false;
     }
-    while (r->start + taken < r->end && r->offset + taken < end && taken < limit &&
-           b->document_count < most) {
-        const char *text = r->data + r->start + taken;
-        const char *newline = memchr(text, '\n', r->end - r->start - taken);
+    while (r->start < r->end && r->offset < stop && b->document_count < most) {
+        const char *text = r->data + r->start;
+        const size_t left = r->end - r->start;
+        const char *newline = memchr(text, '\n', left);
         if (!newline && !r->ended) {
             break;
         }
@@ -124,28 +121,32 @@ static inline bool batch_read_lines_(Batch *b, Reader *r, uint64_t end, int thre
                            sizeof *b->documents, e)) {
             return false;
         }
-        size_t length = newline ? (size_t)(newline - text) : r->end - r->start - taken;
+        size_t length = newline ? (size_t)(newline - text) : left;
         bool carriage_return =
             length > 0 && text[length - 1] == '\r'; // one is part of the line end
         b->documents[b->document_count++] = (BatchDocument){.begins = true,
                                                             .ends = true,
-                                                            .offset = r->offset + taken,
+                                                            .offset = r->offset,
                                                             .line = ++b->lines,
                                                             .line_text = text,
                                                             .length = length - carriage_return};
-        taken += length + (newline != NULL);
+        // The data stay where they are until the reader reads on.
+        reader_consume(r, length + (newline != NULL));
     }
-    reader_consume(r, taken); // the data stay where they are until the reader reads on
     return true;
 }
 
 // Takes more of a plain text file, which is one document, into the batch.
 static inline bool batch_read_text_(Batch *b, Reader *r, int threads, Error *e) {
-    BatchDocument d = {.begins = b->lines == 0};
+    TextBuffer *pending = &b->pending;
+    BatchDocument d = {.begins = b->lines == 0, .offset = r->offset};
     size_t consumed;
-    if (d.begins) {
-        b->offset = r->offset;
-        b->lines = 1;
+    b->lines = 1;
+    if (!d.begins) {
+        const BatchDocument *before = b->documents;
+        d.offset = before->offset;
+        pending->length -= before->used;
+        memmove(pending->data, pending->data + before->used, pending->length);
     }
     if (!reader_fill(r, BATCH_BYTES * (size_t)threads, e) ||
         !array_reserve(&b->documents, &b->document_capacity, 0, 1, sizeof d, e)) {
@@ -153,32 +154,25 @@ static inline bool batch_read_text_(Batch *b, Reader *r, int threads, Error *e) 
     }
     do {
         size_t left = r->end - r->start, block = min_u64(left, READ_BLOCK);
-        if (!array_reserve(&b->pending, &b->pending_capacity, b->pending_length, 3 * block + 1, 1,
+        if (!array_reserve(&pending->data, &pending->capacity, pending->length, 3 * block + 1, 1,
                            e)) { // never NULL
             return false;
         }
-        b->pending_length +=
-            utf8_sanitize(b->pending + b->pending_length, r->data + r->start, block,
-                          r->ended && block == left, &consumed, &d.replaced);
+        pending->length += utf8_sanitize(pending->data + pending->length, r->data + r->start, block,
+                                         r->ended && block == left, &consumed, &d.replaced);
         reader_consume(r, consumed);
     } while (consumed > 0 && r->start < r->end);
 
     d.ends = reader_at_end(r);
-    d.offset = b->offset;
     d.length = r->offset - d.offset;
-    d.text = b->pending;
-    d.text_length = b->pending_length;
+    d.text = pending->data;
+    d.text_length = pending->length;
     b->documents[b->document_count++] = d;
     return true;
 }
 
 // Reads the next documents, or more of the one that a plain text file is, up to byte `end`.
 static inline bool batch_read(Batch *b, Reader *r, uint64_t end, const Workers *workers, Error *e) {
-    if (b->used) {
-        b->pending_length -= b->used;
-        memmove(b->pending, b->pending + b->used, b->pending_length);
-        b->used = 0;
-    }
     b->document_count = b->chunk_count = 0;
     workers_reset(workers);
     return r->source->kind == SOURCE_JSON_LINES ? batch_read_lines_(b, r, end, workers->count, e)

@@ -16,13 +16,13 @@ static inline bool batch_apply_verdicts(Batch *b, VerdictReader *verdicts, Error
     for (size_t i = 0; i < b->document_count; i++) {
         BatchDocument *d = &b->documents[i];
         if (d->begins) {
-            b->dropping = false;
+            b->verdict = (Verdict){0};
         }
         if (d->begins && d->state == DOCUMENT_KEPT && d->text_length > 0 &&
-            !verdicts_take(verdicts, &b->dropping, &b->verdict, e)) {
+            !verdicts_take(verdicts, &b->verdict, e)) {
             return false;
         }
-        if (b->dropping) {
+        if (b->verdict.reason) {
             d->state = DOCUMENT_DROPPED;
             d->verdict = b->verdict;
         }
@@ -54,15 +54,16 @@ static inline size_t chunk_length_(const Batch *b, const Tokenizer *tokenizer, c
 }
 
 // Cuts the document's text into chunks, up to its end or to where it continues in the next batch.
-// Where the cuts are depends on the text alone. Returns the bytes that the chunks take in *used.
+// Where the cuts are depends on the text alone.
 static inline bool document_cut_(Batch *b, BatchDocument *d, const Tokenizer *tokenizer,
-                                 const char *path, size_t *used, Error *e) {
+                                 const char *path, Error *e) {
+    const bool begins = d->begins || b->text_bytes == 0; // also if no batch could cut it so far
     if (d->begins) {
         b->next_cut = CHUNK_BYTES;
     }
-    while (*used < d->text_length) {
-        const char *text = d->text + *used;
-        size_t left = d->text_length - *used, cut = left;
+    while (d->used < d->text_length) {
+        const char *text = d->text + d->used;
+        size_t left = d->text_length - d->used, cut = left;
         if (left > b->next_cut) {
             cut = chunk_length_(b, tokenizer, text);
         } else if (!d->ends) {
@@ -84,8 +85,8 @@ static inline bool document_cut_(Batch *b, BatchDocument *d, const Tokenizer *to
             return false;
         }
         b->chunks[b->chunk_count++] =
-            (TextChunk){.text = text, .length = cut, .first = d->begins && *used == 0};
-        *used += cut;
+            (TextChunk){.text = text, .length = cut, .first = begins && d->used == 0};
+        d->used += cut;
         b->next_cut = CHUNK_BYTES;
     }
     return true;
@@ -96,16 +97,15 @@ static inline bool document_cut_(Batch *b, BatchDocument *d, const Tokenizer *to
 static inline bool batch_cut(Batch *b, const Tokenizer *tokenizer, const char *path, Error *e) {
     for (size_t i = 0; i < b->document_count; i++) {
         BatchDocument *d = &b->documents[i];
-        size_t used = d->state == DOCUMENT_DROPPED ? d->text_length : 0;
+        d->used = d->state == DOCUMENT_DROPPED ? d->text_length : 0;
         d->first_chunk = b->chunk_count;
-        if (!document_cut_(b, d, tokenizer, path, &used, e)) {
+        if (!document_cut_(b, d, tokenizer, path, e)) {
             return false;
         }
         d->chunk_count = b->chunk_count - d->first_chunk;
         if (d->ends && d->chunk_count) {
             b->chunks[b->chunk_count - 1].last = true;
         }
-        b->used = d->text == b->pending ? used : 0;
     }
     return true;
 }

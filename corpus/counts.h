@@ -2,8 +2,6 @@
 #ifndef CORPUS_COUNTS_H
 #define CORPUS_COUNTS_H
 
-#include <assert.h>
-
 #include "corpus/duplicates.h"
 #include "util/json.h"
 
@@ -13,7 +11,7 @@
 //   empty, blank_lines, rejected_lines   dropped: no text; no JSON; not a JSON object with a text
 //   dropped_*                            dropped for the DropReason of that name, in its order
 //   replaced                             ill-formed UTF-8 sequences that became U+FFFD
-//   train_*, val_*                       by split, in the order of SPLIT_DOCUMENTS ...
+//   train_*, val_*                       by split, in the order of SPLIT_DOCS ...
 //   dropped_bytes                        of dropped.jsonl
 // clang-format off
 #define COUNTS_LIST_(X)                                                                            \
@@ -29,59 +27,57 @@
 // clang-format on
 
 #define COUNT_FIELD_(name) uint64_t name;
+#define COUNT_INDEX_(name) COUNT_##name,
 #define COUNT_NAME_(name) #name,
 
-typedef struct {
-    COUNTS_LIST_(COUNT_FIELD_)
+enum { COUNTS_LIST_(COUNT_INDEX_) COUNTS };
+
+static const char *const COUNT_NAMES[COUNTS] = {COUNTS_LIST_(COUNT_NAME_)};
+
+typedef union {
+    struct {
+        COUNTS_LIST_(COUNT_FIELD_)
+    };
+    uint64_t all[COUNTS];
 } Counts;
-
-static const char *const count_names_[] = {COUNTS_LIST_(COUNT_NAME_)};
-
-enum { COUNTS = sizeof count_names_ / sizeof *count_names_ };
-
-static_assert(sizeof(Counts) == COUNTS * sizeof(uint64_t), "Counts holds numbers only");
 
 enum { SPLIT_TRAIN, SPLIT_VAL, SPLITS };
 
 static const char *const SPLIT_NAMES[SPLITS] = {"train", "val"};
 
-// The counts of a split, bytes of SPLIT.meta last.
-enum { SPLIT_DOCUMENTS, SPLIT_TOKENS, SPLIT_META_BYTES };
+// The files of a split that are joined from those of the units. What is counted of each: documents,
+// tokens, bytes.
+enum { SPLIT_DOCS, SPLIT_BIN, SPLIT_META, SPLIT_KINDS };
 
-static inline uint64_t *counts_split(Counts *c, int split) {
-    return split == SPLIT_TRAIN ? &c->train_documents : &c->val_documents;
+// The index of a count of a split.
+static inline int count_of_split(int split, int kind) {
+    return COUNT_train_documents + SPLIT_KINDS * split + kind;
 }
 
-static inline uint64_t *count_at_(Counts *c, size_t i) {
-    return (uint64_t *)(void *)c + i;
-}
-
-// The number of documents dropped for this reason, which is not DROP_NONE.
-static inline uint64_t *counts_dropped(Counts *c, DropReason reason) {
-    return &c->dropped_short + (reason - DROP_SHORT);
+// The index of the number of documents dropped for this reason, which is not DROP_NONE.
+static inline int count_of_dropped(uint32_t reason) {
+    return COUNT_dropped_short + (int)reason - DROP_SHORT;
 }
 
 static inline void counts_add(Counts *sum, const Counts *more) {
-    Counts from = *more;
-    for (size_t i = 0; i < COUNTS; i++) {
-        *count_at_(sum, i) += *count_at_(&from, i);
+    for (int i = 0; i < COUNTS; i++) {
+        sum->all[i] += more->all[i];
     }
 }
 
 static inline void counts_put(JsonWriter *w, const Counts *counts) {
-    Counts from = *counts;
     json_open(w, "counts", '{');
-    for (size_t i = 0; i < COUNTS; i++) {
-        json_put_uint(w, count_names_[i], *count_at_(&from, i));
+    for (int i = 0; i < COUNTS; i++) {
+        json_put_uint(w, COUNT_NAMES[i], counts->all[i]);
     }
     json_close(w, '}');
 }
 
 // Reads what counts_put wrote; `path` names the file in the error.
 static inline bool counts_read(Counts *counts, const Json *from, const char *path, Error *e) {
-    for (size_t i = 0; i < COUNTS; i++) {
-        if (!json_uint(json_get(from, count_names_[i]), count_at_(counts, i))) {
-            return fail(e, "%s: has no count of %s", path, count_names_[i]);
+    for (int i = 0; i < COUNTS; i++) {
+        if (!json_uint(json_get(from, COUNT_NAMES[i]), &counts->all[i])) {
+            return fail(e, "%s: has no count of %s", path, COUNT_NAMES[i]);
         }
     }
     return true;

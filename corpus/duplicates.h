@@ -29,6 +29,7 @@
 #define CORPUS_DUPLICATES_H
 
 #include "corpus/fingerprints.h"
+#include "shards/numbers.h"
 
 enum {
     LSH_BUCKET = 64,
@@ -77,21 +78,12 @@ static inline void duplicates_free(Duplicates *r) {
     *r = (Duplicates){0};
 }
 
-// A file of fingerprints.
-typedef struct {
-    const char *path;
-    int file;
-    size_t first, count; // its documents
-} RecordFile_;
-
 typedef struct {
     const FilterOptions *options;
     LshBands bands;
-    size_t record;      // bytes of a record
-    RecordFile_ *files; // (file_count)
-    size_t file_count;
-    const char *scratch_path;
-    int scratch;
+    size_t record; // bytes of a record
+    const char *path, *scratch_path;
+    int file, scratch; // the records, and the table of keys
     Duplicates *result;
     uint64_t *keys;     // (documents) of a column: key << 32 | document, partitioned by KEY_RANGES_
     uint32_t *restored; // (restored_count) documents restored in the last round
@@ -115,24 +107,24 @@ static inline uint32_t column_key_(const DuplicateSearch_ *d, const unsigned cha
     return (uint32_t)(hash_mix(hash_bytes(HASH_START, (const char *)band, bytes)) >> 32);
 }
 
-// Reads the records of documents first .. first + count - 1 of a file; stores their reasons in the
-// result and their keys in the scratch file.
-static inline bool columns_block_(DuplicateSearch_ *d, const RecordFile_ *file, size_t first,
-                                  size_t count, Error *e) {
+// Reads the records of documents first .. first + count - 1; stores their reasons in the result and
+// their keys in the scratch file.
+static inline bool columns_block_(DuplicateSearch_ *d, size_t first, size_t count, Error *e) {
     unsigned char *records = malloc(count * d->record), *keys = malloc(4 * count);
     bool ok = (records && keys) || fail(e, "duplicates: no memory for a block of records");
-    ok = ok && read_at(file->file, file->path, records, count * d->record, first * d->record, e);
+    ok = ok && read_at(d->file, d->path, records, count * d->record, first * d->record, e);
     for (size_t i = 0; ok && i < count; i++) {
-        FingerprintRecord record;
-        ok = fingerprint_load(&record, records + i * d->record, file->path, e);
-        d->result->reason[file->first + first + i] = (uint8_t)record.reason;
+        DropReason reason = DROP_NONE;
+        double value;
+        ok = fingerprint_load(&reason, &value, records + i * d->record, d->path, e);
+        d->result->reason[first + i] = (uint8_t)reason;
     }
     for (int column = 0; ok && column <= d->bands.bands; column++) {
         for (size_t i = 0; i < count; i++) {
             store_le(keys + 4 * i, column_key_(d, records + i * d->record, column), 4);
         }
         ok = write_at(d->scratch, d->scratch_path, keys, 4 * count,
-                      column_offset_(d, column) + 4 * (file->first + first), e);
+                      column_offset_(d, column) + 4 * first, e);
     }
     free(records);
     free(keys);
@@ -141,17 +133,14 @@ static inline bool columns_block_(DuplicateSearch_ *d, const RecordFile_ *file, 
 
 // Fills the scratch file.
 static inline bool columns_write_(DuplicateSearch_ *d, Error *e) {
+    const size_t documents = d->result->documents;
     bool ok = true;
-    for (size_t f = 0; f < d->file_count; f++) {
-        const RecordFile_ *file = &d->files[f];
 #pragma omp parallel for schedule(dynamic)
-        for (size_t first = 0; first < file->count; first += RECORD_BLOCK_) {
-            Error why;
-            if (!columns_block_(d, file, first, min_u64(RECORD_BLOCK_, file->count - first),
-                                &why)) {
+    for (size_t first = 0; first < documents; first += RECORD_BLOCK_) {
+        Error why;
+        if (!columns_block_(d, first, min_u64(RECORD_BLOCK_, documents - first), &why)) {
 #pragma omp critical(duplicates_error)
-                *e = why, ok = false;
-            }
+            *e = why, ok = false;
         }
     }
     return ok;
@@ -176,24 +165,21 @@ static inline bool keys_want_(DuplicateSearch_ *d, int column, Error *e) {
 // Within a range, documents stay in order.
 static inline bool keys_pass_(DuplicateSearch_ *d, int column, size_t begin[KEY_RANGES_ + 1],
                               bool place, Error *e) {
-    unsigned char block[4 * RECORD_BLOCK_];
-    for (size_t first = 0; first < d->result->documents; first += RECORD_BLOCK_) {
-        size_t count = min_u64(RECORD_BLOCK_, d->result->documents - first);
-        if (!read_at(d->scratch, d->scratch_path, block, 4 * count,
-                     column_offset_(d, column) + 4 * first, e)) {
+    const size_t documents = d->result->documents;
+    NumberReader keys = {d->scratch, d->scratch_path, column_offset_(d, column), documents,
+                         .bytes = 4};
+    for (size_t i = 0; i < documents; i++) {
+        uint64_t key;
+        if (!number_next(&keys, &key, e)) {
             return false;
         }
-        for (size_t i = 0; i < count; i++) {
-            uint64_t key = load_le(block + 4 * i, 4);
-            if (d->result->reason[first + i] != DROP_NONE ||
-                !(d->wanted[key >> 18] >> (key >> 12) % 64 & 1)) {
-                continue;
-            }
-            if (place) {
-                d->keys[begin[key >> 24]++] = key << 32 | (first + i);
-            } else {
-                begin[(key >> 24) + 1]++;
-            }
+        if (d->result->reason[i] != DROP_NONE || !(d->wanted[key >> 18] >> (key >> 12) % 64 & 1)) {
+            continue;
+        }
+        if (place) {
+            d->keys[begin[key >> 24]++] = key << 32 | i;
+        } else {
+            begin[(key >> 24) + 1]++;
         }
     }
     return true;
@@ -218,24 +204,11 @@ static inline void keys_sort_(uint64_t *keys, uint64_t *spare, size_t count) {
     }
 }
 
-// A document, for bisection over the files.
-typedef struct {
-    const RecordFile_ *files;
-    uint32_t document;
-} FileKey_;
-
-static inline bool file_begins_by_(const void *context, size_t i) {
-    const FileKey_ *key = context;
-    return key->files[i].first <= key->document;
-}
-
 // Reads the value of a document that is compared: the exact hash or the signature.
 static inline bool compared_read_(const DuplicateSearch_ *d, uint32_t document, bool exact,
                                   unsigned char *out, Error *e) {
-    const FileKey_ key = {d->files, document};
-    const RecordFile_ *file = &d->files[bisect(0, d->file_count, file_begins_by_, &key) - 1];
-    return read_at(file->file, file->path, out, exact ? 16 : 2 * MINHASH_VALUES,
-                   (document - file->first) * d->record + (exact ? 0 : FINGERPRINT_SHORT), e);
+    return read_at(d->file, d->path, out, exact ? 16 : 2 * MINHASH_VALUES,
+                   document * d->record + (exact ? 0 : FINGERPRINT_SHORT), e);
 }
 
 // 1 or 0 for exact hashes, estimated Jaccard similarity for signatures.
@@ -366,31 +339,18 @@ static inline bool chains_settle_(DuplicateSearch_ *d, Error *e) {
     return true;
 }
 
-// Opens the files and counts their documents.
-static inline bool record_files_open_(DuplicateSearch_ *d, const char *const *paths, size_t count,
-                                      Error *e) {
-    size_t documents = 0;
-    for (; d->file_count < count; d->file_count++) {
-        RecordFile_ *file = &d->files[d->file_count];
-        const char *path = paths[d->file_count];
-        struct stat status;
-        *file = (RecordFile_){
-            .path = path, .file = open(path, O_RDONLY | O_CLOEXEC), .first = documents};
-        if (file->file < 0 || fstat(file->file, &status)) {
-            d->file_count += file->file >= 0;
-            return fail(e, "%s: cannot be read: %s", path, strerror(errno));
-        }
-        file->count = (size_t)status.st_size / d->record;
-        documents += file->count;
-        if ((size_t)status.st_size % d->record || documents >= NO_DOCUMENT) {
-            d->file_count++;
-            return fail(e, "%s: has %lld bytes, which is %s", path, (long long)status.st_size,
-                        documents >= NO_DOCUMENT ? "more than 4,294,967,294 documents"
-                                                 : "not a multiple of the record size");
-        }
+// Opens the records and counts their documents.
+static inline bool records_open_(DuplicateSearch_ *d, Error *e) {
+    uint64_t bytes;
+    d->file = open_regular(d->path, &bytes, e);
+    if (d->file < 0) {
+        return false;
     }
-    d->result->documents = documents;
-    return true;
+    d->result->documents = bytes / d->record;
+    return (bytes % d->record == 0 && d->result->documents < NO_DOCUMENT) ||
+           fail(e, "%s: has %llu bytes, which is %s", d->path, (unsigned long long)bytes,
+                bytes % d->record ? "not a multiple of the record size"
+                                  : "more than 4,294,967,294 documents");
 }
 
 // Allocates the arrays of the result.
@@ -406,12 +366,8 @@ static inline bool result_allocate_(Duplicates *r, Error *e) {
 }
 
 // The search; duplicates_find frees the state.
-static inline bool duplicates_run_(DuplicateSearch_ *d, const char *const *paths, size_t count,
-                                   Error *e) {
-    if (!(d->files = calloc(count + 1, sizeof *d->files))) {
-        return fail(e, "duplicates: no memory for %zu record files", count);
-    }
-    if (!record_files_open_(d, paths, count, e) || !result_allocate_(d->result, e)) {
+static inline bool duplicates_run_(DuplicateSearch_ *d, Error *e) {
+    if (!records_open_(d, e) || !result_allocate_(d->result, e)) {
         return false;
     }
 
@@ -451,29 +407,25 @@ static inline bool duplicates_run_(DuplicateSearch_ *d, const char *const *paths
     return true;
 }
 
-// Finds the duplicates among all documents of the `count` files of fingerprints at `paths`, which
-// are in corpus order and were written with the same options. scratch_path names a file that does
-// not exist yet. Parallel over OpenMP threads. The caller frees *out with duplicates_free; on
-// failure there is nothing to free.
-static inline bool duplicates_find(Duplicates *out, const char *const *paths, size_t count,
-                                   const char *scratch_path, const FilterOptions *o, Error *e) {
+// Finds the duplicates among all documents of the file of fingerprints at `path`, which was written
+// with the same options. scratch_path names a file that does not exist yet. Parallel over OpenMP
+// threads. The caller frees *out with duplicates_free; on failure there is nothing to free.
+static inline bool duplicates_find(Duplicates *out, const char *path, const char *scratch_path,
+                                   const FilterOptions *o, Error *e) {
     DuplicateSearch_ d = {.options = o,
                           .record = fingerprint_size(o),
+                          .path = path,
                           .scratch_path = scratch_path,
+                          .file = -1,
                           .scratch = -1,
                           .result = out};
     *out = (Duplicates){0};
     if (o->near_duplicates > 0) {
         d.bands = lsh_bands(o->near_duplicates);
     }
-    bool ok = duplicates_run_(&d, paths, count, e);
-    for (size_t f = 0; f < d.file_count; f++) {
-        close(d.files[f].file);
-    }
-    if (d.scratch >= 0) {
-        close(d.scratch);
-    }
-    free(d.files);
+    bool ok = duplicates_run_(&d, e);
+    close_if_open(d.file);
+    close_if_open(d.scratch);
     free(d.keys);
     free(d.restored);
     free(d.wanted);

@@ -41,12 +41,9 @@ typedef enum {
     DROP_REASONS
 } DropReason;
 
-// The name of a reason in manifest.json and dropped.jsonl.
-static inline const char *drop_reason_name(DropReason reason) {
-    static const char *const names[DROP_REASONS] = {
-        "kept", "short", "long", "japanese", "repeated_lines", "exact_duplicate", "near_duplicate"};
-    return names[reason];
-}
+// The names of the reasons in manifest.json and dropped.jsonl.
+static const char *const DROP_REASON_NAMES[DROP_REASONS] = {
+    "kept", "short", "long", "japanese", "repeated_lines", "exact_duplicate", "near_duplicate"};
 
 // Checks the ranges of the options. A similarity of character n-grams below one half depends more
 // on the language than on the document.
@@ -113,21 +110,20 @@ static inline CharacterKind_ character_kind_(uint32_t c) {
 
 enum { FILTER_LINES = 1 << 20 };
 
-// What documents are compared by.
-typedef struct {
-    unsigned char exact[16];            // first 128 bits of the SHA-256 of the text
-    uint16_t signature[MINHASH_VALUES]; // see minhash.h
-} Fingerprint;
-
+// What is known of a document at its end.
 typedef struct {
     DropReason reason;               // one of the filters, or DROP_NONE
     double value;                    // that the filter measured
     uint64_t characters;             // including white space
     double japanese, repeated_lines; // fractions; 0 in a text of white space
-} FilterVerdict;
+
+    // What documents are compared by; zeros where the options do not need it.
+    unsigned char exact[16];            // first 128 bits of the SHA-256 of the text
+    uint16_t signature[MINHASH_VALUES]; // see minhash.h
+} Fingerprint;
 
 // Reused for one document after another, one state per thread: about 50 KiB, and up to 32 MiB after
-// a document with many lines.
+// a document with many lines. Zero but for the options before the first one.
 typedef struct {
     FilterOptions options;
     uint64_t characters, spaces, japanese;
@@ -146,24 +142,10 @@ typedef struct {
     MinHash minhash;
 } FilterState;
 
-// A new state; NULL on failure. filter_free releases it.
-static inline FilterState *filter_new(const FilterOptions *o, Error *e) {
-    FilterState *s = calloc(1, sizeof *s);
-    if (!s) {
-        fail(e, "no memory to filter documents");
-        return NULL;
-    }
-    s->options = *o;
-    return s;
-}
-
-// Frees a state, which may be NULL.
+// Frees what a state holds.
 static inline void filter_free(FilterState *s) {
-    if (s) {
-        free(s->lines);
-        free(s->line_table.slots);
-        free(s);
-    }
+    free(s->lines);
+    free(s->line_table.slots);
 }
 
 // Starts a document.
@@ -275,50 +257,44 @@ static inline bool filter_add(FilterState *s, const char *text, size_t length, E
 }
 
 // Applies the filters to the statistics of a document.
-static inline FilterVerdict filter_verdict_(const FilterState *s) {
-    const FilterOptions *o = &s->options;
-    const uint64_t visible = s->characters - s->spaces;
-    FilterVerdict v = {.characters = s->characters};
-    if (visible) {
-        v.japanese = (double)s->japanese / (double)visible;
+static inline void filter_apply_(const FilterOptions *o, Fingerprint *f) {
+    if (f->characters < o->min_characters) {
+        f->reason = DROP_SHORT;
+        f->value = (double)f->characters;
+    } else if (f->characters > o->max_characters) {
+        f->reason = DROP_LONG;
+        f->value = (double)f->characters;
+    } else if (f->japanese < o->min_japanese) {
+        f->reason = DROP_JAPANESE;
+        f->value = f->japanese;
+    } else if (f->repeated_lines > o->max_repeated_lines) {
+        f->reason = DROP_REPEATED_LINES;
+        f->value = f->repeated_lines;
     }
-    if (s->all_characters) {
-        v.repeated_lines = (double)s->repeated_characters / (double)s->all_characters;
-    }
-
-    if (v.characters < o->min_characters) {
-        v.reason = DROP_SHORT;
-        v.value = (double)v.characters;
-    } else if (v.characters > o->max_characters) {
-        v.reason = DROP_LONG;
-        v.value = (double)v.characters;
-    } else if (v.japanese < o->min_japanese) {
-        v.reason = DROP_JAPANESE;
-        v.value = v.japanese;
-    } else if (v.repeated_lines > o->max_repeated_lines) {
-        v.reason = DROP_REPEATED_LINES;
-        v.value = v.repeated_lines;
-    }
-    return v;
 }
 
-// Ends the document: its verdict, and those values of its fingerprint that the options need (the
-// others are 0).
-static inline bool filter_end(FilterState *s, FilterVerdict *verdict, Fingerprint *fingerprint,
-                              Error *e) {
-    *fingerprint = (Fingerprint){0};
-    *verdict = (FilterVerdict){0};
+// Ends the document.
+static inline bool filter_end(FilterState *s, Fingerprint *f, Error *e) {
+    const uint64_t visible = s->characters - s->spaces;
+    *f = (Fingerprint){.characters = s->characters};
     if (!line_end_(s, e)) {
         return false;
     }
-    *verdict = filter_verdict_(s);
+
+    if (visible) {
+        f->japanese = (double)s->japanese / (double)visible;
+    }
+    if (s->all_characters) {
+        f->repeated_lines = (double)s->repeated_characters / (double)s->all_characters;
+    }
+    filter_apply_(&s->options, f);
 
     if (s->options.exact) {
         unsigned char digest[32];
         sha256_digest(&s->text, digest);
-        memcpy(fingerprint->exact, digest, sizeof fingerprint->exact);
+        memcpy(f->exact, digest, sizeof f->exact);
     }
-    minhash_end(&s->minhash, fingerprint->signature);
+    minhash_end(&s->minhash, f->signature);
     return true;
 }
 

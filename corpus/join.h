@@ -2,8 +2,7 @@
 #ifndef CORPUS_JOIN_H
 #define CORPUS_JOIN_H
 
-#include "corpus/units.h"
-#include "mpi_utils.h"
+#include "corpus/corpus.h"
 #include "shards/docs.h"
 
 // Changes a block of what is copied.
@@ -31,9 +30,7 @@ static inline bool join_copy(const char *from_path, uint64_t at, uint64_t bytes,
         }
         ok = ok && write_at(to, to_path, block, n, to_at + done, e);
     }
-    if (from >= 0) {
-        close(from);
-    }
+    close_if_open(from);
     free(block);
     return ok;
 }
@@ -46,52 +43,41 @@ static inline int join_open(const char *path, Error *e) {
     return file;
 }
 
-// Closes a file that was written by descriptor, on disk when this returns true; `ok` says whether
-// all went well so far.
-static inline bool join_close(int file, const char *path, bool ok, Error *e) {
-    if (file < 0) {
-        return false;
-    }
-    ok = ok && (fsync(file) == 0 || fail(e, "%s: cannot be written: %s", path, strerror(errno)));
-    bool closed = close(file) == 0;
-    return ok && (closed || fail(e, "%s: cannot be written: %s", path, strerror(errno)));
-}
-
 // Creates the file, or empties it, for all ranks to write to.
 static inline bool join_create(const char *path, Error *e) {
     int file = open(path, O_WRONLY | O_CLOEXEC | O_CREAT | O_TRUNC, 0666);
-    if (file >= 0) {
-        close(file);
-    }
+    close_if_open(file);
     return file >= 0 || fail(e, "%s: cannot be created: %s", path, strerror(errno));
 }
 
-// Writes this rank's share: the file of every size-th unit.
-static inline bool join_write_units_(const World *world, const char *work, const char *name,
-                                     const uint64_t *bytes, size_t units, const char *path,
-                                     Error *e) {
+// Whether segment i of what is joined is this rank's: every size-th one.
+static inline bool join_is_mine(const World *world, size_t i) {
+    return i % (size_t)world->size == (size_t)world->rank;
+}
+
+// Writes this rank's share.
+static inline bool join_write_units_(const Corpus *c, int kind, const char *path, Error *e) {
     uint64_t to_at = 0;
     int file = join_open(path, e);
     bool ok = file >= 0;
-    for (size_t u = 0; ok && u < units; u++) {
+    for (size_t u = 0; ok && u < c->units.count; u++) {
+        const uint64_t bytes = unit_file_bytes(c, &c->counts[u], kind);
         char from[PATH_LIMIT];
-        if (u % (size_t)world->size == (size_t)world->rank) {
-            ok = unit_path(from, work, u, name, e) &&
-                 join_copy(from, 0, bytes[u], file, path, to_at, NULL, NULL, e);
+        if (join_is_mine(c->world, u)) {
+            ok = unit_path(from, c, u, UNIT_FILE[kind].name, e) &&
+                 join_copy(from, 0, bytes, file, path, to_at, NULL, NULL, e);
         }
-        to_at += bytes[u];
+        to_at += bytes;
     }
-    return join_close(file, path, ok, e);
+    return close_written_at(file, path, ok, e);
 }
 
-// Collective: joins the files WORK/parts/NUMBER.NAME of `units` units, of bytes[unit] each, to
-// `path`. On failure the line is printed.
-static inline bool join_unit_files(World *world, const char *work, const char *name,
-                                   const uint64_t *bytes, size_t units, const char *path) {
+// Collective: joins the files of one kind of all units to `path`. On failure the line is printed.
+static inline bool join_unit_files(const Corpus *c, int kind, const char *path) {
     Error e = {{0}};
-    bool ok = world->rank != 0 || join_create(path, &e);
-    return world_check(world, ok, &e) &&
-           world_check(world, join_write_units_(world, work, name, bytes, units, path, &e), &e);
+    bool ok = c->world->rank != 0 || join_create(path, &e);
+    return world_check(c->world, ok, &e) &&
+           world_check(c->world, join_write_units_(c, kind, path, &e), &e);
 }
 
 #endif

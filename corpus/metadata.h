@@ -11,7 +11,7 @@
 static const struct {
     const char *name, *keys[3];
     int facet; // of the document's origin, which counts its strings; or -1
-} metadata_fields_[] = {
+} METADATA[] = {
     {"id", {"id", "hexsha"}, -1},
     {"source", {"source", "package", "pile_set_name"}, ORIGIN_SOURCE},
     {"url", {"url"}, -1},
@@ -26,20 +26,15 @@ static const struct {
     {"file_path", {"file_path"}, -1},
 };
 
-enum { METADATA_FIELDS = sizeof metadata_fields_ / sizeof *metadata_fields_, METADATA_ID = 0 };
+enum { METADATA_FIELDS = sizeof METADATA / sizeof *METADATA, METADATA_ID = 0 };
 
-// A string or a number per field, in the parsed object; NULL: not stated.
-typedef struct {
-    const Json *fields[METADATA_FIELDS];
-    const Json *facets[ORIGIN_FACETS]; // the strings that say where the document comes from
-} Metadata;
-
-static inline const Json *metadata_find_field_(const Json *object, int field) {
+// A string or a number in the parsed object; NULL if the field is not stated.
+static inline const Json *metadata_find(const Json *object, int field) {
     const Json *places[3] = {object, json_get(object, "meta"), json_get(object, "metadata")};
     const Json *number = NULL;
     for (int i = 0; i < 9; i++) {
-        const char *key = metadata_fields_[field].keys[i % 3];
-        const Json *found = key && places[i / 3] ? json_get(places[i / 3], key) : NULL;
+        const char *key = METADATA[field].keys[i % 3];
+        const Json *found = key ? json_get(places[i / 3], key) : NULL;
         if (found && found->kind == JSON_STRING) {
             return found;
         }
@@ -50,42 +45,12 @@ static inline const Json *metadata_find_field_(const Json *object, int field) {
     return number;
 }
 
-static inline Metadata metadata_find(const Json *object) {
-    Metadata m = {{NULL}, {NULL}};
-    for (int f = 0; f < METADATA_FIELDS; f++) {
-        const Json *value = metadata_find_field_(object, f);
-        int facet = metadata_fields_[f].facet;
-        m.fields[f] = value;
-        if (facet >= 0 && value && value->kind == JSON_STRING) {
-            m.facets[facet] = value;
-        }
-    }
-    return m;
-}
-
-static inline void metadata_put_value(JsonWriter *w, const char *key, const Json *value) {
+// Writes what was found.
+static inline void metadata_put(JsonWriter *w, const char *key, const Json *value) {
     if (value->kind == JSON_STRING) {
         json_put_text(w, key, value->text, value->length);
     } else {
         json_put_raw(w, key, value->text, value->length);
-    }
-}
-
-// Writes the object that goes into SPLIT.meta; nothing if no field is known.
-static inline void metadata_put(JsonWriter *w, const Metadata *m) {
-    bool any = false;
-    for (int f = 0; f < METADATA_FIELDS; f++) {
-        if (!m->fields[f]) {
-            continue;
-        }
-        if (!any) {
-            json_open(w, NULL, '{');
-        }
-        any = true;
-        metadata_put_value(w, metadata_fields_[f].name, m->fields[f]);
-    }
-    if (any) {
-        json_close(w, '}');
     }
 }
 

@@ -5,142 +5,208 @@
 
 #include "corpus/batch_encode.h"
 #include "corpus/batch_parse.h"
-#include "corpus/options.h"
+#include "corpus/corpus.h"
 #include "corpus/progress.h"
 #include "corpus/tasks.h"
 #include "corpus/unit_result.h"
-#include "corpus/units.h"
 
-// The corpus and where prepare has got to with it; a pass's own steps do not see it.
+// A unit at work.
 typedef struct {
-    World *world;
-    const PrepareOptions *options;
-    const char *work; // folder of the run
-    bool resuming;    // rank 0: an interrupted run has left units of the same job
-    SourceList sources;
-    UnitList units;
-    Workers workers;
-    Counts *counts;        // [units.count] of the last pass
-    PrepareReport *report; // rank 0: of the last pass
-} Corpus;
+    Corpus *corpus;
+    size_t number;
+    const Source *source;
+    Batch batch;
+    UnitResult result;
+    struct {
+        FILE *file; // NULL until something is written
+        char path[PATH_LIMIT];
+    } files[UNIT_FILES];
+} UnitRun;
 
 // The steps of a pass; `state` is its own.
 typedef struct {
-    const char *name;  // the result of a unit is WORK/parts/NUMBER.NAME.json
-    const char *title; // for people
-    bool resumable;    // units of an interrupted run can be used
+    const char *result; // what it finds in a unit is WORK/parts/NUMBER.RESULT
+    const char *title;  // for people
+    // What it writes for a unit: first_file .. end_file - 1 of UNIT_FILE. Units of an interrupted
+    // run can be used only if there are such files.
+    int first_file, end_file;
     void *state;
 
-    // Starts a unit.
-    bool (*begin)(void *state, size_t unit, Error *e);
+    // Works on the documents that batch_read took, all threads together.
+    bool (*process)(UnitRun *u, Error *e);
 
-    // Works on the documents that batch_read took and adds what it finds to the result.
-    bool (*take)(void *state, const Source *source, Batch *batch, UnitResult *result, Error *e);
-
-    // Ends a unit: its files are on disk when this returns true; `ok` says whether all went well so
-    // far. NULL in a pass without files.
-    bool (*end)(void *state, bool ok, Error *e);
-
-    // Whether the files of a unit are as its counts say. NULL in a pass without files.
-    bool (*check)(const void *state, size_t unit, const Counts *counts, Error *e);
+    // Writes or keeps what comes of one of them; called in their order.
+    bool (*take)(void *state, UnitRun *u, const BatchDocument *d, Error *e);
 } Pass;
 
-static inline bool pass_result_path_(char *path, const Corpus *c, const Pass *pass, size_t unit,
-                                     Error *e) {
-    char name[32];
-    snprintf(name, sizeof name, "%s.json", pass->name);
-    return unit_path(path, c->work, unit, name, e);
-}
-
 // ------------------------------------------------------------------------------------------------
-// Counting documents, in every pass alike
+// For the steps of a pass
 
-// Counts a document that is not kept, or what was replaced in one that is.
-static inline bool pass_count_document(UnitResult *r, const BatchDocument *d,
-                                       const Workers *workers, Error *e) {
-    switch (d->state) {
-    case DOCUMENT_BLANK_LINE:
-        r->counts.blank_lines++;
-        return true;
-    case DOCUMENT_REJECTED:
-        r->counts.rejected_lines++;
-        return unit_result_note(r, d->line, worker_stored(&workers->items[d->worker], d->why),
-                                d->why.length, e);
-    case DOCUMENT_DROPPED:
-        *counts_dropped(&r->counts, (DropReason)d->verdict.reason) += d->ends;
-        return true;
-    default:
-        r->counts.replaced += d->replaced;
+// Writes to a file of the unit.
+static inline bool unit_write(UnitRun *u, int file, const void *data, size_t bytes, Error *e) {
+    FILE **out = &u->files[file].file;
+    char *path = u->files[file].path;
+    if (!bytes) {
         return true;
     }
+    if (!*out) {
+        if (!unit_path(path, u->corpus, u->number, UNIT_FILE[file].name, e)) {
+            return false;
+        }
+        *out = fopen(path, "wb");
+        if (!*out) {
+            return fail(e, "%s: cannot be created: %s", path, strerror(errno));
+        }
+    }
+    return write_bytes(*out, path, data, bytes, e);
 }
 
-// Counts a document at its end. Returns whether it has any text.
-static inline bool pass_end_document(UnitResult *r, uint64_t text_bytes) {
-    if (text_bytes == 0) {
-        r->counts.empty++;
-        return false;
-    }
-    r->counts.documents++;
-    r->counts.text_bytes += text_bytes;
-    return true;
+// The number of the unit's source.
+static inline uint32_t unit_source(const UnitRun *u) {
+    return u->corpus->units.items[u->number].source;
+}
+
+// What parsing stored of a document.
+static inline const char *unit_stored(const UnitRun *u, const BatchDocument *d, Span span) {
+    return worker_stored(&u->corpus->workers.items[d->worker], span);
+}
+
+static inline bool unit_parse(UnitRun *u, bool scan, Error *e) {
+    const Corpus *c = u->corpus;
+    return batch_parse(&u->batch, u->source->kind, c->options->text_key, scan, &c->workers, e);
+}
+
+// Parses the documents and cuts the texts of those that are not dropped into chunks (batch_cut).
+static inline bool unit_cut(UnitRun *u, const Tokenizer *tokenizer, Error *e) {
+    return unit_parse(u, false, e) && batch_apply_verdicts(&u->batch, &u->corpus->verdicts, e) &&
+           batch_cut(&u->batch, tokenizer, u->source->path, e);
 }
 
 // ------------------------------------------------------------------------------------------------
 // One unit
 
-static inline bool unit_run_(const Corpus *c, const Pass *pass, size_t unit, Batch *b, Progress *p,
-                             Error *e) {
-    const Unit *u = &c->units.items[unit];
-    const Source *source = &c->sources.items[u->source];
+// Counts a document, which may turn out to be empty at its end.
+static inline void unit_count_(UnitRun *u, BatchDocument *d) {
+    Counts *counts = &u->result.counts;
+    Batch *b = &u->batch;
+    b->text_bytes = (d->begins ? 0 : b->text_bytes) + d->used;
+    if (d->state == DOCUMENT_KEPT && d->ends && b->text_bytes == 0) {
+        d->state = DOCUMENT_EMPTY;
+    }
+
+    switch (d->state) {
+    case DOCUMENT_KEPT:
+        counts->replaced += d->replaced;
+        counts->documents += d->ends;
+        counts->text_bytes += d->ends ? b->text_bytes : 0;
+        break;
+    case DOCUMENT_EMPTY:
+        counts->replaced += d->replaced;
+        counts->empty++;
+        break;
+    case DOCUMENT_BLANK_LINE:
+        counts->blank_lines++;
+        break;
+    case DOCUMENT_REJECTED:
+        counts->rejected_lines++;
+        unit_result_note(&u->result, d->line, unit_stored(u, d, d->why), d->why.length);
+        break;
+    case DOCUMENT_DROPPED:
+        counts->all[count_of_dropped(d->verdict.reason)] += d->ends;
+    }
+}
+
+// Takes the documents that batch_read took through the pass.
+static inline bool unit_take_(UnitRun *u, const Pass *pass, Error *e) {
+    bool ok = pass->process(u, e);
+    for (size_t i = 0; ok && i < u->batch.document_count; i++) {
+        BatchDocument *d = &u->batch.documents[i];
+        unit_count_(u, d);
+        ok = pass->take(pass->state, u, d, e);
+    }
+    return ok;
+}
+
+// Closes the files, on disk when this returns true; `ok` says whether all went well so far.
+static inline bool unit_close_files_(UnitRun *u, bool ok, Error *e) {
+    for (int i = 0; i < UNIT_FILES; i++) {
+        if (u->files[i].file) {
+            ok = close_written(u->files[i].file, u->files[i].path, ok, e);
+            u->files[i].file = NULL;
+        }
+    }
+    return ok;
+}
+
+static inline bool unit_run_(UnitRun *u, const Pass *pass, size_t number, Progress *p, Error *e) {
+    Corpus *c = u->corpus;
+    const Unit *unit = &c->units.items[number];
     const ProgressCounts before = p->mine;
     char path[PATH_LIMIT];
-    UnitResult result = {0};
-    Reader r = {.input = -1, .file = -1, .source = source};
-    batch_begin_unit(b);
+    u->number = number;
+    u->source = &c->sources.items[unit->source];
+    batch_begin_unit(&u->batch);
 
-    bool ok = pass->begin(pass->state, unit, e) && reader_open(&r, source, u->begin, u->end, e);
-    bool more = source->kind == SOURCE_TEXT || r.offset < u->end;
+    Reader r = {.input = -1, .file = -1, .source = u->source};
+    bool ok = verdicts_seek(&c->verdicts, number, e) &&
+              reader_open(&r, u->source, unit->begin, unit->end, e);
+    bool more = u->source->kind == SOURCE_TEXT || r.offset < unit->end;
     while (ok && more && !p->over) {
         uint64_t at = r.offset;
-        ok = batch_read(b, &r, u->end, &c->workers, e) &&
-             pass->take(pass->state, source, b, &result, e);
-        more = r.offset < u->end && !reader_at_end(&r);
+        ok = batch_read(&u->batch, &r, unit->end, &c->workers, e) && unit_take_(u, pass, e);
+        more = r.offset < unit->end && !reader_at_end(&r);
         p->mine.text_bytes += r.offset - at;
         p->mine.source_bytes =
-            before.source_bytes + min_u64(reader_source_bytes(&r, u->begin), u->bytes);
-        p->mine.documents = before.documents + result.counts.documents;
+            before.source_bytes + min_u64(reader_source_bytes(&r, unit->begin), unit->bytes);
+        p->mine.documents = before.documents + u->result.counts.documents;
         progress_poll(p);
     }
 
     const bool stopped = ok && more; // as another rank has failed
-    Error ignored;
-    ok = reader_close(&r, ok && !stopped, stopped ? &ignored : e);
-    ok = pass->end ? pass->end(pass->state, ok, stopped ? &ignored : e) : ok;
+    ok = reader_close(&r, ok && !stopped, e);
+    ok = unit_close_files_(u, ok, e);
     if (ok) {
-        p->mine.source_bytes = before.source_bytes + u->bytes;
-        result.counts.lines = source->kind == SOURCE_JSON_LINES ? b->lines : 0;
-        ok = pass_result_path_(path, c, pass, unit, e) && unit_result_save(&result, path, e);
+        p->mine.source_bytes = before.source_bytes + unit->bytes;
+        u->result.counts.lines = u->source->kind == SOURCE_JSON_LINES ? u->batch.lines : 0;
+        ok = unit_path(path, c, number, pass->result, e) && unit_result_save(&u->result, path, e);
     }
-    unit_result_free(&result);
+    unit_result_free(&u->result);
     return ok || stopped;
 }
 
-// Reads what the pass found in a unit; its files must be as the counts say. unit_result_free
-// releases the result, after a failure too.
+// ------------------------------------------------------------------------------------------------
+// Units of an interrupted run
+
+// Whether a file of the unit has as many bytes as its counts say; one of none need not be there.
+static inline bool unit_check_file_(const Corpus *c, size_t unit, const Counts *counts, int file,
+                                    Error *e) {
+    const uint64_t bytes = unit_file_bytes(c, counts, file);
+    char path[PATH_LIMIT];
+    struct stat status;
+    return bytes == 0 || (unit_path(path, c, unit, UNIT_FILE[file].name, e) &&
+                          ((stat(path, &status) == 0 && (uint64_t)status.st_size == bytes) ||
+                           fail(e, "%s: should have %llu bytes", path, (unsigned long long)bytes)));
+}
+
+// Reads what the pass found in a unit and checks its files. unit_result_free releases the result,
+// after a failure too.
 static inline bool unit_load_(const Corpus *c, const Pass *pass, size_t unit, UnitResult *r,
                               Error *e) {
     char path[PATH_LIMIT];
     *r = (UnitResult){0};
-    return pass_result_path_(path, c, pass, unit, e) && unit_result_load(r, path, e) &&
-           (!pass->check || pass->check(pass->state, unit, &r->counts, e));
+    bool ok = unit_path(path, c, unit, pass->result, e) && unit_result_load(r, path, e);
+    for (int file = pass->first_file; ok && file < pass->end_file; file++) {
+        ok = unit_check_file_(c, unit, &r->counts, file, e);
+    }
+    return ok;
 }
 
 // Collective: finds the units that an interrupted run has completed. Returns their source bytes.
 static inline uint64_t pass_resume_(const Corpus *c, const Pass *pass, bool *done) {
+    const bool resuming = c->work.resuming && pass->first_file < pass->end_file;
     size_t count = 0;
     uint64_t bytes = 0;
-    for (size_t u = 0; u < c->units.count && c->resuming && pass->resumable; u++) {
+    for (size_t u = 0; u < c->units.count && resuming; u++) {
         UnitResult r;
         Error why;
         done[u] = unit_load_(c, pass, u, &r, &why);
@@ -159,23 +225,16 @@ static inline uint64_t pass_resume_(const Corpus *c, const Pass *pass, bool *don
 // ------------------------------------------------------------------------------------------------
 // Adding up, on rank 0
 
-// A note as a line: "FILE:LINE: what is wrong". `before` counts the lines of the source in front of
-// the unit.
-static inline void note_format_(char out[NOTE_LIMIT], const Source *source, uint64_t before,
-                                const Note *note) {
-    snprintf(out, NOTE_LIMIT, "%s:%llu%.500s", source->path,
-             (unsigned long long)(before + note->line), note->why);
-    utf8_trim(out);
-}
-
-// Adds the result of a unit to its source and to the report; `first` gets the note on the source's
-// first rejected line.
+// Adds the result of a unit to its source and to the report. A note becomes "FILE:LINE: what is
+// wrong"; `first` gets the one on the source's first rejected line.
 static inline bool unit_add_up_(const UnitResult *r, Source *s, PrepareReport *report,
                                 char first[NOTE_LIMIT], Error *e) {
     enum { ORIGIN_SOURCE_VALUES = 32 };
     for (size_t i = 0; i < r->note_count; i++) {
         char note[NOTE_LIMIT];
-        note_format_(note, s, s->counts.lines, &r->notes[i]);
+        snprintf(note, sizeof note, "%s:%llu: %.500s", s->path,
+                 (unsigned long long)(s->counts.lines + r->notes[i].line), r->notes[i].why);
+        utf8_trim(note);
         if (s->counts.rejected_lines == 0 && i == 0) {
             memcpy(first, note, sizeof note);
         }
@@ -197,20 +256,19 @@ static inline bool source_check_(const Source *s, const char *first_note, Error 
 }
 
 // Whether there are enough documents.
-static inline bool report_check_(const PrepareReport *r, const PrepareOptions *o, Error *e) {
-    Counts counts = r->counts;
+static inline bool report_check_(const Counts *counts, const PrepareOptions *o, Error *e) {
     uint64_t dropped = 0;
-    for (int reason = DROP_SHORT; reason < DROP_REASONS; reason++) {
-        dropped += *counts_dropped(&counts, (DropReason)reason);
+    for (uint32_t reason = DROP_SHORT; reason < DROP_REASONS; reason++) {
+        dropped += counts->all[count_of_dropped(reason)];
     }
-    if (counts.documents == 0 && dropped) {
+    if (counts->documents == 0 && dropped) {
         return fail(e, "%s: the filters drop all of its %llu documents", o->inputs[0],
                     (unsigned long long)dropped);
     }
-    if (counts.documents == 0) {
+    if (counts->documents == 0) {
         return fail(e, "%s: there is no document with any text in the input", o->inputs[0]);
     }
-    return counts.documents > 1 || o->val_fraction == 0 ||
+    return counts->documents > 1 || o->val_fraction == 0 ||
            fail(e,
                 "%s: holds a single document, which cannot be split: use --val-fraction 0 or more "
                 "documents",
@@ -238,16 +296,16 @@ static inline bool pass_add_up_(Corpus *c, const Pass *pass, Error *e) {
         unit_result_free(&r);
         ok = ok && (!last || source_check_(s, first, e));
     }
-    return ok && report_check_(c->report, c->options, e);
+    return ok && report_check_(&c->report->counts, c->options, e);
 }
 
 // ------------------------------------------------------------------------------------------------
 // All units
 
-// This rank's units that are not done. The bytes of those that are done do not count for a rank.
+// Which units are this rank's. The bytes of those that are done do not count for a rank.
 static inline bool pass_share_(const Corpus *c, const bool *done, bool *mine, Error *e) {
     uint64_t *bytes = calloc(c->units.count + 1, sizeof *bytes);
-    bool ok = bytes || fail(e, "prepare: no memory for its tasks");
+    bool ok = bytes || fail(e, "prepare: no memory for its lists of units");
     for (size_t u = 0; ok && u < c->units.count; u++) {
         bytes[u] = done[u] ? 0 : c->units.items[u].bytes;
     }
@@ -262,24 +320,22 @@ static inline bool pass_run_units_(Corpus *c, const Pass *pass, bool *done, bool
     Progress progress = {.world = c->world,
                          .out = c->options->progress,
                          .title = pass->title,
-                         .total_bytes = sources_bytes(&c->sources)};
-    progress.resumed_bytes = pass_resume_(c, pass, done);
+                         .total_bytes = sources_bytes(&c->sources),
+                         .resumed_bytes = pass_resume_(c, pass, done)};
     bool ok = pass_share_(c, done, mine, &e);
     if (!world_check(c->world, ok, &e)) {
         return false;
     }
 
-    Batch batch = {0};
+    UnitRun unit = {.corpus = c};
     progress_begin(&progress);
     for (size_t u = 0; ok && u < c->units.count && !progress.over; u++) {
-        if (mine[u] && !done[u]) {
-            ok = unit_run_(c, pass, u, &batch, &progress, &e);
-        }
+        ok = !mine[u] || done[u] || unit_run_(&unit, pass, u, &progress, &e);
     }
     progress_finish(&progress, ok);
-    batch_free(&batch);
+    batch_free(&unit.batch);
     return world_check(c->world, ok, &e) &&
-           world_check_root(c->world, c->world->rank != 0 || pass_add_up_(c, pass, &e), &e);
+           world_check(c->world, c->world->rank != 0 || pass_add_up_(c, pass, &e), &e);
 }
 
 // Collective: takes all units through a pass. Afterwards every rank has their counts, and rank 0
@@ -288,7 +344,7 @@ static inline bool pass_run(Corpus *c, const Pass *pass) {
     Error e = {{0}};
     bool *done = calloc(c->units.count + 1, sizeof *done);
     bool *mine = calloc(c->units.count + 1, sizeof *mine);
-    bool ok = (done && mine) || fail(&e, "prepare: no memory for its tasks");
+    bool ok = (done && mine) || fail(&e, "prepare: no memory for its lists of units");
     ok = world_check(c->world, ok, &e) && pass_run_units_(c, pass, done, mine);
     if (ok) {
         broadcast(c->counts, c->units.count * sizeof *c->counts);

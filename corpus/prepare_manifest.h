@@ -7,32 +7,22 @@
 #include "tokenizer.h"
 
 // The counts that the manifest has for each source and the corpus: those of Counts from `documents`
-// to `replaced`, the reasons of collect.h by their own names.
-enum { MANIFEST_COUNTS = 7 + DROP_REASONS - DROP_SHORT };
-
-static inline const uint64_t *manifest_counts_(const Counts *c) {
-    static_assert(offsetof(Counts, replaced) - offsetof(Counts, documents) ==
-                      (MANIFEST_COUNTS - 1) * sizeof(uint64_t),
-                  "the counts of the manifest stand together");
-    return &c->documents;
-}
+// to `replaced`; those of a DropReason
+// by its name.
+enum { MANIFEST_COUNTS = COUNT_replaced - COUNT_documents + 1 };
 
 static inline void manifest_count_names_(const char *names[MANIFEST_COUNTS]) {
-    static const char *const first[] = {"documents", "tokens",      "text_bytes",
-                                        "empty",     "blank_lines", "rejected_lines"};
-    size_t n = sizeof first / sizeof *first;
-    memcpy(names, first, sizeof first);
-    for (int reason = DROP_SHORT; reason < DROP_REASONS; reason++) {
-        names[n++] = drop_reason_name((DropReason)reason);
+    for (int i = 0; i < MANIFEST_COUNTS; i++) {
+        const char *name = COUNT_NAMES[COUNT_documents + i];
+        names[i] = name + (strncmp(name, "dropped_", 8) ? 0 : 8);
     }
-    names[n] = "replaced";
 }
 
-static inline bool manifest_file_size_(ManifestFile *file, const char *work, const char *name,
+static inline bool manifest_file_size_(ManifestFile *file, const Corpus *c, const char *name,
                                        Error *e) {
     char path[PATH_LIMIT];
     struct stat status;
-    if (!path_format(path, e, "%s/data/%s", work, name)) {
+    if (!path_format(path, e, "%s/data/%s", c->work.path, name)) {
         return false;
     }
     if (stat(path, &status)) {
@@ -44,15 +34,17 @@ static inline bool manifest_file_size_(ManifestFile *file, const char *work, con
 }
 
 // Adds the sizes of the files that have a hash.
-static inline bool manifest_split_sizes_(ManifestSplit *split, const char *work, Error *e) {
-    for (int i = 0; i < MANIFEST_FILES; i++) {
+static inline bool manifest_sizes_(ManifestContent *m, const Corpus *c, Error *e) {
+    for (size_t i = 0; i < m->split_count * MANIFEST_FILES; i++) {
+        ManifestSplit *split = &m->splits[i / MANIFEST_FILES];
+        ManifestFile *file = &split->files[i % MANIFEST_FILES];
         char name[64];
-        snprintf(name, sizeof name, "%s.%s", split->name, manifest_ending(i));
-        if (split->files[i].hash[0] && !manifest_file_size_(&split->files[i], work, name, e)) {
+        snprintf(name, sizeof name, "%s.%s", split->name, manifest_ending(i % MANIFEST_FILES));
+        if (file->hash[0] && !manifest_file_size_(file, c, name, e)) {
             return false;
         }
     }
-    return true;
+    return manifest_file_size_(&m->dropped, c, "dropped.jsonl", e);
 }
 
 static inline bool manifest_tokenizer_hash_(char hash[SHA256_HEX], const char *work, Error *e) {
@@ -61,59 +53,57 @@ static inline bool manifest_tokenizer_hash_(char hash[SHA256_HEX], const char *w
            tokenizer_main_file(path, folder, e) && sha256_file(path, hash, e);
 }
 
-// Writes WORK/data/manifest.json. The splits and dropped.jsonl have their counts and hashes; their
-// sizes are found here.
-static inline bool prepare_write_manifest(const Corpus *c, const Tokenizer *tokenizer,
-                                          ManifestSplit *splits, size_t split_count,
-                                          ManifestFile *dropped, Error *e) {
+static inline void manifest_list_sources_(ManifestSourceContent *to, const SourceList *sources) {
+    for (size_t i = 0; i < sources->count; i++) {
+        const Source *s = &sources->items[i];
+        to[i] = (ManifestSourceContent){.path = s->path,
+                                        .bytes = s->bytes,
+                                        .hash = s->hash,
+                                        .counts = s->counts.all + COUNT_documents,
+                                        .origin = s->origin};
+    }
+}
+
+// Writes WORK/data/manifest.json. Splits and dropped.jsonl have their counts and hashes; what else
+// is known is added here.
+static inline bool prepare_write_manifest(const Corpus *c, ManifestContent m, Error *e) {
     const PrepareOptions *o = c->options;
     const char *names[MANIFEST_COUNTS], *examples[REPORT_NOTES];
     char path[PATH_LIMIT], tokenizer_hash[SHA256_HEX];
-    bool ok = path_format(path, e, "%s/data/manifest.json", c->work) &&
-              manifest_tokenizer_hash_(tokenizer_hash, c->work, e) &&
-              manifest_file_size_(dropped, c->work, "dropped.jsonl", e);
-    for (size_t s = 0; ok && s < split_count; s++) {
-        ok = manifest_split_sizes_(&splits[s], c->work, e);
+    ManifestSourceContent *sources = calloc(c->sources.count + 1, sizeof *sources);
+    if (!sources) {
+        return fail(e, "prepare: no memory for %zu sources", c->sources.count);
     }
 
+    m.command = o->command;
+    m.command_count = o->command_count;
+    m.seed = o->seed;
+    m.val_fraction = o->val_fraction;
+    m.text_key = o->text_key;
+    m.tokenizer_path = o->tokenizer ? o->tokenizer : "tokenizer";
+    m.tokenizer_trained = !o->tokenizer;
+    m.tokenizer_hash = tokenizer_hash;
+    m.vocab_size = c->tokenizer.vocabulary.count;
+    m.end_of_document = c->tokenizer.end_of_document;
+
     manifest_count_names_(names);
+    m.count_names = names;
+    m.count_count = MANIFEST_COUNTS;
+    m.counts = c->report->counts.all + COUNT_documents;
+    m.skipped_files = c->sources.skipped;
     for (size_t i = 0; i < c->report->note_count; i++) {
         examples[i] = c->report->notes[i];
     }
-    ManifestSourceContent *sources = calloc(c->sources.count + 1, sizeof *sources);
-    ok = ok && (sources || fail(e, "prepare: no memory for %zu sources", c->sources.count));
-    for (size_t i = 0; ok && i < c->sources.count; i++) {
-        const Source *s = &c->sources.items[i];
-        sources[i] = (ManifestSourceContent){.path = s->path,
-                                             .bytes = s->bytes,
-                                             .hash = s->hash,
-                                             .counts = manifest_counts_(&s->counts),
-                                             .origin = s->origin};
-    }
-    const ManifestContent content = {
-        .command = o->command,
-        .command_count = o->command_count,
-        .seed = o->seed,
-        .val_fraction = o->val_fraction,
-        .text_key = o->text_key,
-        .tokenizer_path = o->tokenizer ? o->tokenizer : "tokenizer",
-        .tokenizer_trained = !o->tokenizer,
-        .tokenizer_hash = tokenizer_hash,
-        .vocab_size = tokenizer->vocabulary.count,
-        .end_of_document = tokenizer->end_of_document,
-        .splits = splits,
-        .split_count = split_count,
-        .dropped = *dropped,
-        .count_names = names,
-        .count_count = MANIFEST_COUNTS,
-        .counts = manifest_counts_(&c->report->counts),
-        .skipped_files = c->report->skipped_files,
-        .rejected_examples = examples,
-        .rejected_example_count = c->report->note_count,
-        .sources = sources,
-        .source_count = c->sources.count,
-    };
-    ok = ok && manifest_write(path, &content, e);
+    m.rejected_examples = examples;
+    m.rejected_example_count = c->report->note_count;
+
+    manifest_list_sources_(sources, &c->sources);
+    m.sources = sources;
+    m.source_count = c->sources.count;
+
+    bool ok = path_format(path, e, "%s/data/manifest.json", c->work.path) &&
+              manifest_tokenizer_hash_(tokenizer_hash, c->work.path, e) &&
+              manifest_sizes_(&m, c, e) && manifest_write(path, &m, e);
     free(sources);
     return ok;
 }

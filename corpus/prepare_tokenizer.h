@@ -4,6 +4,7 @@
 #define CORPUS_PREPARE_TOKENIZER_H
 
 #include "corpus/sample_pass.h"
+#include "shards/idx.h"
 #include "tokenizers/train.h"
 
 // Trains a tokenizer on the sample, which it frees, and writes it to `folder`.
@@ -34,19 +35,19 @@ static inline bool tokenizer_train_(Sample *sample, const PrepareOptions *o, con
     return ok;
 }
 
-// Makes `folder`, completely or not at all: trained on the sample, or a copy of `given` where that
-// is not NULL.
-static inline bool tokenizer_write_(const Tokenizer *given, Sample *sample, const PrepareOptions *o,
-                                    const char *work, const char *folder, Error *e) {
+// Makes `folder`, completely or not at all: trained on the sample, or a copy of the corpus's
+// tokenizer where `sample` is NULL.
+static inline bool tokenizer_write_(const Corpus *c, Sample *sample, const char *folder, Error *e) {
     char made[PATH_LIMIT];
-    if (!path_format(made, e, "%s/tokenizer", work)) {
+    if (!path_format(made, e, "%s/tokenizer", c->work.path)) {
         return false;
     }
     remove_directory(made); // of an interrupted run
     if (mkdir(made, 0777)) {
         return fail(e, "%s: cannot be created: %s", made, strerror(errno));
     }
-    return (given ? tokenizer_save(given, made, e) : tokenizer_train_(sample, o, made, e)) &&
+    return (sample ? tokenizer_train_(sample, c->options, made, e)
+                   : tokenizer_save(&c->tokenizer, made, e)) &&
            sync_directory(made, e) &&
            (rename(made, folder) == 0 ||
             fail(e, "%s: cannot be created: %s", folder, strerror(errno)));
@@ -54,39 +55,38 @@ static inline bool tokenizer_write_(const Tokenizer *given, Sample *sample, cons
 
 // Collective: samples the corpus and trains a tokenizer, which `folder` gets. On failure the line
 // is printed.
-static inline bool tokenizer_sample_and_train_(Corpus *c, VerdictReader *verdicts,
-                                               const char *folder) {
+static inline bool tokenizer_sample_and_train_(Corpus *c, const char *folder) {
+    World *w = c->world;
     Error e = {{0}};
     Sample sample = {0};
-    bool ok = sample_pass_run(c, verdicts, &sample) &&
-              world_check_root(c->world,
-                               c->world->rank != 0 ||
-                                   tokenizer_write_(NULL, &sample, c->options, c->work, folder, &e),
-                               &e);
+    bool ok = sample_pass_run(c, &sample) &&
+              world_check(w, w->rank != 0 || tokenizer_write_(c, &sample, folder, &e), &e);
     sample_free(&sample);
     return ok;
 }
 
 // Collective: every rank gets the tokenizer, and WORK/data/tokenizer has it; an interrupted run may
-// have made that. tokenizer_free releases it, after a failure too. On failure the line is printed.
-static inline bool prepare_tokenizer(Corpus *c, VerdictReader *verdicts, Tokenizer *tokenizer) {
-    const PrepareOptions *o = c->options;
+// have made that. On failure the line is printed.
+static inline bool prepare_tokenizer(Corpus *c) {
+    const char *given = c->options->tokenizer;
     const bool root = c->world->rank == 0;
     Error e = {{0}};
     char folder[PATH_LIMIT];
-    bool ok = path_format(folder, &e, "%s/data/tokenizer", c->work);
+    bool ok = path_format(folder, &e, "%s/data/tokenizer", c->work.path);
     bool made = ok && root && access(folder, F_OK) == 0;
     if (!world_check(c->world, ok, &e)) {
         return false;
     }
     broadcast(&made, sizeof made);
-    if (!made && !o->tokenizer && !tokenizer_sample_and_train_(c, verdicts, folder)) {
+    if (!made && !given && !tokenizer_sample_and_train_(c, folder)) {
         return false;
     }
-    bool copy = o->tokenizer && !made && root;
-    ok = tokenizer_load(tokenizer, o->tokenizer ? o->tokenizer : folder, &e) &&
-         (!copy || tokenizer_write_(tokenizer, NULL, o, c->work, folder, &e)) &&
-         workers_init_encoders(&c->workers, tokenizer, &e);
+
+    ok = tokenizer_load(&c->tokenizer, given ? given : folder, &e) &&
+         (!given || made || !root || tokenizer_write_(c, NULL, folder, &e)) &&
+         workers_init_encoders(&c->workers, &c->tokenizer, &e);
+    c->item_bytes[UNIT_TRAIN_BIN] = c->item_bytes[UNIT_VAL_BIN] =
+        (size_t)idx_token_bytes(c->tokenizer.vocabulary.count);
     return world_check(c->world, ok, &e);
 }
 

@@ -46,8 +46,8 @@ static inline bool reader_decompress_(Reader *r, Error *e) {
     (void)fcntl(r->file, F_SETPIPE_SZ, 1 << 20); // lets it work ahead; it may be refused
     if (status) {
         r->decompressor = 0;
-        return fail(e, "%s: %s, which reads it, cannot be started: %s", r->source->path, program,
-                    strerror(status));
+        return fail(e, "%s: %s, which is needed to read it, cannot be started: %s", r->source->path,
+                    program, strerror(status));
     }
     return true;
 }
@@ -59,8 +59,7 @@ static inline bool reader_more(Reader *r, Error *e) {
         r->end -= r->start;
         r->start = 0;
     }
-    if (r->capacity - r->end < READ_BLOCK &&
-        !array_reserve(&r->data, &r->capacity, r->end, READ_BLOCK, 1, e)) {
+    if (!array_reserve(&r->data, &r->capacity, r->end, READ_BLOCK, 1, e)) {
         return false;
     }
     ssize_t n;
@@ -143,9 +142,7 @@ static inline bool reader_close(Reader *r, bool ok, Error *e) {
     if (r->file >= 0 && r->file != r->input) {
         close(r->file);
     }
-    if (r->input >= 0) {
-        close(r->input);
-    }
+    close_if_open(r->input);
     if (r->decompressor) {
         while (waitpid(r->decompressor, &status, 0) < 0 && errno == EINTR) {
         }

@@ -2,7 +2,7 @@
 #ifndef CORPUS_SOURCES_H
 #define CORPUS_SOURCES_H
 
-#include <strings.h> // strcasecmp
+#include <strings.h> // strncasecmp
 
 #include "corpus/counts.h"
 #include "mpi_utils.h"
@@ -29,6 +29,11 @@ typedef struct {
     uint64_t skipped; // files in the input folders of types that are not read
 } SourceList;
 
+static inline bool ends_with_(const char *path, size_t length, const char *ending) {
+    size_t n = strlen(ending);
+    return length > n && !strncasecmp(path + length - n, ending, n);
+}
+
 static const char SOURCE_KINDS[] =
     ".txt, .text, .md or .jsonl, also with .gz or .zst, or .json.gz or .json.zst";
 
@@ -45,17 +50,16 @@ static inline SourceKind source_kind_(const char *path, Compression *compression
                  {".json", SOURCE_JSON_LINES}};
     size_t length = strlen(path);
     *compression = COMPRESSED_NOT;
-    if (length > 3 && !strcasecmp(path + length - 3, ".gz")) {
+    if (ends_with_(path, length, ".gz")) {
         *compression = COMPRESSED_GZIP;
         length -= 3;
-    } else if (length > 4 && !strcasecmp(path + length - 4, ".zst")) {
+    } else if (ends_with_(path, length, ".zst")) {
         *compression = COMPRESSED_ZSTD;
         length -= 4;
     }
 
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        size_t n = strlen(kinds[i].ending);
-        if (length > n && !strncasecmp(path + length - n, kinds[i].ending, n) &&
+        if (ends_with_(path, length, kinds[i].ending) &&
             (strcmp(kinds[i].ending, ".json") || *compression)) {
             return kinds[i].kind;
         }
@@ -78,7 +82,7 @@ static inline bool sources_add_file_(SourceList *list, const Source *source, Err
                     source->path);
     }
     if (list->count == UINT32_MAX) {
-        return fail(e, "%s: is one file too many; the .docs files number at most %u", source->path,
+        return fail(e, "%s: is one file too many; .docs files can number at most %u", source->path,
                     UINT32_MAX);
     }
     if (!array_reserve(&list->items, &list->capacity, list->count, 1, sizeof *list->items, e)) {
@@ -95,11 +99,10 @@ static inline bool sources_add_file_(SourceList *list, const Source *source, Err
 
 // Why a path that was named cannot be read as text.
 static inline bool sources_reject_(const char *path, Error *e) {
-    size_t length = strlen(path);
-    bool tokens =
-        length > 4 && (!strcmp(path + length - 4, ".bin") || !strcmp(path + length - 4, ".idx"));
+    const size_t length = strlen(path);
+    bool tokens = ends_with_(path, length, ".bin") || ends_with_(path, length, ".idx");
     return tokens ? fail(e,
-                         "%s: holds tokens already: give Megatron pairs and llm.c shards to train "
+                         "%s: already holds tokens: give Megatron pairs and llm.c shards to train "
                          "--data as they are",
                          path)
                   : fail(e, "%s: cannot be read as text: that is %s", path, SOURCE_KINDS);
@@ -114,9 +117,9 @@ static inline bool sources_add_(SourceList *list, const char *path, bool named, 
     struct dirent **names = NULL;
     source.kind = source_kind_(path, &source.compression);
     if (stat(path, &status) || lstat(path, &link)) {
-        list->skipped += !named && source.kind == SOURCE_UNKNOWN;
-        return (!named && source.kind == SOURCE_UNKNOWN) ||
-               fail(e, "%s: cannot be read: %s", path, strerror(errno));
+        bool skip = !named && source.kind == SOURCE_UNKNOWN;
+        list->skipped += skip;
+        return skip || fail(e, "%s: cannot be read: %s", path, strerror(errno));
     }
     bool folder = S_ISDIR(status.st_mode);
     if (folder && (named || !S_ISLNK(link.st_mode))) {
@@ -147,7 +150,7 @@ static inline bool sources_add_(SourceList *list, const char *path, bool named, 
 static inline bool source_unchanged(const Source *source, Error *e) {
     struct stat now;
     if (stat(source->path, &now)) {
-        return fail(e, "%s: cannot be read any more: %s", source->path, strerror(errno));
+        return fail(e, "%s: can no longer be read: %s", source->path, strerror(errno));
     }
     return (now.st_ino == source->inode && (uint64_t)now.st_size == source->bytes &&
             now.st_mtim.tv_sec == source->time.tv_sec &&
@@ -183,10 +186,8 @@ static inline bool sources_share(SourceList *list, const World *world, Error *e)
             source = list->items[i];
             snprintf(path, sizeof path, "%s", source.path);
         }
-        uint64_t length = strlen(path);
         broadcast(&source, sizeof source);
-        broadcast(&length, sizeof length);
-        broadcast(path, length + 1);
+        broadcast(path, sizeof path);
         source.path = path;
         if (world->rank > 0) {
             ok = ok && sources_add_file_(list, &source, e);

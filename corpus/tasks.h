@@ -51,60 +51,67 @@ static inline bool tasks_share(const World *w, const uint64_t *bytes, size_t cou
 // ------------------------------------------------------------------------------------------------
 // Hashes, by all threads of all ranks
 
-// Collective: hashes[i] gets the SHA-256 of paths[i], of about bytes[i], on all ranks. On failure
-// the line is printed.
-static inline bool hash_files(World *world, const char *const *paths, const uint64_t *bytes,
-                              size_t count, char (*hashes)[SHA256_HEX]) {
+typedef struct {
+    const char *path;
+    uint64_t bytes; // about
+    char hash[SHA256_HEX];
+} HashedFile;
+
+// Collective: the files get their SHA-256 on all ranks. On failure the line is printed.
+static inline bool hash_files(World *world, HashedFile *files, size_t count) {
     Error e = {{0}};
-    bool *mine = calloc(count + 1, sizeof *mine),
-         ok = mine || fail(&e, "prepare: no memory to hash %zu files", count);
-    ok = ok && tasks_share(world, bytes, count, mine, &e);
-    memset(hashes, 0, count * sizeof *hashes);
+    uint64_t *bytes = malloc((count + 1) * sizeof *bytes);
+    bool *mine = malloc((count + 1) * sizeof *mine);
+    char(*hashes)[SHA256_HEX] = calloc(count + 1, sizeof *hashes);
+    bool ok = (bytes && mine && hashes) || fail(&e, "prepare: no memory to hash %zu files", count);
+    for (size_t i = 0; ok && i < count; i++) {
+        bytes[i] = files[i].bytes;
+    }
+    ok = world_check(world, ok && tasks_share(world, bytes, count, mine, &e), &e);
+    if (ok) { // on all ranks
 #pragma omp parallel for schedule(dynamic, 1)
-    for (size_t i = 0; i < count; i++) {
-        Error mine_e;
-        if (ok && mine[i] && !sha256_file(paths[i], hashes[i], &mine_e)) {
+        for (size_t i = 0; i < count; i++) {
+            Error why;
+            if (mine[i] && !sha256_file(files[i].path, hashes[i], &why)) {
 #pragma omp critical
-            {
-                e = mine_e;
-                ok = false;
+                e = why, ok = false;
             }
         }
+        for (size_t i = 0; i < count; i += MESSAGE_ELEMENTS / SHA256_HEX) {
+            size_t n = min_u64(count - i, MESSAGE_ELEMENTS / SHA256_HEX);
+            MPI_Allreduce(MPI_IN_PLACE, hashes[i], (int)(n * SHA256_HEX), MPI_BYTE, MPI_BOR,
+                          MPI_COMM_WORLD);
+        }
+        for (size_t i = 0; i < count; i++) {
+            memcpy(files[i].hash, hashes[i], SHA256_HEX);
+        }
+        ok = world_check(world, ok, &e);
     }
+    free(bytes);
     free(mine);
-    for (size_t i = 0; i < count; i += MESSAGE_ELEMENTS / SHA256_HEX) {
-        size_t n = min_u64(count - i, MESSAGE_ELEMENTS / SHA256_HEX);
-        MPI_Allreduce(MPI_IN_PLACE, hashes[i], (int)(n * SHA256_HEX), MPI_BYTE, MPI_BOR,
-                      MPI_COMM_WORLD);
-    }
-    return world_check(world, ok, &e);
+    free(hashes);
+    return ok;
 }
 
 // Collective: the sources' hashes; each must still be what it was when the run began.
 static inline bool hash_sources(SourceList *sources, World *world) {
-    const size_t count = sources->count;
     Error e = {{0}};
-    const char **paths = malloc((count + 1) * sizeof *paths);
-    uint64_t *bytes = malloc((count + 1) * sizeof *bytes);
-    char(*hashes)[SHA256_HEX] = malloc((count + 1) * sizeof *hashes);
-    bool ok = (paths && bytes && hashes) || fail(&e, "prepare: no memory to hash %zu files", count);
-    ok = world_check(world, ok, &e);
-    for (size_t i = 0; ok && i < count; i++) {
-        paths[i] = sources->items[i].path;
-        bytes[i] = sources->items[i].bytes;
+    HashedFile *files = calloc(sources->count + 1, sizeof *files);
+    bool ok = files || fail(&e, "prepare: no memory to hash %zu files", sources->count);
+    for (size_t i = 0; ok && i < sources->count; i++) {
+        files[i].path = sources->items[i].path;
+        files[i].bytes = sources->items[i].bytes;
     }
-    ok = ok && hash_files(world, paths, bytes, count, hashes);
+    ok = world_check(world, ok, &e) && hash_files(world, files, sources->count);
 
     if (ok) { // on all ranks
-        for (size_t i = 0; ok && i < count && world->rank == 0; i++) {
-            memcpy(sources->items[i].hash, hashes[i], SHA256_HEX);
+        for (size_t i = 0; ok && i < sources->count && world->rank == 0; i++) {
+            memcpy(sources->items[i].hash, files[i].hash, SHA256_HEX);
             ok = source_unchanged(&sources->items[i], &e);
         }
         ok = world_check(world, ok, &e);
     }
-    free(paths);
-    free(bytes);
-    free(hashes);
+    free(files);
     return ok;
 }
 

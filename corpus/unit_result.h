@@ -11,8 +11,8 @@
 enum { ORIGIN_UNIT_VALUES = 1024 }; // distinct values that are counted in a unit
 
 typedef struct {
-    uint64_t line; // number within the unit, from 1
-    char *why;     // ": what is wrong"
+    uint64_t line;        // number within the unit, from 1
+    char why[NOTE_LIMIT]; // what is wrong
 } Note;
 
 typedef struct {
@@ -23,25 +23,17 @@ typedef struct {
 } UnitResult;
 
 static inline void unit_result_free(UnitResult *r) {
-    for (size_t i = 0; i < r->note_count; i++) {
-        free(r->notes[i].why);
-    }
     origins_free(r->origin);
     *r = (UnitResult){0};
 }
 
 // Adds a note on a rejected line, as long as there is room for one.
-static inline bool unit_result_note(UnitResult *r, uint64_t line, const char *why, size_t length,
-                                    Error *e) {
-    if (r->note_count == REPORT_NOTES) {
-        return true;
+static inline void unit_result_note(UnitResult *r, uint64_t line, const char *why, size_t length) {
+    if (r->note_count < REPORT_NOTES) {
+        Note *note = &r->notes[r->note_count++];
+        note->line = line;
+        snprintf(note->why, sizeof note->why, "%.*s", (int)length, why);
     }
-    char *copy = strndup(why, length);
-    if (!copy) {
-        return fail(e, "prepare: no memory for a note on a rejected line");
-    }
-    r->notes[r->note_count++] = (Note){line, copy};
-    return true;
 }
 
 static inline void unit_result_put(JsonWriter *w, const UnitResult *r) {
@@ -63,10 +55,7 @@ static inline void unit_result_put(JsonWriter *w, const UnitResult *r) {
 static inline bool unit_result_save(const UnitResult *r, const char *path, Error *e) {
     JsonWriter w = {0};
     unit_result_put(&w, r);
-    bool ok = (!w.failed || fail(e, "%s: no memory to write it", path)) &&
-              replace_file(path, w.data, w.length, e);
-    free(w.data);
-    return ok;
+    return json_save(&w, path, e);
 }
 
 // Reads what unit_result_save wrote. unit_result_free releases it, after a failure too.
@@ -84,9 +73,12 @@ static inline bool unit_result_load(UnitResult *r, const char *path, Error *e) {
          ok && note && r->note_count < REPORT_NOTES; note = note->next) {
         const char *why = json_string(json_get(note, "why"));
         Note *to = &r->notes[r->note_count];
-        ok = (json_uint(json_get(note, "line"), &to->line) && why && (to->why = strdup(why))) ||
+        ok = (json_uint(json_get(note, "line"), &to->line) && why && strlen(why) < NOTE_LIMIT) ||
              fail(e, "%s: its notes on rejected lines cannot be read", path);
-        r->note_count += ok;
+        if (ok) {
+            strcpy(to->why, why);
+            r->note_count++;
+        }
     }
     ok = ok && origins_read(r->origin, ORIGIN_UNIT_VALUES, json_get(json.root, "origin"), e);
     json_free(&json);

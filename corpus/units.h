@@ -21,7 +21,7 @@ typedef struct {
 
 static inline bool units_add_(UnitList *units, Unit unit, Error *e) {
     if (units->count == UINT32_MAX) {
-        return fail(e, "prepare: the input makes more than the %u units supported", UINT32_MAX);
+        return fail(e, "prepare: the input yields more than the %u units supported", UINT32_MAX);
     }
     if (!array_reserve(&units->items, &units->capacity, units->count, 1, sizeof unit, e)) {
         return false;
@@ -60,56 +60,33 @@ static inline bool units_make(UnitList *units, const SourceList *sources, uint64
 // ------------------------------------------------------------------------------------------------
 // Files of a unit
 
-// WORK/parts/NUMBER.NAME
-static inline bool unit_path(char *path, const char *work, size_t unit, const char *name,
-                             Error *e) {
-    return path_format(path, e, "%s/parts/%08zu.%s", work, unit, name);
-}
+// Those of the scan pass, then those of the encode pass, by split in the order of SPLIT_DOCS.
+enum {
+    UNIT_RECORDS,
+    UNIT_PLACES,
+    UNIT_TRAIN_DOCS,
+    UNIT_TRAIN_BIN,
+    UNIT_TRAIN_META,
+    UNIT_VAL_DOCS,
+    UNIT_VAL_BIN,
+    UNIT_VAL_META,
+    UNIT_DROPPED,
+    UNIT_FILES
+};
 
-typedef struct {
-    FILE *file; // NULL until something is written
-    char path[PATH_LIMIT];
-} UnitFile;
+// Each holds as many items of one size as one of the unit's counts says.
+static const struct {
+    const char *name;
+    int count;
+} UNIT_FILE[UNIT_FILES] = {
+    {"records", COUNT_documents},           {"places", COUNT_documents},
+    {"train.docs", COUNT_train_documents},  {"train.bin", COUNT_train_tokens},
+    {"train.meta", COUNT_train_meta_bytes}, {"val.docs", COUNT_val_documents},
+    {"val.bin", COUNT_val_tokens},          {"val.meta", COUNT_val_meta_bytes},
+    {"dropped", COUNT_dropped_bytes}};
 
-static inline bool unit_file_begin(UnitFile *f, const char *work, size_t unit, const char *name,
-                                   Error *e) {
-    f->file = NULL;
-    return unit_path(f->path, work, unit, name, e);
-}
-
-static inline bool unit_file_write(UnitFile *f, const void *data, size_t bytes, Error *e) {
-    if (!bytes) {
-        return true;
-    }
-    if (!f->file) {
-        f->file = fopen(f->path, "wb");
-        if (!f->file) {
-            return fail(e, "%s: cannot be created: %s", f->path, strerror(errno));
-        }
-    }
-    return write_bytes(f->file, f->path, data, bytes, e);
-}
-
-// Closes the file, on disk when this returns true; `ok` says whether all went well so far.
-static inline bool unit_file_close(UnitFile *f, bool ok, Error *e) {
-    if (f->file) {
-        ok = close_written(f->file, f->path, ok ? e : &(Error){0}) && ok;
-        f->file = NULL;
-    }
-    return ok;
-}
-
-// Whether a file of the unit has as many bytes as it should have; one of none need not be there.
-static inline bool unit_file_check(const char *work, size_t unit, const char *name, uint64_t bytes,
-                                   Error *e) {
-    char path[PATH_LIMIT];
-    struct stat status;
-    if (bytes == 0) {
-        return true;
-    }
-    return unit_path(path, work, unit, name, e) &&
-           ((stat(path, &status) == 0 && (uint64_t)status.st_size == bytes) ||
-            fail(e, "%s: should have %llu bytes", path, (unsigned long long)bytes));
+static inline int unit_file_of_split(int split, int kind) {
+    return UNIT_TRAIN_DOCS + SPLIT_KINDS * split + kind;
 }
 
 #endif

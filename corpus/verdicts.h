@@ -10,51 +10,41 @@
 // resumes its job.
 typedef struct {
     uint64_t document;  // number among the documents of the corpus that have text
-    uint32_t reason;    // DropReason
+    uint32_t reason;    // DropReason, never DROP_NONE in the file
     uint32_t of_source; // of a duplicate: the document it repeats
     uint64_t of_offset;
     double value; // what was measured: characters, a share, or the similarity
 } Verdict;
 
+// A reader that is not open has no verdicts: file is -1, all else zero.
 typedef struct {
     char path[PATH_LIMIT];
-    FILE *file;                      // in front of the verdict after `next`; NULL: no verdicts
-    const uint64_t *first_documents; // [units + 1] number of the unit's first document with text
+    int file;
+    size_t count;              // of the verdicts
+    uint64_t *first_documents; // [units + 1] number of the unit's first document with text
+    size_t at;                 // index of the verdict after `next`
     Verdict next;
     uint64_t document; // number of the next document with text
 } VerdictReader;
 
-// Reads the next verdict; behind the last one stands a document that does not exist.
-static inline bool verdicts_advance_(VerdictReader *v, Error *e) {
-    if (v->file && fread(&v->next, sizeof v->next, 1, v->file) == 1) {
-        return true;
-    }
-    v->next = (Verdict){.document = UINT64_MAX};
-    return !v->file || !ferror(v->file) ||
-           fail(e, "%s: cannot be read: %s", v->path, strerror(errno));
+// Opens the file at v->path.
+static inline bool verdicts_open(VerdictReader *v, Error *e) {
+    uint64_t bytes = 0;
+    v->file = open_regular(v->path, &bytes, e);
+    v->count = bytes / sizeof(Verdict);
+    return v->file >= 0;
 }
 
-// A reader without verdicts, which drops nothing.
-static inline void verdicts_none(VerdictReader *v) {
-    *v = (VerdictReader){.next = {.document = UINT64_MAX}};
+static inline void verdicts_free(VerdictReader *v) {
+    close_if_open(v->file);
+    free(v->first_documents);
 }
 
-static inline bool verdicts_open(VerdictReader *v, const char *path,
-                                 const uint64_t *first_documents, Error *e) {
-    verdicts_none(v);
-    if (!path_format(v->path, e, "%s", path)) {
-        return false;
-    }
-    v->first_documents = first_documents;
-    v->file = fopen(path, "rb");
-    return v->file || fail(e, "%s: cannot be read: %s", path, strerror(errno));
-}
-
-static inline void verdicts_close(VerdictReader *v) {
-    if (v->file) {
-        fclose(v->file);
-    }
-    v->file = NULL;
+// Reads a verdict; behind the last one stands a document that does not exist.
+static inline bool verdict_read_(const VerdictReader *v, size_t i, Verdict *verdict, Error *e) {
+    *verdict = (Verdict){.document = UINT64_MAX};
+    return i == v->count ||
+           read_at(v->file, v->path, verdict, sizeof *verdict, i * sizeof *verdict, e);
 }
 
 typedef struct {
@@ -65,38 +55,34 @@ typedef struct {
 
 static inline bool verdict_before_(const void *context, size_t i) {
     const VerdictSearch_ *s = context;
-    Verdict verdict = {.document = UINT64_MAX};
-    *s->ok = *s->ok && read_at(fileno(s->reader->file), s->reader->path, &verdict, sizeof verdict,
-                               i * sizeof verdict, s->error);
-    return verdict.document < s->reader->document;
+    Verdict verdict;
+    *s->ok = *s->ok && verdict_read_(s->reader, i, &verdict, s->error);
+    return *s->ok && verdict.document < s->reader->document;
+}
+
+static inline bool verdicts_advance_(VerdictReader *v, Error *e) {
+    bool ok = verdict_read_(v, v->at, &v->next, e);
+    v->at += v->at < v->count;
+    return ok;
 }
 
 // Goes to the first verdict on this unit or a later one.
 static inline bool verdicts_seek(VerdictReader *v, size_t unit, Error *e) {
-    struct stat status;
     bool ok = true;
-    if (!v->file) {
-        return true;
-    }
-    v->document = v->first_documents[unit];
-    if (fstat(fileno(v->file), &status)) {
-        return fail(e, "%s: cannot be read: %s", v->path, strerror(errno));
-    }
-
     const VerdictSearch_ search = {v, &ok, e};
-    size_t count = (size_t)status.st_size / sizeof(Verdict);
-    size_t first = bisect(0, count, verdict_before_, &search);
-    return ok &&
-           (fseeko(v->file, (off_t)(first * sizeof(Verdict)), SEEK_SET) == 0 ||
-            fail(e, "%s: cannot be read: %s", v->path, strerror(errno))) &&
-           verdicts_advance_(v, e);
+    v->document = v->count ? v->first_documents[unit] : 0;
+    v->at = bisect(0, v->count, verdict_before_, &search);
+    return ok && verdicts_advance_(v, e);
 }
 
-// Whether the next document with text is dropped; then *verdict says why.
-static inline bool verdicts_take(VerdictReader *v, bool *dropped, Verdict *verdict, Error *e) {
+// The verdict on the next document with text; its reason is 0 if the document is kept.
+static inline bool verdicts_take(VerdictReader *v, Verdict *verdict, Error *e) {
+    if (v->next.document != v->document++) {
+        *verdict = (Verdict){0};
+        return true;
+    }
     *verdict = v->next;
-    *dropped = v->next.document == v->document++;
-    return !*dropped || verdicts_advance_(v, e);
+    return verdicts_advance_(v, e);
 }
 
 #endif

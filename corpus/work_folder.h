@@ -16,7 +16,7 @@
 
 typedef struct {
     char path[PATH_LIMIT];
-    int lock;      // rank 0: descriptor of the folder, locked; -1 while it is not ours
+    int lock;      // rank 0: descriptor of the folder, locked; -1: it is not ours
     bool resuming; // rank 0: it holds units of the same job
 } WorkFolder;
 
@@ -30,7 +30,6 @@ static inline bool work_folder_name(WorkFolder *work, const char *out, Error *e)
     while (name > 0 && out[name - 1] != '/') {
         name--;
     }
-    *work = (WorkFolder){.lock = -1};
     if (length == 0 || name == length) {
         return fail(e, "\"%s\": is not a name for the output folder", out);
     }
@@ -73,11 +72,7 @@ static inline bool job_put_tokenizer_(JsonWriter *w, const char *path, Error *e)
 
 static inline void job_put_options_(JsonWriter *w, const PrepareOptions *o) {
     json_put_string(w, "revision", o->revision ? o->revision : "");
-    json_open(w, "command", '[');
-    for (size_t i = 0; i < o->command_count; i++) {
-        json_put_string(w, NULL, o->command[i]);
-    }
-    json_close(w, ']');
+    json_put_strings(w, "command", o->command, o->command_count);
     json_put_string(w, "tokenizer", o->tokenizer ? o->tokenizer : "");
     json_put_bool(w, "unigram", o->unigram);
     json_put_bool(w, "index", o->index);
@@ -122,6 +117,7 @@ static inline bool work_folder_check_out_(const char *out, Error *e) {
     if (!path_format(manifest, e, "%s/manifest.json", out)) {
         return false;
     }
+
     int count = list_folder(out, &names);
     int reason = errno;
     free_names(names, count);
@@ -143,7 +139,7 @@ static inline bool work_folder_lock_(WorkFolder *work, const char *out, Error *e
     }
     if (flock(folder, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) {
         close(folder);
-        return fail(e, "%s: another prepare is making this folder right now", out);
+        return fail(e, "%s: another prepare is creating this folder right now", out);
     }
     work->lock = folder;
     return true;
@@ -199,11 +195,9 @@ static inline bool work_folder_open(WorkFolder *work, const PrepareOptions *o,
 
 // Gives the finished data/ its name. From here on it is complete, whatever happens.
 static inline bool work_folder_publish(const WorkFolder *work, const char *out, Error *e) {
-    const char *slash = strrchr(work->path, '/');
     char parent[PATH_LIMIT], data[PATH_LIMIT];
-    if (!path_format(parent, e, "%.*s", slash ? (int)(slash - work->path) + 1 : 1,
-                     slash ? work->path : ".") ||
-        !path_format(data, e, "%s/data", work->path) || !sync_directory(data, e)) {
+    if (!path_parent(parent, work->path, e) || !path_format(data, e, "%s/data", work->path) ||
+        !sync_directory(data, e)) {
         return false;
     }
     if (rename(data, out)) { // over an empty folder too
@@ -217,7 +211,6 @@ static inline void work_folder_close(WorkFolder *work) {
     if (work->lock >= 0) {
         remove_directory(work->path);
         close(work->lock);
-        work->lock = -1;
     }
 }
 

@@ -10,10 +10,10 @@
 
 typedef struct {
     Encoder encoder;
-    FilterState *filter; // NULL: no filter or duplicate detection is on
-    TokenBuffer tokens;  // of the batch
-    TextBuffer store;    // texts and metadata of the batch
-    char *line;          // the current line with ill-formed UTF-8 replaced
+    FilterState filter;
+    TokenBuffer tokens; // of the batch
+    TextBuffer store;   // texts and metadata of the batch
+    char *line;         // the current line with ill-formed UTF-8 replaced
     size_t line_capacity;
     JsonWriter writer;
     bool ok;
@@ -30,11 +30,16 @@ typedef struct {
     size_t at, length;
 } Span;
 
-static inline bool workers_make(Workers *w, Error *e) {
-    int count = omp_get_max_threads();
+static inline bool workers_make(Workers *w, const FilterOptions *filter, Error *e) {
+    const int count = omp_get_max_threads();
     w->items = calloc((size_t)count, sizeof *w->items);
-    w->count = w->items ? count : 0;
-    return w->items || fail(e, "prepare: no memory for %d threads", count);
+    if (!w->items) {
+        return fail(e, "prepare: no memory for %d threads", count);
+    }
+    for (; w->count < count; w->count++) {
+        w->items[w->count].filter.options = *filter;
+    }
+    return true;
 }
 
 static inline bool workers_init_encoders(Workers *w, const Tokenizer *tokenizer, Error *e) {
@@ -46,21 +51,11 @@ static inline bool workers_init_encoders(Workers *w, const Tokenizer *tokenizer,
     return true;
 }
 
-static inline bool workers_init_filters(Workers *w, const FilterOptions *options, Error *e) {
-    for (int i = 0; i < w->count; i++) {
-        w->items[i].filter = filter_new(options, e);
-        if (!w->items[i].filter) {
-            return false;
-        }
-    }
-    return true;
-}
-
 static inline void workers_free(Workers *w) {
     for (int i = 0; i < w->count; i++) {
         Worker *worker = &w->items[i];
         encoder_free(&worker->encoder);
-        filter_free(worker->filter);
+        filter_free(&worker->filter);
         free(worker->tokens.ids);
         free(worker->store.data);
         free(worker->line);

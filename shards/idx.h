@@ -12,8 +12,7 @@
 #define SHARDS_IDX_H
 
 #include "shards/docs.h"
-#include "util/array.h"
-#include "util/files.h"
+#include "shards/numbers.h"
 
 enum { IDX_HEADER = 34 };
 
@@ -95,13 +94,11 @@ static inline bool idx_write(const char *idx_path, const char *docs_path, int to
     }
     ok = ok && output_write(&idx, last, sizeof last, e);
     fclose(docs);
-    return opened && output_close(&idx, hex, ok ? e : &(Error){0}) && ok;
+    return opened && output_close(&idx, hex, ok, e);
 }
 
 // ------------------------------------------------------------------------------------------------
 // Reader
-
-enum { IDX_BLOCK = 4096 }; // entries read at a time
 
 // The contents of a .bin, as described by its index.
 typedef struct {
@@ -114,19 +111,14 @@ typedef struct {
 static inline bool idx_check_sequences_(IdxContent *c, int idx, const char *idx_path,
                                         const char *bin_path, uint64_t sequences,
                                         uint64_t bin_bytes, Error *e) {
-    unsigned char lengths[4 * IDX_BLOCK], pointers[8 * IDX_BLOCK];
+    NumberReader lengths = {idx, idx_path, IDX_HEADER, sequences, .bytes = 4};
+    NumberReader pointers = {idx, idx_path, IDX_HEADER + 4 * sequences, sequences, .bytes = 8};
     uint64_t end = 0; // of the sequences so far, in bytes of the .bin
     for (uint64_t i = 0; i < sequences; i++) {
-        size_t j = i % IDX_BLOCK;
-        if (j == 0) {
-            size_t n = min_u64(sequences - i, IDX_BLOCK);
-            if (!read_at(idx, idx_path, lengths, 4 * n, IDX_HEADER + 4 * i, e) ||
-                !read_at(idx, idx_path, pointers, 8 * n, IDX_HEADER + 4 * sequences + 8 * i, e)) {
-                return false;
-            }
+        uint64_t length, pointer;
+        if (!number_next(&lengths, &length, e) || !number_next(&pointers, &pointer, e)) {
+            return false;
         }
-
-        uint64_t length = load_le(lengths + 4 * j, 4), pointer = load_le(pointers + 8 * j, 8);
         if (length > INT32_MAX) {
             return fail(e, "%s: sequence %llu has the negative length %d", idx_path,
                         (unsigned long long)i, (int32_t)length);
@@ -155,15 +147,12 @@ static inline bool idx_check_sequences_(IdxContent *c, int idx, const char *idx_
 // Checks document[]: non-decreasing from 0 to S.
 static inline bool idx_check_documents_(int idx, const char *idx_path, uint64_t sequences,
                                         uint64_t entries, Error *e) {
-    unsigned char block[8 * IDX_BLOCK];
-    uint64_t previous = 0;
+    NumberReader firsts = {idx, idx_path, IDX_HEADER + 12 * sequences, entries, .bytes = 8};
+    uint64_t first, previous = 0;
     for (uint64_t i = 0; i < entries; i++) {
-        size_t j = i % IDX_BLOCK;
-        if (j == 0 && !read_at(idx, idx_path, block, 8 * min_u64(entries - i, IDX_BLOCK),
-                               IDX_HEADER + 12 * sequences + 8 * i, e)) {
+        if (!number_next(&firsts, &first, e)) {
             return false;
         }
-        uint64_t first = load_le(block + 8 * j, 8);
         if (first > sequences || first < previous || (i == 0 && first != 0)) {
             return fail(
                 e, "%s: document %llu begins at sequence %lld, which is not between %llu and %llu",

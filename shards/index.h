@@ -23,73 +23,77 @@
 
 enum { INDEX_VERSION = 1, INDEX_HEADER = 64, INDEX_BLOCK = 1 << 26, INDEX_OVERLAP = 1 << 16 };
 
+// Where the blocks of an index begin.
+typedef struct {
+    uint64_t *first_token, *first_entry; // (blocks + 1): the last is the end
+    uint64_t blocks;
+} IndexTable;
+
+static inline void index_table_free(IndexTable *t) {
+    free(t->first_token);
+    free(t->first_entry);
+    *t = (IndexTable){0};
+}
+
+// ------------------------------------------------------------------------------------------------
+// Writer
+
 typedef struct {
     Dataset data;
     TokenTexts texts;
     size_t block_bytes; // text of a block
     char path[PATH_LIMIT];
     int file;
-    uint64_t *first_token, *first_entry; // (blocks + 1): the last is the end
-    size_t blocks, token_capacity, entry_capacity;
+    IndexTable table;
+    size_t token_capacity, entry_capacity;
 } IndexBuild_;
 
-// Reads ids in order, 64 KiB at a time.
-typedef struct {
-    const Dataset *data;
-    uint64_t at, end, held; // token numbers: raw holds those from at - at % held on
-    unsigned char raw[1 << 16];
-} TokenReader_;
-
-static inline bool token_next_(TokenReader_ *r, size_t vocab_size, uint64_t *id, Error *e) {
-    const size_t bytes = (size_t)r->data->token_bytes, block = sizeof r->raw / bytes;
-    size_t j = r->held % block;
-    if (j == 0 &&
-        !read_at(r->data->file, r->data->path, r->raw, min_u64(r->end - r->at, block) * bytes,
-                 r->data->first_byte + r->at * bytes, e)) {
+// Reads the text of the next token, number `token`.
+static inline bool token_next_(const IndexBuild_ *b, NumberReader *ids, uint64_t token,
+                               const char **text, size_t *length, Error *e) {
+    uint64_t id;
+    if (!number_next(ids, &id, e)) {
         return false;
     }
-    *id = load_le(r->raw + j * bytes, (int)bytes);
-    r->held++;
-    r->at++;
-    return *id < vocab_size ||
-           fail(e, "%s: token %llu has id %llu, outside the vocabulary of %zu", r->data->path,
-                (unsigned long long)r->at - 1, (unsigned long long)*id, vocab_size);
+    *text = token_text(&b->texts, id, length);
+    return id < b->texts.vocab_size ||
+           fail(e, "%s: token %llu has id %llu, outside the vocabulary of %zu", b->data.path,
+                (unsigned long long)token, (unsigned long long)id, b->texts.vocab_size);
 }
 
 static inline bool index_add_block_(IndexBuild_ *b, uint64_t token, uint64_t entry, Error *e) {
-    if (!array_reserve(&b->first_token, &b->token_capacity, b->blocks, 1, sizeof token, e) ||
-        !array_reserve(&b->first_entry, &b->entry_capacity, b->blocks, 1, sizeof entry, e)) {
+    IndexTable *t = &b->table;
+    if (!array_reserve(&t->first_token, &b->token_capacity, t->blocks, 1, sizeof token, e) ||
+        !array_reserve(&t->first_entry, &b->entry_capacity, t->blocks, 1, sizeof entry, e)) {
         return false;
     }
-    b->first_token[b->blocks] = token;
-    b->first_entry[b->blocks++] = entry;
+    t->first_token[t->blocks] = token;
+    t->first_entry[t->blocks++] = entry;
     return true;
 }
 
 // Cuts the tokens into blocks and counts their entries.
 static inline bool index_plan_(IndexBuild_ *b, Error *e) {
-    TokenReader_ *r = calloc(1, sizeof *r);
-    uint64_t id, entries = 0, bytes = b->block_bytes;
-    bool ok = r || fail(e, "%s: no memory to read it", b->data.path);
-    if (ok) {
-        *r = (TokenReader_){.data = &b->data, .end = b->data.tokens};
-    }
-    while (ok && r->at < r->end) {
-        size_t length = 0;
-        ok = token_next_(r, b->texts.vocab_size, &id, e);
-        if (ok) {
-            token_text(&b->texts, id, &length);
-            bytes += length + (length == 0);
-            if (bytes > b->block_bytes) {
-                ok = index_add_block_(b, r->at - 1, entries, e);
-                bytes = length + (length == 0);
-            }
-            entries += length > 0;
+    NumberReader ids = dataset_ids(&b->data, 0, b->data.tokens);
+    uint64_t entries = 0, bytes = b->block_bytes;
+    for (uint64_t token = 0; token < b->data.tokens; token++) {
+        const char *text;
+        size_t length;
+        if (!token_next_(b, &ids, token, &text, &length, e)) {
+            return false;
         }
+        const size_t symbols = length + (length == 0);
+        bytes += symbols;
+        if (bytes > b->block_bytes) {
+            bytes = symbols;
+            if (!index_add_block_(b, token, entries, e)) {
+                return false;
+            }
+        }
+        entries += length > 0;
     }
-    ok = ok && index_add_block_(b, b->data.tokens, entries, e);
-    b->blocks--; // the last entry is the end
-    free(r);
+    bool ok = index_add_block_(b, b->data.tokens, entries, e);
+    b->table.blocks -= ok; // the last entry is the end
     return ok;
 }
 
@@ -113,7 +117,7 @@ static inline bool index_block_add_(IndexBlock_ *t, const char *text, size_t len
     for (size_t i = 0; i < length; i++) {
         unsigned char c = (unsigned char)text[i];
         if (c == 0xC0) {
-            return fail(e, "%s: holds a byte C0, which no UTF-8 text has: it cannot be indexed",
+            return fail(e, "%s: has a byte C0, which never occurs in UTF-8: it cannot be indexed",
                         path);
         }
         t->symbols[t->bytes++] = (unsigned char)(c + (c < 0xC0));
@@ -126,29 +130,26 @@ static inline bool index_block_add_(IndexBlock_ *t, const char *text, size_t len
 
 // Reads the text of block number `n` and what overlaps.
 static inline bool index_block_read_(const IndexBuild_ *b, size_t n, IndexBlock_ *t, Error *e) {
-    TokenReader_ *r = calloc(1, sizeof *r);
-    uint64_t id, last = b->first_token[n + 1];
+    const uint64_t first = b->table.first_token[n], last = b->table.first_token[n + 1];
+    NumberReader ids = dataset_ids(&b->data, first, b->data.tokens - first);
     size_t length = 1, end = 0;
-    bool ok = r || fail(e, "%s: no memory to read it", b->data.path);
-    if (ok) {
-        *r = (TokenReader_){.data = &b->data, .at = b->first_token[n], .end = b->data.tokens};
-    }
-    while (ok && r->at < r->end &&
-           (r->at < last || (length > 0 && t->bytes - end < INDEX_OVERLAP))) {
-        ok = token_next_(r, b->texts.vocab_size, &id, e);
-        if (ok) {
-            const char *text = token_text(&b->texts, id, &length);
-            ok = index_block_add_(t, text, length, b->data.path, e);
-            end = r->at <= last ? t->bytes : end;
+    for (uint64_t token = first;
+         token < b->data.tokens && (token < last || (length > 0 && t->bytes - end < INDEX_OVERLAP));
+         token++) {
+        const char *text;
+        if (!token_next_(b, &ids, token, &text, &length, e) ||
+            !index_block_add_(t, text, length, b->data.path, e)) {
+            return false;
         }
+        end = token < last ? t->bytes : end;
     }
-    t->tokens = last - b->first_token[n];
-    for (size_t i = 0, sum = 0; ok && i <= t->bytes / 64; i++) {
+
+    t->tokens = last - first;
+    for (size_t i = 0, sum = 0; i <= t->bytes / 64; i++) {
         t->ranks[i] = (uint32_t)sum;
         sum += (size_t)__builtin_popcountll(t->starts[i]);
     }
-    free(r);
-    return ok;
+    return true;
 }
 
 // Writes the entries of a sorted block: of its suffixes those that begin with a token of the block
@@ -156,7 +157,7 @@ static inline bool index_block_read_(const IndexBuild_ *b, size_t n, IndexBlock_
 static inline bool index_block_write_(const IndexBuild_ *b, size_t n, IndexBlock_ *t, Error *e) {
     unsigned char *out =
         (unsigned char *)t->suffixes; // entry k is written only after suffix k was read
-    uint64_t entries = 0, expected = b->first_entry[n + 1] - b->first_entry[n];
+    uint64_t entries = 0, expected = b->table.first_entry[n + 1] - b->table.first_entry[n];
     for (size_t i = 0; i < t->bytes; i++) {
         size_t at = (size_t)t->suffixes[i];
         uint64_t word = t->starts[at >> 6], bit = (uint64_t)1 << (at & 63);
@@ -171,7 +172,7 @@ static inline bool index_block_write_(const IndexBuild_ *b, size_t n, IndexBlock
         return fail(e, "%s: changed while it was being indexed", b->data.path);
     }
     return write_at(b->file, b->path, out, 4 * entries,
-                    INDEX_HEADER + 16 * (uint64_t)b->blocks + 4 * b->first_entry[n], e);
+                    INDEX_HEADER + 16 * b->table.blocks + 4 * b->table.first_entry[n], e);
 }
 
 static inline bool index_block_build_(const IndexBuild_ *b, size_t n, Error *e) {
@@ -199,12 +200,12 @@ static inline bool index_write_table_(const IndexBuild_ *b, Error *e) {
     store_le(header + 8, INDEX_VERSION, 4);
     store_le(header + 12, INDEX_OVERLAP, 4);
     store_le(header + 16, b->data.tokens, 8);
-    store_le(header + 24, b->first_entry[b->blocks], 8);
-    store_le(header + 32, b->blocks, 8);
+    store_le(header + 24, b->table.first_entry[b->table.blocks], 8);
+    store_le(header + 32, b->table.blocks, 8);
     bool ok = write_at(b->file, b->path, header, sizeof header, 0, e);
-    for (size_t n = 0; ok && n < b->blocks; n++) {
-        store_le(entry, b->first_token[n], 8);
-        store_le(entry + 8, b->first_entry[n], 8);
+    for (size_t n = 0; ok && n < b->table.blocks; n++) {
+        store_le(entry, b->table.first_token[n], 8);
+        store_le(entry + 8, b->table.first_entry[n], 8);
         ok = write_at(b->file, b->path, entry, sizeof entry, INDEX_HEADER + 16 * n, e);
     }
     return ok;
@@ -217,7 +218,7 @@ static inline bool index_write_(IndexBuild_ *b, FILE *progress, Error *e) {
     ok = ok && index_write_table_(b, e);
     size_t done = 0;
 #pragma omp parallel for schedule(dynamic, 1)
-    for (size_t n = 0; n < b->blocks; n++) {
+    for (size_t n = 0; n < b->table.blocks; n++) {
         Error mine;
         bool going;
 #pragma omp atomic read
@@ -228,16 +229,12 @@ static inline bool index_write_(IndexBuild_ *b, FILE *progress, Error *e) {
             ok = false;
             *e = mine;
         } else if (going && progress) {
-            fprintf(progress, "indexing %s: block %zu of %zu\n", b->data.path, ++done, b->blocks);
+            fprintf(progress, "indexing %s: block %zu of %llu\n", b->data.path, ++done,
+                    (unsigned long long)b->table.blocks);
             fflush(progress);
         }
     }
-    if (b->file >= 0) {
-        bool written = fsync(b->file) == 0;
-        written = close(b->file) == 0 && written;
-        ok = ok && (written || fail(e, "%s: cannot be written: %s", b->path, strerror(errno)));
-    }
-    return ok;
+    return close_written_at(b->file, b->path, ok, e);
 }
 
 // index_build with blocks of any size, so that tests see many.
@@ -258,8 +255,7 @@ static inline bool index_build_blocks(const char *folder, const char *split,
               sha256_file(b->path, hex, e);
     dataset_close(&b->data);
     token_texts_free(&b->texts);
-    free(b->first_token);
-    free(b->first_entry);
+    index_table_free(&b->table);
     free(b);
     return ok;
 }
@@ -275,18 +271,6 @@ static inline bool index_build(const char *folder, const char *split, const Toke
 
 // ------------------------------------------------------------------------------------------------
 // Reader
-
-// Where the blocks of an open index begin.
-typedef struct {
-    uint64_t *first_token, *first_entry; // (blocks + 1)
-    uint64_t blocks;
-} IndexTable;
-
-static inline void index_table_free(IndexTable *t) {
-    free(t->first_token);
-    free(t->first_entry);
-    *t = (IndexTable){0};
-}
 
 // Reads and checks the table of the index `f` of a split of `tokens` tokens, whose .bin is
 // bin_path. index_table_free releases `t`, after a failure too.

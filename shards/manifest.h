@@ -67,7 +67,7 @@ typedef struct {
     size_t vocab_size;
     int32_t end_of_document;
 
-    const ManifestSplit *splits;
+    ManifestSplit splits[2]; // [split_count]
     size_t split_count;
     ManifestFile dropped; // dropped.jsonl
 
@@ -123,20 +123,11 @@ static inline void manifest_put_source_(JsonWriter *w, const ManifestContent *m,
     json_close(w, '}');
 }
 
-static inline void manifest_put_strings_(JsonWriter *w, const char *key, const char *const *texts,
-                                         size_t count) {
-    json_open(w, key, '[');
-    for (size_t i = 0; i < count; i++) {
-        json_put_string(w, NULL, texts[i]);
-    }
-    json_close(w, ']');
-}
-
 static inline void manifest_put_(JsonWriter *w, const ManifestContent *m) {
     json_open(w, NULL, '{');
     json_put_string(w, "format", "train_gpt prepared data");
     json_put_uint(w, "version", MANIFEST_VERSION);
-    manifest_put_strings_(w, "command", m->command, m->command_count);
+    json_put_strings(w, "command", m->command, m->command_count);
     json_put_uint(w, "seed", m->seed);
     json_put_double(w, "val_fraction", m->val_fraction);
     json_put_string(w, "text_key", m->text_key);
@@ -160,7 +151,7 @@ static inline void manifest_put_(JsonWriter *w, const ManifestContent *m) {
     manifest_put_counts_(w, m, m->counts);
     json_put_uint(w, "skipped_files", m->skipped_files);
     json_close(w, '}');
-    manifest_put_strings_(w, "rejected_examples", m->rejected_examples, m->rejected_example_count);
+    json_put_strings(w, "rejected_examples", m->rejected_examples, m->rejected_example_count);
 
     json_open(w, "sources", '[');
     for (size_t i = 0; i < m->source_count; i++) {
@@ -175,10 +166,7 @@ static inline void manifest_put_(JsonWriter *w, const ManifestContent *m) {
 static inline bool manifest_write(const char *path, const ManifestContent *m, Error *e) {
     JsonWriter w = {.indent = 2};
     manifest_put_(&w, m);
-    bool ok = (!w.failed || fail(e, "%s: no memory to write it", path)) &&
-              replace_file(path, w.data, w.length, e);
-    free(w.data);
-    return ok;
+    return json_save(&w, path, e);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -214,11 +202,6 @@ static inline void manifest_read_hash_(char hash[SHA256_HEX], const Json *node) 
     snprintf(hash, SHA256_HEX, "%s", fits ? text : "");
 }
 
-static inline uint64_t manifest_read_uint_(const Json *node, uint64_t missing) {
-    uint64_t value;
-    return json_uint(node, &value) ? value : missing;
-}
-
 static inline bool manifest_read_sources_(Manifest *m, Error *e) {
     const Json *list = json_get(m->document.root, "sources");
     m->has_sources = list && list->kind == JSON_ARRAY;
@@ -231,8 +214,8 @@ static inline bool manifest_read_sources_(Manifest *m, Error *e) {
         const char *path = json_string(json_get(node, "path"));
         source->path = path ? path : "";
         source->hash = json_string(json_get(node, "sha256"));
-        source->documents = manifest_read_uint_(json_get(node, "documents"), 0);
-        source->tokens = manifest_read_uint_(json_get(node, "tokens"), 0);
+        source->documents = json_uint_or(json_get(node, "documents"), 0);
+        source->tokens = json_uint_or(json_get(node, "tokens"), 0);
         source->origin = json_get(node, "origin");
     }
     return true;
@@ -249,8 +232,8 @@ static inline bool manifest_read(Manifest *m, const char *folder, Error *e) {
     }
 
     const Json *root = m->document.root, *tokenizer = json_get(root, "tokenizer");
-    uint64_t vocab_size = manifest_read_uint_(json_get(tokenizer, "vocab_size"), 0);
-    bool ok = manifest_read_uint_(json_get(root, "version"), 0) == MANIFEST_VERSION ||
+    uint64_t vocab_size = json_uint_or(json_get(tokenizer, "vocab_size"), 0);
+    bool ok = json_uint_or(json_get(root, "version"), 0) == MANIFEST_VERSION ||
               fail(e, "%s: \"version\" is not %d: not made by this program's prepare", m->path,
                    MANIFEST_VERSION);
     m->vocab_size = vocab_size <= INT32_MAX ? (size_t)vocab_size : 0;
@@ -267,13 +250,13 @@ static inline bool manifest_read(Manifest *m, const char *folder, Error *e) {
 static inline bool manifest_split(const Manifest *m, const char *name, ManifestSplit *split) {
     const Json *entry = json_get(json_get(m->document.root, "splits"), name);
     *split = (ManifestSplit){.name = name};
-    split->documents = manifest_read_uint_(json_get(entry, "documents"), UINT64_MAX);
-    split->tokens = manifest_read_uint_(json_get(entry, "tokens"), UINT64_MAX);
+    split->documents = json_uint_or(json_get(entry, "documents"), UINT64_MAX);
+    split->tokens = json_uint_or(json_get(entry, "tokens"), UINT64_MAX);
     for (int i = 0; i < MANIFEST_FILES; i++) {
         const Json *node = json_get(entry, manifest_endings_[i]);
         ManifestFile *file = &split->files[i];
         file->listed = node != NULL;
-        file->bytes = manifest_read_uint_(json_get(node, "bytes"), UINT64_MAX);
+        file->bytes = json_uint_or(json_get(node, "bytes"), UINT64_MAX);
         manifest_read_hash_(file->hash, json_get(node, "sha256"));
     }
     return entry != NULL;

@@ -52,7 +52,7 @@ static inline bool proof_open(ProofFile *f, const char *path, Error *e) {
 // time.
 static inline bool proof_check(ProofFile *f, uint64_t offset, uint64_t bytes, Error *e) {
     if (offset > f->bytes || bytes > f->bytes - offset) {
-        return fail(e, "%s: has %llu bytes, but byte %llu of it is referred to", f->path,
+        return fail(e, "%s: has %llu bytes, but byte %llu of it is referenced", f->path,
                     (unsigned long long)f->bytes,
                     (unsigned long long)min_u64(offset, UINT64_MAX - bytes) + bytes);
     }
@@ -63,10 +63,7 @@ static inline bool proof_check(ProofFile *f, uint64_t offset, uint64_t bytes, Er
         if (f->checked[chunk]) {
             continue;
         }
-        Sha256 hash;
-        sha256_begin(&hash);
-        sha256_add(&hash, f->data + first, min_u64(f->bytes - first, PROOF_CHUNK));
-        sha256_digest(&hash, digest);
+        sha256_of(f->data + first, min_u64(f->bytes - first, PROOF_CHUNK), digest);
         if (memcmp(digest, f->sums + 32 * chunk, 32)) {
             return fail(e, "%s: was altered: bytes %llu to %llu are not those that prepare wrote",
                         f->path, (unsigned long long)first,

@@ -7,8 +7,8 @@
 // Documents come on stdin, each its length as u64, then its bytes. Commands:
 //
 //     fingerprint CHUNK RECORDS       one line of JSON per document; writes the records to a file
-//     duplicates SCRATCH RECORDS...   reason, original and similarity of each document; the counts
-//     count SCRATCH RECORDS...        only the counts and the time
+//     duplicates SCRATCH RECORDS      reason, original and similarity of each document; the counts
+//     count SCRATCH RECORDS           only the counts and the time
 //     speed REPEATS                   speed of filters and fingerprints
 //     synthetic COUNT RECORDS         writes the records of random documents
 //     bands                           rows and bands of the LSH
@@ -51,29 +51,28 @@ static bool add_in_chunks(FilterState *s, const char *text, size_t length, size_
 // Prints a line of JSON per document and writes the fingerprints to a file ("-": none).
 static bool fingerprint_command(const FilterOptions *o, size_t chunk, const char *records,
                                 Error *e) {
-    FilterState *s = filter_new(o, e);
+    FilterState s = {.options = *o};
     FILE *out = strcmp(records, "-") ? fopen(records, "wb") : NULL;
     char *text = NULL;
     size_t capacity = 0;
-    bool end = false, ok = s != NULL;
+    bool end = false, ok = true;
     while (ok) {
-        FilterVerdict v;
         Fingerprint f;
         unsigned char record[FINGERPRINT_LIMIT];
         uint64_t length;
         if (!(ok = document_read(stdin, &text, &capacity, &length, &end, e)) || end) {
             break;
         }
-        filter_begin(s);
-        ok = add_in_chunks(s, text, length, chunk, e) && filter_end(s, &v, &f, e);
+        filter_begin(&s);
+        ok = add_in_chunks(&s, text, length, chunk, e) && filter_end(&s, &f, e);
         if (!ok) {
             break;
         }
         printf("{\"reason\": \"%s\", \"value\": %.17g, \"characters\": %llu, \"japanese\": %.17g, "
                "\"repeated_lines\": "
                "%.17g, \"exact\": \"",
-               drop_reason_name(v.reason), v.value, (unsigned long long)v.characters, v.japanese,
-               v.repeated_lines);
+               DROP_REASON_NAMES[f.reason], f.value, (unsigned long long)f.characters, f.japanese,
+               f.repeated_lines);
         for (int i = 0; i < 16; i++) {
             printf("%02x", f.exact[i]);
         }
@@ -82,68 +81,55 @@ static bool fingerprint_command(const FilterOptions *o, size_t chunk, const char
             printf("%s%d", i ? ", " : "", f.signature[i]);
         }
         printf("]}\n");
-        fingerprint_store(record, o, &v, &f, length);
+        fingerprint_store(record, &f);
         if (out) {
             ok = write_bytes(out, records, record, fingerprint_size(o), e);
         }
     }
     if (out) {
-        ok = close_written(out, records, ok ? e : &(Error){0}) && ok;
+        ok = close_written(out, records, ok, e);
     }
     free(text);
-    filter_free(s);
+    filter_free(&s);
     return ok;
 }
 
 // Prints a line per document: reason, the document it duplicates or -1, similarity. Then the
 // counts; if quiet, only these and the time.
-static bool duplicates_command(const FilterOptions *o, bool quiet, const char *scratch, int count,
-                               char **paths, Error *e) {
+static bool duplicates_command(const FilterOptions *o, bool quiet, const char *scratch,
+                               const char *records, Error *e) {
     Duplicates r;
-    uint64_t documents[DROP_REASONS] = {0}, text_bytes[DROP_REASONS] = {0};
+    uint64_t documents[DROP_REASONS] = {0};
     double began = seconds_now();
-    if (!duplicates_find(&r, (const char *const *)paths, (size_t)count, scratch, o, e)) {
+    if (!duplicates_find(&r, records, scratch, o, e)) {
         return false;
     }
     double ended = seconds_now();
-    size_t document = 0;
-    bool ok = true;
-    for (int f = 0; ok && f < count; f++) {
-        unsigned char bytes[FINGERPRINT_LIMIT];
-        FILE *file = fopen(paths[f], "rb");
-        while (ok && fread(bytes, fingerprint_size(o), 1, file) == 1) {
-            FingerprintRecord record;
-            ok = fingerprint_load(&record, bytes, paths[f], e);
-            documents[r.reason[document]]++;
-            text_bytes[r.reason[document]] += record.bytes;
-            if (!quiet) {
-                printf("%s %lld %.9g\n", drop_reason_name((DropReason)r.reason[document]),
-                       r.of[document] == NO_DOCUMENT ? -1LL : (long long)r.of[document],
-                       r.similarity[document]);
-            }
-            document++;
+    for (size_t i = 0; i < r.documents; i++) {
+        documents[r.reason[i]]++;
+        if (!quiet) {
+            printf("%s %lld %.9g\n", DROP_REASON_NAMES[r.reason[i]],
+                   r.of[i] == NO_DOCUMENT ? -1LL : (long long)r.of[i], r.similarity[i]);
         }
-        fclose(file);
     }
     for (int i = 0; i < DROP_REASONS; i++) {
-        printf("%s %llu %llu\n", drop_reason_name((DropReason)i), (unsigned long long)documents[i],
-               (unsigned long long)text_bytes[i]);
+        printf("%s %llu\n", DROP_REASON_NAMES[i], (unsigned long long)documents[i]);
     }
     if (quiet) {
         printf("%zu documents: %.1f s on %d threads\n", r.documents, ended - began,
                omp_get_max_threads());
     }
     duplicates_free(&r);
-    return ok;
+    return true;
 }
 
 // Measures filters and fingerprints on one thread: the documents on stdin, `repeats` times.
 static bool speed_command(const FilterOptions *o, int repeats, Error *e) {
-    FilterState *s = filter_new(o, e);
+    FilterState s = {.options = *o};
     char **texts = NULL;
     uint64_t *lengths = NULL, bytes = 0, sum = 0;
     size_t count = 0;
-    bool ok = s != NULL, end = false;
+    bool ok = true, end = false;
     while (ok) {
         size_t capacity = 0;
         texts = realloc(texts, (count + 1) * sizeof *texts);
@@ -157,11 +143,10 @@ static bool speed_command(const FilterOptions *o, int repeats, Error *e) {
     }
     double began = seconds_now();
     for (size_t i = 0; ok && i < count * (size_t)repeats; i++) {
-        FilterVerdict v;
         Fingerprint f;
-        filter_begin(s);
-        ok = filter_add(s, texts[i % count], lengths[i % count], e) && filter_end(s, &v, &f, e);
-        sum += ok ? f.signature[0] + v.characters : 0;
+        filter_begin(&s);
+        ok = filter_add(&s, texts[i % count], lengths[i % count], e) && filter_end(&s, &f, e);
+        sum += ok ? f.signature[0] + f.characters : 0;
     }
     double time = seconds_now() - began;
     printf("%zu documents of %.1f MB, %d times: %.1f MB/s, %.0f documents/s (%llu)\n", count,
@@ -172,7 +157,7 @@ static bool speed_command(const FilterOptions *o, int repeats, Error *e) {
     }
     free(texts);
     free(lengths);
-    filter_free(s);
+    filter_free(&s);
     return ok;
 }
 
@@ -183,8 +168,7 @@ static bool synthetic_command(const FilterOptions *o, uint64_t count, const char
     FILE *file = fopen(path, "w+b");
     bool ok = file || fail(e, "%s: cannot be created", path);
     for (uint64_t i = 0; ok && i < count; i++) {
-        FilterVerdict v = {.reason = DROP_NONE};
-        Fingerprint f;
+        Fingerprint f = {.reason = DROP_NONE};
         unsigned char record[FINGERPRINT_LIMIT];
         bool copy = i > 0 && random_uniform(1, 20, i) < 0.1;
         uint64_t seed = copy ? (uint64_t)(random_uniform(1, 21, i) * (double)i / 100) : i;
@@ -195,10 +179,10 @@ static bool synthetic_command(const FilterOptions *o, uint64_t count, const char
         }
         store_le(f.exact, random_bits(i, 25, 0), 8);
         store_le(f.exact + 8, random_bits(i, 25, 1), 8);
-        fingerprint_store(record, o, &v, &f, 1000);
+        fingerprint_store(record, &f);
         ok = write_bytes(file, path, record, fingerprint_size(o), e);
     }
-    return file && close_written(file, path, ok ? e : &(Error){0}) && ok;
+    return file && close_written(file, path, ok, e);
 }
 
 int main(int argc, char **argv) {
@@ -221,8 +205,8 @@ int main(int argc, char **argv) {
         ok = false;
     } else if (!strcmp(command, "fingerprint") && argc == 2) {
         ok = fingerprint_command(&o, strtoull(argv[0], NULL, 10), argv[1], &e);
-    } else if ((!strcmp(command, "duplicates") || !strcmp(command, "count")) && argc >= 1) {
-        ok = duplicates_command(&o, *command == 'c', argv[0], argc - 1, argv + 1, &e);
+    } else if ((!strcmp(command, "duplicates") || !strcmp(command, "count")) && argc == 2) {
+        ok = duplicates_command(&o, *command == 'c', argv[0], argv[1], &e);
     } else if (!strcmp(command, "speed") && argc == 1) {
         ok = speed_command(&o, atoi(argv[0]), &e);
     } else if (!strcmp(command, "synthetic") && argc == 2) {

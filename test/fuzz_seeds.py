@@ -290,7 +290,7 @@ def unit_seeds():
     names = (ROOT / "corpus/counts.h").read_text().split("define COUNTS_LIST_(X)")[1].split("// clang-format on")[0]
     counts = {name: i for i, name in enumerate(re.findall(r"X\((\w+)\)", names))}
     yield json.dumps({"counts": counts, "rejected": [], "origin": {}}).encode()
-    yield json.dumps({"counts": counts, "rejected": [{"line": 3, "why": ": is no JSON"}, {"line": 7, "why": ": 日本"}],
+    yield json.dumps({"counts": counts, "rejected": [{"line": 3, "why": "is no JSON"}, {"line": 7, "why": "日本"}],
                       "origin": {"license": [{"value": "MIT", "documents": 3, "tokens": 90},
                                              {"value": None, "documents": 1, "tokens": 2}]}}).encode()
 

@@ -52,20 +52,14 @@ def fingerprints(tools, texts, piece=0, records="-", **options):
     return [json.loads(line) for line in call(tools, "fingerprint", piece, records, data=data, **options).splitlines()]
 
 
-def duplicates(tools, folder, texts, cuts=(), **options):
-    """(reason, of, similarity) of each text, from several fingerprint files that begin at `cuts`; and the counts."""
-    bounds = [0, *cuts, len(texts)]
-    paths = [folder / f"records{i}" for i in range(len(bounds) - 1)]
-    for path, begin, end in zip(paths, bounds, bounds[1:]):
-        fingerprints(tools, texts[begin:end], records=path, build="native", **{"exact": 1, "near": 0.8, **options})
-    return compare(tools, folder, paths, **options)
-
-
-def compare(tools, folder, paths, **options):
-    lines = call(tools, "duplicates", folder / "scratch", *paths, **{"exact": 1, "near": 0.8, **options}).splitlines()
+def duplicates(tools, folder, texts, **options):
+    """(reason, of, similarity) of each text; and the counts."""
+    options = {"exact": 1, "near": 0.8, **options}
+    fingerprints(tools, texts, records=folder / "records", build="native", **options)
+    lines = call(tools, "duplicates", folder / "scratch", folder / "records", **options).splitlines()
     rows = [(reason, int(of), float(similarity)) for reason, of, similarity in map(str.split, lines[:-7])]
     assert not (folder / "scratch").exists()
-    return rows, {reason: (int(n), int(size)) for reason, n, size in map(str.split, lines[-7:])}
+    return rows, {reason: int(n) for reason, n in map(str.split, lines[-7:])}
 
 
 @functools.cache
@@ -77,7 +71,7 @@ def documents():
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The definitions once more, from the comments in collect.h
+# The definitions once more, from the comments in filters.h
 
 SPACE = re.compile("[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
 EDGES = re.compile(f"^{SPACE.pattern}+|{SPACE.pattern}+$")
@@ -288,18 +282,17 @@ def test_hostile_text(tools):
 def test_exact_duplicates(tools, tmp_path):
     """All but the first of equal texts are dropped; a filtered document is not the original of any duplicate."""
     texts = ["one", "two", "one", "One", "", "one", "", "drei vier", "drei vier"]
-    rows, counts = duplicates(tools, tmp_path, texts, cuts=[3, 3, 5], near=0)
+    rows, counts = duplicates(tools, tmp_path, texts, near=0)
     assert [of for _, of, _ in rows] == [-1, -1, 0, -1, -1, 0, 4, -1, 7]
     assert all((reason, value) == ("exact_duplicate", 1) for reason, of, value in rows if of >= 0)
-    assert counts["kept"] == (5, 3 + 3 + 3 + 0 + 9) and counts["exact_duplicate"] == (4, 15)
+    assert counts["kept"] == 5 and counts["exact_duplicate"] == 4
     rows, counts = duplicates(tools, tmp_path, texts, near=0, max_characters=3)
-    assert rows[7] == rows[8] == ("long", -1, 0) and counts["long"] == (2, 18)
+    assert rows[7] == rows[8] == ("long", -1, 0) and counts["long"] == 2
 
 
 def test_no_documents(tools, tmp_path):
     rows, counts = duplicates(tools, tmp_path, [])
-    assert rows == [] and counts["kept"] == (0, 0)
-    assert compare(tools, tmp_path, [])[0] == []
+    assert rows == [] and counts["kept"] == 0
 
 
 def test_options_that_are_off(tools, tmp_path):
@@ -380,14 +373,14 @@ def test_chains(tools, tmp_path, seed):
     assert [row[1] for row in rows] == [-1, 0, -1, 2, -1, 4]
 
 
-def test_threads_and_files_change_nothing(tools, tmp_path):
+def test_threads_change_nothing(tools, tmp_path):
     rng = random.Random(5)
     texts = [text for text in documents() if len(text) < 5000][:300]
     texts += [mutated(text, rng.uniform(0, 0.2), rng) for text in texts]
     rng.shuffle(texts)
     one = duplicates(tools, tmp_path, texts, threads=1)
-    assert one == duplicates(tools, tmp_path, texts, threads=3, cuts=[1, 17, 17, 400])
-    assert one[1]["near_duplicate"][0] > 50
+    assert one == duplicates(tools, tmp_path, texts, threads=3)
+    assert one[1]["near_duplicate"] > 50
 
 
 def test_crowded_bucket(tools, tmp_path):
@@ -399,8 +392,8 @@ def test_crowded_bucket(tools, tmp_path):
 
 
 @pytest.mark.parametrize("damage, word", [
-    (lambda data: data[:-1], "not a multiple"), (lambda data: data[:32] + b"\x05" + data[33:], "reason"),
-    (lambda data: data[:32 + 552] + b"\xff" * 8 + data[592:], "reason")])
+    (lambda data: data[:-1], "not a multiple"), (lambda data: data[:24] + b"\x05" + data[25:], "reason"),
+    (lambda data: data[:24 + 544] + b"\xff" * 8 + data[576:], "reason")])
 def test_broken_records(tools, tmp_path, damage, word):
     path = tmp_path / "records"
     fingerprints(tools, documents()[:5], records=path, exact=1, near=0.8)

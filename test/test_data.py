@@ -583,6 +583,10 @@ def test_unigram(tool, tmp_path):
     tool(*prepare(input=["x.txt", "y.jsonl"], out="data", vocab_size=400, unigram=1), cwd=tmp_path, build="native")
     check_provenance(tmp_path / "data", tmp_path)
     assert {"tokenizer.json", "tokenizer.model"} <= set(os.listdir(tmp_path / "data/tokenizer"))
+    # The first place to cut is beyond the first batch, which is 1 MiB per thread.
+    (tmp_path / "run.txt").write_text("日本語の文書を" * 150_000 + " the")
+    tool(*prepare(input="run.txt", out="run", tokenizer="data/tokenizer"), cwd=tmp_path, build="native")
+    check_provenance(tmp_path / "run", tmp_path)
 
 
 def test_several_sequences_per_document(tool, tmp_path):

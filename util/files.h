@@ -28,6 +28,13 @@ __attribute__((format(printf, 3, 4))) static inline bool path_format(char *out, 
                 PATH_LIMIT - 1);
 }
 
+// The folder that holds `path`.
+static inline bool path_parent(char *parent, const char *path, Error *e) {
+    const char *slash = strrchr(path, '/');
+    return slash ? path_format(parent, e, "%.*s", (int)(slash - path) + (slash == path), path)
+                 : path_format(parent, e, ".");
+}
+
 // Whether `path` is an existing folder.
 static inline bool is_folder(const char *path) {
     struct stat status;
@@ -36,40 +43,6 @@ static inline bool is_folder(const char *path) {
 
 // ------------------------------------------------------------------------------------------------
 // Reading
-
-// Reads a complete file into a new buffer, followed by a NUL byte that *length does not count. A
-// file of more than `limit` bytes is an error. Returns NULL on failure; the caller frees the
-// buffer.
-static inline char *read_file(const char *path, size_t limit, size_t *length, Error *e) {
-    FILE *file = fopen(path, "rb");
-    struct stat status;
-    char *data = NULL;
-    if (!file || fstat(fileno(file), &status)) {
-        fail(e, "%s: cannot be read: %s", path, strerror(errno));
-    } else if (!S_ISREG(status.st_mode)) {
-        fail(e, "%s: is not a regular file", path);
-    } else if ((uint64_t)status.st_size > limit) {
-        fail(e, "%s: has %lld bytes; at most %zu are supported", path, (long long)status.st_size,
-             limit);
-    } else {
-        *length = (size_t)status.st_size;
-        data = malloc(*length + 1);
-        if (!data) {
-            fail(e, "%s: no memory for its %zu bytes", path, *length);
-        } else if (fread(data, 1, *length, file) != *length) {
-            fail(e, "%s: reading its %zu bytes failed: %s", path, *length,
-                 ferror(file) ? strerror(errno) : "it shrank");
-            free(data);
-            data = NULL;
-        } else {
-            data[*length] = 0;
-        }
-    }
-    if (file) {
-        fclose(file);
-    }
-    return data;
-}
 
 // Reads exactly `bytes` bytes at `offset`. If the file was truncated after it was opened, this is
 // an error (a memory map would raise SIGBUS).
@@ -90,6 +63,13 @@ static inline bool read_at(int file, const char *path, void *out, size_t bytes, 
     return true;
 }
 
+// Closes a descriptor; -1: there is none.
+static inline void close_if_open(int file) {
+    if (file >= 0) {
+        close(file);
+    }
+}
+
 // Opens a regular file of *bytes bytes for reading. Returns its descriptor, -1 on failure.
 static inline int open_regular(const char *path, uint64_t *bytes, Error *e) {
     struct stat status;
@@ -104,10 +84,34 @@ static inline int open_regular(const char *path, uint64_t *bytes, Error *e) {
         *bytes = (uint64_t)status.st_size;
         return file;
     }
-    if (file >= 0) {
-        close(file);
-    }
+    close_if_open(file);
     return -1;
+}
+
+// Reads a complete file into a new buffer, followed by a NUL byte that *length does not count. A
+// file of more than `limit` bytes is an error. Returns NULL on failure; the caller frees the
+// buffer.
+static inline char *read_file(const char *path, size_t limit, size_t *length, Error *e) {
+    uint64_t bytes;
+    char *data = NULL;
+    int file = open_regular(path, &bytes, e);
+    if (file < 0) {
+        return NULL;
+    }
+    if (bytes > limit) {
+        fail(e, "%s: has %llu bytes; at most %zu are supported", path, (unsigned long long)bytes,
+             limit);
+    } else if (!(data = malloc(bytes + 1))) {
+        fail(e, "%s: no memory for its %llu bytes", path, (unsigned long long)bytes);
+    } else if (!read_at(file, path, data, bytes, 0, e)) {
+        free(data);
+        data = NULL;
+    } else {
+        data[bytes] = 0;
+        *length = bytes;
+    }
+    close(file);
+    return data;
 }
 
 // The SHA-256 of a file in hexadecimal.
@@ -152,12 +156,19 @@ static inline bool write_bytes(FILE *file, const char *path, const void *data, s
            fail(e, "%s: cannot be written: %s", path, strerror(errno));
 }
 
-// Syncs and closes a file that was written; its data is on disk when this returns true.
-static inline bool close_written(FILE *file, const char *path, Error *e) {
-    bool ok = fflush(file) == 0 && fsync(fileno(file)) == 0;
-    int reason = ok ? 0 : errno;
-    ok = fclose(file) == 0 && ok;
-    return ok || fail(e, "%s: cannot be written: %s", path, strerror(reason ? reason : errno));
+// Syncs and closes a file that was written; its data is on disk when this returns true. `ok` says
+// whether all went well so far; if not, *e keeps its message.
+static inline bool close_written(FILE *file, const char *path, bool ok, Error *e) {
+    bool written = fflush(file) == 0 && fsync(fileno(file)) == 0;
+    written = fclose(file) == 0 && written;
+    return ok && (written || fail(e, "%s: cannot be written: %s", path, strerror(errno)));
+}
+
+// The same for a descriptor; -1: the file could not be opened.
+static inline bool close_written_at(int file, const char *path, bool ok, Error *e) {
+    bool written = file >= 0 && fsync(file) == 0;
+    written = file >= 0 && close(file) == 0 && written;
+    return ok && (written || fail(e, "%s: cannot be written: %s", path, strerror(errno)));
 }
 
 // A file that is hashed while it is written.
@@ -184,10 +195,10 @@ static inline bool output_write(OutputFile *o, const void *data, size_t bytes, E
     return write_bytes(o->file, o->path, data, bytes, e);
 }
 
-// Closes the file; it is on disk when this returns true. hex: its SHA-256.
-static inline bool output_close(OutputFile *o, char hex[65], Error *e) {
+// close_written; hex: the file's SHA-256.
+static inline bool output_close(OutputFile *o, char hex[65], bool ok, Error *e) {
     sha256_end(&o->hash, hex);
-    return close_written(o->file, o->path, e);
+    return close_written(o->file, o->path, ok, e);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -241,9 +252,7 @@ static inline bool sync_directory(const char *path, Error *e) {
     int folder = open(path, O_RDONLY | O_CLOEXEC);
     bool ok = folder >= 0 && fsync(folder) == 0;
     ok = ok || fail(e, "%s: cannot be written to disk: %s", path, strerror(errno));
-    if (folder >= 0) {
-        close(folder);
-    }
+    close_if_open(folder);
     return ok;
 }
 
@@ -253,20 +262,16 @@ static inline bool write_file(const char *path, const void *data, size_t length,
     if (!file) {
         return fail(e, "%s: cannot be created: %s", path, strerror(errno));
     }
-    bool ok = write_bytes(file, path, data, length, e);
-    return close_written(file, path, ok ? e : &(Error){0}) && ok;
+    return close_written(file, path, write_bytes(file, path, data, length, e), e);
 }
 
 // Creates or atomically replaces a file: after a crash or power failure it has either the old or
 // the new content, complete.
 static inline bool replace_file(const char *path, const void *data, size_t length, Error *e) {
     char temporary[PATH_LIMIT], folder[PATH_LIMIT];
-    if (!path_format(temporary, e, "%s.new", path) || !path_format(folder, e, "%s", path)) {
+    if (!path_format(temporary, e, "%s.new", path) || !path_parent(folder, path, e)) {
         return false;
     }
-    char *slash = strrchr(folder, '/');
-    strcpy(slash ? slash + (slash == folder) : folder, slash ? "" : ".");
-
     if (!write_file(temporary, data, length, e)) {
         unlink(temporary);
         return false;

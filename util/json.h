@@ -93,6 +93,14 @@ static inline void json_skip_space_(JsonParser_ *p) {
     }
 }
 
+// Whether `c` comes next, after white space; if so, it is taken.
+static inline bool json_accept_(JsonParser_ *p, char c) {
+    json_skip_space_(p);
+    bool found = p->at < p->end && *p->at == c;
+    p->at += found;
+    return found;
+}
+
 static inline bool json_hex4_(JsonParser_ *p, uint32_t *value) {
     *value = 0;
     for (int i = 0; i < 4; i++, p->at++) {
@@ -184,40 +192,41 @@ static inline bool json_parse_string_(JsonParser_ *p, const char **text, size_t 
     return true;
 }
 
+// Skips digits; whether there was one.
+static inline bool json_digits_(const JsonParser_ *p, const char **s) {
+    const char *start = *s;
+    while (*s < p->end && **s >= '0' && **s <= '9') {
+        ++*s;
+    }
+    return *s > start;
+}
+
 static inline bool json_parse_number_(JsonParser_ *p, Json *node) {
-    const char *start = p->at, *s = p->at + (*p->at == '-');
+    const char *start = p->at, *s = start + (*start == '-'), *integer = s;
 
     // Integer, fraction, exponent.
-#define JSON_DIGITS_(s)                                                                            \
-    while ((s) < p->end && *(s) >= '0' && *(s) <= '9')                                             \
-    (s)++
-    const char *digits = s;
-    JSON_DIGITS_(s);
-    bool ok = s > digits && (*digits != '0' || s == digits + 1);
+    bool ok = json_digits_(p, &s) && (*integer != '0' || s == integer + 1);
     if (ok && s < p->end && *s == '.') {
-        digits = ++s;
-        JSON_DIGITS_(s);
-        ok = s > digits;
+        s++;
+        ok = json_digits_(p, &s);
     }
     if (ok && s < p->end && (*s == 'e' || *s == 'E')) {
         s++;
         s += s < p->end && (*s == '+' || *s == '-');
-        digits = s;
-        JSON_DIGITS_(s);
-        ok = s > digits;
+        ok = json_digits_(p, &s);
     }
-#undef JSON_DIGITS_
     if (!ok) {
         return json_error_(p, "malformed number");
     }
 
-    char *text = json_allocate_(p, (size_t)(s - start) + 1);
+    const size_t length = (size_t)(s - start);
+    char *text = json_allocate_(p, length + 1);
     if (!text) {
         return false;
     }
-    memcpy(text, start, (size_t)(s - start));
-    text[s - start] = 0;
-    *node = (Json){.kind = JSON_NUMBER, .text = text, .length = (size_t)(s - start)};
+    memcpy(text, start, length);
+    text[length] = 0;
+    *node = (Json){.kind = JSON_NUMBER, .text = text, .length = length};
     p->at = s;
     return true;
 }
@@ -235,32 +244,25 @@ static inline bool json_parse_members_(JsonParser_ *p, Json *node, int depth) {
     }
 
     p->at++;
-    json_skip_space_(p);
-    if (p->at < p->end && *p->at == close) {
-        p->at++;
+    if (json_accept_(p, close)) {
         return true;
     }
-    for (;;) {
+    do {
         const char *key = NULL;
         size_t key_length = 0;
-        json_skip_space_(p);
-
-        // Key.
         if (object) {
-            if (p->at >= p->end || *p->at != '"') {
+            json_skip_space_(p);
+            if (p->at == p->end || *p->at != '"') {
                 return json_error_(p, "expected a key in quotes");
             }
             if (!json_parse_string_(p, &key, &key_length)) {
                 return false;
             }
-            json_skip_space_(p);
-            if (p->at >= p->end || *p->at != ':') {
+            if (!json_accept_(p, ':')) {
                 return json_error_(p, "expected ':' after the key");
             }
-            p->at++;
         }
 
-        // Value.
         Json *member = json_allocate_(p, sizeof *member);
         if (!member || !json_parse_value_(p, member, depth + 1)) {
             return false;
@@ -270,18 +272,9 @@ static inline bool json_parse_members_(JsonParser_ *p, Json *node, int depth) {
         *link = member;
         link = &member->next;
         node->length++;
-
-        // Comma or end.
-        json_skip_space_(p);
-        if (p->at < p->end && *p->at == close) {
-            p->at++;
-            return true;
-        }
-        if (p->at >= p->end || *p->at != ',') {
-            return json_error_(p, object ? "expected ',' or '}'" : "expected ',' or ']'");
-        }
-        p->at++;
-    }
+    } while (json_accept_(p, ','));
+    return json_accept_(p, close) ||
+           json_error_(p, object ? "expected ',' or '}'" : "expected ',' or ']'");
 }
 
 static inline bool json_parse_value_(JsonParser_ *p, Json *node, int depth) {
@@ -442,23 +435,19 @@ static inline void json_new_line_(JsonWriter *w) {
 
 // Appends a string, with `"`, `\` and control characters escaped.
 static inline void json_append_quoted(JsonWriter *w, const char *text, size_t length) {
+    size_t start = 0; // of what is not appended yet
     json_append_text(w, "\"");
-    for (size_t i = 0, start = 0; i <= length; i++) {
-        unsigned char c = i < length ? (unsigned char)text[i] : 0;
-        if (i == length || c < 0x20 || c == '"' || c == '\\') {
+    for (size_t i = 0; i < length; i++) {
+        unsigned char c = (unsigned char)text[i];
+        if (c < 0x20 || c == '"' || c == '\\') {
             char escape[8];
+            snprintf(escape, sizeof escape, c >= 0x20 ? "\\%c" : c == '\n' ? "\\n" : "\\u%04x", c);
             json_append(w, text + start, i - start);
+            json_append_text(w, escape);
             start = i + 1;
-            if (i < length) {
-                if (c == '"' || c == '\\') {
-                    snprintf(escape, sizeof escape, "\\%c", c);
-                } else {
-                    snprintf(escape, sizeof escape, c == '\n' ? "\\n" : "\\u%04x", c);
-                }
-                json_append_text(w, escape);
-            }
         }
     }
+    json_append(w, text + start, length - start);
     json_append_text(w, "\"");
 }
 
@@ -517,20 +506,17 @@ static inline void json_put_string(JsonWriter *w, const char *key, const char *t
 static inline void json_put_uint(JsonWriter *w, const char *key, uint64_t value) {
     char text[24];
     snprintf(text, sizeof text, "%llu", (unsigned long long)value);
-    json_begin_member_(w, key);
-    json_append_text(w, text);
+    json_put_raw(w, key, text, strlen(text));
 }
 
 // Appends true or false.
 static inline void json_put_bool(JsonWriter *w, const char *key, bool value) {
-    json_begin_member_(w, key);
-    json_append_text(w, value ? "true" : "false");
+    json_put_raw(w, key, value ? "true" : "false", value ? 4 : 5);
 }
 
 // Appends null.
 static inline void json_put_null(JsonWriter *w, const char *key) {
-    json_begin_member_(w, key);
-    json_append_text(w, "null");
+    json_put_raw(w, key, "null", 4);
 }
 
 // Appends the shortest decimal number that reads back as the same double, always with a point or an
@@ -549,11 +535,30 @@ static inline void json_put_double(JsonWriter *w, const char *key, double value)
             break;
         }
     }
-    json_begin_member_(w, key);
-    json_append_text(w, text);
+    json_put_raw(w, key, text, strlen(text));
     if (!strpbrk(text, ".e")) {
         json_append_text(w, ".0");
     }
+}
+
+// Appends an array of strings.
+static inline void json_put_strings(JsonWriter *w, const char *key, const char *const *texts,
+                                    size_t count) {
+    json_open(w, key, '[');
+    for (size_t i = 0; i < count; i++) {
+        json_put_string(w, NULL, texts[i]);
+    }
+    json_close(w, ']');
+}
+
+// Frees what was written, once it is saved: replaces the file at `path`, which is on disk when this
+// returns true.
+static inline bool json_save(JsonWriter *w, const char *path, Error *e) {
+    bool ok = (!w->failed || fail(e, "%s: no memory to write it", path)) &&
+              replace_file(path, w->data, w->length, e);
+    free(w->data);
+    *w = (JsonWriter){0};
+    return ok;
 }
 
 #endif

@@ -4,6 +4,7 @@
 #ifndef UTIL_PROTOBUF_H
 #define UTIL_PROTOBUF_H
 
+#include "util/bytes.h"
 #include "util/text.h"
 
 // ------------------------------------------------------------------------------------------------
@@ -63,11 +64,11 @@ static inline bool protobuf_next(ProtobufReader *w) {
             w->at += length;
         }
     } else {
-        const size_t size = w->wire == 1 ? 8 : 4;
-        w->damaged = (size_t)(w->end - w->at) < size;
-        w->number = 0;
-        for (size_t i = 0; i < size && !w->damaged; i++) {
-            w->number |= (uint64_t)*w->at++ << 8 * i;
+        const int size = w->wire == 1 ? 8 : 4;
+        w->damaged = w->end - w->at < size;
+        if (!w->damaged) {
+            w->number = load_le(w->at, size);
+            w->at += size;
         }
     }
     return !w->damaged;
@@ -96,14 +97,18 @@ static inline void protobuf_put_number(TextBuffer *w, unsigned field, int64_t va
     protobuf_put_varint(w, (uint64_t)value);
 }
 
+static inline void protobuf_put_fixed_(TextBuffer *w, uint64_t bits, int bytes) {
+    char raw[8];
+    store_le(raw, bits, bytes);
+    text_put(w, raw, (size_t)bytes);
+}
+
 // Appends field `field` of type float.
 static inline void protobuf_put_float(TextBuffer *w, unsigned field, float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     protobuf_put_varint(w, field << 3 | 5);
-    for (int shift = 0; shift < 32; shift += 8) {
-        text_put(w, &(char){(char)(bits >> shift)}, 1);
-    }
+    protobuf_put_fixed_(w, bits, 4);
 }
 
 // Appends field `field` of type double.
@@ -111,9 +116,7 @@ static inline void protobuf_put_double(TextBuffer *w, unsigned field, double val
     uint64_t bits;
     memcpy(&bits, &value, sizeof bits);
     protobuf_put_varint(w, field << 3 | 1);
-    for (int shift = 0; shift < 64; shift += 8) {
-        text_put(w, &(char){(char)(bits >> shift)}, 1);
-    }
+    protobuf_put_fixed_(w, bits, 8);
 }
 
 // Appends field `field` of type bytes or string.

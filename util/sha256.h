@@ -108,4 +108,12 @@ static inline void sha256_end(Sha256 *s, char hex[65]) {
     }
 }
 
+// The hash of a message that is in memory.
+static inline void sha256_of(const void *data, size_t bytes, unsigned char digest[32]) {
+    Sha256 s;
+    sha256_begin(&s);
+    sha256_add(&s, data, bytes);
+    sha256_digest(&s, digest);
+}
+
 #endif

@@ -195,18 +195,21 @@ __attribute__((always_inline)) static inline bool sais_run_(SuffixSort_ *s, bool
 }
 
 // Allocates the working memory and sorts.
-static inline bool sais_(SuffixSort_ *s, bool wide, Error *e) {
-    s->is_s = calloc((size_t)s->length / 64 + 1, sizeof *s->is_s);
-    s->counts = calloc((size_t)s->symbols, sizeof *s->counts);
-    s->positions = calloc((size_t)s->symbols, sizeof *s->positions);
-    bool ok = s->is_s && s->counts && s->positions;
-    if (!ok) {
-        fail(e, "no memory to sort %d suffixes", s->length);
+static inline bool sais_(const void *text, bool wide, int32_t length, int32_t symbols,
+                         int32_t *suffixes, Error *e) {
+    SuffixSort_ s = {.text = text, .length = length, .symbols = symbols, .suffixes = suffixes};
+    if (length == 0) {
+        return true;
     }
-    ok = ok && (wide ? sais_run_(s, true, e) : sais_run_(s, false, e));
-    free(s->is_s);
-    free(s->counts);
-    free(s->positions);
+    s.is_s = calloc((size_t)length / 64 + 1, sizeof *s.is_s);
+    s.counts = calloc((size_t)symbols, sizeof *s.counts);
+    s.positions = calloc((size_t)symbols, sizeof *s.positions);
+    bool ok =
+        (s.is_s && s.counts && s.positions) || fail(e, "no memory to sort %d suffixes", length);
+    ok = ok && (wide ? sais_run_(&s, true, e) : sais_run_(&s, false, e));
+    free(s.is_s);
+    free(s.counts);
+    free(s.positions);
     return ok;
 }
 
@@ -215,20 +218,13 @@ static inline bool sais_(SuffixSort_ *s, bool wide, Error *e) {
 // and suffixes, about length / 8 + 1.4 * length bytes.
 static inline bool suffix_sort(const unsigned char *text, int32_t length, int32_t *suffixes,
                                Error *e) {
-    return length == 0 ||
-           sais_(
-               &(SuffixSort_){.text = text, .length = length, .symbols = 256, .suffixes = suffixes},
-               false, e);
+    return sais_(text, false, length, 256, suffixes, e);
 }
 
 // The same for a text of symbols 0 .. symbols - 1.
 static inline bool suffix_sort_symbols(const int32_t *text, int32_t length, int32_t symbols,
                                        int32_t *suffixes, Error *e) {
-    return length == 0 || sais_(&(SuffixSort_){.text = text,
-                                               .length = length,
-                                               .symbols = symbols,
-                                               .suffixes = suffixes},
-                                true, e);
+    return sais_(text, true, length, symbols, suffixes, e);
 }
 
 #endif

@@ -38,21 +38,18 @@ static inline void text_put(TextBuffer *b, const char *text, size_t length) {
 // Appends formatted text of any length.
 __attribute__((format(printf, 2, 3))) static inline void text_format(TextBuffer *b,
                                                                      const char *format, ...) {
-    char small[512], *large = NULL;
+    Error reason;
     va_list args, again;
     va_start(args, format);
     va_copy(again, args);
 
-    int length = vsnprintf(small, sizeof small, format, args);
-    if (length >= (int)sizeof small && (large = malloc((size_t)length + 1))) {
-        vsnprintf(large, (size_t)length + 1, format, again);
-    }
-    b->failed |= length < 0 || (length >= (int)sizeof small && !large);
+    int length = vsnprintf(NULL, 0, format, args);
+    b->failed |= length < 0 ||
+                 !array_reserve(&b->data, &b->capacity, b->length, (size_t)length + 1, 1, &reason);
     if (!b->failed) {
-        text_put(b, large ? large : small, (size_t)length);
+        vsnprintf(b->data + b->length, (size_t)length + 1, format, again);
+        b->length += (size_t)length;
     }
-
-    free(large);
     va_end(again);
     va_end(args);
 }

@@ -11,26 +11,14 @@
 // overlong forms, surrogates and code points above U+10FFFF are (Unicode 15, table 3-7).
 // `code_point` may be NULL.
 static inline size_t utf8_decode(const char *s, size_t n, uint32_t *code_point) {
+    static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000}; // of so many bytes
     const unsigned char *u = (const unsigned char *)s;
-    uint32_t c;
-    size_t length;
     if (n == 0) {
         return 0;
     }
-    if (u[0] < 0x80) {
-        c = u[0], length = 1;
-    } else if (u[0] < 0xC2) {
-        return 0;
-    } else if (u[0] < 0xE0) {
-        c = u[0] & 0x1F, length = 2;
-    } else if (u[0] < 0xF0) {
-        c = u[0] & 0x0F, length = 3;
-    } else if (u[0] < 0xF5) {
-        c = u[0] & 0x07, length = 4;
-    } else {
-        return 0;
-    }
-    if (n < length) {
+    const size_t length = u[0] < 0x80 ? 1 : u[0] < 0xE0 ? 2 : u[0] < 0xF0 ? 3 : 4;
+    uint32_t c = length == 1 ? u[0] : u[0] & (0x7Fu >> length);
+    if (n < length || (u[0] >= 0x80 && u[0] < 0xC0) || u[0] >= 0xF8) {
         return 0;
     }
     for (size_t i = 1; i < length; i++) {
@@ -39,8 +27,7 @@ static inline size_t utf8_decode(const char *s, size_t n, uint32_t *code_point) 
         }
         c = c << 6 | (u[i] & 0x3F);
     }
-    if ((length == 3 && c < 0x800) || (c >= 0xD800 && c < 0xE000) || (length == 4 && c < 0x10000) ||
-        c > 0x10FFFF) {
+    if (c < least[length] || (c >= 0xD800 && c < 0xE000) || c > 0x10FFFF) {
         return 0;
     }
     if (code_point) {

@@ -11,7 +11,6 @@ enum { COPIED_ORIGINS = 8, COPIED_COUNTS = 2 };
 // A manifest as the writer takes it.
 typedef struct {
     ManifestContent content;
-    ManifestSplit splits[2];
     ManifestSourceContent *sources;        // [content.source_count]
     uint64_t (*counts)[COPIED_COUNTS];     // of each source
     OriginFacet (*origins)[ORIGIN_FACETS]; // of each source
@@ -36,11 +35,10 @@ static void copy_manifest(ManifestCopy *copy, const Manifest *m) {
                                       .source_count = m->source_count};
     size_t splits = 0;
     for (size_t i = 0; i < 2; i++) {
-        ManifestSplit *split = &copy->splits[splits];
+        ManifestSplit *split = &copy->content.splits[splits];
         splits += manifest_split(m, names[i], split);
         split->token_bytes = 2;
     }
-    copy->content.splits = copy->splits;
     copy->content.split_count = splits;
     for (size_t i = 0; i < m->source_count; i++) {
         const ManifestSource *source = &m->sources[i];
