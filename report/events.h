@@ -131,7 +131,7 @@ static inline void summary_put_scalar_(TextBuffer *summary, const char *group, c
     TextBuffer scalar = {0}, tag = {0};
     float number = NAN;
     if (value->kind == JSON_NUMBER) {
-        number = strtof(value->text, NULL);
+        number = (float)strtod(value->text, NULL); // as whoever reads the log as doubles gets it
     } else if (value->kind == JSON_BOOL) {
         number = value->boolean;
     }

@@ -41,8 +41,10 @@ def kill_when(condition, args, **options):
 
 
 def logged(out, step):
-    log = out / "log.jsonl"
-    return log.exists() and re.search(rf'"step": ?{step},', log.read_text())
+    try:
+        return re.search(rf'"step": ?{step},', (out / "log.jsonl").read_text())
+    except FileNotFoundError:  # not yet, or just set aside by a run that starts over
+        return None
 
 
 def being_saved(out):
