@@ -44,7 +44,8 @@ typedef struct {
     uint64_t samples; // (tokens - 1) / seq_len, at least 1
 
     // From manifest.json; empty or 0 for other data. dataset_verify fills in missing hashes.
-    char bin_hash[65], idx_hash[65], tokenizer_hash[65], manifest_hash[65];
+    char bin_hash[SHA256_HEX], idx_hash[SHA256_HEX], tokenizer_hash[SHA256_HEX],
+        manifest_hash[SHA256_HEX];
     char tokenizer[PATH_LIMIT]; // the tokenizer's folder
     size_t vocab_size;
 } Dataset;
@@ -219,7 +220,7 @@ static inline uint64_t dataset_order(const Dataset *d, uint64_t seed, bool shuff
 // Hashes the files of the shard and the tokenizer. The hashes must equal those in the manifest; for
 // data without a manifest they are filled in.
 static inline bool dataset_verify(Dataset *d, Error *e) {
-    char tokenizer_file[PATH_LIMIT] = "", hash[65];
+    char tokenizer_file[PATH_LIMIT] = "", hash[SHA256_HEX];
     const char *paths[3] = {d->path, d->idx_path, tokenizer_file};
     char *known[3] = {d->bin_hash, d->idx_hash, d->tokenizer_hash};
     if (d->tokenizer[0] && !tokenizer_main_file(tokenizer_file, d->tokenizer, e)) {
@@ -649,7 +650,7 @@ static inline void sha256_add_tokens(Sha256 *s, const int32_t *tokens, size_t co
 // The batch hash in hexadecimal, from digests (samples, DIGEST_BYTES).
 static inline void batch_hash(const unsigned char *digests, size_t samples,
                               char hex[BATCH_HASH_DIGITS + 1]) {
-    char full[65];
+    char full[SHA256_HEX];
     Sha256 hash;
     sha256_begin(&hash);
     sha256_add(&hash, digests, samples * DIGEST_BYTES);

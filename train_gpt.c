@@ -1388,7 +1388,7 @@ static bool golden_run(uint64_t steps, Error *e) {
                            .micro_batch = 1,
                            .global_batch = 1}};
     int32_t tokens[T], targets[T];
-    char hex[65];
+    char hex[SHA256_HEX];
     Sha256 hash;
 
     if (!training_allocate(&t, (size_t)omp_get_max_threads(), e)) {

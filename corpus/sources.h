@@ -18,7 +18,7 @@ typedef struct {
     Compression compression;
     uint64_t bytes, inode; // when it was found; a source that changes later is an error. (The
     struct timespec time;  // device's number may differ from host to host.)
-    char hash[65];         // of the file on disk
+    char hash[SHA256_HEX]; // of the file on disk
     Counts counts;
     OriginFacet origin[ORIGIN_FACETS];
 } Source;

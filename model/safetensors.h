@@ -389,12 +389,7 @@ static inline bool tensor_writer_write(const TensorWriter *t, const TensorView *
 // Closes the file; it is on disk when this returns true. ok: whether writing succeeded; if not, e
 // keeps its error.
 static inline bool tensor_writer_close(TensorWriter *t, bool ok, Error *e) {
-    if (ok && fsync(t->descriptor)) {
-        ok = fail(e, "%s: cannot be written: %s", t->file.path, strerror(errno));
-    }
-    if (close(t->descriptor) && ok) {
-        ok = fail(e, "%s: cannot be written: %s", t->file.path, strerror(errno));
-    }
+    ok = close_written_at(t->descriptor, t->file.path, ok, e);
     safetensors_close(&t->file);
     return ok;
 }

@@ -64,7 +64,7 @@ static inline bool idx_write_array_(OutputFile *idx, FILE *docs, const char *doc
 
 // Writes the .idx for a complete .docs, with sequences of at most `limit` tokens. hex: its SHA-256.
 static inline bool idx_write(const char *idx_path, const char *docs_path, int token_bytes,
-                             uint64_t limit, char hex[65], Error *e) {
+                             uint64_t limit, char hex[SHA256_HEX], Error *e) {
     unsigned char header[IDX_HEADER] = {0}, last[8];
     uint64_t sequences, documents;
     OutputFile idx;

@@ -240,7 +240,7 @@ static inline bool index_write_(IndexBuild_ *b, FILE *progress, Error *e) {
 // index_build with blocks of any size, so that tests see many.
 static inline bool index_build_blocks(const char *folder, const char *split,
                                       const Tokenizer *tokenizer, size_t block_bytes,
-                                      FILE *progress, char hex[65], Error *e) {
+                                      FILE *progress, char hex[SHA256_HEX], Error *e) {
     char prefix[PATH_LIMIT];
     IndexBuild_ *b = calloc(1, sizeof *b);
     if (!b) {
@@ -265,7 +265,7 @@ static inline bool index_build_blocks(const char *folder, const char *split,
 // each; the file is the same for any number of them. `progress` gets a line a block, NULL: none.
 // `hex` gets the file's SHA-256.
 static inline bool index_build(const char *folder, const char *split, const Tokenizer *tokenizer,
-                               FILE *progress, char hex[65], Error *e) {
+                               FILE *progress, char hex[SHA256_HEX], Error *e) {
     return index_build_blocks(folder, split, tokenizer, INDEX_BLOCK, progress, hex, e);
 }
 

@@ -45,7 +45,8 @@ static inline bool sums_add_file_(OutputFile *out, const char *path, uint64_t by
 
 // Writes FOLDER/SPLIT.sums over those of SPLIT.bin, .idx, .docs, .meta and .index that are there;
 // they must not change any more. `hex` gets its SHA-256.
-static inline bool sums_build(const char *folder, const char *split, char hex[65], Error *e) {
+static inline bool sums_build(const char *folder, const char *split, char hex[SHA256_HEX],
+                              Error *e) {
     char path[SUMS_FILES][PATH_LIMIT], out_path[PATH_LIMIT];
     unsigned char header[SUMS_HEADER] = "TGPTSUMS", entries[SUMS_FILES][SUMS_ENTRY] = {{0}};
     uint64_t bytes[SUMS_FILES];

@@ -6,7 +6,7 @@
 #include "corpus/prepare.h"
 
 static bool hash_command(int argc, char **argv, Error *e) {
-    char hex[65];
+    char hex[SHA256_HEX];
     for (int i = 0; i < argc; i++) {
         if (!sha256_file(argv[i], hex, e)) {
             return false;
@@ -19,7 +19,7 @@ static bool hash_command(int argc, char **argv, Error *e) {
 // SHA-256 of stdin, hashed in chunks of 1, 2, 3, ... bytes.
 static bool hash_chunks_command(void) {
     Sha256 hash;
-    char chunk[512], hex[65];
+    char chunk[512], hex[SHA256_HEX];
     size_t n, size = 1;
     sha256_begin(&hash);
     while ((n = fread(chunk, 1, size, stdin)) > 0) {
@@ -208,7 +208,7 @@ static uint64_t number(const char *text) {
 int main(int argc, char **argv) {
     const char *command = argc > 1 ? argv[1] : "";
     Error e = {{0}};
-    char hex[65];
+    char hex[SHA256_HEX];
     bool ok;
     argc -= 2, argv += 2;
     if (!strcmp(command, "sha256")) {

@@ -25,7 +25,7 @@ static bool sort_input(Error *e) {
 }
 
 static bool build(const char *folder, const char *split, size_t block_bytes, Error *e) {
-    char path[PATH_LIMIT], index[65], sums[65];
+    char path[PATH_LIMIT], index[SHA256_HEX], sums[SHA256_HEX];
     Tokenizer tokenizer;
     if (!path_format(path, e, "%s/tokenizer", folder) || !tokenizer_load(&tokenizer, path, e)) {
         return false;

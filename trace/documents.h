@@ -52,7 +52,7 @@ static inline bool hash_matches_(const char *path, const char *hex, const char *
 // Verifies the complete file.
 static inline bool proof_complete_(const ProofFile *f, const char *expected, const char *by,
                                    Error *e) {
-    char hex[65];
+    char hex[SHA256_HEX];
     Sha256 hash;
     sha256_begin(&hash);
     sha256_add(&hash, f->data, f->bytes);
@@ -142,7 +142,7 @@ static inline bool trace_open_bare_(TraceData *t, const Json *logged, Error *e) 
 
 // Opens prepared data, with its tokenizer's main file as the manifest has it.
 static inline bool trace_open_prepared_(TraceData *t, Error *e) {
-    char tokenizer[PATH_LIMIT], hex[65];
+    char tokenizer[PATH_LIMIT], hex[SHA256_HEX];
     return trace_open_split_(t, e) && tokenizer_main_file(tokenizer, t->data->tokenizer, e) &&
            sha256_file(tokenizer, hex, e) &&
            hash_matches_(tokenizer, hex, t->data->tokenizer_hash, "the manifest", e);

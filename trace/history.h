@@ -20,7 +20,8 @@ typedef struct {
     uint64_t seed;
     size_t seq_len, last_step, samples; // samples that the steps 1 .. last_step read
     bool shuffle;
-    char batch_hash[65]; // of the step that trace_run_open was asked for; empty: the log has none
+    char batch_hash
+        [SHA256_HEX]; // of the step that trace_run_open was asked for; empty: the log has none
 } TraceRun;
 
 // Where the run read a sample.

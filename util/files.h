@@ -115,7 +115,7 @@ static inline char *read_file(const char *path, size_t limit, size_t *length, Er
 }
 
 // The SHA-256 of a file in hexadecimal.
-static inline bool sha256_file(const char *path, char hex[65], Error *e) {
+static inline bool sha256_file(const char *path, char hex[SHA256_HEX], Error *e) {
     Sha256 hash;
     unsigned char buffer[65536];
     FILE *file = fopen(path, "rb");
@@ -196,7 +196,7 @@ static inline bool output_write(OutputFile *o, const void *data, size_t bytes, E
 }
 
 // close_written; hex: the file's SHA-256.
-static inline bool output_close(OutputFile *o, char hex[65], bool ok, Error *e) {
+static inline bool output_close(OutputFile *o, char hex[SHA256_HEX], bool ok, Error *e) {
     sha256_end(&o->hash, hex);
     return close_written(o->file, o->path, ok, e);
 }

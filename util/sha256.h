@@ -100,7 +100,7 @@ static inline void sha256_digest(Sha256 *s, unsigned char digest[32]) {
 }
 
 // sha256_digest as 64 lower-case hexadecimal digits and a NUL.
-static inline void sha256_end(Sha256 *s, char hex[65]) {
+static inline void sha256_end(Sha256 *s, char hex[SHA256_HEX]) {
     unsigned char digest[32];
     sha256_digest(s, digest);
     for (int i = 0; i < 32; i++) {

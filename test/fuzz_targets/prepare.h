@@ -129,7 +129,7 @@ static bool run_unit(InputPart *parts) {
 }
 
 static void check_same_file(const char *one, const char *other) {
-    char hex[65], other_hex[65];
+    char hex[SHA256_HEX], other_hex[SHA256_HEX];
     Error e = {0};
     promise(sha256_file(path_of(one), hex, &e) && sha256_file(path_of(other), other_hex, &e), "%s",
             e.text);

@@ -65,7 +65,7 @@ static void begin_trace(void) {
 }
 
 static void manifest_put_file(JsonWriter *w, const char *ending) {
-    char path[PATH_LIMIT], hex[65];
+    char path[PATH_LIMIT], hex[SHA256_HEX];
     struct stat status;
     Error e = {0};
     snprintf(path, sizeof path, "%s/train.%s", folder, ending);
@@ -82,7 +82,7 @@ static void manifest_put_file(JsonWriter *w, const char *ending) {
 static void put_manifest(bool index) {
     static const char *const endings[] = {"bin", "idx", "docs", "meta", "sums", "index"};
     JsonWriter w = {0};
-    char hex[65];
+    char hex[SHA256_HEX];
     Error e = {0};
     promise(sha256_file(path_of("tokenizer/tokenizer.json"), hex, &e), "%s", e.text);
     json_open(&w, NULL, '{');
@@ -113,7 +113,7 @@ static void put_manifest(bool index) {
 // The right .sums with changes of 3 bytes each: {offset, 255, how to change the byte there} or
 // {entry, 0 to 254, entry that takes its place}. Nothing: no file.
 static void put_sums(InputPart changes) {
-    char hex[65];
+    char hex[SHA256_HEX];
     size_t size;
     Error e = {0};
     unlink(path_of("train.sums"));
@@ -233,7 +233,7 @@ static bool run_index(InputPart *parts) {
     TextSearch s;
     TextSpans spans = {0};
     Error e = {0};
-    char hex[65];
+    char hex[SHA256_HEX];
     const char *text = (const char *)parts[1].data;
     size_t length = parts[1].size < 200 ? parts[1].size : 200;
     unlink(path_of("train.docs"));
