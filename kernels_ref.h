@@ -33,6 +33,9 @@ typedef float real;
 // Rows of logits that exist at one time: B x T x V of them are never stored.
 enum { CLASSIFIER_ROWS = 256 };
 
+// The function between the two products of an MLP.
+typedef enum { ACTIVATION_GELU_TANH, ACTIVATION_GELU, ACTIVATION_RELU } Activation;
+
 // A shard of the vocabulary, token ids first .. first + count - 1: the complete vocabulary, or the
 // share of a tensor-parallel (TP) rank.
 typedef struct {

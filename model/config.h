@@ -3,17 +3,46 @@
 #ifndef MODEL_CONFIG_H
 #define MODEL_CONFIG_H
 
+#include "kernels_ref.h" // defines: Activation
+#include "model/family.h"
 #include "util/files.h"
 #include "util/json.h"
 
-// The configuration of a GPT-2 model.
+// Rotary position embedding (Su et al. 2021): pair j of a head's D channels turns by position *
+// theta^(-2j / D). Llama 3's scaling slows the long wavelengths by `factor`, and those between
+// original_positions / high_freq_factor and original_positions / low_freq_factor in part.
 typedef struct {
-    size_t vocab_size;       // V
-    size_t seq_len;          // maximum sequence length
-    size_t channels;         // C
-    size_t layers;           // L
-    size_t heads;            // H
-    int32_t end_of_document; // token id; -1: none
+    double theta;
+    double factor; // 1: no scaling
+    double low_freq_factor, high_freq_factor;
+    size_t original_positions;
+} Rope;
+
+enum { END_TOKENS = 8 };
+
+// The configuration of a model.
+typedef struct {
+    const Family *family;
+    size_t vocab_size;         // V
+    size_t seq_len;            // maximum sequence length
+    size_t channels;           // C
+    size_t layers;             // L
+    size_t heads, kv_heads;    // H, KV: H is a multiple of KV
+    size_t head_dim;           // D
+    size_t mlp_channels;       // F: hidden channels of the MLP
+    bool tied;                 // the output head is the token embedding
+    bool qkv_bias, out_bias;   // attention's projections
+    bool mlp_bias;             //
+    bool qk_norm;              // RMSNorm of each head's q and k
+    Activation activation;     // of GPT-2's MLP; Llama's is SwiGLU
+    double norm_eps;           //
+    bool scale_attention;      // scores by 1 / sqrt(D),
+    bool scale_by_layer;       // and by 1 / (number of the layer, from 1)
+    Rope rope;                 // Llama
+    int32_t begin_of_document; // token id; -1: none
+    int32_t end_of_document;   // token id; -1: none
+    int32_t ends[END_TOKENS];  // all ids that end a generated text,
+    size_t end_count;          // end_of_document first
 } ModelConfig;
 
 // Reads an integer from 1 to `most`.
