@@ -212,7 +212,7 @@ static inline bool state_check_shape(const TrainingState *t, const char *directo
 
 // Loads weights and optimizer state from a checkpoint that has been verified, of the same shape.
 static inline bool state_load(const TrainingState *t, const char *directory, Error *e) {
-    return weights_load(directory, t->views, t->tensors, e) && optimizer_load_(t, directory, e);
+    return weights_load(directory, t->config, t->views, t->tensors, e) && optimizer_load_(t, directory, e);
 }
 
 // Collective: verifies the files of a model against their checksums, each rank some of them. On
