@@ -2,10 +2,11 @@
 // kernels of kernels_sve.h have the same signatures and are diffed against these. Kernels know
 // nothing of MPI, files or the model.
 //
-// Letters: B sequences of T tokens, R = B * T rows, C channels, H heads of D = C / H channels, V
-// tokens of the vocabulary, OC output channels of a matrix product. All arrays are dense and
-// row-major. A gradient has the name of its array with a d in front. Every gradient of a weight is
-// added to what is there (dweight, dbias, dwte, dwpe); other outputs are overwritten unless stated.
+// Letters: B sequences of T tokens, R = B * T rows, C channels, H heads of D channels, F hidden
+// channels of an MLP, V tokens of the vocabulary, OC output channels of a matrix product. Arrays
+// are row-major, and dense unless the distance between rows is an argument. A gradient has the name
+// of its array with a d in front. Every gradient of a weight is added to what is there (dweight,
+// dbias, dwte, dwpe); other outputs are overwritten unless stated.
 //
 // Bits: each output element is computed by one thread, in one fixed order, so that results do not
 // depend on the number of threads. Sums along a row use 16 virtual lanes that are added in a fixed
@@ -36,6 +37,19 @@ enum { CLASSIFIER_ROWS = 256 };
 // The function between the two products of an MLP.
 typedef enum { ACTIVATION_GELU_TANH, ACTIVATION_GELU, ACTIVATION_RELU } Activation;
 
+// How the weight of a product from C to OC channels is stored: (C, OC), or (OC, C) as in PyTorch's
+// Linear.
+typedef enum { IN_OUT, OUT_IN } MatrixLayout;
+
+// The heads of attention, and where they are: head h of a row starts h * head_dim after the row.
+// Query head h attends to KV head h / (heads / kv_heads): grouped-query attention (Ainslie et al.
+// 2023); heads is a multiple of kv_heads.
+typedef struct {
+    size_t heads, kv_heads, head_dim;
+    size_t q_row, kv_row; // reals from a row of q to the next, and from a row of k or v
+    real scale;           // of the scores: 1 / sqrt(head_dim) unless the model says otherwise
+} AttentionShape;
+
 // A shard of the vocabulary, token ids first .. first + count - 1: the complete vocabulary, or the
 // share of a tensor-parallel (TP) rank.
 typedef struct {
@@ -59,31 +73,48 @@ typedef struct {
     void (*embedding_backward)(real *dwte, real *dwpe, const real *dout, const int32_t *tokens,
                                VocabShard vocab, size_t B, size_t T, size_t C);
     void (*layernorm_forward)(real *out, real *mean, real *rstd, const real *inp,
-                              const real *weight, const real *bias, size_t R, size_t C);
+                              const real *weight, const real *bias, real eps, size_t R, size_t C);
     void (*layernorm_backward)(real *dinp, real *dweight, real *dbias, const real *dout,
                                const real *inp, const real *weight, const real *mean,
                                const real *rstd, size_t R, size_t C);
+    void (*rmsnorm_forward)(real *out, real *rstd, const real *inp, const real *weight, real eps,
+                            size_t R, size_t C);
+    void (*rmsnorm_backward)(real *dinp, real *dweight, const real *dout, const real *inp,
+                             const real *weight, const real *rstd, size_t R, size_t C);
+    void (*head_norm_forward)(real *x, real *raw, real *rstd, const real *weight, real eps,
+                              size_t row, size_t R, size_t H, size_t D);
+    void (*head_norm_backward)(real *dx, real *dweight, const real *raw, const real *weight,
+                               const real *rstd, size_t row, size_t R, size_t H, size_t D);
+    void (*rope)(real *x, const real *table, size_t row, size_t first_position, size_t B, size_t T,
+                 size_t H, size_t D, bool inverse);
+    void (*swiglu_forward)(real *out, const real *gate_up, size_t R, size_t F);
+    void (*swiglu_backward)(real *dgate_up, const real *dout, const real *gate_up, size_t R,
+                            size_t F);
     void (*matmul_forward)(real *out, const real *inp, const real *weight, const real *bias,
-                           const real *residual, size_t R, size_t C, size_t OC);
-    void (*matmul_gelu_forward)(real *out, real *gelu, const real *inp, const real *weight,
-                                const real *bias, size_t R, size_t C, size_t OC);
+                           const real *residual, MatrixLayout layout, size_t R, size_t C,
+                           size_t OC);
+    void (*matmul_activation_forward)(real *out, real *act, const real *inp, const real *weight,
+                                      const real *bias, Activation activation, size_t R, size_t C,
+                                      size_t OC);
     void (*matmul_backward_input)(real *dinp, const real *dout, const real *weight,
-                                  const real *gelu_inp, size_t R, size_t C, size_t OC);
+                                  const real *act_inp, Activation activation, MatrixLayout layout,
+                                  size_t R, size_t C, size_t OC);
     void (*matmul_backward_weight)(real *dweight, real *dbias, const real *inp, const real *dout,
-                                   size_t R, size_t C, size_t OC);
-    void (*attention_forward)(real *out, real *lse, const real *qkv, size_t first_row, size_t B,
-                              size_t T, size_t C, size_t H);
-    void (*attention_backward)(real *dqkv, const real *dout, const real *out, const real *qkv,
-                               const real *lse, size_t B, size_t T, size_t C, size_t H);
-    void (*logits_forward)(real *logits, const real *inp, const real *wte, size_t R, size_t C,
+                                   MatrixLayout layout, size_t R, size_t C, size_t OC);
+    void (*attention_forward)(real *out, real *lse, const real *q, const real *k, const real *v,
+                              const AttentionShape *shape, size_t first_row, size_t B, size_t T);
+    void (*attention_backward)(real *dq, real *dk, real *dv, const real *dout, const real *out,
+                               const real *q, const real *k, const real *v, const real *lse,
+                               const AttentionShape *shape, size_t B, size_t T);
+    void (*logits_forward)(real *logits, const real *inp, const real *weight, size_t R, size_t C,
                            size_t V);
     void (*classifier_forward)(real *logits, ShardSoftmax *softmax, const real *inp,
-                               const real *wte, const int32_t *targets, VocabShard vocab, size_t R,
-                               size_t C);
+                               const real *weight, const int32_t *targets, VocabShard vocab,
+                               size_t R, size_t C);
     void (*cross_entropy)(real *losses, real *scale, const ShardSoftmax *shards, size_t S,
-                          size_t mine, real dloss, size_t R);
-    void (*classifier_backward)(real *dinp, real *dwte, real *logits, const real *scale,
-                                const real *inp, const real *wte, const int32_t *targets,
+                          size_t mine, real dloss, real z_loss, size_t R);
+    void (*classifier_backward)(real *dinp, real *dweight, real *logits, const real *scale,
+                                const real *inp, const real *weight, const int32_t *targets,
                                 real dloss, VocabShard vocab, size_t R, size_t C);
     double (*sum_of_squares)(const real *x, size_t n);
     void (*adamw)(real *param, real *m, real *v, const real *grad, size_t n, real grad_scale,
@@ -121,27 +152,69 @@ static inline real dot_ref(const real *a, const real *b, size_t n) {
 }
 
 // ------------------------------------------------------------------------------------------------
-// GELU, tanh approximation (Hendrycks, Gimpel 2016):
-// x/2 (1 + tanh(s)) with s = sqrt(2/pi) (x + 0.044715 x^3)
+// Activations. GELU (Hendrycks, Gimpel 2016) is x/2 (1 + erf(x / sqrt(2))); its tanh approximation
+// x/2 (1 + tanh(s)) with s = sqrt(2/pi) (x + 0.044715 x^3).
 
 #define GELU_SCALE ((real)0.79788456080286535588) // sqrt(2 / pi)
 #define GELU_CUBE ((real)0.044715)
+#define SQRT_HALF ((real)0.70710678118654752440)
+#define NORMAL_PEAK ((real)0.39894228040143267794) // 1 / sqrt(2 pi)
 
-static inline void gelu_forward_ref(real *out, const real *inp, size_t n) {
+static inline real activation_ref(real x, Activation activation) {
+    switch (activation) {
+    case ACTIVATION_GELU_TANH:
+        return x / 2 * (1 + tanh(GELU_SCALE * (x + GELU_CUBE * x * x * x)));
+    case ACTIVATION_GELU:
+        return x / 2 * (1 + erf(SQRT_HALF * x));
+    case ACTIVATION_RELU:
+        break;
+    }
+    return x < 0 ? 0 : x;
+}
+
+// GELU, tanh: 1/2 (1 + tanh(s)) + x/2 (1 - tanh(s)^2) ds/dx
+// GELU, erf:  1/2 (1 + erf(x / sqrt(2))) + x exp(-x^2 / 2) / sqrt(2 pi)
+static inline real activation_slope_ref(real x, Activation activation) {
+    switch (activation) {
+    case ACTIVATION_GELU_TANH: {
+        real y = tanh(GELU_SCALE * (x + GELU_CUBE * x * x * x));
+        real slope = GELU_SCALE * (1 + 3 * GELU_CUBE * x * x);
+        return (1 + y) / 2 + x / 2 * (1 - y * y) * slope;
+    }
+    case ACTIVATION_GELU:
+        return (1 + erf(SQRT_HALF * x)) / 2 + x * NORMAL_PEAK * exp(-x * x / 2);
+    case ACTIVATION_RELU:
+        break;
+    }
+    return x > 0 ? 1 : 0;
+}
+
+// SwiGLU (Shazeer 2020): out (R, F) = silu(gate) * up, silu(x) = x sigmoid(x). gate_up (R, 2F): in
+// each row F gates, then F of up.
+static inline void swiglu_forward_ref(real *out, const real *gate_up, size_t R, size_t F) {
 #pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < n; i++) {
-        real x = inp[i];
-        out[i] = x / 2 * (1 + tanh(GELU_SCALE * (x + GELU_CUBE * x * x * x)));
+    for (size_t r = 0; r < R; r++) {
+        const real *gate = gate_up + r * 2 * F, *up = gate + F;
+        for (size_t f = 0; f < F; f++) {
+            out[r * F + f] = gate[f] / (1 + exp(-gate[f])) * up[f];
+        }
     }
 }
 
-// dout *= 1/2 (1 + tanh(s)) + x/2 (1 - tanh(s)^2) ds/dx
-static inline void gelu_backward_ref(real *dout, const real *inp, size_t n) {
+// dgate = dout up sigmoid(gate) (1 + gate (1 - sigmoid(gate)));  dup = dout silu(gate)
+// dgate_up (R, 2F) is overwritten.
+static inline void swiglu_backward_ref(real *dgate_up, const real *dout, const real *gate_up,
+                                       size_t R, size_t F) {
 #pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < n; i++) {
-        real x = inp[i], y = tanh(GELU_SCALE * (x + GELU_CUBE * x * x * x));
-        real slope = GELU_SCALE * (1 + 3 * GELU_CUBE * x * x);
-        dout[i] *= (1 + y) / 2 + x / 2 * (1 - y * y) * slope;
+    for (size_t r = 0; r < R; r++) {
+        const real *gate = gate_up + r * 2 * F, *up = gate + F;
+        real *dgate = dgate_up + r * 2 * F, *dup = dgate + F;
+
+        for (size_t f = 0; f < F; f++) {
+            real dy = dout[r * F + f], sigmoid = 1 / (1 + exp(-gate[f]));
+            dgate[f] = dy * up[f] * sigmoid * (1 + gate[f] * (1 - sigmoid));
+            dup[f] = dy * gate[f] * sigmoid;
+        }
     }
 }
 
@@ -155,18 +228,20 @@ static inline void add_scaled_ref(real *y, real factor, const real *x, size_t n)
     }
 }
 
-// y (n) = b (n, K) x (K): a row of a product with a transpose, 4 chains at a time
-static inline void row_times_transpose_ref(real *y, const real *x, const real *b, size_t n,
+// y (n) += b (n, K) x (K): a row of a product with a transpose, 4 chains at a time
+static inline void add_times_transpose_ref(real *y, const real *x, const real *b, size_t n,
                                            size_t K) {
     enum { CHAINS = 4 };
     for (size_t i = 0; i < n; i += CHAINS, b += CHAINS * K) {
         size_t chains = n - i < CHAINS ? n - i : CHAINS;
         const real *row[CHAINS];
-        real sum[CHAINS] = {0};
+        real sum[CHAINS];
 
         // chains beyond the last one repeat it
         for (size_t j = 0; j < CHAINS; j++) {
-            row[j] = b + (j < chains ? j : chains - 1) * K;
+            size_t chain = j < chains ? j : chains - 1;
+            row[j] = b + chain * K;
+            sum[j] = y[i + chain];
         }
         for (size_t k = 0; k < K; k++) {
             for (size_t j = 0; j < CHAINS; j++) {
@@ -177,11 +252,24 @@ static inline void row_times_transpose_ref(real *y, const real *x, const real *b
     }
 }
 
-// out (R, OC) = inp (R, C) weight (C, OC) + bias (OC) + residual (R, OC). bias and residual may be
-// NULL: they count as zero.
+// y (n) += x (K) b, a row of a product; b is (K, n), or (n, K) if it is transposed.
+static inline void add_row_product_ref(real *y, const real *x, const real *b, bool transposed,
+                                       size_t n, size_t K) {
+    if (transposed) {
+        add_times_transpose_ref(y, x, b, n, K);
+        return;
+    }
+    for (size_t k = 0; k < K; k++) {
+        add_scaled_ref(y, x[k], b + k * n, n);
+    }
+}
+
+// out (R, OC) = inp (R, C) weight + bias (OC) + residual (R, OC). bias and residual may be NULL:
+// they count as zero. weight: (C, OC), or (OC, C) with layout OUT_IN, which stands for its
+// transpose in these formulas.
 static inline void matmul_forward_ref(real *out, const real *inp, const real *weight,
-                                      const real *bias, const real *residual, size_t R, size_t C,
-                                      size_t OC) {
+                                      const real *bias, const real *residual, MatrixLayout layout,
+                                      size_t R, size_t C, size_t OC) {
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < R; r++) {
         real *y = out + r * OC;
@@ -189,45 +277,64 @@ static inline void matmul_forward_ref(real *out, const real *inp, const real *we
         for (size_t o = 0; o < OC; o++) {
             y[o] = bias ? bias[o] : 0;
         }
-        for (size_t c = 0; c < C; c++) {
-            add_scaled_ref(y, inp[r * C + c], weight + c * OC, OC);
-        }
+        add_row_product_ref(y, inp + r * C, weight, layout == OUT_IN, OC, C);
         for (size_t o = 0; o < OC && residual; o++) {
             y[o] += residual[r * OC + o];
         }
     }
 }
 
-// out as above without residual, and gelu (R, OC) = GELU(out)
-static inline void matmul_gelu_forward_ref(real *out, real *gelu, const real *inp,
-                                           const real *weight, const real *bias, size_t R, size_t C,
-                                           size_t OC) {
-    matmul_forward_ref(out, inp, weight, bias, NULL, R, C, OC);
-    gelu_forward_ref(gelu, out, R * OC);
+// out as above without residual, and act (R, OC) = activation(out). weight: (C, OC)
+static inline void matmul_activation_forward_ref(real *out, real *act, const real *inp,
+                                                 const real *weight, const real *bias,
+                                                 Activation activation, size_t R, size_t C,
+                                                 size_t OC) {
+    matmul_forward_ref(out, inp, weight, bias, NULL, IN_OUT, R, C, OC);
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < R * OC; i++) {
+        act[i] = activation_ref(out[i], activation);
+    }
 }
 
-// dinp (R, C) = dout (R, OC) weight^T (OC, C); unless gelu_inp (R, C) is NULL, times the derivative
-// of GELU at gelu_inp
+// dinp (R, C) = dout (R, OC) weight^T (OC, C); unless act_inp (R, C) is NULL, times the derivative
+// of the activation at act_inp
 static inline void matmul_backward_input_ref(real *dinp, const real *dout, const real *weight,
-                                             const real *gelu_inp, size_t R, size_t C, size_t OC) {
+                                             const real *act_inp, Activation activation,
+                                             MatrixLayout layout, size_t R, size_t C, size_t OC) {
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < R; r++) {
-        row_times_transpose_ref(dinp + r * C, dout + r * OC, weight, C, OC);
-    }
-    if (gelu_inp) {
-        gelu_backward_ref(dinp, gelu_inp, R * C);
+        real *dx = dinp + r * C;
+
+        memset(dx, 0, C * sizeof(real));
+        add_row_product_ref(dx, dout + r * OC, weight, layout == IN_OUT, C, OC);
+        for (size_t c = 0; c < C && act_inp; c++) {
+            dx[c] *= activation_slope_ref(act_inp[r * C + c], activation);
+        }
     }
 }
 
-// dweight (C, OC) += inp^T (C, R) dout (R, OC);  unless it is NULL, dbias (OC) += sum_r dout (r, :)
-static inline void matmul_backward_weight_ref(real *dweight, real *dbias, const real *inp,
-                                              const real *dout, size_t R, size_t C, size_t OC) {
+// c (M, N) += a^T (M, R) b (R, N)
+static inline void add_transpose_product_ref(real *c, const real *a, const real *b, size_t M,
+                                             size_t N, size_t R) {
 #pragma omp parallel for schedule(static)
-    for (size_t c = 0; c < C; c++) {
+    for (size_t m = 0; m < M; m++) {
         for (size_t r = 0; r < R; r++) {
-            add_scaled_ref(dweight + c * OC, inp[r * C + c], dout + r * OC, OC);
+            add_scaled_ref(c + m * N, a[r * M + m], b + r * N, N);
         }
     }
+}
+
+// dweight (C, OC) += inp^T (C, R) dout (R, OC), or with layout OUT_IN
+// dweight (OC, C) += dout^T (OC, R) inp (R, C);  unless it is NULL, dbias (OC) += sum_r dout (r, :)
+static inline void matmul_backward_weight_ref(real *dweight, real *dbias, const real *inp,
+                                              const real *dout, MatrixLayout layout, size_t R,
+                                              size_t C, size_t OC) {
+    if (layout == IN_OUT) {
+        add_transpose_product_ref(dweight, inp, dout, C, OC, R);
+    } else {
+        add_transpose_product_ref(dweight, dout, inp, OC, C, R);
+    }
+
     for (size_t r = 0; r < R && dbias; r++) {
         for (size_t o = 0; o < OC; o++) {
             dbias[o] += dout[r * OC + o];
@@ -239,8 +346,8 @@ static inline void matmul_backward_weight_ref(real *dweight, real *dbias, const 
 // Embedding: out (B, T, C) = wte[token] + wpe[position]
 // wte: (vocab.count, C), wpe: (positions, C), tokens: (B, T)
 // Positions are first_position .. first_position + T - 1. A token outside the vocabulary shard
-// counts as zeros, and so do all positions if wpe is NULL, as it is on TP ranks above 0: the
-// all-reduce of the ranks' outputs is the embedding.
+// counts as zeros, and so do all positions if wpe is NULL: in a model that has none, and on TP
+// ranks above 0, because the all-reduce of the ranks' outputs is the embedding.
 
 static inline void embedding_forward_ref(real *out, const int32_t *tokens, const real *wte,
                                          const real *wpe, VocabShard vocab, size_t first_position,
@@ -255,9 +362,9 @@ static inline void embedding_forward_ref(real *out, const int32_t *tokens, const
     }
 }
 
-// dwte (vocab.count, C) += and dwpe (T, C) += the rows of dout (B, T, C) that read them. Threads
-// divide the channels, so that all occurrences of a token are added by one thread, in the order of
-// the rows.
+// dwte (vocab.count, C) += and, unless it is NULL, dwpe (T, C) += the rows of dout (B, T, C) that
+// read them. Threads divide the channels, so that all occurrences of a token are added by one
+// thread, in the order of the rows.
 static inline void embedding_backward_ref(real *dwte, real *dwpe, const real *dout,
                                           const int32_t *tokens, VocabShard vocab, size_t B,
                                           size_t T, size_t C) {
@@ -270,7 +377,9 @@ static inline void embedding_backward_ref(real *dwte, real *dwpe, const real *do
                 if (token < vocab.count) {
                     dwte[token * C + c] += dout[r * C + c];
                 }
-                dwpe[r % T * C + c] += dout[r * C + c];
+                if (dwpe) {
+                    dwpe[r % T * C + c] += dout[r * C + c];
+                }
             }
         }
     }
@@ -278,10 +387,11 @@ static inline void embedding_backward_ref(real *dwte, real *dwpe, const real *do
 
 // ------------------------------------------------------------------------------------------------
 // LayerNorm (Ba, Kiros, Hinton 2016), each row of C: out = (x - mean) * rstd * weight + bias, rstd
-// = 1 / sqrt(var + 1e-5). mean and rstd: (R), kept for backward.
+// = 1 / sqrt(var + eps). mean and rstd: (R), kept for backward.
 
 static inline void layernorm_forward_ref(real *out, real *mean, real *rstd, const real *inp,
-                                         const real *weight, const real *bias, size_t R, size_t C) {
+                                         const real *weight, const real *bias, real eps, size_t R,
+                                         size_t C) {
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < R; r++) {
         const real *x = inp + r * C;
@@ -295,7 +405,7 @@ static inline void layernorm_forward_ref(real *out, real *mean, real *rstd, cons
         for (size_t c = 0; c < C; c++) {
             y[c] = x[c] - m;
         }
-        real s = 1 / sqrt(dot_ref(y, y, C) / (real)C + (real)1e-5);
+        real s = 1 / sqrt(dot_ref(y, y, C) / (real)C + eps);
 
         for (size_t c = 0; c < C; c++) {
             y[c] = y[c] * s * weight[c] + bias[c];
@@ -343,28 +453,143 @@ static inline void layernorm_backward_ref(real *dinp, real *dweight, real *dbias
 }
 
 // ------------------------------------------------------------------------------------------------
-// Causal attention. qkv: (B, T, 3C): each row holds q, k, v of all heads. For head h and row t:
-// score[u] = q_t . k_u / sqrt(D) for u <= t;  out_t = sum_u softmax(score)[u] * v_u.
-// Nothing of size T x T is stored: the softmax is computed online (Milakov, Gimelshein 2018), and
-// backward recomputes it from lse (B, H, T) = log sum_u exp(score[u]).
+// RMSNorm (Zhang, Sennrich 2019), each row of C: out = x * rstd * weight, rstd = 1 / sqrt(avg(x^2)
+// + eps). rstd: (R), kept for backward.
+
+static inline real rstd_ref(const real *x, real eps, size_t C) {
+    return 1 / sqrt(dot_ref(x, x, C) / (real)C + eps);
+}
+
+static inline void rmsnorm_forward_ref(real *out, real *rstd, const real *inp, const real *weight,
+                                       real eps, size_t R, size_t C) {
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < R; r++) {
+        const real *x = inp + r * C;
+        rstd[r] = rstd_ref(x, eps, C);
+        for (size_t c = 0; c < C; c++) {
+            out[r * C + c] = x[c] * rstd[r] * weight[c];
+        }
+    }
+}
+
+// With n = x * rstd: avg(dout * weight * n) over a row.
+static inline real norm_gradient_average_ref(const real *dout, const real *x, const real *weight,
+                                             real rstd, size_t C) {
+    real lane[LANES] = {0};
+    for (size_t c = 0; c < C; c++) {
+        lane[c % LANES] += dout[c] * weight[c] * (x[c] * rstd);
+    }
+    return add_lanes_ref(lane) / (real)C;
+}
+
+// With n = x * rstd and g = dout * weight: dinp += rstd * (g - n * avg(g * n));
+// dweight += sum_r dout * n. dinp is added to, because x also bypasses the block.
+static inline void rmsnorm_backward_ref(real *dinp, real *dweight, const real *dout,
+                                        const real *inp, const real *weight, const real *rstd,
+                                        size_t R, size_t C) {
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < R; r++) {
+        const real *x = inp + r * C, *dy = dout + r * C;
+        real gn_avg = norm_gradient_average_ref(dy, x, weight, rstd[r], C);
+        for (size_t c = 0; c < C; c++) {
+            dinp[r * C + c] += rstd[r] * (dy[c] * weight[c] - x[c] * rstd[r] * gn_avg);
+        }
+    }
+
+#pragma omp parallel for schedule(static)
+    for (size_t c = 0; c < C; c++) {
+        for (size_t r = 0; r < R; r++) {
+            dweight[c] += dout[r * C + c] * (inp[r * C + c] * rstd[r]);
+        }
+    }
+}
+
+// QK-norm (Dehghani et al. 2023), as in Qwen3: RMSNorm of each head, with one weight (D) for all of
+// them. x: R rows, `row` reals apart, that begin with H heads of D; normalized in place. raw (R, H,
+// D): gets the heads as they were; rstd (R, H): as in RMSNorm. Both are kept for backward.
+static inline void head_norm_forward_ref(real *x, real *raw, real *rstd, const real *weight,
+                                         real eps, size_t row, size_t R, size_t H, size_t D) {
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < R * H; i++) {
+        real *y = x + i / H * row + i % H * D;
+
+        memcpy(raw + i * D, y, D * sizeof(real));
+        rstd[i] = rstd_ref(y, eps, D);
+        for (size_t d = 0; d < D; d++) {
+            y[d] *= rstd[i] * weight[d];
+        }
+    }
+}
+
+// dx, laid out as x: on entry the gradient of the normalized heads, on return that of raw.
+// dweight (D) += sum over rows, then heads, of dx * raw * rstd.
+static inline void head_norm_backward_ref(real *dx, real *dweight, const real *raw,
+                                          const real *weight, const real *rstd, size_t row,
+                                          size_t R, size_t H, size_t D) {
+#pragma omp parallel for schedule(static)
+    for (size_t d = 0; d < D; d++) {
+        for (size_t i = 0; i < R * H; i++) {
+            dweight[d] += dx[i / H * row + i % H * D + d] * (raw[i * D + d] * rstd[i]);
+        }
+    }
+
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < R * H; i++) {
+        real *dy = dx + i / H * row + i % H * D, s = rstd[i];
+        real gn_avg = norm_gradient_average_ref(dy, raw + i * D, weight, s, D);
+        for (size_t d = 0; d < D; d++) {
+            dy[d] = s * (dy[d] * weight[d] - raw[i * D + d] * s * gn_avg);
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------------------
+// Rotary position embedding (Su et al. 2021), in place: channels d and d + D/2 of a head are the
+// coordinates of a point that is rotated by an angle proportional to its position. x: B * T rows,
+// `row` reals apart, that begin with H heads of D; row b * T + t has position first_position + t.
+// table (positions, D): D/2 cosines, then D/2 sines (kernels/rope_table.h). D is even. `inverse`
+// rotates back, which turns the gradient of the output into that of the input.
+static inline void rope_ref(real *x, const real *table, size_t row, size_t first_position, size_t B,
+                            size_t T, size_t H, size_t D, bool inverse) {
+    size_t half = D / 2;
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < B * T; r++) {
+        const real *cosine = table + (first_position + r % T) * D, *sine = cosine + half;
+        for (size_t h = 0; h < H; h++) {
+            real *a = x + r * row + h * D, *b = a + half;
+            for (size_t d = 0; d < half; d++) {
+                real s = inverse ? -sine[d] : sine[d], first = a[d], second = b[d];
+                a[d] = first * cosine[d] - second * s;
+                b[d] = second * cosine[d] + first * s;
+            }
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------------------
+// Causal attention. q, k and v point to head 0 of row 0; B * T rows, as AttentionShape says. For
+// head h and row t: score[u] = scale q_t . k_u for u <= t;  out_t = sum_u softmax(score)[u] * v_u.
+// out: (B, T, H, D). Nothing of size T x T is stored: the softmax is computed online (Milakov,
+// Gimelshein 2018), and backward recomputes it from lse (B, H, T) = log sum_u exp(score[u]).
 
 // Computes rows first_row .. T - 1 of each sequence, which read all rows up to their own: with
 // first_row > 0 the k and v of earlier calls are the key-value cache of generation.
-static inline void attention_forward_ref(real *out, real *lse, const real *qkv, size_t first_row,
-                                         size_t B, size_t T, size_t C, size_t H) {
-    size_t D = C / H, rows = T - first_row;
-    real scale = 1 / sqrt((real)D);
+static inline void attention_forward_ref(real *out, real *lse, const real *q, const real *k,
+                                         const real *v, const AttentionShape *shape,
+                                         size_t first_row, size_t B, size_t T) {
+    size_t H = shape->heads, D = shape->head_dim, group = H / shape->kv_heads;
+    size_t rows = T - first_row;
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < B * H * rows; i++) {
         size_t b = i / (H * rows), h = i / rows % H, t = first_row + i % rows;
-        const real *q = qkv + (b * T + t) * 3 * C + h * D;
-        real *y = out + (b * T + t) * C + h * D;
+        const real *qt = q + (b * T + t) * shape->q_row + h * D;
+        real *y = out + ((b * T + t) * H + h) * D;
         real max = -INFINITY, sum = 0;
         memset(y, 0, D * sizeof(real));
 
         for (size_t u = 0; u <= t; u++) {
-            const real *k = qkv + (b * T + u) * 3 * C + C + h * D, *v = k + C;
-            real score = scale * dot_ref(q, k, D);
+            size_t key = (b * T + u) * shape->kv_row + h / group * D;
+            real score = shape->scale * dot_ref(qt, k + key, D);
 
             // the sums so far are relative to the old maximum
             if (score > max) {
@@ -379,7 +604,7 @@ static inline void attention_forward_ref(real *out, real *lse, const real *qkv, 
             real p = exp(score - max);
             sum += p;
             for (size_t d = 0; d < D; d++) {
-                y[d] += p * v[d];
+                y[d] += p * v[key + d];
             }
         }
 
@@ -390,50 +615,65 @@ static inline void attention_forward_ref(real *out, real *lse, const real *qkv, 
     }
 }
 
+// What row t of query head h of sequence b adds to dq, dk and dv.
+static inline void attention_backward_row_ref(real *dq, real *dk, real *dv, const real *dout,
+                                              const real *out, const real *q, const real *k,
+                                              const real *v, const real *lse,
+                                              const AttentionShape *shape, size_t b, size_t h,
+                                              size_t t, size_t T) {
+    size_t H = shape->heads, D = shape->head_dim, group = H / shape->kv_heads;
+    size_t query = (b * T + t) * shape->q_row + h * D, at = ((b * T + t) * H + h) * D;
+    real dy_y = dot_ref(dout + at, out + at, D);
+
+    for (size_t u = 0; u <= t; u++) {
+        size_t key = (b * T + u) * shape->kv_row + h / group * D;
+        real score = shape->scale * dot_ref(q + query, k + key, D);
+        real p = exp(score - lse[(b * H + h) * T + t]);
+        real ds = shape->scale * p * (dot_ref(dout + at, v + key, D) - dy_y);
+
+        for (size_t d = 0; d < D; d++) {
+            dv[key + d] += p * dout[at + d];
+            dq[query + d] += ds * k[key + d];
+            dk[key + d] += ds * q[query + d];
+        }
+    }
+}
+
 // With p_u = exp(score[u] - lse_t):
 // dv_u += p_u dout_t;  dscore_u = p_u (dout_t . v_u - dout_t . out_t);
-// dq_t += dscore_u k_u / sqrt(D);  dk_u += dscore_u q_t / sqrt(D).
-// dqkv is overwritten. Threads divide the heads.
-static inline void attention_backward_ref(real *dqkv, const real *dout, const real *out,
-                                          const real *qkv, const real *lse, size_t B, size_t T,
-                                          size_t C, size_t H) {
-    size_t D = C / H;
-    real scale = 1 / sqrt((real)D);
-    memset(dqkv, 0, B * T * 3 * C * sizeof(real));
+// dq_t += scale dscore_u k_u;  dk_u += scale dscore_u q_t.
+// dq is laid out as q, dk and dv as k and v; of their rows the channels of the heads are
+// overwritten. Threads divide the KV heads, whose query heads add in order.
+static inline void attention_backward_ref(real *dq, real *dk, real *dv, const real *dout,
+                                          const real *out, const real *q, const real *k,
+                                          const real *v, const real *lse,
+                                          const AttentionShape *shape, size_t B, size_t T) {
+    size_t KV = shape->kv_heads, D = shape->head_dim, group = shape->heads / KV;
+    for (size_t r = 0; r < B * T; r++) {
+        memset(dq + r * shape->q_row, 0, shape->heads * D * sizeof(real));
+        memset(dk + r * shape->kv_row, 0, KV * D * sizeof(real));
+        memset(dv + r * shape->kv_row, 0, KV * D * sizeof(real));
+    }
 #pragma omp parallel for schedule(static)
-    for (size_t bh = 0; bh < B * H; bh++) {
-        size_t b = bh / H, h = bh % H;
-        for (size_t t = 0; t < T; t++) {
-            const real *q = qkv + (b * T + t) * 3 * C + h * D;
-            const real *y = out + (b * T + t) * C + h * D, *dy = dout + (b * T + t) * C + h * D;
-            real *dq = dqkv + (b * T + t) * 3 * C + h * D;
-            real dy_y = dot_ref(dy, y, D);
-
-            for (size_t u = 0; u <= t; u++) {
-                const real *k = qkv + (b * T + u) * 3 * C + C + h * D, *v = k + C;
-                real *dk = dqkv + (b * T + u) * 3 * C + C + h * D, *dv = dk + C;
-                real p = exp(scale * dot_ref(q, k, D) - lse[bh * T + t]);
-                real ds = scale * p * (dot_ref(dy, v, D) - dy_y);
-
-                for (size_t d = 0; d < D; d++) {
-                    dv[d] += p * dy[d];
-                    dq[d] += ds * k[d];
-                    dk[d] += ds * q[d];
-                }
-            }
+    for (size_t i = 0; i < B * KV; i++) {
+        for (size_t j = 0; j < group * T; j++) {
+            attention_backward_row_ref(dq, dk, dv, dout, out, q, k, v, lse, shape, i / KV,
+                                       i % KV * group + j / T, j % T, T);
         }
     }
 }
 
 // ------------------------------------------------------------------------------------------------
-// Classifier: logits = inp wte^T, softmax and cross-entropy
+// Classifier: logits = inp weight^T, softmax and cross-entropy. weight (V, C): the embedding of the
+// tokens, or with an untied head a matrix of its own.
 
-// logits (R, V) = inp (R, C) wte^T (C, V)
-static inline void logits_forward_ref(real *logits, const real *inp, const real *wte, size_t R,
+// logits (R, V) = inp (R, C) weight^T (C, V)
+static inline void logits_forward_ref(real *logits, const real *inp, const real *weight, size_t R,
                                       size_t C, size_t V) {
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < R; r++) {
-        row_times_transpose_ref(logits + r * V, inp + r * C, wte, V, C);
+        memset(logits + r * V, 0, V * sizeof(real));
+        add_times_transpose_ref(logits + r * V, inp + r * C, weight, V, C);
     }
 }
 
@@ -441,12 +681,12 @@ static inline void logits_forward_ref(real *logits, const real *inp, const real 
 // each rank computes the logits of its shard and their softmax, the ranks all-gather the latter,
 // and each rank turns its logits into gradients.
 
-// logits (R, vocab.count) = exp(inp wte^T - max), softmax (R): of this shard; targets: (R)
+// logits (R, vocab.count) = exp(inp weight^T - max), softmax (R): of this shard; targets: (R)
 static inline void classifier_forward_ref(real *logits, ShardSoftmax *softmax, const real *inp,
-                                          const real *wte, const int32_t *targets, VocabShard vocab,
-                                          size_t R, size_t C) {
+                                          const real *weight, const int32_t *targets,
+                                          VocabShard vocab, size_t R, size_t C) {
     size_t V = vocab.count;
-    logits_forward_ref(logits, inp, wte, R, C, V);
+    logits_forward_ref(logits, inp, weight, R, C, V);
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < R; r++) {
         size_t target = (size_t)targets[r] - vocab.first;
@@ -464,11 +704,12 @@ static inline void classifier_forward_ref(real *logits, ShardSoftmax *softmax, c
     }
 }
 
-// From shards (S, R), the softmax of each row over all S shards: losses (R) = -log
-// softmax(logits)[target], and scale (R), the factor that turns exp(logit - max) of shard `mine`
-// into dloss softmax(logits). exp_of and log_of: the fast kernels have their own.
+// From shards (S, R), the softmax of each row over all S shards. With Z = sum_v exp(logits[v]):
+// losses (R) = -log softmax(logits)[target] + z_loss log(Z)^2 (the z-loss of PaLM, Chowdhery et al.
+// 2022), and scale (R), the factor that turns exp(logit - max) of shard `mine` into
+// dloss (1 + 2 z_loss log Z) softmax(logits). exp_of and log_of: the fast kernels have their own.
 static inline void cross_entropy_with(real *losses, real *scale, const ShardSoftmax *shards,
-                                      size_t S, size_t mine, real dloss, size_t R,
+                                      size_t S, size_t mine, real dloss, real z_loss, size_t R,
                                       real (*exp_of)(real), real (*log_of)(real)) {
     for (size_t r = 0; r < R; r++) {
         real max = -INFINITY, target = -INFINITY, sum = 0;
@@ -481,8 +722,9 @@ static inline void cross_entropy_with(real *losses, real *scale, const ShardSoft
             sum += shards[s * R + r].sum * exp_of(shards[s * R + r].max - max);
         }
 
-        losses[r] = log_of(sum) + max - target;
-        scale[r] = dloss * exp_of(shards[mine * R + r].max - max) / sum;
+        real log_z = log_of(sum) + max, gradient = dloss * (1 + 2 * z_loss * log_z);
+        losses[r] = log_z - target + z_loss * (log_z * log_z);
+        scale[r] = gradient * exp_of(shards[mine * R + r].max - max) / sum;
     }
 }
 
@@ -495,15 +737,16 @@ static inline real log_ref(real x) {
 }
 
 static inline void cross_entropy_ref(real *losses, real *scale, const ShardSoftmax *shards,
-                                     size_t S, size_t mine, real dloss, size_t R) {
-    cross_entropy_with(losses, scale, shards, S, mine, dloss, R, exp_ref, log_ref);
+                                     size_t S, size_t mine, real dloss, real z_loss, size_t R) {
+    cross_entropy_with(losses, scale, shards, S, mine, dloss, z_loss, R, exp_ref, log_ref);
 }
 
-// dlogits (R, vocab.count) = dloss (softmax(logits) - onehot(target)), in place of the logits of
-// classifier_forward; dinp (R, C) = dlogits wte;  dwte (vocab.count, C) += dlogits^T inp.
-static inline void classifier_backward_ref(real *dinp, real *dwte, real *logits, const real *scale,
-                                           const real *inp, const real *wte, const int32_t *targets,
-                                           real dloss, VocabShard vocab, size_t R, size_t C) {
+// dlogits (R, vocab.count) = scale exp(logit - max) - dloss onehot(target), in place of the logits
+// of classifier_forward; dinp (R, C) = dlogits weight;  dweight (vocab.count, C) += dlogits^T inp.
+static inline void classifier_backward_ref(real *dinp, real *dweight, real *logits,
+                                           const real *scale, const real *inp, const real *weight,
+                                           const int32_t *targets, real dloss, VocabShard vocab,
+                                           size_t R, size_t C) {
     size_t V = vocab.count;
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < R; r++) {
@@ -516,8 +759,8 @@ static inline void classifier_backward_ref(real *dinp, real *dwte, real *logits,
         }
     }
 
-    matmul_forward_ref(dinp, logits, wte, NULL, NULL, R, V, C);
-    matmul_backward_weight_ref(dwte, NULL, logits, inp, R, V, C);
+    matmul_forward_ref(dinp, logits, weight, NULL, NULL, IN_OUT, R, V, C);
+    matmul_backward_weight_ref(dweight, NULL, logits, inp, IN_OUT, R, V, C);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -601,8 +844,15 @@ static const Kernels kernels_ref = {
     .embedding_backward = embedding_backward_ref,
     .layernorm_forward = layernorm_forward_ref,
     .layernorm_backward = layernorm_backward_ref,
+    .rmsnorm_forward = rmsnorm_forward_ref,
+    .rmsnorm_backward = rmsnorm_backward_ref,
+    .head_norm_forward = head_norm_forward_ref,
+    .head_norm_backward = head_norm_backward_ref,
+    .rope = rope_ref,
+    .swiglu_forward = swiglu_forward_ref,
+    .swiglu_backward = swiglu_backward_ref,
     .matmul_forward = matmul_forward_ref,
-    .matmul_gelu_forward = matmul_gelu_forward_ref,
+    .matmul_activation_forward = matmul_activation_forward_ref,
     .matmul_backward_input = matmul_backward_input_ref,
     .matmul_backward_weight = matmul_backward_weight_ref,
     .attention_forward = attention_forward_ref,
