@@ -25,6 +25,12 @@ typedef struct {
     TextBuffer sums; // SHA256SUMS so far; the caller frees its data
 } CheckpointWriter;
 
+static inline bool checkpoint_make_folder_(const CheckpointWriter *w, Error *e) {
+    remove_directory(w->temporary); // left by a killed run
+    return !mkdir(w->temporary, 0777) ||
+           fail(e, "%s: cannot be created: %s", w->temporary, strerror(errno));
+}
+
 // Begins OUT/step-NNNNNN; OUT must exist. Several ranks may write one checkpoint: one of them,
 // which passes `first`, creates and commits it.
 static inline bool checkpoint_begin(CheckpointWriter *w, const char *out, size_t step, bool first,
@@ -39,11 +45,24 @@ static inline bool checkpoint_begin(CheckpointWriter *w, const char *out, size_t
         return true;
     }
 
-    remove_directory(w->temporary); // left by a killed run
-    if (mkdir(w->temporary, 0777)) {
-        return fail(e, "%s: cannot be created: %s", w->temporary, strerror(errno));
+    return checkpoint_make_folder_(w, e);
+}
+
+// Begins a new folder OUT, which must not exist or be empty: files are written to OUT.new.
+static inline bool folder_begin(CheckpointWriter *w, const char *out, Error *e) {
+    int length = (int)strlen(out);
+    while (length > 1 && out[length - 1] == '/') {
+        length--;
     }
-    return true;
+    *w = (CheckpointWriter){.out = out};
+    if (!path_format(w->final, e, "%.*s", length, out) ||
+        !path_format(w->temporary, e, "%.*s.new", length, out)) {
+        return false;
+    }
+    if (rmdir(w->final) && errno != ENOENT) {
+        return fail(e, "%s: exists already and is not an empty folder; give a new --out", out);
+    }
+    return checkpoint_make_folder_(w, e);
 }
 
 // Adds a line to SHA256SUMS, for a file of the checkpoint that was written by other means.
@@ -225,6 +244,18 @@ static inline bool checkpoint_commit(CheckpointWriter *w, Error *e) {
     }
     remove_directory(w->old);
     return sync_directory(w->out, e);
+}
+
+// Syncs a folder of folder_begin and gives it its final name.
+static inline bool folder_commit(CheckpointWriter *w, Error *e) {
+    char parent[PATH_LIMIT];
+    if (!sync_directory(w->temporary, e) || !path_parent(parent, w->final, e)) {
+        return false;
+    }
+    if (rename(w->temporary, w->final)) {
+        return fail(e, "%s: cannot be renamed to %s: %s", w->temporary, w->final, strerror(errno));
+    }
+    return sync_directory(parent, e);
 }
 
 // Removes the unfinished checkpoint.
