@@ -32,6 +32,7 @@
 #include "run/batch.h"
 #include "run/command_line.h"
 #include "run/console.h"
+#include "run/export.h"
 #include "run/gradient_reducer.h"
 #include "run/log_writer.h"
 #include "run/mpi_buffers.h"
@@ -609,7 +610,8 @@ static double learning_rate(const Options *o, size_t step) {
     case SCHEDULE_CONSTANT:
         return lr;
     case SCHEDULE_WSD: { // warm-up, stable, decay (Hu et al. 2024)
-        double decay_from = fmax(warmup, steps - floor(steps / 5));
+        double decay_steps = o->decay_steps ? (double)o->decay_steps : floor(steps / 5);
+        double decay_from = fmax(warmup, steps - decay_steps);
         return at <= decay_from ? lr
                                 : lr + (min_lr - lr) * (at - decay_from) / (steps - decay_from);
     }
@@ -921,8 +923,8 @@ static bool save_checkpoint(Trainer *t) {
     return true;
 }
 
-// Collective: weights, optimizer state and position from the latest checkpoint, or from --init, or
-// new.
+// Collective: weights, optimizer state and position from the latest checkpoint, or from
+// --resume-from; or weights from --init, or new.
 static bool initialize_state(Trainer *t) {
     Error e = {0};
     World *w = t->world;
@@ -934,14 +936,19 @@ static bool initialize_state(Trainer *t) {
         !run_resume(&t->state, w, &t->record, &t->position, &resumed)) {
         return false;
     }
-    if (!resumed && o->init) {
+    if (!resumed && o->resume_from) {
+        if (!run_resume_from(&t->state, w, &t->record, &t->position)) {
+            return false;
+        }
+    } else if (!resumed && o->init) {
         bool ok = checkpoint_verify_together(w, o->init, false, &e) &&
                   weights_load(o->init, &m->config, m->views, m->tensors, &e);
         if (!world_check(w, ok, &e)) {
             return false;
         }
     } else if (!resumed) {
-        weights_initialize(&m->config, o->seed, (float)o->init_std, m->views, m->tensors);
+        float std = (float)(o->init_std > 0 ? o->init_std : INIT_STD);
+        weights_initialize(&m->config, o->seed, std, m->views, m->tensors);
     }
 
     t->record.from_step = t->position.step;
@@ -1112,8 +1119,8 @@ static bool reserve_packing(MemoryLedger *memory, const Model *m, size_t B, size
 static bool note_mpi_buffers(Trainer *t, Error *e) {
     const ModelShard *shard = &t->model.shard;
     size_t C = t->model.config.channels, R = t->setup.micro_batch * t->setup.seq_len;
-    size_t n =
-        mpi_buffer_floats(&t->world->grid, shard, &t->reducer, R * C, shard->vocab.count * C);
+    size_t embedding = t->model.config.tied ? shard->vocab.count * C : 0;
+    size_t n = mpi_buffer_floats(&t->world->grid, shard, &t->reducer, R * C, embedding);
     return ledger_note(&t->memory, "MPI buffers", n * sizeof(float), NULL, e);
 }
 
@@ -1572,28 +1579,60 @@ static int command_generate(World *w, const Options *o) {
 // =================================================================================================
 // Commands: kernels, plan
 
-// Hash of the losses and weights of 20 steps of a small model on made-up tokens: small, but with
-// two blocks of keys in attention and two blocks of k in the widest matrix product. Any machine,
-// vector length and number of threads must give it; a change of the kernels' arithmetic changes it.
-static const char golden_hash[] =
-    "d80661553c94e7edec40cb60c269cfb143fe85c9c15298e94025271a9d04a010";
+// Hashes of the losses and weights of 20 steps of a small model of each kind of block on made-up
+// tokens: small, but with two blocks of keys in attention and two blocks of k in the widest matrix
+// product. Any machine, vector length and number of threads must give them; a change of the
+// kernels' arithmetic changes them.
+enum { GOLDEN_VOCAB = 211, GOLDEN_T = 167, GOLDEN_STEPS = 20 };
+static const struct {
+    ModelConfig config;
+    const char *hash;
+} golden_runs[] = {
+    {{.family = &families[FAMILY_GPT2],
+      .channels = 98,
+      .layers = 2,
+      .heads = 7,
+      .kv_heads = 7,
+      .head_dim = 14,
+      .mlp_channels = 392,
+      .tied = true,
+      .scale_attention = true},
+     "d80661553c94e7edec40cb60c269cfb143fe85c9c15298e94025271a9d04a010"},
+    {{.family = &families[FAMILY_LLAMA],
+      .channels = 90,
+      .layers = 2,
+      .heads = 6,
+      .kv_heads = 3,
+      .head_dim = 18,
+      .mlp_channels = 197,
+      .scale_attention = true,
+      .rope = {10000, 8, 1, 4, 40}},
+     ""},
+    {{.family = &families[FAMILY_QWEN3],
+      .channels = 90,
+      .layers = 2,
+      .heads = 4,
+      .kv_heads = 1,
+      .head_dim = 26,
+      .mlp_channels = 197,
+      .tied = true,
+      .qk_norm = true,
+      .scale_attention = true,
+      .rope = {1000000, 1, 1, 1, 1}},
+     ""},
+};
 
-// Hashes `steps` training steps of a small model; the hash of all 20 must be the golden one.
-static bool golden_run(uint64_t steps, Error *e) {
-    enum { VOCAB = 211, T = 167, STEPS = 20 };
+// Hashes `steps` training steps of a small model; the hash of all 20 must be `golden`.
+static bool golden_run(ModelConfig config, const char *golden, uint64_t steps, Error *e) {
+    enum { VOCAB = GOLDEN_VOCAB, T = GOLDEN_T };
     const Options o = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
     World alone = {.size = 1, .grid = grid_alone()};
+    config.vocab_size = VOCAB;
+    config.seq_len = T;
+    config.norm_eps = 1e-5;
     Trainer t = {.options = &o,
                  .world = &alone,
-                 .setup = {.config = {.vocab_size = VOCAB,
-                                      .seq_len = T,
-                                      .channels = 98,
-                                      .layers = 2,
-                                      .heads = 7,
-                                      .end_of_document = -1},
-                           .seq_len = T,
-                           .micro_batch = 1,
-                           .global_batch = 1}};
+                 .setup = {.config = config, .seq_len = T, .micro_batch = 1, .global_batch = 1}};
     int32_t tokens[T], targets[T];
     char hex[SHA256_HEX];
     Sha256 hash;
@@ -1620,13 +1659,22 @@ static bool golden_run(uint64_t steps, Error *e) {
     sha256_end(&hash, hex);
     training_free(&t);
 
-    printf("golden run: %s, %llu steps, vectors of %zu bits, %d threads\n", hex,
-           (unsigned long long)steps, 32 * (size_t)svcntw(), omp_get_max_threads());
-    return steps < STEPS || !strcmp(hex, golden_hash) ||
+    printf("golden run of %s: %s, %llu steps, vectors of %zu bits, %d threads\n",
+           config.family->name, hex, (unsigned long long)steps, 32 * (size_t)svcntw(),
+           omp_get_max_threads());
+    return steps < GOLDEN_STEPS || !strcmp(hex, golden) ||
            fail(e,
                 "golden hash mismatch: not bit-identical to %s; this machine or compiler does "
                 "not compute as others do",
-                golden_hash);
+                golden);
+}
+
+static bool golden_runs_all(uint64_t steps, Error *e) {
+    bool ok = true;
+    for (size_t i = 0; ok && i < sizeof golden_runs / sizeof *golden_runs; i++) {
+        ok = golden_run(golden_runs[i].config, golden_runs[i].hash, steps, e);
+    }
+    return ok;
 }
 
 static int command_kernels(World *w, const Options *o) {
@@ -1639,7 +1687,7 @@ static int command_kernels(World *w, const Options *o) {
     placement_bind(w, o->bind);
     if (w->rank == 0) {
         ok = (!o->check || check_kernels(o->only, &e)) &&
-             (!o->golden || golden_run(o->golden_steps, &e)) &&
+             (!o->golden || golden_runs_all(o->golden_steps, &e)) &&
              (!o->bench || bench_kernels(o->only, measure_peak_flops(MPI_COMM_SELF), &e));
     }
     return world_check_root(w, ok, &e) ? EXIT_SUCCESS : EXIT_FAILURE;
@@ -1708,6 +1756,9 @@ static const Command commands[] = {
     {"generate", "continues a prompt",
      "train_gpt generate --checkpoint run/step-001000 --prompt \"Once upon a time\"", GENERATE,
      command_generate},
+    {"export", "writes a model for the Hugging Face hub",
+     "train_gpt export --checkpoint run/step-001000 --out model --dtype bf16", EXPORT,
+     export_command},
     {"trace", "from a step to its documents, from a document to its steps, from a text to the data",
      "train_gpt trace --run run --step 1000 --row 0", TRACE, trace_command},
     {"kernels", "compares the fast kernels with the reference, times them, certifies a machine",
