@@ -33,6 +33,7 @@
 #include "run/command_line.h"
 #include "run/console.h"
 #include "run/export.h"
+#include "run/generation.h"
 #include "run/gradient_reducer.h"
 #include "run/log_writer.h"
 #include "run/mpi_buffers.h"
@@ -1409,23 +1410,11 @@ static int command_eval(World *w, const Options *o) {
 typedef struct {
     const Options *options;
     World *world;
-    Inference run;         // of one sequence; the qkv of its rows are the key-value cache
+    Inference run;         // of one sequence; it has the key-value cache
     float *logits;         // (V)
     Candidate *candidates; // (V)
-    Tokenizer tokenizer;
-    bool has_tokenizer;
-    Decoder decoder;
-    TokenBuffer ids; // prompt, then what was generated
+    Generation text;
 } Generator;
-
-// Prints the text that the decoder has ready.
-static void print_decoded(Generator *g) {
-    if (g->world->rank == 0) {
-        fwrite(g->decoder.text.data, 1, g->decoder.text.length, stdout);
-        fflush(stdout);
-    }
-    g->decoder.text.length = 0;
-}
 
 // Collective over the ranks of a model: g->logits (V) of the token after ids (count) on the last
 // stage. The first `cached` rows are in the cache.
@@ -1445,11 +1434,14 @@ static void next_logits(Generator *g, const int32_t *ids, size_t cached, size_t 
     tp_all_reduce(g->world, g->logits, V);
 }
 
-// Draws the token after ids, on the last stage, and tells the other stages; -1 if the logits are
-// not finite.
-static int32_t next_token(Generator *g, uint64_t i) {
+// Draws the token after ids on the last stage, and tells the other stages.
+static int32_t next_token(void *context, const int32_t *ids, size_t cached, size_t count,
+                          uint64_t i) {
+    Generator *g = context;
     const Options *o = g->options;
     int32_t token = -1;
+
+    next_logits(g, ids, cached, count);
     if (g->run.model.shard.last_stage) {
         Sampling sampling = {o->temperature, o->top_k, o->top_p};
         double draw = random_uniform(o->seed, RANDOM_FREE, i);
@@ -1461,96 +1453,19 @@ static int32_t next_token(Generator *g, uint64_t i) {
     return token;
 }
 
-// Generates and prints up to --tokens tokens. Rows that are in the cache are not computed again.
-// When the context is full, its older half is dropped and the newer half, which now stands at other
-// positions, is computed once.
-static bool generate_tokens(Generator *g, Error *e) {
-    const Options *o = g->options;
-    size_t T = g->run.model.config.seq_len, cached = 0;
-    size_t start = g->ids.count > T ? g->ids.count - (T + 1) / 2 : 0;
-
-    for (uint64_t i = 0; i < o->tokens; i++) {
-        size_t count = g->ids.count - start;
-        if (count > T) {
-            start = g->ids.count - (T + 1) / 2;
-            count = g->ids.count - start;
-            cached = 0;
-        }
-
-        next_logits(g, g->ids.ids + start, cached, count);
-        cached = count;
-        int32_t token = next_token(g, i);
-        if (token < 0) {
-            return fail(e, "%s: its logits are not finite; the weights are damaged", o->checkpoint);
-        }
-        if (token == g->tokenizer.end_of_document) {
-            break;
-        }
-        if (!token_buffer_append(&g->ids, token, e) || !decoder_add(&g->decoder, token, e)) {
-            return false;
-        }
-        print_decoded(g);
-    }
-
-    message_wait(g->world, &g->run.workspace.sent[0]);
-    if (!decoder_end(&g->decoder, e)) {
-        return false;
-    }
-    print_decoded(g);
-    if (g->world->rank == 0) {
-        printf("\n");
-    }
-    return true;
-}
-
-// Encodes the prompt; an empty one begins a document. The decoder is told the ids, so that what
-// follows is decoded as their continuation.
-static bool encode_prompt(Generator *g, Error *e) {
-    const char *prompt = g->options->prompt;
-    size_t length = strlen(prompt), consumed;
-    uint64_t replaced = 0;
-    char *text = malloc(3 * length + 1);
-    if (!text) {
-        return fail(e, "no memory for the prompt");
-    }
-    length = utf8_sanitize(text, prompt, length, true, &consumed, &replaced);
-    bool ok = tokenizer_encode(&g->tokenizer, text, length, &g->ids, e);
-    free(text);
-    if (ok && g->ids.count == 0) {
-        ok = token_buffer_append(&g->ids, g->tokenizer.end_of_document, e);
-    }
-
-    decoder_init(&g->decoder, &g->tokenizer, false);
-    for (size_t i = 0; i < g->ids.count && ok; i++) {
-        int32_t id = g->ids.ids[i];
-        if (id < 0 || (size_t)id >= g->run.model.config.vocab_size) {
-            return fail(e, "%s: its tokenizer gives id %d, outside the model's vocabulary of %zu",
-                        g->options->checkpoint, (int)id, g->run.model.config.vocab_size);
-        }
-        ok = decoder_add(&g->decoder, id, e);
-    }
-    g->decoder.text.length = 0;
-    return ok;
-}
-
 static bool generator_create(Generator *g, Error *e) {
-    size_t V = g->run.model.config.vocab_size;
-    g->has_tokenizer = tokenizer_load(&g->tokenizer, g->options->checkpoint, e);
-    if (!g->has_tokenizer) {
-        return false;
-    }
-    g->logits = ledger_floats(&g->run.memory, "logits", V, e);
-    g->candidates = ledger_bytes(&g->run.memory, "logits", V * sizeof *g->candidates, e);
-    return g->logits && g->candidates && encode_prompt(g, e);
+    const ModelConfig *c = &g->run.model.config;
+    g->logits = ledger_floats(&g->run.memory, "logits", c->vocab_size, e);
+    g->candidates =
+        ledger_bytes(&g->run.memory, "logits", c->vocab_size * sizeof *g->candidates, e);
+    return g->logits && g->candidates &&
+           generation_create(&g->text, g->options, c, g->world->rank == 0, e);
 }
 
-static void generator_free(Generator *g) {
-    if (g->has_tokenizer) {
-        decoder_free(&g->decoder);
-        tokenizer_free(&g->tokenizer);
-    }
-    free(g->ids.ids);
-    inference_close(&g->run);
+static bool generate(Generator *g, Error *e) {
+    bool ok = generation_run(&g->text, g->run.workspace.T, next_token, g, e);
+    message_wait(g->world, &g->run.workspace.sent[0]);
+    return ok;
 }
 
 static int command_generate(World *w, const Options *o) {
@@ -1569,10 +1484,11 @@ static int command_generate(World *w, const Options *o) {
             printf("%s", o->prompt);
         }
         // One sequence is the work of one data-parallel rank.
-        bool generated = w->grid.dp_rank != 0 || generate_tokens(&g, &e);
+        bool generated = w->grid.dp_rank != 0 || generate(&g, &e);
         ok = world_check(w, generated, &e);
     }
-    generator_free(&g);
+    generation_free(&g.text);
+    inference_close(&g.run);
     return ok ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
