@@ -18,6 +18,7 @@
 #include "model/checkpoint.h"
 #include "model/config.h"
 #include "model/flops.h"
+#include "model/golden.h"
 #include "model/kernel_scratch.h"
 #include "model/loss_sum.h"
 #include "model/memory_ledger.h"
@@ -41,6 +42,7 @@
 #include "run/peak_flops.h"
 #include "run/resume.h"
 #include "run/sampling.h"
+#include "run/schedule.h"
 #include "run/stop.h"
 #include "run/train_setup.h"
 #include "run/training_state.h"
@@ -597,30 +599,6 @@ static LossSum forward_backward(const Model *m, World *world, Workspace *s, Grad
 
 // =================================================================================================
 // Update
-
-// Learning rate of step 1 .. steps: linear warm-up to lr, then the schedule down to min_lr at the
-// last step.
-static double learning_rate(const Options *o, size_t step) {
-    double lr = o->lr, min_lr = o->min_lr, at = (double)step;
-    double warmup = (double)o->warmup_steps, steps = (double)o->steps;
-    if (at <= warmup) {
-        return lr * at / warmup;
-    }
-
-    switch (o->schedule) {
-    case SCHEDULE_CONSTANT:
-        return lr;
-    case SCHEDULE_WSD: { // warm-up, stable, decay (Hu et al. 2024)
-        double decay_steps = o->decay_steps ? (double)o->decay_steps : floor(steps / 5);
-        double decay_from = fmax(warmup, steps - decay_steps);
-        return at <= decay_from ? lr
-                                : lr + (min_lr - lr) * (at - decay_from) / (steps - decay_from);
-    }
-    default: // cosine
-        return min_lr + (lr - min_lr) * 0.5 *
-                            (1 + cos(3.14159265358979323846 * (at - warmup) / (steps - warmup)));
-    }
-}
 
 // What training keeps of the model: views of its tensors, and AdamW's moments, which are zero.
 static bool training_state_create(TrainingState *s, MemoryLedger *memory, const Model *m,
@@ -1495,60 +1473,14 @@ static int command_generate(World *w, const Options *o) {
 // =================================================================================================
 // Commands: kernels, plan
 
-// Hashes of the losses and weights of 20 steps of a small model of each kind of block on made-up
-// tokens: small, but with two blocks of keys in attention and two blocks of k in the widest matrix
-// product. Any machine, vector length and number of threads must give them; a change of the
-// kernels' arithmetic changes them.
-enum { GOLDEN_VOCAB = 211, GOLDEN_T = 167, GOLDEN_STEPS = 20 };
-static const struct {
-    ModelConfig config;
-    const char *hash;
-} golden_runs[] = {
-    {{.family = &families[FAMILY_GPT2],
-      .channels = 98,
-      .layers = 2,
-      .heads = 7,
-      .kv_heads = 7,
-      .head_dim = 14,
-      .mlp_channels = 392,
-      .tied = true,
-      .scale_attention = true},
-     "d80661553c94e7edec40cb60c269cfb143fe85c9c15298e94025271a9d04a010"},
-    {{.family = &families[FAMILY_LLAMA],
-      .channels = 90,
-      .layers = 2,
-      .heads = 6,
-      .kv_heads = 3,
-      .head_dim = 18,
-      .mlp_channels = 197,
-      .scale_attention = true,
-      .rope = {10000, 8, 1, 4, 40}},
-     ""},
-    {{.family = &families[FAMILY_QWEN3],
-      .channels = 90,
-      .layers = 2,
-      .heads = 4,
-      .kv_heads = 1,
-      .head_dim = 26,
-      .mlp_channels = 197,
-      .tied = true,
-      .qk_norm = true,
-      .scale_attention = true,
-      .rope = {1000000, 1, 1, 1, 1}},
-     ""},
-};
-
 // Hashes `steps` training steps of a small model; the hash of all 20 must be `golden`.
-static bool golden_run(ModelConfig config, const char *golden, uint64_t steps, Error *e) {
+static bool golden_run(const ModelConfig *config, const char *golden, uint64_t steps, Error *e) {
     enum { VOCAB = GOLDEN_VOCAB, T = GOLDEN_T };
     const Options o = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
     World alone = {.size = 1, .grid = grid_alone()};
-    config.vocab_size = VOCAB;
-    config.seq_len = T;
-    config.norm_eps = 1e-5;
     Trainer t = {.options = &o,
                  .world = &alone,
-                 .setup = {.config = config, .seq_len = T, .micro_batch = 1, .global_batch = 1}};
+                 .setup = {.config = *config, .seq_len = T, .micro_batch = 1, .global_batch = 1}};
     int32_t tokens[T], targets[T];
     char hex[SHA256_HEX];
     Sha256 hash;
@@ -1576,7 +1508,7 @@ static bool golden_run(ModelConfig config, const char *golden, uint64_t steps, E
     training_free(&t);
 
     printf("golden run of %s: %s, %llu steps, vectors of %zu bits, %d threads\n",
-           config.family->name, hex, (unsigned long long)steps, 32 * (size_t)svcntw(),
+           config->family->name, hex, (unsigned long long)steps, 32 * (size_t)svcntw(),
            omp_get_max_threads());
     return steps < GOLDEN_STEPS || !strcmp(hex, golden) ||
            fail(e,
@@ -1587,8 +1519,8 @@ static bool golden_run(ModelConfig config, const char *golden, uint64_t steps, E
 
 static bool golden_runs_all(uint64_t steps, Error *e) {
     bool ok = true;
-    for (size_t i = 0; ok && i < sizeof golden_runs / sizeof *golden_runs; i++) {
-        ok = golden_run(golden_runs[i].config, golden_runs[i].hash, steps, e);
+    for (size_t i = 0; ok && i < GOLDEN_MODELS; i++) {
+        ok = golden_run(&golden_models[i].config, golden_models[i].hash, steps, e);
     }
     return ok;
 }
