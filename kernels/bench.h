@@ -31,7 +31,7 @@ static inline double measure_bandwidth(void) {
                                .outputs = 1,
                                .arrays = {"RC", "RC", "TC"},
                                .run = run_embedding_forward};
-    const Shape s = {1, ROWS, CHANNELS, 1, ROWS, 1};
+    const Shape s = {1, ROWS, CHANNELS, 1, ROWS, 1, 1, 1};
     ProbeArrays p;
     if (!probe_create(&p, &probe, &s, FILL_PLAIN, &(Error){0})) {
         return NAN;
@@ -56,21 +56,31 @@ static inline bool bench_probe(const KernelProbe *probe, const Shape *s, double 
     probe_free(&p);
 
     double work = (double)product_of(probe->work, s) * (probe->bytes ? sizeof(float) : 1);
-    printf("%-27s B %zu T %-4zu C %-4zu O %-5zu %9.3f ms %8.1f %s %5.1f %% of peak, %5.1f x ref\n",
+    printf("%-31s B %zu T %-4zu C %-4zu O %-5zu %9.3f ms %8.1f %s %5.1f %% of peak, %5.1f x ref\n",
            probe->name, s->B, s->T, s->C, s->O, 1e3 * sve, 1e-9 * work / sve,
            probe->bytes ? "GB/s   " : "GFLOP/s", 100 * work / sve / peak, ref / sve);
     return true;
 }
 
-// Times the kernels at the shapes of GPT-2 124M. `only`: kernels whose names contain it, or NULL.
-// flops: the measured peak of all threads, operations per second.
+// Times the kernels at the shapes of GPT-2 124M and of llm-jp-3-150m. `only`: kernels whose names
+// contain it, or NULL. flops: the measured peak of all threads, operations per second.
 static inline bool bench_kernels(const char *only, double flops, Error *e) {
-    static const Shape shapes[] = {
-        {1, 1024, 768, 12, 50257, 768},  {1, 1024, 768, 12, 50257, 2304},
-        {1, 1024, 768, 12, 50257, 3072}, {1, 1024, 3072, 12, 50257, 768},
-        {4, 64, 768, 12, 50257, 2304},
+    // only matrix products depend on all of the shapes
+    static const struct {
+        Shape shape; // B, T, C, H, V, O, G, D
+        bool products_only;
+    } cases[] = {
+        {{1, 1024, 768, 12, 50257, 768, 12, 64}, false},
+        {{1, 1024, 768, 12, 50257, 2304, 12, 64}, true},
+        {{1, 1024, 768, 12, 50257, 3072, 12, 64}, true},
+        {{1, 1024, 3072, 12, 50257, 768, 12, 64}, true},
+        {{4, 64, 768, 12, 50257, 2304, 12, 64}, false},
+        {{1, 1024, 512, 8, 99584, 2048, 8, 64}, false},
+        {{1, 1024, 512, 8, 99584, 512, 8, 64}, true},
+        {{1, 1024, 512, 8, 99584, 1536, 8, 64}, true},
+        {{1, 1024, 512, 8, 99584, 4096, 8, 64}, true},
+        {{1, 1024, 2048, 8, 99584, 512, 8, 64}, true},
     };
-    const size_t last = sizeof shapes / sizeof *shapes - 1;
     double bandwidth = measure_bandwidth();
 
     printf("measured peak: %.1f GFLOP/s, %.1f GB/s, %d threads\n", 1e-9 * flops, 1e-9 * bandwidth,
@@ -81,10 +91,12 @@ static inline bool bench_kernels(const char *only, double flops, Error *e) {
             continue;
         }
 
-        // only matrix products depend on all of the shapes: the others are timed at two
-        size_t stride = strchr(probe->work, 'O') && !probe->bytes ? 1 : last;
-        for (size_t j = 0; j <= last; j += stride) {
-            if (!bench_probe(probe, &shapes[j], probe->bytes ? bandwidth : flops, e)) {
+        bool product = strchr(probe->work, 'O') && !probe->bytes;
+        for (size_t j = 0; j < sizeof cases / sizeof *cases; j++) {
+            if (cases[j].products_only && !product) {
+                continue;
+            }
+            if (!bench_probe(probe, &cases[j].shape, probe->bytes ? bandwidth : flops, e)) {
                 return false;
             }
         }

@@ -5,13 +5,15 @@
 
 #include <float.h>
 
-#include "kernels_ref.h" // defines: Kernels, kernels_ref
+#include "kernels/rope_table.h" // defines: rope_table
+#include "kernels_ref.h"        // defines: Kernels, kernels_ref
 #include "util/error.h"
 #include "util/memory.h" // defines: allocate_floats
 #include "util/random.h" // defines: random_bits
 
 typedef struct {
-    size_t B, T, C, H, V, O; // O: output channels of a matrix product
+    size_t B, T, C, H, V, O; // O: output channels of a matrix product, hidden channels of SwiGLU
+    size_t G, D;             // KV heads, channels of a head
 } Shape;
 
 enum { PROBE_ARRAYS = 9 };
@@ -20,7 +22,8 @@ enum { PROBE_ARRAYS = 9 };
 typedef void (*KernelRun)(const Kernels *k, float **x, const int32_t *tokens, const Shape *s,
                           size_t R);
 
-// Sizes are products of the letters B T C H V O, R = B T, K = CLASSIFIER_ROWS, and digits.
+// Sizes are products of the letters B T C H V O G D, R = B T, W = (H + 2 G) D (a row of q, k and
+// v), K = CLASSIFIER_ROWS, and digits.
 typedef struct {
     const char *name;
     int outputs;                      // how many of the arrays it writes: the first ones
@@ -38,8 +41,12 @@ static inline size_t product_of(const char *letters, const Shape *s) {
         const struct {
             char letter;
             size_t value;
-        } sizes[] = {{'B', s->B}, {'T', s->T}, {'C', s->C},        {'H', s->H},
-                     {'V', s->V}, {'O', s->O}, {'R', s->B * s->T}, {'K', CLASSIFIER_ROWS}};
+        } sizes[] = {{'B', s->B},           {'T', s->T},
+                     {'C', s->C},           {'H', s->H},
+                     {'V', s->V},           {'O', s->O},
+                     {'G', s->G},           {'D', s->D},
+                     {'R', s->B * s->T},    {'W', (s->H + 2 * s->G) * s->D},
+                     {'K', CLASSIFIER_ROWS}};
         size_t factor = (size_t)(*letters - '0');
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
             factor = *letters == sizes[i].letter ? sizes[i].value : factor;
@@ -70,11 +77,13 @@ RUN(run_embedding_forward_shard) {
 
 RUN(run_embedding_backward_shard) {
     const VocabShard vocab = {s->V / 2, s->V - s->V / 2};
-    k->embedding_backward(x[0] + vocab.first * s->C, x[1], x[2], tokens, vocab, s->B, s->T, s->C);
+    k->embedding_backward(x[0] + vocab.first * s->C, NULL, x[1], tokens, vocab, s->B, s->T, s->C);
 }
 
+static const float norm_eps = 1e-5f;
+
 RUN(run_layernorm_forward) {
-    k->layernorm_forward(x[0], x[1], x[2], x[3], x[4], x[5], R, s->C);
+    k->layernorm_forward(x[0], x[1], x[2], x[3], x[4], x[5], norm_eps, R, s->C);
 }
 
 RUN(run_layernorm_backward) {
@@ -83,48 +92,133 @@ RUN(run_layernorm_backward) {
 
 // mean and rstd of the input; out goes to x[8], which is not read.
 RUN(prepare_layernorm_backward) {
-    k->layernorm_forward(x[8], x[6], x[7], x[4], x[5], x[5], R, s->C);
+    k->layernorm_forward(x[8], x[6], x[7], x[4], x[5], x[5], norm_eps, R, s->C);
+}
+
+RUN(run_rmsnorm_forward) {
+    k->rmsnorm_forward(x[0], x[1], x[2], x[3], norm_eps, R, s->C);
+}
+
+RUN(run_rmsnorm_backward) {
+    k->rmsnorm_backward(x[0], x[1], x[2], x[3], x[4], x[5], R, s->C);
+}
+
+// rstd of the input; out goes to x[6], which is not read.
+RUN(prepare_rmsnorm_backward) {
+    k->rmsnorm_forward(x[6], x[5], x[3], x[4], norm_eps, R, s->C);
+}
+
+static inline size_t qkv_row(const Shape *s) {
+    return (s->H + 2 * s->G) * s->D;
+}
+
+RUN(run_head_norm_forward) {
+    k->head_norm_forward(x[0], x[1], x[2], x[3], norm_eps, qkv_row(s), R, s->H, s->D);
+}
+
+RUN(run_head_norm_backward) {
+    k->head_norm_backward(x[0], x[1], x[2], x[3], x[4], qkv_row(s), R, s->H, s->D);
+}
+
+// rstd of each head; out goes to x[5], which is not read.
+RUN(prepare_head_norm_backward) {
+    k->rmsnorm_forward(x[5], x[4], x[2], x[3], norm_eps, R * s->H, s->D);
+}
+
+enum { ROPE_FIRST = 3 }; // the position of row 0
+
+RUN(run_rope) {
+    k->rope(x[0], x[1], qkv_row(s), ROPE_FIRST, s->B, s->T, s->H, s->D, false);
+}
+
+RUN(run_rope_inverse) {
+    k->rope(x[0], x[1], qkv_row(s), ROPE_FIRST, s->B, s->T, s->H, s->D, true);
+}
+
+// x[1] has room for 4 T positions.
+RUN(prepare_rope) {
+    rope_table(x[1], s->T + ROPE_FIRST, s->D, 10000, 1, 1, 1, 1);
+}
+
+RUN(run_swiglu_forward) {
+    k->swiglu_forward(x[0], x[1], R, s->O);
+}
+
+RUN(run_swiglu_backward) {
+    k->swiglu_backward(x[0], x[1], x[2], R, s->O);
 }
 
 RUN(run_matmul_forward) {
-    k->matmul_forward(x[0], x[1], x[2], x[3], x[4], R, s->C, s->O);
+    k->matmul_forward(x[0], x[1], x[2], x[3], x[4], IN_OUT, R, s->C, s->O);
+}
+
+RUN(run_matmul_forward_out_in) {
+    k->matmul_forward(x[0], x[1], x[2], x[3], x[4], OUT_IN, R, s->C, s->O);
 }
 
 // On TP ranks above 0 neither bias nor residual is added.
 RUN(run_matmul_forward_no_bias) {
-    k->matmul_forward(x[0], x[1], x[2], NULL, NULL, R, s->C, s->O);
+    k->matmul_forward(x[0], x[1], x[2], NULL, NULL, IN_OUT, R, s->C, s->O);
 }
 
-RUN(run_matmul_gelu_forward) {
-    k->matmul_gelu_forward(x[0], x[1], x[2], x[3], x[4], R, s->C, s->O);
-}
+#define RUN_ACTIVATION(name, activation)                                                           \
+    RUN(run_matmul_##name##_forward) {                                                             \
+        k->matmul_activation_forward(x[0], x[1], x[2], x[3], x[4], activation, R, s->C, s->O);     \
+    }                                                                                              \
+    RUN(run_matmul_##name##_backward_input) {                                                      \
+        k->matmul_backward_input(x[0], x[1], x[2], x[3], activation, IN_OUT, R, s->C, s->O);       \
+    }
+
+RUN_ACTIVATION(gelu_tanh, ACTIVATION_GELU_TANH)
+RUN_ACTIVATION(gelu, ACTIVATION_GELU)
+RUN_ACTIVATION(relu, ACTIVATION_RELU)
 
 RUN(run_matmul_backward_input) {
-    k->matmul_backward_input(x[0], x[1], x[2], NULL, R, s->C, s->O);
+    k->matmul_backward_input(x[0], x[1], x[2], NULL, ACTIVATION_GELU_TANH, IN_OUT, R, s->C, s->O);
 }
 
-RUN(run_matmul_gelu_backward_input) {
-    k->matmul_backward_input(x[0], x[1], x[2], x[3], R, s->C, s->O);
+RUN(run_matmul_backward_input_out_in) {
+    k->matmul_backward_input(x[0], x[1], x[2], NULL, ACTIVATION_GELU_TANH, OUT_IN, R, s->C, s->O);
 }
 
 RUN(run_matmul_backward_weight) {
-    k->matmul_backward_weight(x[0], x[1], x[2], x[3], R, s->C, s->O);
+    k->matmul_backward_weight(x[0], x[1], x[2], x[3], IN_OUT, R, s->C, s->O);
+}
+
+RUN(run_matmul_backward_weight_out_in) {
+    k->matmul_backward_weight(x[0], x[1], x[2], x[3], OUT_IN, R, s->C, s->O);
 }
 
 RUN(run_matmul_backward_weight_no_bias) {
-    k->matmul_backward_weight(x[0], NULL, x[1], x[2], R, s->C, s->O);
+    k->matmul_backward_weight(x[0], NULL, x[1], x[2], IN_OUT, R, s->C, s->O);
+}
+
+// q, k and v of a row side by side
+static inline AttentionShape attention_shape(const Shape *s) {
+    return (AttentionShape){.heads = s->H,
+                            .kv_heads = s->G,
+                            .head_dim = s->D,
+                            .q_row = qkv_row(s),
+                            .kv_row = qkv_row(s),
+                            .scale = 1 / sqrtf((float)s->D)};
 }
 
 RUN(run_attention_forward) {
-    k->attention_forward(x[0], x[1], x[2], 0, s->B, s->T, s->C, s->H);
+    const AttentionShape shape = attention_shape(s);
+    const float *q = x[2], *key = q + s->H * s->D, *value = key + s->G * s->D;
+    k->attention_forward(x[0], x[1], q, key, value, &shape, 0, s->B, s->T);
 }
 
 RUN(run_attention_backward) {
-    k->attention_backward(x[0], x[1], x[2], x[3], x[4], s->B, s->T, s->C, s->H);
+    const AttentionShape shape = attention_shape(s);
+    const float *q = x[3], *key = q + s->H * s->D, *value = key + s->G * s->D;
+    float *dq = x[0], *dk = dq + s->H * s->D, *dv = dk + s->G * s->D;
+    k->attention_backward(dq, dk, dv, x[1], x[2], q, key, value, x[4], &shape, s->B, s->T);
 }
 
 RUN(prepare_attention_backward) {
-    k->attention_forward(x[2], x[4], x[3], 0, s->B, s->T, s->C, s->H);
+    float *forward[] = {x[2], x[4], x[3]};
+    run_attention_forward(k, forward, tokens, s, R);
 }
 
 RUN(run_logits_forward) {
@@ -132,7 +226,8 @@ RUN(run_logits_forward) {
 }
 
 // The three steps of the classifier over two vocabulary shards.
-RUN(run_classifier) {
+static inline void classify(const Kernels *k, float **x, const int32_t *tokens, const Shape *s,
+                            size_t R, float z_loss) {
     const VocabShard vocab[2] = {{0, (s->V + 1) / 2}, {(s->V + 1) / 2, s->V / 2}};
     const size_t shards = s->V > 1 ? 2 : 1;
     float dloss = 1 / (float)R, scale[CLASSIFIER_ROWS], *dinp_shard = x[6];
@@ -151,7 +246,7 @@ RUN(run_classifier) {
         for (size_t i = 0; i < shards; i++) {
             const float *wte = x[5] + vocab[i].first * s->C;
             float *dwte = x[2] + vocab[i].first * s->C;
-            k->cross_entropy(x[0] + r, scale, softmax, shards, i, dloss, rows);
+            k->cross_entropy(x[0] + r, scale, softmax, shards, i, dloss, z_loss, rows);
             k->classifier_backward(i ? dinp_shard : dinp, dwte, logits[i], scale, inp, wte,
                                    tokens + r, dloss, vocab[i], rows, s->C);
         }
@@ -159,6 +254,14 @@ RUN(run_classifier) {
             dinp[i] += dinp_shard[i];
         }
     }
+}
+
+RUN(run_classifier) {
+    classify(k, x, tokens, s, R, 0);
+}
+
+RUN(run_classifier_z_loss) {
+    classify(k, x, tokens, s, R, 0.01f);
 }
 
 RUN(run_sum_of_squares) {
@@ -177,6 +280,7 @@ RUN(prepare_adamw) {
 }
 
 #undef RUN
+#undef RUN_ACTIVATION
 #undef UNUSED
 
 // clang-format off
@@ -186,32 +290,60 @@ static const KernelProbe probes[] = {
     {"embedding_forward_shard", 1, {"RC", "VC"}, "1", NULL, true, NULL,
      run_embedding_forward_shard},
     {"embedding_backward", 2, {"VC", "TC", "RC"}, "R", "5RC", true, NULL, run_embedding_backward},
-    {"embedding_backward_shard", 2, {"VC", "TC", "RC"}, "R", NULL, true, NULL,
+    {"embedding_backward_shard", 1, {"VC", "RC"}, "R", NULL, true, NULL,
      run_embedding_backward_shard},
     {"layernorm_forward", 3, {"RC", "R", "R", "RC", "C", "C"}, "C", "2RC", true, NULL,
      run_layernorm_forward},
     {"layernorm_backward", 3, {"RC", "C", "C", "RC", "RC", "C", "R", "R", "RC"}, "R", "6RC", true,
      prepare_layernorm_backward, run_layernorm_backward},
+    {"rmsnorm_forward", 2, {"RC", "R", "RC", "C"}, "C", "2RC", true, NULL, run_rmsnorm_forward},
+    {"rmsnorm_backward", 2, {"RC", "C", "RC", "RC", "C", "R", "RC"}, "R", "6RC", true,
+     prepare_rmsnorm_backward, run_rmsnorm_backward},
+    {"head_norm_forward", 3, {"RW", "RHD", "RH", "D"}, "D", "3RHD", true, NULL,
+     run_head_norm_forward},
+    {"head_norm_backward", 2, {"RW", "D", "RHD", "D", "RH", "RHD"}, "RH", "5RHD", true,
+     prepare_head_norm_backward, run_head_norm_backward},
+    {"rope", 1, {"RW", "4TD"}, "1", "2RHD", true, prepare_rope, run_rope},
+    {"rope_inverse", 1, {"RW", "4TD"}, "1", NULL, true, prepare_rope, run_rope_inverse},
+    {"swiglu_forward", 1, {"RO", "2RO"}, "1", "3RO", true, NULL, run_swiglu_forward},
+    {"swiglu_backward", 1, {"2RO", "RO", "2RO"}, "1", "5RO", true, NULL, run_swiglu_backward},
     {"matmul_forward", 1, {"RO", "RC", "CO", "O", "RO"}, "C", "2RCO", false, NULL,
      run_matmul_forward},
+    {"matmul_forward_out_in", 1, {"RO", "RC", "CO", "O", "RO"}, "C", "2RCO", false, NULL,
+     run_matmul_forward_out_in},
     {"matmul_forward_no_bias", 1, {"RO", "RC", "CO"}, "C", NULL, false, NULL,
      run_matmul_forward_no_bias},
+    {"matmul_gelu_tanh_forward", 2, {"RO", "RO", "RC", "CO", "O"}, "C", "2RCO", false, NULL,
+     run_matmul_gelu_tanh_forward},
     {"matmul_gelu_forward", 2, {"RO", "RO", "RC", "CO", "O"}, "C", "2RCO", false, NULL,
      run_matmul_gelu_forward},
+    {"matmul_relu_forward", 2, {"RO", "RO", "RC", "CO", "O"}, "C", "2RCO", false, NULL,
+     run_matmul_relu_forward},
     {"matmul_backward_input", 1, {"RC", "RO", "CO"}, "O", "2RCO", false, NULL,
      run_matmul_backward_input},
+    {"matmul_backward_input_out_in", 1, {"RC", "RO", "CO"}, "O", "2RCO", false, NULL,
+     run_matmul_backward_input_out_in},
+    {"matmul_gelu_tanh_backward_input", 1, {"RC", "RO", "CO", "RC"}, "O", "2RCO", false, NULL,
+     run_matmul_gelu_tanh_backward_input},
     {"matmul_gelu_backward_input", 1, {"RC", "RO", "CO", "RC"}, "O", "2RCO", false, NULL,
      run_matmul_gelu_backward_input},
+    {"matmul_relu_backward_input", 1, {"RC", "RO", "CO", "RC"}, "O", "2RCO", false, NULL,
+     run_matmul_relu_backward_input},
     {"matmul_backward_weight", 2, {"CO", "O", "RC", "RO"}, "R", "2RCO", false, NULL,
      run_matmul_backward_weight},
+    {"matmul_backward_weight_out_in", 2, {"CO", "O", "RC", "RO"}, "R", "2RCO", false, NULL,
+     run_matmul_backward_weight_out_in},
     {"matmul_backward_weight_no_bias", 1, {"CO", "RC", "RO"}, "R", NULL, false, NULL,
      run_matmul_backward_weight_no_bias},
-    {"attention_forward", 2, {"RC", "RH", "3RC"}, "TC", "2RTC", false, NULL, run_attention_forward},
-    {"attention_backward", 1, {"3RC", "RC", "RC", "3RC", "RH"}, "TC", "5RTC", false,
+    {"attention_forward", 2, {"RHD", "RH", "RW"}, "THD", "2RTHD", false, NULL,
+     run_attention_forward},
+    {"attention_backward", 1, {"RW", "RHD", "RHD", "RW", "RH"}, "THD", "5RTHD", false,
      prepare_attention_backward, run_attention_backward},
     {"logits_forward", 1, {"RV", "RC", "VC"}, "C", "2RCV", false, NULL, run_logits_forward},
     {"classifier", 3, {"R", "RC", "VC", "KV", "RC", "VC", "KC"}, "V", "6RCV", false, NULL,
      run_classifier},
+    {"classifier_z_loss", 3, {"R", "RC", "VC", "KV", "RC", "VC", "KC"}, "V", NULL, false, NULL,
+     run_classifier_z_loss},
     {"sum_of_squares", 1, {"1", "CO"}, "CO", "CO", true, NULL, run_sum_of_squares},
     {"adamw", 3, {"CO", "CO", "CO", "CO"}, "1", "7CO", true, prepare_adamw, run_adamw},
 };
