@@ -18,6 +18,7 @@
 #include "model/checkpoint.h"
 #include "model/config.h"
 #include "model/flops.h"
+#include "model/golden.h"
 #include "model/kernel_scratch.h"
 #include "model/loss_sum.h"
 #include "model/memory_ledger.h"
@@ -32,6 +33,8 @@
 #include "run/batch.h"
 #include "run/command_line.h"
 #include "run/console.h"
+#include "run/export.h"
+#include "run/generation.h"
 #include "run/gradient_reducer.h"
 #include "run/log_writer.h"
 #include "run/mpi_buffers.h"
@@ -39,6 +42,7 @@
 #include "run/peak_flops.h"
 #include "run/resume.h"
 #include "run/sampling.h"
+#include "run/schedule.h"
 #include "run/stop.h"
 #include "run/train_setup.h"
 #include "run/training_state.h"
@@ -596,29 +600,6 @@ static LossSum forward_backward(const Model *m, World *world, Workspace *s, Grad
 // =================================================================================================
 // Update
 
-// Learning rate of step 1 .. steps: linear warm-up to lr, then the schedule down to min_lr at the
-// last step.
-static double learning_rate(const Options *o, size_t step) {
-    double lr = o->lr, min_lr = o->min_lr, at = (double)step;
-    double warmup = (double)o->warmup_steps, steps = (double)o->steps;
-    if (at <= warmup) {
-        return lr * at / warmup;
-    }
-
-    switch (o->schedule) {
-    case SCHEDULE_CONSTANT:
-        return lr;
-    case SCHEDULE_WSD: { // warm-up, stable, decay (Hu et al. 2024)
-        double decay_from = fmax(warmup, steps - floor(steps / 5));
-        return at <= decay_from ? lr
-                                : lr + (min_lr - lr) * (at - decay_from) / (steps - decay_from);
-    }
-    default: // cosine
-        return min_lr + (lr - min_lr) * 0.5 *
-                            (1 + cos(3.14159265358979323846 * (at - warmup) / (steps - warmup)));
-    }
-}
-
 // What training keeps of the model: views of its tensors, and AdamW's moments, which are zero.
 static bool training_state_create(TrainingState *s, MemoryLedger *memory, const Model *m,
                                   const Buckets *buckets, Error *e) {
@@ -921,8 +902,8 @@ static bool save_checkpoint(Trainer *t) {
     return true;
 }
 
-// Collective: weights, optimizer state and position from the latest checkpoint, or from --init, or
-// new.
+// Collective: weights, optimizer state and position from the latest checkpoint, or from
+// --resume-from; or weights from --init, or new.
 static bool initialize_state(Trainer *t) {
     Error e = {0};
     World *w = t->world;
@@ -934,14 +915,19 @@ static bool initialize_state(Trainer *t) {
         !run_resume(&t->state, w, &t->record, &t->position, &resumed)) {
         return false;
     }
-    if (!resumed && o->init) {
+    if (!resumed && o->resume_from) {
+        if (!run_resume_from(&t->state, w, &t->record, &t->position)) {
+            return false;
+        }
+    } else if (!resumed && o->init) {
         bool ok = checkpoint_verify_together(w, o->init, false, &e) &&
                   weights_load(o->init, &m->config, m->views, m->tensors, &e);
         if (!world_check(w, ok, &e)) {
             return false;
         }
     } else if (!resumed) {
-        weights_initialize(&m->config, o->seed, (float)o->init_std, m->views, m->tensors);
+        float std = (float)(o->init_std > 0 ? o->init_std : INIT_STD);
+        weights_initialize(&m->config, o->seed, std, m->views, m->tensors);
     }
 
     t->record.from_step = t->position.step;
@@ -1112,8 +1098,8 @@ static bool reserve_packing(MemoryLedger *memory, const Model *m, size_t B, size
 static bool note_mpi_buffers(Trainer *t, Error *e) {
     const ModelShard *shard = &t->model.shard;
     size_t C = t->model.config.channels, R = t->setup.micro_batch * t->setup.seq_len;
-    size_t n =
-        mpi_buffer_floats(&t->world->grid, shard, &t->reducer, R * C, shard->vocab.count * C);
+    size_t embedding = t->model.config.tied ? shard->vocab.count * C : 0;
+    size_t n = mpi_buffer_floats(&t->world->grid, shard, &t->reducer, R * C, embedding);
     return ledger_note(&t->memory, "MPI buffers", n * sizeof(float), NULL, e);
 }
 
@@ -1402,23 +1388,11 @@ static int command_eval(World *w, const Options *o) {
 typedef struct {
     const Options *options;
     World *world;
-    Inference run;         // of one sequence; the qkv of its rows are the key-value cache
+    Inference run;         // of one sequence; it has the key-value cache
     float *logits;         // (V)
     Candidate *candidates; // (V)
-    Tokenizer tokenizer;
-    bool has_tokenizer;
-    Decoder decoder;
-    TokenBuffer ids; // prompt, then what was generated
+    Generation text;
 } Generator;
-
-// Prints the text that the decoder has ready.
-static void print_decoded(Generator *g) {
-    if (g->world->rank == 0) {
-        fwrite(g->decoder.text.data, 1, g->decoder.text.length, stdout);
-        fflush(stdout);
-    }
-    g->decoder.text.length = 0;
-}
 
 // Collective over the ranks of a model: g->logits (V) of the token after ids (count) on the last
 // stage. The first `cached` rows are in the cache.
@@ -1438,11 +1412,14 @@ static void next_logits(Generator *g, const int32_t *ids, size_t cached, size_t 
     tp_all_reduce(g->world, g->logits, V);
 }
 
-// Draws the token after ids, on the last stage, and tells the other stages; -1 if the logits are
-// not finite.
-static int32_t next_token(Generator *g, uint64_t i) {
+// Draws the token after ids on the last stage, and tells the other stages.
+static int32_t next_token(void *context, const int32_t *ids, size_t cached, size_t count,
+                          uint64_t i) {
+    Generator *g = context;
     const Options *o = g->options;
     int32_t token = -1;
+
+    next_logits(g, ids, cached, count);
     if (g->run.model.shard.last_stage) {
         Sampling sampling = {o->temperature, o->top_k, o->top_p};
         double draw = random_uniform(o->seed, RANDOM_FREE, i);
@@ -1454,96 +1431,19 @@ static int32_t next_token(Generator *g, uint64_t i) {
     return token;
 }
 
-// Generates and prints up to --tokens tokens. Rows that are in the cache are not computed again.
-// When the context is full, its older half is dropped and the newer half, which now stands at other
-// positions, is computed once.
-static bool generate_tokens(Generator *g, Error *e) {
-    const Options *o = g->options;
-    size_t T = g->run.model.config.seq_len, cached = 0;
-    size_t start = g->ids.count > T ? g->ids.count - (T + 1) / 2 : 0;
-
-    for (uint64_t i = 0; i < o->tokens; i++) {
-        size_t count = g->ids.count - start;
-        if (count > T) {
-            start = g->ids.count - (T + 1) / 2;
-            count = g->ids.count - start;
-            cached = 0;
-        }
-
-        next_logits(g, g->ids.ids + start, cached, count);
-        cached = count;
-        int32_t token = next_token(g, i);
-        if (token < 0) {
-            return fail(e, "%s: its logits are not finite; the weights are damaged", o->checkpoint);
-        }
-        if (token == g->tokenizer.end_of_document) {
-            break;
-        }
-        if (!token_buffer_append(&g->ids, token, e) || !decoder_add(&g->decoder, token, e)) {
-            return false;
-        }
-        print_decoded(g);
-    }
-
-    message_wait(g->world, &g->run.workspace.sent[0]);
-    if (!decoder_end(&g->decoder, e)) {
-        return false;
-    }
-    print_decoded(g);
-    if (g->world->rank == 0) {
-        printf("\n");
-    }
-    return true;
-}
-
-// Encodes the prompt; an empty one begins a document. The decoder is told the ids, so that what
-// follows is decoded as their continuation.
-static bool encode_prompt(Generator *g, Error *e) {
-    const char *prompt = g->options->prompt;
-    size_t length = strlen(prompt), consumed;
-    uint64_t replaced = 0;
-    char *text = malloc(3 * length + 1);
-    if (!text) {
-        return fail(e, "no memory for the prompt");
-    }
-    length = utf8_sanitize(text, prompt, length, true, &consumed, &replaced);
-    bool ok = tokenizer_encode(&g->tokenizer, text, length, &g->ids, e);
-    free(text);
-    if (ok && g->ids.count == 0) {
-        ok = token_buffer_append(&g->ids, g->tokenizer.end_of_document, e);
-    }
-
-    decoder_init(&g->decoder, &g->tokenizer, false);
-    for (size_t i = 0; i < g->ids.count && ok; i++) {
-        int32_t id = g->ids.ids[i];
-        if (id < 0 || (size_t)id >= g->run.model.config.vocab_size) {
-            return fail(e, "%s: its tokenizer gives id %d, outside the model's vocabulary of %zu",
-                        g->options->checkpoint, (int)id, g->run.model.config.vocab_size);
-        }
-        ok = decoder_add(&g->decoder, id, e);
-    }
-    g->decoder.text.length = 0;
-    return ok;
-}
-
 static bool generator_create(Generator *g, Error *e) {
-    size_t V = g->run.model.config.vocab_size;
-    g->has_tokenizer = tokenizer_load(&g->tokenizer, g->options->checkpoint, e);
-    if (!g->has_tokenizer) {
-        return false;
-    }
-    g->logits = ledger_floats(&g->run.memory, "logits", V, e);
-    g->candidates = ledger_bytes(&g->run.memory, "logits", V * sizeof *g->candidates, e);
-    return g->logits && g->candidates && encode_prompt(g, e);
+    const ModelConfig *c = &g->run.model.config;
+    g->logits = ledger_floats(&g->run.memory, "logits", c->vocab_size, e);
+    g->candidates =
+        ledger_bytes(&g->run.memory, "logits", c->vocab_size * sizeof *g->candidates, e);
+    return g->logits && g->candidates &&
+           generation_create(&g->text, g->options, c, g->world->rank == 0, e);
 }
 
-static void generator_free(Generator *g) {
-    if (g->has_tokenizer) {
-        decoder_free(&g->decoder);
-        tokenizer_free(&g->tokenizer);
-    }
-    free(g->ids.ids);
-    inference_close(&g->run);
+static bool generate(Generator *g, Error *e) {
+    bool ok = generation_run(&g->text, g->run.workspace.T, next_token, g, e);
+    message_wait(g->world, &g->run.workspace.sent[0]);
+    return ok;
 }
 
 static int command_generate(World *w, const Options *o) {
@@ -1562,38 +1462,25 @@ static int command_generate(World *w, const Options *o) {
             printf("%s", o->prompt);
         }
         // One sequence is the work of one data-parallel rank.
-        bool generated = w->grid.dp_rank != 0 || generate_tokens(&g, &e);
+        bool generated = w->grid.dp_rank != 0 || generate(&g, &e);
         ok = world_check(w, generated, &e);
     }
-    generator_free(&g);
+    generation_free(&g.text);
+    inference_close(&g.run);
     return ok ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
 // =================================================================================================
 // Commands: kernels, plan
 
-// Hash of the losses and weights of 20 steps of a small model on made-up tokens: small, but with
-// two blocks of keys in attention and two blocks of k in the widest matrix product. Any machine,
-// vector length and number of threads must give it; a change of the kernels' arithmetic changes it.
-static const char golden_hash[] =
-    "d80661553c94e7edec40cb60c269cfb143fe85c9c15298e94025271a9d04a010";
-
-// Hashes `steps` training steps of a small model; the hash of all 20 must be the golden one.
-static bool golden_run(uint64_t steps, Error *e) {
-    enum { VOCAB = 211, T = 167, STEPS = 20 };
+// Hashes `steps` training steps of a small model; the hash of all 20 must be `golden`.
+static bool golden_run(const ModelConfig *config, const char *golden, uint64_t steps, Error *e) {
+    enum { VOCAB = GOLDEN_VOCAB, T = GOLDEN_T };
     const Options o = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
     World alone = {.size = 1, .grid = grid_alone()};
     Trainer t = {.options = &o,
                  .world = &alone,
-                 .setup = {.config = {.vocab_size = VOCAB,
-                                      .seq_len = T,
-                                      .channels = 98,
-                                      .layers = 2,
-                                      .heads = 7,
-                                      .end_of_document = -1},
-                           .seq_len = T,
-                           .micro_batch = 1,
-                           .global_batch = 1}};
+                 .setup = {.config = *config, .seq_len = T, .micro_batch = 1, .global_batch = 1}};
     int32_t tokens[T], targets[T];
     char hex[SHA256_HEX];
     Sha256 hash;
@@ -1620,13 +1507,22 @@ static bool golden_run(uint64_t steps, Error *e) {
     sha256_end(&hash, hex);
     training_free(&t);
 
-    printf("golden run: %s, %llu steps, vectors of %zu bits, %d threads\n", hex,
-           (unsigned long long)steps, 32 * (size_t)svcntw(), omp_get_max_threads());
-    return steps < STEPS || !strcmp(hex, golden_hash) ||
+    printf("golden run of %s: %s, %llu steps, vectors of %zu bits, %d threads\n",
+           config->family->name, hex, (unsigned long long)steps, 32 * (size_t)svcntw(),
+           omp_get_max_threads());
+    return steps < GOLDEN_STEPS || !strcmp(hex, golden) ||
            fail(e,
                 "golden hash mismatch: not bit-identical to %s; this machine or compiler does "
                 "not compute as others do",
-                golden_hash);
+                golden);
+}
+
+static bool golden_runs_all(uint64_t steps, Error *e) {
+    bool ok = true;
+    for (size_t i = 0; ok && i < GOLDEN_MODELS; i++) {
+        ok = golden_run(&golden_models[i].config, golden_models[i].hash, steps, e);
+    }
+    return ok;
 }
 
 static int command_kernels(World *w, const Options *o) {
@@ -1639,7 +1535,7 @@ static int command_kernels(World *w, const Options *o) {
     placement_bind(w, o->bind);
     if (w->rank == 0) {
         ok = (!o->check || check_kernels(o->only, &e)) &&
-             (!o->golden || golden_run(o->golden_steps, &e)) &&
+             (!o->golden || golden_runs_all(o->golden_steps, &e)) &&
              (!o->bench || bench_kernels(o->only, measure_peak_flops(MPI_COMM_SELF), &e));
     }
     return world_check_root(w, ok, &e) ? EXIT_SUCCESS : EXIT_FAILURE;
@@ -1708,6 +1604,9 @@ static const Command commands[] = {
     {"generate", "continues a prompt",
      "train_gpt generate --checkpoint run/step-001000 --prompt \"Once upon a time\"", GENERATE,
      command_generate},
+    {"export", "writes a model for the Hugging Face hub",
+     "train_gpt export --checkpoint run/step-001000 --out model --dtype bf16", EXPORT,
+     export_command},
     {"trace", "from a step to its documents, from a document to its steps, from a text to the data",
      "train_gpt trace --run run --step 1000 --row 0", TRACE, trace_command},
     {"kernels", "compares the fast kernels with the reference, times them, certifies a machine",

@@ -10,10 +10,8 @@
 #include <assert.h>
 #include <omp.h>
 
-#include "kernels/vector_math_sve.h"
-#include "util/memory.h" // defines: allocate_floats
-
-#define SVE_INLINE static inline __attribute__((always_inline))
+#include "kernels/activation_sve.h" // defines: activation_row_sve, Activation
+#include "util/memory.h"            // defines: allocate_floats
 
 // Zeros to start a product from, as many as any caller reads.
 static const float zeros_sve[(size_t)GEMM_COLUMNS + KEY_BLOCK];
@@ -293,23 +291,24 @@ static inline void pack_panels_sve(float *panels, MatrixView b, size_t k0, size_
 // The product
 
 // What the product starts from, and what is done to its rows at the end: at most one of residual,
-// gelu and gelu_inp.
+// act and act_inp.
 typedef struct {
     bool accumulate;       // start from out; else
     const float *bias;     // (N), start from it, or from zero if it is NULL
     const float *residual; // (M, N), added
-    float *gelu;           // (M, N), gets GELU(out)
-    const float *gelu_inp; // (M, N), out is multiplied by the derivative of GELU there
+    Activation activation; // of act and act_inp
+    float *act;            // (M, N), gets activation(out)
+    const float *act_inp;  // (M, N), out is multiplied by the derivative of the activation there
 } Epilogue;
 
 // Columns of a row after its last multiply-add; `at` is their place in the (M, N) arrays.
 static inline void end_row_sve(float *out, const Epilogue *e, size_t at, size_t columns) {
     if (e->residual) {
         add_row_sve(out, out, e->residual + at, columns);
-    } else if (e->gelu) {
-        gelu_row_sve(e->gelu + at, out, columns);
-    } else if (e->gelu_inp) {
-        gelu_backward_row_sve(out, e->gelu_inp + at, columns);
+    } else if (e->act) {
+        activation_row_sve(e->act + at, out, e->activation, columns);
+    } else if (e->act_inp) {
+        activation_backward_row_sve(out, e->act_inp + at, e->activation, columns);
     }
 }
 
@@ -485,6 +484,5 @@ static inline double tile_flops_sve(size_t rounds) {
 }
 
 #undef TILE_EACH_ROW
-#undef SVE_INLINE
 
 #endif

@@ -157,6 +157,10 @@ SHIM svfloat32_t svmul_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b) {
     return a * b;
 }
 
+SHIM svfloat32_t svabs_f32_x(svbool_t p, svfloat32_t a) {
+    return (svfloat32_t)((svint32_t)a & 0x7FFFFFFF);
+}
+
 // The larger; b if one of them is NaN (SVE: NaN). Callers pass what may be NaN as b.
 SHIM svfloat32_t svmax_f32_x(svbool_t p, svfloat32_t a, svfloat32_t b) {
 #if SHIM_BYTES == 64 && defined __AVX512F__

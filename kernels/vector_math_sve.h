@@ -1,19 +1,19 @@
 // vector_math_sve.h: elementary functions of vectors, and loops over one row in memory: sums,
-// exponentials, GELU. exp, reciprocal and square root are sequences of exactly rounded operations:
-// the same bits on every machine.
+// exponentials. exp, reciprocal and square root are sequences of exactly rounded operations: the
+// same bits on every machine.
 #ifndef KERNELS_VECTOR_MATH_SVE_H
 #define KERNELS_VECTOR_MATH_SVE_H
 
 #include "kernels/sizes_sve.h"
 #include "kernels/sve_shim.h"
-#include "kernels_ref.h" // defines: add_lanes_ref, GELU_SCALE, GELU_CUBE
+#include "kernels_ref.h" // defines: add_lanes_ref
 #include "util/array.h"  // defines: min_u64
 
 #define SVE_INLINE static inline __attribute__((always_inline))
 
 // An A64FX operation has a latency of 9 cycles, and the core looks 128 instructions ahead, which is
 // less than one of these chains. So loops process four vectors at a time, phase by phase: a macro
-// does one phase for vector j, and FOUR repeats it.
+// does one phase for vector j, and FOUR repeats it. (activation_sve.h uses it too, and ends it.)
 #define FOUR(DO) DO(0) DO(1) DO(2) DO(3)
 
 // ------------------------------------------------------------------------------------------------
@@ -83,15 +83,6 @@ SVE_INLINE svfloat32_t root_step_sve(svbool_t p, svfloat32_t y, svfloat32_t half
                                      float three_halves) {
     return svmul_f32_x(p, y,
                        svmls_f32_x(p, svdup_n_f32(three_halves), svmul_f32_x(p, half_x, y), y));
-}
-
-// GELU is x times the gate (1 + tanh(s)) / 2 = 1 / (1 + exp(-2 s)) with
-// s = sqrt(2/pi) (x + 0.044715 x^3). Returns -2 s.
-SVE_INLINE svfloat32_t gelu_exponent_sve(svbool_t p, svfloat32_t x) {
-    svfloat32_t square = svmul_f32_x(p, x, x);
-    return svmul_f32_x(p, x,
-                       svmla_f32_x(p, svdup_n_f32(-2 * GELU_SCALE), square,
-                                   svdup_n_f32(-2 * GELU_SCALE * GELU_CUBE)));
 }
 
 // exp of one number, by the same operations.
@@ -254,57 +245,6 @@ static inline void add_row_sve(float *out, const float *a, const float *b, size_
     }
 }
 
-// For the vectors x0 .. x3: e0 .. e3 = exp(-2 s), and their gates gate0 .. gate3.
-#define GELU_GATES                                                                                 \
-    svint32_t power0, power1, power2, power3;                                                      \
-    FOUR(GELU_REDUCE)                                                                              \
-    FOUR(GELU_EXP)                                                                                 \
-    FOUR(GELU_RECIPROCAL)
-#define GELU_REDUCE(j)                                                                             \
-    svfloat32_t e##j = exp_reduce_sve(p##j, gelu_exponent_sve(p##j, x##j), &power##j);
-#define GELU_EXP(j) e##j = exp_finish_sve(p##j, e##j, power##j);
-#define GELU_RECIPROCAL(j)                                                                         \
-    svfloat32_t gate##j = reciprocal_sve(p##j, svadd_f32_x(p##j, svdup_n_f32(1.0f), e##j));
-
-// gelu = GELU(x)
-static inline void gelu_row_sve(float *gelu, const float *x, size_t n) {
-    const size_t vl = svcntw();
-
-#define STORE(j) svst1_f32(p##j, gelu + at##j, svmul_f32_x(p##j, x##j, gate##j));
-
-    for (size_t i = 0; i < n; i += 4 * vl) {
-        FOUR(LOAD_X)
-        GELU_GATES
-        FOUR(STORE)
-    }
-#undef STORE
-}
-
-// dout *= GELU'(x). With the gate g = (1 + tanh(s)) / 2:
-// GELU' = g + x * 2 g (1 - g) * ds/dx, and 1 - g = exp(-2 s) g.
-static inline void gelu_backward_row_sve(float *dout, const float *x, size_t n) {
-    const size_t vl = svcntw();
-
-#define SLOPE(j)                                                                                   \
-    svfloat32_t slope##j = svmul_f32_x(p##j, x##j, x##j);                                          \
-    slope##j = svmla_f32_x(p##j, svdup_n_f32(2 * GELU_SCALE), slope##j,                            \
-                           svdup_n_f32(6 * GELU_SCALE * GELU_CUBE));                               \
-    slope##j = svmul_f32_x(p##j, slope##j, x##j);
-#define STORE(j)                                                                                   \
-    svfloat32_t change##j = svmul_f32_x(p##j, gate##j, svmul_f32_x(p##j, e##j, gate##j));          \
-    change##j = svmla_f32_x(p##j, gate##j, slope##j, change##j);                                   \
-    svst1_f32(p##j, dout + at##j, svmul_f32_x(p##j, svld1_f32(p##j, dout + at##j), change##j));
-
-    for (size_t i = 0; i < n; i += 4 * vl) {
-        FOUR(LOAD_X)
-        GELU_GATES
-        FOUR(SLOPE)
-        FOUR(STORE)
-    }
-#undef SLOPE
-#undef STORE
-}
-
 // One row of attention backward: turns the scores x into p = exp(scale x - lse), and ds, which
 // holds dout . v, into scale p (dout . v - dout . out). Zeros the rest of both blocks.
 static inline void attention_dscore_row_sve(float *x, float *ds, size_t n, float scale, float less,
@@ -348,15 +288,8 @@ static inline void add_rows_sve(float *y, const float *x, size_t R, size_t n, si
 #undef STORE
 }
 
-#undef LOAD_X
 #undef EXP_SCALED
 #undef EXP_REDUCE
 #undef EXP_FINISH
-#undef GELU_GATES
-#undef GELU_REDUCE
-#undef GELU_EXP
-#undef GELU_RECIPROCAL
-#undef FOUR
-#undef SVE_INLINE
 
 #endif

@@ -199,7 +199,8 @@ GRIDS = {
     "shared": (4, dict(zero=1, global_batch=8)),
 }
 CALLS = {  # MPI function: kinds of messages in the plan
-    "MPI_Iallreduce": ["tp: sums of the stream", "dp: sum of gradients", "pp: tied embedding"],
+    "MPI_Iallreduce": ["tp: sums of the stream", "tp: shared KV heads", "tp: QK-norm gradients", "dp: sum of gradients",
+                       "pp: tied embedding"],
     "MPI_Iallgather": ["tp: softmax sums"],
     "MPI_Isend": ["pp: stream, gradient"],
     "MPI_Ireduce_scatter": ["dp: gradients scattered"],
