@@ -203,4 +203,18 @@ static inline void config_set_end(ModelConfig *c, int32_t id) {
     }
 }
 
+// Drops ids outside of the vocabulary, when it has become smaller.
+static inline void config_drop_ids(ModelConfig *c) {
+    ModelConfig old = *c;
+    const size_t V = c->vocab_size;
+    c->begin_of_document = (size_t)c->begin_of_document < V ? c->begin_of_document : -1;
+    c->end_of_document = -1;
+    c->end_count = 0;
+    for (size_t i = 0; i < old.end_count; i++) {
+        if ((size_t)old.ends[i] < V) {
+            config_add_end(c, old.ends[i]);
+        }
+    }
+}
+
 #endif

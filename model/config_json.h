@@ -27,8 +27,8 @@ static const struct {
 } config_sizes_[] = {
     {offsetof(ModelConfig, vocab_size), {"vocab_size", "vocab_size"}, VOCAB_MOST, {0, 0},
      {50257, 32000, 32000, 151936, 151936}},
-    {offsetof(ModelConfig, seq_len), {"n_positions", "max_position_embeddings"}, POSITIONS_MOST, {0, 0},
-     {1024, 2048, 131072, 32768, 32768}},
+    {offsetof(ModelConfig, seq_len), {"n_positions", "max_position_embeddings"}, POSITIONS_MOST,
+     {0, 0}, {1024, 2048, 131072, 32768, 32768}},
     {offsetof(ModelConfig, channels), {"n_embd", "hidden_size"}, CHANNELS_MOST, {0, 0},
      {768, 4096, 4096, 4096, 4096}},
     {offsetof(ModelConfig, layers), {"n_layer", "num_hidden_layers"}, LAYERS_MOST, {0, 0},
