@@ -159,7 +159,7 @@ static MatrixLayout layout_of(const Model *m) {
 
 // The heads of attention on this rank. q, k and v stand side by side in rows of y->qkv; for
 // inference k and v are in the cache.
-static AttentionShape attention_shape(const Model *m, const LayerActivations *y, size_t layer) {
+static AttentionShape attention_heads(const Model *m, const LayerActivations *y, size_t layer) {
     const ModelConfig *c = &m->config;
     const size_t D = c->head_dim, width = shard_qkv_width(c, &m->shard);
     float scale = c->scale_attention ? 1 / sqrtf((float)D) : 1;
@@ -233,7 +233,7 @@ static void layer_forward(const Model *m, World *world, size_t layer, LayerActiv
     // attention
     norm_forward(m, &y->norm1, x, w->norm1_w, w->norm1_b, first, R);
     qkv_forward(m, w, y, first, B, T);
-    const AttentionShape shape = attention_shape(m, y, layer);
+    const AttentionShape shape = attention_heads(m, y, layer);
     const float *keys = y->cache ? y->cache : y->qkv + attention;
     k->attention_forward(y->attn, y->lse, y->qkv, keys, keys + shape.kv_heads * shape.head_dim,
                          &shape, first, B, T);
@@ -433,7 +433,7 @@ static void layer_backward(const Model *m, World *world, size_t layer, LayerWeig
     mpi_progress(world);
 
     // residual2 = x + attention(norm1) proj
-    const AttentionShape shape = attention_shape(m, y, layer);
+    const AttentionShape shape = attention_heads(m, y, layer);
     const size_t keys = attention, values = keys + shape.kv_heads * shape.head_dim; // in a row
     k->matmul_backward_weight(dw->proj_w, dw->proj_b, y->attn, d->stream, layout, R, attention, C);
     k->matmul_backward_input(d->branch, d->stream, w->proj_w, NULL, ACTIVATION_RELU, layout, R,
@@ -853,7 +853,7 @@ static bool write_checkpoint(Trainer *t) {
     bool ok = true;
 
     if (t->world->rank == 0) {
-        config_write(&files[CONFIG].content, &t->model.config);
+        config_write(&files[CONFIG].content, &t->model.config, DTYPE_F32);
         generation_config_write(&files[GENERATION_CONFIG].content, &t->model.config);
         trainer_state_write(&files[STATE].content, &t->record, t->position);
         for (size_t i = 0; i < CARD; i++) {
