@@ -15,7 +15,7 @@ from support import (adamw_steps, arguments, batch_of, checkpoint, compare_weigh
                      random_documents, randomize, read_log, run, weights, write_pair)
 
 SEQ_LEN, VOCAB = 37, 611
-SIZES = dict(vocab_size=VOCAB, hidden_size=60, intermediate_size=77, num_hidden_layers=2, num_attention_heads=6,
+SIZES = dict(vocab_size=VOCAB, hidden_size=54, intermediate_size=77, num_hidden_layers=2, num_attention_heads=6,
              num_key_value_heads=3, head_dim=24, max_position_embeddings=SEQ_LEN, bos_token_id=0, eos_token_id=0)
 GPT2 = dict(vocab_size=VOCAB, n_positions=SEQ_LEN, n_embd=48, n_layer=2, n_head=3, resid_pdrop=0.0, embd_pdrop=0.0,
             attn_pdrop=0.0, bos_token_id=0, eos_token_id=0)
