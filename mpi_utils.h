@@ -25,6 +25,7 @@ typedef struct {
     MPI_Comm pp_comm;            // ... in stage only
     MPI_Comm dp_comm;            // ... in dp_rank only
     MPI_Comm tied_comm; // first and last stage, which both hold the embedding; null on the others
+    MPI_Comm kv_comm;   // the ranks of tp_comm that hold the same KV head; null if none do
 } Grid;
 
 typedef struct World {
@@ -40,7 +41,7 @@ typedef struct World {
 } World;
 
 static inline void grid_free_(Grid *g) {
-    MPI_Comm *comms[] = {&g->tp_comm, &g->pp_comm, &g->dp_comm, &g->tied_comm};
+    MPI_Comm *comms[] = {&g->tp_comm, &g->pp_comm, &g->dp_comm, &g->tied_comm, &g->kv_comm};
 
     for (size_t i = 0; i < sizeof comms / sizeof *comms; i++) {
         if (*comms[i] != MPI_COMM_NULL) {
@@ -51,7 +52,14 @@ static inline void grid_free_(Grid *g) {
 
 // A grid of a single rank, without communicators.
 static inline Grid grid_alone(void) {
-    return (Grid){1, 1, 1, 0, 0, 0, MPI_COMM_NULL, MPI_COMM_NULL, MPI_COMM_NULL, MPI_COMM_NULL};
+    return (Grid){.tp = 1,
+                  .pp = 1,
+                  .dp = 1,
+                  .tp_comm = MPI_COMM_NULL,
+                  .pp_comm = MPI_COMM_NULL,
+                  .dp_comm = MPI_COMM_NULL,
+                  .tied_comm = MPI_COMM_NULL,
+                  .kv_comm = MPI_COMM_NULL};
 }
 
 // Collective over all ranks: arranges them as tp x pp x dp, where dp is what remains. Replaces an
@@ -79,6 +87,14 @@ static inline bool world_make_grid(World *w, size_t tp, size_t pp, Error *e) {
     grid_free_(&w->grid);
     w->grid = g;
     return true;
+}
+
+// Collective over the TP ranks of a stage: groups of `copies` consecutive ones hold the same KV
+// head.
+static inline void grid_share_kv_heads(Grid *g, size_t copies) {
+    if (copies > 1 && g->kv_comm == MPI_COMM_NULL) {
+        MPI_Comm_split(g->tp_comm, g->tp_rank / (int)copies, g->tp_rank, &g->kv_comm);
+    }
 }
 
 // Starts MPI. Only the main thread may call it later (MPI_THREAD_FUNNELED). MPI's own errors end
@@ -221,6 +237,11 @@ static inline void tp_all_reduce(World *w, float *x, size_t n) {
     if (w->grid.tp > 1) {
         all_reduce_floats(w, w->grid.tp_comm, x, n);
     }
+}
+
+// Collective over the TP ranks that hold the same KV head: x (n) = sum over them.
+static inline void kv_all_reduce(World *w, float *x, size_t n) {
+    all_reduce_floats(w, w->grid.kv_comm, x, n);
 }
 
 // Collective over the TP ranks of a stage: data (tp, bytes), bytes < 2^31. On entry each rank's own

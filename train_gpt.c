@@ -2,20 +2,23 @@
 // forward, backward, update, the training loop, the commands.
 //
 // Shapes in comments: B sequences of T tokens in a micro-batch, R = B * T rows, C channels, H
-// heads, V tokens in the vocabulary, tp tensor-parallel ranks. Arrays are row-major float. What
-// each kernel computes is specified in kernels_ref.h; everything that is not the model, its
-// training or a command has a folder of its own.
+// heads of D channels and KV heads of keys and values, F hidden channels of the MLP, V tokens in
+// the vocabulary, tp tensor-parallel ranks. Arrays are row-major float. What each kernel computes is
+// specified in kernels_ref.h; everything that is not the model, its training or a command has a
+// folder of its own.
 
 #include "corpus/command.h"
 #include "dataloader.h"
 #include "kernels/bench.h"
 #include "kernels/check.h"
+#include "kernels/rope_table.h"
 #include "kernels_ref.h"
 #include "kernels_sve.h"
 #include "model/activations.h"
 #include "model/checkpoint.h"
 #include "model/config.h"
 #include "model/flops.h"
+#include "model/golden.h"
 #include "model/kernel_scratch.h"
 #include "model/loss_sum.h"
 #include "model/memory_ledger.h"
@@ -30,6 +33,8 @@
 #include "run/batch.h"
 #include "run/command_line.h"
 #include "run/console.h"
+#include "run/export.h"
+#include "run/generation.h"
 #include "run/gradient_reducer.h"
 #include "run/log_writer.h"
 #include "run/mpi_buffers.h"
@@ -37,6 +42,7 @@
 #include "run/peak_flops.h"
 #include "run/resume.h"
 #include "run/sampling.h"
+#include "run/schedule.h"
 #include "run/stop.h"
 #include "run/train_setup.h"
 #include "run/training_state.h"
@@ -45,7 +51,9 @@
 #include "util/clock.h"
 
 // =================================================================================================
-// The model: GPT-2 (Radford et al. 2019). Its tensors are a table, model/family.h.
+// The model: GPT-2 (Radford et al. 2019), or Llama (Touvron et al. 2023) and its relatives. Its
+// tensors are a table, model/family.h; where the blocks differ, the functions below branch on the
+// family.
 
 typedef struct {
     ModelConfig config;
@@ -56,15 +64,33 @@ typedef struct {
     float *parameters;               // (parameter_count): all tensors in the order of the table
     TensorView *views;               // (tensors): of parameters
     Weights weights;                 // pointers into parameters, by field
-    Buckets *gathering;              // ZeRO: parameters that other ranks update; NULL without
+    float *rope;        // (T, D): cosines and sines of each position; NULL without RoPE
+    Buckets *gathering; // ZeRO: parameters that other ranks update; NULL without
 } Model;
 
-// parameters: (parameter_count), zero, owned by the caller; NULL: the ledger allocates them.
+static bool is_llama(const Model *m) {
+    return m->config.family->block == BLOCK_LLAMA;
+}
+
+// Cosines and sines of rotary position embedding for T positions.
+static bool rope_create(Model *m, MemoryLedger *memory, size_t T, Error *e) {
+    const size_t D = m->config.head_dim;
+    const Rope *r = &m->config.rope;
+    m->rope = ledger_floats(memory, "rotary embedding", T * D, e);
+    if (m->rope && !memory->planned) {
+        rope_table(m->rope, T, D, r->theta, r->factor, r->low_freq_factor, r->high_freq_factor,
+                   r->original_positions);
+    }
+    return m->rope != NULL;
+}
+
+// For sequences of up to T tokens. parameters: (parameter_count), zero, owned by the caller; NULL:
+// the ledger allocates them.
 static bool model_create(Model *m, MemoryLedger *memory, const ModelConfig *config,
-                         const ModelShard *shard, const Kernels *kernels, float *parameters,
-                         Error *e) {
-    double C = (double)config->channels;
-    double estimate = 12 * (double)config->layers * C * C + (double)config->vocab_size * C;
+                         const ModelShard *shard, const Kernels *kernels, size_t T,
+                         float *parameters, Error *e) {
+    double estimate = (double)config->layers * (double)block_weights(config) +
+                      (double)config->vocab_size * (double)config->channels;
     const ModelShard whole = shard_whole(config);
 
     *m = (Model){.config = *config, .shard = *shard, .kernels = kernels};
@@ -80,9 +106,11 @@ static bool model_create(Model *m, MemoryLedger *memory, const ModelConfig *conf
         return false;
     }
     m->views = tensor_views(config, shard, m->parameters, &m->tensors);
-    return (m->views &&
-            weights_point_into(shard, m->views, m->tensors, m->parameters, &m->weights)) ||
-           fail(e, "no memory for the views of %zu tensors", m->tensors);
+    if (!m->views ||
+        !weights_point_into(config, shard, m->views, m->tensors, m->parameters, &m->weights)) {
+        return fail(e, "no memory for the views of %zu tensors", m->tensors);
+    }
+    return !is_llama(m) || rope_create(m, memory, T, e);
 }
 
 static void model_free(Model *m) {
@@ -111,37 +139,116 @@ static float *stage_output(const Model *m, const Activations *a) {
 // =================================================================================================
 // Forward
 
-// One block: x += attention(ln_1(x)), then x += mlp(ln_2(x)); x: (R, C) is the residual stream
-// before it. Rows before `first` (of a single sequence) were computed by an earlier call and only
-// serve as keys and values. The tensor-parallel ranks' products add up to the new stream: rank 0
-// starts from the old one and the bias, the others from zero. recompute: for backward, which does
-// not need the output.
-static void layer_forward(const Model *m, World *world, const LayerWeights *w, LayerActivations *y,
+// The first R rows from row `first` on: n = LayerNorm(x), or RMSNorm(x). x: (R, C)
+static void norm_forward(const Model *m, const Norm *n, const float *x, const float *weight,
+                         const float *bias, size_t first, size_t R) {
+    const size_t C = m->config.channels, at = first * C;
+    const float eps = (float)m->config.norm_eps;
+    if (is_llama(m)) {
+        m->kernels->rmsnorm_forward(n->out + at, n->rstd + first, x + at, weight, eps, R, C);
+    } else {
+        m->kernels->layernorm_forward(n->out + at, n->mean + first, n->rstd + first, x + at, weight,
+                                      bias, eps, R, C);
+    }
+}
+
+// The layout of all weights of matrix products in a block.
+static MatrixLayout layout_of(const Model *m) {
+    return is_llama(m) ? OUT_IN : IN_OUT;
+}
+
+// The heads of attention on this rank. q, k and v stand side by side in rows of y->qkv; for
+// inference k and v are in the cache.
+static AttentionShape attention_heads(const Model *m, const LayerActivations *y, size_t layer) {
+    const ModelConfig *c = &m->config;
+    const size_t D = c->head_dim, width = shard_qkv_width(c, &m->shard);
+    float scale = c->scale_attention ? 1 / sqrtf((float)D) : 1;
+    if (c->scale_by_layer) {
+        scale /= (float)(m->shard.first_layer + layer + 1);
+    }
+    return (AttentionShape){.heads = m->shard.heads,
+                            .kv_heads = m->shard.kv_heads,
+                            .head_dim = D,
+                            .q_row = width,
+                            .kv_row = y->cache ? 2 * m->shard.kv_heads * D : width,
+                            .scale = scale};
+}
+
+// y->qkv (R, W): q, k and v of rows first .. T - 1, with QK-norm and RoPE where the model has them.
+static void qkv_forward(const Model *m, const LayerWeights *w, LayerActivations *y, size_t first,
+                        size_t B, size_t T) {
+    const Kernels *k = m->kernels;
+    const size_t C = m->config.channels, D = m->config.head_dim, R = B * (T - first);
+    const size_t H = m->shard.heads, KV = m->shard.kv_heads, W = (H + 2 * KV) * D;
+    const float eps = (float)m->config.norm_eps;
+    float *qkv = y->qkv + first * W;
+
+    k->matmul_forward(qkv, y->norm1.out + first * C, w->qkv_w, w->qkv_b, NULL, layout_of(m), R, C,
+                      W);
+    if (m->config.qk_norm) {
+        k->head_norm_forward(qkv, y->q_raw + first * H * D, y->q_rstd + first * H, w->q_norm, eps,
+                             W, R, H, D);
+        k->head_norm_forward(qkv + H * D, y->k_raw + first * KV * D, y->k_rstd + first * KV,
+                             w->k_norm, eps, W, R, KV, D);
+    }
+    if (m->rope) {
+        k->rope(qkv, m->rope, W, first, B, T - first, H + KV, D, false);
+    }
+    for (size_t r = 0; r < R && y->cache; r++) {
+        memcpy(y->cache + (first + r) * 2 * KV * D, qkv + r * W + H * D,
+               2 * KV * D * sizeof(float));
+    }
+}
+
+// The hidden channels of the MLP, rows first .. first + R - 1: y->act (R, F) = activation(norm2
+// fc), or SwiGLU of the two halves of that product.
+static void mlp_forward(const Model *m, const LayerWeights *w, LayerActivations *y, size_t first,
+                        size_t R) {
+    const Kernels *k = m->kernels;
+    const size_t C = m->config.channels, F = m->shard.mlp_channels;
+    const float *x = y->norm2.out + first * C;
+    if (is_llama(m)) {
+        k->matmul_forward(y->fc + first * 2 * F, x, w->fc_w, w->fc_b, NULL, OUT_IN, R, C, 2 * F);
+        k->swiglu_forward(y->act + first * F, y->fc + first * 2 * F, R, F);
+    } else {
+        k->matmul_activation_forward(y->fc + first * F, y->act + first * F, x, w->fc_w, w->fc_b,
+                                     m->config.activation, R, C, F);
+    }
+}
+
+// Block `layer` of this stage: x += attention(norm1(x)), then x += mlp(norm2(x)); x: (R, C) is the
+// residual stream before it. Rows before `first` (of a single sequence) were computed by an earlier
+// call and only serve as keys and values. The tensor-parallel ranks' products add up to the new
+// stream: rank 0 starts from the old one and the bias, the others from zero. recompute: for
+// backward, which does not need the output.
+static void layer_forward(const Model *m, World *world, size_t layer, LayerActivations *y,
                           const float *x, size_t first, size_t B, size_t T, bool recompute) {
     const Kernels *k = m->kernels;
+    const LayerWeights *w = &m->weights.layers[layer];
     const bool root = m->shard.tp_rank == 0;
-    size_t C = m->config.channels, Ct = m->shard.channels, R = B * (T - first);
-    size_t at = first * C, at_tp = first * Ct; // where the first row begins
+    const size_t C = m->config.channels, R = B * (T - first), at = first * C;
+    const size_t attention = shard_attention_width(&m->config, &m->shard);
+    const size_t F = m->shard.mlp_channels;
 
     // attention
-    k->layernorm_forward(y->ln1 + at, y->ln1_mean + first, y->ln1_rstd + first, x + at, w->ln1_w,
-                         w->ln1_b, R, C);
-    k->matmul_forward(y->qkv + 3 * at_tp, y->ln1 + at, w->qkv_w, w->qkv_b, NULL, R, C, 3 * Ct);
-    k->attention_forward(y->attn, y->lse, y->qkv, first, B, T, Ct, m->shard.heads);
-    k->matmul_forward(y->residual2 + at, y->attn + at_tp, w->proj_w, root ? w->proj_b : NULL,
-                      root ? x + at : NULL, R, Ct, C);
+    norm_forward(m, &y->norm1, x, w->norm1_w, w->norm1_b, first, R);
+    qkv_forward(m, w, y, first, B, T);
+    const AttentionShape shape = attention_heads(m, y, layer);
+    const float *keys = y->cache ? y->cache : y->qkv + attention;
+    k->attention_forward(y->attn, y->lse, y->qkv, keys, keys + shape.kv_heads * shape.head_dim,
+                         &shape, first, B, T);
+    k->matmul_forward(y->residual2 + at, y->attn + first * attention, w->proj_w,
+                      root ? w->proj_b : NULL, root ? x + at : NULL, layout_of(m), R, attention, C);
     tp_all_reduce(world, y->residual2 + at, R * C);
 
     // MLP
-    k->layernorm_forward(y->ln2 + at, y->ln2_mean + first, y->ln2_rstd + first, y->residual2 + at,
-                         w->ln2_w, w->ln2_b, R, C);
-    k->matmul_gelu_forward(y->fc + 4 * at_tp, y->gelu + 4 * at_tp, y->ln2 + at, w->fc_w, w->fc_b, R,
-                           C, 4 * Ct);
+    norm_forward(m, &y->norm2, y->residual2, w->norm2_w, w->norm2_b, first, R);
+    mlp_forward(m, w, y, first, R);
     if (recompute) {
         return;
     }
-    k->matmul_forward(y->residual3 + at, y->gelu + 4 * at_tp, w->fcproj_w,
-                      root ? w->fcproj_b : NULL, root ? y->residual2 + at : NULL, R, 4 * Ct, C);
+    k->matmul_forward(y->residual3 + at, y->act + first * F, w->fcproj_w, root ? w->fcproj_b : NULL,
+                      root ? y->residual2 + at : NULL, layout_of(m), R, F, C);
     tp_all_reduce(world, y->residual3 + at, R * C);
 }
 
@@ -157,50 +264,65 @@ static void embed(const Model *m, World *world, Activations *a, const int32_t *t
     tp_all_reduce(world, a->stream + first * C, B * rows * C);
 }
 
-// Runs this stage up to the residual stream that leaves it, on the last stage up to the final
-// LayerNorm; rows first .. T - 1, tokens: (B, T). With first > 0, B must be 1. Later stages find
-// their input in a->stream.
+// Where the parameters after block `layer` begin.
+static const float *layer_end(const Model *m, size_t layer) {
+    if (layer + 1 < m->shard.layers) {
+        return m->weights.layers[layer + 1].norm1_w;
+    }
+    return m->shard.last_stage ? m->weights.norm_w : m->parameters + m->parameter_count;
+}
+
+// Runs this stage up to the residual stream that leaves it, on the last stage up to the final norm;
+// rows first .. T - 1, tokens: (B, T). With first > 0, B must be 1. Later stages find their input
+// in a->stream.
 static void forward(const Model *m, World *world, Activations *a, const int32_t *tokens,
                     size_t first, size_t B, size_t T) {
     const Weights *w = &m->weights;
-    size_t C = m->config.channels, R = B * (T - first), at = first * C;
 
-    parameters_wait(m, world, w->layers[0].ln1_w);
+    parameters_wait(m, world, w->layers[0].norm1_w);
     if (m->shard.first_stage) {
         embed(m, world, a, tokens, first, B, T);
     }
 
     const float *x = a->stream;
     for (size_t l = 0; l < m->shard.layers; l++) {
-        parameters_wait(m, world, w->layers[l].fcproj_b + C);
-        layer_forward(m, world, &w->layers[l], &a->layers[l], x, first, B, T, false);
+        parameters_wait(m, world, layer_end(m, l));
+        layer_forward(m, world, l, &a->layers[l], x, first, B, T, false);
         x = a->layers[l].residual3;
     }
 
     parameters_wait_all(m, world);
     if (m->shard.last_stage) {
-        m->kernels->layernorm_forward(a->lnf + at, a->lnf_mean + first, a->lnf_rstd + first, x + at,
-                                      w->lnf_w, w->lnf_b, R, C);
+        norm_forward(m, &a->norm, x, w->norm_w, w->norm_b, first, B * (T - first));
     }
 }
 
-// losses (R) of the rows a->lnf against targets (R). Unless dinp is NULL also dinp (R, C) = and
-// dwte (vocab, C) += the gradients of dloss * sum(losses).
+// What training minimises: scale * sum over tokens of (-log p(target) + z_loss * log(Z)^2), where Z
+// is the sum that normalises the softmax (z-loss: Chowdhery et al. 2022).
+typedef struct {
+    float scale, z_loss;
+} Objective;
+
+// losses (R) of the rows a->norm against targets (R). Unless dinp is NULL also dinp (R, C) = and
+// dhead (vocab, C) += the gradients of the objective.
 static void classify(const Model *m, World *world, Activations *a, ClassifierScratch *s,
-                     float *dinp, float *dwte, const int32_t *targets, float dloss, size_t R) {
+                     float *dinp, float *dhead, const int32_t *targets, Objective objective,
+                     size_t R) {
     const Kernels *k = m->kernels;
+    const float *head = m->weights.head;
     const size_t C = m->config.channels, tp = m->shard.tp, tp_rank = m->shard.tp_rank;
 
     for (size_t r = 0; r < R; r += CLASSIFIER_ROWS) {
         size_t rows = min_u64(R - r, CLASSIFIER_ROWS);
-        const float *inp = a->lnf + r * C;
-        k->classifier_forward(s->logits, s->softmax + tp_rank * rows, inp, m->weights.wte,
-                              targets + r, m->shard.vocab, rows, C);
+        const float *inp = a->norm.out + r * C;
+        k->classifier_forward(s->logits, s->softmax + tp_rank * rows, inp, head, targets + r,
+                              m->shard.vocab, rows, C);
         tp_all_gather(world, s->softmax, rows * sizeof *s->softmax);
-        k->cross_entropy(a->losses + r, s->scale, s->softmax, tp, tp_rank, dloss, rows);
+        k->cross_entropy(a->losses + r, s->scale, s->softmax, tp, tp_rank, objective.scale,
+                         objective.z_loss, rows);
         if (dinp) {
-            k->classifier_backward(dinp + r * C, dwte, s->logits, s->scale, inp, m->weights.wte,
-                                   targets + r, dloss, m->shard.vocab, rows, C);
+            k->classifier_backward(dinp + r * C, dhead, s->logits, s->scale, inp, head, targets + r,
+                                   objective.scale, m->shard.vocab, rows, C);
         }
     }
 
@@ -213,40 +335,120 @@ static void classify(const Model *m, World *world, Activations *a, ClassifierScr
 // Backward: forward read from the end. Gradients of weights are added to, so that micro-batches
 // accumulate.
 
-// x: (R, C), the input of the block; d->stream: (R, C), the gradient of its output on entry, of its
-// input on return. mpi_progress between the kernels lets the gradients of later layers be reduced
-// meanwhile.
-static void layer_backward(const Model *m, World *world, const LayerWeights *w, LayerWeights *dw,
+// d->stream += the gradient of a norm's input x, out of that of its output, dout; all (R, C).
+static void norm_backward(const Model *m, BackwardScratch *d, float *dweight, float *dbias,
+                          const float *dout, const float *x, const float *weight, const Norm *n,
+                          size_t R) {
+    const size_t C = m->config.channels;
+    if (is_llama(m)) {
+        m->kernels->rmsnorm_backward(d->stream, dweight, dout, x, weight, n->rstd, R, C);
+    } else {
+        m->kernels->layernorm_backward(d->stream, dweight, dbias, dout, x, weight, n->mean, n->rstd,
+                                       R, C);
+    }
+}
+
+// d->fc: the gradient of the first product of the MLP, out of that of the block's output.
+static void mlp_backward(const Model *m, const LayerWeights *w, const LayerActivations *y,
+                         BackwardScratch *d, size_t R) {
+    const Kernels *k = m->kernels;
+    const size_t C = m->config.channels, F = m->shard.mlp_channels;
+    if (is_llama(m)) {
+        k->matmul_backward_input(d->act, d->stream, w->fcproj_w, NULL, ACTIVATION_RELU, OUT_IN, R,
+                                 F, C);
+        k->swiglu_backward(d->fc, d->act, y->fc, R, F);
+    } else {
+        k->matmul_backward_input(d->fc, d->stream, w->fcproj_w, y->fc, m->config.activation, IN_OUT,
+                                 R, F, C);
+    }
+}
+
+// d->qkv: from the gradient of what attention read to that of the product. Each rank has a part of
+// the gradients of QK-norm's weights: that of its heads.
+static void qkv_backward(const Model *m, World *world, const LayerWeights *w, LayerWeights *dw,
+                         const LayerActivations *y, BackwardScratch *d, size_t B, size_t T) {
+    const Kernels *k = m->kernels;
+    const size_t D = m->config.head_dim, H = m->shard.heads, KV = m->shard.kv_heads;
+    const size_t W = (H + 2 * KV) * D, R = B * T;
+    if (m->rope) {
+        k->rope(d->qkv, m->rope, W, 0, B, T, H + KV, D, true);
+    }
+    if (!m->config.qk_norm) {
+        return;
+    }
+
+    memset(d->qk_norm, 0, 2 * D * sizeof(float));
+    k->head_norm_backward(d->qkv, d->qk_norm, y->q_raw, w->q_norm, y->q_rstd, W, R, H, D);
+    k->head_norm_backward(d->qkv + H * D, d->qk_norm + D, y->k_raw, w->k_norm, y->k_rstd, W, R, KV,
+                          D);
+    tp_all_reduce(world, d->qk_norm, 2 * D);
+    add_floats(dw->q_norm, d->qk_norm, D);
+    add_floats(dw->k_norm, d->qk_norm + D, D);
+}
+
+// Where tensor-parallel ranks share a KV head, each has the gradients of k and v that come from its
+// own query heads: their sum is what the shared weights get.
+static void sum_shared_heads(const Model *m, World *world, BackwardScratch *d, size_t R) {
+    const size_t D = m->config.head_dim, H = m->shard.heads, KV = m->shard.kv_heads;
+    const size_t W = (H + 2 * KV) * D, n = 2 * KV * D;
+    if (m->shard.kv_copies == 1) {
+        return;
+    }
+
+    for (size_t r = 0; r < R; r++) {
+        memcpy(d->shared + r * n, d->qkv + r * W + H * D, n * sizeof(float));
+    }
+    kv_all_reduce(world, d->shared, R * n);
+    for (size_t r = 0; r < R; r++) {
+        memcpy(d->qkv + r * W + H * D, d->shared + r * n, n * sizeof(float));
+    }
+}
+
+// x: (R, C), the input of block `layer`; d->stream: (R, C), the gradient of its output on entry, of
+// its input on return. mpi_progress between the kernels lets the gradients of later layers be
+// reduced meanwhile.
+static void layer_backward(const Model *m, World *world, size_t layer, LayerWeights *dw,
                            const LayerActivations *y, BackwardScratch *d, const float *x, size_t B,
                            size_t T) {
     const Kernels *k = m->kernels;
-    size_t C = m->config.channels, Ct = m->shard.channels, R = B * T;
+    const LayerWeights *w = &m->weights.layers[layer];
+    const MatrixLayout layout = layout_of(m);
+    const size_t C = m->config.channels, R = B * T, F = m->shard.mlp_channels;
+    const size_t W = shard_qkv_width(&m->config, &m->shard);
+    const size_t attention = shard_attention_width(&m->config, &m->shard);
+    const size_t hidden = shard_mlp_width(&m->config, &m->shard);
 
-    // residual3 = residual2 + gelu(ln2 fc) fcproj
-    k->matmul_backward_weight(dw->fcproj_w, dw->fcproj_b, y->gelu, d->stream, R, 4 * Ct, C);
+    // residual3 = residual2 + mlp(norm2)
+    k->matmul_backward_weight(dw->fcproj_w, dw->fcproj_b, y->act, d->stream, layout, R, F, C);
     mpi_progress(world);
-    k->matmul_backward_input(d->fc, d->stream, w->fcproj_w, y->fc, R, 4 * Ct, C);
+    mlp_backward(m, w, y, d, R);
     mpi_progress(world);
-    k->matmul_backward_weight(dw->fc_w, dw->fc_b, y->ln2, d->fc, R, C, 4 * Ct);
+    k->matmul_backward_weight(dw->fc_w, dw->fc_b, y->norm2.out, d->fc, layout, R, C, hidden);
     mpi_progress(world);
-    k->matmul_backward_input(d->branch, d->fc, w->fc_w, NULL, R, C, 4 * Ct);
+    k->matmul_backward_input(d->branch, d->fc, w->fc_w, NULL, ACTIVATION_RELU, layout, R, C,
+                             hidden);
     tp_all_reduce(world, d->branch, R * C);
-    k->layernorm_backward(d->stream, dw->ln2_w, dw->ln2_b, d->branch, y->residual2, w->ln2_w,
-                          y->ln2_mean, y->ln2_rstd, R, C);
+    norm_backward(m, d, dw->norm2_w, dw->norm2_b, d->branch, y->residual2, w->norm2_w, &y->norm2,
+                  R);
     mpi_progress(world);
 
-    // residual2 = x + attention(ln1 qkv) proj
-    k->matmul_backward_weight(dw->proj_w, dw->proj_b, y->attn, d->stream, R, Ct, C);
-    k->matmul_backward_input(d->branch, d->stream, w->proj_w, NULL, R, Ct, C);
+    // residual2 = x + attention(norm1) proj
+    const AttentionShape shape = attention_heads(m, y, layer);
+    const size_t keys = attention, values = keys + shape.kv_heads * shape.head_dim; // in a row
+    k->matmul_backward_weight(dw->proj_w, dw->proj_b, y->attn, d->stream, layout, R, attention, C);
+    k->matmul_backward_input(d->branch, d->stream, w->proj_w, NULL, ACTIVATION_RELU, layout, R,
+                             attention, C);
     mpi_progress(world);
-    k->attention_backward(d->qkv, d->branch, y->attn, y->qkv, y->lse, B, T, Ct, m->shard.heads);
+    k->attention_backward(d->qkv, d->qkv + keys, d->qkv + values, d->branch, y->attn, y->qkv,
+                          y->qkv + keys, y->qkv + values, y->lse, &shape, B, T);
+    qkv_backward(m, world, w, dw, y, d, B, T);
     mpi_progress(world);
-    k->matmul_backward_weight(dw->qkv_w, dw->qkv_b, y->ln1, d->qkv, R, C, 3 * Ct);
+    k->matmul_backward_input(d->branch, d->qkv, w->qkv_w, NULL, ACTIVATION_RELU, layout, R, C, W);
     mpi_progress(world);
-    k->matmul_backward_input(d->branch, d->qkv, w->qkv_w, NULL, R, C, 3 * Ct);
+    sum_shared_heads(m, world, d, R);
+    k->matmul_backward_weight(dw->qkv_w, dw->qkv_b, y->norm1.out, d->qkv, layout, R, C, W);
     tp_all_reduce(world, d->branch, R * C);
-    k->layernorm_backward(d->stream, dw->ln1_w, dw->ln1_b, d->branch, x, w->ln1_w, y->ln1_mean,
-                          y->ln1_rstd, R, C);
+    norm_backward(m, d, dw->norm1_w, dw->norm1_b, d->branch, x, w->norm1_w, &y->norm1, R);
 }
 
 // -------------------------------------------------------------------------------------------------
@@ -320,13 +522,12 @@ static Activations *micro_batch_forward(const Model *m, World *world, Workspace 
     return a;
 }
 
-// Micro-batch `i` backward through this stage, after its forward: adds the gradients of dloss *
-// (sum of all token losses). `last`: it is the step's last. On the last stage adds to *loss.
-// tokens, targets: (B, T).
+// Micro-batch `i` backward through this stage, after its forward: adds the gradients of the
+// objective. `last`: it is the step's last. On the last stage adds to *loss. tokens, targets: (B,
+// T).
 static void micro_batch_backward(const Model *m, World *world, Workspace *s, GradientReducer *r,
                                  size_t i, bool last, const int32_t *tokens, const int32_t *targets,
-                                 float dloss, LossSum *loss) {
-    const Kernels *k = m->kernels;
+                                 Objective objective, LossSum *loss) {
     Weights *dw = &r->weights;
     Activations *a = &s->sets[i % s->set_count];
     BackwardScratch *d = &s->backward;
@@ -334,10 +535,10 @@ static void micro_batch_backward(const Model *m, World *world, Workspace *s, Gra
 
     message_wait(world, &s->returned);
     if (m->shard.last_stage) {
-        classify(m, world, a, &s->classifier, d->branch, dw->wte, targets, dloss, R);
+        classify(m, world, a, &s->classifier, d->branch, dw->head, targets, objective, R);
         memset(d->stream, 0, R * C * sizeof(float));
-        k->layernorm_backward(d->stream, dw->lnf_w, dw->lnf_b, d->branch, stage_output(m, a),
-                              m->weights.lnf_w, a->lnf_mean, a->lnf_rstd, R, C);
+        norm_backward(m, d, dw->norm_w, dw->norm_b, d->branch, stage_output(m, a),
+                      m->weights.norm_w, &a->norm, R);
         loss_add(loss, a->losses, R);
     } else {
         stage_receive(world, d->stream, R * C, 1);
@@ -345,18 +546,18 @@ static void micro_batch_backward(const Model *m, World *world, Workspace *s, Gra
 
     for (size_t l = m->shard.layers; l-- > 0;) {
         const float *x = l > 0 ? a->layers[l - 1].residual3 : a->stream;
-        const LayerWeights *w = &m->weights.layers[l];
         if (s->keep == KEEP_INPUTS) {
-            layer_forward(m, world, w, &a->layers[l], x, 0, B, T, true);
+            layer_forward(m, world, l, &a->layers[l], x, 0, B, T, true);
         }
-        layer_backward(m, world, w, &dw->layers[l], &a->layers[l], d, x, B, T);
+        layer_backward(m, world, l, &dw->layers[l], &a->layers[l], d, x, B, T);
         if (last) {
-            reducer_layer_done(r, world, dw->layers[l].ln1_w);
+            reducer_layer_done(r, world, dw->layers[l].norm1_w);
         }
     }
 
     if (m->shard.first_stage) {
-        k->embedding_backward(dw->wte, dw->wpe, d->stream, tokens, m->shard.vocab, B, T, C);
+        m->kernels->embedding_backward(dw->wte, dw->wpe, d->stream, tokens, m->shard.vocab, B, T,
+                                       C);
     } else {
         stage_send(world, d->stream, R * C, -1, &s->returned);
     }
@@ -366,7 +567,7 @@ static void micro_batch_backward(const Model *m, World *world, Workspace *s, Gra
 // holds the gradients of the step, summed over the data-parallel ranks. Returns the sum of this
 // rank's token losses on the last stage, zero elsewhere.
 static LossSum forward_backward(const Model *m, World *world, Workspace *s, GradientReducer *r,
-                                const int32_t *inputs, const int32_t *targets, float dloss,
+                                const int32_t *inputs, const int32_t *targets, Objective objective,
                                 size_t count) {
     size_t ahead = min_u64((size_t)(world->grid.pp - 1 - world->grid.stage), count);
     size_t R = s->B * s->T;
@@ -380,7 +581,7 @@ static LossSum forward_backward(const Model *m, World *world, Workspace *s, Grad
         if (i >= ahead) {
             size_t j = i - ahead;
             micro_batch_backward(m, world, s, r, j, j + 1 == count, inputs + j * R, targets + j * R,
-                                 dloss, &loss);
+                                 objective, &loss);
             reducer_micro_batch_done(r, j, count);
         }
     }
@@ -389,37 +590,15 @@ static LossSum forward_backward(const Model *m, World *world, Workspace *s, Grad
     for (size_t i = 0; i < s->set_count; i++) {
         message_wait(world, &s->sent[i]);
     }
-    bool tied = m->shard.first_stage != m->shard.last_stage; // the other stage holds wte too
-    reducer_finish_step(r, world, tied ? r->weights.wte : NULL,
+    // a tied head: the other stage holds wte too
+    bool shared = m->config.tied && m->shard.first_stage != m->shard.last_stage;
+    reducer_finish_step(r, world, shared ? r->weights.wte : NULL,
                         m->shard.vocab.count * m->config.channels);
     return loss;
 }
 
 // =================================================================================================
 // Update
-
-// Learning rate of step 1 .. steps: linear warm-up to lr, then the schedule down to min_lr at the
-// last step.
-static double learning_rate(const Options *o, size_t step) {
-    double lr = o->lr, min_lr = o->min_lr, at = (double)step;
-    double warmup = (double)o->warmup_steps, steps = (double)o->steps;
-    if (at <= warmup) {
-        return lr * at / warmup;
-    }
-
-    switch (o->schedule) {
-    case SCHEDULE_CONSTANT:
-        return lr;
-    case SCHEDULE_WSD: { // warm-up, stable, decay (Hu et al. 2024)
-        double decay_from = fmax(warmup, steps - floor(steps / 5));
-        return at <= decay_from ? lr
-                                : lr + (min_lr - lr) * (at - decay_from) / (steps - decay_from);
-    }
-    default: // cosine
-        return min_lr + (lr - min_lr) * 0.5 *
-                            (1 + cos(3.14159265358979323846 * (at - warmup) / (steps - warmup)));
-    }
-}
 
 // What training keeps of the model: views of its tensors, and AdamW's moments, which are zero.
 static bool training_state_create(TrainingState *s, MemoryLedger *memory, const Model *m,
@@ -540,9 +719,10 @@ static bool train_step(Trainer *t, StepResult *s) {
     }
     batch_hash_step(&t->batch, w, t->setup.global_batch, s->batch_hash);
 
-    float dloss = 1 / (float)(t->setup.global_batch * t->setup.seq_len);
+    const Objective objective = {1 / (float)(t->setup.global_batch * t->setup.seq_len),
+                                 (float)o->z_loss};
     LossSum loss = forward_backward(&t->model, w, &t->workspace, &t->reducer, t->batch.inputs,
-                                    t->batch.targets, dloss, rows / t->setup.micro_batch);
+                                    t->batch.targets, objective, rows / t->setup.micro_batch);
     s->loss = loss_mean(w, loss, tokens);
     s->grad_norm = gradient_norm(&t->model, w, &t->state, &t->reducer);
     s->lr = learning_rate(o, t->position.step + 1);
@@ -586,7 +766,8 @@ static bool evaluate(World *w, const Model *m, Workspace *s, const Dataset *data
         }
         Activations *a = micro_batch_forward(m, w, s, 0, batch->inputs, 0, rows, s->T);
         if (m->shard.last_stage) {
-            classify(m, w, a, &s->classifier, NULL, NULL, batch->targets, 0, rows * s->T);
+            classify(m, w, a, &s->classifier, NULL, NULL, batch->targets, (Objective){0},
+                     rows * s->T);
             loss_add(&sum, a->losses, rows * s->T);
         }
         i += rows;
@@ -672,7 +853,7 @@ static bool write_checkpoint(Trainer *t) {
     bool ok = true;
 
     if (t->world->rank == 0) {
-        config_write(&files[CONFIG].content, &t->model.config);
+        config_write(&files[CONFIG].content, &t->model.config, DTYPE_F32);
         generation_config_write(&files[GENERATION_CONFIG].content, &t->model.config);
         trainer_state_write(&files[STATE].content, &t->record, t->position);
         for (size_t i = 0; i < CARD; i++) {
@@ -721,8 +902,8 @@ static bool save_checkpoint(Trainer *t) {
     return true;
 }
 
-// Collective: weights, optimizer state and position from the latest checkpoint, or from --init, or
-// new.
+// Collective: weights, optimizer state and position from the latest checkpoint, or from
+// --resume-from; or weights from --init, or new.
 static bool initialize_state(Trainer *t) {
     Error e = {0};
     World *w = t->world;
@@ -734,14 +915,19 @@ static bool initialize_state(Trainer *t) {
         !run_resume(&t->state, w, &t->record, &t->position, &resumed)) {
         return false;
     }
-    if (!resumed && o->init) {
+    if (!resumed && o->resume_from) {
+        if (!run_resume_from(&t->state, w, &t->record, &t->position)) {
+            return false;
+        }
+    } else if (!resumed && o->init) {
         bool ok = checkpoint_verify_together(w, o->init, false, &e) &&
-                  weights_load(o->init, m->views, m->tensors, &e);
+                  weights_load(o->init, &m->config, m->views, m->tensors, &e);
         if (!world_check(w, ok, &e)) {
             return false;
         }
     } else if (!resumed) {
-        weights_initialize(&m->config, o->seed, (float)o->init_std, m->views, m->tensors);
+        float std = (float)(o->init_std > 0 ? o->init_std : INIT_STD);
+        weights_initialize(&m->config, o->seed, std, m->views, m->tensors);
     }
 
     t->record.from_step = t->position.step;
@@ -889,7 +1075,8 @@ static bool create_reducer(Trainer *t, bool zero, Error *e) {
                              t->options->reproducible ? micro_batches : 0, e);
     free(cuts);
     m->gathering = zero ? &r->buckets : NULL;
-    return ok && (weights_point_into(&m->shard, m->views, m->tensors, r->gradients, &r->weights) ||
+    return ok && (weights_point_into(&m->config, &m->shard, m->views, m->tensors, r->gradients,
+                                     &r->weights) ||
                   fail(e, "no memory for the gradients of %zu layers", layers));
 }
 
@@ -911,8 +1098,8 @@ static bool reserve_packing(MemoryLedger *memory, const Model *m, size_t B, size
 static bool note_mpi_buffers(Trainer *t, Error *e) {
     const ModelShard *shard = &t->model.shard;
     size_t C = t->model.config.channels, R = t->setup.micro_batch * t->setup.seq_len;
-    size_t n =
-        mpi_buffer_floats(&t->world->grid, shard, &t->reducer, R * C, shard->vocab.count * C);
+    size_t embedding = t->model.config.tied ? shard->vocab.count * C : 0;
+    size_t n = mpi_buffer_floats(&t->world->grid, shard, &t->reducer, R * C, embedding);
     return ledger_note(&t->memory, "MPI buffers", n * sizeof(float), NULL, e);
 }
 
@@ -926,9 +1113,13 @@ static bool training_allocate(Trainer *t, size_t threads, Error *e) {
     ModelShard shard = shard_of_rank(c, g);
     bool zero = o->zero && g->dp > 1;
 
+    if (!t->memory.planned) {
+        grid_share_kv_heads(&t->world->grid, shard.kv_copies);
+    }
+
     return reducer_share_memory(&t->reducer, &t->memory, t->world, shard_parameters(c, &shard),
                                 zero, o->share_memory, e) &&
-           model_create(&t->model, &t->memory, c, &shard, kernels_of(o),
+           model_create(&t->model, &t->memory, c, &shard, kernels_of(o), T,
                         t->reducer.shared_parameters.mine, e) &&
            workspace_create(&t->workspace, &t->memory, c, &shard,
                             activation_sets_needed(g, rows / B), B, T, keep_on_stage(o, g), e) &&
@@ -1107,21 +1298,26 @@ static bool load_config(const char *directory, ModelConfig *config, Error *e) {
     return config_load(directory, config, e);
 }
 
-// Collective: verifies a model, each rank some of its files, and loads each rank's shard.
-static bool load_model(World *w, const Options *o, Model *m, MemoryLedger *memory) {
+// Collective: verifies a model, each rank some of its files, and loads each rank's shard, for
+// sequences of *T tokens: as --seq-len says, else as many as the model has positions.
+static bool load_model(World *w, const Options *o, Model *m, MemoryLedger *memory, size_t *T) {
     Error e = {0};
     ModelConfig config;
     const char *directory = o->checkpoint;
     bool ok = load_config(directory, &config, &e) &&
               grid_fits(&config, (size_t)w->grid.tp, (size_t)w->grid.pp, &e);
     ModelShard shard = ok ? shard_of_rank(&config, &w->grid) : (ModelShard){0};
-    ok = ok && model_create(m, memory, &config, &shard, kernels_of(o), NULL, &e);
+    *T = ok && !o->seq_len ? config.seq_len : o->seq_len;
+    ok = ok &&
+         (*T <= config.seq_len || fail(&e, "--seq-len %zu is more than the %zu positions of %s", *T,
+                                       config.seq_len, directory)) &&
+         model_create(m, memory, &config, &shard, kernels_of(o), *T, NULL, &e);
     if (!world_check(w, ok, &e)) {
         return false;
     }
 
     ok = checkpoint_verify_together(w, directory, false, &e) &&
-         weights_load(directory, m->views, m->tensors, &e);
+         weights_load(directory, &m->config, m->views, m->tensors, &e);
     return world_check(w, ok, &e);
 }
 
@@ -1136,16 +1332,13 @@ typedef struct {
 static bool inference_open(Inference *i, World *w, const Options *o, size_t B) {
     Error e = {0};
     const Model *m = &i->model;
-    if (!load_model(w, o, &i->model, &i->memory)) {
+    size_t T;
+    if (!load_model(w, o, &i->model, &i->memory, &T)) {
         return false;
     }
-    size_t T = o->seq_len ? o->seq_len : m->config.seq_len;
-    bool ok =
-        (T <= m->config.seq_len || fail(&e, "--seq-len %zu is more than the %zu positions of %s", T,
-                                        m->config.seq_len, o->checkpoint)) &&
-        workspace_create(&i->workspace, &i->memory, &m->config, &m->shard, 1, B, T, KEEP_CACHE,
-                         &e) &&
-        reserve_packing(&i->memory, m, B, T, (size_t)omp_get_max_threads(), &e);
+    bool ok = workspace_create(&i->workspace, &i->memory, &m->config, &m->shard, 1, B, T,
+                               KEEP_CACHE, &e) &&
+              reserve_packing(&i->memory, m, B, T, (size_t)omp_get_max_threads(), &e);
     return world_check(w, ok, &e);
 }
 
@@ -1195,23 +1388,11 @@ static int command_eval(World *w, const Options *o) {
 typedef struct {
     const Options *options;
     World *world;
-    Inference run;         // of one sequence; the qkv of its rows are the key-value cache
+    Inference run;         // of one sequence; it has the key-value cache
     float *logits;         // (V)
     Candidate *candidates; // (V)
-    Tokenizer tokenizer;
-    bool has_tokenizer;
-    Decoder decoder;
-    TokenBuffer ids; // prompt, then what was generated
+    Generation text;
 } Generator;
-
-// Prints the text that the decoder has ready.
-static void print_decoded(Generator *g) {
-    if (g->world->rank == 0) {
-        fwrite(g->decoder.text.data, 1, g->decoder.text.length, stdout);
-        fflush(stdout);
-    }
-    g->decoder.text.length = 0;
-}
 
 // Collective over the ranks of a model: g->logits (V) of the token after ids (count) on the last
 // stage. The first `cached` rows are in the cache.
@@ -1226,16 +1407,19 @@ static void next_logits(Generator *g, const int32_t *ids, size_t cached, size_t 
     }
 
     memset(g->logits, 0, V * sizeof *g->logits);
-    m->kernels->logits_forward(g->logits + vocab.first, a->lnf + (count - 1) * C, m->weights.wte, 1,
-                               C, vocab.count);
+    m->kernels->logits_forward(g->logits + vocab.first, a->norm.out + (count - 1) * C,
+                               m->weights.head, 1, C, vocab.count);
     tp_all_reduce(g->world, g->logits, V);
 }
 
-// Draws the token after ids, on the last stage, and tells the other stages; -1 if the logits are
-// not finite.
-static int32_t next_token(Generator *g, uint64_t i) {
+// Draws the token after ids on the last stage, and tells the other stages.
+static int32_t next_token(void *context, const int32_t *ids, size_t cached, size_t count,
+                          uint64_t i) {
+    Generator *g = context;
     const Options *o = g->options;
     int32_t token = -1;
+
+    next_logits(g, ids, cached, count);
     if (g->run.model.shard.last_stage) {
         Sampling sampling = {o->temperature, o->top_k, o->top_p};
         double draw = random_uniform(o->seed, RANDOM_FREE, i);
@@ -1247,96 +1431,19 @@ static int32_t next_token(Generator *g, uint64_t i) {
     return token;
 }
 
-// Generates and prints up to --tokens tokens. Rows that are in the cache are not computed again.
-// When the context is full, its older half is dropped and the newer half, which now stands at other
-// positions, is computed once.
-static bool generate_tokens(Generator *g, Error *e) {
-    const Options *o = g->options;
-    size_t T = g->run.model.config.seq_len, cached = 0;
-    size_t start = g->ids.count > T ? g->ids.count - (T + 1) / 2 : 0;
-
-    for (uint64_t i = 0; i < o->tokens; i++) {
-        size_t count = g->ids.count - start;
-        if (count > T) {
-            start = g->ids.count - (T + 1) / 2;
-            count = g->ids.count - start;
-            cached = 0;
-        }
-
-        next_logits(g, g->ids.ids + start, cached, count);
-        cached = count;
-        int32_t token = next_token(g, i);
-        if (token < 0) {
-            return fail(e, "%s: its logits are not finite; the weights are damaged", o->checkpoint);
-        }
-        if (token == g->tokenizer.end_of_document) {
-            break;
-        }
-        if (!token_buffer_append(&g->ids, token, e) || !decoder_add(&g->decoder, token, e)) {
-            return false;
-        }
-        print_decoded(g);
-    }
-
-    message_wait(g->world, &g->run.workspace.sent[0]);
-    if (!decoder_end(&g->decoder, e)) {
-        return false;
-    }
-    print_decoded(g);
-    if (g->world->rank == 0) {
-        printf("\n");
-    }
-    return true;
-}
-
-// Encodes the prompt; an empty one begins a document. The decoder is told the ids, so that what
-// follows is decoded as their continuation.
-static bool encode_prompt(Generator *g, Error *e) {
-    const char *prompt = g->options->prompt;
-    size_t length = strlen(prompt), consumed;
-    uint64_t replaced = 0;
-    char *text = malloc(3 * length + 1);
-    if (!text) {
-        return fail(e, "no memory for the prompt");
-    }
-    length = utf8_sanitize(text, prompt, length, true, &consumed, &replaced);
-    bool ok = tokenizer_encode(&g->tokenizer, text, length, &g->ids, e);
-    free(text);
-    if (ok && g->ids.count == 0) {
-        ok = token_buffer_append(&g->ids, g->tokenizer.end_of_document, e);
-    }
-
-    decoder_init(&g->decoder, &g->tokenizer, false);
-    for (size_t i = 0; i < g->ids.count && ok; i++) {
-        int32_t id = g->ids.ids[i];
-        if (id < 0 || (size_t)id >= g->run.model.config.vocab_size) {
-            return fail(e, "%s: its tokenizer gives id %d, outside the model's vocabulary of %zu",
-                        g->options->checkpoint, (int)id, g->run.model.config.vocab_size);
-        }
-        ok = decoder_add(&g->decoder, id, e);
-    }
-    g->decoder.text.length = 0;
-    return ok;
-}
-
 static bool generator_create(Generator *g, Error *e) {
-    size_t V = g->run.model.config.vocab_size;
-    g->has_tokenizer = tokenizer_load(&g->tokenizer, g->options->checkpoint, e);
-    if (!g->has_tokenizer) {
-        return false;
-    }
-    g->logits = ledger_floats(&g->run.memory, "logits", V, e);
-    g->candidates = ledger_bytes(&g->run.memory, "logits", V * sizeof *g->candidates, e);
-    return g->logits && g->candidates && encode_prompt(g, e);
+    const ModelConfig *c = &g->run.model.config;
+    g->logits = ledger_floats(&g->run.memory, "logits", c->vocab_size, e);
+    g->candidates =
+        ledger_bytes(&g->run.memory, "logits", c->vocab_size * sizeof *g->candidates, e);
+    return g->logits && g->candidates &&
+           generation_create(&g->text, g->options, c, g->world->rank == 0, e);
 }
 
-static void generator_free(Generator *g) {
-    if (g->has_tokenizer) {
-        decoder_free(&g->decoder);
-        tokenizer_free(&g->tokenizer);
-    }
-    free(g->ids.ids);
-    inference_close(&g->run);
+static bool generate(Generator *g, Error *e) {
+    bool ok = generation_run(&g->text, g->run.workspace.T, next_token, g, e);
+    message_wait(g->world, &g->run.workspace.sent[0]);
+    return ok;
 }
 
 static int command_generate(World *w, const Options *o) {
@@ -1355,38 +1462,25 @@ static int command_generate(World *w, const Options *o) {
             printf("%s", o->prompt);
         }
         // One sequence is the work of one data-parallel rank.
-        bool generated = w->grid.dp_rank != 0 || generate_tokens(&g, &e);
+        bool generated = w->grid.dp_rank != 0 || generate(&g, &e);
         ok = world_check(w, generated, &e);
     }
-    generator_free(&g);
+    generation_free(&g.text);
+    inference_close(&g.run);
     return ok ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
 // =================================================================================================
 // Commands: kernels, plan
 
-// Hash of the losses and weights of 20 steps of a small model on made-up tokens: small, but with
-// two blocks of keys in attention and two blocks of k in the widest matrix product. Any machine,
-// vector length and number of threads must give it; a change of the kernels' arithmetic changes it.
-static const char golden_hash[] =
-    "d80661553c94e7edec40cb60c269cfb143fe85c9c15298e94025271a9d04a010";
-
-// Hashes `steps` training steps of a small model; the hash of all 20 must be the golden one.
-static bool golden_run(uint64_t steps, Error *e) {
-    enum { VOCAB = 211, T = 167, STEPS = 20 };
+// Hashes `steps` training steps of a small model; the hash of all 20 must be `golden`.
+static bool golden_run(const ModelConfig *config, const char *golden, uint64_t steps, Error *e) {
+    enum { VOCAB = GOLDEN_VOCAB, T = GOLDEN_T };
     const Options o = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
     World alone = {.size = 1, .grid = grid_alone()};
     Trainer t = {.options = &o,
                  .world = &alone,
-                 .setup = {.config = {.vocab_size = VOCAB,
-                                      .seq_len = T,
-                                      .channels = 98,
-                                      .layers = 2,
-                                      .heads = 7,
-                                      .end_of_document = -1},
-                           .seq_len = T,
-                           .micro_batch = 1,
-                           .global_batch = 1}};
+                 .setup = {.config = *config, .seq_len = T, .micro_batch = 1, .global_batch = 1}};
     int32_t tokens[T], targets[T];
     char hex[SHA256_HEX];
     Sha256 hash;
@@ -1403,8 +1497,8 @@ static bool golden_run(uint64_t steps, Error *e) {
             tokens[r] = (int32_t)(random_bits(1, step, r) % VOCAB);
             targets[r] = (tokens[r] * 7 + 3) % VOCAB; // a rule that can be learned
         }
-        forward_backward(&t.model, &alone, &t.workspace, &t.reducer, tokens, targets, 1 / (float)T,
-                         1);
+        forward_backward(&t.model, &alone, &t.workspace, &t.reducer, tokens, targets,
+                         (Objective){1 / (float)T, 0}, 1);
         double norm = gradient_norm(&t.model, &alone, &t.state, &t.reducer);
         update(&t.model, &t.state, &t.reducer, &o, 3e-3, norm > 1 ? 1 / norm : 1, step);
         sha256_add(&hash, t.workspace.sets[0].losses, T * sizeof(float));
@@ -1413,13 +1507,22 @@ static bool golden_run(uint64_t steps, Error *e) {
     sha256_end(&hash, hex);
     training_free(&t);
 
-    printf("golden run: %s, %llu steps, vectors of %zu bits, %d threads\n", hex,
-           (unsigned long long)steps, 32 * (size_t)svcntw(), omp_get_max_threads());
-    return steps < STEPS || !strcmp(hex, golden_hash) ||
+    printf("golden run of %s: %s, %llu steps, vectors of %zu bits, %d threads\n",
+           config->family->name, hex, (unsigned long long)steps, 32 * (size_t)svcntw(),
+           omp_get_max_threads());
+    return steps < GOLDEN_STEPS || !strcmp(hex, golden) ||
            fail(e,
                 "golden hash mismatch: not bit-identical to %s; this machine or compiler does "
                 "not compute as others do",
-                golden_hash);
+                golden);
+}
+
+static bool golden_runs_all(uint64_t steps, Error *e) {
+    bool ok = true;
+    for (size_t i = 0; ok && i < GOLDEN_MODELS; i++) {
+        ok = golden_run(&golden_models[i].config, golden_models[i].hash, steps, e);
+    }
+    return ok;
 }
 
 static int command_kernels(World *w, const Options *o) {
@@ -1432,7 +1535,7 @@ static int command_kernels(World *w, const Options *o) {
     placement_bind(w, o->bind);
     if (w->rank == 0) {
         ok = (!o->check || check_kernels(o->only, &e)) &&
-             (!o->golden || golden_run(o->golden_steps, &e)) &&
+             (!o->golden || golden_runs_all(o->golden_steps, &e)) &&
              (!o->bench || bench_kernels(o->only, measure_peak_flops(MPI_COMM_SELF), &e));
     }
     return world_check_root(w, ok, &e) ? EXIT_SUCCESS : EXIT_FAILURE;
@@ -1443,24 +1546,23 @@ static int command_kernels(World *w, const Options *o) {
 static void measured_backward(void *layer) {
     Trainer *t = layer;
     Activations *a = &t->workspace.sets[0];
-    layer_backward(&t->model, t->world, &t->model.weights.layers[0], &t->reducer.weights.layers[0],
-                   &a->layers[0], &t->workspace.backward, a->stream, t->setup.micro_batch,
-                   t->setup.seq_len);
+    layer_backward(&t->model, t->world, 0, &t->reducer.weights.layers[0], &a->layers[0],
+                   &t->workspace.backward, a->stream, t->setup.micro_batch, t->setup.seq_len);
 }
 
 static void measured_block(void *layer) {
     Trainer *t = layer;
     Activations *a = &t->workspace.sets[0];
-    layer_forward(&t->model, t->world, &t->model.weights.layers[0], &a->layers[0], a->stream, 0,
-                  t->setup.micro_batch, t->setup.seq_len, false);
+    layer_forward(&t->model, t->world, 0, &a->layers[0], a->stream, 0, t->setup.micro_batch,
+                  t->setup.seq_len, false);
     measured_backward(layer);
 }
 
 static void measured_classifier(void *layer) {
     Trainer *t = layer;
     classify(&t->model, t->world, &t->workspace.sets[0], &t->workspace.classifier,
-             t->workspace.backward.branch, t->reducer.weights.wte, t->batch.targets, 1,
-             t->setup.micro_batch * t->setup.seq_len);
+             t->workspace.backward.branch, t->reducer.weights.head, t->batch.targets,
+             (Objective){1, 0}, t->setup.micro_batch * t->setup.seq_len);
 }
 
 static void measured_layer_close(void *layer) {
@@ -1502,6 +1604,9 @@ static const Command commands[] = {
     {"generate", "continues a prompt",
      "train_gpt generate --checkpoint run/step-001000 --prompt \"Once upon a time\"", GENERATE,
      command_generate},
+    {"export", "writes a model for the Hugging Face hub",
+     "train_gpt export --checkpoint run/step-001000 --out model --dtype bf16", EXPORT,
+     export_command},
     {"trace", "from a step to its documents, from a document to its steps, from a text to the data",
      "train_gpt trace --run run --step 1000 --row 0", TRACE, trace_command},
     {"kernels", "compares the fast kernels with the reference, times them, certifies a machine",

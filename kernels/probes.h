@@ -226,8 +226,8 @@ RUN(run_logits_forward) {
 }
 
 // The three steps of the classifier over two vocabulary shards.
-static inline void classify(const Kernels *k, float **x, const int32_t *tokens, const Shape *s,
-                            size_t R, float z_loss) {
+static inline void probe_classifier(const Kernels *k, float **x, const int32_t *tokens,
+                                    const Shape *s, size_t R, float z_loss) {
     const VocabShard vocab[2] = {{0, (s->V + 1) / 2}, {(s->V + 1) / 2, s->V / 2}};
     const size_t shards = s->V > 1 ? 2 : 1;
     float dloss = 1 / (float)R, scale[CLASSIFIER_ROWS], *dinp_shard = x[6];
@@ -257,11 +257,11 @@ static inline void classify(const Kernels *k, float **x, const int32_t *tokens, 
 }
 
 RUN(run_classifier) {
-    classify(k, x, tokens, s, R, 0);
+    probe_classifier(k, x, tokens, s, R, 0);
 }
 
 RUN(run_classifier_z_loss) {
-    classify(k, x, tokens, s, R, 0.01f);
+    probe_classifier(k, x, tokens, s, R, 0.01f);
 }
 
 RUN(run_sum_of_squares) {

@@ -25,6 +25,12 @@ typedef struct {
     TextBuffer sums; // SHA256SUMS so far; the caller frees its data
 } CheckpointWriter;
 
+static inline bool checkpoint_make_folder_(const CheckpointWriter *w, Error *e) {
+    remove_directory(w->temporary); // left by a killed run
+    return !mkdir(w->temporary, 0777) ||
+           fail(e, "%s: cannot be created: %s", w->temporary, strerror(errno));
+}
+
 // Begins OUT/step-NNNNNN; OUT must exist. Several ranks may write one checkpoint: one of them,
 // which passes `first`, creates and commits it.
 static inline bool checkpoint_begin(CheckpointWriter *w, const char *out, size_t step, bool first,
@@ -39,11 +45,24 @@ static inline bool checkpoint_begin(CheckpointWriter *w, const char *out, size_t
         return true;
     }
 
-    remove_directory(w->temporary); // left by a killed run
-    if (mkdir(w->temporary, 0777)) {
-        return fail(e, "%s: cannot be created: %s", w->temporary, strerror(errno));
+    return checkpoint_make_folder_(w, e);
+}
+
+// Begins a new folder OUT, which must not exist or be empty: files are written to OUT.new.
+static inline bool folder_begin(CheckpointWriter *w, const char *out, Error *e) {
+    int length = (int)strlen(out);
+    while (length > 1 && out[length - 1] == '/') {
+        length--;
     }
-    return true;
+    *w = (CheckpointWriter){.out = out};
+    if (!path_format(w->final, e, "%.*s", length, out) ||
+        !path_format(w->temporary, e, "%.*s.new", length, out)) {
+        return false;
+    }
+    if (rmdir(w->final) && errno != ENOENT) {
+        return fail(e, "%s: exists already and is not an empty folder; give a new --out", out);
+    }
+    return checkpoint_make_folder_(w, e);
 }
 
 // Adds a line to SHA256SUMS, for a file of the checkpoint that was written by other means.
@@ -105,13 +124,13 @@ typedef struct {
     size_t count, capacity, model_count; // the first model_count hold the weights
 } TensorFiles;
 
-// Distributes `count` consecutive views over files.
+// Distributes `count` consecutive views over files of at most `limit` bytes.
 static inline bool tensor_files_add_(TensorFiles *files, const TensorView *views, size_t first,
-                                     size_t count, Error *e) {
+                                     size_t count, Dtype dtype, uint64_t limit, Error *e) {
     uint64_t bytes = UINT64_MAX;
     for (size_t i = first; i < first + count; i++) {
-        uint64_t more = tensor_whole_elements(&views[i]) * sizeof(float);
-        if (bytes > TENSOR_FILE_BYTES || more > TENSOR_FILE_BYTES - bytes) {
+        uint64_t more = tensor_whole_elements(&views[i]) * dtypes[dtype].bytes;
+        if (bytes > limit || more > limit - bytes) {
             if (!array_reserve(&files->items, &files->capacity, files->count, 1,
                                sizeof *files->items, e)) {
                 return false;
@@ -125,60 +144,84 @@ static inline bool tensor_files_add_(TensorFiles *files, const TensorView *views
     return true;
 }
 
+static inline bool tensor_file_name_(TensorFile *file, const char *folder, const char *name,
+                                     Error *e) {
+    if (!path_format(file->path, e, "%s/%s", folder, name)) {
+        return false;
+    }
+    file->name = strrchr(file->path, '/') + 1;
+    return true;
+}
+
+// The files of a model in `folder`; `views` (count) are of full tensors. The caller frees items.
+static inline bool model_files(TensorFiles *files, const char *folder, const TensorView *views,
+                               size_t count, Dtype dtype, uint64_t limit, Error *e) {
+    char name[64] = "model.safetensors";
+    *files = (TensorFiles){0};
+    if (!tensor_files_add_(files, views, 0, count, dtype, limit, e)) {
+        return false;
+    }
+
+    files->model_count = files->count;
+    for (size_t f = 0; f < files->count; f++) {
+        if (files->count > 1) {
+            snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", f + 1, files->count);
+        }
+        if (!tensor_file_name_(&files->items[f], folder, name, e)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 // The files of a checkpoint for `count` weights followed by 2 * count optimizer moments; `views`
 // are of full tensors. The caller frees items.
 static inline bool tensor_files(TensorFiles *files, const CheckpointWriter *w,
                                 const TensorView *views, size_t count, Error *e) {
-    *files = (TensorFiles){0};
-    if (!tensor_files_add_(files, views, 0, count, e)) {
+    if (!model_files(files, w->temporary, views, count, DTYPE_F32, TENSOR_FILE_BYTES, e) ||
+        !tensor_files_add_(files, views, count, 2 * count, DTYPE_F32, TENSOR_FILE_BYTES, e)) {
         return false;
     }
-    files->model_count = files->count;
-    if (!tensor_files_add_(files, views, count, 2 * count, e)) {
-        return false;
-    }
-
-    for (size_t f = 0; f < files->count; f++) {
-        TensorFile *file = &files->items[f];
-        char name[64] = "model.safetensors";
-        if (f >= files->model_count) {
-            snprintf(name, sizeof name, "optimizer-%05zu.safetensors", f - files->model_count);
-        } else if (files->model_count > 1) {
-            snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", f + 1,
-                     files->model_count);
-        }
-        if (!path_format(file->path, e, "%s/%s", w->temporary, name)) {
+    for (size_t f = files->model_count; f < files->count; f++) {
+        char name[64];
+        snprintf(name, sizeof name, "optimizer-%05zu.safetensors", f - files->model_count);
+        if (!tensor_file_name_(&files->items[f], w->temporary, name, e)) {
             return false;
         }
-        file->name = strrchr(file->path, '/') + 1;
     }
     return true;
+}
+
+// Writes model.safetensors.index.json: which of a model's files holds which tensor.
+static inline void tensor_index_write(JsonWriter *json, const TensorFiles *files,
+                                      const TensorView *views, Dtype dtype) {
+    uint64_t total = 0;
+    json_open(json, NULL, '{');
+    json_open(json, "weight_map", '{');
+    for (size_t f = 0; f < files->model_count; f++) {
+        const TensorFile *file = &files->items[f];
+        for (size_t i = file->first; i < file->first + file->count; i++) {
+            json_put_string(json, views[i].name, file->name);
+            total += tensor_whole_elements(&views[i]) * dtypes[dtype].bytes;
+        }
+    }
+    json_close(json, '}');
+    json_open(json, "metadata", '{');
+    json_put_uint(json, "total_size", total);
+    json_close(json, '}');
+    json_close(json, '}');
+    json_append_text(json, "\n");
 }
 
 // Adds model.safetensors.index.json if the weights are in several files.
 static inline bool checkpoint_add_index(CheckpointWriter *w, const TensorFiles *files,
                                         const TensorView *views, Error *e) {
     JsonWriter json = {.indent = 2};
-    uint64_t total = 0;
     if (files->model_count == 1) {
         return true;
     }
 
-    json_open(&json, NULL, '{');
-    json_open(&json, "weight_map", '{');
-    for (size_t f = 0; f < files->model_count; f++) {
-        const TensorFile *file = &files->items[f];
-        for (size_t i = file->first; i < file->first + file->count; i++) {
-            json_put_string(&json, views[i].name, file->name);
-            total += tensor_whole_elements(&views[i]) * sizeof(float);
-        }
-    }
-    json_close(&json, '}');
-    json_open(&json, "metadata", '{');
-    json_put_uint(&json, "total_size", total);
-    json_close(&json, '}');
-    json_close(&json, '}');
-    json_append_text(&json, "\n");
+    tensor_index_write(&json, files, views, DTYPE_F32);
     bool ok = checkpoint_add_text(w, "model.safetensors.index.json", &json.text, e);
     free(json.data);
     return ok;
@@ -201,6 +244,18 @@ static inline bool checkpoint_commit(CheckpointWriter *w, Error *e) {
     }
     remove_directory(w->old);
     return sync_directory(w->out, e);
+}
+
+// Syncs a folder of folder_begin and gives it its final name.
+static inline bool folder_commit(CheckpointWriter *w, Error *e) {
+    char parent[PATH_LIMIT];
+    if (!sync_directory(w->temporary, e) || !path_parent(parent, w->final, e)) {
+        return false;
+    }
+    if (rename(w->temporary, w->final)) {
+        return fail(e, "%s: cannot be renamed to %s: %s", w->temporary, w->final, strerror(errno));
+    }
+    return sync_directory(parent, e);
 }
 
 // Removes the unfinished checkpoint.

@@ -110,14 +110,14 @@ static const TensorSpec llama_layer_[] = {
     {"self_attn.v_proj.bias", FIELD_CONTINUED, "k", INIT_ZEROS, IF_QKV_BIAS},
     {"self_attn.q_norm.weight", offsetof(LayerWeights, q_norm), "D", INIT_ONES, IF_QK_NORM},
     {"self_attn.k_norm.weight", offsetof(LayerWeights, k_norm), "D", INIT_ONES, IF_QK_NORM},
-    {"self_attn.o_proj.weight", offsetof(LayerWeights, proj_w), "Cc", INIT_RESIDUAL, ALWAYS},
+    {"self_attn.o_proj.weight", offsetof(LayerWeights, proj_w), "Cc", INIT_NORMAL, ALWAYS},
     {"self_attn.o_proj.bias", offsetof(LayerWeights, proj_b), "C", INIT_ZEROS, IF_OUT_BIAS},
     {"post_attention_layernorm.weight", offsetof(LayerWeights, norm2_w), "C", INIT_ONES, ALWAYS},
     {"mlp.gate_proj.weight", offsetof(LayerWeights, fc_w), "fC", INIT_NORMAL, ALWAYS},
     {"mlp.up_proj.weight", FIELD_CONTINUED, "fC", INIT_NORMAL, ALWAYS},
     {"mlp.gate_proj.bias", offsetof(LayerWeights, fc_b), "f", INIT_ZEROS, IF_MLP_BIAS},
     {"mlp.up_proj.bias", FIELD_CONTINUED, "f", INIT_ZEROS, IF_MLP_BIAS},
-    {"mlp.down_proj.weight", offsetof(LayerWeights, fcproj_w), "Cf", INIT_RESIDUAL, ALWAYS},
+    {"mlp.down_proj.weight", offsetof(LayerWeights, fcproj_w), "Cf", INIT_NORMAL, ALWAYS},
     {"mlp.down_proj.bias", offsetof(LayerWeights, fcproj_b), "C", INIT_ZEROS, IF_MLP_BIAS},
 };
 static const TensorSpec llama_head_[] = {

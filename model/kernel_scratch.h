@@ -9,18 +9,22 @@
 // of a micro-batch of B sequences of T tokens.
 static inline size_t packing_floats(const ModelConfig *c, const ModelShard *s, size_t B, size_t T,
                                     size_t threads) {
-    size_t C = c->channels, Ct = s->channels, R = B * T, V = s->vocab.count;
-    size_t rows = min_u64(R, CLASSIFIER_ROWS);
+    size_t C = c->channels, R = B * T, V = s->vocab.count, F = s->mlp_channels;
+    size_t W = shard_qkv_width(c, s), attention = shard_attention_width(c, s);
+    size_t hidden = shard_mlp_width(c, s), rows = min_u64(R, CLASSIFIER_ROWS);
     const size_t products[][2] = {
         // (rows, depth) of forward and of the inputs' gradients
         {R, C},
-        {R, Ct},
-        {R, 3 * Ct},
-        {R, 4 * Ct},
+        {R, attention},
+        {R, W},
+        {R, hidden},
+        {R, F},
         // of the weights' gradients
         {C, R},
-        {Ct, R},
-        {4 * Ct, R},
+        {attention, R},
+        {W, R},
+        {hidden, R},
+        {F, R},
         // of the classifier, on the last stage
         {rows, C},
         {rows, V},
@@ -28,8 +32,9 @@ static inline size_t packing_floats(const ModelConfig *c, const ModelShard *s, s
     };
     size_t count = sizeof products / sizeof *products - (s->last_stage ? 0 : 3);
 
-    AttentionScratch unused;
-    size_t most = threads * attention_scratch_sve(&unused, T, C / c->heads, true, NULL);
+    const AttentionShape shape = {
+        .heads = s->heads, .kv_heads = s->kv_heads, .head_dim = c->head_dim};
+    size_t most = attention_scratch_floats_sve(&shape, B, T, true, threads);
     for (size_t i = 0; i < count; i++) {
         size_t n = gemm_scratch_sve(products[i][0], products[i][1], threads);
         most = n > most ? n : most;

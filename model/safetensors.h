@@ -8,6 +8,7 @@
 #include <limits.h>
 #include <unistd.h>
 
+#include "model/dtype.h"
 #include "model/tensor_view.h"
 #include "util/array.h" // defines: min_u64
 #include "util/bytes.h"
@@ -218,39 +219,6 @@ static inline const SafetensorsEntry *safetensors_find(const Safetensors *s, con
     return bsearch(&key, s->entries, s->count, sizeof key, safetensors_by_name_);
 }
 
-// IEEE binary16 to float: exact.
-static inline float half_to_float(uint16_t h) {
-    uint32_t exponent = h >> 10 & 31, fraction = h & 1023, bits;
-    float value;
-    if (exponent == 0) {
-        value = (float)fraction * 0x1p-24f;
-        return h >> 15 ? -value : value;
-    }
-    bits =
-        (uint32_t)(h >> 15) << 31 | (exponent == 31 ? 255 : exponent + 112) << 23 | fraction << 13;
-    memcpy(&value, &bits, 4);
-    return value;
-}
-
-// Converts n little-endian elements of dtype F32, F16 or BF16 to floats.
-static inline void convert_to_floats_(float *out, const unsigned char *bytes, size_t n,
-                                      const char *dtype) {
-    for (size_t i = 0; i < n; i++) {
-        if (dtype[0] == 'F' && dtype[1] == '3') {
-            memcpy(&out[i], bytes + 4 * i, 4);
-        } else {
-            uint16_t h;
-            memcpy(&h, bytes + 2 * i, 2);
-            uint32_t wide = (uint32_t)h << 16;
-            if (dtype[0] == 'B') {
-                memcpy(&out[i], &wide, 4);
-            } else {
-                out[i] = half_to_float(h);
-            }
-        }
-    }
-}
-
 // Reads elements begin .. end - 1 of a shard from F32, F16 or BF16 data. The tensor in the file
 // must have the shape of the full tensor.
 static inline bool safetensors_read_range(const Safetensors *s, const SafetensorsEntry *entry,
@@ -267,15 +235,15 @@ static inline bool safetensors_read_range(const Safetensors *s, const Safetensor
                     entry->name, view->whole[0], view->dims == 2 ? ", " : "",
                     view->dims == 2 ? view->whole[1] : 0);
     }
-    if (strcmp(entry->dtype, "F32") && strcmp(entry->dtype, "F16") &&
-        strcmp(entry->dtype, "BF16")) {
+    const Dtype dtype = dtype_of(entry->dtype);
+    if (dtype == DTYPES) {
         return fail(e, "%s: tensor \"%.80s\" is %s; only F32, F16 and BF16 can be loaded", s->path,
                     entry->name, entry->dtype);
     }
 
     // Contiguous runs, in chunks.
     enum { CHUNK = 65536 };
-    size_t width = entry->dtype[1] == '3' ? 4 : 2;
+    const size_t width = dtypes[dtype].bytes;
     unsigned char *bytes = malloc(CHUNK * width);
     bool ok = bytes || fail(e, "%s: no memory to read tensor \"%.80s\"", s->path, entry->name);
     for (size_t i = begin, n; i < end && ok; i += n) {
@@ -284,7 +252,7 @@ static inline bool safetensors_read_range(const Safetensors *s, const Safetensor
         ok =
             read_at(s->fd, s->path, bytes, n * width, s->data_start + entry->begin + at * width, e);
         if (ok) {
-            convert_to_floats_(out + i - begin, bytes, n, entry->dtype);
+            floats_from_dtype(out + i - begin, bytes, n, dtype);
         }
     }
     free(bytes);
@@ -302,8 +270,8 @@ static inline bool safetensors_read(const Safetensors *s, const SafetensorsEntry
 
 // The header of `count` tensors: its length, then JSON, padded so that the data begins at a
 // multiple of 8 bytes. Returns the size of the data in bytes.
-static inline uint64_t safetensors_header_(JsonWriter *json, const TensorView *views,
-                                           size_t count) {
+static inline uint64_t safetensors_header_(JsonWriter *json, const TensorView *views, size_t count,
+                                           Dtype dtype) {
     uint64_t offset = 0;
     json_append(json, "12345678", 8); // for the length
     json_open(json, NULL, '{');
@@ -312,7 +280,7 @@ static inline uint64_t safetensors_header_(JsonWriter *json, const TensorView *v
     json_close(json, '}');
     for (size_t i = 0; i < count; i++) {
         json_open(json, views[i].name, '{');
-        json_put_string(json, "dtype", "F32");
+        json_put_string(json, "dtype", dtypes[dtype].name);
         json_open(json, "shape", '[');
         for (int d = 0; d < views[i].dims; d++) {
             json_put_uint(json, NULL, views[i].whole[d]);
@@ -320,7 +288,7 @@ static inline uint64_t safetensors_header_(JsonWriter *json, const TensorView *v
         json_close(json, ']');
         json_open(json, "data_offsets", '[');
         json_put_uint(json, NULL, offset);
-        offset += tensor_whole_elements(&views[i]) * sizeof(float);
+        offset += tensor_whole_elements(&views[i]) * dtypes[dtype].bytes;
         json_put_uint(json, NULL, offset);
         json_close(json, ']');
         json_close(json, '}');
@@ -335,12 +303,12 @@ static inline uint64_t safetensors_header_(JsonWriter *json, const TensorView *v
     return offset;
 }
 
-// Creates a file with the header of `count` full tensors in F32, and zeros as their data. It is on
-// disk once a TensorWriter has been closed.
+// Creates a file with the header of `count` full tensors, and zeros as their data. It is on disk
+// once a TensorWriter has been closed.
 static inline bool safetensors_create(const char *path, const TensorView *views, size_t count,
-                                      Error *e) {
+                                      Dtype dtype, Error *e) {
     JsonWriter header = {0};
-    uint64_t bytes = safetensors_header_(&header, views, count);
+    uint64_t bytes = safetensors_header_(&header, views, count, dtype);
     bytes += header.length;
     bool ok =
         (!header.failed || fail(e, "%s: no memory for its header", path)) &&
@@ -370,16 +338,42 @@ static inline bool tensor_writer_open(TensorWriter *t, const char *path, Error *
     return true;
 }
 
+// Writes n contiguous elements of a tensor from element `at` on, in the dtype of the file.
+static inline bool tensor_writer_write_run_(const TensorWriter *t, const SafetensorsEntry *entry,
+                                            size_t at, const float *x, size_t n, Error *e) {
+    enum { CHUNK = 4096 };
+    const Dtype dtype = dtype_of(entry->dtype);
+    const size_t width = dtypes[dtype].bytes;
+    const uint64_t from = t->file.data_start + entry->begin;
+    unsigned char bytes[4 * CHUNK];
+
+    if (dtype == DTYPE_F32) {
+        return write_at(t->descriptor, t->file.path, x, n * width, from + at * width, e);
+    }
+    for (size_t i = 0; i < n; i += CHUNK) {
+        const size_t count = min_u64(n - i, CHUNK);
+        if (!floats_to_dtype(bytes, x + i, count, dtype)) {
+            return fail(e,
+                        "%s: tensor \"%.80s\" has numbers beyond the range of %s; use bf16 or f32",
+                        t->file.path, entry->name, entry->dtype);
+        }
+        if (!write_at(t->descriptor, t->file.path, bytes, count * width, from + (at + i) * width,
+                      e)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 // Writes elements begin .. end - 1 of a shard, which are at `data`, to their positions in the full
-// tensor.
+// tensor, in the dtype of the file.
 static inline bool tensor_writer_write(const TensorWriter *t, const TensorView *view, size_t begin,
                                        size_t end, const float *data, Error *e) {
     const SafetensorsEntry *entry = safetensors_find(&t->file, view->name);
     for (size_t i = begin, n; i < end; i += n) {
         size_t at;
         n = tensor_run(view, i, end, &at);
-        if (!write_at(t->descriptor, t->file.path, data + i - begin, n * sizeof(float),
-                      t->file.data_start + entry->begin + at * sizeof(float), e)) {
+        if (!tensor_writer_write_run_(t, entry, at, data + i - begin, n, e)) {
             return false;
         }
     }

@@ -19,7 +19,8 @@ typedef struct {
     size_t shape[2]; // of the shard
     int dims;
     size_t whole[2], first[2], groups;
-    bool embedding; // the tied embedding and output head, which two pipeline stages hold
+    size_t copy;    // ranks with a lower tp_rank on this stage that hold the same
+    bool embedding; // the token embedding; a tied one is on the last pipeline stage too
     const TensorSpec *spec;
     size_t number; // among all tensors of the model
     size_t block;  // in the shard; SIZE_MAX: not of a block

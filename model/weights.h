@@ -3,6 +3,7 @@
 #ifndef MODEL_WEIGHTS_H
 #define MODEL_WEIGHTS_H
 
+#include "model/config.h"
 #include "model/safetensors.h"
 #include "util/array.h"
 
@@ -10,6 +11,7 @@
 typedef struct {
     Safetensors *files;
     size_t count, capacity;
+    const char *base_prefix; // names in the files may be without it
 } TensorSet;
 
 // Closes all files.
@@ -64,10 +66,11 @@ static inline bool weight_files_add_indexed_(TensorSet *w, const char *directory
 }
 
 // Opens the weights of a folder: the single file or all files of the index.
-static inline bool weight_files_open_(TensorSet *w, const char *directory, Error *e) {
+static inline bool weights_open(TensorSet *w, const char *directory, const Family *family,
+                                Error *e) {
     char path[PATH_LIMIT];
     JsonDocument index = {0};
-    *w = (TensorSet){0};
+    *w = (TensorSet){.base_prefix = family->base_prefix};
     if (!path_format(path, e, "%s/model.safetensors.index.json", directory)) {
         return false;
     }
@@ -81,14 +84,14 @@ static inline bool weight_files_open_(TensorSet *w, const char *directory, Error
     return ok;
 }
 
-// Finds a tensor, and the file that contains it, by its full name or without the prefix
-// "transformer." (as in files of the base model). A tensor in two files is an error. Returns NULL
-// with an empty error if there is none.
+// Finds a tensor, and the file that contains it, by its full name or without the prefix that files
+// of the base model omit. A tensor in two files is an error. Returns NULL with an empty error if
+// there is none.
 static inline const SafetensorsEntry *tensor_set_find_(const TensorSet *w, const char *name,
                                                        const Safetensors **file, Error *e) {
-    const char *prefix = "transformer.", *names[2] = {name, name};
+    const char *prefix = w->base_prefix, *names[2] = {name, name};
     const SafetensorsEntry *found = NULL;
-    if (!strncmp(name, prefix, strlen(prefix))) {
+    if (prefix && !strncmp(name, prefix, strlen(prefix))) {
         names[1] = name + strlen(prefix);
     }
     e->text[0] = 0;
@@ -134,27 +137,27 @@ static inline bool weights_check_tied_(const TensorSet *w, const TensorView *wte
     ok = ok && safetensors_read(file, entry, &head, e);
     if (ok && memcmp(head.data, wte->data, tensor_elements(wte) * sizeof(float))) {
         ok = fail(e,
-                  "%s: lm_head.weight differs from the token embedding: only models with tied "
-                  "embeddings are supported",
+                  "%s: lm_head.weight differs from the token embedding, though config.json says "
+                  "that they are tied (tie_word_embeddings)",
                   file->path);
     }
     free(head.data);
     return ok;
 }
 
-// Loads all views, each a shard of its tensor, from the safetensors files of a Hugging Face GPT-2
-// folder. On ranks that have the token embedding, it is the first view.
-static inline bool weights_load(const char *directory, const TensorView *views, size_t count,
-                                Error *e) {
+// Loads all views, each a shard of its tensor, from the safetensors files of a Hugging Face folder.
+// On ranks that have the token embedding, it is the first view.
+static inline bool weights_load(const char *directory, const ModelConfig *c,
+                                const TensorView *views, size_t count, Error *e) {
     TensorSet w;
-    if (!weight_files_open_(&w, directory, e)) {
+    if (!weights_open(&w, directory, c->family, e)) {
         return false;
     }
     bool ok = true;
     for (size_t i = 0; i < count && ok; i++) {
         ok = tensor_set_read(&w, &views[i], 0, tensor_elements(&views[i]), views[i].data, e);
     }
-    ok = ok && (!views[0].embedding || weights_check_tied_(&w, &views[0], e));
+    ok = ok && (!c->tied || !views[0].embedding || weights_check_tied_(&w, &views[0], e));
     tensor_set_close(&w);
     return ok;
 }

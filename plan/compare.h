@@ -27,6 +27,27 @@ static inline bool finished_run_read_(const char *directory, JsonDocument *run, 
             fail(e, "%s: its last line has no \"plan\": the run is not finished", path));
 }
 
+// The model of logs from before the families: GPT-2 by its sizes alone.
+static inline bool gpt2_from_log_(ModelConfig *c, const Json *run, const char *path, Error *e) {
+    *c = config_of_family(FAMILY_GPT2);
+    const struct {
+        const char *key;
+        uint64_t most, *value;
+    } sizes[] = {{"layers", LAYERS_MOST, &c->layers},
+                 {"channels", CHANNELS_MOST, &c->channels},
+                 {"heads", HEADS_MOST, &c->heads},
+                 {"vocab_size", VOCAB_MOST, &c->vocab_size},
+                 {"positions", POSITIONS_MOST, &c->seq_len}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        if (!json_uint(json_get(run, sizes[i].key), sizes[i].value) || *sizes[i].value < 1 ||
+            *sizes[i].value > sizes[i].most) {
+            return fail(e, "%s: its first line has no count \"%s\"", path, sizes[i].key);
+        }
+    }
+    config_derive_sizes(c);
+    return config_check(c, path, e);
+}
+
 // The shape, grid and options of a run from the first line of its log. o: the options of this
 // command.
 static inline bool planned_run_from_log(PlannedRun *r, const Json *run, const Options *o,
@@ -35,17 +56,17 @@ static inline bool planned_run_from_log(PlannedRun *r, const Json *run, const Op
     ModelConfig *c = &r->config;
     uint64_t ranks, zero, overlap, share;
     *r = (PlannedRun){.options = *o};
+    const Json *model = json_get(run, "model");
+    if (!(model ? config_parse(model, path, c, e) : gpt2_from_log_(c, run, path, e))) {
+        return false;
+    }
+
     const struct {
         const Json *in;
         const char *key;
         uint64_t largest;
         uint64_t *value;
-    } counts[] = {{run, "layers", 10000, &c->layers},
-                  {run, "channels", 1000000, &c->channels},
-                  {run, "heads", 10000, &c->heads},
-                  {run, "vocab_size", 100000000, &c->vocab_size},
-                  {run, "positions", 10000000, &c->seq_len},
-                  {run, "seq_len", 10000000, &r->T},
+    } counts[] = {{run, "seq_len", 10000000, &r->T},
                   {run, "global_batch", 100000000, &r->global_batch},
                   {run, "ranks", PLAN_RANKS_MAX, &ranks},
                   {run, "ranks_per_node", PLAN_RANKS_MAX, &r->per_node},
@@ -64,9 +85,8 @@ static inline bool planned_run_from_log(PlannedRun *r, const Json *run, const Op
             return fail(e, "%s: its first line has no count \"%s\"", path, counts[i].key);
         }
     }
-    bool possible = c->layers && c->heads && c->channels && c->channels % c->heads == 0 &&
-                    c->vocab_size && r->T && r->T <= c->seq_len && r->B && r->tp && r->pp &&
-                    r->dp && r->per_node && r->threads && ranks == r->tp * r->pp * r->dp;
+    bool possible = r->T && r->T <= c->seq_len && r->B && r->tp && r->pp && r->dp && r->per_node &&
+                    r->threads && ranks == r->tp * r->pp * r->dp;
     if (!possible) {
         return fail(e, "%s: its first line does not describe a possible run", path);
     }

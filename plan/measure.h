@@ -324,14 +324,16 @@ static inline bool measure_product_(JsonWriter *tables, const KernelProbe *probe
 // shapes.
 static inline bool measure_products_(JsonWriter *tables, const PlannedRun *run, double peak_of_rank,
                                      Error *e) {
-    size_t C = run->config.channels, Ct = C / run->tp;
+    const ModelConfig *c = &run->config;
+    const ModelShard shard = shard_of(c, run->tp, 0, 1, 0);
+    const size_t C = c->channels, attention = shard_attention_width(c, &shard);
     const struct {
         const char *name;
         size_t from, to;
-    } products[] = {{"qkv", C, 3 * Ct},
-                    {"attention's output", Ct, C},
-                    {"mlp, first", C, 4 * Ct},
-                    {"mlp, second", 4 * Ct, C}};
+    } products[] = {{"qkv", C, shard_qkv_width(c, &shard)},
+                    {"attention's output", attention, C},
+                    {"mlp, first", C, shard_mlp_width(c, &shard)},
+                    {"mlp, second", shard.mlp_channels, C}};
     bool ok = true;
     json_open(tables, "gemm", '[');
     for (size_t i = 0; i < PROBES; i++) {
@@ -341,7 +343,12 @@ static inline bool measure_products_(JsonWriter *tables, const PlannedRun *run, 
             continue;
         }
         for (size_t j = 0; ok && j < sizeof products / sizeof *products; j++) {
-            const Shape s = {run->B, run->T, products[j].from, 1, 1, products[j].to};
+            const Shape s = {.B = run->B,
+                             .T = run->T,
+                             .C = products[j].from,
+                             .H = 1,
+                             .V = 1,
+                             .O = products[j].to};
             ok = measure_product_(tables, &probes[i], products[j].name, &s, peak_of_rank, e);
         }
     }

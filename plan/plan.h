@@ -43,18 +43,11 @@ static inline bool planned_run_from_options(PlannedRun *run, const Options *o, c
                                             Error *e) {
     *run = (PlannedRun){.options = *o};
     ModelConfig *c = &run->config;
-    if (!(o->init ? config_load(o->init, c, e) : shape_from_options(o, c, e))) {
+    if (!(o->init ? config_load(o->init, c, e) : shape_from_options(o, "plan", c, e))) {
         return false;
     }
-    if (!o->init) {
-        c->vocab_size = o->vocab_size ? o->vocab_size : o->model ? GPT2_VOCAB_SIZE : 0;
-    }
-    if (!c->layers || !c->channels || !c->heads || !c->seq_len || !c->vocab_size) {
-        return fail(e, "plan needs --model NAME, or all of --layers, --heads, --channels, "
-                       "--seq-len, --vocab-size, or --init DIR");
-    }
-    if (c->channels % c->heads) {
-        return fail(e, "--channels %zu is not a multiple of --heads %zu", c->channels, c->heads);
+    if (!c->vocab_size) {
+        return fail(e, "plan needs --vocab-size V for a shape without --model or --config");
     }
 
     run->per_node = o->ranks_per_node ? o->ranks_per_node : m ? (size_t)m->ranks_per_node.value : 1;

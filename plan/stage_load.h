@@ -73,14 +73,16 @@ static inline Traffic collective_(double calls, double ways, Link link, size_t r
 static inline void load_compute_(const PlannedRun *run, const StageCount *count, const Machine *m,
                                  StageLoad *l) {
     const ModelShard *s = &count->shard;
-    double R = (double)(run->B * run->T), C = (double)run->config.channels;
-    double Ct = (double)s->channels, L = (double)s->layers;
-    double attention = 2 * R * (double)run->T * Ct, product = 2 * R * C * Ct;
+    const ModelConfig *c = &run->config;
+    double R = (double)(run->B * run->T), C = (double)c->channels, L = (double)s->layers;
+    double heads = (double)shard_attention_width(c, s), F = (double)s->mlp_channels;
+    double widths = (double)(shard_qkv_width(c, s) + shard_mlp_width(c, s)) + heads + F;
+    double attention = 2 * R * (double)run->T * heads, products = 2 * R * C * widths;
     double classifier = s->last_stage ? 2 * R * C * (double)s->vocab.count : 0;
-    double recomputed = count->recompute ? L * (8 * product + attention) : 0;
+    double recomputed = count->recompute ? L * (products - 2 * R * C * F + attention) : 0;
     double rate = m->peak_flops.value * m->efficiency.value / (double)run->per_node;
 
-    l->forward_flops = L * (12 * product + attention);
+    l->forward_flops = L * (products + attention);
     l->backward_flops = 2 * l->forward_flops + 3 * classifier + recomputed;
     l->forward_compute = l->forward_flops / rate;
     l->backward_compute = l->backward_flops / rate;
@@ -109,6 +111,18 @@ static inline void load_tp_(const PlannedRun *run, const StageCount *count, cons
     double reduce = all_reduce_seconds(link, run->tp, stream);
     l->traffic[TP_ALL_REDUCE] = collective_(M * (forward + backward), 2, link, run->tp, stream);
 
+    // gradients of k and v, where ranks share a KV head, and of the weights of QK-norm
+    double head = (double)run->config.head_dim * sizeof(float), extra = 0;
+    if (s->kv_copies > 1) {
+        double shared = R * 2 * (double)s->kv_heads * head;
+        l->traffic[KV_ALL_REDUCE] = collective_(M * L, 2, link, s->kv_copies, shared);
+        extra += L * all_reduce_seconds(link, s->kv_copies, shared);
+    }
+    if (run->config.qk_norm) {
+        l->traffic[QK_NORM_ALL_REDUCE] = collective_(M * L, 2, link, run->tp, 2 * head);
+        extra += L * all_reduce_seconds(link, run->tp, 2 * head);
+    }
+
     double gathers = s->last_stage ? ceil(R / CLASSIFIER_ROWS) : 0;
     double rows = gathers > 0 ? R / gathers : 0;
     double records = (double)run->tp * rows * sizeof(ShardSoftmax);
@@ -116,7 +130,7 @@ static inline void load_tp_(const PlannedRun *run, const StageCount *count, cons
     l->traffic[TP_ALL_GATHER] = collective_(M * gathers, 1, link, run->tp, records);
 
     l->forward_tp = forward * reduce;
-    l->backward_tp = backward * reduce + gathers * gather;
+    l->backward_tp = backward * reduce + extra + gathers * gather;
 }
 
 // Messages between the stages of a pipeline.
@@ -135,7 +149,7 @@ static inline void load_pp_(const PlannedRun *run, const StageCount *count, cons
     l->forward_pp = s->first_stage ? 0 : message;
     l->backward_pp = s->last_stage ? 0 : message;
 
-    if (s->first_stage || s->last_stage) {
+    if (run->config.tied && (s->first_stage || s->last_stage)) {
         double embedding = (double)(s->vocab.count * run->config.channels) * sizeof(float);
         Link link = link_of(m, run->per_node, 2, run->tp * (run->pp - 1), m->links.value);
         double calls = ceil(embedding / sizeof(float) / MESSAGE_ELEMENTS);

@@ -57,6 +57,8 @@ static inline double message_seconds(Link link, double bytes) {
 typedef enum {
     TP_ALL_REDUCE,
     TP_ALL_GATHER,
+    KV_ALL_REDUCE,
+    QK_NORM_ALL_REDUCE,
     PP_SEND,
     DP_SHARED_MEMORY,
     DP_ALL_REDUCE,
@@ -72,6 +74,8 @@ static const struct {
 } traffic_kinds[TRAFFIC_KINDS] = {
     {"tp: sums of the stream", "TP all-reduce, residual stream"},
     {"tp: softmax sums", "TP all-gather, softmax"},
+    {"tp: shared KV heads", "TP all-reduce, shared KV heads"},
+    {"tp: QK-norm gradients", "TP all-reduce, QK-norm"},
     {"pp: stream, gradient", "PP send, activations"},
     {"dp: inside the node", "DP reduction, shared memory"},
     {"dp: sum of gradients", "DP all-reduce, gradients"},

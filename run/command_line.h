@@ -4,6 +4,7 @@
 
 #include "mpi_utils.h"
 #include "run/build_info.h"
+#include "run/model_choice.h"
 #include "run/options.h"
 
 // Exit statuses, beside EXIT_SUCCESS and EXIT_FAILURE: EXIT_USAGE when the command line cannot be
@@ -36,7 +37,8 @@ static inline void print_help_(const Command *commands, size_t count) {
     for (size_t i = 0; i < count; i++) {
         printf("  %-10s %s\n", commands[i].name, commands[i].does);
     }
-    printf("  %-10s %s\n", "help", "options of a command: help COMMAND, or COMMAND --help");
+    printf("  %-10s %s\n", "help",
+           "options of a command: help COMMAND, or COMMAND --help; named models: help models");
     printf("  %-10s %s\n\n", "--version", "version, revision, compiler, instruction set, MPI");
     printf("Distributed: mpirun -n RANKS train_gpt train ...; threads of a rank: OMP_NUM_THREADS.\n"
            "%s\n",
@@ -97,6 +99,13 @@ static inline int command_line_run(World *w, const Command *commands, size_t cou
             print_version();
         } else if (w->rank == 0) {
             print_help_(commands, count);
+        }
+        return EXIT_SUCCESS;
+    }
+
+    if (help_first && !strcmp(name, "models")) {
+        if (w->rank == 0) {
+            named_models_print();
         }
         return EXIT_SUCCESS;
     }

@@ -4,6 +4,7 @@
 #define RUN_CONSOLE_H
 
 #include "model/flops.h"
+#include "model/tensors.h" // defines: INIT_STD
 #include "run/log_writer.h"
 #include "util/status_line.h"
 
@@ -71,34 +72,62 @@ static inline void print_grid_settings_(const RunRecord *r) {
            o->reproducible ? ", reproducible reduction" : "");
 }
 
+// One line of what every model has, and one of what differs from GPT-2.
+static inline void print_model_settings_(const RunRecord *r) {
+    const ModelConfig *c = r->config;
+    print_setting_("model");
+    printf("%s, %zu layers, %zu channels, %zu heads, %zu positions, vocabulary size %zu, %zu "
+           "parameters\n",
+           is_family(c, FAMILY_GPT2) ? "GPT-2" : c->family->class_name, c->layers, c->channels,
+           c->heads, c->seq_len, c->vocab_size, r->parameters);
+    if (c->family->block == BLOCK_GPT2) {
+        return;
+    }
+
+    print_setting_("");
+    printf("%zu KV heads, head dim %zu, MLP %zu, rope theta %g", c->kv_heads, c->head_dim,
+           c->mlp_channels, c->rope.theta);
+    if (c->rope.factor != 1) {
+        printf(" with factor %g over %zu positions", c->rope.factor, c->rope.original_positions);
+    }
+    printf(", RMSNorm eps %g, %s head%s%s\n", c->norm_eps, c->tied ? "tied" : "untied",
+           c->qk_norm ? ", QK-norm" : "", c->qkv_bias ? ", biases of q, k, v" : "");
+}
+
 // The effective configuration in one aligned block.
 static inline void console_print_configuration(const RunRecord *r) {
     const Options *o = r->options;
-    const ModelConfig *c = r->config;
     char choice[32];
 
     printf("configuration:\n");
-    print_setting_("model");
-    printf("GPT-2, %zu layers, %zu channels, %zu heads, %zu positions, vocabulary size %zu, %zu "
-           "parameters\n",
-           c->layers, c->channels, c->heads, c->seq_len, c->vocab_size, r->parameters);
-    if (o->init) {
+    print_model_settings_(r);
+    if (o->init || o->resume_from) {
         print_setting_("weights");
-        printf("initialized from %s\n", o->init);
+        printf("%s %s\n", o->init ? "initialized from" : "with optimizer state, from",
+               o->init ? o->init : o->resume_from);
     }
     print_data_settings_(r);
     print_grid_settings_(r);
     print_setting_("optimizer");
-    printf("AdamW, beta1 %g, beta2 %g, eps %g, weight decay %g, clip %g\n", o->beta1, o->beta2,
+    printf("AdamW, beta1 %g, beta2 %g, eps %g, weight decay %g, clip %g", o->beta1, o->beta2,
            o->eps, o->weight_decay, o->clip);
+    if (o->z_loss > 0) {
+        printf(", z-loss %g", o->z_loss);
+    }
+    printf("\n");
     print_setting_("learning rate");
-    printf("%g to %g, %s, %zu warm-up steps, %zu steps\n", o->lr, o->min_lr,
+    printf("%g to %g, %s, %zu warm-up steps, %zu steps", o->lr, o->min_lr,
            option_choice_name(o, "schedule", choice), o->warmup_steps, o->steps);
+    if (o->decay_steps > 0) {
+        printf(", the last %zu of decay", o->decay_steps);
+    }
+    printf("\n");
     print_setting_("evals, saves");
     printf("eval every %zu steps, checkpoint every %zu, keep %zu\n", o->eval_every, o->save_every,
            o->keep);
     print_setting_("random");
-    printf("seed %zu, shuffle %d, init std %g\n", o->seed, o->shuffle, o->init_std);
+    printf("seed %zu, shuffle %d, init std %g\n", o->seed, o->shuffle,
+           o->init_std > 0 ? o->init_std : INIT_STD);
     print_setting_("kernels");
     printf("%s (%s), measured peak %.1f GFLOP/s\n", r->kernels, instruction_set(),
            1e-9 * r->peak_flops);

@@ -7,7 +7,7 @@
 #include <omp.h>
 
 #include "dataloader.h" // defines: Mixture
-#include "model/config.h"
+#include "model/config_json.h"
 #include "model/flops.h"
 #include "mpi_utils.h"
 #include "run/build_info.h"
@@ -104,6 +104,7 @@ static inline void log_write_run(JsonWriter *json, const RunRecord *r) {
     json_put_uint(json, "seq_len", r->seq_len);
     json_put_uint(json, "positions", r->config->seq_len);
     json_put_uint(json, "global_batch", r->global_batch);
+    config_put(json, "model", r->config, DTYPE_F32);
     json_put_double(json, "peak_flops", r->peak_flops);
     log_write_mixture(json, "data", r->data);
     log_write_mixture(json, "val_data", r->val);

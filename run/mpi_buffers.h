@@ -17,12 +17,13 @@ static inline size_t all_reduce_buffer_(size_t ranks, size_t n) {
 }
 
 // Floats at most: the reductions of all gradient buckets may be under way at once. stream: (R, C),
-// floats of the residual stream of a micro-batch; embedding: floats of this rank's shard of it.
+// floats of the residual stream of a micro-batch; embedding: floats of this rank's shard of it if
+// two stages share it, else 0.
 static inline size_t mpi_buffer_floats(const Grid *g, const ModelShard *s, const GradientReducer *r,
                                        size_t stream, size_t embedding) {
     size_t nodes = (size_t)r->peers.nodes;
     size_t n = all_reduce_buffer_((size_t)g->tp, stream);
-    if (s->first_stage != s->last_stage) {
+    if (s->first_stage != s->last_stage && embedding > 0) {
         n += all_reduce_buffer_(2, embedding);
     }
     if (r->block == 0 && nodes > 1) {

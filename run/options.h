@@ -17,7 +17,8 @@ enum {
     KERNELS = 16,
     TRACE = 32,
     REPORT = 64,
-    PLAN = 128
+    PLAN = 128,
+    EXPORT = 256
 };
 
 // Values of the CHOICE options, in the order in which the table lists them.
@@ -28,14 +29,19 @@ enum { SCHEDULE_COSINE, SCHEDULE_CONSTANT, SCHEDULE_WSD };
 enum { RECOMPUTE_NONE, RECOMPUTE_LAYER };
 enum { KERNELS_SVE, KERNELS_REF };
 
+// A setting that replaces one of something else, such as of a named model.
+typedef enum { NOT_GIVEN, GIVEN_OFF, GIVEN_ON } Override;
+
 // FLAG (name, commands, help)                                  off, on if given
 // SWITCH (name, default, commands, help)                       --name 0|1
+// OVERRIDE (name, commands, help)                              --name 0|1, or not given
 // LIST (name, commands, values, help)                          all arguments up to the next option
 // TEXT (name, default, commands, value, help)
 // CHOICE (name, default, commands, values, help)               one of a|b|c
+// BYTES (name, default, commands, help)                        a number, or one with KB, MB, GB
 // WHOLE, REAL_NUMBER (name, default, smallest, largest, commands, value, help)
 // clang-format off
-#define OPTIONS(FLAG, SWITCH, LIST, TEXT, CHOICE, WHOLE, REAL_NUMBER)                             \
+#define OPTIONS(FLAG, SWITCH, OVERRIDE, LIST, TEXT, CHOICE, BYTES, WHOLE, REAL_NUMBER)            \
     LIST(input, PREPARE, "PATH...",                                                               \
          "text to read: .txt, .md, .jsonl, each also .gz or .zst, or folders of these")           \
     LIST(data, TRAIN | EVAL | TRACE, "PATH[:WEIGHT]...",                                          \
@@ -44,15 +50,15 @@ enum { KERNELS_SVE, KERNELS_REF };
          "validation data, if --data holds none or to replace it")                                \
     LIST(run, TRACE | REPORT | PLAN, "DIR...",                                                    \
          "folder of a run (--out of train); report overlays several")                             \
-    TEXT(out, NULL, PREPARE | TRAIN | REPORT | PLAN, "PATH",                                      \
+    TEXT(out, NULL, PREPARE | TRAIN | REPORT | PLAN | EXPORT, "PATH",                             \
          "output folder; report: HTML file (report.html); plan --measure: machine file")          \
-    TEXT(checkpoint, NULL, EVAL | GENERATE, "DIR",                                                \
-         "a checkpoint (step-NNNNNN folder of a run), or any GPT-2 model from the hub")           \
+    TEXT(checkpoint, NULL, EVAL | GENERATE | EXPORT, "DIR",                                       \
+         "a checkpoint (step-NNNNNN folder of a run), or a model folder from the hub")            \
     TEXT(tokenizer, NULL, PREPARE, "PATH",                                                        \
          "use this tokenizer.json or SentencePiece .model instead of training one")               \
     TEXT(text_key, "text", PREPARE, "KEY", "JSON Lines: key that holds the text")                 \
     WHOLE(vocab_size, 0, 0, 100000000, PREPARE | TRAIN, "V",                                      \
-          "prepare: vocabulary size to train; train: for data without a tokenizer")               \
+          "prepare: vocabulary size to train; train: for data without a tokenizer, or to pad")    \
     WHOLE(tokenizer_sample, 64 << 20, 1, UINT64_MAX, PREPARE, "BYTES",                            \
           "most text to train the tokenizer on")                                                  \
     REAL_NUMBER(val_fraction, 0.01, 0, 0.5, PREPARE, "F",                                         \
@@ -71,13 +77,28 @@ enum { KERNELS_SVE, KERNELS_REF };
     REAL_NUMBER(near_duplicates, 0, 0, 1, PREPARE, "T",                                           \
                 "drop near-duplicates with a Jaccard similarity of at least T (0.5 to 1); 0: off")\
     TEXT(model, NULL, TRAIN, "NAME",                                                              \
-         "model size: 124m 350m 774m 1.3b 1.5b 13b 30b; the next four options override it")       \
+         "shape of a new model: `train_gpt help models` lists them; the next options override it")\
+    TEXT(config, NULL, TRAIN, "FILE", "shape of a new model: config.json of any supported class") \
+    TEXT(family, NULL, TRAIN, "gpt2|llama|mistral|qwen2|qwen3",                                   \
+         "kind of model; the default is that of --model or --config, else gpt2")                  \
     WHOLE(layers, 0, 0, 10000, TRAIN, "L", "transformer blocks")                                  \
-    WHOLE(heads, 0, 0, 10000, TRAIN, "H", "attention heads; must divide the channels")            \
+    WHOLE(heads, 0, 0, 10000, TRAIN, "H", "attention heads")                                      \
     WHOLE(channels, 0, 0, 1000000, TRAIN, "C", "model width")                                     \
+    WHOLE(kv_heads, 0, 0, 10000, TRAIN, "N",                                                      \
+          "key and value heads; must divide the heads; 0: as many as heads")                      \
+    WHOLE(head_dim, 0, 0, 1000000, TRAIN, "N", "channels of a head; 0: channels / heads")         \
+    WHOLE(mlp_channels, 0, 0, 4000000, TRAIN, "N",                                                \
+          "hidden channels of the MLP; 0: 4 C, or 8 C / 3 rounded up to a multiple of 64")        \
+    REAL_NUMBER(rope_theta, 0, 0, 1e15, TRAIN, "X", "base of rotary embedding; 0: 10000")         \
+    REAL_NUMBER(norm_eps, 0, 0, 0.5, TRAIN, "X", "epsilon of the norms; 0: 1e-5, qwen 1e-6")     \
+    OVERRIDE(tied, TRAIN, "1: the output head is the token embedding (default: gpt2 1, others 0)")\
+    OVERRIDE(qk_norm, TRAIN, "1: normalize q and k of each head (default: qwen3 1, others 0)")    \
     WHOLE(seq_len, 0, 0, 10000000, TRAIN | EVAL, "T",                                             \
           "sequence length in tokens; eval: default is the model's")                              \
-    TEXT(init, NULL, TRAIN, "DIR", "initialize from a GPT-2 model folder in Hugging Face format") \
+    TEXT(init, NULL, TRAIN, "DIR",                                                                \
+         "start from the weights of a model folder in Hugging Face format")                       \
+    TEXT(resume_from, NULL, TRAIN, "DIR",                                                         \
+         "start from a checkpoint of another run, with its optimizer state, in a new --out")      \
     CHOICE(resume, RESUME_AUTO, TRAIN, "auto|none",                                               \
            "auto: resume from the latest complete checkpoint in --out")                           \
     WHOLE(micro_batch, 4, 1, 1000000, TRAIN | EVAL, "B", "sequences per forward pass of a rank")  \
@@ -88,13 +109,18 @@ enum { KERNELS_SVE, KERNELS_REF };
     REAL_NUMBER(min_lr, 3e-5, 0, 100, TRAIN, "X", "learning rate at the last step")               \
     WHOLE(warmup_steps, 0, 0, 1000000000, TRAIN, "N", "steps of linear warm-up from 0")           \
     CHOICE(schedule, SCHEDULE_COSINE, TRAIN, "cosine|constant|wsd",                               \
-           "after warm-up; wsd: constant, then linear decay over the last fifth")                 \
+           "after warm-up; wsd: constant, then linear decay")                                     \
+    WHOLE(decay_steps, 0, 0, 1000000000, TRAIN, "N",                                              \
+          "steps of the decay of wsd; 0: the last fifth of all steps")                            \
     REAL_NUMBER(weight_decay, 0.1, 0, 100, TRAIN, "X", "AdamW weight decay, matrices only")       \
     REAL_NUMBER(beta1, 0.9, 0, 0.999999, TRAIN, "X", "AdamW beta1")                               \
     REAL_NUMBER(beta2, 0.95, 0, 0.999999, TRAIN, "X", "AdamW beta2")                              \
     REAL_NUMBER(eps, 1e-8, 1e-30, 1, TRAIN, "X", "AdamW epsilon")                                 \
     REAL_NUMBER(clip, 1, 0, 1e30, TRAIN, "X", "gradient norm to clip to; 0: no clipping")         \
-    REAL_NUMBER(init_std, 0.02, 0, 10, TRAIN, "X", "standard deviation of initial weights")       \
+    REAL_NUMBER(z_loss, 0, 0, 1, TRAIN, "X",                                                      \
+                "add X * log(Z)^2 to the loss, Z the sum of exp(logits); 0: off")                 \
+    REAL_NUMBER(init_std, 0, 0, 10, TRAIN, "X",                                                   \
+                "standard deviation of initial weights; 0: 0.02")                                 \
     WHOLE(seed, 42, 0, UINT64_MAX, PREPARE | TRAIN | GENERATE, "S",                               \
           "seed of weights, data order, splits and sampling")                                     \
     SWITCH(shuffle, 1, TRAIN, "0: read samples in the order of the data")                         \
@@ -150,6 +176,8 @@ enum { KERNELS_SVE, KERNELS_REF };
          "find the longest matches of a text in the data; -: read it from standard input")        \
     WHOLE(min_bytes, 32, 1, 1000000, TRACE, "N", "with --text: minimum match length in bytes")    \
     WHOLE(limit, 10, 1, 1000000000, TRACE, "N", "with --text: most documents listed per match")   \
+    CHOICE(dtype, 0, EXPORT, "f32|bf16|f16", "number format of the exported weights")             \
+    BYTES(max_shard_size, 5000000000, EXPORT, "most bytes of a weights file")                     \
     FLAG(json, TRACE | PLAN, "one JSON object per line")                                          \
     FLAG(check, KERNELS, "compare the fast kernels with the reference on many shapes and values") \
     FLAG(bench, KERNELS, "time them at the shapes of GPT-2 124M")                                 \
@@ -165,6 +193,7 @@ typedef struct {
 } TextList;
 
 #define OPTION_FIELD_FLAG(name, ...) bool name;
+#define OPTION_FIELD_OVERRIDE(name, ...) Override name;
 #define OPTION_FIELD_LIST(name, ...) TextList name;
 #define OPTION_FIELD_TEXT(name, ...) const char *name;
 #define OPTION_FIELD_CHOICE(name, ...) int name;
@@ -172,8 +201,9 @@ typedef struct {
 #define OPTION_FIELD_REAL(name, ...) double name;
 
 typedef struct {
-    OPTIONS(OPTION_FIELD_FLAG, OPTION_FIELD_FLAG, OPTION_FIELD_LIST, OPTION_FIELD_TEXT,
-            OPTION_FIELD_CHOICE, OPTION_FIELD_WHOLE, OPTION_FIELD_REAL)
+    OPTIONS(OPTION_FIELD_FLAG, OPTION_FIELD_FLAG, OPTION_FIELD_OVERRIDE, OPTION_FIELD_LIST,
+            OPTION_FIELD_TEXT, OPTION_FIELD_CHOICE, OPTION_FIELD_WHOLE, OPTION_FIELD_WHOLE,
+            OPTION_FIELD_REAL)
     int argc; // the command line as given, for manifests
     char **argv;
 } Options;
@@ -181,9 +211,11 @@ typedef struct {
 typedef enum {
     OPTION_FLAG,
     OPTION_SWITCH,
+    OPTION_OVERRIDE,
     OPTION_LIST,
     OPTION_TEXT,
     OPTION_CHOICE,
+    OPTION_BYTES,
     OPTION_WHOLE,
     OPTION_REAL
 } OptionType;
@@ -191,9 +223,9 @@ typedef enum {
 #define OPTION_DEFAULT_(name, preset, ...) .name = (preset),
 #define OPTION_NO_DEFAULT_(...)
 
-static const Options option_defaults = {OPTIONS(OPTION_NO_DEFAULT_, OPTION_DEFAULT_,
-                                                OPTION_NO_DEFAULT_, OPTION_DEFAULT_,
-                                                OPTION_DEFAULT_, OPTION_DEFAULT_, OPTION_DEFAULT_)};
+static const Options option_defaults = {
+    OPTIONS(OPTION_NO_DEFAULT_, OPTION_DEFAULT_, OPTION_NO_DEFAULT_, OPTION_NO_DEFAULT_,
+            OPTION_DEFAULT_, OPTION_DEFAULT_, OPTION_DEFAULT_, OPTION_DEFAULT_, OPTION_DEFAULT_)};
 
 typedef struct {
     const char *name; // of the field; the command line has - for _
@@ -210,17 +242,20 @@ typedef struct {
     .help = (h)
 #define OPTION_SPEC_FLAG_(n, c, h) {OPTION_SPEC_(n, OPTION_FLAG, c, "", h)},
 #define OPTION_SPEC_SWITCH_(n, d, c, h) {OPTION_SPEC_(n, OPTION_SWITCH, c, "0|1", h)},
+#define OPTION_SPEC_OVERRIDE_(n, c, h) {OPTION_SPEC_(n, OPTION_OVERRIDE, c, "0|1", h)},
 #define OPTION_SPEC_LIST_(n, c, v, h) {OPTION_SPEC_(n, OPTION_LIST, c, v, h)},
 #define OPTION_SPEC_TEXT_(n, d, c, v, h) {OPTION_SPEC_(n, OPTION_TEXT, c, v, h)},
 #define OPTION_SPEC_CHOICE_(n, d, c, v, h) {OPTION_SPEC_(n, OPTION_CHOICE, c, v, h)},
+#define OPTION_SPEC_BYTES_(n, d, c, h) {OPTION_SPEC_(n, OPTION_BYTES, c, "SIZE", h)},
 #define OPTION_SPEC_WHOLE_(n, d, lo, hi, c, v, h)                                                  \
     {OPTION_SPEC_(n, OPTION_WHOLE, c, v, h), .whole_min = (lo), .whole_max = (hi)},
 #define OPTION_SPEC_REAL_(n, d, lo, hi, c, v, h)                                                   \
     {OPTION_SPEC_(n, OPTION_REAL, c, v, h), .real_min = (lo), .real_max = (hi)},
 
 static const OptionSpec option_specs[] = {
-    OPTIONS(OPTION_SPEC_FLAG_, OPTION_SPEC_SWITCH_, OPTION_SPEC_LIST_, OPTION_SPEC_TEXT_,
-            OPTION_SPEC_CHOICE_, OPTION_SPEC_WHOLE_, OPTION_SPEC_REAL_)};
+    OPTIONS(OPTION_SPEC_FLAG_, OPTION_SPEC_SWITCH_, OPTION_SPEC_OVERRIDE_, OPTION_SPEC_LIST_,
+            OPTION_SPEC_TEXT_, OPTION_SPEC_CHOICE_, OPTION_SPEC_BYTES_, OPTION_SPEC_WHOLE_,
+            OPTION_SPEC_REAL_)};
 enum { OPTION_COUNT = sizeof option_specs / sizeof *option_specs };
 
 // ------------------------------------------------------------------------------------------------
@@ -274,6 +309,36 @@ static inline const char *option_choice_name(const Options *o, const char *name,
     return text;
 }
 
+// Units of bytes as in Hugging Face's max_shard_size, largest first.
+static const struct {
+    const char *name;
+    size_t bytes;
+} byte_units_[] = {{"GB", 1000000000}, {"MB", 1000000}, {"KB", 1000}, {"", 1}};
+
+static inline void bytes_text_(size_t bytes, char text[32]) {
+    size_t i = 0;
+    while (bytes % byte_units_[i].bytes) {
+        i++;
+    }
+    snprintf(text, 32, "%zu%s", bytes / byte_units_[i].bytes, byte_units_[i].name);
+}
+
+// Reads a number of bytes such as 5GB; false for anything else, for none and for too many.
+static inline bool bytes_parse_(const char *text, size_t *bytes) {
+    enum { MOST_UNITS = 1000000000 };
+    char *end;
+    errno = 0;
+    unsigned long long number = strtoull(text, &end, 10);
+    for (size_t i = 0; i < sizeof byte_units_ / sizeof *byte_units_; i++) {
+        if (!strcmp(end, byte_units_[i].name)) {
+            *bytes = number * byte_units_[i].bytes;
+            return *text >= '0' && *text <= '9' && !errno && number >= 1 &&
+                   (number <= MOST_UNITS || byte_units_[i].bytes == 1);
+        }
+    }
+    return false;
+}
+
 // All options of a command as one JSON object, for the record of a run.
 static inline void options_write(JsonWriter *json, const Options *o, unsigned command) {
     json_open(json, "options", '{');
@@ -293,6 +358,14 @@ static inline void options_write(JsonWriter *json, const Options *o, unsigned co
         case OPTION_SWITCH:
             json_put_uint(json, spec->name, *(const bool *)field);
             break;
+        case OPTION_OVERRIDE:
+            if (*(const Override *)field == NOT_GIVEN) {
+                json_put_null(json, spec->name);
+            } else {
+                json_put_uint(json, spec->name, *(const Override *)field == GIVEN_ON);
+            }
+            break;
+        case OPTION_BYTES:
         case OPTION_WHOLE:
             json_put_uint(json, spec->name, *(const size_t *)field);
             break;
@@ -335,6 +408,9 @@ static inline void option_print_help(const OptionSpec *spec) {
 
     if (spec->type == OPTION_SWITCH) {
         snprintf(preset, sizeof preset, " (default %d)", *(const bool *)value);
+    } else if (spec->type == OPTION_BYTES) {
+        bytes_text_(*(const size_t *)value, choice);
+        snprintf(preset, sizeof preset, " (default %s)", choice);
     } else if (spec->type == OPTION_WHOLE) {
         size_t whole = *(const size_t *)value;
         if (whole > 0 && whole < SIZE_MAX) {
@@ -411,10 +487,19 @@ static inline bool option_set_(void *field, const OptionSpec *spec, const char *
         *choice = option_choice_index_(spec->value, text);
         return *choice >= 0 || fail(e, "%s %s: must be one of %s", name, text, spec->value);
     }
-    if (spec->type == OPTION_SWITCH) {
-        *(bool *)field = !strcmp(text, "1");
-        return !strcmp(text, "0") || !strcmp(text, "1") ||
-               fail(e, "%s %s: must be 0 or 1", name, text);
+    if (spec->type == OPTION_BYTES) {
+        return bytes_parse_(text, field) ||
+               fail(e, "%s %s: must be a number of bytes, such as 5GB, 500MB or 1000000", name,
+                    text);
+    }
+    if (spec->type == OPTION_SWITCH || spec->type == OPTION_OVERRIDE) {
+        bool on = !strcmp(text, "1");
+        if (spec->type == OPTION_SWITCH) {
+            *(bool *)field = on;
+        } else {
+            *(Override *)field = on ? GIVEN_ON : GIVEN_OFF;
+        }
+        return on || !strcmp(text, "0") || fail(e, "%s %s: must be 0 or 1", name, text);
     }
     *(const char **)field = text;
     return true;

@@ -143,6 +143,27 @@ static inline bool trainer_state_read(const char *directory, const RunRecord *r,
 // ------------------------------------------------------------------------------------------------
 // Resume
 
+// Loads a checkpoint that has been verified, if it is of this run.
+static inline bool load_checkpoint_(const TrainingState *t, const RunRecord *r,
+                                    const char *directory, RunPosition *position, Error *e) {
+    return state_check_shape(t, directory, e) && trainer_state_read(directory, r, position, e) &&
+           state_load(t, directory, e);
+}
+
+// Collective: begins a new run where a checkpoint of another one, --resume-from, stands: weights,
+// optimizer state and position in the data.
+static inline bool run_resume_from(const TrainingState *t, World *w, const RunRecord *r,
+                                   RunPosition *position) {
+    Error e = {0};
+    const char *directory = r->options->resume_from;
+    bool ok = checkpoint_verify_together(w, directory, true, &e) &&
+              load_checkpoint_(t, r, directory, position, &e) &&
+              (position->step < r->options->steps ||
+               fail(&e, "%s: is at step %zu already: --steps %zu must be more", directory,
+                    position->step, r->options->steps));
+    return world_check(w, ok, &e);
+}
+
 // Collective: loads the latest complete checkpoint of OUT into `t` and *position, with a warning
 // for each broken one that it passes over. *resumed says whether there was one. A run whose
 // checkpoints are all broken is an error: training must not silently start over.
@@ -169,9 +190,7 @@ static inline bool run_resume(const TrainingState *t, World *w, const RunRecord 
         broadcast(&step, sizeof step);
         if (path_format(directory, &e, "%s/step-%06zu", out, step) &&
             checkpoint_verify_together(w, directory, true, &e)) {
-            ok = state_check_shape(t, directory, &e) &&
-                 trainer_state_read(directory, r, position, &e) && state_load(t, directory, &e);
-            ok = world_check(w, ok, &e);
+            ok = world_check(w, load_checkpoint_(t, r, directory, position, &e), &e);
             *resumed = ok;
         } else if (w->rank == 0) {
             printf("warning: %s\n", e.text);

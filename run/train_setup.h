@@ -5,7 +5,7 @@
 #define RUN_TRAIN_SETUP_H
 
 #include "dataloader.h"
-#include "model/config.h"
+#include "model/config_json.h"
 #include "mpi_utils.h"
 #include "run/model_choice.h"
 #include "run/options.h"
@@ -21,22 +21,38 @@ typedef struct {
 // ------------------------------------------------------------------------------------------------
 // Options
 
+// The folder whose model training starts from; NULL: a new model.
+static inline const char *train_starts_from(const Options *o) {
+    return o->init ? o->init : o->resume_from;
+}
+
 static inline bool check_model_options_(const Options *o, Error *e) {
     ModelConfig c;
-    if (!shape_from_options(o, &c, e)) {
-        return false;
+    const char *option = new_model_option(o);
+    if (o->init && o->resume_from) {
+        return fail(e, "--init %s and --resume-from %s: give one of them", o->init, o->resume_from);
     }
-    if (o->init) {
-        return (!o->model && !o->layers && !o->heads && !o->channels) ||
-               fail(e, "--init takes the model's shape from its config.json: omit --model, "
-                       "--layers, --heads, --channels");
+    if (train_starts_from(o)) {
+        return !option || fail(e, "%s takes the model's shape from its config.json: omit %s",
+                               o->init ? "--init" : "--resume-from", option);
     }
-    if (!c.layers || !c.channels || !c.heads || !c.seq_len) {
-        return fail(e, "train needs --model NAME, or all of --layers, --heads, --channels, "
-                       "--seq-len, or --init DIR");
+    return shape_from_options(o, "train", &c, e);
+}
+
+static inline bool check_schedule_options_(const Options *o, Error *e) {
+    if (o->min_lr > o->lr) {
+        return fail(e, "--min-lr %g is larger than --lr %g", o->min_lr, o->lr);
     }
-    return c.channels % c.heads == 0 ||
-           fail(e, "--channels %zu is not a multiple of --heads %zu", c.channels, c.heads);
+    if (o->warmup_steps > o->steps) {
+        return fail(e, "--warmup-steps %zu is more than --steps %zu", o->warmup_steps, o->steps);
+    }
+    if (o->decay_steps && o->schedule != SCHEDULE_WSD) {
+        return fail(e, "--decay-steps %zu: only --schedule wsd has a decay of its own",
+                    o->decay_steps);
+    }
+    return o->warmup_steps + o->decay_steps <= o->steps ||
+           fail(e, "--warmup-steps %zu and --decay-steps %zu are together more than --steps %zu",
+                o->warmup_steps, o->decay_steps, o->steps);
 }
 
 // Impossible combinations of options, found before anything is opened. ranks: of the whole run.
@@ -60,13 +76,7 @@ static inline bool train_check_options(const Options *o, int ranks, Error *e) {
                     "from",
                     o->time_limit);
     }
-    if (o->min_lr > o->lr) {
-        return fail(e, "--min-lr %g is larger than --lr %g", o->min_lr, o->lr);
-    }
-    if (o->warmup_steps > o->steps) {
-        return fail(e, "--warmup-steps %zu is more than --steps %zu", o->warmup_steps, o->steps);
-    }
-    return true;
+    return check_schedule_options_(o, e);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -104,51 +114,68 @@ static inline bool open_data_(TrainSetup *s, const Options *o, Error *e) {
                 s->data.paths[0], s->val.paths[0]);
 }
 
-// The vocabulary size is the tokenizer's of the data; bare shards do not know theirs. A model from
-// --init brings its own, which may be larger.
+// The vocabulary is the tokenizer's of the data, larger only if --vocab-size pads it; bare shards do
+// not know theirs. A model from a folder or from --config brings its own, which may be larger.
 static inline bool choose_vocab_size_(TrainSetup *s, const Options *o, Error *e) {
     ModelConfig *c = &s->config;
-    const char *path = s->data.paths[0];
-    size_t size = s->data.items[0].vocab_size; // of every dataset
-    if (size && o->vocab_size && o->vocab_size != size) {
+    const char *path = s->data.paths[0], *from = train_starts_from(o);
+    const size_t size = s->data.items[0].vocab_size; // of every dataset
+    if (o->vocab_size && o->vocab_size < size) {
         return fail(e,
                     "--vocab-size %zu: the tokenizer of %s has a vocabulary of %zu; omit the "
-                    "option",
+                    "option, or give a larger number to pad it",
                     o->vocab_size, path, size);
     }
 
-    size = size ? size : o->vocab_size;
-    if (o->init) {
-        return size <= c->vocab_size ||
-               fail(e, "%s: its vocabulary size %zu is too small for the %zu tokens of %s", o->init,
-                    c->vocab_size, size, path);
+    const size_t needed = o->vocab_size ? o->vocab_size : size;
+    if (from || (o->config && !o->vocab_size)) {
+        return needed <= c->vocab_size ||
+               fail(e, "%s: its vocabulary size %zu is too small for the %zu tokens of %s",
+                    from ? from : o->config, c->vocab_size, needed, path);
     }
-    c->vocab_size = size ? size : o->model ? GPT2_VOCAB_SIZE : 0;
+    c->vocab_size = needed ? needed : c->vocab_size;
     return c->vocab_size > 0 ||
            fail(e, "%s: does not state its vocabulary size: give --vocab-size N", path);
 }
 
-// The tokenizer that goes into checkpoints, and with it the token that ends a document.
-static inline bool choose_tokenizer_(TrainSetup *s, const Options *o, Error *e) {
-    char path[PATH_LIMIT];
-    s->tokenizer = s->data.items[0].tokenizer;
-    if (s->tokenizer[0]) {
-        Tokenizer tokenizer;
-        if (!tokenizer_load(&tokenizer, s->tokenizer, e)) {
-            return false;
-        }
-        s->config.end_of_document = tokenizer.end_of_document;
-        tokenizer_free(&tokenizer);
-        return true;
+// Takes over the token that ends a document and, for a new model, the one that begins it: GPT-2 has
+// one for both.
+static inline bool take_token_ids_(TrainSetup *s, const Options *o, Error *e) {
+    ModelConfig *c = &s->config;
+    Tokenizer tokenizer;
+    if (!tokenizer_load(&tokenizer, s->tokenizer, e)) {
+        return false;
     }
 
-    if (o->init) {
-        if (!tokenizer_main_file(path, o->init, e)) {
+    if (!train_starts_from(o)) {
+        c->end_count = 0;
+        c->begin_of_document =
+            is_family(c, FAMILY_GPT2) ? tokenizer.end_of_document : tokenizer.begin;
+    }
+    config_set_end(c, tokenizer.end_of_document);
+    tokenizer_free(&tokenizer);
+    return true;
+}
+
+// The tokenizer that goes into checkpoints, and with it the tokens that begin and end a document.
+static inline bool choose_tokenizer_(TrainSetup *s, const Options *o, Error *e) {
+    char path[PATH_LIMIT];
+    const char *from = train_starts_from(o);
+    s->tokenizer = s->data.items[0].tokenizer;
+    if (s->tokenizer[0]) {
+        return take_token_ids_(s, o, e);
+    }
+
+    if (from) {
+        if (!tokenizer_main_file(path, from, e)) {
             return false;
         }
-        s->tokenizer = access(path, F_OK) ? "" : o->init;
-    } else if (s->config.vocab_size == GPT2_VOCAB_SIZE) {
-        s->config.end_of_document = GPT2_VOCAB_SIZE - 1;
+        s->tokenizer = access(path, F_OK) ? "" : from;
+    } else if (!o->config && s->config.vocab_size == GPT2_VOCAB_SIZE) {
+        s->config.begin_of_document = GPT2_VOCAB_SIZE - 1;
+        config_set_end(&s->config, GPT2_VOCAB_SIZE - 1);
+    } else {
+        config_drop_ids(&s->config);
     }
     return true;
 }
@@ -156,8 +183,10 @@ static inline bool choose_tokenizer_(TrainSetup *s, const Options *o, Error *e) 
 // Settles the model's shape and opens the data, on every rank. The caller closes s->data and
 // s->val.
 static inline bool train_setup(TrainSetup *s, const Options *o, const Grid *g, Error *e) {
+    const char *from = train_starts_from(o);
     *s = (TrainSetup){.tokenizer = ""};
-    if (!(o->init ? config_load(o->init, &s->config, e) : shape_from_options(o, &s->config, e))) {
+    if (!(from ? config_load(from, &s->config, e)
+               : shape_from_options(o, "train", &s->config, e))) {
         return false;
     }
     s->seq_len = o->seq_len ? o->seq_len : s->config.seq_len;
@@ -165,7 +194,7 @@ static inline bool train_setup(TrainSetup *s, const Options *o, const Grid *g, E
     s->global_batch = o->global_batch ? o->global_batch : o->micro_batch * (size_t)g->dp;
     if (s->seq_len > s->config.seq_len) {
         return fail(e, "--seq-len %zu is more than the %zu positions of %s", s->seq_len,
-                    s->config.seq_len, o->init);
+                    s->config.seq_len, from);
     }
     return open_data_(s, o, e) && choose_vocab_size_(s, o, e) && choose_tokenizer_(s, o, e) &&
            grid_fits(&s->config, (size_t)g->tp, (size_t)g->pp, e);

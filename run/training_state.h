@@ -5,7 +5,7 @@
 #define RUN_TRAINING_STATE_H
 
 #include "model/checkpoint.h"
-#include "model/config.h"
+#include "model/config_json.h"
 #include "model/tensors.h"
 #include "mpi_utils.h"
 #include "run/gradient_reducer.h"
@@ -101,7 +101,7 @@ static inline bool write_tensor_files_(const TrainingState *t, World *w, Checkpo
 
     for (size_t f = 0; ok && w->rank == 0 && f < files->count; f++) {
         const TensorFile *file = &files->items[f];
-        ok = safetensors_create(file->path, views + file->first, file->count, &e);
+        ok = safetensors_create(file->path, views + file->first, file->count, DTYPE_F32, &e);
     }
     bool all = world_check(w, ok, &e);
 
@@ -212,7 +212,8 @@ static inline bool state_check_shape(const TrainingState *t, const char *directo
 
 // Loads weights and optimizer state from a checkpoint that has been verified, of the same shape.
 static inline bool state_load(const TrainingState *t, const char *directory, Error *e) {
-    return weights_load(directory, t->views, t->tensors, e) && optimizer_load_(t, directory, e);
+    return weights_load(directory, t->config, t->views, t->tensors, e) &&
+           optimizer_load_(t, directory, e);
 }
 
 // Collective: verifies the files of a model against their checksums, each rank some of them. On

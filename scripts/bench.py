@@ -12,8 +12,8 @@ sgemm: finds the fastest installed sgemm at 2048^3 and its fraction of the measu
       type that it detects and with all others that this CPU supports, because on a CPU newer than
       the library it falls back to SSE kernels.
 gemm: the matrix products of GPT-2 124M against the fastest sgemm.
-step: a training step of GPT-2 124M in FP32 with 4 x 64 and with 1 x 1024 tokens against PyTorch
-      (transformers) and llm.c's CPU trainer. Each DIR contains llm.c's train_gpt2.c, the compiled
+step: a training step in FP32 against PyTorch (transformers, SDPA): GPT-2 124M with 4 x 64 and with
+      1 x 1024 tokens, also against llm.c's CPU trainer, and llm-jp-3-150m (Llama) with 1 x 1024. Each DIR contains llm.c's train_gpt2.c, the compiled
       `train_gpt2` and the data files it opens. llm.c is compiled for a batch of 4 x 64; a second DIR
       may be compiled for B = 1 and T = 1024. Also prints peak memory, and the rate as a fraction of
       the fastest sgemm and of the measured FMA peak.
@@ -38,19 +38,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYERS, CHANNELS, VOCAB = 12, 768, 50257
+VOCAB = 50257  # of GPT-2
 # 29.5 million parameters: 118 MB of gradients, and each host sends as much to the other
 OVERLAP_MODEL = ["--layers", 8, "--heads", 8, "--channels", 512]
 SHORT_MODEL = ["--layers", 2, "--heads", 2, "--channels", 64]
 
+# The models of `step`: vocabulary, how PyTorch makes them, operations per token of B x T.
+MODELS = {
+    "124m": (VOCAB, "GPT2LMHeadModel(GPT2Config(resid_pdrop=0, embd_pdrop=0, attn_pdrop=0))",
+             lambda T: 6 * (12 * 12 * 768**2 + VOCAB * 768) + 6 * 12 * T * 768),
+    "llm-jp-3-150m": (99584, "LlamaForCausalLM(LlamaConfig(vocab_size=99584, hidden_size=512, intermediate_size=2048, "
+                             "num_hidden_layers=12, num_attention_heads=8, max_position_embeddings=4096, "
+                             "tie_word_embeddings=False))",
+                      lambda T: 6 * (12 * (4 * 512**2 + 3 * 512 * 2048) + 99584 * 512) + 6 * 12 * T * 512),
+}
+
 TORCH_STEP = """
-import sys, time, torch, transformers
-B, T, threads, steps = map(int, sys.argv[1:])
+import sys, time, torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+B, T, threads, steps, vocab = map(int, sys.argv[1:6])
 torch.set_num_threads(threads)
 torch.manual_seed(0)
-model = transformers.GPT2LMHeadModel(transformers.GPT2Config(resid_pdrop=0, embd_pdrop=0, attn_pdrop=0))
+model = eval(sys.argv[6])
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-tokens = torch.randint(0, 50257, (B, T + 1))
+tokens = torch.randint(0, vocab, (B, T + 1))
 for step in range(steps):
     start = time.perf_counter()
     logits = model(tokens[:, :-1], use_cache=False).logits
@@ -199,8 +210,13 @@ def bench_gemm(threads, more_libraries):
 # Training steps
 
 def make_tokens(path, count, vocab):
-    """An llm.c shard of random tokens; step times do not depend on the data."""
+    """A shard of random tokens, of llm.c where they fit; step times do not depend on the data."""
     import numpy as np
+    if vocab > 65536:
+        sys.path.insert(0, str(ROOT / "test"))
+        from support import write_pair
+        write_pair(path, [np.random.default_rng(0).integers(0, vocab, count)], np.int32)
+        return
     header = np.zeros(256, np.int32)
     header[:3] = 20240520, 1, count
     tokens = np.random.default_rng(0).integers(0, vocab, count).astype(np.uint16)
@@ -216,17 +232,19 @@ def train(data, out, *options, launcher=(), threads=1):
     return [line for line in log if "loss" in line][1:]
 
 
-def step_ours(data, folder, B, T, threads, steps):
+def step_ours(model, data, folder, B, T, threads, steps):
     """Seconds per step, without the first step, and the peak memory in GiB."""
     peak = folder / "peak"
-    lines = train(data, Path(tempfile.mkdtemp(dir=folder)), "--model", "124m", "--seq-len", T, "--micro-batch", B, "--steps",
-                  steps, launcher=(sys.executable, "-c", MEASURE_MEMORY, peak), threads=threads)
+    lines = train(data, Path(tempfile.mkdtemp(dir=folder)), "--model", model, "--vocab-size",
+                  MODELS[model][0], "--seq-len", T, "--micro-batch", B, "--steps", steps,
+                  launcher=(sys.executable, "-c", MEASURE_MEMORY, peak), threads=threads)
     return [line["step_ms"] / 1e3 for line in lines], int(peak.read_text()) / 2**20
 
 
-def step_torch(B, T, threads, steps):
-    result = subprocess.run([sys.executable, "-c", TORCH_STEP, *map(str, (B, T, threads, steps))], env=environment(threads),
-                            check=True, text=True, capture_output=True)
+def step_torch(model, B, T, threads, steps):
+    vocab, code, _ = MODELS[model]
+    result = subprocess.run([sys.executable, "-c", TORCH_STEP, *map(str, (B, T, threads, steps, vocab, code))],
+                            env=environment(threads), check=True, text=True, capture_output=True)
     return [float(line) for line in result.stdout.split()][1:]
 
 
@@ -263,23 +281,25 @@ def bench_step(threads, rounds, folders, more_libraries):
     if not folders:
         print("llm.c: no --llmc DIR given: skipped")
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
-    make_tokens(folder / "tokens.bin", 200_000, VOCAB)
-    peers = {llmc_batch(llmc): llmc for llmc in folders}
-    for B, T in (4, 64), (1, 1024):
+    data = {"124m": folder / "tokens.bin", "llm-jp-3-150m": folder / "tokens"}
+    for model, path in data.items():
+        make_tokens(path, 200_000, MODELS[model][0])
+    peers = {("124m", *llmc_batch(llmc)): llmc for llmc in folders}
+    for model, B, T in ("124m", 4, 64), ("124m", 1, 1024), ("llm-jp-3-150m", 1, 1024):
         times, memory, rates = {"train_gpt": [], "PyTorch": [], "llm.c": []}, 0, []
         for _ in range(rounds):
-            seconds, gib = step_ours(folder / "tokens.bin", folder, B, T, threads, 4)
+            seconds, gib = step_ours(model, data[model], folder, B, T, threads, 4)
             times["train_gpt"] += seconds
             memory = max(memory, gib)
             if torch:
-                times["PyTorch"] += step_torch(B, T, threads, 3)
-            if (B, T) in peers:
-                times["llm.c"] += step_llmc(peers[B, T], threads, 3)
+                times["PyTorch"] += step_torch(model, B, T, threads, 3)
+            if (model, B, T) in peers:
+                times["llm.c"] += step_llmc(peers[model, B, T], threads, 3)
             if library:
                 rates.append(parse_rate(library.run(threads, 0).stdout))
         ours = statistics.median(times["train_gpt"])
-        flops = B * T * (6 * (12 * LAYERS * CHANNELS**2 + VOCAB * CHANNELS) + 6 * LAYERS * T * CHANNELS)
-        print(f"-- step of GPT-2 124M, batch {B} x {T}, {threads} threads")
+        flops = B * T * MODELS[model][2](T)
+        print(f"-- step of {model}, batch {B} x {T}, {threads} threads")
         print(f"train_gpt  {ours:8.3f} s  {1e-9 * flops / ours:6.1f} model GFLOP/s  peak memory {memory:.2f} GiB")
         if rates:
             rate, peak = (statistics.median(getattr(rate, name) for rate in rates) for name in ("flops", "peak"))

@@ -266,6 +266,12 @@ def torch_model(seed, layers, heads, channels, seq_len, vocab):
     model = GPT2LMHeadModel(GPT2Config(
         n_layer=layers, n_head=heads, n_embd=channels, n_positions=seq_len, vocab_size=vocab, resid_pdrop=0.0,
         embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0, attn_implementation="eager"))
+    return randomize(model)
+
+
+def randomize(model):
+    """Random values for all parameters, norms' weights around 1."""
+    import torch
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             is_norm = parameter.dim() == 1 and name.endswith("weight")
@@ -296,3 +302,38 @@ def mean_loss(model, inputs, targets):
 def copied(source, target):
     shutil.copytree(source, target)
     return Path(target)
+
+
+def adamw_steps(model, tokens, seq_len, global_batch, rates, clip, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1,
+                loss_of=None):
+    """Trains in PyTorch as train_gpt is specified to, a step for each learning rate; returns the
+    loss and the gradient norm of each step."""
+    import torch
+    matrices = [p for p in model.parameters() if p.dim() == 2]
+    others = [p for p in model.parameters() if p.dim() == 1]
+    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": weight_decay},
+                                   {"params": others, "weight_decay": 0.0}], lr=1, betas=betas, eps=eps)
+    losses, norms = [], []
+    for step, rate in enumerate(rates):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        loss = (loss_of or mean_loss)(model, *batch_of(tokens, seq_len, step * global_batch, global_batch))
+        loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), clip)))
+        losses.append(float(loss.detach()))
+        optimizer.step()
+    return losses, norms
+
+
+def compare_weights(found, expected, channels=0):
+    """Compares every tensor after 5 steps at a learning rate of 1e-4, except GPT-2's key bias, in
+    `channels` elements of c_attn.bias."""
+    expected = {name: tensor.detach().numpy() for name, tensor in expected.items()}
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        difference = np.abs(tensor - expected[name])
+        if name.endswith("c_attn.bias"):
+            difference[channels:2 * channels] = 0
+        assert tensor.dtype == np.float32
+        assert difference.max() <= 1e-5 and difference.mean() <= 2e-8, f"{name}: {difference.max(), difference.mean()}"

@@ -1,6 +1,7 @@
 """The process grid: tensor, pipeline and data parallelism, ZeRO-1 and activation checkpointing give
 the same results as a single rank, and checkpoints do not depend on the grid that wrote them. All
-training runs use both kernel sets.
+training runs use both kernel sets, with GPT-2 and with models whose KV heads are fewer than the
+tensor-parallel ranks: an untied Llama of 2, a tied Qwen3 of 1.
 
 Tolerances: several ranks sum floats in a different order, which changes a loss by about 1e-8. eps
 is 1e-6 because AdamW turns the rounding errors of a gradient that is zero in theory (the key bias)
@@ -17,16 +18,23 @@ from support import ROOT, arguments, checkpoint, fails, read_log, run, state_byt
 
 MODEL = dict(layers=4, heads=4, channels=32, seq_len=16, micro_batch=1, global_batch=8, lr=1e-3, min_lr=1e-4, steps=12,
              warmup_steps=3, seed=3, eps=1e-6, eval_every=6, eval_batches=2, save_every=6, keep=0)
+FAMILIES = {
+    "gpt2": {},
+    "llama": dict(family="llama", kv_heads=2, mlp_channels=90, tied=0),
+    "qwen3": dict(family="qwen3", kv_heads=1, head_dim=10, mlp_channels=50, tied=1),
+}
 GRIDS = [(tp, pp, dp) for tp in (1, 2, 4) for pp in (1, 2, 4) for dp in (1, 2, 4, 8) if 1 < tp * pp * dp <= 8]
 
 
-@pytest.fixture(scope="module", params=["sve", "ref"])
+@pytest.fixture(scope="module", params=["sve-gpt2", "ref-gpt2", "sve-llama", "ref-qwen3"])
 def train(pair, request):
     """train(out, tp, pp, dp, **options) trains on tp * pp * dp ranks, on one host or split evenly
     between two."""
+    kernels, family = request.param.split("-")
+
     def make(out, tp=1, pp=1, dp=1, two_hosts=False, **options):
-        args = {**MODEL, "data": pair, "val_data": pair, "vocab_size": 97, "out": out, "tp": tp, "pp": pp,
-                "kernels": request.param, **options}
+        args = {**MODEL, **FAMILIES[family], "data": pair, "val_data": pair, "vocab_size": 97, "out": out, "tp": tp,
+                "pp": pp, "kernels": kernels, **options}
         flags = [f"--{flag}" for flag in args.pop("flags", [])]
         ranks = tp * pp * dp
         launcher = dict(prefix=[ROOT / "scripts/two_hosts.sh", str(ranks // 2)]) if two_hosts else dict(ranks=ranks)
@@ -180,8 +188,9 @@ def test_one_micro_batch_on_four_stages(train, tmp_path):
     assert_same_training(tmp_path / "one", tmp_path / "run", step=6)
 
 
-def test_eval_and_generate_on_a_grid(prepared, tmp_path):
-    args = {**MODEL, "data": prepared, "out": tmp_path / "run", "steps": 4, "save_every": 4, "eval_every": 0}
+@pytest.mark.parametrize("family", FAMILIES)
+def test_eval_and_generate_on_a_grid(family, prepared, tmp_path):
+    args = {**MODEL, **FAMILIES[family], "data": prepared, "out": tmp_path / "run", "steps": 4, "save_every": 4, "eval_every": 0}
     run(arguments("train", **args))
     model = checkpoint(tmp_path / "run", 4)
     for command in (arguments("eval", checkpoint=model, data=prepared),
@@ -192,7 +201,7 @@ def test_eval_and_generate_on_a_grid(prepared, tmp_path):
 
 
 @pytest.mark.parametrize("options,ranks,mention", [
-    (dict(tp=3), 3, "4 heads"), (dict(pp=5), 5, "4 layers"), (dict(tp=2), 3, "multiple of 2"),
+    (dict(tp=3), 3, "4 heads"), (dict(family="llama", heads=6, head_dim=8, kv_heads=3, tp=2), 2, "KV heads"), (dict(pp=5), 5, "4 layers"), (dict(tp=2), 3, "multiple of 2"),
     (dict(global_batch=3), 2, "global-batch"), (dict(flags=["reproducible"], global_batch=6), 3, "reproducible"),
     (dict(zero=2), 1, "--zero 2")])
 def test_invalid_grids(pair, tmp_path, options, ranks, mention):

@@ -19,8 +19,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from support import (arguments, batch_of, checkpoint, load_torch, mean_loss, random_documents, read_log, run,
-                     torch_model, weights, write_llmc, write_pair)
+from support import (adamw_steps, arguments, batch_of, checkpoint, compare_weights, load_torch, mean_loss,
+                     random_documents, read_log, run, torch_model, weights, write_llmc, write_pair)
 
 STEPS = 5
 ADAMW = dict(lr=1e-4, weight_decay=0.1, beta1=0.9, beta2=0.95, eps=1e-8, clip=0.8)  # clips some steps, not all
@@ -32,39 +32,6 @@ SHAPES = {
     "powers of two": (3, 4, 64, 64, 1024, 1, 3),
     "prime lengths": (2, 5, 40, 131, 97, 4, 4),
 }
-
-
-def torch_steps(model, tokens, seq_len, global_batch, rates):
-    """Trains in PyTorch as train_gpt is specified to; returns the loss and the gradient norm of
-    each step."""
-    matrices = [p for p in model.parameters() if p.dim() == 2]
-    others = [p for p in model.parameters() if p.dim() == 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": ADAMW["weight_decay"]}, {"params": others, "weight_decay": 0.0}],
-        lr=ADAMW["lr"], betas=(ADAMW["beta1"], ADAMW["beta2"]), eps=ADAMW["eps"])
-    losses, norms = [], []
-    for step in range(STEPS):
-        for group in optimizer.param_groups:
-            group["lr"] = rates[step]
-        optimizer.zero_grad()
-        loss = mean_loss(model, *batch_of(tokens, seq_len, step * global_batch, global_batch))
-        loss.backward()
-        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), ADAMW["clip"])))
-        losses.append(float(loss.detach()))
-        optimizer.step()
-    return losses, norms
-
-
-def compare_weights(found, expected, channels):
-    """Compares every tensor, except the key bias in c_attn.bias."""
-    expected = {name: tensor.detach().numpy() for name, tensor in expected.items()}
-    assert found.keys() == expected.keys()
-    for name, tensor in found.items():
-        difference = np.abs(tensor - expected[name])
-        if name.endswith("c_attn.bias"):
-            difference[channels:2 * channels] = 0
-        assert tensor.dtype == np.float32
-        assert difference.max() <= 1e-5 and difference.mean() <= 2e-8, f"{name}: {difference.max(), difference.mean()}"
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -85,7 +52,7 @@ def test_five_steps(shape, build, tmp_path):
     run(arguments("train", data=data, out=tmp_path / "run", init=tmp_path / "init", vocab_size=vocab, shuffle=0,
                   micro_batch=micro_batch, global_batch=global_batch, steps=STEPS, eval_every=0, save_every=STEPS,
                   **{**ADAMW, **schedule}), build=build)
-    losses, norms = torch_steps(twin, tokens, seq_len, global_batch, rates)
+    losses, norms = adamw_steps(twin, tokens, seq_len, global_batch, rates, clip=ADAMW["clip"])
     log = read_log(tmp_path / "run")
     assert max(norms) > ADAMW["clip"], "no step of this test clips its gradient"
     assert log.column("step") == list(range(1, STEPS + 1))

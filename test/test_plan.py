@@ -77,6 +77,8 @@ def test_fugaku_tables(tmp_path):
 # peak of runs. With 15 million parameters, the program and MPI take 5 to 20 % of a rank's memory.
 
 SHAPE = dict(layers=4, heads=8, channels=512, seq_len=128, micro_batch=2, vocab_size=4096)
+LLAMA = dict(family="llama", kv_heads=2, mlp_channels=1400, tied=0)
+QWEN3 = dict(family="qwen3", kv_heads=1, tied=1)
 RUNS = {
     "one rank": (1, dict(global_batch=4)),
     "dp": (4, dict()),
@@ -86,6 +88,12 @@ RUNS = {
     "pp": (4, dict(pp=4, global_batch=8)),
     "tp, pp, recompute": (4, dict(tp=2, pp=2, recompute="layer", global_batch=4)),
     "reproducible": (2, dict(global_batch=8, reproducible=True)),
+    "llama": (1, dict(**LLAMA, global_batch=4)),
+    "llama, tied": (1, dict(LLAMA, tied=1, global_batch=4)),
+    "llama, zero": (4, dict(**LLAMA, zero=1)),
+    "llama, tp 4 of 2 KV heads": (4, dict(**LLAMA, tp=4)),
+    "llama, pp": (2, dict(**LLAMA, pp=2, global_batch=8)),
+    "qwen3, tp, pp": (4, dict(**QWEN3, tp=2, pp=2, recompute="layer", global_batch=4)),
 }
 
 
@@ -197,9 +205,13 @@ GRIDS = {
     "dp": (4, dict(share_memory=0, global_batch=8)),
     "zero": (4, dict(share_memory=0, zero=1, global_batch=8)),
     "shared": (4, dict(zero=1, global_batch=8)),
+    "llama, tp": (4, dict(tp=4, family="llama", kv_heads=2, tied=0)),
+    "llama, pp 2": (4, dict(tp=2, pp=2, family="llama", kv_heads=1, tied=0, global_batch=6)),
+    "qwen3, tp": (4, dict(tp=4, family="qwen3", kv_heads=2)),
 }
 CALLS = {  # MPI function: kinds of messages in the plan
-    "MPI_Iallreduce": ["tp: sums of the stream", "dp: sum of gradients", "pp: tied embedding"],
+    "MPI_Iallreduce": ["tp: sums of the stream", "tp: shared KV heads", "tp: QK-norm gradients", "dp: sum of gradients",
+                       "pp: tied embedding"],
     "MPI_Iallgather": ["tp: softmax sums"],
     "MPI_Isend": ["pp: stream, gradient"],
     "MPI_Ireduce_scatter": ["dp: gradients scattered"],

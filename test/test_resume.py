@@ -77,12 +77,14 @@ def changes(out, count):
 STEPS = 24
 
 
-@pytest.fixture(scope="module")
-def slow(tiny, tmp_path_factory):
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def slow(tiny, tmp_path_factory, request):
     """A run with steps of a few milliseconds, so that kills can be timed: slow(out) returns its
     arguments, and slow.end(ranks) the folder of the uninterrupted run."""
+    family = dict(family="llama", heads=4, kv_heads=2, tied=0) if request.param == "llama" else {}
+
     def make(out):
-        return tiny(out, channels=192, seq_len=64, micro_batch=4, global_batch=8, steps=STEPS, save_every=3, shuffle=1,
+        return tiny(out, **family, channels=192, seq_len=64, micro_batch=4, global_batch=8, steps=STEPS, save_every=3, shuffle=1,
                     eval_every=6, val_data=tiny.data)
     ends = {}
 

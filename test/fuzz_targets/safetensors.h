@@ -37,7 +37,7 @@ static void check_rewritten(TensorView *views, size_t count) {
     char path[PATH_LIMIT];
     promise(checkpoint_begin(&writer, folder, 1, true, &e) &&
                 path_format(path, &e, "%s/again.safetensors", writer.temporary) &&
-                safetensors_create(path, views, count, &e) &&
+                safetensors_create(path, views, count, DTYPE_F32, &e) &&
                 tensor_writer_open(&tensors, path, &e),
             "%s", e.text);
     bool ok = true;
