@@ -6,6 +6,7 @@
 // step h is O(h^2) + O(epsilon / h), about 1e-10 for h = 1e-5. A bound of 1e-7, relative to the
 // largest gradient of the array, therefore detects any wrong term without false alarms.
 #define KERNELS_REF_DOUBLE
+#include "kernels/rope_table.h"
 #include "kernels_ref.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,7 +35,7 @@ static double worse(double worst, double error) {
 
 static void report(const char *name, const char *what, double error, double bound) {
     bool ok = error <= bound; // false for NaN
-    printf("%-6s %-22s %-34s error %.2e bound %.0e\n", ok ? "ok" : "FAILED", name, what, error,
+    printf("%-6s %-26s %-34s error %.2e bound %.0e\n", ok ? "ok" : "FAILED", name, what, error,
            bound);
     ok ? passed++ : failed++;
 }
@@ -74,6 +75,10 @@ static double project(const double *out, const double *projection, size_t n) {
 // The context of all kernels; each uses only some of the arrays.
 typedef struct {
     size_t B, T, C, H, V, OC;
+    size_t KV, D, row; // KV heads, channels of a head, doubles from a row of heads to the next
+    MatrixLayout layout;
+    Activation activation;
+    double z_loss;
     double *x, *weight, *bias, *bias2, *residual, *out, *projection, *mean, *rstd;
     int32_t *tokens;
 } Case;
@@ -114,15 +119,21 @@ static void check_embedding(Case c) {
     }
     report("embedding", "two shards", memcmp(sum, c.out, n * sizeof *sum) ? 1 : 0, 0);
 
-    free(sum), free(other);
+    // without positions
+    double *dwte_only = calloc(c.V * c.C, sizeof *dwte_only);
+    kernels->embedding_backward(dwte_only, NULL, c.projection, c.tokens, (VocabShard){0, c.V}, c.B,
+                                c.T, c.C);
+    report("embedding", "no dwpe", memcmp(dwte_only, dwte, c.V * c.C * sizeof *dwte) ? 1 : 0, 0);
+
+    free(sum), free(other), free(dwte_only);
     free(c.weight), free(c.bias), free(dwte), free(dwpe), free(c.out), free(c.projection),
         free(window);
 }
 
 static double layernorm(void *context) {
     Case *c = context;
-    kernels->layernorm_forward(c->out, c->mean, c->rstd, c->x, c->weight, c->bias, c->B * c->T,
-                               c->C);
+    kernels->layernorm_forward(c->out, c->mean, c->rstd, c->x, c->weight, c->bias, 1e-5,
+                               c->B * c->T, c->C);
     return project(c->out, c->projection, c->B * c->T * c->C);
 }
 
@@ -143,52 +154,186 @@ static void check_layernorm(Case c) {
     free(dx), free(dw), free(db);
 }
 
+static double rmsnorm(void *context) {
+    Case *c = context;
+    kernels->rmsnorm_forward(c->out, c->rstd, c->x, c->weight, 1e-3, c->B * c->T, c->C);
+    return project(c->out, c->projection, c->B * c->T * c->C);
+}
+
+static void check_rmsnorm(Case c) {
+    size_t R = c.B * c.T, n = R * c.C;
+    c.x = random_array(n), c.weight = random_array(c.C), c.out = random_array(n),
+    c.projection = random_array(n), c.rstd = random_array(R);
+    double *dx = calloc(n, sizeof *dx), *dw = calloc(c.C, sizeof *dw);
+    rmsnorm(&c);
+    kernels->rmsnorm_backward(dx, dw, c.projection, c.x, c.weight, c.rstd, R, c.C);
+    check_gradient("rmsnorm", "dinp", rmsnorm, &c, c.x, dx, n);
+    check_gradient("rmsnorm", "dweight", rmsnorm, &c, c.weight, dw, c.C);
+
+    // dinp is added to
+    double *twice = random_array(n), worst = 0;
+    memcpy(twice, dx, n * sizeof *twice);
+    kernels->rmsnorm_backward(twice, dw, c.projection, c.x, c.weight, c.rstd, R, c.C);
+    for (size_t i = 0; i < n; i++) {
+        worst = worse(worst, fabs(twice[i] - 2 * dx[i]));
+    }
+    report("rmsnorm", "adds to dinp", worst, 1e-12);
+    free(c.x), free(c.weight), free(c.out), free(c.projection), free(c.rstd), free(dx), free(dw),
+        free(twice);
+}
+
+// Kernels that work in place on the heads of rows: x is copied to out. What is between the heads of
+// a row and the next row must not change: its gradient is the projection.
+static double head_norm(void *context) {
+    Case *c = context;
+    size_t R = c->B * c->T;
+    memcpy(c->out, c->x, R * c->row * sizeof *c->out);
+    kernels->head_norm_forward(c->out, c->mean, c->rstd, c->weight, 1e-3, c->row, R, c->H, c->D);
+    return project(c->out, c->projection, R * c->row);
+}
+
+static void check_head_norm(Case c) {
+    size_t R = c.B * c.T, n = R * c.row;
+    c.x = random_array(n), c.weight = random_array(c.D), c.out = random_array(n),
+    c.mean = random_array(R * c.H * c.D), c.rstd = random_array(R * c.H);
+    c.projection = random_array(n);
+    double *dx = random_array(n), *dw = calloc(c.D, sizeof *dw);
+    memcpy(dx, c.projection, n * sizeof *dx);
+    head_norm(&c);
+    kernels->head_norm_backward(dx, dw, c.mean, c.weight, c.rstd, c.row, R, c.H, c.D);
+    check_gradient("head_norm", "dx", head_norm, &c, c.x, dx, n);
+    check_gradient("head_norm", "dweight", head_norm, &c, c.weight, dw, c.D);
+    free(c.x), free(c.weight), free(c.out), free(c.mean), free(c.rstd), free(c.projection),
+        free(dx), free(dw);
+}
+
+enum { ROPE_FIRST = 5 }; // the position of row 0
+
+static double rope(void *context) {
+    Case *c = context;
+    size_t R = c->B * c->T;
+    memcpy(c->out, c->x, R * c->row * sizeof *c->out);
+    kernels->rope(c->out, c->weight, c->row, ROPE_FIRST, c->B, c->T, c->H, c->D, false);
+    return project(c->out, c->projection, R * c->row);
+}
+
+static void check_rope(Case c) {
+    size_t R = c.B * c.T, n = R * c.row, positions = c.T + ROPE_FIRST;
+    float *table = malloc(positions * c.D * sizeof *table);
+    c.x = random_array(n), c.out = random_array(n), c.projection = random_array(n),
+    c.weight = random_array(positions * c.D);
+    rope_table(table, positions, c.D, 10000, 1, 1, 1, 1);
+    for (size_t i = 0; i < positions * c.D; i++) {
+        c.weight[i] = (double)table[i];
+    }
+
+    double *dx = random_array(n), worst = 0;
+    memcpy(dx, c.projection, n * sizeof *dx);
+    kernels->rope(dx, c.weight, c.row, ROPE_FIRST, c.B, c.T, c.H, c.D, true);
+    check_gradient("rope", "dx", rope, &c, c.x, dx, n);
+
+    // rotated there and back; the table is float
+    rope(&c);
+    kernels->rope(c.out, c.weight, c.row, ROPE_FIRST, c.B, c.T, c.H, c.D, true);
+    for (size_t i = 0; i < n; i++) {
+        worst = worse(worst, fabs(c.out[i] - c.x[i]));
+    }
+    report("rope", "there and back", worst, 1e-6);
+
+    // the last head of the last row against the formula of the paper
+    worst = 0;
+    rope(&c);
+    for (size_t d = 0; d < c.D / 2; d++) {
+        double *x = c.x + (R - 1) * c.row + (c.H - 1) * c.D + d, *y = c.out + (x - c.x);
+        double angle = (double)(positions - 1) * pow(10000, -2 * (double)d / (double)c.D);
+        worst = worse(worst, fabs(y[0] - (x[0] * cos(angle) - x[c.D / 2] * sin(angle))));
+        worst = worse(worst, fabs(y[c.D / 2] - (x[c.D / 2] * cos(angle) + x[0] * sin(angle))));
+    }
+    report("rope", "formula", worst, 1e-5);
+    free(c.x), free(c.out), free(c.projection), free(c.weight), free(dx), free(table);
+}
+
+static double swiglu(void *context) {
+    Case *c = context;
+    kernels->swiglu_forward(c->out, c->x, c->B * c->T, c->OC);
+    return project(c->out, c->projection, c->B * c->T * c->OC);
+}
+
+static void check_swiglu(Case c) {
+    size_t R = c.B * c.T, n = R * c.OC;
+    c.x = random_array(2 * n), c.out = random_array(n), c.projection = random_array(n);
+    for (size_t i = 0; i < 2 * n; i++) {
+        c.x[i] *= 5;
+    }
+    double *dx = random_array(2 * n); // overwritten
+    kernels->swiglu_backward(dx, c.projection, c.x, R, c.OC);
+    check_gradient("swiglu", "dgate_up", swiglu, &c, c.x, dx, 2 * n);
+    free(c.x), free(c.out), free(c.projection), free(dx);
+}
+
 static double matmul(void *context) {
     Case *c = context;
-    kernels->matmul_forward(c->out, c->x, c->weight, c->bias, c->residual, c->B * c->T, c->C,
-                            c->OC);
+    kernels->matmul_forward(c->out, c->x, c->weight, c->bias, c->residual, c->layout, c->B * c->T,
+                            c->C, c->OC);
     return project(c->out, c->projection, c->B * c->T * c->OC);
 }
 
 static void check_matmul(Case c) {
+    const char *name = c.layout == IN_OUT ? "matmul" : "matmul, (OC, C)";
     size_t R = c.B * c.T;
     c.x = random_array(R * c.C), c.weight = random_array(c.C * c.OC), c.bias = random_array(c.OC);
     c.out = random_array(R * c.OC), c.projection = random_array(R * c.OC),
     c.residual = random_array(R * c.OC);
     double *dx = random_array(R * c.C); // overwritten
     double *dw = calloc(c.C * c.OC, sizeof *dw), *db = calloc(c.OC, sizeof *db);
-    kernels->matmul_backward_input(dx, c.projection, c.weight, NULL, R, c.C, c.OC);
-    kernels->matmul_backward_weight(dw, db, c.x, c.projection, R, c.C, c.OC);
-    check_gradient("matmul", "dinp", matmul, &c, c.x, dx, R * c.C);
-    check_gradient("matmul", "dweight", matmul, &c, c.weight, dw, c.C * c.OC);
-    check_gradient("matmul", "dbias", matmul, &c, c.bias, db, c.OC);
-    check_gradient("matmul", "dresidual", matmul, &c, c.residual, c.projection, R * c.OC);
+    kernels->matmul_backward_input(dx, c.projection, c.weight, NULL, c.activation, c.layout, R, c.C,
+                                   c.OC);
+    kernels->matmul_backward_weight(dw, db, c.x, c.projection, c.layout, R, c.C, c.OC);
+    check_gradient(name, "dinp", matmul, &c, c.x, dx, R * c.C);
+    check_gradient(name, "dweight", matmul, &c, c.weight, dw, c.C * c.OC);
+    check_gradient(name, "dbias", matmul, &c, c.bias, db, c.OC);
+    check_gradient(name, "dresidual", matmul, &c, c.residual, c.projection, R * c.OC);
+
+    // against the formula: the gradients do not show what layout the weight has
+    double worst = 0;
+    matmul(&c);
+    for (size_t i = 0; i < R * c.OC; i++) {
+        size_t r = i / c.OC, o = i % c.OC;
+        double sum = c.bias[o] + c.residual[i];
+        for (size_t k = 0; k < c.C; k++) {
+            sum += c.x[r * c.C + k] * c.weight[c.layout == IN_OUT ? k * c.OC + o : o * c.C + k];
+        }
+        worst = worse(worst, fabs(sum - c.out[i]));
+    }
+    report(name, "formula", worst, 1e-13);
 
     // without bias and residual, as on TP ranks above 0: same result as with zeros
     double *zeros = calloc(R * c.OC, sizeof *zeros), *out = random_array(R * c.OC);
     double *dw_only = calloc(c.C * c.OC, sizeof *dw_only);
-    kernels->matmul_forward(c.out, c.x, c.weight, zeros, zeros, R, c.C, c.OC);
-    kernels->matmul_forward(out, c.x, c.weight, NULL, NULL, R, c.C, c.OC);
-    kernels->matmul_backward_weight(dw_only, NULL, c.x, c.projection, R, c.C, c.OC);
-    report("matmul", "no bias", memcmp(out, c.out, R * c.OC * sizeof *out) ? 1 : 0, 0);
-    report("matmul", "no dbias", memcmp(dw_only, dw, c.C * c.OC * sizeof *dw) ? 1 : 0, 0);
+    kernels->matmul_forward(c.out, c.x, c.weight, zeros, zeros, c.layout, R, c.C, c.OC);
+    kernels->matmul_forward(out, c.x, c.weight, NULL, NULL, c.layout, R, c.C, c.OC);
+    kernels->matmul_backward_weight(dw_only, NULL, c.x, c.projection, c.layout, R, c.C, c.OC);
+    report(name, "no bias", memcmp(out, c.out, R * c.OC * sizeof *out) ? 1 : 0, 0);
+    report(name, "no dbias", memcmp(dw_only, dw, c.C * c.OC * sizeof *dw) ? 1 : 0, 0);
 
     free(zeros), free(out), free(dw_only);
     free(c.x), free(c.weight), free(c.bias), free(c.out), free(c.projection), free(c.residual);
     free(dx), free(dw), free(db);
 }
 
-// A product with GELU followed by another product, as in the MLP: checks the gradient of GELU's
-// input.
-static double matmul_gelu(void *context) {
+// The activation of a product followed by another product, as in the MLP: checks the gradient of
+// the activation's input.
+static double matmul_activation(void *context) {
     Case *c = context;
-    kernels->matmul_gelu_forward(c->residual, c->mean, c->x, c->weight, c->bias, c->B * c->T, c->C,
-                                 c->OC);
-    kernels->matmul_forward(c->out, c->mean, c->rstd, c->bias2, NULL, c->B * c->T, c->OC, c->C);
-    return project(c->out, c->projection, c->B * c->T * c->C);
+    size_t R = c->B * c->T;
+    kernels->matmul_activation_forward(c->residual, c->mean, c->x, c->weight, c->bias,
+                                       c->activation, R, c->C, c->OC);
+    kernels->matmul_forward(c->out, c->mean, c->rstd, c->bias2, NULL, IN_OUT, R, c->OC, c->C);
+    return project(c->out, c->projection, R * c->C);
 }
 
-static void check_matmul_gelu(Case c) {
+static void check_matmul_activation(Case c) {
+    static const char *names[] = {"matmul, GELU tanh", "matmul, GELU", "matmul, ReLU"};
     size_t R = c.B * c.T;
     c.x = random_array(R * c.C), c.weight = random_array(c.C * c.OC), c.bias = random_array(c.OC);
     c.residual = random_array(R * c.OC), c.mean = random_array(R * c.OC),
@@ -197,43 +342,72 @@ static void check_matmul_gelu(Case c) {
     c.bias2 = random_array(c.C);
     double *dpre = random_array(R * c.OC), *dw = calloc(c.C * c.OC, sizeof *dw),
            *db = calloc(c.OC, sizeof *db);
-    matmul_gelu(&c);
-    kernels->matmul_backward_input(dpre, c.projection, c.rstd, c.residual, R, c.OC, c.C);
-    kernels->matmul_backward_weight(dw, db, c.x, dpre, R, c.C, c.OC);
-    check_gradient("matmul_gelu", "dweight", matmul_gelu, &c, c.weight, dw, c.C * c.OC);
-    check_gradient("matmul_gelu", "dbias", matmul_gelu, &c, c.bias, db, c.OC);
+    matmul_activation(&c);
+    kernels->matmul_backward_input(dpre, c.projection, c.rstd, c.residual, c.activation, IN_OUT, R,
+                                   c.OC, c.C);
+    kernels->matmul_backward_weight(dw, db, c.x, dpre, IN_OUT, R, c.C, c.OC);
+    check_gradient(names[c.activation], "dweight", matmul_activation, &c, c.weight, dw, c.C * c.OC);
+    check_gradient(names[c.activation], "dbias", matmul_activation, &c, c.bias, db, c.OC);
     free(c.x), free(c.weight), free(c.bias), free(c.out), free(c.projection), free(c.residual),
         free(c.mean);
     free(c.rstd), free(c.bias2), free(dpre), free(dw), free(db);
 }
 
+// Heads of q in x, rows of c.row; of k and v in weight and bias, rows of kv_row.
+static AttentionShape attention_shape(const Case *c) {
+    return (AttentionShape){.heads = c->H,
+                            .kv_heads = c->KV,
+                            .head_dim = c->D,
+                            .q_row = c->row,
+                            .kv_row = c->KV * c->D + 2,
+                            .scale = 0.7};
+}
+
 static double attention(void *context) {
     Case *c = context;
-    kernels->attention_forward(c->out, c->mean, c->x, 0, c->B, c->T, c->C, c->H);
-    return project(c->out, c->projection, c->B * c->T * c->C);
+    const AttentionShape shape = attention_shape(c);
+    kernels->attention_forward(c->out, c->mean, c->x, c->weight, c->bias, &shape, 0, c->B, c->T);
+    return project(c->out, c->projection, c->B * c->T * c->H * c->D);
+}
+
+// Zeros what is not part of a head in rows of `row`: its gradient is zero.
+static void zero_between(double *x, size_t R, size_t row, size_t width) {
+    for (size_t r = 0; r < R; r++) {
+        memset(x + r * row + width, 0, (row - width) * sizeof *x);
+    }
 }
 
 static void check_attention(Case c) {
-    size_t R = c.B * c.T;
-    c.x = random_array(R * 3 * c.C), c.out = random_array(R * c.C),
-    c.projection = random_array(R * c.C);
+    const AttentionShape shape = attention_shape(&c);
+    size_t R = c.B * c.T, q_size = R * shape.q_row, kv_size = R * shape.kv_row, width = c.H * c.D;
+    c.x = random_array(q_size), c.weight = random_array(kv_size), c.bias = random_array(kv_size);
+    c.out = random_array(R * width), c.projection = random_array(R * width);
     c.mean = random_array(R * c.H);
-    double *dx = random_array(R * 3 * c.C);
+    double *dq = random_array(q_size), *dk = random_array(kv_size), *dv = random_array(kv_size);
+    zero_between(dq, R, shape.q_row, width);
+    zero_between(dk, R, shape.kv_row, c.KV * c.D);
+    zero_between(dv, R, shape.kv_row, c.KV * c.D);
     attention(&c);
-    kernels->attention_backward(dx, c.projection, c.out, c.x, c.mean, c.B, c.T, c.C, c.H);
-    check_gradient("attention", "dqkv", attention, &c, c.x, dx, R * 3 * c.C);
+    kernels->attention_backward(dq, dk, dv, c.projection, c.out, c.x, c.weight, c.bias, c.mean,
+                                &shape, c.B, c.T);
+    check_gradient("attention", "dq", attention, &c, c.x, dq, q_size);
+    check_gradient("attention", "dk", attention, &c, c.weight, dk, kv_size);
+    check_gradient("attention", "dv", attention, &c, c.bias, dv, kv_size);
 
     // computed row by row, as in generation, the last sequence has the same bits
-    double *rows = random_array(c.T * c.C), *lse = random_array(c.H * c.T),
-           *at_once = c.out + (c.B - 1) * c.T * c.C;
+    size_t last = (c.B - 1) * c.T;
+    double *rows = random_array(c.T * width), *lse = random_array(c.H * c.T);
     attention(&c);
     for (size_t t = 0; t < c.T; t++) {
         // the sequence truncated after row t
-        kernels->attention_forward(rows, lse, c.x + (c.B - 1) * c.T * 3 * c.C, t, 1, t + 1, c.C,
-                                   c.H);
+        kernels->attention_forward(rows, lse, c.x + last * shape.q_row,
+                                   c.weight + last * shape.kv_row, c.bias + last * shape.kv_row,
+                                   &shape, t, 1, t + 1);
     }
-    report("attention", "first_row", memcmp(rows, at_once, c.T * c.C * sizeof *rows) ? 1 : 0, 0);
-    free(c.x), free(c.out), free(c.projection), free(c.mean), free(dx), free(rows), free(lse);
+    bool same = !memcmp(rows, c.out + last * width, c.T * width * sizeof *rows);
+    report("attention", "first_row", same ? 0 : 1, 0);
+    free(c.x), free(c.weight), free(c.bias), free(c.out), free(c.projection), free(c.mean),
+        free(dq), free(dk), free(dv), free(rows), free(lse);
 }
 
 // The classifier over two vocabulary shards, as on two TP ranks; only losses if dinp is NULL.
@@ -258,7 +432,8 @@ static void classify(Case *c, double *losses, double *dinp, double *dwte, double
         }
         for (size_t i = first; i < 2; i++) {
             const double *wte = c->weight + vocab[i].first * c->C;
-            kernels->cross_entropy(losses + r, scale, softmax, 2 - first, i - first, dloss, R);
+            kernels->cross_entropy(losses + r, scale, softmax, 2 - first, i - first, dloss,
+                                   c->z_loss, R);
             if (dinp) {
                 kernels->classifier_backward(dinp_shard, dwte + vocab[i].first * c->C, logits[i],
                                              scale, inp, wte, c->tokens + r, dloss, vocab[i], R,
@@ -291,8 +466,9 @@ static void check_classifier(Case c) {
     double *dx = random_array(R * c.C), *dwte = calloc(c.V * c.C, sizeof *dwte),
            *losses = random_array(R);
     classify(&c, losses, dx, dwte, 1 / (double)R);
-    check_gradient("classifier", "dinp", classifier, &c, c.x, dx, R * c.C);
-    check_gradient("classifier", "dwte", classifier, &c, c.weight, dwte, c.V * c.C);
+    const char *name = c.z_loss > 0 ? "classifier, z-loss" : "classifier";
+    check_gradient(name, "dinp", classifier, &c, c.x, dx, R * c.C);
+    check_gradient(name, "dweight", classifier, &c, c.weight, dwte, c.V * c.C);
 
     // the losses against the textbook formula
     double *logits = random_array(R * c.V), worst = 0;
@@ -302,9 +478,10 @@ static void check_classifier(Case c) {
         for (size_t v = 0; v < c.V; v++) {
             sum += exp(logits[r * c.V + v]);
         }
-        worst = worse(worst, fabs(log(sum) - logits[r * c.V + (size_t)c.tokens[r]] - losses[r]));
+        double loss = log(sum) - logits[r * c.V + (size_t)c.tokens[r]];
+        worst = worse(worst, fabs(loss + c.z_loss * log(sum) * log(sum) - losses[r]));
     }
-    report("classifier", "losses", worst, 1e-13);
+    report(name, "losses", worst, 1e-13);
     free(c.x), free(c.weight), free(c.mean), free(c.out), free(dx), free(dwte), free(losses),
         free(logits);
 }
@@ -351,15 +528,111 @@ static void check_adamw(void) {
     free(x), free(m), free(v);
 }
 
+// The library's long double functions are more precise, but differ from machine to machine.
+static void check_portable_functions(void) {
+    double trigonometric = 0, power = 0;
+    for (int i = 0; i < 100000; i++) {
+        double x = (double)(float)(fabs(random_value()) * (i % 2 ? 0x1p20 : 10)), sine, cosine;
+        portable_sine_cosine(x, &sine, &cosine);
+        trigonometric = worse(trigonometric, (double)fabsl((long double)sine - sinl(x)));
+        trigonometric = worse(trigonometric, (double)fabsl((long double)cosine - cosl(x)));
+
+        double base = exp(20 * random_value());
+        float exponent = (float)random_value();
+        long double want = powl(base, (long double)exponent);
+        long double difference = (long double)portable_power(base, exponent) - want;
+        power = worse(power, (double)fabsl(difference / want));
+    }
+    report("rope_table", "sine, cosine", trigonometric, 1e-15);
+    report("rope_table", "power", power, 1e-15);
+}
+
+// Cosines and sines of the last position, as transformers 5 computes them.
+static void check_rope_table(void) {
+    static const struct {
+        const char *what;
+        size_t D, positions;
+        double theta, factor, low, high;
+        size_t original_positions;
+        struct {
+            size_t j;
+            double cosine, sine;
+        } want[4];
+    } tables[] = {
+        {"Llama 2",
+         128,
+         4096,
+         10000,
+         1,
+         1,
+         1,
+         1,
+         {{0, -0.0659759939, -0.997821212},
+          {1, -0.742445707, 0.669906199},
+          {30, -0.361771375, -0.932266831},
+          {63, 0.890258849, 0.455454975}}},
+        {"Qwen3",
+         128,
+         5001,
+         1e+06,
+         1,
+         1,
+         1,
+         1,
+         {{0, 0.154668406, -0.987966418},
+          {7, -0.785110414, -0.619355798},
+          {40, 0.630080283, 0.776529968},
+          {63, 0.999980748, 0.00620464934}}},
+        {"Llama 3.1",
+         128,
+         20000,
+         500000,
+         8,
+         1,
+         4,
+         8192,
+         {{0, 0.929096937, -0.369836241},
+          {29, 0.794233918, -0.607612133},
+          {35, -0.333817571, 0.942637682},
+          {63, 0.999981165, 0.00613750611}}},
+        {"Llama 3.2",
+         64,
+         20000,
+         500000,
+         32,
+         1,
+         4,
+         8192,
+         {{0, 0.929096937, -0.369836241},
+          {14, 0.176019549, 0.984386683},
+          {17, -0.362327456, 0.932050884},
+          {31, 0.999998212, 0.00188356591}}},
+    };
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
+        size_t D = tables[i].D, positions = tables[i].positions;
+        float *table = malloc(positions * D * sizeof *table), *last = table + (positions - 1) * D;
+        double worst = 0;
+        rope_table(table, positions, D, tables[i].theta, tables[i].factor, tables[i].low,
+                   tables[i].high, tables[i].original_positions);
+        for (size_t k = 0; k < sizeof tables->want / sizeof *tables->want; k++) {
+            size_t j = tables[i].want[k].j;
+            worst = worse(worst, fabs((double)last[j] - tables[i].want[k].cosine));
+            worst = worse(worst, fabs((double)last[D / 2 + j] - tables[i].want[k].sine));
+        }
+        report("rope_table", tables[i].what, worst, 1.2e-7); // 1 unit in the last place of 1
+        free(table);
+    }
+}
+
 int main(void) {
     // sizes around vector lengths, 1 and primes; T > 1 so that positions differ
     static const Case cases[] = {
-        {.B = 1, .T = 2, .C = 1, .H = 1, .V = 2, .OC = 1},
-        {.B = 2, .T = 3, .C = 15, .H = 3, .V = 11, .OC = 17},
-        {.B = 2, .T = 5, .C = 16, .H = 2, .V = 16, .OC = 16},
-        {.B = 1, .T = 7, .C = 34, .H = 2, .V = 37, .OC = 31},
-        {.B = 3, .T = 23, .C = 6, .H = 1, .V = 13, .OC = 5},
-        {.B = 1, .T = 2, .C = 260, .H = 4, .V = 5, .OC = 3},
+        {.B = 1, .T = 2, .C = 1, .H = 1, .V = 2, .OC = 1, .KV = 1, .D = 2},
+        {.B = 2, .T = 3, .C = 15, .H = 3, .V = 11, .OC = 17, .KV = 3, .D = 4},
+        {.B = 2, .T = 5, .C = 16, .H = 2, .V = 16, .OC = 16, .KV = 1, .D = 8},
+        {.B = 1, .T = 7, .C = 34, .H = 6, .V = 37, .OC = 31, .KV = 3, .D = 10},
+        {.B = 3, .T = 23, .C = 6, .H = 1, .V = 13, .OC = 5, .KV = 1, .D = 6},
+        {.B = 1, .T = 2, .C = 260, .H = 4, .V = 5, .OC = 3, .KV = 2, .D = 34},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Case c = cases[i];
@@ -367,18 +640,32 @@ int main(void) {
         for (size_t r = 0; r < c.B * c.T; r++) {
             c.tokens[r] = (int32_t)(r * r % c.V); // tokens repeat
         }
-        printf("B %zu T %zu C %zu H %zu V %zu OC %zu\n", c.B, c.T, c.C, c.H, c.V, c.OC);
+        c.row = c.H * c.D + 3;
+        printf("B %zu T %zu C %zu H %zu V %zu OC %zu KV %zu D %zu\n", c.B, c.T, c.C, c.H, c.V, c.OC,
+               c.KV, c.D);
         check_embedding(c);
         check_layernorm(c);
-        check_matmul(c);
+        check_rmsnorm(c);
+        check_head_norm(c);
+        check_rope(c);
+        check_swiglu(c);
         check_attention(c);
-        check_matmul_gelu(c);
+        for (c.layout = IN_OUT; c.layout <= OUT_IN; c.layout++) {
+            check_matmul(c);
+        }
+        for (c.activation = 0; c.activation <= ACTIVATION_RELU; c.activation++) {
+            check_matmul_activation(c);
+        }
+        check_classifier(c);
+        c.z_loss = 0.1;
         check_classifier(c);
         free(c.tokens);
     }
     check_sum_of_squares(100);
     check_sum_of_squares(1000);
     check_adamw();
+    check_portable_functions();
+    check_rope_table();
     printf("%d passed, %d failed\n", passed, failed);
     return failed != 0;
 }
