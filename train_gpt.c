@@ -853,7 +853,7 @@ static bool write_checkpoint(Trainer *t) {
     bool ok = true;
 
     if (t->world->rank == 0) {
-        config_write(&files[CONFIG].content, &t->model.config);
+        config_write(&files[CONFIG].content, &t->model.config, DTYPE_F32);
         generation_config_write(&files[GENERATION_CONFIG].content, &t->model.config);
         trainer_state_write(&files[STATE].content, &t->record, t->position);
         for (size_t i = 0; i < CARD; i++) {

@@ -5,7 +5,7 @@
 #define RUN_EXPORT_H
 
 #include "model/checkpoint.h"
-#include "model/config.h"
+#include "model/config_json.h"
 #include "model/tensors.h"
 #include "mpi_utils.h"
 #include "run/options.h"
@@ -114,9 +114,8 @@ static inline bool export_write_(Export *x, Error *e) {
 
 // Writes the model of --checkpoint to the new folder --out, which appears when it is complete.
 static inline bool export_model(const Options *o, Error *e) {
-    Export x = {.from = o->checkpoint, .dtype = (Dtype)o->dtype};
-    if (!parse_bytes(o->max_shard_size, "--max-shard-size", &x.file_bytes, e) ||
-        !config_load(x.from, &x.config, e) || !checkpoint_verify(x.from, false, 0, 1, e) ||
+    Export x = {.from = o->checkpoint, .dtype = (Dtype)o->dtype, .file_bytes = o->max_shard_size};
+    if (!config_load(x.from, &x.config, e) || !checkpoint_verify(x.from, false, 0, 1, e) ||
         !weights_open(&x.weights, x.from, x.config.family, e)) {
         return false;
     }

@@ -5,7 +5,7 @@
 #define RUN_TRAINING_STATE_H
 
 #include "model/checkpoint.h"
-#include "model/config.h"
+#include "model/config_json.h"
 #include "model/tensors.h"
 #include "mpi_utils.h"
 #include "run/gradient_reducer.h"
