@@ -2,6 +2,8 @@
 //
 //     config_tool read FILE [DTYPE]       reads a config.json and writes it again, in lines:
 //                                         config.json, generation_config.json, parameters
+//     config_tool lines                   the same for each line of stdin, in one line each:
+//                                         config.json, or the error
 //     config_tool shape TRAIN-OPTIONS...  the config.json of the new model that the options describe
 //     config_tool grid FILE TP PP         whether the grid can hold the model
 //     config_tool same FILE FILE          whether the models are the same
@@ -27,6 +29,30 @@ static int write_model(const ModelConfig *c, Dtype dtype) {
     return failed;
 }
 
+static int read_lines(void) {
+    size_t length;
+    char *text = read_stdin(&length);
+    for (size_t at = 0, end; at < length; at = end + 1) {
+        JsonDocument document;
+        JsonWriter written = {0};
+        ModelConfig c;
+        Error e = {0};
+        const char *stop = memchr(text + at, '\n', length - at);
+        end = stop ? (size_t)(stop - text) : length;
+
+        bool parsed = json_parse(&document, text + at, end - at, "stdin", &e);
+        if (parsed && config_parse(document.root, "stdin", &c, &e)) {
+            config_write(&written, &c, DTYPE_F32);
+            print_line(&written);
+        } else {
+            puts(e.text);
+        }
+        json_free(&document);
+    }
+    free(text);
+    return 0;
+}
+
 static int shape(int argc, char **argv) {
     Options o;
     Error e = {0};
@@ -44,6 +70,9 @@ int main(int argc, char **argv) {
     const char *command = argc > 1 ? argv[1] : "";
     if (!strcmp(command, "shape")) {
         return shape(argc, argv);
+    }
+    if (!strcmp(command, "lines")) {
+        return read_lines();
     }
     if (argc < 3) {
         fprintf(stderr, "unknown command\n");
