@@ -4,7 +4,7 @@
 
 #include "test/fuzz_targets/promises.h"
 
-static bool same_ids(const ModelConfig *a, const ModelConfig *b) {
+static bool same_token_roles(const ModelConfig *a, const ModelConfig *b) {
     return a->begin_of_document == b->begin_of_document &&
            a->end_of_document == b->end_of_document && a->end_count == b->end_count &&
            !memcmp(a->ends, b->ends, a->end_count * sizeof *a->ends);
@@ -37,7 +37,7 @@ static bool run_config(InputPart *parts) {
     put_file("config.json", w.data, w.length);
     free(w.data);
     promise(config_load(folder, &again, &e), "%s", e.text);
-    promise(config_same_shape(&config, &again) && same_ids(&config, &again),
+    promise(config_same_shape(&config, &again) && same_token_roles(&config, &again),
             "config.json read back differs");
     return true;
 }
