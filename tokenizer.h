@@ -99,7 +99,7 @@ static inline bool load_json_(Tokenizer *t, Loading_ *l, Error *e) {
         return false;
     }
     // tokenizer_save can write all of GPT-2's kind.
-    if (t->model == MODEL_BYTE_BPE && t->pre_tokenizer.split == SPLIT_GPT2) {
+    if (t->model == MODEL_BYTE_BPE && t->pre_tokenizer.is_gpt2) {
         free(t->source);
         t->source = NULL;
     }
@@ -261,7 +261,7 @@ static inline const SavedFile_ *saved_files_(const Tokenizer *t) {
     if (t->source) {
         return SAVED_JSON_;
     }
-    return t->merges.ignore_merges || t->pre_tokenizer.split != SPLIT_GPT2 ? SAVED_BYTE_BPE_
+    return t->merges.ignore_merges || !t->pre_tokenizer.is_gpt2 ? SAVED_BYTE_BPE_
                                                                            : SAVED_GPT2_;
 }
 

@@ -200,16 +200,10 @@ static inline bool bpe_encode(const Vocabulary *v, const MergeTable *m, BpeScrat
         return false;
     }
     int32_t *ids = out->ids + out->count;
-    int32_t complete = n == 1             ? v->byte_id[(unsigned char)*text]
-                       : m->ignore_merges ? vocabulary_find(v, text, n)
-                                          : -1;
-    if (complete >= 0) {
-        *ids = complete;
+    if (n == 1) {
+        *ids = v->byte_id[(unsigned char)*text];
         out->count++;
         return true;
-    }
-    if (n > SHORT_PRETOKEN_) {
-        return merge_long_(v->byte_id, m, s, text, n, out, e);
     }
 
     uint64_t key[3];
@@ -219,7 +213,16 @@ static inline bool bpe_encode(const Vocabulary *v, const MergeTable *m, BpeScrat
         out->count += (size_t)entry->count;
         return true;
     }
-    size_t count = merge_short_(v->byte_id, m, text, n, ids);
+
+    size_t count = 1;
+    int32_t complete = m->ignore_merges ? vocabulary_find(v, text, n) : -1;
+    if (complete >= 0) {
+        *ids = complete;
+    } else if (n > SHORT_PRETOKEN_) {
+        return merge_long_(v->byte_id, m, s, text, n, out, e);
+    } else {
+        count = merge_short_(v->byte_id, m, text, n, ids);
+    }
     out->count += count;
     if (entry) {
         token_cache_store(entry, key, ids, count);

@@ -41,14 +41,19 @@ static inline bool encoder_init(Encoder *encoder, const Tokenizer *t, Error *e) 
 // ------------------------------------------------------------------------------------------------
 // The model
 
-// Byte-level BPE: splits the text and encodes each pre-token.
-static inline bool encode_split_(Encoder *encoder, const char *text, size_t length,
+// Byte-level BPE: splits the text by the steps from `step` on and encodes each pre-token.
+static inline bool encode_split_(Encoder *encoder, size_t step, const char *text, size_t length,
                                  TokenBuffer *out, Error *e) {
     const Tokenizer *t = encoder->tokenizer;
+    const Splitter *splitter = &t->pre_tokenizer.splitter;
+    const bool last = step + 1 >= splitter->count;
     while (length) {
-        size_t n = split_length(t->pre_tokenizer.split, t->classes, text, length);
-        if (!bpe_encode(&t->vocabulary, &t->merges, &encoder->bpe, encoder->cache, text, n, out,
-                        e)) {
+        bool kept = true;
+        size_t n = step < splitter->count ? split_piece(&splitter->steps[step], text, length, &kept)
+                                          : length;
+        if (kept && !(last ? bpe_encode(&t->vocabulary, &t->merges, &encoder->bpe, encoder->cache,
+                                        text, n, out, e)
+                           : encode_split_(encoder, step + 1, text, n, out, e))) {
             return false;
         }
         text += n;
@@ -130,11 +135,11 @@ static inline bool encode_pieces_(Encoder *encoder, const char *text, size_t n, 
 static inline bool encode_bytes_(Encoder *encoder, const char *text, size_t n, int chunk,
                                  TokenBuffer *out, Error *e) {
     if (!encoder->tokenizer->pre_tokenizer.prefix_space || chunk & TEXT_NOT_FIRST || *text == ' ') {
-        return encode_split_(encoder, text, n, out, e);
+        return encode_split_(encoder, 0, text, n, out, e);
     }
     encoder->other.length = 0;
     return text_append(&encoder->other, " ", 1, e) && text_append(&encoder->other, text, n, e) &&
-           encode_split_(encoder, encoder->other.data, n + 1, out, e);
+           encode_split_(encoder, 0, encoder->other.data, n + 1, out, e);
 }
 
 static inline bool encode_metaspace_(Encoder *encoder, const char *text, size_t n, int chunk,

@@ -70,6 +70,8 @@ static inline void tokenizer_free(Tokenizer *t) {
     merges_free(&t->merges);
     pieces_free(&t->pieces);
     free(t->sentencepiece_normalizer.charsmap.units);
+    splitter_free(&t->pre_tokenizer.splitter);
+    normalizer_free(&t->normalizer);
     free(t->classes);
     free(t->source);
     *t = (Tokenizer){0};
@@ -86,7 +88,7 @@ static inline const char *tokenizer_text(const Tokenizer *t, int32_t id, size_t 
 
 // Starts a tokenizer: a byte-level BPE that splits as GPT-2's.
 static inline void tokenizer_init(Tokenizer *t) {
-    *t = (Tokenizer){.begin = -1, .pad = -1, .pieces.unknown = -1};
+    *t = (Tokenizer){.begin = -1, .pad = -1, .pieces.unknown = -1, .pre_tokenizer.is_gpt2 = true};
 }
 
 // Adds a piece of this kind with the next id.
@@ -156,7 +158,9 @@ static inline bool tokenizer_index(Tokenizer *t, const FileErrors *f) {
     if (t->model != MODEL_BYTE_BPE) {
         return pieces_index(&t->pieces, v, t->model == MODEL_PIECE_BPE, f->error);
     }
-    return byte_tokens_index_(v, f) && merges_index(&t->merges, f->error) &&
+    Splitter *splitter = &t->pre_tokenizer.splitter;
+    return (!t->pre_tokenizer.is_gpt2 || splitter->count || splitter_add_gpt2(splitter, f)) &&
+           byte_tokens_index_(v, f) && merges_index(&t->merges, f->error) &&
            (!t->merges.ignore_merges || vocabulary_index_texts(v, f->error));
 }
 

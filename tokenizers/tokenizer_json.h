@@ -139,9 +139,7 @@ static inline bool byte_bpe_read_components_(Tokenizer *t, const Json *root, con
     const Json *ignore = json_get(model, "ignore_merges");
     double rate;
     const char *wrong = NULL;
-    if (!json_absent(json_get(root, "normalizer"))) {
-        wrong = "unsupported normalizer: a byte-level BPE must have null";
-    } else if (!json_has_type(json_get(root, "decoder"), "ByteLevel")) {
+    if (!json_has_type(json_get(root, "decoder"), "ByteLevel")) {
         wrong = "unsupported decoder: must be ByteLevel (of BPE models, byte-level ones are "
                 "supported)";
     } else if (!json_absent(dropout) && !(json_double(dropout, &rate) && rate == 0.0)) {
@@ -155,8 +153,14 @@ static inline bool byte_bpe_read_components_(Tokenizer *t, const Json *root, con
     if (wrong) {
         return reject(f, "%s", wrong);
     }
+    const Json *normalizer = json_get(root, "normalizer");
     t->merges.ignore_merges = json_is_bool(ignore, true);
-    return byte_level_pre_tokenizer_read(&t->pre_tokenizer, json_get(root, "pre_tokenizer"), f);
+    if (!byte_level_pre_tokenizer_read(&t->pre_tokenizer, json_get(root, "pre_tokenizer"), f) ||
+        !(json_absent(normalizer) || normalizer_read(&t->normalizer, normalizer, f))) {
+        return false;
+    }
+    t->pre_tokenizer.is_gpt2 &= t->normalizer.count == 0;
+    return true;
 }
 
 static inline bool byte_bpe_read_(Tokenizer *t, Spellings *s, const Json *model, size_t more,
