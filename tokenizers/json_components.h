@@ -446,11 +446,28 @@ static inline void json_put_component(JsonWriter *w, const char *type) {
     json_close(w, '}');
 }
 
-static inline void json_put_byte_level(JsonWriter *w, const char *key, bool prefix_space) {
+static inline void json_put_byte_level(JsonWriter *w, const char *key, bool prefix_space,
+                                       bool splits) {
     json_open_component(w, key, "ByteLevel");
     json_put_bool(w, "add_prefix_space", prefix_space);
     json_put_bool(w, "trim_offsets", true);
-    json_put_bool(w, "use_regex", true);
+    json_put_bool(w, "use_regex", splits);
+    json_close(w, '}');
+}
+
+// The pre-tokenizer that splits by an expression.
+static inline void json_put_split(JsonWriter *w, const char *expression) {
+    json_open_component(w, "pre_tokenizer", "Sequence");
+    json_open(w, "pretokenizers", '[');
+    json_open_component(w, NULL, "Split");
+    json_open(w, "pattern", '{');
+    json_put_string(w, "Regex", expression);
+    json_close(w, '}');
+    json_put_string(w, "behavior", "Isolated");
+    json_put_bool(w, "invert", false);
+    json_close(w, '}');
+    json_put_byte_level(w, NULL, false, false);
+    json_close(w, ']');
     json_close(w, '}');
 }
 

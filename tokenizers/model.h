@@ -71,6 +71,7 @@ static inline void tokenizer_free(Tokenizer *t) {
     pieces_free(&t->pieces);
     free(t->sentencepiece_normalizer.charsmap.units);
     splitter_free(&t->pre_tokenizer.splitter);
+    free(t->pre_tokenizer.expression);
     normalizer_free(&t->normalizer);
     free(t->classes);
     free(t->source);

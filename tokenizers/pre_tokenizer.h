@@ -20,6 +20,7 @@ typedef struct {
 typedef struct {
     Splitter splitter; // of byte-level BPE
     bool is_gpt2;      // it is just GPT-2's
+    char *expression;  // of the only step, for a tokenizer.json that is generated; may be NULL
     bool prefix_space; // byte-level BPE: a space goes before a text that begins with none
     Metaspace metaspace;
 } PreTokenizer;

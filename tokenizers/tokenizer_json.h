@@ -264,17 +264,26 @@ static inline bool tokenizer_json_read(Tokenizer *t, Spellings *s, const Json *r
     return ok && tokenizer_index(t, f);
 }
 
-// Writes a byte-level BPE of GPT-2's kind.
+// Writes a byte-level BPE that splits as GPT-2's, or by pre_tokenizer.expression.
 static inline void tokenizer_json_write(JsonWriter *w, const Tokenizer *t) {
     json_open_tokenizer(w);
     for (size_t i = 0; i < t->added.count; i++) {
         json_put_added(w, &t->added.items[i]);
     }
     json_close(w, ']');
-    json_put_null(w, "normalizer");
-    json_put_byte_level(w, "pre_tokenizer", t->pre_tokenizer.prefix_space);
+    if (t->normalizer.count) {
+        json_open_component(w, "normalizer", "NFC"); // the only one that no source file has
+        json_close(w, '}');
+    } else {
+        json_put_null(w, "normalizer");
+    }
+    if (t->pre_tokenizer.expression) {
+        json_put_split(w, t->pre_tokenizer.expression);
+    } else {
+        json_put_byte_level(w, "pre_tokenizer", t->pre_tokenizer.prefix_space, true);
+    }
     json_put_null(w, "post_processor");
-    json_put_byte_level(w, "decoder", t->pre_tokenizer.prefix_space);
+    json_put_byte_level(w, "decoder", t->pre_tokenizer.prefix_space, true);
 
     json_open_component(w, "model", "BPE");
     json_put_null(w, "dropout");
