@@ -204,7 +204,7 @@ static inline bool metaspace_read_(Metaspace *m, const Json *node, const FileErr
     return true;
 }
 
-// The pre-tokenizer of a Unigram model: none, or Metaspace.
+// The pre-tokenizer of a model over pieces: none, or Metaspace.
 static inline bool metaspace_pre_tokenizer_read(PreTokenizer *p, const Json *node,
                                                 const FileErrors *f) {
     const Json *list = json_sequence_(node, "pretokenizers");
@@ -213,7 +213,8 @@ static inline bool metaspace_pre_tokenizer_read(PreTokenizer *p, const Json *nod
         return true;
     }
     if (!json_has_type(node, "Metaspace")) {
-        return reject(f, "unsupported pre_tokenizer: a Unigram model must have Metaspace or null");
+        return reject(f, "unsupported pre_tokenizer: a model over pieces must have Metaspace or "
+                         "null, a byte-level BPE ByteLevel");
     }
     return metaspace_read_(&p->metaspace, node, f);
 }

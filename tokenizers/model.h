@@ -14,7 +14,13 @@
 
 static const char END_OF_DOCUMENT_TEXT[] = "<|endoftext|>";
 
-typedef enum { MODEL_BYTE_BPE, MODEL_UNIGRAM, MODEL_PIECE_BPE, MODEL_CHARACTER } TokenizerModel;
+typedef enum {
+    MODEL_BYTE_BPE,
+    MODEL_UNIGRAM,
+    MODEL_PIECE_BPE,
+    MODEL_MERGE_BPE,
+    MODEL_CHARACTER
+} TokenizerModel;
 
 // One step of the decoder of a tokenizer.json.
 typedef enum {
@@ -48,8 +54,8 @@ typedef struct {
     TokenizerModel model;
     Vocabulary vocabulary;
     AddedTokens added;
-    MergeTable merges; // byte-level BPE
-    PieceModel pieces; // the other models
+    MergeTable merges; // byte-level BPE, and MODEL_MERGE_BPE
+    PieceModel pieces; // all but byte-level BPE
     Normalizer normalizer;
     SentencePieceNormalizer sentencepiece_normalizer; // if pieces.sentencepiece
     PreTokenizer pre_tokenizer;
@@ -157,7 +163,9 @@ static inline bool tokenizer_index(Tokenizer *t, const FileErrors *f) {
         pieces_set_scores(&t->pieces, v, t->model == MODEL_UNIGRAM);
     }
     if (t->model != MODEL_BYTE_BPE) {
-        return pieces_index(&t->pieces, v, t->model == MODEL_PIECE_BPE, f->error);
+        const bool merges = t->model == MODEL_MERGE_BPE;
+        return pieces_index(&t->pieces, v, merges || t->model == MODEL_PIECE_BPE, f->error) &&
+               (!merges || merges_index(&t->merges, f->error));
     }
     Splitter *splitter = &t->pre_tokenizer.splitter;
     return (!t->pre_tokenizer.is_gpt2 || splitter->count || splitter_add_gpt2(splitter, f)) &&

@@ -114,7 +114,7 @@ static inline size_t split_piece(const SplitStep *s, const char *text, size_t le
 // No match of any step crosses the place, and those before it are found even if the text ends there
 // (automaton_is_neutral). So the steps up to the one where a piece ends find the same in both
 // halves; a gap that crosses the place is two gaps, which that step separates in any case. It does
-// where it isolates its matches, and the character before the place is sure to be in one.
+// where a piece ends with each match, and the character before the place is sure to be in one.
 static inline bool splitter_may_cut(const Splitter *s, const char *before, const char *after,
                                     const char *end) {
     bool ends = false;
@@ -126,7 +126,10 @@ static inline bool splitter_may_cut(const Splitter *s, const char *before, const
         if (!automaton_is_neutral(a, class_before, class_after)) {
             return false;
         }
-        ends |= s->steps[i].behavior <= SPLIT_REMOVED && automaton_covers(a, class_before);
+        const SplitBehavior behavior = s->steps[i].behavior;
+        const bool separates = behavior == SPLIT_ISOLATED || behavior == SPLIT_REMOVED ||
+                               (behavior == SPLIT_MERGED_PREVIOUS && !s->steps[i].invert);
+        ends |= separates && automaton_covers(a, class_before);
     }
     return ends;
 }
