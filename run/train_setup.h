@@ -114,8 +114,8 @@ static inline bool open_data_(TrainSetup *s, const Options *o, Error *e) {
                 s->data.paths[0], s->val.paths[0]);
 }
 
-// The vocabulary is the tokenizer's of the data, larger only if --vocab-size pads it; bare shards do
-// not know theirs. A model from a folder or from --config brings its own, which may be larger.
+// The vocabulary is the tokenizer's of the data, larger only if --vocab-size pads it; bare shards
+// do not know theirs. A model from a folder or from --config brings its own, which may be larger.
 static inline bool choose_vocab_size_(TrainSetup *s, const Options *o, Error *e) {
     ModelConfig *c = &s->config;
     const char *path = s->data.paths[0], *from = train_starts_from(o);

@@ -4,7 +4,7 @@
 //                                         config.json, generation_config.json, parameters
 //     config_tool lines                   the same for each line of stdin, in one line each:
 //                                         config.json, or the error
-//     config_tool shape TRAIN-OPTIONS...  the config.json of the new model that the options describe
+//     config_tool shape TRAIN-OPTIONS...  the config.json of the model that the options describe
 //     config_tool grid FILE TP PP         whether the grid can hold the model
 //     config_tool same FILE FILE          whether the models are the same
 //     config_tool flops FILE T            operations per token

@@ -1,5 +1,6 @@
 """What the command line prints: help, version, suggestions for misspelt names, the configuration of
 a run, and its progress with and without a terminal."""
+import json
 import os
 import pty
 import re
@@ -7,7 +8,7 @@ import subprocess
 
 import pytest
 
-from support import command, fails, read_log, run
+from support import command, copied, fails, read_log, run
 
 
 @pytest.mark.parametrize("args", [["--help"], ["-h"], ["help"]])
@@ -81,6 +82,21 @@ def test_configuration_of_other_families(tiny, tmp_path):
     assert "z-loss 0.0001" in out
     model = read_log(tmp_path / "run").head["model"]
     assert (model["architectures"], model["num_key_value_heads"], model["rope_theta"]) == (["Qwen3ForCausalLM"], 2, 5e5)
+
+
+def test_logs_from_before_the_families(finished, tmp_path):
+    """A log without "model" describes a GPT-2; a log with a damaged one is refused."""
+    folder = copied(finished, tmp_path / "run")
+    planned = run(["plan", "--run", folder]).out
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    head = json.loads(lines[0])
+    for model, mention in (None, ""), ({**head["model"], "n_head": 5}, "n_head"), ({}, "model_type"), (5, "object"):
+        changed = {key: value for key, value in {**head, "model": model}.items() if value is not None}
+        (folder / "log.jsonl").write_text("\n".join([json.dumps(changed), *lines[1:]]) + "\n")
+        if mention:
+            fails(["plan", "--run", folder], 1, "log.jsonl", mention)
+        else:
+            assert run(["plan", "--run", folder]).out == planned
 
 
 def step_lines(text):

@@ -403,7 +403,7 @@ def test_impossible_sizes(family, read):
             ({"num_key_value_heads": 4}, ["6", "4 KV heads"]), ({"head_dim": 7}, ["head dim 7"]),
             ({"num_attention_heads": 9999, "num_key_value_heads": 1, "head_dim": 4000}, ["9999", "4000"]),
             ({"head_dim": None, "hidden_size": 25}, ["hidden_size 25", "num_attention_heads 6"]),
-            ({"rms_norm_eps": 0}, ["epsilon"]), ({"rms_norm_eps": -1e-5}, ["epsilon"]), ({"rms_norm_eps": 2}, ["epsilon"])]:
+            *[({"rms_norm_eps": epsilon}, ["epsilon"]) for epsilon in (0, -1e-5, 2)]]:
         status, _, error = read(small(family, **changes))
         assert status == 1 and all(word in error for word in mentions), error
     status, _, error = read(small(family, hidden_size=25))  # transformers 5 has a Llama like this neither
@@ -411,8 +411,9 @@ def test_impossible_sizes(family, read):
 
 
 def test_documents(read):
-    for text in "", "[]", "5", '"llama"', "null", "{}", "{", '{"model_type": "llama"', '{"a":' * 200 + "1" + "}" * 200, \
-            "\ufeff{}", '{"model_type": "llama", "hidden_size": NaN}':
+    deep = '{"a":' * 200 + "1" + "}" * 200
+    for text in "", "[]", "5", '"llama"', "null", "{}", "{", '{"model_type": "llama"', deep, "\ufeff{}", \
+            '{"model_type": "llama", "hidden_size": NaN}':
         assert read(text)[0] == 1
     assert read(json.dumps(small("llama")) + " " * (1 << 20))[0] == 1  # larger than a configuration is
     twice = json.dumps(small("llama"))[:-1] + ', "vocab_size": 98}'  # the last one counts, as in Python
