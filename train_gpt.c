@@ -835,9 +835,9 @@ static bool run_eval(Trainer *t) {
 static bool write_model_card(TextBuffer *card, const Trainer *t, Error *e) {
     JsonWriter run = {0};
     log_write_run(&run, &t->record);
-    bool ok = run.failed
-                  ? fail(e, "no memory for the model card")
-                  : model_card(card, t->options->out, run.data, run.length, t->position.step, e);
+    bool ok = run.failed ? fail(e, "no memory for the model card")
+                         : model_card(card, &t->model.config, t->options->out, run.data, run.length,
+                                      t->position.step, e);
     free(run.data);
     return ok;
 }
