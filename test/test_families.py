@@ -155,7 +155,7 @@ def test_init_on_a_grid(name, tp, pp, tokens, tmp_path):
 
 
 def test_z_loss(tokens, tmp_path):
-    """z-loss adds X * log(Z)^2 to the loss of each token; evals report the loss without it."""
+    """z-loss adds X * log(Z)^2 to the loss of each token."""
     twin = create("llama")
     twin.save_pretrained(tmp_path / "init")
     saved = train(tokens, tmp_path / "run", 5, init=tmp_path / "init", z_loss=0.01)
@@ -195,3 +195,31 @@ def test_decay_branches(tokens, tmp_path):
     for file in ("model.safetensors", "optimizer-00000.safetensors"):
         assert (checkpoint(tmp_path / "stable", 12) / file).read_bytes() == (checkpoint(tmp_path / "same", 12) / file).read_bytes()
     fails(arguments("train", out=tmp_path / "short", resume_from=start, steps=8, decay_steps=4, **options), 1, "step 8")
+
+
+def test_tokenizer_files_are_kept(prepared, tmp_path):
+    """A run from a published model, on data of its tokenizer, and its export have the tokenizer
+    files of that model as they were; a run on data of another tokenizer has the data's."""
+    init = tmp_path / "init"
+    config = transformers.LlamaConfig(**dict(SIZES, vocab_size=1003, eos_token_id=[5, 0]))
+    randomize(transformers.LlamaForCausalLM(config)).save_pretrained(init)
+    published = {"special_tokens_map.json": b'{"eos_token": "<|endoftext|>"}', "chat_template.jinja": b"{{ messages }}"}
+    for path in (prepared / "tokenizer").iterdir():
+        published[path.name] = path.read_bytes() + b"\n"
+    for name, data in published.items():
+        (init / name).write_bytes(data)
+
+    options = dict(data=prepared, init=init, micro_batch=1, steps=1, eval_every=0)
+    run(arguments("train", out=tmp_path / "run", **options))
+    run(arguments("export", checkpoint=checkpoint(tmp_path / "run", 1), out=tmp_path / "export"))
+    for folder in checkpoint(tmp_path / "run", 1), tmp_path / "export":
+        assert {name: (folder / name).read_bytes() for name in published} == published
+        assert json.loads((folder / "config.json").read_text())["vocab_size"] == 1003
+
+    tokenizer = json.loads((init / "tokenizer.json").read_text())
+    a, b = (text for text, id_ in tokenizer["model"]["vocab"].items() if id_ in (300, 301))
+    tokenizer["model"]["vocab"][a], tokenizer["model"]["vocab"][b] = 301, 300
+    (init / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False))
+    run(arguments("train", out=tmp_path / "other", **options))
+    assert ((checkpoint(tmp_path / "other", 1) / "tokenizer.json").read_bytes()
+            == (prepared / "tokenizer/tokenizer.json").read_bytes())

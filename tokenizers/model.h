@@ -90,6 +90,18 @@ static inline const char *tokenizer_text(const Tokenizer *t, int32_t id, size_t 
     return vocabulary_text(&t->vocabulary, id, length);
 }
 
+// Whether both have the same tokens under the same ids.
+static inline bool tokenizer_same_tokens(const Tokenizer *a, const Tokenizer *b) {
+    size_t count = a->vocabulary.count;
+    bool same = count == b->vocabulary.count;
+    for (size_t id = 0; same && id < count; id++) {
+        size_t n, m;
+        const char *x = tokenizer_text(a, (int32_t)id, &n), *y = tokenizer_text(b, (int32_t)id, &m);
+        same = n == m && !memcmp(x, y, n);
+    }
+    return same;
+}
+
 // ------------------------------------------------------------------------------------------------
 // Putting one together
 
