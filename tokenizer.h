@@ -30,6 +30,7 @@
 #include "tokenizers/folder.h"
 #include "tokenizers/sentencepiece_json.h"
 #include "tokenizers/sentencepiece_model.h"
+#include "tokenizers/tiktoken.h"
 #include "tokenizers/tokenizer_config.h"
 #include "tokenizers/tokenizer_json.h"
 #include "tokenizers/vocab_merges.h"
@@ -92,16 +93,31 @@ static inline bool find_model_(Loading_ *l, size_t *count, Error *e) {
     return ok;
 }
 
+// Lets tokenizer_save write the files instead of a copy of the one that was read.
+static inline void forget_source_(Tokenizer *t) {
+    free(t->source);
+    t->source = NULL;
+}
+
 static inline bool load_json_(Tokenizer *t, Loading_ *l, Error *e) {
+    const FileErrors f = {l->path, e};
+    FileText end = {0};
     t->source = read_file(l->path, TOKENIZER_MAX_FILE_, &t->source_length, e);
-    if (!t->source || !json_parse(&l->document, t->source, t->source_length, l->path, e) ||
-        !tokenizer_json_read(t, &l->spellings, l->document.root, &(FileErrors){l->path, e})) {
+    if (!t->source || !json_parse(&l->document, t->source, t->source_length, l->path, e)) {
+        return false;
+    }
+    if (is_tekken(l->document.root)) {
+        bool ok = tekken_read(t, &l->spellings, l->document.root, &end, &f);
+        forget_source_(t);
+        l->end = l->end.text ? l->end : end;
+        return ok;
+    }
+    if (!tokenizer_json_read(t, &l->spellings, l->document.root, &f)) {
         return false;
     }
     // tokenizer_save can write all of GPT-2's kind.
-    if (t->model == MODEL_BYTE_BPE && t->pre_tokenizer.split == SPLIT_GPT2) {
-        free(t->source);
-        t->source = NULL;
+    if (t->model == MODEL_BYTE_BPE && t->pre_tokenizer.is_gpt2) {
+        forget_source_(t);
     }
     return true;
 }
@@ -122,23 +138,32 @@ static inline bool load_pair_(Tokenizer *t, Loading_ *l, Error *e) {
 }
 
 static inline bool load_model_(Tokenizer *t, Loading_ *l, Error *e) {
+    const FileErrors f = {l->path, e};
     FileText end = {0};
     t->source = read_file(l->path, TOKENIZER_MAX_FILE_, &t->source_length, e);
-    if (!t->source || !sentencepiece_read(t, &l->spellings, &end, &(FileErrors){l->path, e})) {
+    if (!t->source) {
         return false;
     }
+    const FileText file = {t->source, t->source_length};
+    const bool ranks = is_tiktoken(file.text, file.length);
+    bool ok = ranks ? tiktoken_read(t, &l->spellings, file, &end, &f)
+                    : sentencepiece_read(t, &l->spellings, &end, &f);
+    if (ranks) {
+        forget_source_(t);
+    }
     l->end = l->end.text ? l->end : end;
-    return true;
+    return ok;
 }
 
-// Chooses the file to read in a directory: tokenizer.model, else tokenizer.json, else vocab.json
-// with merges.txt, else the one *.model.
+// Chooses the file to read in a directory: tokenizer.model, else tokenizer.json, else
+// tekken.json, else vocab.json with merges.txt, else the one *.model.
 static inline bool choose_in_directory_(Loading_ *l, Error *e) {
     static const struct {
         const char *name;
         bool (*load)(Tokenizer *t, Loading_ *l, Error *e);
     } files[] = {{"tokenizer.model", load_model_},
                  {"tokenizer.json", load_json_},
+                 {"tekken.json", load_json_},
                  {"vocab.json", load_pair_}};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         if (!path_format(l->path, e, "%s/%s", l->directory, files[i].name)) {
@@ -211,6 +236,9 @@ static inline bool load_roles_(Tokenizer *t, const Loading_ *l, const char *path
 //   tokenizer.json             byte-level BPE of GPT-2's kind, or Unigram; ids as Hugging Face
 //                              `tokenizers` gives them, sums of scores in double precision
 //   vocab.json and merges.txt  byte-level BPE
+//   *.model, *.tiktoken        ranks of tokens of a known vocabulary (tokenizers/tiktoken.h), ids
+//                              as tiktoken gives them with all special tokens allowed
+//   tekken.json                of Mistral
 //
 // A directory may hold several of them: tokenizer.model comes first. The end-of-document token is
 // eos_token of tokenizer_config.json beside it, else the model's eos_piece, else <|endoftext|>. The
@@ -261,8 +289,7 @@ static inline const SavedFile_ *saved_files_(const Tokenizer *t) {
     if (t->source) {
         return SAVED_JSON_;
     }
-    return t->merges.ignore_merges || t->pre_tokenizer.split != SPLIT_GPT2 ? SAVED_BYTE_BPE_
-                                                                           : SAVED_GPT2_;
+    return t->merges.ignore_merges || !t->pre_tokenizer.is_gpt2 ? SAVED_BYTE_BPE_ : SAVED_GPT2_;
 }
 
 // Writes the tokenizer into an existing directory, which tokenizer_load and

@@ -835,9 +835,9 @@ static bool run_eval(Trainer *t) {
 static bool write_model_card(TextBuffer *card, const Trainer *t, Error *e) {
     JsonWriter run = {0};
     log_write_run(&run, &t->record);
-    bool ok = run.failed
-                  ? fail(e, "no memory for the model card")
-                  : model_card(card, t->options->out, run.data, run.length, t->position.step, e);
+    bool ok = run.failed ? fail(e, "no memory for the model card")
+                         : model_card(card, &t->model.config, t->options->out, run.data, run.length,
+                                      t->position.step, e);
     free(run.data);
     return ok;
 }
@@ -1278,33 +1278,13 @@ static int command_train(World *w, const Options *o) {
 // =================================================================================================
 // Command: eval
 
-// The model's configuration; with a hint if it is the run's folder that was given.
-static bool load_config(const char *directory, ModelConfig *config, Error *e) {
-    size_t *steps;
-    size_t count = 0;
-    char path[PATH_LIMIT];
-    if (!path_format(path, e, "%s/config.json", directory)) {
-        return false;
-    }
-    if (access(path, F_OK) && checkpoint_list(directory, &steps, &count, &(Error){0}) &&
-        count > 0) {
-        fail(e,
-             "%s: is the folder of a run, not a model: give a checkpoint, the latest is "
-             "%s/step-%06zu",
-             directory, directory, steps[0]);
-        free(steps);
-        return false;
-    }
-    return config_load(directory, config, e);
-}
-
 // Collective: verifies a model, each rank some of its files, and loads each rank's shard, for
 // sequences of *T tokens: as --seq-len says, else as many as the model has positions.
 static bool load_model(World *w, const Options *o, Model *m, MemoryLedger *memory, size_t *T) {
     Error e = {0};
     ModelConfig config;
     const char *directory = o->checkpoint;
-    bool ok = load_config(directory, &config, &e) &&
+    bool ok = model_config_load(directory, &config, &e) &&
               grid_fits(&config, (size_t)w->grid.tp, (size_t)w->grid.pp, &e);
     ModelShard shard = ok ? shard_of_rank(&config, &w->grid) : (ModelShard){0};
     *T = ok && !o->seq_len ? config.seq_len : o->seq_len;
@@ -1440,12 +1420,6 @@ static bool generator_create(Generator *g, Error *e) {
            generation_create(&g->text, g->options, c, g->world->rank == 0, e);
 }
 
-static bool generate(Generator *g, Error *e) {
-    bool ok = generation_run(&g->text, g->run.workspace.T, next_token, g, e);
-    message_wait(g->world, &g->run.workspace.sent[0]);
-    return ok;
-}
-
 static int command_generate(World *w, const Options *o) {
     Error e = {0};
     Generator g = {.options = o, .world = w};
@@ -1462,7 +1436,9 @@ static int command_generate(World *w, const Options *o) {
             printf("%s", o->prompt);
         }
         // One sequence is the work of one data-parallel rank.
-        bool generated = w->grid.dp_rank != 0 || generate(&g, &e);
+        bool generated =
+            w->grid.dp_rank != 0 || generation_run(&g.text, g.run.workspace.T, next_token, &g, &e);
+        message_wait(w, &g.run.workspace.sent[0]);
         ok = world_check(w, generated, &e);
     }
     generation_free(&g.text);
@@ -1517,14 +1493,6 @@ static bool golden_run(const ModelConfig *config, const char *golden, uint64_t s
                 golden);
 }
 
-static bool golden_runs_all(uint64_t steps, Error *e) {
-    bool ok = true;
-    for (size_t i = 0; ok && i < GOLDEN_MODELS; i++) {
-        ok = golden_run(&golden_models[i].config, golden_models[i].hash, steps, e);
-    }
-    return ok;
-}
-
 static int command_kernels(World *w, const Options *o) {
     Error e = {0};
     bool ok =
@@ -1535,8 +1503,10 @@ static int command_kernels(World *w, const Options *o) {
     placement_bind(w, o->bind);
     if (w->rank == 0) {
         ok = (!o->check || check_kernels(o->only, &e)) &&
-             (!o->golden || golden_runs_all(o->golden_steps, &e)) &&
              (!o->bench || bench_kernels(o->only, measure_peak_flops(MPI_COMM_SELF), &e));
+        for (size_t i = 0; ok && o->golden && i < GOLDEN_MODELS; i++) {
+            ok = golden_run(&golden_models[i].config, golden_models[i].hash, o->golden_steps, &e);
+        }
     }
     return world_check_root(w, ok, &e) ? EXIT_SUCCESS : EXIT_FAILURE;
 }

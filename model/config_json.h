@@ -239,7 +239,8 @@ static inline bool config_read_activation_(const ConfigReader_ *r) {
 static inline bool rope_read_type_(const ConfigReader_ *r, const char *name, const Json *object,
                                    bool *llama3) {
     const Json *old = json_get(object, "type"), *node = json_get(object, "rope_type");
-    const char *type = node || old ? json_string(node ? node : old) : "default";
+    const Json *given = node ? node : old;
+    const char *type = given ? json_string(given) : "default";
     if (node && old && (!type || !json_string(old) || strcmp(type, json_string(old)))) {
         return reject(&r->file, "\"%s\" has both \"type\" and \"rope_type\", and they differ",
                       name);

@@ -57,6 +57,7 @@ typedef enum { BLOCK_GPT2, BLOCK_LLAMA } Block;
 typedef struct {
     const char *name;       // of --family
     const char *class_name; // in transformers
+    const char *title;      // for people
     const char *model_type; // in config.json
     Block block;
     const char *base_prefix;     // of names; files of the base model are without it
@@ -135,11 +136,11 @@ static const TensorSpec llama_head_[] = {
 // In the order of the values of --family.
 enum { FAMILY_GPT2, FAMILY_LLAMA, FAMILY_MISTRAL, FAMILY_QWEN2, FAMILY_QWEN3, FAMILIES };
 static const Family families[FAMILIES] = {
-    {"gpt2", "GPT2LMHeadModel", "gpt2", GPT2_TABLES_},
-    {"llama", "LlamaForCausalLM", "llama", LLAMA_TABLES_},
-    {"mistral", "MistralForCausalLM", "mistral", LLAMA_TABLES_},
-    {"qwen2", "Qwen2ForCausalLM", "qwen2", LLAMA_TABLES_},
-    {"qwen3", "Qwen3ForCausalLM", "qwen3", LLAMA_TABLES_},
+    {"gpt2", "GPT2LMHeadModel", "GPT-2", "gpt2", GPT2_TABLES_},
+    {"llama", "LlamaForCausalLM", "Llama", "llama", LLAMA_TABLES_},
+    {"mistral", "MistralForCausalLM", "Mistral", "mistral", LLAMA_TABLES_},
+    {"qwen2", "Qwen2ForCausalLM", "Qwen2", "qwen2", LLAMA_TABLES_},
+    {"qwen3", "Qwen3ForCausalLM", "Qwen3", "qwen3", LLAMA_TABLES_},
 };
 
 #endif

@@ -23,11 +23,11 @@ static const struct {
     {{GOLDEN_MODEL_, .family = &families[FAMILY_LLAMA], .channels = 90, .layers = 2, .heads = 6,
       .kv_heads = 3, .head_dim = 18, .mlp_channels = 197, .scale_attention = true,
       .rope = {10000, 8, 1, 4, 40}},
-     ""},
+     "e759b278e413b703dd387ecdae286e09f18c8d4855bef0bc2ae65cd83a6c1946"},
     {{GOLDEN_MODEL_, .family = &families[FAMILY_QWEN3], .channels = 90, .layers = 2, .heads = 4,
       .kv_heads = 1, .head_dim = 26, .mlp_channels = 197, .tied = true, .qk_norm = true,
       .scale_attention = true, .rope = {1000000, 1, 1, 1, 1}},
-     ""},
+     "54429c4449cb352cbac8dc84b32a117fa87abd2a8b7085ac533a7d921461fde2"},
 };
 enum { GOLDEN_MODELS = sizeof golden_models / sizeof *golden_models };
 

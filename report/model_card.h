@@ -4,12 +4,14 @@
 #ifndef REPORT_MODEL_CARD_H
 #define REPORT_MODEL_CARD_H
 
+#include "model/config.h"
 #include "report/data_origin.h"
 #include "report/run_log.h"
 
 // What a card is made from.
 typedef struct {
-    const RunLog *log;       // up to the checkpoint
+    const RunLog *log; // up to the checkpoint
+    const ModelConfig *config;
     const Json *run;         // describes the run as it is now, like the log's first line
     DataManifest *manifests; // (datasets)
     size_t datasets;
@@ -72,7 +74,7 @@ static inline void card_front_matter_(TextBuffer *w, const CardSources_ *c) {
     if (all_known && license.count == 1 && license.items[0].documents == documents) {
         card_license_(w, license.items[0].value);
     }
-    text_format(w, "tags:\n- gpt2\n- train_gpt\n---\n");
+    text_format(w, "tags:\n- %s\n- train_gpt\n---\n", c->config->family->model_type);
     free(license.items);
     free(language.items);
 }
@@ -101,22 +103,54 @@ static inline void card_value_(TextBuffer *w, const char *name, const Json *valu
     }
 }
 
-static inline void card_architecture_(TextBuffer *w, const Json *run) {
-    static const char *rows[][2] = {
-        {"parameters", "parameters"},      {"layers", "layers"},
-        {"channels", "channels"},          {"attention heads", "heads"},
-        {"vocabulary size", "vocab_size"}, {"training sequence length (tokens)", "seq_len"}};
+static inline void card_blocks_of_gpt2_(TextBuffer *w, const ModelConfig *c) {
+    static const char *const activations[] = {"GELU (tanh approximation)", "GELU", "ReLU"};
+    text_format(w, "learned position embeddings, pre-LayerNorm blocks, %s",
+                activations[c->activation]);
+}
+
+static inline void card_blocks_of_llama_(TextBuffer *w, const ModelConfig *c) {
+    text_format(w, "rotary position embedding (theta %g", c->rope.theta);
+    if (c->rope.factor != 1) {
+        text_format(w, ", Llama 3 scaling by %g", c->rope.factor);
+    }
+    text_format(w, "), pre-RMSNorm blocks, SwiGLU%s%s",
+                c->kv_heads < c->heads ? ", grouped-query attention" : "",
+                c->qk_norm ? ", RMSNorm of queries and keys" : "");
+}
+
+static inline void card_architecture_(TextBuffer *w, const Json *run, const ModelConfig *c) {
+    const struct {
+        const char *name;
+        uint64_t value;
+    } rows[] = {{"parameters", json_uint_or(json_get(run, "parameters"), 0)},
+                {"layers", c->layers},
+                {"channels", c->channels},
+                {"attention heads", c->heads},
+                {"key-value heads", c->kv_heads},
+                {"channels of a head", c->head_dim},
+                {"hidden channels of the MLP", c->mlp_channels},
+                {"vocabulary size", c->vocab_size},
+                {"positions", c->seq_len},
+                {"training sequence length (tokens)", json_uint_or(json_get(run, "seq_len"), 0)}};
     const char *init = json_string(json_get(json_get(run, "options"), "init"));
-    text_format(w, "# GPT-2 language model, %s parameters\n\n",
-                number_grouped(json_uint_or(json_get(run, "parameters"), 0)).text);
+
+    text_format(w, "# %s language model, %s parameters\n\n", c->family->title,
+                number_grouped(rows[0].value).text);
     markdown_between(w, "Trained with train_gpt from ", init ? init : "random initial weights", "");
-    text_format(w, ". Base model for text completion; not instruction-tuned.\n\n"
-                   "## Architecture\n\n"
-                   "Decoder-only transformer (GPT-2): learned position embeddings, pre-LayerNorm "
-                   "blocks, GELU (tanh approximation), output head tied to the token embedding, no "
-                   "dropout.\n\n| | |\n| --- | --- |\n");
+    text_format(w,
+                ". Base model for text completion; not instruction-tuned.\n\n"
+                "## Architecture\n\nDecoder-only transformer (%s, %s): ",
+                c->family->title, c->family->class_name);
+    if (c->family->block == BLOCK_GPT2) {
+        card_blocks_of_gpt2_(w, c);
+    } else {
+        card_blocks_of_llama_(w, c);
+    }
+    text_format(w, ", output head %s the token embedding, no dropout.\n\n| | |\n| --- | --- |\n",
+                c->tied ? "tied to" : "separate from");
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        card_number_(w, rows[i][0], json_uint_or(json_get(run, rows[i][1]), 0));
+        card_number_(w, rows[i].name, rows[i].value);
     }
     text_format(w, "\n");
 }
@@ -293,7 +327,7 @@ static inline void card_hardware_(TextBuffer *w, const RunLog *r, const Json *ru
 
 static inline void card_put_(TextBuffer *w, const CardSources_ *c) {
     card_front_matter_(w, c);
-    card_architecture_(w, c->run);
+    card_architecture_(w, c->run, c->config);
     card_training_(w, c->log, c->run);
     card_losses_(w, c->log);
     card_data_(w, c);
@@ -305,8 +339,8 @@ static inline void card_put_(TextBuffer *w, const CardSources_ *c) {
 // that describes the run as it is now, like the log's first line. Losses and times are from the
 // log, the origin of the data from the manifests; of a manifest that cannot be read the card says
 // so.
-static inline bool model_card(TextBuffer *w, const char *out, const char *run, size_t length,
-                              uint64_t step, Error *e) {
+static inline bool model_card(TextBuffer *w, const ModelConfig *config, const char *out,
+                              const char *run, size_t length, uint64_t step, Error *e) {
     JsonDocument document;
     RunLog log;
     size_t count = 0;
@@ -326,7 +360,7 @@ static inline bool model_card(TextBuffer *w, const char *out, const char *run, s
         for (size_t i = 0; i < count; i++) {
             data_manifest_load(&manifests[i], log_dataset(document.root, i));
         }
-        card_put_(w, &(CardSources_){&log, document.root, manifests, count});
+        card_put_(w, &(CardSources_){&log, config, document.root, manifests, count});
     }
     bool ok = (manifests && !w->failed) || fail(e, "no memory for the model card");
 

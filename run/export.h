@@ -9,7 +9,8 @@
 #include "model/tensors.h"
 #include "mpi_utils.h"
 #include "run/options.h"
-#include "tokenizer.h" // defines: TOKENIZER_FILES
+#include "run/training_state.h" // defines: model_config_load
+#include "tokenizer.h"          // defines: TOKENIZER_FILES
 #include "util/text.h"
 
 typedef struct {
@@ -115,7 +116,7 @@ static inline bool export_write_(Export *x, Error *e) {
 // Writes the model of --checkpoint to the new folder --out, which appears when it is complete.
 static inline bool export_model(const Options *o, Error *e) {
     Export x = {.from = o->checkpoint, .dtype = (Dtype)o->dtype, .file_bytes = o->max_shard_size};
-    if (!config_load(x.from, &x.config, e) || !checkpoint_verify(x.from, false, 0, 1, e) ||
+    if (!model_config_load(x.from, &x.config, e) || !checkpoint_verify(x.from, false, 0, 1, e) ||
         !weights_open(&x.weights, x.from, x.config.family, e)) {
         return false;
     }

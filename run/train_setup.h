@@ -114,8 +114,8 @@ static inline bool open_data_(TrainSetup *s, const Options *o, Error *e) {
                 s->data.paths[0], s->val.paths[0]);
 }
 
-// The vocabulary is the tokenizer's of the data, larger only if --vocab-size pads it; bare shards do
-// not know theirs. A model from a folder or from --config brings its own, which may be larger.
+// The vocabulary is the tokenizer's of the data, larger only if --vocab-size pads it; bare shards
+// do not know theirs. A model from a folder or from --config brings its own, which may be larger.
 static inline bool choose_vocab_size_(TrainSetup *s, const Options *o, Error *e) {
     ModelConfig *c = &s->config;
     const char *path = s->data.paths[0], *from = train_starts_from(o);
@@ -138,16 +138,33 @@ static inline bool choose_vocab_size_(TrainSetup *s, const Options *o, Error *e)
            fail(e, "%s: does not state its vocabulary size: give --vocab-size N", path);
 }
 
+// Checkpoints get the tokenizer files of the model that training starts from, unchanged, if they give
+// the ids of the data.
+static inline void keep_published_tokenizer_(TrainSetup *s, const char *from,
+                                             const Tokenizer *of_data) {
+    Tokenizer published;
+    Error unused;
+    if (tokenizer_load(&published, from, &unused)) {
+        if (tokenizer_same_tokens(&published, of_data)) {
+            s->tokenizer = from;
+        }
+        tokenizer_free(&published);
+    }
+}
+
 // Takes over the token that ends a document and, for a new model, the one that begins it: GPT-2 has
 // one for both.
 static inline bool take_token_ids_(TrainSetup *s, const Options *o, Error *e) {
     ModelConfig *c = &s->config;
+    const char *from = train_starts_from(o);
     Tokenizer tokenizer;
     if (!tokenizer_load(&tokenizer, s->tokenizer, e)) {
         return false;
     }
 
-    if (!train_starts_from(o)) {
+    if (from) {
+        keep_published_tokenizer_(s, from, &tokenizer);
+    } else {
         c->end_count = 0;
         c->begin_of_document =
             is_family(c, FAMILY_GPT2) ? tokenizer.end_of_document : tokenizer.begin;

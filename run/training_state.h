@@ -196,6 +196,26 @@ static inline bool optimizer_load_(const TrainingState *t, const char *directory
     return ok;
 }
 
+// The configuration of a model's folder; with a hint if it is the folder of a run that was given.
+static inline bool model_config_load(const char *directory, ModelConfig *config, Error *e) {
+    size_t *steps;
+    size_t count = 0;
+    char path[PATH_LIMIT];
+    if (!path_format(path, e, "%s/config.json", directory)) {
+        return false;
+    }
+    if (access(path, F_OK) && checkpoint_list(directory, &steps, &count, &(Error){0}) &&
+        count > 0) {
+        fail(e,
+             "%s: is the folder of a run, not a model: give a checkpoint, the latest is "
+             "%s/step-%06zu",
+             directory, directory, steps[0]);
+        free(steps);
+        return false;
+    }
+    return config_load(directory, config, e);
+}
+
 // Refuses a checkpoint of a model of another shape.
 static inline bool state_check_shape(const TrainingState *t, const char *directory, Error *e) {
     ModelConfig config;

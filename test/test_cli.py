@@ -1,5 +1,6 @@
 """What the command line prints: help, version, suggestions for misspelt names, the configuration of
 a run, and its progress with and without a terminal."""
+import json
 import os
 import pty
 import re
@@ -7,13 +8,13 @@ import subprocess
 
 import pytest
 
-from support import command, fails, read_log, run
+from support import command, copied, fails, read_log, run
 
 
 @pytest.mark.parametrize("args", [["--help"], ["-h"], ["help"]])
 def test_general_help(args):
     out = run(args).out
-    for name in "prepare", "train", "eval", "generate", "trace", "kernels", "plan", "report":
+    for name in "prepare", "train", "eval", "generate", "trace", "kernels", "plan", "report", "export":
         assert re.search(rf"^  {name} ", out, re.M), name
 
 
@@ -22,6 +23,17 @@ def test_help_of_a_command(name):
     """`help NAME`, `NAME --help` and `NAME -h` are the same, whatever else is given."""
     expected = run(["help", name]).out
     assert run([name, "--help"]).out == run([name, "--steps", "x", "-h"]).out == expected
+
+
+def test_help_models():
+    """One line per named model; each can be planned."""
+    lines = run(["help", "models"]).out.splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("name "))
+    rows = [line.split() for line in lines[head + 1:lines.index("", head)]]
+    assert rows[0][:5] == ["124m", "gpt2", "12", "768", "12/12"] and "124.4" in rows[0]
+    assert {"llm-jp-3-150m", "llm-jp-4-8b", "llama-3.1-8b", "qwen3-0.6b"} <= {row[0] for row in rows}
+    for row in rows:
+        assert f"{row[2]} layers" in run(["plan", "--model", row[0], "--micro-batch", 1]).out
 
 
 def test_version():
@@ -59,6 +71,32 @@ def test_configuration(tiny, tmp_path):
     assert settings["ranks"].startswith("2 = 1 tensor-parallel x 1 pipeline stage x 2 data-parallel")
     assert "wsd" in settings["learning rate"] and settings["parallelism"].startswith("ZeRO 1")
     assert settings["output"] == str(tmp_path / "run")
+
+
+def test_configuration_of_other_families(tiny, tmp_path):
+    """What differs from GPT-2 has a line of its own; the log has config.json."""
+    options = dict(family="qwen3", heads=4, kv_heads=2, head_dim=6, tied=1, rope_theta="5e5", z_loss="1e-4")
+    out = run(tiny(tmp_path / "run", steps=2, save_every=0, **options)).out
+    assert re.search(r"^  model +Qwen3ForCausalLM, \d+ layers, .*\n {16}2 KV heads, head dim 6, MLP \d+, rope theta "
+                     r"500000, RMSNorm eps 1e-06, tied head, QK-norm$", out, re.M), out
+    assert "z-loss 0.0001" in out
+    model = read_log(tmp_path / "run").head["model"]
+    assert (model["architectures"], model["num_key_value_heads"], model["rope_theta"]) == (["Qwen3ForCausalLM"], 2, 5e5)
+
+
+def test_logs_from_before_the_families(finished, tmp_path):
+    """A log without "model" describes a GPT-2; a log with a damaged one is refused."""
+    folder = copied(finished, tmp_path / "run")
+    planned = run(["plan", "--run", folder]).out
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    head = json.loads(lines[0])
+    for model, mention in (None, ""), ({**head["model"], "n_head": 5}, "n_head"), ({}, "model_type"), (5, "object"):
+        changed = {key: value for key, value in {**head, "model": model}.items() if value is not None}
+        (folder / "log.jsonl").write_text("\n".join([json.dumps(changed), *lines[1:]]) + "\n")
+        if mention:
+            fails(["plan", "--run", folder], 1, "log.jsonl", mention)
+        else:
+            assert run(["plan", "--run", folder]).out == planned
 
 
 def step_lines(text):

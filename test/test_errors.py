@@ -40,6 +40,12 @@ COMMAND_LINES = {
     "generate, negative tokens": (["generate", "--checkpoint", "x", "--prompt", "x", "--tokens", "-1"], "--tokens"),
     "generate, negative temperature": (["generate", "--checkpoint", "x", "--prompt", "x", "--temperature", "-1"],
                                        "--temperature"),
+    "export without checkpoint": (["export", "--out", "OUT"], "--checkpoint"),
+    "export without out": (["export", "--checkpoint", "x"], "--out"),
+    "export, a dtype of integers": (["export", "--checkpoint", "x", "--out", "OUT", "--dtype", "int8"], "f32|bf16|f16"),
+    **{f"export, shards of {size!r}": (["export", "--checkpoint", "x", "--out", "OUT", "--max-shard-size", size],
+                                       "--max-shard-size")
+       for size in ("0", "5 GB", "GB", "-1", "5TB", "99999999999GB", "1.5GB", "99999999999999999999", "")},
     "generate, top-p above 1": (["generate", "--checkpoint", "x", "--prompt", "x", "--top-p", "1.5"], "--top-p"),
 }
 
@@ -57,7 +63,8 @@ TRAIN_OPTIONS = [
     ("micro_batch", "0"), ("global_batch", "-4"), ("beta1", "1"), ("beta2", "1.5"), ("eps", "-1"), ("clip", "-1"),
     ("weight_decay", "-1"), ("schedule", "linear"), ("shuffle", "2"), ("kernels", "fastest"), ("resume", "maybe"),
     ("seed", "x"), ("seed", "-1"), ("vocab_size", "x"), ("keep", "-1"),
-    ("save_every", "-1"), ("warmup_steps", "-1"), ("layers", "1000000000000"), ("model", "125m"),
+    ("save_every", "-1"), ("warmup_steps", "-1"), ("layers", "1000000000000"), ("model", "125m"), ("family", "bert"),
+    ("tied", "2"), ("qk_norm", "yes"), ("rope_theta", "-1"), ("norm_eps", "1"), ("z_loss", "-1"), ("decay_steps", "-1"),
 ]
 
 
@@ -80,6 +87,14 @@ def test_train_option(option, value, tiny, tmp_path):
     (dict(min_lr=1), ["--min-lr", "--lr"]),
     (dict(warmup_steps=9), ["--warmup-steps", "--steps"]),
     (dict(init="model"), ["--init", "--layers"]),
+    (dict(resume_from="model"), ["--resume-from", "--layers"]),
+    (dict(layers=None, heads=None, channels=None, init="a", resume_from="b"), ["--init a", "--resume-from b"]),
+    (dict(layers=None, heads=None, channels=None, init="a", tied=0), ["--init", "--tied"]),
+    (dict(model="124m", config="x.json"), ["--model 124m", "--config x.json"]),
+    (dict(family="llama", heads=4, kv_heads=3), ["4 attention heads", "3 KV heads"]),
+    (dict(family="llama", qk_norm=1), ["--qk-norm 1", "--family qwen3"]),
+    (dict(decay_steps=2), ["--decay-steps 2", "--schedule wsd"]),
+    (dict(schedule="wsd", decay_steps=7, warmup_steps=2), ["--decay-steps 7", "--steps"]),
 ])
 def test_invalid_combination(options, mentions, ranks, tiny, tmp_path):
     fails(tiny(**{"out": tmp_path / "run", **options}), 2, *mentions, ranks=ranks)
@@ -285,16 +300,19 @@ INIT_DAMAGE = {
     "no weights": (lambda d: (d / "model.safetensors").unlink(), "safetensors"),
     "config cut": (lambda d: truncate(d / "config.json"), "config.json"),
     "weights cut": (lambda d: truncate(d / "model.safetensors"), "model.safetensors"),
-    "another model": (lambda d: edit_config(d, model_type="llama"), "llama"),
-    "another activation": (lambda d: edit_config(d, activation_function="relu"), "relu"),
+    "another model": (lambda d: edit_config(d, model_type="bert"), "bert"),
+    "another class": (lambda d: edit_config(d, model_type="llama"), "GPT2LMHeadModel"),
+    "another activation": (lambda d: edit_config(d, activation_function="tanh"), "tanh"),
     "no layers": (lambda d: edit_config(d, n_layer=0), "n_layer"),
     "a layer too many": (lambda d: edit_config(d, n_layer=2), "h.1."),
     "heads": (lambda d: edit_config(d, n_head=3), "n_head"),
     "channels": (lambda d: edit_config(d, n_embd=10), "10"),
     "huge": (lambda d: edit_config(d, n_embd=1 << 40), "n_embd"),
     "fraction": (lambda d: edit_config(d, n_embd=8.5), "n_embd"),
-    "inner": (lambda d: edit_config(d, n_inner=24), "n_inner"),
-    "epsilon": (lambda d: edit_config(d, layer_norm_epsilon=1e-3), "layer_norm_epsilon"),
+    "inner": (lambda d: edit_config(d, n_inner=24), "mlp.c_fc"),
+    "epsilon": (lambda d: edit_config(d, layer_norm_epsilon=0), "epsilon"),
+    "untied": (lambda d: edit_config(d, tie_word_embeddings=False), "lm_head.weight"),
+    "experts": (lambda d: edit_config(d, num_local_experts=8), "num_local_experts"),
 }
 
 

@@ -436,16 +436,16 @@ BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": Tr
 REFUSED = {
     "no model": (with_entry("model", None), "vocabulary"),
     "wordpiece": (in_model("type", "WordPiece"), "BPE"),
-    "unigram without an array": (in_model("type", "Unigram"), "Unigram"),
-    "normalizer": (with_entry("normalizer", {"type": "NFC"}), "normalizer"),
+    "unigram without an array": (in_model("type", "Unigram"), "Metaspace"),
+    "normalizer": (with_entry("normalizer", {"type": "Nmt"}), "normalizer"),
     "no pre_tokenizer": (with_entry("pre_tokenizer", None), "pre_tokenizer"),
     "metaspace": (with_entry("pre_tokenizer", {"type": "Metaspace"}), "pre_tokenizer"),
     "split by another expression": (with_entry("pre_tokenizer", {"type": "Sequence", "pretokenizers": [
-        {"type": "Split", "pattern": {"Regex": "\\p{L}+"}, "behavior": "Isolated", "invert": False},
-        {**BYTE_LEVEL, "use_regex": False}]}), "expression"),
+        {"type": "Split", "pattern": {"Regex": "(?<=a)\\p{L}+"}, "behavior": "Isolated", "invert": False},
+        {**BYTE_LEVEL, "use_regex": False}]}), "pattern"),
     "prefix space behind a split": (with_entry("pre_tokenizer", {"type": "Sequence", "pretokenizers": [
         {"type": "Digits", "individual_digits": True}, {**BYTE_LEVEL, "add_prefix_space": True}]}), "pre_tokenizer"),
-    "no regex": (with_entry("pre_tokenizer", {**BYTE_LEVEL, "use_regex": False}), "use_regex"),
+    "no regex": (with_entry("pre_tokenizer", {**BYTE_LEVEL, "use_regex": 1}), "use_regex"),
     "post_processor": (with_entry("post_processor", {"type": "Other"}), "post_processor"),
     "decoder": (with_entry("decoder", None), "decoder"),
     "dropout": (in_model("dropout", 0.1), "dropout"),
@@ -496,8 +496,8 @@ def test_rejected_files(tool, small, case, tmp_path):
 
 
 @pytest.mark.parametrize("text, mention", [
-    (b"", "JSON"), (b"{", "JSON"), (b"[]", "model"), (b"null", "model"), (b'{"model": 1}', "decoder"),
-    (b'{"model": {"vocab": {"a": 0, "a": 1}}}', "decoder")])
+    (b"", "JSON"), (b"{", "JSON"), (b"[]", "model"), (b"null", "model"), (b'{"model": 1}', "vocabulary"),
+    (b'{"model": {"vocab": {"a": 0, "a": 1}}}', "repeats")])
 def test_rejected_json(tool, text, mention, tmp_path):
     (tmp_path / "tokenizer.json").write_bytes(text)
     assert mention in tool("encode", tmp_path, fails=True)

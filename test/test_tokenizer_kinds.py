@@ -213,7 +213,7 @@ JSONS = {
     "score is text": (put("model", "vocab", 9, ["a", "1"]), "entry 9"),
     "no unk_id": (put("model", "unk_id", None), "unk_id"),
     "unk_id outside": (put("model", "unk_id", 10**6), "unk_id"),
-    "NFKC": (put("normalizer", {"type": "NFKC"}), "NFKC"),
+    "Nmt": (put("normalizer", {"type": "Nmt"}), "Nmt"),
     "Precompiled": (put("normalizer", {"type": "Precompiled", "precompiled_charsmap": ""}), "Precompiled"),
     "other expression": (put("normalizer", {"type": "Replace", "pattern": {"Regex": "a+"}, "content": ""}), "a+"),
     "empty pattern": (put("normalizer", {"type": "Replace", "pattern": {"String": ""}, "content": ""}), "empty"),

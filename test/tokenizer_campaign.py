@@ -304,6 +304,74 @@ def make_bare(folder, base):
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
 
 
+def make_normalized(*steps):
+    """GPT-2's with normalizers and an added token that is normalized."""
+    def make(folder, _):
+        tokenizer = gpt2_tokenizer(folder)
+        tokenizer.normalizer = normalizers.Sequence(list(steps))
+        tokenizer.add_tokens([AddedToken("\u00c5ngstr\u00f6m", normalized=True), AddedToken("\u212b", normalized=False)])
+        tokenizer.save(str(folder / "tokenizer.json"))
+    return make
+
+
+def make_steps(*steps):
+    """GPT-2's with other pre-tokenizers before a ByteLevel that does not split."""
+    def make(folder, _):
+        tokenizer = gpt2_tokenizer(folder)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [*steps, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        tokenizer.save(str(folder / "tokenizer.json"))
+    return make
+
+
+def split(expression, behavior="isolated", invert=False):
+    return pre_tokenizers.Split(Regex(expression), behavior, invert)
+
+
+DEEPSEEK = [split(r"\p{N}{1,3}"), split("[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"),
+            split("[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
+                  "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+")]
+O200K = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+         r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+         r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+CL100K = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++\z|\s*[\r\n]|"
+          r"\s+(?!\S)|\s")
+
+
+def merges_of_pieces(vocabulary):
+    """All ways to put the pieces of a BPE together, those of high scores first."""
+    ids = {piece: i for i, (piece, _) in enumerate(vocabulary)}
+    merges = []
+    for piece, score in vocabulary:
+        ways = [(ids[piece[:k]], ids[piece[k:]], piece[:k], piece[k:]) for k in range(1, len(piece))
+                if piece[:k] in ids and piece[k:] in ids]
+        merges += [(-score, ids[piece], *way) for way in sorted(ways)]
+    return [(a, b) for *_, a, b in sorted(merges)]
+
+
+def make_bpe(fallback, metaspace):
+    """BPE over characters as Llama 2 and Mistral have it, from a .model."""
+    def make(folder, base):
+        vocabulary = unigram_vocabulary(base.parent / "bpe")
+        if not fallback:
+            vocabulary = [entry for entry in vocabulary if not entry[0].startswith("<0x")]
+        words = [(piece, score) for piece, score in vocabulary if not (piece.startswith("<") and piece.endswith(">"))]
+        ids = {piece: i for i, (piece, _) in enumerate(vocabulary)}
+        tokenizer = Tokenizer(models.BPE(ids, merges_of_pieces(words), unk_token="<unk>", fuse_unk=metaspace != "never",
+                                         byte_fallback=fallback))
+        if metaspace:
+            tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=metaspace, split=metaspace != "never")
+            tokenizer.decoder = decoders.Metaspace(prepend_scheme=metaspace)
+        else:
+            tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
+            tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(),
+                                                   decoders.Strip(" ", 1, 0)])
+        tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+        tokenizer.save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    return make
+
+
 HUGGING_FACE = {
     "gpt2": lambda folder, _: gpt2_files(folder),
     "gpt2-prefix": make_gpt2_prefix,
@@ -316,6 +384,21 @@ HUGGING_FACE = {
     "metaspace-first": make_metaspace("first", True),
     "metaspace-unsplit": make_metaspace("never", False),
     "bare": make_bare,
+    "nfc": make_normalized(normalizers.NFC()),
+    "nfd-lower": make_normalized(normalizers.NFD(), normalizers.Lowercase()),
+    "nfkc": make_normalized(normalizers.NFKC(), normalizers.Replace("\u3001", ",")),
+    "nfkd": make_normalized(normalizers.Strip(True, True), normalizers.NFKD()),
+    "deepseek": make_steps(*DEEPSEEK),
+    "o200k": make_steps(split(O200K)),
+    "cl100k": make_steps(split(CL100K)),
+    "merged": make_steps(split(r"\p{Han}|[\p{Hiragana}\u30fc]+", "merged_with_previous"), split(r"\d", "merged_with_next", True),
+                         pre_tokenizers.Split(" ", "merged_with_next")),
+    "contiguous": make_steps(pre_tokenizers.Digits(False), pre_tokenizers.Punctuation("contiguous"),
+                             split(r"(?i:[k-s]|in|\x41)+?|a(?=b)|\n$", "removed"), split(r"\w{2,}", "contiguous", True)),
+    "words": make_steps(pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()),
+    "llama2": make_bpe(True, None),
+    "bpe-metaspace": make_bpe(False, "first"),
+    "bpe-unfused": make_bpe(False, "never"),
 }
 
 

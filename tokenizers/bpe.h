@@ -145,21 +145,24 @@ static inline bool queue_pair_(BpeScratch *s, const MergeTable *m, uint32_t i, s
            heap_push(&s->heap, (HeapEntry){symbol->priority, i, i}, e);
 }
 
-// Merges a pre-token of any length in O(n log n): an entry of the heap counts only while the symbol
-// at its position still has that priority.
-static inline bool merge_long_(const int32_t byte_id[256], const MergeTable *m, BpeScratch *s,
-                               const char *text, size_t n, TokenBuffer *out, Error *e) {
+// Makes room for as many symbols as text of n bytes may start as.
+static inline bool bpe_reserve_symbols(BpeScratch *s, size_t n, Error *e) {
     if (n >= UINT32_MAX) {
-        return fail(e, "tokenizer: a pre-token of %zu bytes: at most 4 GiB are supported", n);
+        return fail(e, "tokenizer: %zu bytes without a place to cut: at most 4 GiB are supported",
+                    n);
     }
-    if (!array_reserve(&s->symbols, &s->capacity, 0, n, sizeof *s->symbols, e)) {
-        return false;
-    }
+    return array_reserve(&s->symbols, &s->capacity, 0, n, sizeof *s->symbols, e);
+}
 
+static inline void bpe_set_symbol(BpeScratch *s, uint32_t i, int32_t id) {
+    s->symbols[i] = (BpeSymbol_){id, NO_MERGE_, i - 1, i + 1};
+}
+
+// Merges n symbols in O(n log n): an entry of the heap counts only while the symbol at its position
+// still has that priority. Appends their ids to *out, which has room for them.
+static inline bool bpe_merge_symbols(const MergeTable *m, BpeScratch *s, size_t n, TokenBuffer *out,
+                                     Error *e) {
     BpeSymbol_ *symbols = s->symbols;
-    for (uint32_t i = 0; i < n; i++) {
-        symbols[i] = (BpeSymbol_){byte_id[(unsigned char)text[i]], NO_MERGE_, i - 1, i + 1};
-    }
     s->heap.count = 0;
     for (uint32_t i = 0; i < n; i++) {
         if (!queue_pair_(s, m, i, n, e)) {
@@ -192,6 +195,18 @@ static inline bool merge_long_(const int32_t byte_id[256], const MergeTable *m, 
     return true;
 }
 
+// Merges a pre-token of any length.
+static inline bool merge_long_(const int32_t byte_id[256], const MergeTable *m, BpeScratch *s,
+                               const char *text, size_t n, TokenBuffer *out, Error *e) {
+    if (!bpe_reserve_symbols(s, n, e)) {
+        return false;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        bpe_set_symbol(s, i, byte_id[(unsigned char)text[i]]);
+    }
+    return bpe_merge_symbols(m, s, n, out, e);
+}
+
 // Appends the ids of one pre-token of n > 0 bytes.
 static inline bool bpe_encode(const Vocabulary *v, const MergeTable *m, BpeScratch *s,
                               CacheEntry *cache, const char *text, size_t n, TokenBuffer *out,
@@ -200,16 +215,10 @@ static inline bool bpe_encode(const Vocabulary *v, const MergeTable *m, BpeScrat
         return false;
     }
     int32_t *ids = out->ids + out->count;
-    int32_t complete = n == 1             ? v->byte_id[(unsigned char)*text]
-                       : m->ignore_merges ? vocabulary_find(v, text, n)
-                                          : -1;
-    if (complete >= 0) {
-        *ids = complete;
+    if (n == 1) {
+        *ids = v->byte_id[(unsigned char)*text];
         out->count++;
         return true;
-    }
-    if (n > SHORT_PRETOKEN_) {
-        return merge_long_(v->byte_id, m, s, text, n, out, e);
     }
 
     uint64_t key[3];
@@ -219,7 +228,16 @@ static inline bool bpe_encode(const Vocabulary *v, const MergeTable *m, BpeScrat
         out->count += (size_t)entry->count;
         return true;
     }
-    size_t count = merge_short_(v->byte_id, m, text, n, ids);
+
+    size_t count = 1;
+    int32_t complete = m->ignore_merges ? vocabulary_find(v, text, n) : -1;
+    if (complete >= 0) {
+        *ids = complete;
+    } else if (n > SHORT_PRETOKEN_) {
+        return merge_long_(v->byte_id, m, s, text, n, out, e);
+    } else {
+        count = merge_short_(v->byte_id, m, text, n, ids);
+    }
     out->count += count;
     if (entry) {
         token_cache_store(entry, key, ids, count);

@@ -8,39 +8,28 @@
 // ------------------------------------------------------------------------------------------------
 // Byte-level BPE
 
-// Safe is a place between a character a that is not white space and a character b of another class,
-// except an apostrophe and a letter, and except beside an added token. There no pre-token of
-// GPT-2's spans the cut: a run has one class; a space may precede a run, but a is not one; a
-// contraction is an apostrophe and letters; \s+ takes white space only. Nor does what follows the
-// cut change a match before it: a run ends at the cut either way; a contraction before the cut has
-// all its letters there, for b continues none; and white space before a is followed by the same
-// character as before, so (?!\S) sees the same. Matches after the cut never look back.
-//
-// Added tokens are found from left to right, so where none touches the cut, the same ones are found
-// on both sides, with the same surroundings: a and b are not both white space.
-//
-// By the other rules the same holds where a is a letter and b none: only a run of letters or a
-// contraction ends in a letter, and both end there; digits and line ends belong to what follows.
+// Safe is a place where the splitter may cut (splitter_may_cut) and normalization too, except beside
+// an added token. Added tokens are found from left to right, so where none touches the cut, the
+// same ones are found on both sides; where some absorb white space, none lies beside the cut.
 static inline size_t cut_pretokens_(const Tokenizer *t, const char *text, size_t length) {
-    const SplitRule split = t->pre_tokenizer.split;
-    int class_after = -1; // of the character that starts at `end`
     for (size_t end = length; end > 0;) {
-        size_t start = character_before(text, end), n;
-        int class = class_at(t->classes, text + start, text + end, &n);
-        if (start + n != end) { // not UTF-8: no cut here
-            class = class_after;
-        }
-
-        bool quoted = text[start] == '\'' && class_after == CLASS_LETTER;
-        bool ends = split == SPLIT_GPT2 ? class != CLASS_SPACE && !quoted : class == CLASS_LETTER;
-        if (end < length && ends && class != class_after &&
-            !(t->added.strips && class_after == CLASS_SPACE) &&
-            !added_tokens_touch(&t->added, 0, text, length, end) &&
-            !added_tokens_touch(&t->added, 1, text, length, end)) {
-            return end;
-        }
-        class_after = class;
+        size_t start = character_before(text, end), n, after = end;
+        const int class = class_at(t->classes, text + start, text + end, &n);
+        const bool broken = start + n != end; // not UTF-8
         end = start;
+        if (after == length || broken ||
+            !splitter_may_cut(&t->pre_tokenizer.splitter, text + start, text + after,
+                              text + length)) {
+            continue;
+        }
+        const int class_after = class_at(t->classes, text + after, text + length, &n);
+        if (!(t->added.strips && (class == CLASS_SPACE || class_after == CLASS_SPACE)) &&
+            normalizer_may_cut(&t->normalizer, t->classes, text + start, text + after,
+                               text + length) &&
+            !added_tokens_touch(&t->added, 0, text, length, after) &&
+            !added_tokens_touch(&t->added, 1, text, length, after)) {
+            return after;
+        }
     }
     return 0;
 }
@@ -195,7 +184,7 @@ static inline size_t cut_pieces_(const Tokenizer *t, const char *text, size_t le
     Error e;
     size_t cut = 0;
     // How a piece of kind PIECE_UNUSED is cut in two depends on the complete text.
-    bool ok = !(t->pieces.has_unused && t->model == MODEL_PIECE_BPE);
+    bool ok = !(t->pieces.has_unused && t->model == MODEL_PIECE_BPE) && !t->normalizer.has_forms;
     for (size_t window = 4096; ok && cut == 0; window *= 8) {
         size_t begin = window_begin_(t, text, length, window);
         cuts.count = 0;

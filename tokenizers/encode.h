@@ -3,6 +3,7 @@
 #ifndef TOKENIZERS_ENCODE_H
 #define TOKENIZERS_ENCODE_H
 
+#include "tokenizers/merge_bpe.h"
 #include "tokenizers/model.h"
 #include "tokenizers/piece_bpe.h"
 #include "tokenizers/unigram.h"
@@ -41,14 +42,19 @@ static inline bool encoder_init(Encoder *encoder, const Tokenizer *t, Error *e) 
 // ------------------------------------------------------------------------------------------------
 // The model
 
-// Byte-level BPE: splits the text and encodes each pre-token.
-static inline bool encode_split_(Encoder *encoder, const char *text, size_t length,
+// Byte-level BPE: splits the text by the steps from `step` on and encodes each pre-token.
+static inline bool encode_split_(Encoder *encoder, size_t step, const char *text, size_t length,
                                  TokenBuffer *out, Error *e) {
     const Tokenizer *t = encoder->tokenizer;
+    const Splitter *splitter = &t->pre_tokenizer.splitter;
+    const bool last = step + 1 >= splitter->count;
     while (length) {
-        size_t n = split_length(t->pre_tokenizer.split, t->classes, text, length);
-        if (!bpe_encode(&t->vocabulary, &t->merges, &encoder->bpe, encoder->cache, text, n, out,
-                        e)) {
+        bool kept = true;
+        size_t n = step < splitter->count ? split_piece(&splitter->steps[step], text, length, &kept)
+                                          : length;
+        if (kept && !(last ? bpe_encode(&t->vocabulary, &t->merges, &encoder->bpe, encoder->cache,
+                                        text, n, out, e)
+                           : encode_split_(encoder, step + 1, text, n, out, e))) {
             return false;
         }
         text += n;
@@ -60,14 +66,30 @@ static inline bool encode_split_(Encoder *encoder, const char *text, size_t leng
 // Appends the ids of a word; an unknown piece that follows one is joined to it.
 static inline bool append_word_(const PieceModel *m, const int32_t *ids, size_t count,
                                 TokenBuffer *out, Error *e) {
-    bool joins = count && m->sentencepiece && !m->byte_fallback && ids[0] == m->unknown &&
-                 out->count > out->start && out->ids[out->count - 1] == m->unknown;
+    bool joins = count && (m->sentencepiece || m->fuse_unknown) && !m->byte_fallback &&
+                 ids[0] == m->unknown && out->count > out->start &&
+                 out->ids[out->count - 1] == m->unknown;
     if (!token_buffer_reserve(out, count, e)) {
         return false;
     }
     memcpy(out->ids + out->count, ids + joins, (count - joins) * sizeof *ids);
     out->count += count - joins;
     return true;
+}
+
+// Encodes normalized text as a whole. `continues`: sums of scores continue those of the previous
+// chunk.
+static inline bool encode_whole_(Encoder *encoder, const char *text, size_t n, bool continues,
+                                 TokenBuffer *out, Error *e) {
+    const Tokenizer *t = encoder->tokenizer;
+    const Vocabulary *v = &t->vocabulary;
+    const PieceModel *m = &t->pieces;
+    if (t->model == MODEL_UNIGRAM) {
+        return unigram_encode(v, m, &encoder->unigram, text, n, continues, out, e);
+    }
+    return t->model == MODEL_MERGE_BPE
+               ? merge_bpe_encode(v, m, &t->merges, &encoder->bpe, text, n, out, e)
+               : piece_bpe_encode(v, m, &encoder->piece_bpe, text, n, out, e);
 }
 
 // Encodes a word that does not depend on its surroundings, through the cache.
@@ -82,10 +104,7 @@ static inline bool encode_word_(Encoder *encoder, const char *text, size_t n, To
     }
 
     word->count = 0;
-    bool ok =
-        t->model == MODEL_UNIGRAM
-            ? unigram_encode(&t->vocabulary, &t->pieces, &encoder->unigram, text, n, false, word, e)
-            : piece_bpe_encode(&t->vocabulary, &t->pieces, &encoder->piece_bpe, text, n, word, e);
+    bool ok = encode_whole_(encoder, text, n, false, word, e);
     if (ok && entry) {
         token_cache_store(entry, key, word->ids, word->count);
     }
@@ -99,13 +118,13 @@ static inline bool encode_pieces_(Encoder *encoder, const char *text, size_t n, 
     const Tokenizer *t = encoder->tokenizer;
     const Vocabulary *v = &t->vocabulary;
     const PieceModel *m = &t->pieces;
-    if (t->model == MODEL_UNIGRAM) {
-        return unigram_encode(v, m, &encoder->unigram, text, n, continues, out, e);
-    }
-    if (t->model == MODEL_PIECE_BPE && !m->word_by_word) {
-        return piece_bpe_encode(v, m, &encoder->piece_bpe, text, n, out, e);
+    if (t->model != MODEL_CHARACTER && !m->word_by_word) {
+        return encode_whole_(encoder, text, n, continues, out, e);
     }
 
+    if (!m->sentencepiece) {
+        out->start = out->count; // unknown characters are not fused with what is before the text
+    }
     for (size_t length; n; text += length, n -= length) {
         bool open, ok;
         if (t->model == MODEL_CHARACTER) {
@@ -130,11 +149,11 @@ static inline bool encode_pieces_(Encoder *encoder, const char *text, size_t n, 
 static inline bool encode_bytes_(Encoder *encoder, const char *text, size_t n, int chunk,
                                  TokenBuffer *out, Error *e) {
     if (!encoder->tokenizer->pre_tokenizer.prefix_space || chunk & TEXT_NOT_FIRST || *text == ' ') {
-        return encode_split_(encoder, text, n, out, e);
+        return encode_split_(encoder, 0, text, n, out, e);
     }
     encoder->other.length = 0;
     return text_append(&encoder->other, " ", 1, e) && text_append(&encoder->other, text, n, e) &&
-           encode_split_(encoder, encoder->other.data, n + 1, out, e);
+           encode_split_(encoder, 0, encoder->other.data, n + 1, out, e);
 }
 
 static inline bool encode_metaspace_(Encoder *encoder, const char *text, size_t n, int chunk,
@@ -155,6 +174,7 @@ static inline bool encode_metaspace_(Encoder *encoder, const char *text, size_t 
         size_t length = word_length(text, n, m->replacement, m->length, false);
         // The last word may continue in the next chunk of the text, which needs its score.
         bool independent = !continues && (length < n || !(chunk & TEXT_NOT_LAST));
+        out->start = out->count;
         if (!(independent ? encode_word_(encoder, text, length, out, e)
                           : encode_pieces_(encoder, text, length, continues, out, e))) {
             return false;

@@ -4,9 +4,12 @@
 
 #include "util/files.h"
 
-// The names of all files that tokenizer_save may write.
+// The files that a checkpoint copies from the folder of its tokenizer: all that tokenizer_save may
+// write, and those that published models have besides.
 static const char *const TOKENIZER_FILES[] = {
-    "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", NULL};
+    "tokenizer.model",   "tokenizer.json",      "tokenizer_config.json",
+    "vocab.json",        "merges.txt",          "special_tokens_map.json",
+    "added_tokens.json", "chat_template.jinja", NULL};
 
 // Path of the file that determines the ids: tokenizer.model if the folder has one, else
 // tokenizer.json. Its hash identifies the tokenizer in manifests and logs.

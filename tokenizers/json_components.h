@@ -119,6 +119,7 @@ static inline bool normalizer_read_strip_(NormalizeStep *step, const Json *node,
 // Reads a step; its operation stays NORMALIZE_UNSUPPORTED if it is not supported.
 static inline bool normalizer_read_step_(NormalizeStep *step, const Json *node,
                                          const FileErrors *f) {
+    static const char *const form_names[FORMS] = {"NFC", "NFD", "NFKC", "NFKD"};
     if (json_has_type(node, "Prepend")) {
         step->operation = NORMALIZE_PREPEND;
         return step_text_(step->content, &step->content_length, json_get(node, "prepend"),
@@ -126,6 +127,16 @@ static inline bool normalizer_read_step_(NormalizeStep *step, const Json *node,
     }
     if (json_has_type(node, "Strip")) {
         return normalizer_read_strip_(step, node, f);
+    }
+    for (int form = 0; form < FORMS; form++) {
+        if (json_has_type(node, form_names[form])) {
+            *step = (NormalizeStep){NORMALIZE_FORM, .form = (NormalForm)form};
+            return true;
+        }
+    }
+    if (json_has_type(node, "Lowercase")) {
+        step->operation = NORMALIZE_LOWERCASE;
+        return true;
     }
     return !json_has_type(node, "Replace") || normalizer_read_replace_(step, node, f);
 }
@@ -140,12 +151,20 @@ static inline bool normalizer_read(Normalizer *normalizer, const Json *node, con
         if (!normalizer_read_step_(step, list.steps[i], f)) {
             return false;
         }
+        const bool forms =
+            step->operation == NORMALIZE_FORM || step->operation == NORMALIZE_LOWERCASE;
+        if (forms && !normalizer->has_forms) {
+            normalizer->has_forms = true;
+            if (!normal_forms_init(&normalizer->forms, f->error)) {
+                return false;
+            }
+        }
         if (step->operation == NORMALIZE_UNSUPPORTED) {
             const char *type = json_string(json_get(list.steps[i], "type"));
             const char *regex = json_string(json_get(json_get(list.steps[i], "pattern"), "Regex"));
             return reject(f,
                           "unsupported normalizer %.40s%s%.60s: supported are Sequence, "
-                          "Prepend, Strip and "
+                          "NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Strip and "
                           "Replace (of a literal, of \" {2,}\", of \"(?<!\\n)^\")",
                           type ? type : "without a type", regex ? " with " : "",
                           regex ? regex : "");
@@ -185,7 +204,7 @@ static inline bool metaspace_read_(Metaspace *m, const Json *node, const FileErr
     return true;
 }
 
-// The pre-tokenizer of a Unigram model: none, or Metaspace.
+// The pre-tokenizer of a model over pieces: none, or Metaspace.
 static inline bool metaspace_pre_tokenizer_read(PreTokenizer *p, const Json *node,
                                                 const FileErrors *f) {
     const Json *list = json_sequence_(node, "pretokenizers");
@@ -194,52 +213,119 @@ static inline bool metaspace_pre_tokenizer_read(PreTokenizer *p, const Json *nod
         return true;
     }
     if (!json_has_type(node, "Metaspace")) {
-        return reject(f, "unsupported pre_tokenizer: a Unigram model must have Metaspace or null");
+        return reject(f, "unsupported pre_tokenizer: a model over pieces must have Metaspace or "
+                         "null, a byte-level BPE ByteLevel");
     }
     return metaspace_read_(&p->metaspace, node, f);
 }
 
-// The rule of a Split with one of the known expressions.
-static inline bool split_read_(SplitRule *rule, const Json *node) {
-    const char *expression = json_string(json_get(json_get(node, "pattern"), "Regex"));
-    const char *behavior = json_string(json_get(node, "behavior"));
-    bool invert = json_is_bool(json_get(node, "invert"), true);
-    if (!expression || !behavior || strcmp(behavior, invert ? "Removed" : "Isolated")) {
-        return false; // the expressions match everywhere, so the other way round is the same
+// The behavior of a step, `otherwise` if it names none; false if it is SPLIT_BEHAVIORS or not known.
+static inline bool split_behavior_(const Json *node, SplitBehavior otherwise, SplitBehavior *out) {
+    static const char *const names[SPLIT_BEHAVIORS] = {"Isolated", "Removed", "MergedWithPrevious",
+                                                       "MergedWithNext", "Contiguous"};
+    const char *name = json_string(json_get(node, "behavior"));
+    int k = name ? 0 : (int)otherwise;
+    while (name && k < SPLIT_BEHAVIORS && strcmp(name, names[k])) {
+        k++;
     }
-    return split_rule_find(expression, rule);
+    *out = (SplitBehavior)k;
+    return k < SPLIT_BEHAVIORS;
 }
 
-// The pre-tokenizer of a byte-level BPE: ByteLevel, alone or after a Split or Digits.
+// An expression that matches just this text; the caller frees it. NULL if there is no memory.
+static inline char *quoted_expression_(const Json *literal) {
+    char *out = malloc(2 * literal->length + 1);
+    size_t n = 0;
+    for (size_t i = 0; out && i < literal->length; i++) {
+        if (ispunct((unsigned char)literal->text[i])) {
+            out[n++] = '\\';
+        }
+        out[n++] = literal->text[i];
+    }
+    if (out) {
+        out[n] = 0;
+    }
+    return out;
+}
+
+// Split {"pattern": {"Regex": r} or {"String": s}, "behavior": b, "invert": bool}.
+static inline bool split_read_(Splitter *s, const Json *node, const FileErrors *f) {
+    const Json *regex = json_get(json_get(node, "pattern"), "Regex");
+    const Json *literal = json_get(json_get(node, "pattern"), "String");
+    const bool invert = json_is_bool(json_get(node, "invert"), true);
+    SplitBehavior behavior;
+    if (!split_behavior_(node, SPLIT_BEHAVIORS, &behavior)) {
+        return reject(f, "the behavior of Split must be Isolated, Removed, MergedWithPrevious, "
+                         "MergedWithNext or Contiguous");
+    }
+    if (json_string(regex)) {
+        return splitter_add(s, regex->text, regex->length, behavior, invert, f);
+    }
+    if (!json_string(literal) || literal->length == 0) {
+        return reject(f, "the pattern of Split must be a Regex or a String that is not empty");
+    }
+    char *quoted = quoted_expression_(literal);
+    bool ok = quoted ? splitter_add(s, quoted, strlen(quoted), behavior, invert, f)
+                     : reject(f, "no memory for a pattern");
+    free(quoted);
+    return ok;
+}
+
+// Adds a step that is not ByteLevel or Metaspace.
+static inline bool split_step_read_(Splitter *s, const Json *node, const FileErrors *f) {
+    static const char digits[] = "\\p{N}", punctuation[] = "[\\p{P}$+<=>^`|~]", space[] = "\\s";
+    const Json *single = json_get(node, "individual_digits");
+    SplitBehavior behavior;
+    if (json_has_type(node, "Split")) {
+        return split_read_(s, node, f);
+    }
+    if (json_has_type(node, "Digits") && (!single || single->kind == JSON_BOOL)) {
+        behavior = json_is_bool(single, true) ? SPLIT_ISOLATED : SPLIT_CONTIGUOUS;
+        return splitter_add(s, digits, strlen(digits), behavior, false, f);
+    }
+    if (json_has_type(node, "Punctuation") && split_behavior_(node, SPLIT_ISOLATED, &behavior)) {
+        return splitter_add(s, punctuation, strlen(punctuation), behavior, false, f);
+    }
+    if (json_has_type(node, "WhitespaceSplit")) {
+        return splitter_add(s, space, strlen(space), SPLIT_REMOVED, false, f);
+    }
+    const char *type = json_string(json_get(node, "type"));
+    return reject(f,
+                  "unsupported pre_tokenizer %.40s: a byte-level BPE may have Split, Digits, "
+                  "Punctuation and WhitespaceSplit before ByteLevel",
+                  type ? type : "without a type");
+}
+
+// The pre-tokenizer of a byte-level BPE: ByteLevel, alone or after other steps.
 static inline bool byte_level_pre_tokenizer_read(PreTokenizer *p, const Json *node,
                                                  const FileErrors *f) {
-    const Json *list = json_sequence_(node, "pretokenizers"), *before = NULL;
-    if (list && list->length == 1) {
-        node = list->child;
-    } else if (list && list->length == 2) {
-        before = list->child;
-        node = before->next;
+    StepList_ list = {0};
+    if (json_absent(node) || !json_steps_(&list, node, "pretokenizers", 0) || list.count == 0 ||
+        !json_has_type(list.steps[list.count - 1], "ByteLevel")) {
+        return reject(f,
+                      "unsupported pre_tokenizer: must be ByteLevel, or a Sequence of at most %d "
+                      "steps that ends with ByteLevel",
+                      MAX_STEPS);
+    }
+    for (size_t i = 0; i + 1 < list.count; i++) {
+        if (!split_step_read_(&p->splitter, list.steps[i], f)) {
+            return false;
+        }
     }
 
-    const Json *prefix = json_get(node, "add_prefix_space"), *regex = json_get(node, "use_regex");
-    bool ok = json_has_type(node, "ByteLevel") && prefix && prefix->kind == JSON_BOOL &&
-              (!regex || regex->kind == JSON_BOOL);
-    bool splits = ok && !json_is_bool(regex, false);
-    p->prefix_space = ok && prefix->boolean;
-    if (before && json_has_type(before, "Digits") &&
-        json_is_bool(json_get(before, "individual_digits"), true)) {
-        p->split = SPLIT_GPT2_DIGITS;
-        ok = ok && splits && !p->prefix_space;
-    } else if (before) {
-        ok = ok && json_has_type(before, "Split") && !splits && !p->prefix_space &&
-             split_read_(&p->split, before);
-    } else {
-        ok = ok && splits;
+    const Json *last = list.steps[list.count - 1];
+    const Json *prefix = json_get(last, "add_prefix_space"), *regex = json_get(last, "use_regex");
+    if (!prefix || prefix->kind != JSON_BOOL || (regex && regex->kind != JSON_BOOL)) {
+        return reject(f, "ByteLevel must have add_prefix_space and use_regex, true or false");
     }
-    return ok ||
-           reject(f, "unsupported pre_tokenizer: must be ByteLevel with use_regex true, or "
-                     "Digits with individual_digits before it, or a Split by the expression of "
-                     "GPT-2, GPT-4 or Qwen 2 before it and use_regex false");
+    if (prefix->boolean && list.count > 1) {
+        return reject(f, "unsupported pre_tokenizer: add_prefix_space of ByteLevel must be false "
+                         "after other steps");
+    }
+    const bool splits = !json_is_bool(regex, false);
+    p->prefix_space = prefix->boolean;
+    p->is_gpt2 = splits && list.count == 1;
+    return !splits || splitter_add_gpt2(&p->splitter, f);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -361,11 +447,28 @@ static inline void json_put_component(JsonWriter *w, const char *type) {
     json_close(w, '}');
 }
 
-static inline void json_put_byte_level(JsonWriter *w, const char *key, bool prefix_space) {
+static inline void json_put_byte_level(JsonWriter *w, const char *key, bool prefix_space,
+                                       bool splits) {
     json_open_component(w, key, "ByteLevel");
     json_put_bool(w, "add_prefix_space", prefix_space);
     json_put_bool(w, "trim_offsets", true);
-    json_put_bool(w, "use_regex", true);
+    json_put_bool(w, "use_regex", splits);
+    json_close(w, '}');
+}
+
+// The pre-tokenizer that splits by an expression.
+static inline void json_put_split(JsonWriter *w, const char *expression) {
+    json_open_component(w, "pre_tokenizer", "Sequence");
+    json_open(w, "pretokenizers", '[');
+    json_open_component(w, NULL, "Split");
+    json_open(w, "pattern", '{');
+    json_put_string(w, "Regex", expression);
+    json_close(w, '}');
+    json_put_string(w, "behavior", "Isolated");
+    json_put_bool(w, "invert", false);
+    json_close(w, '}');
+    json_put_byte_level(w, NULL, false, false);
+    json_close(w, ']');
     json_close(w, '}');
 }
 

@@ -14,7 +14,13 @@
 
 static const char END_OF_DOCUMENT_TEXT[] = "<|endoftext|>";
 
-typedef enum { MODEL_BYTE_BPE, MODEL_UNIGRAM, MODEL_PIECE_BPE, MODEL_CHARACTER } TokenizerModel;
+typedef enum {
+    MODEL_BYTE_BPE,
+    MODEL_UNIGRAM,
+    MODEL_PIECE_BPE,
+    MODEL_MERGE_BPE,
+    MODEL_CHARACTER
+} TokenizerModel;
 
 // One step of the decoder of a tokenizer.json.
 typedef enum {
@@ -48,8 +54,8 @@ typedef struct {
     TokenizerModel model;
     Vocabulary vocabulary;
     AddedTokens added;
-    MergeTable merges; // byte-level BPE
-    PieceModel pieces; // the other models
+    MergeTable merges; // byte-level BPE, and MODEL_MERGE_BPE
+    PieceModel pieces; // all but byte-level BPE
     Normalizer normalizer;
     SentencePieceNormalizer sentencepiece_normalizer; // if pieces.sentencepiece
     PreTokenizer pre_tokenizer;
@@ -70,6 +76,9 @@ static inline void tokenizer_free(Tokenizer *t) {
     merges_free(&t->merges);
     pieces_free(&t->pieces);
     free(t->sentencepiece_normalizer.charsmap.units);
+    splitter_free(&t->pre_tokenizer.splitter);
+    free(t->pre_tokenizer.expression);
+    normalizer_free(&t->normalizer);
     free(t->classes);
     free(t->source);
     *t = (Tokenizer){0};
@@ -81,12 +90,24 @@ static inline const char *tokenizer_text(const Tokenizer *t, int32_t id, size_t 
     return vocabulary_text(&t->vocabulary, id, length);
 }
 
+// Whether both have the same tokens under the same ids.
+static inline bool tokenizer_same_tokens(const Tokenizer *a, const Tokenizer *b) {
+    size_t count = a->vocabulary.count;
+    bool same = count == b->vocabulary.count;
+    for (size_t id = 0; same && id < count; id++) {
+        size_t n, m;
+        const char *x = tokenizer_text(a, (int32_t)id, &n), *y = tokenizer_text(b, (int32_t)id, &m);
+        same = n == m && !memcmp(x, y, n);
+    }
+    return same;
+}
+
 // ------------------------------------------------------------------------------------------------
 // Putting one together
 
 // Starts a tokenizer: a byte-level BPE that splits as GPT-2's.
 static inline void tokenizer_init(Tokenizer *t) {
-    *t = (Tokenizer){.begin = -1, .pad = -1, .pieces.unknown = -1};
+    *t = (Tokenizer){.begin = -1, .pad = -1, .pieces.unknown = -1, .pre_tokenizer.is_gpt2 = true};
 }
 
 // Adds a piece of this kind with the next id.
@@ -154,9 +175,13 @@ static inline bool tokenizer_index(Tokenizer *t, const FileErrors *f) {
         pieces_set_scores(&t->pieces, v, t->model == MODEL_UNIGRAM);
     }
     if (t->model != MODEL_BYTE_BPE) {
-        return pieces_index(&t->pieces, v, t->model == MODEL_PIECE_BPE, f->error);
+        const bool merges = t->model == MODEL_MERGE_BPE;
+        return pieces_index(&t->pieces, v, merges || t->model == MODEL_PIECE_BPE, f->error) &&
+               (!merges || merges_index(&t->merges, f->error));
     }
-    return byte_tokens_index_(v, f) && merges_index(&t->merges, f->error) &&
+    Splitter *splitter = &t->pre_tokenizer.splitter;
+    return (!t->pre_tokenizer.is_gpt2 || splitter->count || splitter_add_gpt2(splitter, f)) &&
+           byte_tokens_index_(v, f) && merges_index(&t->merges, f->error) &&
            (!t->merges.ignore_merges || vocabulary_index_texts(v, f->error));
 }
 

@@ -17,6 +17,7 @@ typedef struct {
     double unknown_score; // Unigram: of a character that is not a piece
     int32_t unknown;      // piece for text that is not one, -1 if there is none
     bool byte_fallback;   // text that is not a piece becomes the pieces of its bytes
+    bool fuse_unknown;    // BPE with merges: unknown characters beside each other are one
     // Loaded from a .model: the ids are those of the sentencepiece library; else of `tokenizers`.
     bool sentencepiece;
 

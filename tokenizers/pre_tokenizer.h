@@ -1,9 +1,9 @@
-// pre_tokenizer.h: the pre-tokenizers of a tokenizer.json: ByteLevel with a split expression
-// (split.h), and Metaspace.
+// pre_tokenizer.h: the pre-tokenizers of a tokenizer.json: Split steps (splitter.h), ByteLevel and
+// Metaspace.
 #ifndef TOKENIZERS_PRE_TOKENIZER_H
 #define TOKENIZERS_PRE_TOKENIZER_H
 
-#include "tokenizers/split.h"
+#include "tokenizers/splitter.h"
 #include "tokenizers/tokens.h"
 #include "util/text.h"
 
@@ -18,7 +18,9 @@ typedef struct {
 } Metaspace;
 
 typedef struct {
-    SplitRule split;   // of byte-level BPE
+    Splitter splitter; // of byte-level BPE
+    bool is_gpt2;      // it is just GPT-2's
+    char *expression;  // of the only step, for a tokenizer.json that is generated; may be NULL
     bool prefix_space; // byte-level BPE: a space goes before a text that begins with none
     Metaspace metaspace;
 } PreTokenizer;

@@ -118,8 +118,8 @@ static inline bool unigram_read_(Tokenizer *t, Spellings *s, const Json *model, 
            reject(f, "model.byte_fallback must be true or false");
 }
 
-// Reads the components around a Unigram model.
-static inline bool unigram_read_components_(Tokenizer *t, const Json *root, const FileErrors *f) {
+// Reads the components around a model over pieces.
+static inline bool pieces_read_components_(Tokenizer *t, const Json *root, const FileErrors *f) {
     const Json *normalizer = json_get(root, "normalizer"), *decoder = json_get(root, "decoder");
     t->decode.joins_with_spaces = json_absent(decoder);
     return (json_absent(normalizer) || normalizer_read(&t->normalizer, normalizer, f)) &&
@@ -130,20 +130,17 @@ static inline bool unigram_read_components_(Tokenizer *t, const Json *root, cons
 // ------------------------------------------------------------------------------------------------
 // Byte-level BPE
 
-// Rejects every setting that would give other ids, and reads the pre-tokenizer. unk_token, fuse_unk
+// Rejects every setting of a BPE, over bytes or not, that would give other ids. unk_token, fuse_unk
 // and byte_fallback have no effect where all 256 bytes are in the vocabulary.
-static inline bool byte_bpe_read_components_(Tokenizer *t, const Json *root, const FileErrors *f) {
+static inline bool bpe_read_settings_(const Json *root, bool bytes, const FileErrors *f) {
     const Json *model = json_get(root, "model"), *dropout = json_get(model, "dropout");
     const Json *prefix = json_get(model, "continuing_subword_prefix");
     const Json *suffix = json_get(model, "end_of_word_suffix");
     const Json *ignore = json_get(model, "ignore_merges");
     double rate;
     const char *wrong = NULL;
-    if (!json_absent(json_get(root, "normalizer"))) {
-        wrong = "unsupported normalizer: a byte-level BPE must have null";
-    } else if (!json_has_type(json_get(root, "decoder"), "ByteLevel")) {
-        wrong = "unsupported decoder: must be ByteLevel (of BPE models, byte-level ones are "
-                "supported)";
+    if (bytes && !json_has_type(json_get(root, "decoder"), "ByteLevel")) {
+        wrong = "unsupported decoder: a byte-level BPE must have ByteLevel";
     } else if (!json_absent(dropout) && !(json_double(dropout, &rate) && rate == 0.0)) {
         wrong = "model.dropout must be null: ids would be random";
     } else if ((!json_absent(prefix) && (prefix->kind != JSON_STRING || prefix->length)) ||
@@ -152,17 +149,101 @@ static inline bool byte_bpe_read_components_(Tokenizer *t, const Json *root, con
     } else if (!json_absent(ignore) && ignore->kind != JSON_BOOL) {
         wrong = "model.ignore_merges must be true or false";
     }
-    if (wrong) {
-        return reject(f, "%s", wrong);
-    }
+    return !wrong || reject(f, "%s", wrong);
+}
+
+static inline bool byte_bpe_read_components_(Tokenizer *t, const Json *root, const FileErrors *f) {
+    const Json *normalizer = json_get(root, "normalizer");
+    const Json *ignore = json_get(json_get(root, "model"), "ignore_merges");
     t->merges.ignore_merges = json_is_bool(ignore, true);
-    return byte_level_pre_tokenizer_read(&t->pre_tokenizer, json_get(root, "pre_tokenizer"), f);
+    if (!byte_level_pre_tokenizer_read(&t->pre_tokenizer, json_get(root, "pre_tokenizer"), f) ||
+        !(json_absent(normalizer) || normalizer_read(&t->normalizer, normalizer, f))) {
+        return false;
+    }
+    t->pre_tokenizer.is_gpt2 &= t->normalizer.count == 0;
+    return true;
 }
 
 static inline bool byte_bpe_read_(Tokenizer *t, Spellings *s, const Json *model, size_t more,
                                   const FileErrors *f) {
     return vocab_read(t, s, json_get(model, "vocab"), more, f) &&
            merges_read_json(t, s, json_get(model, "merges"), f);
+}
+
+// ------------------------------------------------------------------------------------------------
+// BPE over characters
+
+// Whether a BPE is over bytes: its pre-tokenizer or its decoder maps them.
+static inline bool is_byte_bpe_(const Json *root) {
+    StepList_ list = {0};
+    const Json *pre = json_get(root, "pre_tokenizer");
+    bool found = json_has_type(json_get(root, "decoder"), "ByteLevel") ||
+                 (!json_absent(pre) && !json_steps_(&list, pre, "pretokenizers", 0));
+    for (size_t i = 0; i < list.count; i++) {
+        found |= json_has_type(list.steps[i], "ByteLevel");
+    }
+    return found;
+}
+
+// Reads what becomes of characters that are no tokens.
+static inline bool merge_bpe_read_unknown_(Tokenizer *t, const Spellings *s, const Json *model,
+                                           const FileErrors *f) {
+    const Json *unknown = json_get(model, "unk_token");
+    size_t bytes = 0;
+    for (int b = 0; b < 256; b++) {
+        char name[8];
+        snprintf(name, sizeof name, "<0x%02X>", b);
+        bytes += spellings_find(s, file_text(name)) >= 0;
+    }
+    if (json_string(unknown)) {
+        t->pieces.unknown = spellings_find(s, json_file_text(unknown));
+    }
+    t->pieces.byte_fallback = json_is_bool(json_get(model, "byte_fallback"), true) && bytes > 0;
+    t->pieces.fuse_unknown = json_is_bool(json_get(model, "fuse_unk"), true);
+    if (t->pieces.byte_fallback && bytes < 256) {
+        return reject(f, "has byte_fallback, but only %zu of the 256 tokens <0xNN>", bytes);
+    }
+    return t->pieces.byte_fallback || t->pieces.unknown >= 0 ||
+           reject(f, "model.unk_token must be a token: without one, and without byte_fallback, "
+                     "text of other characters has no ids");
+}
+
+// Rejects merges of tokens that text does not spell.
+static inline bool merge_bpe_check_merges_(const Tokenizer *t, const FileErrors *f) {
+    const Vocabulary *v = &t->vocabulary;
+    for (size_t i = 0; i < t->merges.count; i++) {
+        const int32_t ids[2] = {t->merges.items[i].left, t->merges.items[i].right};
+        for (int k = 0; k < 2; k++) {
+            size_t length;
+            const char *text = vocabulary_text(v, ids[k], &length);
+            if (ids[k] == t->pieces.unknown || piece_byte(text, length, false) >= 0) {
+                return reject(f, "unsupported merge %zu, of a byte or of the unknown token", i);
+            }
+        }
+    }
+    return true;
+}
+
+// Reads a BPE over characters, as Llama 2 has it.
+static inline bool merge_bpe_read_(Tokenizer *t, Spellings *s, const Json *model, size_t more,
+                                   const FileErrors *f) {
+    const Json *vocab = json_get(model, "vocab");
+    t->model = MODEL_MERGE_BPE;
+    if (json_is_bool(json_get(model, "ignore_merges"), true)) {
+        return reject(f, "unsupported model.ignore_merges of a BPE over characters");
+    }
+    if (!vocab_read_spellings(s, vocab, more, f)) {
+        return false;
+    }
+    for (size_t id = 0; id < vocab->length; id++) {
+        if (!tokenizer_add_piece(t, s->tokens[id].text, s->tokens[id].length, 0, PIECE_NORMAL,
+                                 f->error)) {
+            return false;
+        }
+    }
+    t->vocabulary.model_count = t->vocabulary.count;
+    return merge_bpe_read_unknown_(t, s, model, f) &&
+           merges_read_json(t, s, json_get(model, "merges"), f) && merge_bpe_check_merges_(t, f);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -239,7 +320,7 @@ static inline bool tokenizer_json_read(Tokenizer *t, Spellings *s, const Json *r
         return reject(f, "not a tokenizer.json: must be an object with a \"model\"");
     }
     if (json_get(model, "type") && !unigram && !json_has_type(model, "BPE")) {
-        return reject(f, "unsupported model.type: must be \"BPE\" (byte-level) or \"Unigram\"");
+        return reject(f, "unsupported model.type: must be \"BPE\" or \"Unigram\"");
     }
     if (!json_absent(added) && added->kind != JSON_ARRAY) {
         return reject(f, "added_tokens must be an array");
@@ -249,10 +330,13 @@ static inline bool tokenizer_json_read(Tokenizer *t, Spellings *s, const Json *r
     }
 
     t->classes = character_classes(f->error);
+    const bool bytes = !unigram && is_byte_bpe_(root);
     bool ok =
-        t->classes &&
-        (unigram ? unigram_read_components_(t, root, f) && unigram_read_(t, s, model, more, f)
-                 : byte_bpe_read_components_(t, root, f) && byte_bpe_read_(t, s, model, more, f));
+        t->classes && (unigram || bpe_read_settings_(root, bytes, f)) &&
+        (bytes ? byte_bpe_read_components_(t, root, f) : pieces_read_components_(t, root, f)) &&
+        (bytes     ? byte_bpe_read_(t, s, model, more, f)
+         : unigram ? unigram_read_(t, s, model, more, f)
+                   : merge_bpe_read_(t, s, model, more, f));
     for (const Json *entry = ok && added ? added->child : NULL; entry && ok;
          entry = entry->next, index++) {
         ok = added_read_(t, s, entry, index, f);
@@ -260,17 +344,26 @@ static inline bool tokenizer_json_read(Tokenizer *t, Spellings *s, const Json *r
     return ok && tokenizer_index(t, f);
 }
 
-// Writes a byte-level BPE of GPT-2's kind.
+// Writes a byte-level BPE that splits as GPT-2's, or by pre_tokenizer.expression.
 static inline void tokenizer_json_write(JsonWriter *w, const Tokenizer *t) {
     json_open_tokenizer(w);
     for (size_t i = 0; i < t->added.count; i++) {
         json_put_added(w, &t->added.items[i]);
     }
     json_close(w, ']');
-    json_put_null(w, "normalizer");
-    json_put_byte_level(w, "pre_tokenizer", t->pre_tokenizer.prefix_space);
+    if (t->normalizer.count) {
+        json_open_component(w, "normalizer", "NFC"); // the only one that no source file has
+        json_close(w, '}');
+    } else {
+        json_put_null(w, "normalizer");
+    }
+    if (t->pre_tokenizer.expression) {
+        json_put_split(w, t->pre_tokenizer.expression);
+    } else {
+        json_put_byte_level(w, "pre_tokenizer", t->pre_tokenizer.prefix_space, true);
+    }
     json_put_null(w, "post_processor");
-    json_put_byte_level(w, "decoder", t->pre_tokenizer.prefix_space);
+    json_put_byte_level(w, "decoder", t->pre_tokenizer.prefix_space, true);
 
     json_open_component(w, "model", "BPE");
     json_put_null(w, "dropout");

@@ -17,9 +17,9 @@ typedef struct {
 // Distinct words and their frequencies. Memory grows with the distinct words only: for unbounded
 // text, train on a sample.
 typedef struct {
-    size_t (*word_length)(const uint8_t *classes, const char *text,
-                          size_t length); // of the word that starts at `text`
-    uint8_t *classes;                     // character_classes
+    bool unigram;
+    uint8_t *classes;  // character_classes
+    Splitter splitter; // GPT-2's
     Word *words;
     size_t word_count, word_capacity;
     TextBuffer text; // the words, concatenated
@@ -28,13 +28,15 @@ typedef struct {
 
 // Length of the Unigram word at `text`. As in the pre-tokenizer of GPT-2, but digits and
 // punctuation form one word, and there are no contractions.
-static inline size_t unigram_word_length_(const uint8_t *classes, const char *text, size_t length) {
+static inline size_t unigram_word_length_(const TokenizerTrainer *trainer, const char *text,
+                                          size_t length) {
+    const uint8_t *classes = trainer->classes;
     const char *end = text + length, *at = text + (*text == ' ' && length > 1);
     size_t n;
     int class = class_at(classes, at, end, &n);
     const bool letters = class == CLASS_LETTER;
     if (class == CLASS_SPACE) {
-        return pretoken_length(classes, text, length);
+        return automaton_match(&trainer->splitter.steps[0].automaton, text, length);
     }
 
     while (class != CLASS_SPACE && letters == (class == CLASS_LETTER)) {
@@ -47,21 +49,22 @@ static inline size_t unigram_word_length_(const uint8_t *classes, const char *te
 // Starts training of a byte-level BPE tokenizer (trainer_finish). The caller frees the trainer with
 // trainer_free, on failure too.
 static inline bool trainer_init(TokenizerTrainer *trainer, Error *e) {
-    *trainer = (TokenizerTrainer){.word_length = pretoken_length};
+    *trainer = (TokenizerTrainer){0};
     trainer->classes = character_classes(e);
-    return trainer->classes != NULL;
+    return trainer->classes && splitter_add_gpt2(&trainer->splitter, &(FileErrors){"training", e});
 }
 
 // Starts training of a Unigram tokenizer (trainer_finish_unigram); otherwise as trainer_init.
 static inline bool trainer_init_unigram(TokenizerTrainer *trainer, Error *e) {
     bool ok = trainer_init(trainer, e);
-    trainer->word_length = unigram_word_length_;
+    trainer->unigram = true;
     return ok;
 }
 
 // Frees everything the trainer owns.
 static inline void trainer_free(TokenizerTrainer *trainer) {
     free(trainer->classes);
+    splitter_free(&trainer->splitter);
     free(trainer->words);
     free(trainer->text.data);
     free(trainer->table.slots);
@@ -123,7 +126,9 @@ static inline bool trainer_count_(TokenizerTrainer *trainer, const char *text, s
 static inline bool trainer_add(TokenizerTrainer *trainer, const char *text, size_t length,
                                Error *e) {
     while (length) {
-        size_t n = trainer->word_length(trainer->classes, text, length);
+        size_t n = trainer->unigram
+                       ? unigram_word_length_(trainer, text, length)
+                       : automaton_match(&trainer->splitter.steps[0].automaton, text, length);
         if (!trainer_count_(trainer, text, n, e)) {
             return false;
         }

@@ -40,8 +40,8 @@ static inline bool byte_token_read(Tokenizer *t, FileText text, Error *e) {
 
 // Checks that the ids of {token: id} are 0 .. count - 1, each once, and files the spellings; leaves
 // room for `more` tokens.
-static inline bool vocab_read_spellings_(Spellings *s, const Json *vocab, size_t more,
-                                         const FileErrors *f) {
+static inline bool vocab_read_spellings(Spellings *s, const Json *vocab, size_t more,
+                                        const FileErrors *f) {
     if (!vocab || vocab->kind != JSON_OBJECT || vocab->length == 0) {
         return reject(f, "the vocabulary must be an object {token: id}");
     }
@@ -76,7 +76,7 @@ static inline bool vocab_read_spellings_(Spellings *s, const Json *vocab, size_t
 // Reads {token: id} into the vocabulary and *s; leaves room for `more` added tokens.
 static inline bool vocab_read(Tokenizer *t, Spellings *s, const Json *vocab, size_t more,
                               const FileErrors *f) {
-    if (!vocab_read_spellings_(s, vocab, more, f)) {
+    if (!vocab_read_spellings(s, vocab, more, f)) {
         return false;
     }
     for (size_t id = 0; id < vocab->length; id++) {

@@ -4,6 +4,26 @@
 
 #include "test/fuzz_targets/promises.h"
 
+static bool same_token_roles(const ModelConfig *a, const ModelConfig *b) {
+    return a->begin_of_document == b->begin_of_document &&
+           a->end_of_document == b->end_of_document && a->end_count == b->end_count &&
+           !memcmp(a->ends, b->ends, a->end_count * sizeof *a->ends);
+}
+
+static void promise_possible(const ModelConfig *c) {
+    const int64_t V = (int64_t)c->vocab_size;
+    const bool llama = c->family->block == BLOCK_LLAMA;
+    promise(c->vocab_size && c->seq_len && c->channels && c->layers && c->heads && c->kv_heads &&
+                c->head_dim && c->mlp_channels && c->heads % c->kv_heads == 0 &&
+                c->heads * c->head_dim <= WIDTH_MOST && c->mlp_channels <= WIDTH_MOST,
+            "an impossible model was accepted");
+    promise(c->norm_eps > 0 &&
+                (!llama || (c->head_dim % 2 == 0 && c->rope.theta > 0 && c->rope.factor >= 1)),
+            "an impossible norm or rotary embedding was accepted");
+    promise(c->begin_of_document < V && c->end_of_document < V && c->end_count <= END_TOKENS,
+            "token ids outside of the vocabulary were accepted");
+}
+
 static bool run_config(InputPart *parts) {
     ModelConfig config, again;
     Error e = {0};
@@ -12,15 +32,12 @@ static bool run_config(InputPart *parts) {
     if (!answer(config_load(folder, &config, &e), &e)) {
         return false;
     }
-    promise(config.vocab_size && config.seq_len && config.channels && config.layers &&
-                config.heads && config.channels % config.heads == 0 &&
-                config.end_of_document < (int64_t)config.vocab_size,
-            "an impossible model was accepted");
-    config_write(&w, &config);
+    promise_possible(&config);
+    config_write(&w, &config, DTYPE_BF16);
     put_file("config.json", w.data, w.length);
     free(w.data);
     promise(config_load(folder, &again, &e), "%s", e.text);
-    promise(config_same_shape(&config, &again) && config.end_of_document == again.end_of_document,
+    promise(config_same_shape(&config, &again) && same_token_roles(&config, &again),
             "config.json read back differs");
     return true;
 }

@@ -136,7 +136,9 @@ static bool run_report(InputPart *parts) {
             (size_t)((uint8_t *)memchr(parts[0].data, '\n', parts[0].size) - parts[0].data);
         promise(json_parse(&head, (char *)parts[0].data, first, "", &e), "%s", e.text);
         json_free(&head);
-        if (answer(model_card(&card.text, run, (char *)parts[0].data, first, 3, &e), &e)) {
+        if (answer(model_card(&card.text, &golden_models[0].config, run, (char *)parts[0].data,
+                              first, 3, &e),
+                   &e)) {
             check_card(&card);
         }
         free(card.data);

@@ -159,6 +159,7 @@ static bool run_weights(InputPart *parts) {
                                  .whole = {4, 12},
                                  .dims = 2,
                                  .groups = 1}};
+    const ModelConfig config = config_of_family(FAMILY_GPT2);
     Error e = {0};
     put_part_if_any("model.safetensors.index.json", parts[0]);
     put_part_if_any("model.safetensors", parts[1]);
@@ -166,7 +167,7 @@ static bool run_weights(InputPart *parts) {
     memset(wte, 0xA5, sizeof wte);
     memset(bias, 0xA5, sizeof bias);
     memset(matrix, 0xA5, sizeof matrix);
-    if (!answer(weights_load(folder, views, 3, &e), &e)) {
+    if (!answer(weights_load(folder, &config, views, 3, &e), &e)) {
         return false;
     }
     for (size_t i = 0; i < 3; i++) {
