@@ -174,29 +174,11 @@ static inline void layernorm_backward_row_sve(float *dx, const float *dout, cons
     }
 }
 
-// dweight and dbias of one vector of channels from c on, the rows in order
-static inline void layernorm_backward_weight_sve(float *dweight, float *dbias, const float *dout,
-                                                 const float *inp, const float *mean,
-                                                 const float *rstd, size_t R, size_t C, size_t c) {
-    svbool_t p = svwhilelt_b32_u64(c, C);
-    svfloat32_t dw = svld1_f32(p, dweight + c), db = svld1_f32(p, dbias + c);
-
-    for (size_t r = 0; r < R; r++) {
-        svfloat32_t dy = svld1_f32(p, dout + r * C + c);
-        svfloat32_t n = svsub_f32_x(p, svld1_f32(p, inp + r * C + c), svdup_n_f32(mean[r]));
-        dw = svmla_f32_x(p, dw, dy, svmul_f32_x(p, n, svdup_n_f32(rstd[r])));
-        db = svadd_f32_x(p, db, dy);
-    }
-
-    svst1_f32(p, dweight + c, dw);
-    svst1_f32(p, dbias + c, db);
-}
-
 static inline void layernorm_backward_sve(float *dinp, float *dweight, float *dbias,
                                           const float *dout, const float *inp, const float *weight,
                                           const float *mean, const float *rstd, size_t R,
                                           size_t C) {
-    size_t vl = svcntw();
+    const size_t columns = 4 * svcntw(); // of one call
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < R; r++) {
         layernorm_backward_row_sve(dinp + r * C, dout + r * C, inp + r * C, weight, mean[r],
@@ -204,8 +186,8 @@ static inline void layernorm_backward_sve(float *dinp, float *dweight, float *db
     }
 
 #pragma omp parallel for schedule(static)
-    for (size_t c = 0; c < C; c += vl) {
-        layernorm_backward_weight_sve(dweight, dbias, dout, inp, mean, rstd, R, C, c);
+    for (size_t c = 0; c < C; c += columns) {
+        add_layernorm_weights_sve(dweight, dbias, dout, inp, mean, rstd, R, C, c);
     }
 }
 
@@ -251,36 +233,18 @@ SVE_INLINE void rmsnorm_backward_row_sve(float *dx, const bool accumulate, const
     }
 }
 
-// dweight of one vector of channels from c on += dout x rstd of all heads, in order. Head h of row
-// r starts at dout + r row + h D and at x + (r H + h) D.
-static inline void norm_weight_gradient_sve(float *dweight, const float *dout, const float *x,
-                                            const float *rstd, size_t row, size_t R, size_t H,
-                                            size_t D, size_t c) {
-    svbool_t p = svwhilelt_b32_u64(c, D);
-    svfloat32_t dw = svld1_f32(p, dweight + c);
-
-    for (size_t r = 0; r < R; r++) {
-        for (size_t h = 0; h < H; h++) {
-            size_t i = r * H + h;
-            svfloat32_t n = svmul_f32_x(p, svld1_f32(p, x + i * D + c), svdup_n_f32(rstd[i]));
-            dw = svmla_f32_x(p, dw, svld1_f32(p, dout + r * row + h * D + c), n);
-        }
-    }
-    svst1_f32(p, dweight + c, dw);
-}
-
 static inline void rmsnorm_backward_sve(float *dinp, float *dweight, const float *dout,
                                         const float *inp, const float *weight, const float *rstd,
                                         size_t R, size_t C) {
-    const size_t vl = svcntw();
+    const size_t columns = 4 * svcntw(); // of one call
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < R; r++) {
         rmsnorm_backward_row_sve(dinp + r * C, true, dout + r * C, inp + r * C, weight, rstd[r], C);
     }
 
 #pragma omp parallel for schedule(static)
-    for (size_t c = 0; c < C; c += vl) {
-        norm_weight_gradient_sve(dweight, dout, inp, rstd, C, R, 1, C, c);
+    for (size_t c = 0; c < C; c += columns) {
+        add_rmsnorm_weights_sve(dweight, dout, inp, rstd, C, R, 1, C, c);
     }
 }
 
@@ -299,10 +263,10 @@ static inline void head_norm_forward_sve(float *x, float *raw, float *rstd, cons
 static inline void head_norm_backward_sve(float *dx, float *dweight, const float *raw,
                                           const float *weight, const float *rstd, size_t row,
                                           size_t R, size_t H, size_t D) {
-    const size_t vl = svcntw();
+    const size_t columns = 4 * svcntw(); // of one call
 #pragma omp parallel for schedule(static)
-    for (size_t d = 0; d < D; d += vl) {
-        norm_weight_gradient_sve(dweight, dx, raw, rstd, row, R, H, D, d);
+    for (size_t d = 0; d < D; d += columns) {
+        add_rmsnorm_weights_sve(dweight, dx, raw, rstd, row, R, H, D, d);
     }
 
 #pragma omp parallel for schedule(static)

@@ -288,6 +288,69 @@ static inline void add_rows_sve(float *y, const float *x, size_t R, size_t n, si
 #undef STORE
 }
 
+// The gradients of LayerNorm's weight and bias (C), of four vectors of channels from i on: a cache
+// line of A64FX. dweight += dout (x - mean) rstd, dbias += dout, the rows in order.
+static inline void add_layernorm_weights_sve(float *dweight, float *dbias, const float *dout,
+                                             const float *x, const float *mean, const float *rstd,
+                                             size_t R, size_t C, size_t i) {
+    const size_t vl = svcntw();
+
+#define BEGIN(j)                                                                                   \
+    const size_t at##j = i + j * vl;                                                               \
+    const svbool_t p##j = svwhilelt_b32_u64(at##j, C);                                             \
+    svfloat32_t dw##j = svld1_f32(p##j, dweight + at##j), db##j = svld1_f32(p##j, dbias + at##j);
+#define ADD(j)                                                                                     \
+    svfloat32_t dy##j = svld1_f32(p##j, dout + r * C + at##j);                                     \
+    svfloat32_t n##j =                                                                             \
+        svsub_f32_x(p##j, svld1_f32(p##j, x + r * C + at##j), svdup_n_f32(mean[r]));               \
+    n##j = svmul_f32_x(p##j, n##j, svdup_n_f32(rstd[r]));                                          \
+    dw##j = svmla_f32_x(p##j, dw##j, dy##j, n##j);                                                 \
+    db##j = svadd_f32_x(p##j, db##j, dy##j);
+#define STORE(j)                                                                                   \
+    svst1_f32(p##j, dweight + at##j, dw##j);                                                       \
+    svst1_f32(p##j, dbias + at##j, db##j);
+
+    FOUR(BEGIN)
+    for (size_t r = 0; r < R; r++) {
+        FOUR(ADD)
+    }
+    FOUR(STORE)
+#undef BEGIN
+#undef ADD
+#undef STORE
+}
+
+// The gradient of RMSNorm's weight (D), of four vectors of channels from i on: dweight += dout x
+// rstd of R rows of H heads, in order. Head h of row r starts at dout + r * row + h * D, in x at x
+// + (r * H + h) * D.
+static inline void add_rmsnorm_weights_sve(float *dweight, const float *dout, const float *x,
+                                           const float *rstd, size_t row, size_t R, size_t H,
+                                           size_t D, size_t i) {
+    const size_t vl = svcntw();
+
+#define BEGIN(j)                                                                                   \
+    const size_t at##j = i + j * vl;                                                               \
+    const svbool_t p##j = svwhilelt_b32_u64(at##j, D);                                             \
+    svfloat32_t dw##j = svld1_f32(p##j, dweight + at##j);
+#define ADD(j)                                                                                     \
+    svfloat32_t n##j = svmul_f32_x(p##j, svld1_f32(p##j, x + at##j), svdup_n_f32(s));              \
+    dw##j = svmla_f32_x(p##j, dw##j, svld1_f32(p##j, dy + at##j), n##j);
+#define STORE(j) svst1_f32(p##j, dweight + at##j, dw##j);
+
+    FOUR(BEGIN)
+    for (size_t r = 0; r < R; r++) {
+        for (size_t h = 0; h < H; h++, x += D) {
+            const float *dy = dout + r * row + h * D;
+            const float s = rstd[r * H + h];
+            FOUR(ADD)
+        }
+    }
+    FOUR(STORE)
+#undef BEGIN
+#undef ADD
+#undef STORE
+}
+
 #undef EXP_SCALED
 #undef EXP_REDUCE
 #undef EXP_FINISH
