@@ -10,7 +10,8 @@
 
 // The weights of one transformer block, and of everything around the blocks; gradients are laid out
 // likewise. tp: tensor-parallel ranks, of which each has its own heads, KV heads and hidden
-// channels. W = (H + 2 KV) D / tp: q, k and v of a rank. Fields that a model does not have are NULL.
+// channels. W = (H + 2 KV) D / tp: q, k and v of a rank. Fields that a model does not have are
+// NULL.
 //
 // Matrices are stored as the family's files have them: GPT-2's (in, out), Hugging Face's Conv1D;
 // Llama's (out, in), PyTorch's Linear.
@@ -45,8 +46,8 @@ typedef struct {
     const char *name; // in the safetensors file; of a block's tensor: after the block's prefix
     size_t field;     // in LayerWeights or Weights
     // One letter per dimension. Not split: P (positions), C (channels), D (channels of a head).
-    // Split over tensor-parallel ranks: v (vocabulary), c (H D), k (KV D), f (hidden channels of the
-    // MLP), q (3 H D: q, k and v are split each).
+    // Split over tensor-parallel ranks: v (vocabulary), c (H D), k (KV D), f (hidden channels of
+    // the MLP), q (3 H D: q, k and v are split each).
     const char *shape;
     Init init;
     Condition condition;
