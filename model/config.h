@@ -106,9 +106,8 @@ static inline void config_derive_sizes(ModelConfig *c) {
 // Checks
 
 static inline bool rope_check_(const Rope *r, const char *where, Error *e) {
-    if (!(r->theta > 0 && r->theta <= ROPE_THETA_MOST)) {
-        return fail(e, "%s: rope theta %g must be positive and at most %g", where, r->theta,
-                    ROPE_THETA_MOST);
+    if (!(r->theta >= 1 && r->theta <= ROPE_THETA_MOST)) {
+        return fail(e, "%s: rope theta %g must be from 1 to %g", where, r->theta, ROPE_THETA_MOST);
     }
     if (r->factor == 1) {
         return true;
