@@ -3,6 +3,7 @@
 #ifndef TEST_FUZZ_TARGETS_TOKENIZERS_H
 #define TEST_FUZZ_TARGETS_TOKENIZERS_H
 
+#include "test/fuzz_targets/gpt2_split.h"
 #include "test/fuzz_targets/json.h"
 #include "test/fuzz_targets/promises.h"
 
@@ -71,7 +72,9 @@ static void check_encoding(const Tokenizer *t, const char *text, size_t length) 
     Encoder encoder;
     // Added tokens whose text is not their bytes ("Ġ" for a space), or that take the space beside
     // them, do not decode to the text.
-    bool exact = t->model == MODEL_BYTE_BPE && !t->pre_tokenizer.prefix_space, plain = exact;
+    bool exact = t->model == MODEL_BYTE_BPE && !t->pre_tokenizer.prefix_space &&
+                 t->normalizer.count == 0 && !t->pre_tokenizer.splitter.removes;
+    bool plain = exact;
     for (size_t i = 0; i < t->added.count; i++) {
         size_t n;
         const char *bytes = tokenizer_text(t, t->added.items[i].id, &n);
@@ -86,8 +89,7 @@ static void check_encoding(const Tokenizer *t, const char *text, size_t length) 
             "the ids decode to another text");
 
     // Pre-tokens one by one, without cache and heap.
-    if (plain && t->pre_tokenizer.split == SPLIT_GPT2 && !t->merges.ignore_merges &&
-        t->merges.count < 400) {
+    if (plain && t->pre_tokenizer.is_gpt2 && !t->merges.ignore_merges && t->merges.count < 400) {
         for (size_t i = 0, n; i < length; i += n) {
             n = pretoken_length(t->classes, text + i, length - i);
             promise(n > 0 && n <= length - i, "a pre-token of %zu bytes", n);
