@@ -31,15 +31,15 @@ static inline const Json *json_sequence_(const Json *node, const char *key) {
 typedef struct {
     const Json *steps[MAX_STEPS];
     size_t count;
-} StepList_;
+} StepList;
 
 // Lists the steps of a component in which Sequences, with their steps under `key`, may lie within
 // Sequences; `depth` is 0 outside. False if they are too many.
-static inline bool json_steps_(StepList_ *list, const Json *node, const char *key, int depth) {
+static inline bool json_steps(StepList *list, const Json *node, const char *key, int depth) {
     const Json *sequence = depth < SEQUENCE_DEPTH_ ? json_sequence_(node, key) : NULL;
     if (sequence) {
         for (const Json *child = sequence->child; child; child = child->next) {
-            if (!json_steps_(list, child, key, depth + 1)) {
+            if (!json_steps(list, child, key, depth + 1)) {
                 return false;
             }
         }
@@ -142,8 +142,8 @@ static inline bool normalizer_read_step_(NormalizeStep *step, const Json *node,
 }
 
 static inline bool normalizer_read(Normalizer *normalizer, const Json *node, const FileErrors *f) {
-    StepList_ list = {0};
-    if (!json_steps_(&list, node, "normalizers", 0)) {
+    StepList list = {0};
+    if (!json_steps(&list, node, "normalizers", 0)) {
         return reject(f, "its normalizer has more than %d steps", MAX_STEPS);
     }
     for (size_t i = 0; i < list.count; i++) {
@@ -299,8 +299,8 @@ static inline bool split_step_read_(Splitter *s, const Json *node, const FileErr
 // The pre-tokenizer of a byte-level BPE: ByteLevel, alone or after other steps.
 static inline bool byte_level_pre_tokenizer_read(PreTokenizer *p, const Json *node,
                                                  const FileErrors *f) {
-    StepList_ list = {0};
-    if (json_absent(node) || !json_steps_(&list, node, "pretokenizers", 0) || list.count == 0 ||
+    StepList list = {0};
+    if (json_absent(node) || !json_steps(&list, node, "pretokenizers", 0) || list.count == 0 ||
         !json_has_type(list.steps[list.count - 1], "ByteLevel")) {
         return reject(f,
                       "unsupported pre_tokenizer: must be ByteLevel, or a Sequence of at most %d "
@@ -392,9 +392,9 @@ static inline bool decoder_read_step_(DecodeStep *step, const Json *node, bool a
 }
 
 static inline bool decoder_read(DecodeRules *rules, const Json *node, const FileErrors *f) {
-    StepList_ list = {0};
+    StepList list = {0};
     bool fused = false, bytes = false;
-    if (!json_steps_(&list, node, "decoders", 0)) {
+    if (!json_steps(&list, node, "decoders", 0)) {
         return reject(f, "its decoder has more than %d steps", MAX_STEPS);
     }
     for (size_t i = 0; i < list.count; i++) {

@@ -175,10 +175,10 @@ static inline bool byte_bpe_read_(Tokenizer *t, Spellings *s, const Json *model,
 
 // Whether a BPE is over bytes: its pre-tokenizer or its decoder maps them.
 static inline bool is_byte_bpe_(const Json *root) {
-    StepList_ list = {0};
+    StepList list = {0};
     const Json *pre = json_get(root, "pre_tokenizer");
     bool found = json_has_type(json_get(root, "decoder"), "ByteLevel") ||
-                 (!json_absent(pre) && !json_steps_(&list, pre, "pretokenizers", 0));
+                 (!json_absent(pre) && !json_steps(&list, pre, "pretokenizers", 0));
     for (size_t i = 0; i < list.count; i++) {
         found |= json_has_type(list.steps[i], "ByteLevel");
     }
