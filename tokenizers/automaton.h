@@ -454,11 +454,14 @@ static inline size_t automaton_match(const Automaton *a, const char *text, size_
         const uint32_t class = byte < 0x80 ? classes[byte] : automaton_class(a, at, end, &n);
         const uint32_t entry = next[row + class];
         matched = entry & 1 ? at : matched;
+        at += n;
+        if (entry >> 1 == row) { // in a run nothing waits for the entry
+            continue;
+        }
         row = entry >> 1;
         if (row == 0) {
             return (size_t)(matched - text);
         }
-        at += n;
     }
     return next[row + a->end_class] & 1 ? length : (size_t)(matched - text);
 }

@@ -207,10 +207,10 @@ static inline bool merge_long_(const int32_t byte_id[256], const MergeTable *m, 
     return bpe_merge_symbols(m, s, n, out, e);
 }
 
-// Appends the ids of one pre-token of n > 0 bytes.
+// Appends the ids of one pre-token of n > 0 bytes; `readable` >= n bytes may be read at `text`.
 static inline bool bpe_encode(const Vocabulary *v, const MergeTable *m, BpeScratch *s,
-                              CacheEntry *cache, const char *text, size_t n, TokenBuffer *out,
-                              Error *e) {
+                              CacheEntry *cache, const char *text, size_t n, size_t readable,
+                              TokenBuffer *out, Error *e) {
     if (!token_buffer_reserve(out, n, e)) {
         return false;
     }
@@ -222,7 +222,7 @@ static inline bool bpe_encode(const Vocabulary *v, const MergeTable *m, BpeScrat
     }
 
     uint64_t key[3];
-    CacheEntry *entry = n <= CACHE_KEY ? token_cache_entry(cache, text, n, key) : NULL;
+    CacheEntry *entry = n <= CACHE_KEY ? token_cache_entry(cache, text, n, readable, key) : NULL;
     if (entry && token_cache_hit(entry, key)) {
         memcpy(ids, entry->ids, (size_t)entry->count * sizeof *ids);
         out->count += (size_t)entry->count;

@@ -47,13 +47,21 @@ static inline bool encode_split_(Encoder *encoder, size_t step, const char *text
                                  TokenBuffer *out, Error *e) {
     const Tokenizer *t = encoder->tokenizer;
     const Splitter *splitter = &t->pre_tokenizer.splitter;
-    const bool last = step + 1 >= splitter->count;
+    if (step == splitter->count) {
+        return bpe_encode(&t->vocabulary, &t->merges, &encoder->bpe, encoder->cache, text, length,
+                          length, out, e);
+    }
+
+    const SplitStep *s = &splitter->steps[step];
+    const bool last = step + 1 == splitter->count, simple = s->behavior == SPLIT_ISOLATED;
     while (length) {
         bool kept = true;
-        size_t n = step < splitter->count ? split_piece(&splitter->steps[step], text, length, &kept)
-                                          : length;
+        size_t n = simple ? automaton_match(&s->automaton, text, length) : 0;
+        if (n == 0) {
+            n = split_piece(s, text, length, &kept);
+        }
         if (kept && !(last ? bpe_encode(&t->vocabulary, &t->merges, &encoder->bpe, encoder->cache,
-                                        text, n, out, e)
+                                        text, n, length, out, e)
                            : encode_split_(encoder, step + 1, text, n, out, e))) {
             return false;
         }
@@ -98,7 +106,7 @@ static inline bool encode_word_(Encoder *encoder, const char *text, size_t n, To
     const Tokenizer *t = encoder->tokenizer;
     TokenBuffer *word = &encoder->word;
     uint64_t key[3];
-    CacheEntry *entry = n <= CACHE_KEY ? token_cache_entry(encoder->cache, text, n, key) : NULL;
+    CacheEntry *entry = n <= CACHE_KEY ? token_cache_entry(encoder->cache, text, n, n, key) : NULL;
     if (entry && token_cache_hit(entry, key)) {
         return append_word_(&t->pieces, entry->ids, (size_t)entry->count, out, e);
     }

@@ -35,7 +35,7 @@ static inline bool token_buffer_append(TokenBuffer *b, int32_t id, Error *e) {
 enum { CACHE_KEY = 23, CACHE_IDS_ = 9, CACHE_BITS_ = 15 };
 
 typedef struct {
-    uint64_t key[3]; // its length in the first byte, then its bytes, then zeros; all zeros: empty
+    uint64_t key[3]; // its bytes, then zeros, its length in the last byte; all zeros: empty
     int32_t count;
     int32_t ids[CACHE_IDS_];
 } CacheEntry;
@@ -46,13 +46,28 @@ static inline CacheEntry *token_cache_create(void) {
     return calloc((size_t)1 << CACHE_BITS_, sizeof(CacheEntry));
 }
 
-// The place of a text of at most CACHE_KEY bytes, and its key. It may hold another text
-// (token_cache_hit).
+// The place of a text of at most CACHE_KEY bytes, and its key; `readable` >= n bytes may be read at
+// `text`. It may hold another text (token_cache_hit).
 static inline CacheEntry *token_cache_entry(CacheEntry *cache, const char *text, size_t n,
-                                            uint64_t key[3]) {
-    char bytes[24] = {(char)n};
-    memcpy(bytes + 1, text, n);
-    memcpy(key, bytes, sizeof bytes);
+                                            size_t readable, uint64_t key[3]) {
+    static const unsigned char masks[48] = {0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF,
+                                            0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF,
+                                            0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF};
+    if (readable >= 24) {
+        uint64_t mask[3]; // n bytes of ones
+        memcpy(key, text, 24);
+        memcpy(mask, masks + 24 - n, 24);
+        for (int i = 0; i < 3; i++) {
+            key[i] &= mask[i];
+        }
+    } else {
+        memset(key, 0, 24);
+        memcpy(key, text, n);
+    }
+    unsigned char length[8] = {[7] = (unsigned char)n};
+    uint64_t last;
+    memcpy(&last, length, sizeof last);
+    key[2] |= last;
     uint64_t hash = hash_mix(key[0] + key[1] * 0x9E3779B97F4A7C15u + key[2] * 0xC2B2AE3D27D4EB4Fu);
     return &cache[hash >> 8 & (((size_t)1 << CACHE_BITS_) - 1)];
 }
