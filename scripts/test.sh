@@ -3,6 +3,8 @@
 #
 #     ./scripts/test.sh [pytest arguments]        for example: ./scripts/test.sh -k resume -x
 #
+# Two workers share the test files; `-n 0` runs them one after another in this process.
+#
 # The last line is always `N passed, N failed` (errors count as failures). The exit status is 0 only
 # if at least one test ran and none failed.
 set -euo pipefail
@@ -31,4 +33,4 @@ rm -f "$summary"
 scripts/setup.sh test
 make --no-print-directory -j"$(nproc)" train_gpt asan clang a64fx tests
 scripts/fetch_corpus.sh build/corpus
-build/venv/bin/python -m pytest --summary "$summary" test "$@"
+build/venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --summary "$summary" test "$@"

@@ -27,6 +27,8 @@ def pytest_collection_modifyitems(config, items):
         left_out = [item for item in items if item.get_closest_marker("full")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("full")]
+    # The longest file first, so that no worker is left alone with it at the end.
+    items.sort(key=lambda item: item.path.name != "test_kernels.py")
 
 
 def pytest_terminal_summary(terminalreporter, config):
