@@ -273,7 +273,8 @@ static inline bool split_read_(Splitter *s, const Json *node, const FileErrors *
 
 // Adds a step that is not ByteLevel or Metaspace.
 static inline bool split_step_read_(Splitter *s, const Json *node, const FileErrors *f) {
-    static const char digits[] = "\\p{N}", punctuation[] = "[\\p{P}$+<=>^`|~]", space[] = "\\s";
+    static const char digits[] = "\\p{Tokenizers_Digits}",
+                      punctuation[] = "\\p{Tokenizers_Punctuation}", space[] = "\\s";
     const Json *single = json_get(node, "individual_digits");
     SplitBehavior behavior;
     if (json_has_type(node, "Split")) {
