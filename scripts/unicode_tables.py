@@ -171,13 +171,13 @@ def write_unicode():
     scripts = [f"UNICODE_{name.upper()}" for name in SCRIPTS]
     own = {"Tokenizers_Punctuation": isolated_by(pre_tokenizers.Punctuation()),
            "Tokenizers_Digits": isolated_by(pre_tokenizers.Digits(True))}
-    rows = "".join(f'    {{"{name}", {table_name}, sizeof {table_name} / sizeof *{table_name}}},\n'
+    rows = "".join(f'    {{"{name}", {table_name},\n     sizeof {table_name} / sizeof *{table_name}}},\n'
                    for name, table_name in zip([*SCRIPTS, *own], [*scripts, *(f"UNICODE_{name.upper()}" for name in own)]))
     write("unicode_tables", """
-unicode_tables.h: what kind of character each code point is, as in the libraries that Hugging Face
-`tokenizers` uses; by scripts/unicode_tables.py.""",
+unicode_tables.h: what kind of character each code point is, as in the libraries that Hugging
+Face `tokenizers` uses; by scripts/unicode_tables.py.""",
           "// General categories.\n", names,
-          '\nstatic const char UNICODE_CATEGORY_NAMES[] = "' + "".join(CATEGORIES) + '"; // two letters each\n',
+          '\nstatic const char UNICODE_CATEGORY_NAMES[] =\n    "' + "".join(CATEGORIES) + '"; // two letters each\n',
           "\n// Runs of one category from U+0000 up: length << 5 | category.\n",
           table("UNICODE_CATEGORIES", category_runs(), "uint32_t"),
           "\n// Parts of words that are no letters. Here and below: alternately the length of a gap and of a\n"
@@ -192,8 +192,8 @@ unicode_tables.h: what kind of character each code point is, as in the libraries
 
 def write_normal():
     write("normal_tables", """
-normal_tables.h: decompositions, combining classes and lower case of Unicode, as the normalizers of Hugging Face
-`tokenizers` have them; by scripts/unicode_tables.py.""",
+normal_tables.h: decompositions, combining classes and lower case of Unicode, as the normalizers
+of Hugging Face `tokenizers` have them; by scripts/unicode_tables.py.""",
           "// distance from the last code point << 7 | length << 2 | 2: composes again | 1: compatibility; then\n"
           "// the code points it becomes: one step for canonical ones, all steps for compatibility.\n",
           table("UNICODE_DECOMPOSITIONS", decomposition_numbers(), "uint32_t"),

@@ -219,7 +219,8 @@ static inline bool metaspace_pre_tokenizer_read(PreTokenizer *p, const Json *nod
     return metaspace_read_(&p->metaspace, node, f);
 }
 
-// The behavior of a step, `otherwise` if it names none; false if it is SPLIT_BEHAVIORS or not known.
+// The behavior of a step, `otherwise` if it names none; false if it is SPLIT_BEHAVIORS or not
+// known.
 static inline bool split_behavior_(const Json *node, SplitBehavior otherwise, SplitBehavior *out) {
     static const char *const names[SPLIT_BEHAVIORS] = {"Isolated", "Removed", "MergedWithPrevious",
                                                        "MergedWithNext", "Contiguous"};

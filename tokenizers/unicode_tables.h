@@ -1,5 +1,5 @@
-// unicode_tables.h: what kind of character each code point is, as in the libraries that Hugging Face
-// `tokenizers` uses; by scripts/unicode_tables.py.
+// unicode_tables.h: what kind of character each code point is, as in the libraries that Hugging
+// Face `tokenizers` uses; by scripts/unicode_tables.py.
 #ifndef TOKENIZERS_UNICODE_TABLES_H
 #define TOKENIZERS_UNICODE_TABLES_H
 
@@ -14,7 +14,8 @@ enum {
     CATEGORY_SK, CATEGORY_SO, CATEGORY_ZS, CATEGORY_ZL, CATEGORY_ZP, CATEGORY_CC, CATEGORY_CF,
     CATEGORY_CS, CATEGORY_CO, CATEGORIES };
 
-static const char UNICODE_CATEGORY_NAMES[] = "CnLuLlLtLmLoMnMcMeNdNlNoPcPdPsPePiPfPoSmScSkSoZsZlZpCcCfCsCo"; // two letters each
+static const char UNICODE_CATEGORY_NAMES[] =
+    "CnLuLlLtLmLoMnMcMeNdNlNoPcPdPsPePiPfPoSmScSkSoZsZlZpCcCfCsCo"; // two letters each
 
 // Runs of one category from U+0000 up: length << 5 | category.
 static const uint32_t UNICODE_CATEGORIES[] = {
@@ -383,36 +384,66 @@ static const struct {
     const uint32_t *lengths;
     uint32_t count;
 } UNICODE_SCRIPTS[] = {
-    {"Arabic", UNICODE_ARABIC, sizeof UNICODE_ARABIC / sizeof *UNICODE_ARABIC},
-    {"Armenian", UNICODE_ARMENIAN, sizeof UNICODE_ARMENIAN / sizeof *UNICODE_ARMENIAN},
-    {"Bengali", UNICODE_BENGALI, sizeof UNICODE_BENGALI / sizeof *UNICODE_BENGALI},
-    {"Bopomofo", UNICODE_BOPOMOFO, sizeof UNICODE_BOPOMOFO / sizeof *UNICODE_BOPOMOFO},
-    {"Cyrillic", UNICODE_CYRILLIC, sizeof UNICODE_CYRILLIC / sizeof *UNICODE_CYRILLIC},
-    {"Devanagari", UNICODE_DEVANAGARI, sizeof UNICODE_DEVANAGARI / sizeof *UNICODE_DEVANAGARI},
-    {"Ethiopic", UNICODE_ETHIOPIC, sizeof UNICODE_ETHIOPIC / sizeof *UNICODE_ETHIOPIC},
-    {"Georgian", UNICODE_GEORGIAN, sizeof UNICODE_GEORGIAN / sizeof *UNICODE_GEORGIAN},
-    {"Greek", UNICODE_GREEK, sizeof UNICODE_GREEK / sizeof *UNICODE_GREEK},
-    {"Gujarati", UNICODE_GUJARATI, sizeof UNICODE_GUJARATI / sizeof *UNICODE_GUJARATI},
-    {"Gurmukhi", UNICODE_GURMUKHI, sizeof UNICODE_GURMUKHI / sizeof *UNICODE_GURMUKHI},
-    {"Han", UNICODE_HAN, sizeof UNICODE_HAN / sizeof *UNICODE_HAN},
-    {"Hangul", UNICODE_HANGUL, sizeof UNICODE_HANGUL / sizeof *UNICODE_HANGUL},
-    {"Hebrew", UNICODE_HEBREW, sizeof UNICODE_HEBREW / sizeof *UNICODE_HEBREW},
-    {"Hiragana", UNICODE_HIRAGANA, sizeof UNICODE_HIRAGANA / sizeof *UNICODE_HIRAGANA},
-    {"Kannada", UNICODE_KANNADA, sizeof UNICODE_KANNADA / sizeof *UNICODE_KANNADA},
-    {"Katakana", UNICODE_KATAKANA, sizeof UNICODE_KATAKANA / sizeof *UNICODE_KATAKANA},
-    {"Khmer", UNICODE_KHMER, sizeof UNICODE_KHMER / sizeof *UNICODE_KHMER},
-    {"Lao", UNICODE_LAO, sizeof UNICODE_LAO / sizeof *UNICODE_LAO},
-    {"Latin", UNICODE_LATIN, sizeof UNICODE_LATIN / sizeof *UNICODE_LATIN},
-    {"Malayalam", UNICODE_MALAYALAM, sizeof UNICODE_MALAYALAM / sizeof *UNICODE_MALAYALAM},
-    {"Mongolian", UNICODE_MONGOLIAN, sizeof UNICODE_MONGOLIAN / sizeof *UNICODE_MONGOLIAN},
-    {"Myanmar", UNICODE_MYANMAR, sizeof UNICODE_MYANMAR / sizeof *UNICODE_MYANMAR},
-    {"Sinhala", UNICODE_SINHALA, sizeof UNICODE_SINHALA / sizeof *UNICODE_SINHALA},
-    {"Tamil", UNICODE_TAMIL, sizeof UNICODE_TAMIL / sizeof *UNICODE_TAMIL},
-    {"Telugu", UNICODE_TELUGU, sizeof UNICODE_TELUGU / sizeof *UNICODE_TELUGU},
-    {"Thai", UNICODE_THAI, sizeof UNICODE_THAI / sizeof *UNICODE_THAI},
-    {"Tibetan", UNICODE_TIBETAN, sizeof UNICODE_TIBETAN / sizeof *UNICODE_TIBETAN},
-    {"Tokenizers_Punctuation", UNICODE_TOKENIZERS_PUNCTUATION, sizeof UNICODE_TOKENIZERS_PUNCTUATION / sizeof *UNICODE_TOKENIZERS_PUNCTUATION},
-    {"Tokenizers_Digits", UNICODE_TOKENIZERS_DIGITS, sizeof UNICODE_TOKENIZERS_DIGITS / sizeof *UNICODE_TOKENIZERS_DIGITS},
+    {"Arabic", UNICODE_ARABIC,
+     sizeof UNICODE_ARABIC / sizeof *UNICODE_ARABIC},
+    {"Armenian", UNICODE_ARMENIAN,
+     sizeof UNICODE_ARMENIAN / sizeof *UNICODE_ARMENIAN},
+    {"Bengali", UNICODE_BENGALI,
+     sizeof UNICODE_BENGALI / sizeof *UNICODE_BENGALI},
+    {"Bopomofo", UNICODE_BOPOMOFO,
+     sizeof UNICODE_BOPOMOFO / sizeof *UNICODE_BOPOMOFO},
+    {"Cyrillic", UNICODE_CYRILLIC,
+     sizeof UNICODE_CYRILLIC / sizeof *UNICODE_CYRILLIC},
+    {"Devanagari", UNICODE_DEVANAGARI,
+     sizeof UNICODE_DEVANAGARI / sizeof *UNICODE_DEVANAGARI},
+    {"Ethiopic", UNICODE_ETHIOPIC,
+     sizeof UNICODE_ETHIOPIC / sizeof *UNICODE_ETHIOPIC},
+    {"Georgian", UNICODE_GEORGIAN,
+     sizeof UNICODE_GEORGIAN / sizeof *UNICODE_GEORGIAN},
+    {"Greek", UNICODE_GREEK,
+     sizeof UNICODE_GREEK / sizeof *UNICODE_GREEK},
+    {"Gujarati", UNICODE_GUJARATI,
+     sizeof UNICODE_GUJARATI / sizeof *UNICODE_GUJARATI},
+    {"Gurmukhi", UNICODE_GURMUKHI,
+     sizeof UNICODE_GURMUKHI / sizeof *UNICODE_GURMUKHI},
+    {"Han", UNICODE_HAN,
+     sizeof UNICODE_HAN / sizeof *UNICODE_HAN},
+    {"Hangul", UNICODE_HANGUL,
+     sizeof UNICODE_HANGUL / sizeof *UNICODE_HANGUL},
+    {"Hebrew", UNICODE_HEBREW,
+     sizeof UNICODE_HEBREW / sizeof *UNICODE_HEBREW},
+    {"Hiragana", UNICODE_HIRAGANA,
+     sizeof UNICODE_HIRAGANA / sizeof *UNICODE_HIRAGANA},
+    {"Kannada", UNICODE_KANNADA,
+     sizeof UNICODE_KANNADA / sizeof *UNICODE_KANNADA},
+    {"Katakana", UNICODE_KATAKANA,
+     sizeof UNICODE_KATAKANA / sizeof *UNICODE_KATAKANA},
+    {"Khmer", UNICODE_KHMER,
+     sizeof UNICODE_KHMER / sizeof *UNICODE_KHMER},
+    {"Lao", UNICODE_LAO,
+     sizeof UNICODE_LAO / sizeof *UNICODE_LAO},
+    {"Latin", UNICODE_LATIN,
+     sizeof UNICODE_LATIN / sizeof *UNICODE_LATIN},
+    {"Malayalam", UNICODE_MALAYALAM,
+     sizeof UNICODE_MALAYALAM / sizeof *UNICODE_MALAYALAM},
+    {"Mongolian", UNICODE_MONGOLIAN,
+     sizeof UNICODE_MONGOLIAN / sizeof *UNICODE_MONGOLIAN},
+    {"Myanmar", UNICODE_MYANMAR,
+     sizeof UNICODE_MYANMAR / sizeof *UNICODE_MYANMAR},
+    {"Sinhala", UNICODE_SINHALA,
+     sizeof UNICODE_SINHALA / sizeof *UNICODE_SINHALA},
+    {"Tamil", UNICODE_TAMIL,
+     sizeof UNICODE_TAMIL / sizeof *UNICODE_TAMIL},
+    {"Telugu", UNICODE_TELUGU,
+     sizeof UNICODE_TELUGU / sizeof *UNICODE_TELUGU},
+    {"Thai", UNICODE_THAI,
+     sizeof UNICODE_THAI / sizeof *UNICODE_THAI},
+    {"Tibetan", UNICODE_TIBETAN,
+     sizeof UNICODE_TIBETAN / sizeof *UNICODE_TIBETAN},
+    {"Tokenizers_Punctuation", UNICODE_TOKENIZERS_PUNCTUATION,
+     sizeof UNICODE_TOKENIZERS_PUNCTUATION / sizeof *UNICODE_TOKENIZERS_PUNCTUATION},
+    {"Tokenizers_Digits", UNICODE_TOKENIZERS_DIGITS,
+     sizeof UNICODE_TOKENIZERS_DIGITS / sizeof *UNICODE_TOKENIZERS_DIGITS},
 };
 // clang-format on
 
