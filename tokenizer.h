@@ -1,10 +1,10 @@
 // tokenizer.h: text to ids and back, with tokenizers of four families:
 //
-// - byte-level BPE (tokenizer.json, vocab.json with merges.txt, files of ranks, tekken.json): text is
-//   cut into pre-tokens by regular expressions (tokenizers/splitter.h); inside a pre-token, bytes are
-//   merged by priority (tokenizers/bpe.h);
-// - BPE over characters (tokenizer.json of Llama 2's kind): the same with characters instead of bytes
-//   (tokenizers/merge_bpe.h);
+// - byte-level BPE (tokenizer.json, vocab.json with merges.txt, files of ranks, tekken.json):
+//   text is cut into pre-tokens by regular expressions (tokenizers/splitter.h); inside a
+//   pre-token, bytes are merged by priority (tokenizers/bpe.h);
+// - BPE over characters (tokenizer.json of Llama 2's kind): the same with characters instead of
+//   bytes (tokenizers/merge_bpe.h);
 // - Unigram (tokenizer.json of llm-jp's, Llama's or Metaspace kind, and .model): the pieces whose
 //   scores add up highest, with byte fallback (tokenizers/unigram.h);
 // - BPE and characters of SentencePiece (.model): neighbours that spell a piece merge, highest

@@ -34,6 +34,11 @@ def members(pattern):
     return found
 
 
+def isolated_by(step):
+    """The code points that a pre-tokenizer of the library makes pieces of, by its own tables."""
+    return [c for c in CODE_POINTS if len(step.pre_tokenize_str(f"a{chr(c)}a")) == 3]
+
+
 def word_characters():
     """The code points next to which an added token with single_word does not match, in order."""
     tokenizer = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
@@ -164,28 +169,31 @@ def write_unicode():
         lines[-1] += word + " "
     names = "enum {\n" + "".join(f"    {line.rstrip()}\n" for line in lines)
     scripts = [f"UNICODE_{name.upper()}" for name in SCRIPTS]
-    rows = "".join(f'    {{"{name}", {table_name}, sizeof {table_name} / sizeof *{table_name}}},\n'
-                   for name, table_name in zip(SCRIPTS, scripts))
+    own = {"Tokenizers_Punctuation": isolated_by(pre_tokenizers.Punctuation()),
+           "Tokenizers_Digits": isolated_by(pre_tokenizers.Digits(True))}
+    rows = "".join(f'    {{"{name}", {table_name},\n     sizeof {table_name} / sizeof *{table_name}}},\n'
+                   for name, table_name in zip([*SCRIPTS, *own], [*scripts, *(f"UNICODE_{name.upper()}" for name in own)]))
     write("unicode_tables", """
-unicode_tables.h: what kind of character each code point is, as in the libraries that Hugging Face
-`tokenizers` uses; by scripts/unicode_tables.py.""",
+unicode_tables.h: what kind of character each code point is, as in the libraries that Hugging
+Face `tokenizers` uses; by scripts/unicode_tables.py.""",
           "// General categories.\n", names,
-          '\nstatic const char UNICODE_CATEGORY_NAMES[] = "' + "".join(CATEGORIES) + '"; // two letters each\n',
+          '\nstatic const char UNICODE_CATEGORY_NAMES[] =\n    "' + "".join(CATEGORIES) + '"; // two letters each\n',
           "\n// Runs of one category from U+0000 up: length << 5 | category.\n",
           table("UNICODE_CATEGORIES", category_runs(), "uint32_t"),
           "\n// Parts of words that are no letters. Here and below: alternately the length of a gap and of a\n"
           "// run of members, from U+0000 up.\n",
           table("UNICODE_WORDS", gaps_and_runs([c for c in words if c < 0x40000])),
-          "\n// Scripts.\n",
+          "\n// Scripts, and what the pre-tokenizers Punctuation and Digits isolate, by older tables.\n",
           *(table(table_name, gaps_and_runs(members(rf"\p{{{name}}}")), "uint32_t") for name, table_name in zip(SCRIPTS, scripts)),
+          *(table(f"UNICODE_{name.upper()}", gaps_and_runs(found), "uint32_t") for name, found in own.items()),
           "static const struct {\n    const char *name;\n    const uint32_t *lengths;\n    uint32_t count;\n"
           "} UNICODE_SCRIPTS[] = {\n", rows, "};\n")
 
 
 def write_normal():
     write("normal_tables", """
-normal_tables.h: decompositions, combining classes and lower case of Unicode, as the normalizers of Hugging Face
-`tokenizers` have them; by scripts/unicode_tables.py.""",
+normal_tables.h: decompositions, combining classes and lower case of Unicode, as the normalizers
+of Hugging Face `tokenizers` have them; by scripts/unicode_tables.py.""",
           "// distance from the last code point << 7 | length << 2 | 2: composes again | 1: compatibility; then\n"
           "// the code points it becomes: one step for canonical ones, all steps for compatibility.\n",
           table("UNICODE_DECOMPOSITIONS", decomposition_numbers(), "uint32_t"),

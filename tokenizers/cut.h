@@ -8,9 +8,10 @@
 // ------------------------------------------------------------------------------------------------
 // Byte-level BPE
 
-// Safe is a place where the splitter may cut (splitter_may_cut) and normalization too, except beside
-// an added token. Added tokens are found from left to right, so where none touches the cut, the
-// same ones are found on both sides; where some absorb white space, none lies beside the cut.
+// Safe is a place where the splitter may cut (splitter_may_cut) and normalization too, except
+// beside an added token. Added tokens are found from left to right, so where none touches the
+// cut, the same ones are found on both sides; where some absorb white space, none lies beside
+// the cut.
 static inline size_t cut_pretokens_(const Tokenizer *t, const char *text, size_t length) {
     for (size_t end = length; end > 0;) {
         size_t start = character_before(text, end), n, after = end;

@@ -219,7 +219,8 @@ static inline bool metaspace_pre_tokenizer_read(PreTokenizer *p, const Json *nod
     return metaspace_read_(&p->metaspace, node, f);
 }
 
-// The behavior of a step, `otherwise` if it names none; false if it is SPLIT_BEHAVIORS or not known.
+// The behavior of a step, `otherwise` if it names none; false if it is SPLIT_BEHAVIORS or not
+// known.
 static inline bool split_behavior_(const Json *node, SplitBehavior otherwise, SplitBehavior *out) {
     static const char *const names[SPLIT_BEHAVIORS] = {"Isolated", "Removed", "MergedWithPrevious",
                                                        "MergedWithNext", "Contiguous"};
@@ -273,7 +274,8 @@ static inline bool split_read_(Splitter *s, const Json *node, const FileErrors *
 
 // Adds a step that is not ByteLevel or Metaspace.
 static inline bool split_step_read_(Splitter *s, const Json *node, const FileErrors *f) {
-    static const char digits[] = "\\p{N}", punctuation[] = "[\\p{P}$+<=>^`|~]", space[] = "\\s";
+    static const char digits[] = "\\p{Tokenizers_Digits}",
+                      punctuation[] = "\\p{Tokenizers_Punctuation}", space[] = "\\s";
     const Json *single = json_get(node, "individual_digits");
     SplitBehavior behavior;
     if (json_has_type(node, "Split")) {

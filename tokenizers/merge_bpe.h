@@ -1,5 +1,6 @@
-// merge_bpe.h: BPE with a list of merges over characters, as the tokenizer.json of Llama 2 and Mistral
-// has it. A character that is no token becomes the tokens of its bytes, or the unknown token.
+// merge_bpe.h: BPE with a list of merges over characters, as the tokenizer.json of Llama 2 and
+// Mistral has it. A character that is no token becomes the tokens of its bytes, or the unknown
+// token.
 #ifndef TOKENIZERS_MERGE_BPE_H
 #define TOKENIZERS_MERGE_BPE_H
 

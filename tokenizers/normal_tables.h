@@ -1,5 +1,5 @@
-// normal_tables.h: decompositions, combining classes and lower case of Unicode, as the normalizers of Hugging Face
-// `tokenizers` have them; by scripts/unicode_tables.py.
+// normal_tables.h: decompositions, combining classes and lower case of Unicode, as the normalizers
+// of Hugging Face `tokenizers` have them; by scripts/unicode_tables.py.
 #ifndef TOKENIZERS_NORMAL_TABLES_H
 #define TOKENIZERS_NORMAL_TABLES_H
 

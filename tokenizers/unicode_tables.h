@@ -1,5 +1,5 @@
-// unicode_tables.h: what kind of character each code point is, as in the libraries that Hugging Face
-// `tokenizers` uses; by scripts/unicode_tables.py.
+// unicode_tables.h: what kind of character each code point is, as in the libraries that Hugging
+// Face `tokenizers` uses; by scripts/unicode_tables.py.
 #ifndef TOKENIZERS_UNICODE_TABLES_H
 #define TOKENIZERS_UNICODE_TABLES_H
 
@@ -14,7 +14,8 @@ enum {
     CATEGORY_SK, CATEGORY_SO, CATEGORY_ZS, CATEGORY_ZL, CATEGORY_ZP, CATEGORY_CC, CATEGORY_CF,
     CATEGORY_CS, CATEGORY_CO, CATEGORIES };
 
-static const char UNICODE_CATEGORY_NAMES[] = "CnLuLlLtLmLoMnMcMeNdNlNoPcPdPsPePiPfPoSmScSkSoZsZlZpCcCfCsCo"; // two letters each
+static const char UNICODE_CATEGORY_NAMES[] =
+    "CnLuLlLtLmLoMnMcMeNdNlNoPcPdPsPePiPfPoSmScSkSoZsZlZpCcCfCsCo"; // two letters each
 
 // Runs of one category from U+0000 up: length << 5 | category.
 static const uint32_t UNICODE_CATEGORIES[] = {
@@ -246,7 +247,7 @@ static const uint16_t UNICODE_WORDS[] = {
     10, 725, 7, 109, 7, 5, 10, 2006, 26, 6, 26, 6, 26, 2662, 10,
 };
 
-// Scripts.
+// Scripts, and what the pre-tokenizers Punctuation and Digits isolate, by older tables.
 static const uint32_t UNICODE_ARABIC[] = {
     1536, 5, 1, 6, 1, 14, 1, 3, 1, 32, 1, 10, 11, 26, 1, 108, 1, 34, 80, 48, 240, 31, 1, 2, 5, 75,
     1, 29, 62032, 115, 16, 363, 2, 80, 2, 54, 7, 1, 32, 16, 112, 5, 1, 135, 3939, 31, 67, 3, 55, 4,
@@ -348,39 +349,101 @@ static const uint32_t UNICODE_THAI[] = {
 static const uint32_t UNICODE_TIBETAN[] = {
     3840, 72, 1, 36, 4, 39, 1, 36, 1, 15, 1, 7, 4, 2,
 };
+static const uint32_t UNICODE_TOKENIZERS_PUNCTUATION[] = {
+    33, 15, 10, 7, 26, 6, 26, 4, 34, 1, 5, 1, 3, 1, 10, 2, 3, 1, 3, 1, 702, 1, 8, 1, 466, 6, 41, 2,
+    51, 1, 1, 1, 2, 1, 2, 1, 44, 2, 20, 2, 1, 2, 13, 1, 2, 2, 74, 4, 102, 1, 43, 14, 233, 3, 54, 15,
+    31, 1, 261, 2, 10, 1, 383, 1, 771, 1, 90, 1, 10, 2, 168, 15, 1, 1, 37, 4, 71, 1, 74, 5, 4, 2,
+    111, 6, 171, 1, 612, 9, 151, 1, 620, 2, 44, 2, 78, 3, 71, 2, 157, 3, 1, 3, 37, 11, 313, 2, 216,
+    2, 128, 7, 1, 6, 172, 7, 155, 4, 59, 5, 62, 2, 64, 8, 11, 1, 828, 24, 8, 20, 1, 13, 1, 12, 30,
+    2, 14, 2, 633, 4, 29, 2, 1085, 14, 79, 2, 31, 10, 403, 22, 63, 4, 32, 2, 763, 4, 1, 2, 112, 1,
+    143, 47, 1, 19, 446, 3, 4, 10, 2, 12, 16, 1, 12, 1, 98, 1, 90, 1, 29698, 2, 269, 3, 99, 1, 10,
+    1, 115, 6, 380, 4, 86, 2, 40, 3, 1, 1, 49, 2, 47, 1, 97, 13, 16, 2, 124, 4, 126, 2, 16, 2, 249,
+    1, 20818, 2, 208, 10, 22, 35, 1, 14, 1, 1, 4, 1, 1, 2, 149, 3, 1, 6, 1, 4, 10, 2, 3, 2, 26, 3,
+    1, 1, 27, 1, 1, 1, 1, 7, 410, 3, 668, 1, 48, 1, 414, 1, 743, 1, 199, 1, 31, 1, 272, 9, 38, 1,
+    112, 7, 66, 7, 89, 4, 1194, 7, 109, 2, 1, 4, 126, 4, 48, 2, 79, 5, 3, 1, 13, 1, 1, 3, 88, 6,
+    107, 1, 540, 1, 250, 23, 105, 3, 248, 3, 3377, 5, 17913, 2, 133, 1, 65, 5, 8, 1, 20826, 1, 7655,
+    5,
+};
+static const uint32_t UNICODE_TOKENIZERS_DIGITS[] = {
+    48, 10, 120, 2, 5, 1, 2, 3, 1441, 10, 134, 10, 198, 10, 412, 10, 118, 10, 4, 6, 108, 10, 118,
+    10, 118, 10, 2, 6, 110, 13, 115, 10, 8, 7, 103, 10, 104, 7, 7, 19, 109, 10, 96, 10, 118, 10, 70,
+    20, 268, 10, 70, 10, 719, 20, 881, 3, 239, 10, 6, 10, 22, 10, 300, 10, 128, 11, 165, 10, 6, 10,
+    182, 10, 86, 10, 134, 10, 6, 10, 1046, 1, 3, 6, 6, 10, 198, 51, 2, 5, 726, 60, 78, 22, 630, 30,
+    1385, 1, 777, 1, 25, 9, 14, 3, 343, 4, 138, 10, 30, 8, 1, 15, 32, 10, 39, 15, 29536, 10, 188,
+    10, 320, 6, 154, 10, 38, 10, 198, 10, 22, 10, 86, 10, 406, 10, 21270, 10, 493, 45, 12, 57, 17,
+    2, 341, 27, 36, 4, 29, 1, 8, 1, 134, 5, 202, 10, 942, 8, 25, 7, 39, 9, 75, 5, 22, 6, 160, 2, 2,
+    16, 2, 46, 64, 9, 52, 2, 30, 3, 75, 5, 104, 8, 24, 8, 41, 7, 330, 6, 48, 10, 6, 10, 278, 31,
+    158, 10, 42, 4, 112, 7, 134, 30, 128, 10, 60, 10, 144, 10, 7, 20, 251, 10, 342, 10, 118, 10,
+    374, 10, 102, 10, 6, 20, 76, 12, 420, 19, 93, 10, 662, 10, 86, 29, 227, 10, 70, 10, 54, 10, 358,
+    10, 102, 21, 1067, 111, 15553, 10, 2342, 10, 86, 10, 134, 10, 1, 7, 526, 10, 262, 23, 349, 3,
+    23801, 10, 1478, 20, 12, 20, 108, 25, 1109, 50, 2368, 10, 422, 10, 502, 10, 247, 10, 716, 9,
+    128, 10, 791, 59, 1, 3, 1, 4, 76, 45, 1, 15, 962, 13, 2787, 10,
+};
 static const struct {
     const char *name;
     const uint32_t *lengths;
     uint32_t count;
 } UNICODE_SCRIPTS[] = {
-    {"Arabic", UNICODE_ARABIC, sizeof UNICODE_ARABIC / sizeof *UNICODE_ARABIC},
-    {"Armenian", UNICODE_ARMENIAN, sizeof UNICODE_ARMENIAN / sizeof *UNICODE_ARMENIAN},
-    {"Bengali", UNICODE_BENGALI, sizeof UNICODE_BENGALI / sizeof *UNICODE_BENGALI},
-    {"Bopomofo", UNICODE_BOPOMOFO, sizeof UNICODE_BOPOMOFO / sizeof *UNICODE_BOPOMOFO},
-    {"Cyrillic", UNICODE_CYRILLIC, sizeof UNICODE_CYRILLIC / sizeof *UNICODE_CYRILLIC},
-    {"Devanagari", UNICODE_DEVANAGARI, sizeof UNICODE_DEVANAGARI / sizeof *UNICODE_DEVANAGARI},
-    {"Ethiopic", UNICODE_ETHIOPIC, sizeof UNICODE_ETHIOPIC / sizeof *UNICODE_ETHIOPIC},
-    {"Georgian", UNICODE_GEORGIAN, sizeof UNICODE_GEORGIAN / sizeof *UNICODE_GEORGIAN},
-    {"Greek", UNICODE_GREEK, sizeof UNICODE_GREEK / sizeof *UNICODE_GREEK},
-    {"Gujarati", UNICODE_GUJARATI, sizeof UNICODE_GUJARATI / sizeof *UNICODE_GUJARATI},
-    {"Gurmukhi", UNICODE_GURMUKHI, sizeof UNICODE_GURMUKHI / sizeof *UNICODE_GURMUKHI},
-    {"Han", UNICODE_HAN, sizeof UNICODE_HAN / sizeof *UNICODE_HAN},
-    {"Hangul", UNICODE_HANGUL, sizeof UNICODE_HANGUL / sizeof *UNICODE_HANGUL},
-    {"Hebrew", UNICODE_HEBREW, sizeof UNICODE_HEBREW / sizeof *UNICODE_HEBREW},
-    {"Hiragana", UNICODE_HIRAGANA, sizeof UNICODE_HIRAGANA / sizeof *UNICODE_HIRAGANA},
-    {"Kannada", UNICODE_KANNADA, sizeof UNICODE_KANNADA / sizeof *UNICODE_KANNADA},
-    {"Katakana", UNICODE_KATAKANA, sizeof UNICODE_KATAKANA / sizeof *UNICODE_KATAKANA},
-    {"Khmer", UNICODE_KHMER, sizeof UNICODE_KHMER / sizeof *UNICODE_KHMER},
-    {"Lao", UNICODE_LAO, sizeof UNICODE_LAO / sizeof *UNICODE_LAO},
-    {"Latin", UNICODE_LATIN, sizeof UNICODE_LATIN / sizeof *UNICODE_LATIN},
-    {"Malayalam", UNICODE_MALAYALAM, sizeof UNICODE_MALAYALAM / sizeof *UNICODE_MALAYALAM},
-    {"Mongolian", UNICODE_MONGOLIAN, sizeof UNICODE_MONGOLIAN / sizeof *UNICODE_MONGOLIAN},
-    {"Myanmar", UNICODE_MYANMAR, sizeof UNICODE_MYANMAR / sizeof *UNICODE_MYANMAR},
-    {"Sinhala", UNICODE_SINHALA, sizeof UNICODE_SINHALA / sizeof *UNICODE_SINHALA},
-    {"Tamil", UNICODE_TAMIL, sizeof UNICODE_TAMIL / sizeof *UNICODE_TAMIL},
-    {"Telugu", UNICODE_TELUGU, sizeof UNICODE_TELUGU / sizeof *UNICODE_TELUGU},
-    {"Thai", UNICODE_THAI, sizeof UNICODE_THAI / sizeof *UNICODE_THAI},
-    {"Tibetan", UNICODE_TIBETAN, sizeof UNICODE_TIBETAN / sizeof *UNICODE_TIBETAN},
+    {"Arabic", UNICODE_ARABIC,
+     sizeof UNICODE_ARABIC / sizeof *UNICODE_ARABIC},
+    {"Armenian", UNICODE_ARMENIAN,
+     sizeof UNICODE_ARMENIAN / sizeof *UNICODE_ARMENIAN},
+    {"Bengali", UNICODE_BENGALI,
+     sizeof UNICODE_BENGALI / sizeof *UNICODE_BENGALI},
+    {"Bopomofo", UNICODE_BOPOMOFO,
+     sizeof UNICODE_BOPOMOFO / sizeof *UNICODE_BOPOMOFO},
+    {"Cyrillic", UNICODE_CYRILLIC,
+     sizeof UNICODE_CYRILLIC / sizeof *UNICODE_CYRILLIC},
+    {"Devanagari", UNICODE_DEVANAGARI,
+     sizeof UNICODE_DEVANAGARI / sizeof *UNICODE_DEVANAGARI},
+    {"Ethiopic", UNICODE_ETHIOPIC,
+     sizeof UNICODE_ETHIOPIC / sizeof *UNICODE_ETHIOPIC},
+    {"Georgian", UNICODE_GEORGIAN,
+     sizeof UNICODE_GEORGIAN / sizeof *UNICODE_GEORGIAN},
+    {"Greek", UNICODE_GREEK,
+     sizeof UNICODE_GREEK / sizeof *UNICODE_GREEK},
+    {"Gujarati", UNICODE_GUJARATI,
+     sizeof UNICODE_GUJARATI / sizeof *UNICODE_GUJARATI},
+    {"Gurmukhi", UNICODE_GURMUKHI,
+     sizeof UNICODE_GURMUKHI / sizeof *UNICODE_GURMUKHI},
+    {"Han", UNICODE_HAN,
+     sizeof UNICODE_HAN / sizeof *UNICODE_HAN},
+    {"Hangul", UNICODE_HANGUL,
+     sizeof UNICODE_HANGUL / sizeof *UNICODE_HANGUL},
+    {"Hebrew", UNICODE_HEBREW,
+     sizeof UNICODE_HEBREW / sizeof *UNICODE_HEBREW},
+    {"Hiragana", UNICODE_HIRAGANA,
+     sizeof UNICODE_HIRAGANA / sizeof *UNICODE_HIRAGANA},
+    {"Kannada", UNICODE_KANNADA,
+     sizeof UNICODE_KANNADA / sizeof *UNICODE_KANNADA},
+    {"Katakana", UNICODE_KATAKANA,
+     sizeof UNICODE_KATAKANA / sizeof *UNICODE_KATAKANA},
+    {"Khmer", UNICODE_KHMER,
+     sizeof UNICODE_KHMER / sizeof *UNICODE_KHMER},
+    {"Lao", UNICODE_LAO,
+     sizeof UNICODE_LAO / sizeof *UNICODE_LAO},
+    {"Latin", UNICODE_LATIN,
+     sizeof UNICODE_LATIN / sizeof *UNICODE_LATIN},
+    {"Malayalam", UNICODE_MALAYALAM,
+     sizeof UNICODE_MALAYALAM / sizeof *UNICODE_MALAYALAM},
+    {"Mongolian", UNICODE_MONGOLIAN,
+     sizeof UNICODE_MONGOLIAN / sizeof *UNICODE_MONGOLIAN},
+    {"Myanmar", UNICODE_MYANMAR,
+     sizeof UNICODE_MYANMAR / sizeof *UNICODE_MYANMAR},
+    {"Sinhala", UNICODE_SINHALA,
+     sizeof UNICODE_SINHALA / sizeof *UNICODE_SINHALA},
+    {"Tamil", UNICODE_TAMIL,
+     sizeof UNICODE_TAMIL / sizeof *UNICODE_TAMIL},
+    {"Telugu", UNICODE_TELUGU,
+     sizeof UNICODE_TELUGU / sizeof *UNICODE_TELUGU},
+    {"Thai", UNICODE_THAI,
+     sizeof UNICODE_THAI / sizeof *UNICODE_THAI},
+    {"Tibetan", UNICODE_TIBETAN,
+     sizeof UNICODE_TIBETAN / sizeof *UNICODE_TIBETAN},
+    {"Tokenizers_Punctuation", UNICODE_TOKENIZERS_PUNCTUATION,
+     sizeof UNICODE_TOKENIZERS_PUNCTUATION / sizeof *UNICODE_TOKENIZERS_PUNCTUATION},
+    {"Tokenizers_Digits", UNICODE_TOKENIZERS_DIGITS,
+     sizeof UNICODE_TOKENIZERS_DIGITS / sizeof *UNICODE_TOKENIZERS_DIGITS},
 };
 // clang-format on
 

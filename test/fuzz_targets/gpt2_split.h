@@ -25,8 +25,8 @@ static inline size_t space_length_(const uint8_t *classes, const char *text, siz
     return (size_t)(at == end || last == text ? at - text : last - text);
 }
 
-// Bytes of the pre-token at the start of the text (length > 0), as GPT2_EXPRESSION matches there. So: a
-// contraction; else a run of one class, with a space before it; else white space.
+// Bytes of the pre-token at the start of the text (length > 0), as GPT2_EXPRESSION matches
+// there. So: a contraction; else a run of one class, with a space before it; else white space.
 static inline size_t pretoken_length(const uint8_t *classes, const char *text, size_t length) {
     const char *end = text + length, *at = text;
     size_t n = contraction_(text, length);
