@@ -197,6 +197,23 @@ def test_decay_branches(tokens, tmp_path):
     fails(arguments("train", out=tmp_path / "short", resume_from=start, steps=8, decay_steps=4, **options), 1, "step 8")
 
 
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+def test_greedy_text(family, prepared, tmp_path):
+    """50 tokens from a key-value cache of the KV heads are those of transformers' generate()."""
+    run(arguments("train", data=prepared, out=tmp_path / "run", family=family, layers=2, heads=4, kv_heads=2, channels=48,
+                  seq_len=64, micro_batch=8, global_batch=8, steps=60, lr=3e-3, min_lr=3e-4, warmup_steps=5, eval_every=0,
+                  save_every=60, seed=1), threads=2)
+    saved = checkpoint(tmp_path / "run", 60)
+    tokenizer, model = transformers.AutoTokenizer.from_pretrained(saved), load_torch(saved)
+    for prompt in "Debian ", "日本語の文書", "The package":
+        ids = torch.tensor([tokenizer(prompt)["input_ids"]])
+        with torch.no_grad():
+            ids = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=50)
+        expected = tokenizer.decode(ids[0], skip_special_tokens=True)
+        assert len(expected) > len(prompt)
+        assert run(arguments("generate", checkpoint=saved, prompt=prompt, tokens=50, temperature=0)).out == expected + "\n"
+
+
 def test_tokenizer_files_are_kept(prepared, tmp_path):
     """A run from a published model, on data of its tokenizer, and its export have the tokenizer
     files of that model as they were; a run on data of another tokenizer has the data's."""

@@ -26,7 +26,7 @@ FAMILIES = {
 GRIDS = [(tp, pp, dp) for tp in (1, 2, 4) for pp in (1, 2, 4) for dp in (1, 2, 4, 8) if 1 < tp * pp * dp <= 8]
 
 
-@pytest.fixture(scope="module", params=["sve-gpt2", "ref-gpt2", "sve-llama", "ref-qwen3"])
+@pytest.fixture(scope="module", params=["sve-gpt2", "ref-gpt2", "sve-llama", pytest.param("ref-qwen3", marks=pytest.mark.full)])
 def train(pair, request):
     """train(out, tp, pp, dp, **options) trains on tp * pp * dp ranks, on one host or split evenly
     between two."""

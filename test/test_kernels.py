@@ -42,8 +42,7 @@ def test_check(build):
         assert f"vectors of {build[3:]} bits" in result.out, "qemu ran with a different vector length"
 
 
-@pytest.mark.parametrize("build, threads", [("native", 1), ("native", 2), ("native", 3), ("asan", 2), ("clang", 2),
-                                            ("a64fx", 2)])
+@pytest.mark.parametrize("build, threads", [("native", 1), ("native", 2), ("native", 3), ("asan", 2), ("clang", 2)])
 def test_golden(build, threads):
     """The golden hash matches for any number of threads, compiler and instruction set."""
     run(["kernels", "--golden"], build=build, threads=threads, timeout=600)
@@ -58,7 +57,13 @@ def golden_hashes(output):
     return hashes
 
 
-@pytest.mark.parametrize("build", [cpu for cpu in QEMU_CPUS if cpu != "a64fx"])
+@pytest.mark.full
+def test_golden_on_a64fx():
+    """All 20 steps under emulation."""
+    run(["kernels", "--golden"], build="a64fx", threads=2, timeout=1200)
+
+
+@pytest.mark.parametrize("build", QEMU_CPUS)
 def test_golden_at_every_vector_length(build):
     assert golden_hashes(run(TWO_STEPS, build=build, threads=2).out) == golden_hashes(run(TWO_STEPS).out)
 
