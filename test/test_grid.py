@@ -201,7 +201,7 @@ def test_eval_and_generate_on_a_grid(family, prepared, tmp_path):
 
 
 @pytest.mark.parametrize("options,ranks,mention", [
-    (dict(tp=3), 3, "4 heads"), (dict(family="llama", heads=6, head_dim=8, kv_heads=3, tp=2), 2, "KV heads"), (dict(pp=5), 5, "4 layers"), (dict(tp=2), 3, "multiple of 2"),
+    (dict(tp=3), 3, "4 heads"), (dict(family="llama", channels=48, heads=6, kv_heads=3, tp=2), 2, "KV heads"), (dict(pp=5), 5, "4 layers"), (dict(tp=2), 3, "multiple of 2"),
     (dict(global_batch=3), 2, "global-batch"), (dict(flags=["reproducible"], global_batch=6), 3, "reproducible"),
     (dict(zero=2), 1, "--zero 2")])
 def test_invalid_grids(pair, tmp_path, options, ranks, mention):

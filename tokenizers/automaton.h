@@ -154,9 +154,10 @@ static inline void program_compile_(Program_ *p, int node) {
 
 typedef struct {
     Program_ program;
-    uint32_t samples[256];          // a character of each class
-    bool has[EXPRESSION_SETS][256]; // does a set hold a class
-    uint16_t *lists;                // the threads of all states, one after the other
+    uint32_t samples[256];            // a character of each class
+    bool has[EXPRESSION_SETS][256];   // does a set hold a class
+    uint16_t *lists;                  // the threads of all states, one after the other
+    int16_t blocks[CODE_POINTS / 64]; // class of 64 characters; -1: they have several
     size_t list_count, list_capacity;
     size_t *starts; // of each state's in `lists`, and their end
     size_t state_count, state_capacity;
@@ -166,33 +167,80 @@ typedef struct {
     uint32_t seen[2][PROGRAM_LENGTH_], stamp;
 } AutomatonBuilder_;
 
+// How one set divides the classes of the sets before it.
+typedef struct {
+    bool others[256];   // of a class: the set lacks some of its members
+    int16_t split[256]; // of a class: what becomes of those that it has; -1: none was met
+} ClassSplit_;
+
+static inline void automaton_find_others_(ClassSplit_ *d, const Automaton *a,
+                                          const AutomatonBuilder_ *b, const CodeSet *set) {
+    for (uint32_t w = 0; w < CODE_POINTS / 64; w++) {
+        if (b->blocks[w] >= 0) {
+            d->others[b->blocks[w]] |= set->words[w] != UINT64_MAX;
+            continue;
+        }
+        for (uint32_t c = 64 * w; c < 64 * (w + 1); c++) {
+            d->others[a->classes[c]] |= !code_set_has(set, c);
+        }
+    }
+}
+
+// The class of a member of the set that was in `class`; -1 if there are too many.
+static inline int automaton_split_(ClassSplit_ *d, uint32_t *count, uint8_t class) {
+    if (!d->others[class]) {
+        return class;
+    }
+    if (d->split[class] < 0 && *count < AUTOMATON_CLASSES) {
+        d->split[class] = (int16_t)(*count)++;
+    }
+    return d->split[class];
+}
+
+static inline bool automaton_divide_(ClassSplit_ *d, Automaton *a, AutomatonBuilder_ *b,
+                                     const CodeSet *set, uint32_t *count) {
+    for (uint32_t w = 0; w < CODE_POINTS / 64; w++) {
+        uint8_t *classes = a->classes + 64 * w;
+        if (b->blocks[w] >= 0 && set->words[w] == UINT64_MAX) {
+            b->blocks[w] = (int16_t)automaton_split_(d, count, classes[0]);
+            if (b->blocks[w] < 0) {
+                return false;
+            }
+            memset(classes, b->blocks[w], 64);
+            continue;
+        }
+        for (uint32_t i = 0; i < 64 && set->words[w] != 0; i++) {
+            if (!code_set_has(set, 64 * w + i)) {
+                continue;
+            }
+            int class = automaton_split_(d, count, classes[i]);
+            if (class < 0) {
+                return false;
+            }
+            b->blocks[w] = class == classes[i] ? b->blocks[w] : -1;
+            classes[i] = (uint8_t) class;
+        }
+    }
+    return true;
+}
+
 // Two characters have one class if no set tells them apart.
 static inline bool automaton_make_classes_(Automaton *a, AutomatonBuilder_ *b,
                                            const Expression *x) {
     uint32_t count = 1;
     for (int s = 0; s < x->set_count; s++) {
-        int16_t split[256]; // what the members of a class become
-        bool others[256] = {false};
-        memset(split, -1, sizeof split);
-        for (uint32_t c = 0; c < CODE_POINTS; c++) {
-            others[a->classes[c]] |= !code_set_has(x->sets[s], c);
-        }
-        for (uint32_t c = 0; c < CODE_POINTS; c++) {
-            const uint8_t class = a->classes[c];
-            if (!code_set_has(x->sets[s], c) || !others[class]) {
-                continue;
-            }
-            if (split[class] < 0) {
-                if (count == AUTOMATON_CLASSES) {
-                    return false;
-                }
-                split[class] = (int16_t)count++;
-            }
-            a->classes[c] = (uint8_t)split[class];
+        ClassSplit_ divided = {0};
+        memset(divided.split, -1, sizeof divided.split);
+        automaton_find_others_(&divided, a, b, x->sets[s]);
+        if (!automaton_divide_(&divided, a, b, x->sets[s], &count)) {
+            return false;
         }
     }
-    for (uint32_t c = CODE_POINTS; c-- > 0;) {
-        b->samples[a->classes[c]] = c;
+
+    for (uint32_t w = CODE_POINTS / 64; w-- > 0;) {
+        for (uint32_t i = b->blocks[w] < 0 ? 64 : 1; i-- > 0;) {
+            b->samples[a->classes[64 * w + i]] = 64 * w + i;
+        }
     }
     for (int s = 0; s < x->set_count; s++) {
         for (uint32_t k = 0; k < count; k++) {

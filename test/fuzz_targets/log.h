@@ -154,7 +154,7 @@ static bool run_log_resume(InputPart *parts) {
     const Mixture mixture = {
         .count = 1, .items = &data, .paths = paths, .weights = weights, .period = 1};
     const World one = {.size = 1, .node_size = 1, .grid = {.tp = 1, .pp = 1, .dp = 1}};
-    const ModelConfig config = {.vocab_size = 264};
+    const ModelConfig config = config_of_family(FAMILY_GPT2);
     const RunRecord record = {.options = &options,
                               .world = &one,
                               .config = &config,
