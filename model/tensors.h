@@ -181,8 +181,8 @@ static inline float normal_variate_(uint64_t seed, uint64_t tensor, uint64_t ele
 #define INIT_STD 0.02
 
 // Initial values (Radford et al. 2019): normal with standard deviation `std`, GPT-2's matrices that
-// end a residual branch scaled by 1 / sqrt(2 L), biases 0, norms' weights 1. The value of an element
-// does not depend on the shard it is in. views: (count), of all tensors of the shard.
+// end a residual branch scaled by 1 / sqrt(2 L), biases 0, norms' weights 1. The value of an
+// element does not depend on the shard it is in. views: (count), of all tensors of the shard.
 static inline void weights_initialize(const ModelConfig *c, uint64_t seed, float std,
                                       const TensorView *views, size_t count) {
     for (size_t i = 0; i < count; i++) {

@@ -326,7 +326,7 @@ def adamw_steps(model, tokens, seq_len, global_batch, rates, clip, betas=(0.9, 0
     return losses, norms
 
 
-def compare_weights(found, expected, channels=0):
+def compare_weights(found, expected, channels=0, largest=1e-5):
     """Compares every tensor after 5 steps at a learning rate of 1e-4, except GPT-2's key bias, in
     `channels` elements of c_attn.bias."""
     expected = {name: tensor.detach().numpy() for name, tensor in expected.items()}
@@ -336,4 +336,4 @@ def compare_weights(found, expected, channels=0):
         if name.endswith("c_attn.bias"):
             difference[channels:2 * channels] = 0
         assert tensor.dtype == np.float32
-        assert difference.max() <= 1e-5 and difference.mean() <= 2e-8, f"{name}: {difference.max(), difference.mean()}"
+        assert difference.max() <= largest and difference.mean() <= 2e-8, f"{name}: {difference.max(), difference.mean()}"

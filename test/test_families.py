@@ -2,7 +2,9 @@
 training, logits, folders in both directions, generated text, export.
 
 Tolerances as in test_model.py: losses of 20 AdamW steps 1e-4 relative, weights after 5 steps at a
-learning rate of 1e-4 within 1e-5, logits 1e-4 (float32, eager attention).
+learning rate of 1e-4 within 1e-5, logits 1e-4 (float32, eager attention). With ReLU a hidden unit
+may be active in few tokens; the gradients of its weights are as small as rounding errors, which
+AdamW turns into a fraction of the learning rate: within 5e-5 there, with the same mean.
 """
 import json
 
@@ -80,7 +82,8 @@ def test_training_matches(name, tokens, tmp_path, build):
     assert np.allclose(log.column("loss")[:5], losses[:5], rtol=0, atol=1e-5)
     assert np.allclose(log.column("grad_norm")[:5], norms[:5], rtol=1e-4, atol=0)
     if steps == 5:
-        compare_weights(weights(saved), dict(twin.named_parameters()), channels=48)
+        compare_weights(weights(saved), dict(twin.named_parameters()), channels=48,
+                        largest=5e-5 if "relu" in name else 1e-5)
 
     loaded = load_torch(saved)
     assert type(loaded).__name__ == type(twin).__name__
