@@ -138,8 +138,8 @@ static inline bool choose_vocab_size_(TrainSetup *s, const Options *o, Error *e)
            fail(e, "%s: does not state its vocabulary size: give --vocab-size N", path);
 }
 
-// Checkpoints get the tokenizer files of the model that training starts from, unchanged, if they give
-// the ids of the data.
+// Checkpoints get the tokenizer files of the model that training starts from, unchanged, if they
+// give the ids of the data.
 static inline void keep_published_tokenizer_(TrainSetup *s, const char *from,
                                              const Tokenizer *of_data) {
     Tokenizer published;
