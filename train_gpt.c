@@ -3,8 +3,8 @@
 //
 // Shapes in comments: B sequences of T tokens in a micro-batch, R = B * T rows, C channels, H
 // heads of D channels and KV heads of keys and values, F hidden channels of the MLP, V tokens in
-// the vocabulary, tp tensor-parallel ranks. Arrays are row-major float. What each kernel computes is
-// specified in kernels_ref.h; everything that is not the model, its training or a command has a
+// the vocabulary, tp tensor-parallel ranks. Arrays are row-major float. What each kernel computes
+// is specified in kernels_ref.h; everything that is not the model, its training or a command has a
 // folder of its own.
 
 #include "corpus/command.h"

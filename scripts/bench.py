@@ -281,7 +281,7 @@ def bench_step(threads, rounds, folders, more_libraries):
     if not folders:
         print("llm.c: no --llmc DIR given: skipped")
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
-    data = {"124m": folder / "tokens.bin", "llm-jp-3-150m": folder / "tokens"}
+    data = {"124m": folder / "tokens.bin", "llm-jp-3-150m": folder / "pair"}
     for model, path in data.items():
         make_tokens(path, 200_000, MODELS[model][0])
     peers = {("124m", *llmc_batch(llmc)): llmc for llmc in folders}
