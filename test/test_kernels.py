@@ -65,7 +65,7 @@ def test_golden_on_a64fx():
 
 @pytest.mark.parametrize("build", QEMU_CPUS)
 def test_golden_at_every_vector_length(build):
-    assert golden_hashes(run(TWO_STEPS, build=build, threads=2).out) == golden_hashes(run(TWO_STEPS).out)
+    assert golden_hashes(run(TWO_STEPS, build=build, threads=2, timeout=600).out) == golden_hashes(run(TWO_STEPS).out)
 
 
 CFLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-ffp-contract=off", "-march=native", "-fopenmp", "-Wno-psabi"]
@@ -84,7 +84,7 @@ def test_shim(flags, tmp_path):
     FMA)."""
     program = tmp_path / "train_gpt"
     subprocess.run(["mpicc", "-I.", *CFLAGS, *flags, "train_gpt.c", "-o", program, "-lm"], cwd=ROOT, check=True)
-    result = subprocess.run([program, *TWO_STEPS, "--check"], capture_output=True, text=True, timeout=300)
+    result = subprocess.run([program, *TWO_STEPS, "--check"], capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr
     assert golden_hashes(result.stdout) == golden_hashes(run(TWO_STEPS).out)
 
