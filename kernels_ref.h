@@ -34,8 +34,8 @@ typedef float real;
 // Rows of logits that exist at one time: B x T x V of them are never stored.
 enum { CLASSIFIER_ROWS = 256 };
 
-// The function between the two products of an MLP.
-typedef enum { ACTIVATION_GELU_TANH, ACTIVATION_GELU, ACTIVATION_RELU } Activation;
+// The function between the two products of an MLP. NONE: of a product that has none behind it.
+typedef enum { ACTIVATION_GELU_TANH, ACTIVATION_GELU, ACTIVATION_RELU, ACTIVATION_NONE } Activation;
 
 // How the weight of a product from C to OC channels is stored: (C, OC), or (OC, C) as in PyTorch's
 // Linear.
@@ -167,9 +167,11 @@ static inline real activation_ref(real x, Activation activation) {
     case ACTIVATION_GELU:
         return x / 2 * (1 + erf(SQRT_HALF * x));
     case ACTIVATION_RELU:
+        return x < 0 ? 0 : x;
+    case ACTIVATION_NONE:
         break;
     }
-    return x < 0 ? 0 : x;
+    return x;
 }
 
 // GELU, tanh: 1/2 (1 + tanh(s)) + x/2 (1 - tanh(s)^2) ds/dx
@@ -184,9 +186,11 @@ static inline real activation_slope_ref(real x, Activation activation) {
     case ACTIVATION_GELU:
         return (1 + erf(SQRT_HALF * x)) / 2 + x * NORMAL_PEAK * exp(-x * x / 2);
     case ACTIVATION_RELU:
+        return x > 0 ? 1 : 0;
+    case ACTIVATION_NONE:
         break;
     }
-    return x > 0 ? 1 : 0;
+    return 1;
 }
 
 // SwiGLU (Shazeer 2020): out (R, F) = silu(gate) * up, silu(x) = x sigmoid(x). gate_up (R, 2F): in

@@ -179,7 +179,8 @@ static void qkv_forward(const Model *m, const LayerWeights *w, LayerActivations 
                         size_t B, size_t T) {
     const Kernels *k = m->kernels;
     const size_t C = m->config.channels, D = m->config.head_dim, R = B * (T - first);
-    const size_t H = m->shard.heads, KV = m->shard.kv_heads, W = (H + 2 * KV) * D;
+    const size_t H = m->shard.heads, KV = m->shard.kv_heads;
+    const size_t W = shard_qkv_width(&m->config, &m->shard);
     const float eps = (float)m->config.norm_eps;
     float *qkv = y->qkv + first * W;
 
@@ -354,7 +355,7 @@ static void mlp_backward(const Model *m, const LayerWeights *w, const LayerActiv
     const Kernels *k = m->kernels;
     const size_t C = m->config.channels, F = m->shard.mlp_channels;
     if (is_llama(m)) {
-        k->matmul_backward_input(d->act, d->stream, w->fcproj_w, NULL, ACTIVATION_RELU, OUT_IN, R,
+        k->matmul_backward_input(d->act, d->stream, w->fcproj_w, NULL, ACTIVATION_NONE, OUT_IN, R,
                                  F, C);
         k->swiglu_backward(d->fc, d->act, y->fc, R, F);
     } else {
@@ -369,7 +370,7 @@ static void qkv_backward(const Model *m, World *world, const LayerWeights *w, La
                          const LayerActivations *y, BackwardScratch *d, size_t B, size_t T) {
     const Kernels *k = m->kernels;
     const size_t D = m->config.head_dim, H = m->shard.heads, KV = m->shard.kv_heads;
-    const size_t W = (H + 2 * KV) * D, R = B * T;
+    const size_t W = shard_qkv_width(&m->config, &m->shard), R = B * T;
     if (m->rope) {
         k->rope(d->qkv, m->rope, W, 0, B, T, H + KV, D, true);
     }
@@ -390,7 +391,7 @@ static void qkv_backward(const Model *m, World *world, const LayerWeights *w, La
 // own query heads: their sum is what the shared weights get.
 static void sum_shared_heads(const Model *m, World *world, BackwardScratch *d, size_t R) {
     const size_t D = m->config.head_dim, H = m->shard.heads, KV = m->shard.kv_heads;
-    const size_t W = (H + 2 * KV) * D, n = 2 * KV * D;
+    const size_t W = shard_qkv_width(&m->config, &m->shard), n = 2 * KV * D;
     if (m->shard.kv_copies == 1) {
         return;
     }
@@ -425,7 +426,7 @@ static void layer_backward(const Model *m, World *world, size_t layer, LayerWeig
     mpi_progress(world);
     k->matmul_backward_weight(dw->fc_w, dw->fc_b, y->norm2.out, d->fc, layout, R, C, hidden);
     mpi_progress(world);
-    k->matmul_backward_input(d->branch, d->fc, w->fc_w, NULL, ACTIVATION_RELU, layout, R, C,
+    k->matmul_backward_input(d->branch, d->fc, w->fc_w, NULL, ACTIVATION_NONE, layout, R, C,
                              hidden);
     tp_all_reduce(world, d->branch, R * C);
     norm_backward(m, d, dw->norm2_w, dw->norm2_b, d->branch, y->residual2, w->norm2_w, &y->norm2,
@@ -436,14 +437,14 @@ static void layer_backward(const Model *m, World *world, size_t layer, LayerWeig
     const AttentionShape shape = attention_heads(m, y, layer);
     const size_t keys = attention, values = keys + shape.kv_heads * shape.head_dim; // in a row
     k->matmul_backward_weight(dw->proj_w, dw->proj_b, y->attn, d->stream, layout, R, attention, C);
-    k->matmul_backward_input(d->branch, d->stream, w->proj_w, NULL, ACTIVATION_RELU, layout, R,
+    k->matmul_backward_input(d->branch, d->stream, w->proj_w, NULL, ACTIVATION_NONE, layout, R,
                              attention, C);
     mpi_progress(world);
     k->attention_backward(d->qkv, d->qkv + keys, d->qkv + values, d->branch, y->attn, y->qkv,
                           y->qkv + keys, y->qkv + values, y->lse, &shape, B, T);
     qkv_backward(m, world, w, dw, y, d, B, T);
     mpi_progress(world);
-    k->matmul_backward_input(d->branch, d->qkv, w->qkv_w, NULL, ACTIVATION_RELU, layout, R, C, W);
+    k->matmul_backward_input(d->branch, d->qkv, w->qkv_w, NULL, ACTIVATION_NONE, layout, R, C, W);
     mpi_progress(world);
     sum_shared_heads(m, world, d, R);
     k->matmul_backward_weight(dw->qkv_w, dw->qkv_b, y->norm1.out, d->qkv, layout, R, C, W);

@@ -182,6 +182,9 @@ static inline void activation_row_sve(float *out, const float *x, Activation act
     case ACTIVATION_RELU:
         relu_row_sve(out, x, n);
         break;
+    case ACTIVATION_NONE:
+        memcpy(out, x, n * sizeof *out);
+        break;
     }
 }
 
@@ -197,6 +200,8 @@ static inline void activation_backward_row_sve(float *dout, const float *x, Acti
         break;
     case ACTIVATION_RELU:
         relu_backward_row_sve(dout, x, n);
+        break;
+    case ACTIVATION_NONE:
         break;
     }
 }

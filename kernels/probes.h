@@ -174,11 +174,11 @@ RUN_ACTIVATION(gelu, ACTIVATION_GELU)
 RUN_ACTIVATION(relu, ACTIVATION_RELU)
 
 RUN(run_matmul_backward_input) {
-    k->matmul_backward_input(x[0], x[1], x[2], NULL, ACTIVATION_GELU_TANH, IN_OUT, R, s->C, s->O);
+    k->matmul_backward_input(x[0], x[1], x[2], NULL, ACTIVATION_NONE, IN_OUT, R, s->C, s->O);
 }
 
 RUN(run_matmul_backward_input_out_in) {
-    k->matmul_backward_input(x[0], x[1], x[2], NULL, ACTIVATION_GELU_TANH, OUT_IN, R, s->C, s->O);
+    k->matmul_backward_input(x[0], x[1], x[2], NULL, ACTIVATION_NONE, OUT_IN, R, s->C, s->O);
 }
 
 RUN(run_matmul_backward_weight) {

@@ -105,6 +105,14 @@ static inline bool checkpoint_add_copy(CheckpointWriter *w, const char *director
     return ok;
 }
 
+// The same, if that folder has it.
+static inline bool checkpoint_add_copy_if_any(CheckpointWriter *w, const char *directory,
+                                              const char *name, Error *e) {
+    char path[PATH_LIMIT];
+    return path_format(path, e, "%s/%s", directory, name) &&
+           (access(path, F_OK) || checkpoint_add_copy(w, directory, name, e));
+}
+
 // ------------------------------------------------------------------------------------------------
 // The tensors of a checkpoint: model.safetensors, or several files of at most TENSOR_FILE_BYTES and
 // an index as on the Hugging Face Hub; optimizer-NNNNN.safetensors likewise. Several ranks write
@@ -193,8 +201,8 @@ static inline bool tensor_files(TensorFiles *files, const CheckpointWriter *w,
 }
 
 // Writes model.safetensors.index.json: which of a model's files holds which tensor.
-static inline void tensor_index_write(JsonWriter *json, const TensorFiles *files,
-                                      const TensorView *views, Dtype dtype) {
+static inline void tensor_index_write_(JsonWriter *json, const TensorFiles *files,
+                                       const TensorView *views, Dtype dtype) {
     uint64_t total = 0;
     json_open(json, NULL, '{');
     json_open(json, "weight_map", '{');
@@ -215,13 +223,13 @@ static inline void tensor_index_write(JsonWriter *json, const TensorFiles *files
 
 // Adds model.safetensors.index.json if the weights are in several files.
 static inline bool checkpoint_add_index(CheckpointWriter *w, const TensorFiles *files,
-                                        const TensorView *views, Error *e) {
+                                        const TensorView *views, Dtype dtype, Error *e) {
     JsonWriter json = {.indent = 2};
     if (files->model_count == 1) {
         return true;
     }
 
-    tensor_index_write(&json, files, views, DTYPE_F32);
+    tensor_index_write_(&json, files, views, dtype);
     bool ok = checkpoint_add_text(w, "model.safetensors.index.json", &json.text, e);
     free(json.data);
     return ok;

@@ -9,8 +9,7 @@
 #include "model/tensors.h"
 #include "mpi_utils.h"
 #include "run/options.h"
-#include "run/training_state.h" // defines: model_config_load
-#include "tokenizer.h"          // defines: TOKENIZER_FILES
+#include "run/training_state.h" // defines: model_config_load, add_tokenizer_files
 #include "util/text.h"
 
 typedef struct {
@@ -69,34 +68,16 @@ static inline bool export_json_(Export *x, const char *name, JsonWriter *json, E
 
 // Configuration, index, tokenizer and model card.
 static inline bool export_small_files_(Export *x, Error *e) {
-    JsonWriter config = {.indent = 2}, generation = {.indent = 2}, index = {.indent = 2};
+    JsonWriter config = {.indent = 2}, generation = {.indent = 2};
     config_write(&config, &x->config, x->dtype);
-    generation_config_write(&generation, &x->config);
-    if (!export_json_(x, "config.json", &config, e) ||
-        !export_json_(x, "generation_config.json", &generation, e)) {
+    if (!export_json_(x, "config.json", &config, e)) {
         return false;
     }
-    if (x->files.count > 1) {
-        tensor_index_write(&index, &x->files, x->views, x->dtype);
-        if (!checkpoint_add_text(&x->writer, "model.safetensors.index.json", &index.text, e)) {
-            free(index.data);
-            return false;
-        }
-        free(index.data);
-    }
-
-    const char *names[32] = {"README.md"};
-    for (size_t i = 0; TOKENIZER_FILES[i]; i++) {
-        names[1 + i] = TOKENIZER_FILES[i];
-    }
-    for (size_t i = 0; names[i]; i++) {
-        char path[PATH_LIMIT];
-        if (!path_format(path, e, "%s/%s", x->from, names[i]) ||
-            (!access(path, F_OK) && !checkpoint_add_copy(&x->writer, x->from, names[i], e))) {
-            return false;
-        }
-    }
-    return true;
+    generation_config_write(&generation, &x->config);
+    return export_json_(x, "generation_config.json", &generation, e) &&
+           checkpoint_add_index(&x->writer, &x->files, x->views, x->dtype, e) &&
+           checkpoint_add_copy_if_any(&x->writer, x->from, "README.md", e) &&
+           add_tokenizer_files(&x->writer, x->from, e);
 }
 
 // Everything into the temporary folder.

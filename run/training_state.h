@@ -128,22 +128,24 @@ static inline bool write_tensor_files_(const TrainingState *t, World *w, Checkpo
     return all;
 }
 
+// The files of the tokenizer in a folder.
+static inline bool add_tokenizer_files(CheckpointWriter *w, const char *directory, Error *e) {
+    bool ok = true;
+    for (size_t i = 0; ok && TOKENIZER_FILES[i]; i++) {
+        ok = checkpoint_add_copy_if_any(w, directory, TOKENIZER_FILES[i], e);
+    }
+    return ok;
+}
+
 // The small files, and those of the tokenizer in a folder; "" for none.
 static inline bool add_small_files_(CheckpointWriter *w, const SmallFile *files, size_t count,
                                     const char *tokenizer, Error *e) {
-    char path[PATH_LIMIT];
     for (size_t i = 0; i < count; i++) {
         if (!checkpoint_add_text(w, files[i].name, &files[i].content.text, e)) {
             return false;
         }
     }
-    for (size_t i = 0; TOKENIZER_FILES[i] && tokenizer[0]; i++) {
-        if (!path_format(path, e, "%s/%s", tokenizer, TOKENIZER_FILES[i]) ||
-            (!access(path, F_OK) && !checkpoint_add_copy(w, tokenizer, TOKENIZER_FILES[i], e))) {
-            return false;
-        }
-    }
-    return true;
+    return !tokenizer[0] || add_tokenizer_files(w, tokenizer, e);
 }
 
 // Collective: writes OUT/.step-NNNNNN.new, which rank 0 then gives its final name. small: (count),
@@ -162,7 +164,7 @@ static inline bool state_save(const TrainingState *t, World *w, const char *out,
                  checkpoint_begin(&writer, out, step, root, &e);
     bool ok = begun && tensor_files(&files, &writer, views, tensors, &e) &&
               (!root || (add_small_files_(&writer, small, count, tokenizer, &e) &&
-                         checkpoint_add_index(&writer, &files, views, &e)));
+                         checkpoint_add_index(&writer, &files, views, DTYPE_F32, &e)));
 
     ok = world_check(w, ok, &e) && write_tensor_files_(t, w, &writer, &files, views);
     bool committed = ok && (!root || checkpoint_commit(&writer, &e));

@@ -89,7 +89,7 @@ static void ours(const Product *p, Direction direction) {
     if (direction == FORWARD) {
         matmul_forward_sve(p->out, p->inp, p->weight, p->bias, NULL, IN_OUT, p->R, p->C, p->OC);
     } else if (direction == BACKWARD_INPUT) {
-        matmul_backward_input_sve(p->inp, p->out, p->weight, NULL, ACTIVATION_RELU, IN_OUT, p->R,
+        matmul_backward_input_sve(p->inp, p->out, p->weight, NULL, ACTIVATION_NONE, IN_OUT, p->R,
                                   p->C, p->OC);
     } else {
         matmul_backward_weight_sve(p->weight, p->bias, p->inp, p->out, IN_OUT, p->R, p->C, p->OC);

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sentencepiece
-from tokenizers import Tokenizer, decoders, models, normalizers
+from tokenizers import Tokenizer, models, normalizers
 
 import tokenizer_campaign as campaign
 from support import ROOT, build_tool
-from tokenizer_campaign import SPACE, packed, unpacked
+from tokenizer_campaign import packed, unpacked
 
 MODEL_FILES = ["tokenizer.model.v1", "mistral_instruct_tokenizer_240216.model.v2",
                "mistral_instruct_tokenizer_240323.model.v3", "mistral_instruct_tokenizer_241114.model.v7"]
@@ -230,12 +230,8 @@ def make_mistral_json(_, folder):
     words = vocabulary[259:]
     tokenizer = Tokenizer(models.BPE({piece: i for i, (piece, _) in enumerate(vocabulary)}, campaign.merges_of_pieces(words),
                                      unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
-    tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(),
-                                           decoders.Strip(" ", 1, 0)])
-    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    campaign.as_llama2(tokenizer)
+    campaign.save_llama2(tokenizer, folder)
 
 
 JSONS = {"llama3": make_json, "deepseek": make_json, "mistral": make_mistral_json}

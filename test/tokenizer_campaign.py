@@ -349,6 +349,19 @@ def merges_of_pieces(vocabulary):
     return [(a, b) for *_, a, b in sorted(merges)]
 
 
+def as_llama2(tokenizer):
+    """Spaces as in Llama 2's tokenizer.json: no pre-tokenizer."""
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(),
+                                           decoders.Strip(" ", 1, 0)])
+
+
+def save_llama2(tokenizer, folder):
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+
+
 def make_bpe(fallback, metaspace):
     """BPE over characters as Llama 2 and Mistral have it, from a .model."""
     def make(folder, base):
@@ -363,12 +376,8 @@ def make_bpe(fallback, metaspace):
             tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=metaspace, split=metaspace != "never")
             tokenizer.decoder = decoders.Metaspace(prepend_scheme=metaspace)
         else:
-            tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
-            tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(),
-                                                   decoders.Strip(" ", 1, 0)])
-        tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
-        tokenizer.save(str(folder / "tokenizer.json"))
-        (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+            as_llama2(tokenizer)
+        save_llama2(tokenizer, folder)
     return make
 
 
