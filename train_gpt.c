@@ -1152,7 +1152,7 @@ static bool log_plan(Trainer *t) {
     const GradientReducer *r = &t->reducer;
     bool ok = true;
     if (t->position.step == t->record.from_step) {
-        return true; // a run that was complete: its log has the line already
+        return true; // a run that was complete
     }
 
     double peak =

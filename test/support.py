@@ -30,7 +30,7 @@ SANITIZERS = {
 QEMU_CPUS = {"a64fx": "a64fx", **{f"sve{bits}": f"max,sve-default-vector-length={bits // 8}"
                                   for bits in (128, 256, 1024, 2048)}}  # A64FX: 512
 LAUNCHER_NOISE = re.compile(r"Abort\(\d+\) on node|application called MPI_Abort")
-TIMING = {"step_ms", "tokens_per_s", "mfu", "comm_ms", "plan"}  # log fields that vary between runs
+TIMING = {"step_ms", "tokens_per_s", "mfu", "comm_ms"}  # log fields that vary between runs
 
 
 # --------------------------------------------------------------------------------------------------
@@ -161,9 +161,10 @@ def read_log(out):
 
 
 def stable_log(out):
-    """The log lines without the first line and without timing fields."""
+    """The log lines of steps and validations, without timing fields. The closing line has nothing
+    else, and is missing if the run was killed between its last checkpoint and its end."""
     lines = [json.loads(line) for line in (Path(out) / "log.jsonl").read_text().splitlines()[1:]]
-    return [{key: value for key, value in line.items() if key not in TIMING} for line in lines]
+    return [{key: value for key, value in line.items() if key not in TIMING} for line in lines if "plan" not in line]
 
 
 def checkpoint(out, step):
