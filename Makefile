@@ -18,7 +18,7 @@ CFLAGS ?= -O3 -ffp-contract=off
 WARN   := -I. -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -fopenmp
 REVISION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 DEFINES  = -DGIT_REVISION='"$(REVISION)"' -DCOMPILER_FLAGS='"$(strip $(1))"'
-SANITIZE := -O1 -ffp-contract=off -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+SANITIZE := -O1 -ffp-contract=off -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 HEADERS := $(wildcard *.h */*.h)
 TOOLS   := $(patsubst test/%.c,%,$(wildcard test/*_tool.c))
 SYSROOT  = $(shell scripts/a64fx_sysroot.sh)

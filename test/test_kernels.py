@@ -31,7 +31,7 @@ def test_gradients(target):
     assert re.search(r"[1-9]\d* passed, 0 failed", summary), summary
 
 
-@pytest.mark.parametrize("build", [*NATIVE, "a64fx", "sve128"])  # emulated: minutes
+@pytest.mark.parametrize("build", [*NATIVE, "a64fx", pytest.param("sve128", marks=pytest.mark.full)])
 def test_check(build):
     result = run(["kernels", "--check"], build=build, threads=2, timeout=600)
     checked, failed = map(int, re.search(r"(\d+) checked, (\d+) failed", result.out).groups())
@@ -48,11 +48,13 @@ def test_golden(build, threads):
     run(["kernels", "--golden"], build=build, threads=threads, timeout=600)
 
 
-TWO_STEPS = ["kernels", "--golden", "--golden-steps", "2"]  # the full run takes minutes under emulation
+def first_steps(count):
+    """The full run takes minutes under emulation."""
+    return ["kernels", "--golden", "--golden-steps", count]
 
 
 def golden_hashes(output):
-    hashes = re.findall(r"golden run of (\w+): ([0-9a-f]{64}), 2 steps", output)
+    hashes = re.findall(r"golden run of (\w+): ([0-9a-f]{64}), \d steps", output)
     assert [family for family, _ in hashes] == ["gpt2", "llama", "qwen3"]
     return hashes
 
@@ -65,10 +67,12 @@ def test_golden_on_a64fx():
 
 @pytest.mark.parametrize("build", QEMU_CPUS)
 def test_golden_at_every_vector_length(build):
-    assert golden_hashes(run(TWO_STEPS, build=build, threads=2, timeout=600).out) == golden_hashes(run(TWO_STEPS).out)
+    steps = first_steps(2 if build == "a64fx" else 1)
+    assert golden_hashes(run(steps, build=build, threads=2, timeout=600).out) == golden_hashes(run(steps).out)
 
 
-CFLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-ffp-contract=off", "-march=native", "-fopenmp", "-Wno-psabi"]
+# -O0: compiling takes longer than running, and the bits are the same.
+CFLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O0", "-ffp-contract=off", "-march=native", "-fopenmp", "-Wno-psabi"]
 
 
 def compile_program(folder, source):
@@ -84,9 +88,11 @@ def test_shim(flags, tmp_path):
     FMA)."""
     program = tmp_path / "train_gpt"
     subprocess.run(["mpicc", "-I.", *CFLAGS, *flags, "train_gpt.c", "-o", program, "-lm"], cwd=ROOT, check=True)
-    result = subprocess.run([program, *TWO_STEPS, "--check"], capture_output=True, text=True, timeout=600)
+    steps = [*first_steps(2), "--check"]
+    result = subprocess.run([program, *map(str, steps)], capture_output=True, text=True, timeout=600,
+                            env={**os.environ, "OMP_NUM_THREADS": "2"})
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr
-    assert golden_hashes(result.stdout) == golden_hashes(run(TWO_STEPS).out)
+    assert golden_hashes(result.stdout) == golden_hashes(run(steps).out)
 
 
 CHECK = """
@@ -99,18 +105,16 @@ int main(void) {
 
 
 def test_check_can_fail(tmp_path):
-    """The check detects a coefficient of exp that is wrong in the fourth digit."""
-    for folder in "right", "wrong":
-        (tmp_path / folder / "kernels").mkdir(parents=True)
-        for source in [*ROOT.glob("kernels/*.h"), *ROOT.glob("kernels_*.h")]:
-            shutil.copy(source, tmp_path / folder / source.relative_to(ROOT))
-    maths = tmp_path / "wrong/kernels/vector_math_sve.h"
+    """The check detects a coefficient of exp that is wrong in the fourth digit. (test_check shows
+    that it passes with the right one.)"""
+    (tmp_path / "kernels").mkdir()
+    for source in [*ROOT.glob("kernels/*.h"), *ROOT.glob("kernels_*.h")]:
+        shutil.copy(source, tmp_path / source.relative_to(ROOT))
+    maths = tmp_path / "kernels/vector_math_sve.h"
     assert "4.99999851e-1f" in maths.read_text()
     maths.write_text(maths.read_text().replace("4.99999851e-1f", "4.999e-1f"))
 
-    right, wrong = (subprocess.run([compile_program(tmp_path / folder, CHECK)], capture_output=True, text=True, timeout=300)
-                    for folder in ("right", "wrong"))
-    assert right.returncode == 0 and "FAIL" not in right.stdout
+    wrong = subprocess.run([compile_program(tmp_path, CHECK)], capture_output=True, text=True, timeout=300)
     assert wrong.returncode == 1 and "FAIL" in wrong.stdout
 
 

@@ -84,7 +84,7 @@ def slow(tiny, tmp_path_factory, request):
     family = dict(family="llama", heads=4, kv_heads=2, tied=0) if request.param == "llama" else {}
 
     def make(out):
-        return tiny(out, **family, channels=192, seq_len=64, micro_batch=4, global_batch=8, steps=STEPS, save_every=3, shuffle=1,
+        return tiny(out, **family, channels=192, steps=STEPS, save_every=3, shuffle=1,
                     eval_every=6, val_data=tiny.data)
     ends = {}
 

@@ -209,10 +209,10 @@ def test_random_text(tool, gpt2, lists):
 
 @pytest.mark.parametrize("character", ["a", "あ", "!", "7", " ", "\n", "\u3000", "'", "ab", "\U0001F600"])
 def test_long_runs_take_linear_time(tool, gpt2, character):
-    length = 2_000_000 // len(character.encode())
+    length = 500_000 // len(character.encode())
     began = time.monotonic()
     ours, = encode(tool, gpt2[0], [character * length])
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 30  # quadratic time would be hours
     assert ours == gpt2[1].encode(character * length, add_special_tokens=False).ids
 
 
