@@ -49,6 +49,7 @@ SVE_INLINE void gemm_tile_sve(float *out, size_t out_row, const float *start, si
     __builtin_prefetch(out + i * out_row + 3 * vl, 1);
 #define MULTIPLY_ADD_ROW(i)                                                                        \
     x = svdup_n_f32(a[i * row_step + step * k_step]);                                              \
+    IN_REGISTER(x);                                                                                \
     low##i = svmla_f32_m(all, low##i, b_low, x);                                                   \
     high##i = svmla_f32_m(all, high##i, b_high, x);
 #define STEP(number)                                                                               \
@@ -56,6 +57,8 @@ SVE_INLINE void gemm_tile_sve(float *out, size_t out_row, const float *start, si
         const size_t step = number;                                                                \
         svfloat32_t b_low = svld1_f32(all, b + 2 * step * vl),                                     \
                     b_high = svld1_f32(all, b + (2 * step + 1) * vl), x;                           \
+        IN_REGISTER(b_low);                                                                        \
+        IN_REGISTER(b_high);                                                                       \
         TILE_EACH_ROW(MULTIPLY_ADD_ROW)                                                            \
     }
 #define STORE_ROW(i)                                                                               \
