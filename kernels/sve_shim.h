@@ -88,6 +88,8 @@ SHIM svfloat32_t svld1_f32(svbool_t p, const float *from) {
 SHIM void svst1_f32(svbool_t p, float *to, svfloat32_t v) {
     if (p == SHIM_LANES) { // masked stores are slow on some CPUs
         memcpy(to, &v, sizeof v);
+    } else if (p == 4) { // the transposes of packing
+        memcpy(to, &v, 16);
     } else {
         _mm256_maskstore_ps(to, shim_mask(p), (__m256)v);
     }
