@@ -300,9 +300,10 @@ SHIM svfloat32_t svext_f32(svfloat32_t a, svfloat32_t b, int first) {
 #undef SHIM
 #endif
 
-// Keeps a vector that was loaded in a register, and loads in this order. Without it gcc for x86 makes
-// the vector a memory operand of each instruction that uses it, and the loads of a matrix product
-// take longer than its multiply-adds: 0.68 of OpenBLAS's rate with AVX2 on Zen 3 instead of 0.96.
+// Keeps a vector that was loaded in a register, and loads in this order. Without it gcc for x86
+// makes the vector a memory operand of each instruction that uses it, and the loads of a matrix
+// product take longer than its multiply-adds: 0.68 of OpenBLAS's rate with AVX2 on Zen 3 instead of
+// 0.96.
 #if defined __x86_64__ && !defined __clang__ && SHIM_BYTES <= 64 &&                                \
     (defined __AVX512F__ || (defined __AVX__ && SHIM_BYTES <= 32))
 #define IN_REGISTER(vector) __asm__ volatile("" : "+v"(vector))
