@@ -57,7 +57,7 @@ def blocks(size):
 
 @pytest.fixture(scope="module")
 def texts():
-    return ODD + list(campaign.mixed_texts(0.6, 5)) + list(blocks(2048))
+    return ODD + list(campaign.mixed_texts(0.3, 5)) + list(blocks(2048))
 
 
 def without(texts, specials):
