@@ -3,9 +3,8 @@
 #
 #   scripts/setup.sh build         compiler, make, MPICH
 #   scripts/setup.sh quickstart    the same, and the text converters of the quick start
-#   scripts/setup.sh packages      the same, and clang, the AArch64 cross compiler and emulator,
-#                                  linters, Slurm
-#   scripts/setup.sh test          the same, and build/venv with the Python packages listed in
+#   scripts/setup.sh test          the same, and clang, the AArch64 cross compiler and emulator,
+#                                  linters, Slurm, and build/venv with the Python packages listed in
 #                                  test/requirements.txt
 #
 # Missing packages come from apt, which requires root or passwordless sudo. Without either, the
@@ -51,7 +50,7 @@ look_for_quickstart() {
     need_command mandoc mandoc
 }
 
-look_for_packages() {
+look_for_test() {
     look_for_quickstart
     need_command clang clang
     need libomp-dev "omp.h of clang" has_header omp.h clang -fopenmp
@@ -72,8 +71,6 @@ look_for_packages() {
     need_command slurm-client sbatch
     need python3-venv "Python modules venv and ensurepip" has_venv
 }
-
-look_for_test() { look_for_packages; }
 
 # --------------------------------------------------------------------------------------------------
 # Installation
@@ -136,9 +133,9 @@ make_venv() {
 # --------------------------------------------------------------------------------------------------
 
 case "${1:-}" in
-build | quickstart | packages | test) "look_for_$1" ;;
+build | quickstart | test) "look_for_$1" ;;
 lists) update_lists && exit ;;
-*) echo "usage: scripts/setup.sh build|quickstart|packages|test" >&2 && exit 2 ;;
+*) echo "usage: scripts/setup.sh build|quickstart|test" >&2 && exit 2 ;;
 esac
 [ "${#missing[@]}" = 0 ] || install_missing
 missing=()

@@ -30,10 +30,7 @@ trap finish EXIT
 cd "$(dirname "$0")/.."
 mkdir -p build
 rm -f "$summary"
-scripts/setup.sh packages
-scripts/setup.sh test & # the Python packages come while the program is compiled
-python=$!
+scripts/setup.sh test
 make --no-print-directory -j"$(nproc)" train_gpt asan clang a64fx tests
-wait "$python"
 scripts/fetch_corpus.sh build/corpus
 build/venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --summary "$summary" test "$@"

@@ -180,8 +180,8 @@ static inline void automaton_find_others_(ClassSplit_ *d, const Automaton *a,
             d->others[b->blocks[w]] |= set->words[w] != UINT64_MAX;
             continue;
         }
-        for (uint64_t lacks = ~set->words[w]; lacks; lacks &= lacks - 1) {
-            d->others[a->classes[64 * w + (uint32_t)__builtin_ctzll(lacks)]] = true;
+        for (uint64_t lacks = ~set->words[w]; lacks;) {
+            d->others[a->classes[64 * w + code_set_take(&lacks)]] = true;
         }
     }
 }
@@ -209,8 +209,8 @@ static inline bool automaton_divide_(ClassSplit_ *d, Automaton *a, AutomatonBuil
             memset(classes, b->blocks[w], 64);
             continue;
         }
-        for (uint64_t members = set->words[w]; members; members &= members - 1) {
-            const int i = __builtin_ctzll(members);
+        for (uint64_t members = set->words[w]; members;) {
+            const uint32_t i = code_set_take(&members);
             int class = automaton_split_(d, count, classes[i]);
             if (class < 0) {
                 return false;

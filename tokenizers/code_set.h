@@ -18,6 +18,13 @@ static inline bool code_set_has(const CodeSet *s, uint32_t c) {
     return s->words[c / 64] >> (c % 64) & 1;
 }
 
+// Takes the lowest member out of a word of a set (not 0); returns its place in the word.
+static inline uint32_t code_set_take(uint64_t *word) {
+    const uint32_t place = (uint32_t)__builtin_ctzll(*word);
+    *word &= *word - 1;
+    return place;
+}
+
 // Adds low .. high.
 static inline void code_set_add(CodeSet *s, uint32_t low, uint32_t high) {
     for (uint32_t c = low; c <= high && c < CODE_POINTS; c++) {

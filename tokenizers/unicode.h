@@ -16,8 +16,8 @@ enum { VARIATION_SELECTORS_ = 0xE0100, VARIATION_SELECTORS_END_ = 0xE01F0 };
 // Sets these bits for all members of a set.
 static inline void set_class_bits_(uint8_t *classes, const CodeSet *set, uint8_t bits) {
     for (uint32_t w = 0; w < CLASSES_END_ / 64; w++) {
-        for (uint64_t members = set->words[w]; members; members &= members - 1) {
-            classes[64 * w + (uint32_t)__builtin_ctzll(members)] |= bits;
+        for (uint64_t members = set->words[w]; members;) {
+            classes[64 * w + code_set_take(&members)] |= bits;
         }
     }
 }
