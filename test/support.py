@@ -21,7 +21,7 @@ BINARIES = {name: ROOT / f"train_gpt{suffix}" for name, suffix in
 # A sanitizer report ends the process with an exit status that the program itself never uses. Leaks
 # of MPICH and libgomp, which keep memory until the process ends, are suppressed.
 SANITIZERS = {
-    "ASAN_OPTIONS": "detect_leaks=1:fast_unwind_on_malloc=0:detect_stack_use_after_return=1:exitcode=99",
+    "ASAN_OPTIONS": "detect_leaks=1:detect_stack_use_after_return=1:exitcode=99",
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1:exitcode=99",
     "LSAN_OPTIONS": f"suppressions={ROOT}/test/leaks_of_others.txt:print_suppressions=0:exitcode=99",
 }
