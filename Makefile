@@ -64,6 +64,10 @@ build/fuzz_readers: test/fuzz_readers.c test/fuzz_mutate.h $(wildcard test/fuzz_
 	@mkdir -p build
 	MPICH_CC=$(CLANG) $(MPICC) $(WARN) $(SANITIZE) -fsanitize=fuzzer -fno-sanitize-coverage=trace-cmp $< -o $@ -lm
 
+build/polite_wait.so: test/polite_wait.c
+	@mkdir -p build
+	$(CC) -std=c11 -Wall -Wextra -Werror -O2 -shared -fPIC $< -o $@ -ldl
+
 build/bench_gemm: test/bench_gemm.c $(HEADERS)
 	@mkdir -p build
 	$(CC) $(WARN) $(CFLAGS) $(NATIVE) $< -o $@ -ldl -lm
@@ -71,12 +75,13 @@ build/bench_gemm: test/bench_gemm.c $(HEADERS)
 clang: train_gpt.clang
 asan: train_gpt.asan
 a64fx: train_gpt.a64fx
-tests: $(foreach tool,$(TOOLS),build/tools/$(tool)/native build/tools/$(tool)/asan) \
-	build/test_kernels build/test_kernels.asan build/fuzz_readers
+# The longest first, so that no compiler is alone at the end.
+tests: build/fuzz_readers $(foreach tool,$(TOOLS),build/tools/$(tool)/asan build/tools/$(tool)/native) \
+	build/test_kernels build/test_kernels.asan build/polite_wait.so
 check:
 	scripts/test.sh
 clean:
 	rm -rf train_gpt train_gpt.clang train_gpt.asan train_gpt.a64fx build/test_kernels build/test_kernels.asan \
-		build/bench_gemm build/fuzz_readers build/tools
+		build/bench_gemm build/fuzz_readers build/polite_wait.so build/tools
 
 .PHONY: clang asan a64fx tests check clean

@@ -9,7 +9,6 @@
 
 #include <mpi.h>
 #include <sched.h>
-#include <unistd.h>
 
 #include "util/error.h"
 #include "util/memory.h" // defines: add_floats
@@ -33,7 +32,6 @@ typedef struct World {
     int rank, size;           // in MPI_COMM_WORLD
     int node_rank, node_size; // among the ranks that share this node's memory
     MPI_Comm node_comm;
-    bool crowded; // more ranks than cores on this node
     Grid grid;
     double comm_seconds; // time spent waiting for other ranks since it was last set to zero
     // Advances communication that is under way while this rank waits or computes; null if there is
@@ -113,7 +111,6 @@ static inline void world_init(World *w, int *argc, char ***argv) {
                         &w->node_comm);
     MPI_Comm_rank(w->node_comm, &w->node_rank);
     MPI_Comm_size(w->node_comm, &w->node_size);
-    w->crowded = w->node_size > sysconf(_SC_NPROCESSORS_ONLN);
 }
 
 // Collective over all ranks: ends MPI.
@@ -152,15 +149,13 @@ static inline void mpi_progress(World *w) {
 }
 
 // One round (0, 1, ...) of a loop that waits for another rank. A rank that has waited for long
-// yields its core to whoever else needs it. Where ranks outnumber cores (a test, a laptop) it
-// sleeps: ranks that poll in turn would still take most of the time from the one they wait for.
+// yields its core: where ranks outnumber cores (a test, a laptop), MPI's busy waiting would keep
+// the awaited rank from running.
 static inline void world_wait_round(World *w, int round) {
-    enum { BUSY_ROUNDS = 100, SLEEP_MICROSECONDS = 20 };
+    enum { BUSY_ROUNDS = 100 };
 
     world_progress_(w);
-    if (round > BUSY_ROUNDS && w->crowded) {
-        usleep(SLEEP_MICROSECONDS);
-    } else if (round > BUSY_ROUNDS) {
+    if (round > BUSY_ROUNDS) {
         sched_yield();
     }
 }
@@ -174,14 +169,6 @@ static inline void message_wait(World *w, MPI_Request *request) {
         world_wait_round(w, round);
     }
     w->comm_seconds += MPI_Wtime() - start;
-}
-
-// Collective over `comm`: waits until all its ranks are here.
-static inline void world_barrier(World *w, MPI_Comm comm) {
-    MPI_Request request;
-
-    MPI_Ibarrier(comm, &request);
-    message_wait(w, &request);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -243,12 +230,6 @@ static inline void all_reduce_integers(World *w, int64_t *x, int n) {
     if (w->size > 1) {
         reduce_in_place_(w, MPI_COMM_WORLD, x, n, MPI_INT64_T, MPI_SUM);
     }
-}
-
-// Collective over all ranks: each byte of `data` (n < 2^31) is set by at most one rank and zero on
-// the others; on return all ranks have all bytes.
-static inline void merge_bytes(World *w, void *data, size_t n) {
-    reduce_in_place_(w, MPI_COMM_WORLD, data, (int)n, MPI_BYTE, MPI_BOR);
 }
 
 // Collective over the TP ranks of a stage: x (n) = sum over them.

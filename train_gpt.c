@@ -1264,7 +1264,7 @@ static int command_train(World *w, const Options *o) {
         placement_sample_memory(&placement, t.model.parameters,
                                 t.model.parameter_count * sizeof(float));
         placement_print(w, placement, stdout);
-        t.record = run_record(&t, measure_peak_flops(w, MPI_COMM_WORLD));
+        t.record = run_record(&t, measure_peak_flops(MPI_COMM_WORLD));
         ok = initialize_state(&t);
     }
     if (ok && w->rank == 0) {
@@ -1504,7 +1504,7 @@ static int command_kernels(World *w, const Options *o) {
     placement_bind(w, o->bind);
     if (w->rank == 0) {
         ok = (!o->check || check_kernels(o->only, &e)) &&
-             (!o->bench || bench_kernels(o->only, measure_peak_flops(w, MPI_COMM_SELF), &e));
+             (!o->bench || bench_kernels(o->only, measure_peak_flops(MPI_COMM_SELF), &e));
         for (size_t i = 0; ok && o->golden && i < GOLDEN_MODELS; i++) {
             ok = golden_run(&golden_models[i].config, golden_models[i].hash, o->golden_steps, &e);
         }

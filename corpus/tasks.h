@@ -79,7 +79,8 @@ static inline bool hash_files(World *world, HashedFile *files, size_t count) {
         }
         for (size_t i = 0; i < count; i += MESSAGE_ELEMENTS / SHA256_HEX) {
             size_t n = min_u64(count - i, MESSAGE_ELEMENTS / SHA256_HEX);
-            merge_bytes(world, hashes[i], n * SHA256_HEX);
+            MPI_Allreduce(MPI_IN_PLACE, hashes[i], (int)(n * SHA256_HEX), MPI_BYTE, MPI_BOR,
+                          MPI_COMM_WORLD);
         }
         for (size_t i = 0; i < count; i++) {
             memcpy(files[i].hash, hashes[i], SHA256_HEX);

@@ -110,7 +110,7 @@ static inline double measure_adamw_(void) {
 // Collective: arithmetic, memory and overlap, on one layer of the model.
 static inline bool measure_node_(World *w, const PlannedRun *run, const MeasureCallbacks *callbacks,
                                  Machine *m, size_t nodes, Error *e) {
-    double peak = measure_peak_flops(w, MPI_COMM_WORLD), base = measure_base_(w);
+    double peak = measure_peak_flops(MPI_COMM_WORLD), base = measure_base_(w);
     double bandwidth = measure_adamw_();
 
     // one layer and the classifier; its data-parallel ranks exchange nothing

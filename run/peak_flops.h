@@ -2,25 +2,27 @@
 #ifndef RUN_PEAK_FLOPS_H
 #define RUN_PEAK_FLOPS_H
 
+#include <mpi.h>
+
 #include "kernels_sve.h" // defines: tile_flops_sve
-#include "mpi_utils.h"
 #include "util/clock.h"
 
 // Collective over `comm`: FLOP/s of single-precision multiply-adds, all threads of its ranks at
 // once, measured with the tile of the matrix product on data in L1; the best of five short runs.
-static inline double measure_peak_flops(World *w, MPI_Comm comm) {
+static inline double measure_peak_flops(MPI_Comm comm) {
     enum { ROUNDS = 1000, RUNS = 5 };
-    double best = 0;
+    double best = 0, total;
     for (int run = 0; run < RUNS; run++) {
         double flops = 0;
-        world_barrier(w, comm);
+        MPI_Barrier(comm);
         double start = seconds_now();
 #pragma omp parallel reduction(+ : flops)
         flops += tile_flops_sve(ROUNDS);
         double rate = flops / (seconds_now() - start);
         best = rate > best ? rate : best;
     }
-    return all_reduce_double(w, comm, best);
+    MPI_Allreduce(&best, &total, 1, MPI_DOUBLE, MPI_SUM, comm);
+    return total;
 }
 
 #endif

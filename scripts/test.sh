@@ -31,6 +31,6 @@ cd "$(dirname "$0")/.."
 mkdir -p build
 rm -f "$summary"
 scripts/setup.sh test
-make --no-print-directory -j"$(nproc)" train_gpt asan clang a64fx tests
+make --no-print-directory -j"$(nproc)" tests asan clang a64fx train_gpt
 scripts/fetch_corpus.sh build/corpus
 build/venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --summary "$summary" test "$@"

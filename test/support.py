@@ -1,4 +1,5 @@
 """Test helpers: running the program with a timeout, reading its output, small data and models."""
+import functools
 import json
 import os
 import re
@@ -21,7 +22,7 @@ BINARIES = {name: ROOT / f"train_gpt{suffix}" for name, suffix in
 # A sanitizer report ends the process with an exit status that the program itself never uses. Leaks
 # of MPICH and libgomp, which keep memory until the process ends, are suppressed.
 SANITIZERS = {
-    "ASAN_OPTIONS": "detect_leaks=1:detect_stack_use_after_return=1:exitcode=99",
+    "ASAN_OPTIONS": "detect_leaks=1:detect_stack_use_after_return=1:exitcode=99:verify_asan_link_order=0",
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1:exitcode=99",
     "LSAN_OPTIONS": f"suppressions={ROOT}/test/leaks_of_others.txt:print_suppressions=0:exitcode=99",
 }
@@ -87,6 +88,13 @@ def build_tool(name):
     return folder
 
 
+@functools.cache
+def polite_wait():
+    """The environment in which waiting ranks leave the cores to others (test/polite_wait.c)."""
+    subprocess.run(["make", "--no-print-directory", "build/polite_wait.so"], cwd=ROOT, check=True, capture_output=True)
+    return {"LD_PRELOAD": str(BUILD / "polite_wait.so")}
+
+
 def command(args, build="native", ranks=1):
     program = [BINARIES["a64fx" if build in QEMU_CPUS else build]]
     if build in QEMU_CPUS:
@@ -98,8 +106,9 @@ def command(args, build="native", ranks=1):
 
 def start(args, build="native", ranks=1, threads=1, env=None, prefix=(), **options):
     """Starts the program without waiting; `prefix` is a command to run it with."""
+    polite = polite_wait() if (ranks > 1 or prefix) and build not in QEMU_CPUS else {}
     environment = {**os.environ, **SANITIZERS, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive",
-                   **(env or {})}
+                   **polite, **(env or {})}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.Popen([*prefix, *command(args, build, ranks)], env=environment, stdin=subprocess.DEVNULL,
                             **options)
