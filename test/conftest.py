@@ -11,6 +11,7 @@ import support
 from support import arguments, run
 
 os.environ["OMP_NUM_THREADS"] = "1"  # PyTorch is faster with one thread for such small models
+os.environ["OMP_WAIT_POLICY"] = "passive"  # threads that wait leave the cores to other tests
 
 
 def pytest_addoption(parser):

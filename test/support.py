@@ -107,8 +107,7 @@ def command(args, build="native", ranks=1):
 def start(args, build="native", ranks=1, threads=1, env=None, prefix=(), **options):
     """Starts the program without waiting; `prefix` is a command to run it with."""
     polite = polite_wait() if (ranks > 1 or prefix) and build not in QEMU_CPUS else {}
-    environment = {**os.environ, **SANITIZERS, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive",
-                   **polite, **(env or {})}
+    environment = {**os.environ, **SANITIZERS, "OMP_NUM_THREADS": str(threads), **polite, **(env or {})}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.Popen([*prefix, *command(args, build, ranks)], env=environment, stdin=subprocess.DEVNULL,
                             **options)

@@ -127,10 +127,10 @@ def test_slurm(slurm, pair, tmp_path):
 
     run(train(tmp_path / "calibration", 10), ranks=2)
     step_seconds = sum(read_log(tmp_path / "calibration").column("step_ms")) / 10 / 1000
-    steps = max(30, int(10 / step_seconds))  # more than the first job can complete at this speed
+    steps = max(30, int(7 / step_seconds))  # more than the first job can complete at this speed
     out = tmp_path / "run"
     job = submit(slurm, tmp_path, arguments("", **SHAPE)[1:], PROGRAM=BINARIES["native"], MODEL="", DATA=pair, OUT=out,
-                 STEPS=steps, MICRO_BATCH=2, GLOBAL_BATCH=8, RESERVE=52, LOCAL=tmp_path / "local", STAGE_DATA=0)
+                 STEPS=steps, MICRO_BATCH=2, GLOBAL_BATCH=8, RESERVE=55, LOCAL=tmp_path / "local", STAGE_DATA=0)
 
     def text():
         return (tmp_path / "out").read_text() if (tmp_path / "out").exists() else ""

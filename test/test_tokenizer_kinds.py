@@ -31,7 +31,7 @@ def folders(tools, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def texts():
-    return list(campaign.corpus_texts(10_000)) + list(campaign.hostile_texts(11, 80_000))
+    return list(campaign.corpus_texts(10_000)) + list(campaign.hostile_texts(11, 50_000))
 
 
 @pytest.mark.parametrize("kind", KINDS)
