@@ -175,8 +175,6 @@ def test_rank_files(tools, texts, name, tmp_path):
 @pytest.mark.parametrize("name", OWNERS)
 def test_rank_files_on_10_megabytes(tools, name):
     owner = owner_of(name)
-    if name.startswith("tekken"):
-        pytest.skip("too slow a library")
     same_as_owner(tools / "native", owner.file, owner, list(campaign.mixed_texts(10, 7)), (5000,))
 
 
