@@ -268,6 +268,13 @@ def test_sentencepiece_models(tools, texts, name, tmp_path):
     assert campaign.compare(tools / "asan", tmp_path, short, chunks=(50,))[:2] == (0, 0)
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("name", MODEL_FILES)
+def test_sentencepiece_models_on_10_megabytes(tools, name, tmp_path):
+    shutil.copy(package("mistral_common", "data", name), tmp_path / "tokenizer.model")
+    assert campaign.compare(tools / "native", tmp_path, list(campaign.mixed_texts(10, 7)), chunks=(5000,))[:2] == (0, 0)
+
+
 def train_unigram(folder, lines, vocab_size):
     """As llm-jp trains: digits apart, bytes for what is unknown, nothing normalized."""
     campaign.make_sentencepiece(folder, lines, vocab_size=vocab_size, model_type="unigram", split_digits=True,
@@ -289,7 +296,7 @@ def test_unigram_of_llm_jp(tools, texts, tmp_path):
 @pytest.mark.full
 def test_unigram_of_llm_jp_with_100000_pieces(tools, texts, tmp_path):
     lines = [line for line in campaign.training_lines(10**9) if line]
-    assert check_unigram(tools, tmp_path, lines, 100_000, texts) > 50_000
+    assert check_unigram(tools, tmp_path, lines, 100_000, texts + list(campaign.mixed_texts(10, 7))) > 50_000
 
 
 # --------------------------------------------------------------------------------------------------
