@@ -19,8 +19,8 @@ WARN   := -I. -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -fopenmp
 REVISION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 DEFINES  = -DGIT_REVISION='"$(REVISION)"' -DCOMPILER_FLAGS='"$(strip $(1))"'
 SANITIZE := -O1 -ffp-contract=off -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
-# They halve gcc's time with sanitizers; clang has neither.
-GCC_FAST := -fno-inline-functions-called-once -fira-region=one
+# The two halve gcc's time with sanitizers; clang has neither.
+GCC_SANITIZE := $(SANITIZE) -fno-inline-functions-called-once -fira-region=one
 HEADERS := $(wildcard *.h */*.h)
 TOOLS   := $(patsubst test/%.c,%,$(wildcard test/*_tool.c))
 SYSROOT  = $(shell scripts/a64fx_sysroot.sh)
@@ -34,7 +34,7 @@ train_gpt.clang: train_gpt.c $(HEADERS)
 	MPICH_CC=$(CLANG) $(MPICC) $(WARN) $(CFLAGS) $(NATIVE) $(call DEFINES,$(CFLAGS) $(NATIVE)) $< -o $@ -lm
 
 train_gpt.asan: train_gpt.c $(HEADERS)
-	$(MPICC) $(WARN) $(SANITIZE) $(GCC_FAST) $(NATIVE) $(call DEFINES,$(SANITIZE) $(NATIVE)) $< -o $@ -lm
+	$(MPICC) $(WARN) $(GCC_SANITIZE) $(NATIVE) $(call DEFINES,$(GCC_SANITIZE) $(NATIVE)) $< -o $@ -lm
 
 train_gpt.a64fx: train_gpt.c $(HEADERS) scripts/a64fx_sysroot.sh
 	@test -n "$(SYSROOT)" || { echo "make a64fx: scripts/a64fx_sysroot.sh made no AArch64 root" >&2; exit 1; }
@@ -48,7 +48,7 @@ build/tools/%/native: test/%.c test/tool.h $(HEADERS)
 
 build/tools/%/asan: test/%.c test/tool.h $(HEADERS)
 	@mkdir -p $(@D)
-	$(MPICC) $(WARN) $(SANITIZE) $(GCC_FAST) $(NATIVE) $< -o $@ -lm
+	$(MPICC) $(WARN) $(GCC_SANITIZE) $(NATIVE) $< -o $@ -lm
 
 build/test_kernels: test/test_kernels.c $(HEADERS)
 	@mkdir -p build
@@ -56,7 +56,7 @@ build/test_kernels: test/test_kernels.c $(HEADERS)
 
 build/test_kernels.asan: test/test_kernels.c $(HEADERS)
 	@mkdir -p build
-	$(CC) $(WARN) $(SANITIZE) $(GCC_FAST) $(NATIVE) $< -o $@ -lm
+	$(CC) $(WARN) $(GCC_SANITIZE) $(NATIVE) $< -o $@ -lm
 
 # Comparisons are not traced: the seeds have all magic values, and several times as many inputs are
 # tried in the same time.

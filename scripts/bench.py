@@ -14,9 +14,10 @@ sgemm: finds the fastest installed sgemm at 2048^3 and its fraction of the measu
 gemm: the matrix products of GPT-2 124M against the fastest sgemm.
 step: a training step in FP32 against PyTorch (transformers, SDPA): GPT-2 124M with 4 x 64 and with
       1 x 1024 tokens, also against llm.c's CPU trainer, and llm-jp-3-150m (Llama) with 1 x 1024.
-      Each DIR contains llm.c's train_gpt2.c, the compiled `train_gpt2` and the data files it opens. llm.c is compiled for a batch of 4 x 64; a second DIR
-      may be compiled for B = 1 and T = 1024. Also prints peak memory, and the rate as a fraction of
-      the fastest sgemm and of the measured FMA peak.
+      Each DIR contains llm.c's train_gpt2.c, the compiled `train_gpt2` and the data files it opens.
+      llm.c is compiled for a batch of 4 x 64; a second DIR may be compiled for B = 1 and T = 1024.
+      Also prints peak memory, and the rate as a fraction of the fastest sgemm and of the measured
+      FMA peak.
 ranks: a training step of GPT-2 124M with batch 2 x 512: 2 ranks with 1 thread each against 1 rank
       with 2 threads.
 overlap: 4 ranks on two hosts (scripts/two_hosts.sh, needs root), connected by a link with --rate and

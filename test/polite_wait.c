@@ -10,7 +10,7 @@ enum { CALLS_IN_VAIN = 200, SLEEP_MICROSECONDS = 20 };
 
 unsigned ucp_worker_progress(void *worker) {
     static unsigned (*progress)(void *worker);
-    static int in_vain;
+    static unsigned in_vain;
 
     if (!progress) {
         progress = (unsigned (*)(void *))dlsym(RTLD_NEXT, "ucp_worker_progress");
@@ -19,7 +19,6 @@ unsigned ucp_worker_progress(void *worker) {
     unsigned events = progress(worker);
     in_vain = events ? 0 : in_vain + 1;
     if (in_vain > CALLS_IN_VAIN) {
-        in_vain = CALLS_IN_VAIN;
         usleep(SLEEP_MICROSECONDS);
     }
     return events;

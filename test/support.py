@@ -20,7 +20,8 @@ BINARIES = {name: ROOT / f"train_gpt{suffix}" for name, suffix in
             {"native": "", "asan": ".asan", "clang": ".clang", "a64fx": ".a64fx"}.items()}
 
 # A sanitizer report ends the process with an exit status that the program itself never uses. Leaks
-# of MPICH and libgomp, which keep memory until the process ends, are suppressed.
+# of MPICH and libgomp, which keep memory until the process ends, are suppressed. A preloaded library
+# may come before ASan's runtime.
 SANITIZERS = {
     "ASAN_OPTIONS": "detect_leaks=1:detect_stack_use_after_return=1:exitcode=99:verify_asan_link_order=0",
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1:exitcode=99",

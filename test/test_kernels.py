@@ -52,7 +52,7 @@ FIRST_STEP = ["kernels", "--golden", "--golden-steps", 1]  # all 20 take minutes
 
 
 def golden_hashes(output):
-    hashes = re.findall(r"golden run of (\w+): ([0-9a-f]{64}), \d step", output)
+    hashes = re.findall(r"golden run of (\w+): ([0-9a-f]{64}), \d steps", output)
     assert [family for family, _ in hashes] == ["gpt2", "llama", "qwen3"]
     return hashes
 
