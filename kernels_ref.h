@@ -31,8 +31,16 @@ typedef double real;
 typedef float real;
 #endif
 
-// Rows of logits that exist at one time: B x T x V of them are never stored.
-enum { CLASSIFIER_ROWS = 256 };
+enum {
+    // Rows of logits that exist at one time: B x T x V of them are never stored.
+    CLASSIFIER_ROWS = 256,
+    // Attention that works by blocks: query rows computed at a time, and the keys that they meet at
+    // a time. They fix the order of the online softmax, and the chunks of FP16 products.
+    QUERY_BLOCK = 80,
+    KEY_BLOCK = 160,
+    // Steps of k that an FP16 product adds up in FP16.
+    FP16_CHUNK = 128,
+};
 
 // The function between the two products of an MLP. NONE: of a product that has none behind it.
 typedef enum { ACTIVATION_GELU_TANH, ACTIVATION_GELU, ACTIVATION_RELU, ACTIVATION_NONE } Activation;
@@ -40,6 +48,10 @@ typedef enum { ACTIVATION_GELU_TANH, ACTIVATION_GELU, ACTIVATION_RELU, ACTIVATIO
 // How the weight of a product from C to OC channels is stored: (C, OC), or (OC, C) as in PyTorch's
 // Linear.
 typedef enum { IN_OUT, OUT_IN } MatrixLayout;
+
+// How matrix products are computed, attention's among them: in FP32, or in FP16 with sums in FP32.
+// Everything else is FP32, and so is all memory.
+typedef enum { PRECISION_FP32, PRECISION_FP16 } Precision;
 
 // The heads of attention, and where they are: head h of a row starts h * head_dim after the row.
 // Query head h attends to KV head h / (heads / kv_heads): grouped-query attention (Ainslie et al.
@@ -91,31 +103,35 @@ typedef struct {
     void (*swiglu_backward)(real *dgate_up, const real *dout, const real *gate_up, size_t R,
                             size_t F);
     void (*matmul_forward)(real *out, const real *inp, const real *weight, const real *bias,
-                           const real *residual, MatrixLayout layout, size_t R, size_t C,
-                           size_t OC);
+                           const real *residual, MatrixLayout layout, Precision precision, size_t R,
+                           size_t C, size_t OC);
     void (*matmul_activation_forward)(real *out, real *act, const real *inp, const real *weight,
-                                      const real *bias, Activation activation, size_t R, size_t C,
-                                      size_t OC);
+                                      const real *bias, Activation activation, Precision precision,
+                                      size_t R, size_t C, size_t OC);
     void (*matmul_backward_input)(real *dinp, const real *dout, const real *weight,
                                   const real *act_inp, Activation activation, MatrixLayout layout,
-                                  size_t R, size_t C, size_t OC);
+                                  Precision precision, size_t R, size_t C, size_t OC);
     void (*matmul_backward_weight)(real *dweight, real *dbias, const real *inp, const real *dout,
-                                   MatrixLayout layout, size_t R, size_t C, size_t OC);
+                                   MatrixLayout layout, Precision precision, size_t R, size_t C,
+                                   size_t OC);
     void (*attention_forward)(real *out, real *lse, const real *q, const real *k, const real *v,
-                              const AttentionShape *shape, size_t first_row, size_t B, size_t T);
+                              const AttentionShape *shape, Precision precision, size_t first_row,
+                              size_t B, size_t T);
     void (*attention_backward)(real *dq, real *dk, real *dv, const real *dout, const real *out,
                                const real *q, const real *k, const real *v, const real *lse,
-                               const AttentionShape *shape, size_t B, size_t T);
-    void (*logits_forward)(real *logits, const real *inp, const real *weight, size_t R, size_t C,
-                           size_t V);
+                               const AttentionShape *shape, Precision precision, size_t B,
+                               size_t T);
+    void (*logits_forward)(real *logits, const real *inp, const real *weight, Precision precision,
+                           size_t R, size_t C, size_t V);
     void (*classifier_forward)(real *logits, ShardSoftmax *softmax, const real *inp,
                                const real *weight, const int32_t *targets, VocabShard vocab,
-                               size_t R, size_t C);
+                               Precision precision, size_t R, size_t C);
     void (*cross_entropy)(real *losses, real *scale, const ShardSoftmax *shards, size_t S,
                           size_t mine, real dloss, real z_loss, size_t R);
     void (*classifier_backward)(real *dinp, real *dweight, real *logits, const real *scale,
                                 const real *inp, const real *weight, const int32_t *targets,
-                                real dloss, VocabShard vocab, size_t R, size_t C);
+                                real dloss, VocabShard vocab, Precision precision, size_t R,
+                                size_t C);
     double (*sum_of_squares)(const real *x, size_t n);
     void (*adamw)(real *param, real *m, real *v, const real *grad, size_t n, real grad_scale,
                   real lr, real beta1, real beta2, real eps, real weight_decay, uint64_t step);
@@ -223,7 +239,141 @@ static inline void swiglu_backward_ref(real *dgate_up, const real *dout, const r
 }
 
 // ------------------------------------------------------------------------------------------------
-// Matrix products: each element is a chain of fused multiply-adds in ascending order.
+// Matrix products in FP16: out (M, N) += a (M, K) b (K, N). FP16 arithmetic is twice as fast as FP32
+// on CPUs that have it, but reaches only from 2^-14 to 65504, with 11 significant bits. So k is
+// taken in chunks of FP16_CHUNK steps (Wang et al. 2018). For each chunk
+// - each row of a and each column of b is scaled by a power of two of its own, then rounded to
+//   multiples of 2^-7, then to FP16, both to nearest even;
+// - an element has two FP16 sums that start from zero, one over the even steps of the chunk and one
+//   over the odd ones: chains of fused multiply-adds in ascending order, each rounded to nearest
+//   even. (Two steps fill a 32-bit lane.)
+// - then out = fma((even + odd) unscale_a, unscale_b, out) in FP32.
+//
+// The scale makes the Euclidean norm of the chunk as large as it can be below 250. By the
+// Cauchy-Schwarz inequality no partial sum is above 250^2, nor with all roundings above 250^2 (1 +
+// 2^-11)^64 < 65504: nothing overflows. All entries are multiples of 2^-7 and so all sums of 2^-14:
+// nothing is subnormal, whatever the CPU would do with that. A chunk with a number that is not
+// finite gives NaN.
+
+// x rounded to the 11 significant bits of FP16, to nearest even. Not for results that FP16 holds as
+// subnormal numbers or not at all.
+static inline double fp16_round_ref(double x) {
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits += 0x1FFFFFFFFFF + (bits >> 42 & 1);
+    bits &= ~(uint64_t)0x3FFFFFFFFFF;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+// A chunk of a row of a or of a column of b.
+typedef struct {
+    float entry[FP16_CHUNK]; // numbers that FP16 holds
+    float unscale;           // the number is entry * unscale; NaN if one is not finite
+} Fp16Chunk;
+
+// The bits of |x| order numbers by size, infinity and then NaN last.
+static inline int32_t magnitude_bits_ref(float x) {
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits & 0x7FFFFFFF;
+}
+
+// 2^n for n in -126 .. 127
+static inline float power_of_two_ref(int n) {
+    int32_t bits = (n + 127) << 23;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+// The chunk of n numbers, `stride` apart. With 2^e above the largest of them, q = round(2^(8 - e)
+// |x|) <= 256 are integers whose squares have an exact sum below 2^24, in any order. They bound the
+// norm of x: 2^(e - 8) (sqrt(sum) + sqrt(128) / 2). It fits below 250 with the scale 2^(8 - e) for
+// sums up to 59698, with each power below for four times that. A largest number below 2^-102 counts
+// as 2^-102, so that no scale overflows.
+static inline void fp16_chunk_ref(Fp16Chunk *c, const real *x, size_t stride, size_t n) {
+    int32_t largest = 0;
+    float sum = 0;
+
+    for (size_t k = 0; k < n; k++) {
+        int32_t bits = magnitude_bits_ref((float)x[k * stride]);
+        largest = bits > largest ? bits : largest;
+    }
+    const bool finite = largest < 0x7F800000;
+    const int exponent = largest >> 23 < 24 ? -102 : (largest >> 23) - 126; // e
+
+    for (size_t k = 0; k < n; k++) {
+        float q = (float)rint((float)x[k * stride] * power_of_two_ref(8 - exponent));
+        sum += q * q;
+    }
+    int scale = 8 - exponent;
+    for (float limit = 59698; limit < sum && scale > 4 - exponent; limit *= 4) {
+        scale--;
+    }
+
+    for (size_t k = 0; k < n; k++) {
+        float scaled = (float)x[k * stride] * power_of_two_ref(scale);
+        c->entry[k] = (float)fp16_round_ref(rint((double)scaled * 128) / 128);
+    }
+    c->unscale = finite ? power_of_two_ref(-scale) : NAN;
+}
+
+// The n steps of a chunk: (even + odd) unscale_a, an FP32 number, of which each operation is exact
+// in double before it is rounded.
+static inline float fp16_dot_ref(const Fp16Chunk *a, const Fp16Chunk *b, size_t n) {
+    double sum[2] = {0, 0};
+    for (size_t k = 0; k < n; k++) {
+        sum[k % 2] = fp16_round_ref((double)a->entry[k] * (double)b->entry[k] + sum[k % 2]);
+    }
+    return (float)(sum[0] + sum[1]) * a->unscale;
+}
+
+// A matrix with strides: element (i, j) is data[i * row + j * column]. So a transpose is a view
+// too.
+typedef struct {
+    const real *data;
+    size_t row, column;
+} MatrixView;
+
+// Rows of out (M, N), `out_row` apart, += a (M, K) b (K, N), in blocks whose chunks are kept.
+static inline void add_fp16_rows_ref(real *out, size_t out_row, MatrixView a, MatrixView b,
+                                     size_t M, size_t N, size_t K) {
+    enum { BLOCK = 16 };
+    Fp16Chunk row[BLOCK], column;
+    for (size_t k = 0; k < K; k += FP16_CHUNK) {
+        const size_t depth = K - k < FP16_CHUNK ? K - k : FP16_CHUNK;
+        for (size_t m = 0; m < M; m++) {
+            const real *from = a.data + m * a.row + k * a.column;
+            fp16_chunk_ref(&row[m % BLOCK], from, a.column, depth);
+            if (m % BLOCK + 1 < BLOCK && m + 1 < M) {
+                continue; // until the block is complete
+            }
+            for (size_t j = 0; j < N; j++) {
+                fp16_chunk_ref(&column, b.data + k * b.row + j * b.column, b.row, depth);
+                for (size_t i = m / BLOCK * BLOCK; i <= m; i++) {
+                    real *y = &out[i * out_row + j];
+                    float dot = fp16_dot_ref(&row[i % BLOCK], &column, depth);
+                    *y = fmaf(dot, column.unscale, (float)*y);
+                }
+            }
+        }
+    }
+}
+
+// out (M, N) += a (M, K) b (K, N)
+static inline void add_fp16_product_ref(real *out, MatrixView a, MatrixView b, size_t M, size_t N,
+                                        size_t K) {
+    enum { ROWS = 16 };
+#pragma omp parallel for schedule(static)
+    for (size_t m = 0; m < M; m += ROWS) {
+        add_fp16_rows_ref(out + m * N, N, (MatrixView){a.data + m * a.row, a.row, a.column}, b,
+                          M - m < ROWS ? M - m : ROWS, N, K);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------
+// Matrix products. In FP32 each element is a chain of fused multiply-adds in ascending order.
 
 // y (n) += factor * x (n): one step of the chains of a row
 static inline void add_scaled_ref(real *y, real factor, const real *x, size_t n) {
@@ -268,32 +418,41 @@ static inline void add_row_product_ref(real *y, const real *x, const real *b, bo
     }
 }
 
+// out (M, N) += a (M, K) b; b is (K, N), or (N, K) if it is transposed.
+static inline void add_product_ref(real *out, const real *a, const real *b, bool transposed,
+                                   Precision precision, size_t M, size_t N, size_t K) {
+    if (precision == PRECISION_FP16) {
+        const MatrixView view = {b, transposed ? 1 : N, transposed ? K : 1};
+        add_fp16_product_ref(out, (MatrixView){a, K, 1}, view, M, N, K);
+        return;
+    }
+#pragma omp parallel for schedule(static)
+    for (size_t m = 0; m < M; m++) {
+        add_row_product_ref(out + m * N, a + m * K, b, transposed, N, K);
+    }
+}
+
 // out (R, OC) = inp (R, C) weight + bias (OC) + residual (R, OC). bias and residual may be NULL:
 // they count as zero. weight: (C, OC), or (OC, C) with layout OUT_IN, which stands for its
 // transpose in these formulas.
 static inline void matmul_forward_ref(real *out, const real *inp, const real *weight,
                                       const real *bias, const real *residual, MatrixLayout layout,
-                                      size_t R, size_t C, size_t OC) {
-#pragma omp parallel for schedule(static)
-    for (size_t r = 0; r < R; r++) {
-        real *y = out + r * OC;
-
-        for (size_t o = 0; o < OC; o++) {
-            y[o] = bias ? bias[o] : 0;
-        }
-        add_row_product_ref(y, inp + r * C, weight, layout == OUT_IN, OC, C);
-        for (size_t o = 0; o < OC && residual; o++) {
-            y[o] += residual[r * OC + o];
-        }
+                                      Precision precision, size_t R, size_t C, size_t OC) {
+    for (size_t i = 0; i < R * OC; i++) {
+        out[i] = bias ? bias[i % OC] : 0;
+    }
+    add_product_ref(out, inp, weight, layout == OUT_IN, precision, R, OC, C);
+    for (size_t i = 0; i < R * OC && residual; i++) {
+        out[i] += residual[i];
     }
 }
 
 // out as above without residual, and act (R, OC) = activation(out). weight: (C, OC)
 static inline void matmul_activation_forward_ref(real *out, real *act, const real *inp,
                                                  const real *weight, const real *bias,
-                                                 Activation activation, size_t R, size_t C,
-                                                 size_t OC) {
-    matmul_forward_ref(out, inp, weight, bias, NULL, IN_OUT, R, C, OC);
+                                                 Activation activation, Precision precision,
+                                                 size_t R, size_t C, size_t OC) {
+    matmul_forward_ref(out, inp, weight, bias, NULL, IN_OUT, precision, R, C, OC);
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < R * OC; i++) {
         act[i] = activation_ref(out[i], activation);
@@ -304,22 +463,23 @@ static inline void matmul_activation_forward_ref(real *out, real *act, const rea
 // of the activation at act_inp
 static inline void matmul_backward_input_ref(real *dinp, const real *dout, const real *weight,
                                              const real *act_inp, Activation activation,
-                                             MatrixLayout layout, size_t R, size_t C, size_t OC) {
+                                             MatrixLayout layout, Precision precision, size_t R,
+                                             size_t C, size_t OC) {
+    memset(dinp, 0, R * C * sizeof(real));
+    add_product_ref(dinp, dout, weight, layout == IN_OUT, precision, R, C, OC);
 #pragma omp parallel for schedule(static)
-    for (size_t r = 0; r < R; r++) {
-        real *dx = dinp + r * C;
-
-        memset(dx, 0, C * sizeof(real));
-        add_row_product_ref(dx, dout + r * OC, weight, layout == IN_OUT, C, OC);
-        for (size_t c = 0; c < C && act_inp; c++) {
-            dx[c] *= activation_slope_ref(act_inp[r * C + c], activation);
-        }
+    for (size_t i = 0; i < (act_inp ? R * C : 0); i++) {
+        dinp[i] *= activation_slope_ref(act_inp[i], activation);
     }
 }
 
 // c (M, N) += a^T (M, R) b (R, N)
-static inline void add_transpose_product_ref(real *c, const real *a, const real *b, size_t M,
-                                             size_t N, size_t R) {
+static inline void add_transpose_product_ref(real *c, const real *a, const real *b,
+                                             Precision precision, size_t M, size_t N, size_t R) {
+    if (precision == PRECISION_FP16) {
+        add_fp16_product_ref(c, (MatrixView){a, 1, M}, (MatrixView){b, N, 1}, M, N, R);
+        return;
+    }
 #pragma omp parallel for schedule(static)
     for (size_t m = 0; m < M; m++) {
         for (size_t r = 0; r < R; r++) {
@@ -331,12 +491,12 @@ static inline void add_transpose_product_ref(real *c, const real *a, const real 
 // dweight (C, OC) += inp^T (C, R) dout (R, OC), or with layout OUT_IN
 // dweight (OC, C) += dout^T (OC, R) inp (R, C);  unless it is NULL, dbias (OC) += sum_r dout (r, :)
 static inline void matmul_backward_weight_ref(real *dweight, real *dbias, const real *inp,
-                                              const real *dout, MatrixLayout layout, size_t R,
-                                              size_t C, size_t OC) {
+                                              const real *dout, MatrixLayout layout,
+                                              Precision precision, size_t R, size_t C, size_t OC) {
     if (layout == IN_OUT) {
-        add_transpose_product_ref(dweight, inp, dout, C, OC, R);
+        add_transpose_product_ref(dweight, inp, dout, precision, C, OC, R);
     } else {
-        add_transpose_product_ref(dweight, dout, inp, OC, C, R);
+        add_transpose_product_ref(dweight, dout, inp, precision, OC, C, R);
     }
 
     for (size_t r = 0; r < R && dbias; r++) {
@@ -576,13 +736,84 @@ static inline void rope_ref(real *x, const real *table, size_t row, size_t first
 // out: (B, T, H, D). Nothing of size T x T is stored: the softmax is computed online (Milakov,
 // Gimelshein 2018), and backward recomputes it from lse (B, H, T) = log sum_u exp(score[u]).
 
+// In FP16 queries and keys meet by blocks, and each product of blocks is one of the FP16 products
+// above: scores; scores times values, whose chunks are of the keys of a block; and those of
+// backward, with chunks of the queries of a block for dk and dv.
+
+// The block of scores, (rows, keys) with rows KEY_BLOCK apart, = q (rows, D) k^T; likewise for dout
+// and v.
+static inline void fp16_scores_ref(real *score, const real *q, size_t q_row, const real *k,
+                                   size_t k_row, size_t rows, size_t keys, size_t D) {
+    memset(score, 0, rows * KEY_BLOCK * sizeof(real));
+    add_fp16_rows_ref(score, KEY_BLOCK, (MatrixView){q, q_row, 1}, (MatrixView){k, 1, k_row}, rows,
+                      keys, D);
+}
+
+// Rows t0 .. t0 + rows - 1 of query head h of sequence b.
+static inline void attention_forward_fp16_ref(real *out, real *lse, const real *q, const real *k,
+                                              const real *v, const AttentionShape *shape, size_t b,
+                                              size_t h, size_t t0, size_t rows, size_t T) {
+    size_t H = shape->heads, D = shape->head_dim, group = H / shape->kv_heads;
+    real score[QUERY_BLOCK * KEY_BLOCK], max[QUERY_BLOCK], sum[QUERY_BLOCK];
+    const real *queries = q + (b * T + t0) * shape->q_row + h * D;
+    real *y = out + ((b * T + t0) * H + h) * D;
+
+    for (size_t i = 0; i < rows; i++) {
+        max[i] = -INFINITY;
+        sum[i] = 0;
+        memset(y + i * H * D, 0, D * sizeof(real));
+    }
+
+    for (size_t u = 0; u < t0 + rows; u += KEY_BLOCK) {
+        size_t keys = T - u < KEY_BLOCK ? T - u : KEY_BLOCK;
+        size_t key = (b * T + u) * shape->kv_row + h / group * D;
+        fp16_scores_ref(score, queries, shape->q_row, k + key, shape->kv_row, rows, keys, D);
+
+        for (size_t i = 0; i < rows; i++) {
+            real *p = score + i * KEY_BLOCK, before = max[i];
+            for (size_t j = 0; j < keys && u + j <= t0 + i; j++) {
+                max[i] = shape->scale * p[j] > max[i] ? shape->scale * p[j] : max[i];
+            }
+            real shrink = max[i] > before ? exp(before - max[i]) : 1;
+            sum[i] *= shrink;
+            for (size_t d = 0; d < D; d++) {
+                y[i * H * D + d] *= shrink;
+            }
+            for (size_t j = 0; j < keys; j++) {
+                p[j] = u + j <= t0 + i ? exp(shape->scale * p[j] - max[i]) : 0;
+                sum[i] += p[j];
+            }
+        }
+        add_fp16_rows_ref(y, H * D, (MatrixView){score, KEY_BLOCK, 1},
+                          (MatrixView){v + key, shape->kv_row, 1}, rows, D, keys);
+    }
+
+    for (size_t i = 0; i < rows; i++) {
+        for (size_t d = 0; d < D; d++) {
+            y[i * H * D + d] /= sum[i];
+        }
+        lse[(b * H + h) * T + t0 + i] = max[i] + log(sum[i]);
+    }
+}
+
 // Computes rows first_row .. T - 1 of each sequence, which read all rows up to their own: with
 // first_row > 0 the k and v of earlier calls are the key-value cache of generation.
 static inline void attention_forward_ref(real *out, real *lse, const real *q, const real *k,
                                          const real *v, const AttentionShape *shape,
-                                         size_t first_row, size_t B, size_t T) {
+                                         Precision precision, size_t first_row, size_t B,
+                                         size_t T) {
     size_t H = shape->heads, D = shape->head_dim, group = H / shape->kv_heads;
     size_t rows = T - first_row;
+    if (precision == PRECISION_FP16) {
+#pragma omp parallel for schedule(static)
+        for (size_t i = 0; i < B * H; i++) {
+            for (size_t t = first_row; t < T; t += QUERY_BLOCK) {
+                attention_forward_fp16_ref(out, lse, q, k, v, shape, i / H, i % H, t,
+                                           T - t < QUERY_BLOCK ? T - t : QUERY_BLOCK, T);
+            }
+        }
+        return;
+    }
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < B * H * rows; i++) {
         size_t b = i / (H * rows), h = i / rows % H, t = first_row + i % rows;
@@ -643,6 +874,41 @@ static inline void attention_backward_row_ref(real *dq, real *dk, real *dv, cons
     }
 }
 
+// What rows t0 .. t0 + rows - 1 of query head h of sequence b add to dq, dk and dv.
+static inline void attention_backward_fp16_ref(real *dq, real *dk, real *dv, const real *dout,
+                                               const real *out, const real *q, const real *k,
+                                               const real *v, const real *lse,
+                                               const AttentionShape *shape, size_t b, size_t h,
+                                               size_t t0, size_t rows, size_t T) {
+    size_t H = shape->heads, D = shape->head_dim, group = H / shape->kv_heads;
+    size_t query = (b * T + t0) * shape->q_row + h * D, at = ((b * T + t0) * H + h) * D;
+    real p[QUERY_BLOCK * KEY_BLOCK], ds[QUERY_BLOCK * KEY_BLOCK];
+
+    for (size_t u = 0; u < t0 + rows; u += KEY_BLOCK) {
+        size_t keys = T - u < KEY_BLOCK ? T - u : KEY_BLOCK;
+        size_t key = (b * T + u) * shape->kv_row + h / group * D;
+        fp16_scores_ref(p, q + query, shape->q_row, k + key, shape->kv_row, rows, keys, D);
+        fp16_scores_ref(ds, dout + at, H * D, v + key, shape->kv_row, rows, keys, D);
+
+        for (size_t i = 0; i < rows; i++) {
+            real dy_y = dot_ref(dout + at + i * H * D, out + at + i * H * D, D);
+            for (size_t j = 0; j < keys; j++) {
+                real *x = p + i * KEY_BLOCK + j, *dx = ds + i * KEY_BLOCK + j;
+                *x = u + j <= t0 + i ? exp(shape->scale * *x - lse[(b * H + h) * T + t0 + i]) : 0;
+                *dx = shape->scale * *x * (*dx - dy_y);
+            }
+        }
+
+        const MatrixView p_t = {p, 1, KEY_BLOCK}, ds_t = {ds, 1, KEY_BLOCK};
+        add_fp16_rows_ref(dv + key, shape->kv_row, p_t, (MatrixView){dout + at, H * D, 1}, keys, D,
+                          rows);
+        add_fp16_rows_ref(dk + key, shape->kv_row, ds_t, (MatrixView){q + query, shape->q_row, 1},
+                          keys, D, rows);
+        add_fp16_rows_ref(dq + query, shape->q_row, (MatrixView){ds, KEY_BLOCK, 1},
+                          (MatrixView){k + key, shape->kv_row, 1}, rows, D, keys);
+    }
+}
+
 // With p_u = exp(score[u] - lse_t):
 // dv_u += p_u dout_t;  dscore_u = p_u (dout_t . v_u - dout_t . out_t);
 // dq_t += scale dscore_u k_u;  dk_u += scale dscore_u q_t.
@@ -651,7 +917,8 @@ static inline void attention_backward_row_ref(real *dq, real *dk, real *dv, cons
 static inline void attention_backward_ref(real *dq, real *dk, real *dv, const real *dout,
                                           const real *out, const real *q, const real *k,
                                           const real *v, const real *lse,
-                                          const AttentionShape *shape, size_t B, size_t T) {
+                                          const AttentionShape *shape, Precision precision,
+                                          size_t B, size_t T) {
     size_t KV = shape->kv_heads, D = shape->head_dim, group = shape->heads / KV;
     for (size_t r = 0; r < B * T; r++) {
         memset(dq + r * shape->q_row, 0, shape->heads * D * sizeof(real));
@@ -659,10 +926,19 @@ static inline void attention_backward_ref(real *dq, real *dk, real *dv, const re
         memset(dv + r * shape->kv_row, 0, KV * D * sizeof(real));
     }
 #pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < B * KV; i++) {
+    for (size_t i = 0; i < B * KV * (precision == PRECISION_FP32); i++) {
         for (size_t j = 0; j < group * T; j++) {
             attention_backward_row_ref(dq, dk, dv, dout, out, q, k, v, lse, shape, i / KV,
                                        i % KV * group + j / T, j % T, T);
+        }
+    }
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < B * KV * (precision == PRECISION_FP16); i++) {
+        for (size_t h = i % KV * group; h < (i % KV + 1) * group; h++) {
+            for (size_t t = 0; t < T; t += QUERY_BLOCK) {
+                attention_backward_fp16_ref(dq, dk, dv, dout, out, q, k, v, lse, shape, i / KV, h,
+                                            t, T - t < QUERY_BLOCK ? T - t : QUERY_BLOCK, T);
+            }
         }
     }
 }
@@ -672,13 +948,9 @@ static inline void attention_backward_ref(real *dq, real *dk, real *dv, const re
 // tokens, or with an untied head a matrix of its own.
 
 // logits (R, V) = inp (R, C) weight^T (C, V)
-static inline void logits_forward_ref(real *logits, const real *inp, const real *weight, size_t R,
-                                      size_t C, size_t V) {
-#pragma omp parallel for schedule(static)
-    for (size_t r = 0; r < R; r++) {
-        memset(logits + r * V, 0, V * sizeof(real));
-        add_times_transpose_ref(logits + r * V, inp + r * C, weight, V, C);
-    }
+static inline void logits_forward_ref(real *logits, const real *inp, const real *weight,
+                                      Precision precision, size_t R, size_t C, size_t V) {
+    matmul_forward_ref(logits, inp, weight, NULL, NULL, OUT_IN, precision, R, C, V);
 }
 
 // The classifier in three steps, so that TP ranks can shard the vocabulary (Shoeybi et al. 2019):
@@ -688,9 +960,10 @@ static inline void logits_forward_ref(real *logits, const real *inp, const real 
 // logits (R, vocab.count) = exp(inp weight^T - max), softmax (R): of this shard; targets: (R)
 static inline void classifier_forward_ref(real *logits, ShardSoftmax *softmax, const real *inp,
                                           const real *weight, const int32_t *targets,
-                                          VocabShard vocab, size_t R, size_t C) {
+                                          VocabShard vocab, Precision precision, size_t R,
+                                          size_t C) {
     size_t V = vocab.count;
-    logits_forward_ref(logits, inp, weight, R, C, V);
+    logits_forward_ref(logits, inp, weight, precision, R, C, V);
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < R; r++) {
         size_t target = (size_t)targets[r] - vocab.first;
@@ -745,26 +1018,47 @@ static inline void cross_entropy_ref(real *losses, real *scale, const ShardSoftm
     cross_entropy_with(losses, scale, shards, S, mine, dloss, z_loss, R, exp_ref, log_ref);
 }
 
+// The part of dlogits = scale exp(logit - max) - dloss onehot(target) that comes from the targets:
+// dinp (R, C) and dweight (vocab.count, C) are added to.
+static inline void classifier_targets_ref(real *dinp, real *dweight, const real *inp,
+                                          const real *weight, const int32_t *targets, real dloss,
+                                          VocabShard vocab, size_t R, size_t C) {
+    for (size_t r = 0; r < R; r++) {
+        size_t target = (size_t)targets[r] - vocab.first;
+        for (size_t c = 0; c < C && target < vocab.count; c++) {
+            dinp[r * C + c] = fma(-dloss, weight[target * C + c], dinp[r * C + c]);
+            dweight[target * C + c] = fma(-dloss, inp[r * C + c], dweight[target * C + c]);
+        }
+    }
+}
+
 // dlogits (R, vocab.count) = scale exp(logit - max) - dloss onehot(target), in place of the logits
 // of classifier_forward; dinp (R, C) = dlogits weight;  dweight (vocab.count, C) += dlogits^T inp.
+// In FP16 the targets' part is FP32 and comes first: beside it the small probabilities of its chunk
+// would be lost.
 static inline void classifier_backward_ref(real *dinp, real *dweight, real *logits,
                                            const real *scale, const real *inp, const real *weight,
                                            const int32_t *targets, real dloss, VocabShard vocab,
-                                           size_t R, size_t C) {
+                                           Precision precision, size_t R, size_t C) {
+    const bool apart = precision == PRECISION_FP16;
     size_t V = vocab.count;
+    memset(dinp, 0, R * C * sizeof(real));
+    if (apart) {
+        classifier_targets_ref(dinp, dweight, inp, weight, targets, dloss, vocab, R, C);
+    }
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < R; r++) {
         size_t target = (size_t)targets[r] - vocab.first;
         for (size_t v = 0; v < V; v++) {
             logits[r * V + v] *= scale[r];
         }
-        if (target < V) {
+        if (target < V && !apart) {
             logits[r * V + target] -= dloss;
         }
     }
 
-    matmul_forward_ref(dinp, logits, weight, NULL, NULL, IN_OUT, R, V, C);
-    matmul_backward_weight_ref(dweight, NULL, logits, inp, IN_OUT, R, V, C);
+    add_product_ref(dinp, logits, weight, false, precision, R, C, V);
+    add_transpose_product_ref(dweight, logits, inp, precision, V, C, R);
 }
 
 // ------------------------------------------------------------------------------------------------

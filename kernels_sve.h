@@ -42,35 +42,36 @@ static inline MatrixView transposed_weight_view(const float *weight, MatrixLayou
 
 static inline void matmul_forward_sve(float *out, const float *inp, const float *weight,
                                       const float *bias, const float *residual, MatrixLayout layout,
-                                      size_t R, size_t C, size_t OC) {
-    gemm_sve(out, (MatrixView){inp, C, 1}, weight_view(weight, layout, C, OC), R, OC, C,
+                                      Precision precision, size_t R, size_t C, size_t OC) {
+    gemm_sve(out, (MatrixView){inp, C, 1}, weight_view(weight, layout, C, OC), precision, R, OC, C,
              &(Epilogue){.bias = bias, .residual = residual});
 }
 
 static inline void matmul_activation_forward_sve(float *out, float *act, const float *inp,
                                                  const float *weight, const float *bias,
-                                                 Activation activation, size_t R, size_t C,
-                                                 size_t OC) {
-    gemm_sve(out, (MatrixView){inp, C, 1}, weight_view(weight, IN_OUT, C, OC), R, OC, C,
+                                                 Activation activation, Precision precision,
+                                                 size_t R, size_t C, size_t OC) {
+    gemm_sve(out, (MatrixView){inp, C, 1}, weight_view(weight, IN_OUT, C, OC), precision, R, OC, C,
              &(Epilogue){.bias = bias, .activation = activation, .act = act});
 }
 
 static inline void matmul_backward_input_sve(float *dinp, const float *dout, const float *weight,
                                              const float *act_inp, Activation activation,
-                                             MatrixLayout layout, size_t R, size_t C, size_t OC) {
-    gemm_sve(dinp, (MatrixView){dout, OC, 1}, transposed_weight_view(weight, layout, C, OC), R, C,
-             OC, &(Epilogue){.activation = activation, .act_inp = act_inp});
+                                             MatrixLayout layout, Precision precision, size_t R,
+                                             size_t C, size_t OC) {
+    gemm_sve(dinp, (MatrixView){dout, OC, 1}, transposed_weight_view(weight, layout, C, OC),
+             precision, R, C, OC, &(Epilogue){.activation = activation, .act_inp = act_inp});
 }
 
 static inline void matmul_backward_weight_sve(float *dweight, float *dbias, const float *inp,
-                                              const float *dout, MatrixLayout layout, size_t R,
-                                              size_t C, size_t OC) {
+                                              const float *dout, MatrixLayout layout,
+                                              Precision precision, size_t R, size_t C, size_t OC) {
     const MatrixView x = {inp, C, 1}, x_t = {inp, 1, C}, dy = {dout, OC, 1}, dy_t = {dout, 1, OC};
     const Epilogue add = {.accumulate = true};
     if (layout == IN_OUT) {
-        gemm_sve(dweight, x_t, dy, C, OC, R, &add);
+        gemm_sve(dweight, x_t, dy, precision, C, OC, R, &add);
     } else {
-        gemm_sve(dweight, dy_t, x, OC, C, R, &add);
+        gemm_sve(dweight, dy_t, x, precision, OC, C, R, &add);
     }
 
     if (!dbias) {
@@ -332,14 +333,15 @@ static inline void swiglu_backward_sve(float *dgate_up, const float *dout, const
 // Classifier
 
 static inline void logits_forward_sve(float *logits, const float *inp, const float *weight,
-                                      size_t R, size_t C, size_t V) {
-    gemm_sve(logits, (MatrixView){inp, C, 1}, (MatrixView){weight, 1, C}, R, V, C, &(Epilogue){0});
+                                      Precision precision, size_t R, size_t C, size_t V) {
+    matmul_forward_sve(logits, inp, weight, NULL, NULL, OUT_IN, precision, R, C, V);
 }
 
 static inline void classifier_forward_sve(float *logits, ShardSoftmax *softmax, const float *inp,
                                           const float *weight, const int32_t *targets,
-                                          VocabShard vocab, size_t R, size_t C) {
-    logits_forward_sve(logits, inp, weight, R, C, vocab.count);
+                                          VocabShard vocab, Precision precision, size_t R,
+                                          size_t C) {
+    logits_forward_sve(logits, inp, weight, precision, R, C, vocab.count);
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < R; r++) {
         size_t target = (size_t)targets[r] - vocab.first;
@@ -357,22 +359,48 @@ static inline void cross_entropy_sve(float *losses, float *scale, const ShardSof
                        log_scalar_sve);
 }
 
+// classifier_targets_ref. Threads divide the channels, so that all rows of a token are added by one
+// of them, in order.
+static inline void classifier_targets_sve(float *dinp, float *dweight, const float *inp,
+                                          const float *weight, const int32_t *targets, float dloss,
+                                          VocabShard vocab, size_t R, size_t C) {
+    const size_t columns = 4 * svcntw(); // of one call
+#pragma omp parallel for schedule(static)
+    for (size_t c = 0; c < C; c += columns) {
+        const size_t n = min_u64(C - c, columns);
+        for (size_t r = 0; r < R; r++) {
+            size_t target = (size_t)targets[r] - vocab.first;
+            if (target < vocab.count) {
+                add_scaled_row_sve(dinp + r * C + c, weight + target * C + c, -dloss, n);
+                add_scaled_row_sve(dweight + target * C + c, inp + r * C + c, -dloss, n);
+            }
+        }
+    }
+}
+
 static inline void classifier_backward_sve(float *dinp, float *dweight, float *logits,
                                            const float *scale, const float *inp,
                                            const float *weight, const int32_t *targets, float dloss,
-                                           VocabShard vocab, size_t R, size_t C) {
+                                           VocabShard vocab, Precision precision, size_t R,
+                                           size_t C) {
+    const bool apart = precision == PRECISION_FP16;
     size_t V = vocab.count;
+    if (apart) {
+        memset(dinp, 0, R * C * sizeof *dinp);
+        classifier_targets_sve(dinp, dweight, inp, weight, targets, dloss, vocab, R, C);
+    }
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < R; r++) {
         size_t target = (size_t)targets[r] - vocab.first;
         scale_row_sve(logits + r * V, V, scale[r]);
-        if (target < V) {
+        if (target < V && !apart) {
             logits[r * V + target] -= dloss;
         }
     }
 
-    gemm_sve(dinp, (MatrixView){logits, V, 1}, (MatrixView){weight, C, 1}, R, C, V, &(Epilogue){0});
-    gemm_sve(dweight, (MatrixView){logits, 1, V}, (MatrixView){inp, C, 1}, V, C, R,
+    gemm_sve(dinp, (MatrixView){logits, V, 1}, (MatrixView){weight, C, 1}, precision, R, C, V,
+             &(Epilogue){.accumulate = apart});
+    gemm_sve(dweight, (MatrixView){logits, 1, V}, (MatrixView){inp, C, 1}, precision, V, C, R,
              &(Epilogue){.accumulate = true});
 }
 

@@ -59,6 +59,7 @@ typedef struct {
     ModelConfig config;
     ModelShard shard; // the part of it that this rank holds
     const Kernels *kernels;
+    Precision precision;             // of matrix products
     size_t tensors, parameter_count; // of the shard
     size_t all_parameters;           // of the whole model
     float *parameters;               // (parameter_count): all tensors in the order of the table
@@ -87,13 +88,13 @@ static bool rope_create(Model *m, MemoryLedger *memory, size_t T, Error *e) {
 // For sequences of up to T tokens. parameters: (parameter_count), zero, owned by the caller; NULL:
 // the ledger allocates them.
 static bool model_create(Model *m, MemoryLedger *memory, const ModelConfig *config,
-                         const ModelShard *shard, const Kernels *kernels, size_t T,
-                         float *parameters, Error *e) {
+                         const ModelShard *shard, const Kernels *kernels, Precision precision,
+                         size_t T, float *parameters, Error *e) {
     double estimate = (double)config->layers * (double)block_weights(config) +
                       (double)config->vocab_size * (double)config->channels;
     const ModelShard whole = shard_whole(config);
 
-    *m = (Model){.config = *config, .shard = *shard, .kernels = kernels};
+    *m = (Model){.config = *config, .shard = *shard, .kernels = kernels, .precision = precision};
     if (estimate > 0x1p50) { // far below where sizes in bytes overflow
         return fail(e, "a model of %.3g parameters is beyond what any machine holds", estimate);
     }
@@ -184,8 +185,8 @@ static void qkv_forward(const Model *m, const LayerWeights *w, LayerActivations 
     const float eps = (float)m->config.norm_eps;
     float *qkv = y->qkv + first * W;
 
-    k->matmul_forward(qkv, y->norm1.out + first * C, w->qkv_w, w->qkv_b, NULL, layout_of(m), R, C,
-                      W);
+    k->matmul_forward(qkv, y->norm1.out + first * C, w->qkv_w, w->qkv_b, NULL, layout_of(m),
+                      m->precision, R, C, W);
     if (m->config.qk_norm) {
         k->head_norm_forward(qkv, y->q_raw + first * H * D, y->q_rstd + first * H, w->q_norm, eps,
                              W, R, H, D);
@@ -209,11 +210,12 @@ static void mlp_forward(const Model *m, const LayerWeights *w, LayerActivations 
     const size_t C = m->config.channels, F = m->shard.mlp_channels;
     const float *x = y->norm2.out + first * C;
     if (is_llama(m)) {
-        k->matmul_forward(y->fc + first * 2 * F, x, w->fc_w, w->fc_b, NULL, OUT_IN, R, C, 2 * F);
+        k->matmul_forward(y->fc + first * 2 * F, x, w->fc_w, w->fc_b, NULL, OUT_IN, m->precision, R,
+                          C, 2 * F);
         k->swiglu_forward(y->act + first * F, y->fc + first * 2 * F, R, F);
     } else {
         k->matmul_activation_forward(y->fc + first * F, y->act + first * F, x, w->fc_w, w->fc_b,
-                                     m->config.activation, R, C, F);
+                                     m->config.activation, m->precision, R, C, F);
     }
 }
 
@@ -237,9 +239,10 @@ static void layer_forward(const Model *m, World *world, size_t layer, LayerActiv
     const AttentionShape shape = attention_heads(m, y, layer);
     const float *keys = y->cache ? y->cache : y->qkv + attention;
     k->attention_forward(y->attn, y->lse, y->qkv, keys, keys + shape.kv_heads * shape.head_dim,
-                         &shape, first, B, T);
+                         &shape, m->precision, first, B, T);
     k->matmul_forward(y->residual2 + at, y->attn + first * attention, w->proj_w,
-                      root ? w->proj_b : NULL, root ? x + at : NULL, layout_of(m), R, attention, C);
+                      root ? w->proj_b : NULL, root ? x + at : NULL, layout_of(m), m->precision, R,
+                      attention, C);
     tp_all_reduce(world, y->residual2 + at, R * C);
 
     // MLP
@@ -249,7 +252,7 @@ static void layer_forward(const Model *m, World *world, size_t layer, LayerActiv
         return;
     }
     k->matmul_forward(y->residual3 + at, y->act + first * F, w->fcproj_w, root ? w->fcproj_b : NULL,
-                      root ? y->residual2 + at : NULL, layout_of(m), R, F, C);
+                      root ? y->residual2 + at : NULL, layout_of(m), m->precision, R, F, C);
     tp_all_reduce(world, y->residual3 + at, R * C);
 }
 
@@ -317,13 +320,13 @@ static void classify(const Model *m, World *world, Activations *a, ClassifierScr
         size_t rows = min_u64(R - r, CLASSIFIER_ROWS);
         const float *inp = a->norm.out + r * C;
         k->classifier_forward(s->logits, s->softmax + tp_rank * rows, inp, head, targets + r,
-                              m->shard.vocab, rows, C);
+                              m->shard.vocab, m->precision, rows, C);
         tp_all_gather(world, s->softmax, rows * sizeof *s->softmax);
         k->cross_entropy(a->losses + r, s->scale, s->softmax, tp, tp_rank, objective.scale,
                          objective.z_loss, rows);
         if (dinp) {
             k->classifier_backward(dinp + r * C, dhead, s->logits, s->scale, inp, head, targets + r,
-                                   objective.scale, m->shard.vocab, rows, C);
+                                   objective.scale, m->shard.vocab, m->precision, rows, C);
         }
     }
 
@@ -355,12 +358,12 @@ static void mlp_backward(const Model *m, const LayerWeights *w, const LayerActiv
     const Kernels *k = m->kernels;
     const size_t C = m->config.channels, F = m->shard.mlp_channels;
     if (is_llama(m)) {
-        k->matmul_backward_input(d->act, d->stream, w->fcproj_w, NULL, ACTIVATION_NONE, OUT_IN, R,
-                                 F, C);
+        k->matmul_backward_input(d->act, d->stream, w->fcproj_w, NULL, ACTIVATION_NONE, OUT_IN,
+                                 m->precision, R, F, C);
         k->swiglu_backward(d->fc, d->act, y->fc, R, F);
     } else {
         k->matmul_backward_input(d->fc, d->stream, w->fcproj_w, y->fc, m->config.activation, IN_OUT,
-                                 R, F, C);
+                                 m->precision, R, F, C);
     }
 }
 
@@ -420,14 +423,16 @@ static void layer_backward(const Model *m, World *world, size_t layer, LayerWeig
     const size_t hidden = shard_mlp_width(&m->config, &m->shard);
 
     // residual3 = residual2 + mlp(norm2)
-    k->matmul_backward_weight(dw->fcproj_w, dw->fcproj_b, y->act, d->stream, layout, R, F, C);
+    k->matmul_backward_weight(dw->fcproj_w, dw->fcproj_b, y->act, d->stream, layout, m->precision,
+                              R, F, C);
     mpi_progress(world);
     mlp_backward(m, w, y, d, R);
     mpi_progress(world);
-    k->matmul_backward_weight(dw->fc_w, dw->fc_b, y->norm2.out, d->fc, layout, R, C, hidden);
+    k->matmul_backward_weight(dw->fc_w, dw->fc_b, y->norm2.out, d->fc, layout, m->precision, R, C,
+                              hidden);
     mpi_progress(world);
-    k->matmul_backward_input(d->branch, d->fc, w->fc_w, NULL, ACTIVATION_NONE, layout, R, C,
-                             hidden);
+    k->matmul_backward_input(d->branch, d->fc, w->fc_w, NULL, ACTIVATION_NONE, layout, m->precision,
+                             R, C, hidden);
     tp_all_reduce(world, d->branch, R * C);
     norm_backward(m, d, dw->norm2_w, dw->norm2_b, d->branch, y->residual2, w->norm2_w, &y->norm2,
                   R);
@@ -436,18 +441,21 @@ static void layer_backward(const Model *m, World *world, size_t layer, LayerWeig
     // residual2 = x + attention(norm1) proj
     const AttentionShape shape = attention_heads(m, y, layer);
     const size_t keys = attention, values = keys + shape.kv_heads * shape.head_dim; // in a row
-    k->matmul_backward_weight(dw->proj_w, dw->proj_b, y->attn, d->stream, layout, R, attention, C);
-    k->matmul_backward_input(d->branch, d->stream, w->proj_w, NULL, ACTIVATION_NONE, layout, R,
-                             attention, C);
+    k->matmul_backward_weight(dw->proj_w, dw->proj_b, y->attn, d->stream, layout, m->precision, R,
+                              attention, C);
+    k->matmul_backward_input(d->branch, d->stream, w->proj_w, NULL, ACTIVATION_NONE, layout,
+                             m->precision, R, attention, C);
     mpi_progress(world);
     k->attention_backward(d->qkv, d->qkv + keys, d->qkv + values, d->branch, y->attn, y->qkv,
-                          y->qkv + keys, y->qkv + values, y->lse, &shape, B, T);
+                          y->qkv + keys, y->qkv + values, y->lse, &shape, m->precision, B, T);
     qkv_backward(m, world, w, dw, y, d, B, T);
     mpi_progress(world);
-    k->matmul_backward_input(d->branch, d->qkv, w->qkv_w, NULL, ACTIVATION_NONE, layout, R, C, W);
+    k->matmul_backward_input(d->branch, d->qkv, w->qkv_w, NULL, ACTIVATION_NONE, layout,
+                             m->precision, R, C, W);
     mpi_progress(world);
     sum_shared_heads(m, world, d, R);
-    k->matmul_backward_weight(dw->qkv_w, dw->qkv_b, y->norm1.out, d->qkv, layout, R, C, W);
+    k->matmul_backward_weight(dw->qkv_w, dw->qkv_b, y->norm1.out, d->qkv, layout, m->precision, R,
+                              C, W);
     tp_all_reduce(world, d->branch, R * C);
     norm_backward(m, d, dw->norm1_w, dw->norm1_b, d->branch, x, w->norm1_w, &y->norm1, R);
 }
@@ -1088,7 +1096,7 @@ static bool reserve_packing(MemoryLedger *memory, const Model *m, size_t B, size
     if (m->kernels != &kernels_sve) {
         return true;
     }
-    size_t n = packing_floats(&m->config, &m->shard, B, T, threads);
+    size_t n = packing_floats(&m->config, &m->shard, m->precision, B, T, threads);
     return ledger_note(memory, "packed matrices", allocated_bytes(n), NULL, e) &&
            (memory->planned || pack_scratch_reserve(n) ||
             fail(e, "no memory for %zu MiB of packed matrices: choose a smaller --micro-batch",
@@ -1120,7 +1128,7 @@ static bool training_allocate(Trainer *t, size_t threads, Error *e) {
 
     return reducer_share_memory(&t->reducer, &t->memory, t->world, shard_parameters(c, &shard),
                                 zero, o->share_memory, e) &&
-           model_create(&t->model, &t->memory, c, &shard, kernels_of(o), T,
+           model_create(&t->model, &t->memory, c, &shard, kernels_of(o), o->precision, T,
                         t->reducer.shared_parameters.mine, e) &&
            workspace_create(&t->workspace, &t->memory, c, &shard,
                             activation_sets_needed(g, rows / B), B, T, keep_on_stage(o, g), e) &&
@@ -1264,7 +1272,7 @@ static int command_train(World *w, const Options *o) {
         placement_sample_memory(&placement, t.model.parameters,
                                 t.model.parameter_count * sizeof(float));
         placement_print(w, placement, stdout);
-        t.record = run_record(&t, measure_peak_flops(MPI_COMM_WORLD));
+        t.record = run_record(&t, measure_peak_flops(o->precision, MPI_COMM_WORLD));
         ok = initialize_state(&t);
     }
     if (ok && w->rank == 0) {
@@ -1292,7 +1300,7 @@ static bool load_model(World *w, const Options *o, Model *m, MemoryLedger *memor
     ok = ok &&
          (*T <= config.seq_len || fail(&e, "--seq-len %zu is more than the %zu positions of %s", *T,
                                        config.seq_len, directory)) &&
-         model_create(m, memory, &config, &shard, kernels_of(o), *T, NULL, &e);
+         model_create(m, memory, &config, &shard, kernels_of(o), o->precision, *T, NULL, &e);
     if (!world_check(w, ok, &e)) {
         return false;
     }
@@ -1389,7 +1397,7 @@ static void next_logits(Generator *g, const int32_t *ids, size_t cached, size_t 
 
     memset(g->logits, 0, V * sizeof *g->logits);
     m->kernels->logits_forward(g->logits + vocab.first, a->norm.out + (count - 1) * C,
-                               m->weights.head, 1, C, vocab.count);
+                               m->weights.head, m->precision, 1, C, vocab.count);
     tp_all_reduce(g->world, g->logits, V);
 }
 
@@ -1451,9 +1459,11 @@ static int command_generate(World *w, const Options *o) {
 // Commands: kernels, plan
 
 // Hashes `steps` training steps of a small model; the hash of all 20 must be `golden`.
-static bool golden_run(const ModelConfig *config, const char *golden, uint64_t steps, Error *e) {
+static bool golden_run(const ModelConfig *config, const char *golden, Precision precision,
+                       uint64_t steps, Error *e) {
     enum { VOCAB = GOLDEN_VOCAB, T = GOLDEN_T };
-    const Options o = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
+    const Options o = {
+        .precision = precision, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
     World alone = {.size = 1, .grid = grid_alone()};
     Trainer t = {.options = &o,
                  .world = &alone,
@@ -1503,10 +1513,12 @@ static int command_kernels(World *w, const Options *o) {
     }
     placement_bind(w, o->bind);
     if (w->rank == 0) {
-        ok = (!o->check || check_kernels(o->only, &e)) &&
-             (!o->bench || bench_kernels(o->only, measure_peak_flops(MPI_COMM_SELF), &e));
+        ok = (!o->check || check_kernels(o->only, o->precision, &e)) &&
+             (!o->bench || bench_kernels(o->only, o->precision,
+                                         measure_peak_flops(o->precision, MPI_COMM_SELF), &e));
         for (size_t i = 0; ok && o->golden && i < GOLDEN_MODELS; i++) {
-            ok = golden_run(&golden_models[i].config, golden_models[i].hash, o->golden_steps, &e);
+            ok = golden_run(&golden_models[i].config, golden_models[i].hash[o->precision],
+                            o->precision, o->golden_steps, &e);
         }
     }
     return world_check_root(w, ok, &e) ? EXIT_SUCCESS : EXIT_FAILURE;

@@ -276,6 +276,4 @@ static inline void swiglu_backward_row_sve(float *dgate, float *dup, const float
 #undef SIGMOID_REDUCE
 #undef SIGMOID_EXP
 #undef SIGMOID_RECIPROCAL
-#undef FOUR
-
 #endif

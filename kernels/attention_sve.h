@@ -13,17 +13,6 @@
 // ------------------------------------------------------------------------------------------------
 // Products of blocks
 
-// Packs rows of a head, (rows, D) with stride `row`, as strips.
-static inline Strips pack_strips_sve(float *to, const float *from, size_t row, size_t rows,
-                                     size_t D) {
-    const size_t next = TILE_ROWS_SVE * packed_depth(D);
-    for (size_t i = 0; i < rows; i += TILE_ROWS_SVE) {
-        pack_rows_sve(to + i / TILE_ROWS_SVE * next, from + i * row, row,
-                      min_u64(rows - i, TILE_ROWS_SVE), D);
-    }
-    return (Strips){to, next, tile_of_rows_sve};
-}
-
 // out (M, N) = start + strips (M, K) panels (K, N)
 static inline void block_gemm_sve(float *out, size_t out_row, const float *start, size_t start_row,
                                   Strips strips, Panels panels, size_t M, size_t N, size_t K) {
@@ -34,52 +23,40 @@ static inline void block_gemm_sve(float *out, size_t out_row, const float *start
     }
 }
 
-// A block of scores (QUERY_BLOCK, KEY_BLOCK) is not packed: the tile reads its rows, or its
-// columns, in place.
-static void tile_of_scores_sve(float *out, size_t out_row, const float *start, size_t start_row,
-                               const float *a, const float *b, size_t depth) {
-    gemm_tile_sve(out, out_row, start, start_row, a, KEY_BLOCK, 1, K_GROUP, b, depth);
-}
-
-static void tile_of_scores_t_sve(float *out, size_t out_row, const float *start, size_t start_row,
-                                 const float *a, const float *b, size_t depth) {
-    gemm_tile_sve(out, out_row, start, start_row, a, 1, KEY_BLOCK, K_GROUP * KEY_BLOCK, b, depth);
-}
-
-static inline Strips scores_as_rows_sve(const float *scores) {
-    return (Strips){scores, TILE_ROWS_SVE * KEY_BLOCK, tile_of_scores_sve};
-}
-
-static inline Strips scores_as_columns_sve(const float *scores) {
-    return (Strips){scores, TILE_ROWS_SVE, tile_of_scores_t_sve};
-}
-
 // ------------------------------------------------------------------------------------------------
 // Scratch memory
 
 // What one thread needs for one head of T rows and D channels. Keys and values are packed by key
 // blocks: k^T and v^T as (D, KEY_BLOCK), k and v as (KEY_BLOCK, D).
 typedef struct {
+    Precision precision;
     size_t D, key_blocks;
     size_t across, along;                 // floats of a packed block: (D, keys) and (keys, D)
     float *key_t, *value_t, *key, *value; // per key block; those not needed are NULL
     float *strips[2], *panels[2];         // of a block of queries
     float *score, *dscore;                // (QUERY_BLOCK, KEY_BLOCK)
+    float *packed;                        // FP16: strips of scores
     float *out;                           // (QUERY_BLOCK, D)
 } AttentionScratch;
 
 // Lays the scratch out from `base` on; if base is NULL it only counts. Returns the floats it takes.
-static inline size_t attention_scratch_sve(AttentionScratch *s, size_t T, size_t D, bool backward,
-                                           float *base) {
-    const size_t width = 2 * svcntw(), depth = packed_depth(D);
+static inline size_t attention_scratch_sve(AttentionScratch *s, Precision precision, size_t T,
+                                           size_t D, bool backward, float *base) {
+    const size_t width = 2 * svcntw(), depth = packed_depth(precision, D);
     const size_t rows = round_up(QUERY_BLOCK, TILE_ROWS_SVE);
-    const size_t strips = rows * depth, panels = packed_depth(QUERY_BLOCK) * round_up(D, width);
+    const size_t keys = round_up(KEY_BLOCK, TILE_ROWS_SVE);
+    const size_t query_depth = packed_depth(precision, QUERY_BLOCK);
+    const size_t key_depth = packed_depth(precision, KEY_BLOCK);
+    const size_t strips = rows * depth, panels = query_depth * round_up(D, width);
+    const size_t across_scores = rows * key_depth, along_scores = keys * query_depth;
+    const size_t packed = across_scores > along_scores ? across_scores : along_scores;
     const size_t scores = rows * KEY_BLOCK + TILE_ROWS_SVE; // the last strip may read beyond
     const size_t key_blocks = divide_up(T, KEY_BLOCK);
     const size_t across = depth * round_up(KEY_BLOCK, width);
-    const size_t along = packed_depth(KEY_BLOCK) * round_up(D, width);
+    const size_t along = key_depth * round_up(D, width);
 
-    *s = (AttentionScratch){.D = D, .key_blocks = key_blocks, .across = across, .along = along};
+    *s = (AttentionScratch){
+        .precision = precision, .D = D, .key_blocks = key_blocks, .across = across, .along = along};
     const struct {
         float **field;
         size_t floats;
@@ -94,6 +71,7 @@ static inline size_t attention_scratch_sve(AttentionScratch *s, size_t T, size_t
         {&s->panels[1], backward ? panels : 0},
         {&s->score, scores},
         {&s->dscore, backward ? scores : 0},
+        {&s->packed, precision == PRECISION_FP16 ? packed : 0},
         {&s->out, QUERY_BLOCK * D},
     };
 
@@ -113,11 +91,13 @@ static inline size_t attention_sums(const AttentionShape *shape) {
 
 // Floats of scratch that attention_forward_sve or attention_backward_sve takes from pack_scratch,
 // with `threads` threads for B sequences of T tokens.
-static inline size_t attention_scratch_floats_sve(const AttentionShape *shape, size_t B, size_t T,
-                                                  bool backward, size_t threads) {
+static inline size_t attention_scratch_floats_sve(const AttentionShape *shape, Precision precision,
+                                                  size_t B, size_t T, bool backward,
+                                                  size_t threads) {
     AttentionScratch unused;
     size_t sums = backward ? B * attention_sums(shape) * T * 2 * shape->head_dim : 0;
-    return threads * attention_scratch_sve(&unused, T, shape->head_dim, backward, NULL) + sums;
+    return threads * attention_scratch_sve(&unused, precision, T, shape->head_dim, backward, NULL) +
+           sums;
 }
 
 // Packs the keys and values of one head: k and v are (T, D) with stride `row`.
@@ -126,16 +106,54 @@ static inline void attention_pack_sve(const AttentionScratch *s, const float *k,
     for (size_t block = 0; block < s->key_blocks; block++) {
         size_t u = block * KEY_BLOCK, keys = min_u64(T - u, KEY_BLOCK);
 
-        pack_panels_sve(s->key_t + block * s->across, (MatrixView){k, 1, row}, 0, s->D, u, keys);
+        const float *k_block = k + u * row, *v_block = v + u * row;
+
+        pack_panels_sve(s->precision, s->key_t + block * s->across, (MatrixView){k_block, 1, row},
+                        s->D, keys);
         if (s->value) {
-            pack_panels_sve(s->value + block * s->along, (MatrixView){v, row, 1}, u, keys, 0, s->D);
+            pack_panels_sve(s->precision, s->value + block * s->along,
+                            (MatrixView){v_block, row, 1}, keys, s->D);
         }
         if (s->value_t) {
-            pack_panels_sve(s->value_t + block * s->across, (MatrixView){v, 1, row}, 0, s->D, u,
-                            keys);
-            pack_panels_sve(s->key + block * s->along, (MatrixView){k, row, 1}, u, keys, 0, s->D);
+            pack_panels_sve(s->precision, s->value_t + block * s->across,
+                            (MatrixView){v_block, 1, row}, s->D, keys);
+            pack_panels_sve(s->precision, s->key + block * s->along, (MatrixView){k_block, row, 1},
+                            keys, s->D);
         }
     }
+}
+
+// ------------------------------------------------------------------------------------------------
+// Scores as the first factor of a product
+
+// In FP32 a block of scores (QUERY_BLOCK, KEY_BLOCK) is not packed: the tile reads its rows, or its
+// columns, in place.
+static void tile_of_scores_sve(float *out, size_t out_row, const float *start, size_t start_row,
+                               const float *a, const float *b, size_t depth) {
+    gemm_tile_sve(out, out_row, start, start_row, a, KEY_BLOCK, 1, K_GROUP, b, depth);
+}
+
+static void tile_of_scores_t_sve(float *out, size_t out_row, const float *start, size_t start_row,
+                                 const float *a, const float *b, size_t depth) {
+    gemm_tile_sve(out, out_row, start, start_row, a, 1, KEY_BLOCK, K_GROUP * KEY_BLOCK, b, depth);
+}
+
+// Strips of the scores (rows, keys). In FP16 they are packed, until the next call.
+static inline Strips scores_as_rows_sve(const AttentionScratch *s, const float *scores, size_t rows,
+                                        size_t keys) {
+    return s->precision == PRECISION_FP32
+               ? (Strips){scores, TILE_ROWS_SVE * KEY_BLOCK, tile_of_scores_sve}
+               : pack_strips_sve(s->precision, s->packed, (MatrixView){scores, KEY_BLOCK, 1}, rows,
+                                 keys);
+}
+
+// Strips of their transpose (keys, rows).
+static inline Strips scores_as_columns_sve(const AttentionScratch *s, const float *scores,
+                                           size_t rows, size_t keys) {
+    return s->precision == PRECISION_FP32
+               ? (Strips){scores, TILE_ROWS_SVE, tile_of_scores_t_sve}
+               : pack_strips_sve(s->precision, s->packed, (MatrixView){scores, 1, KEY_BLOCK}, keys,
+                                 rows);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -147,8 +165,15 @@ static inline size_t keys_seen_sve(size_t t, size_t u, size_t keys) {
 }
 
 // Block number `block` of packed keys or values, blocks of `size` floats and `depth` steps.
-static inline Panels key_panels_sve(const float *blocks, size_t block, size_t size, size_t depth) {
-    return (Panels){blocks + block * size, 2 * svcntw() * packed_depth(depth)};
+static inline Panels key_panels_sve(const AttentionScratch *s, const float *blocks, size_t block,
+                                    size_t size, size_t depth) {
+    return (Panels){blocks + block * size, 2 * svcntw() * packed_depth(s->precision, depth)};
+}
+
+// How many keys the products over the keys of a block add up. FP16: all of it, because its chunks
+// are scaled as they are packed; those that no query sees have zero weight.
+static inline size_t keys_added_sve(const AttentionScratch *s, size_t seen, size_t in_block) {
+    return s->precision == PRECISION_FP16 ? in_block : seen;
 }
 
 // Turns the scores of row i with its `seen` keys into exp(score - max), and rescales the sums so
@@ -172,8 +197,8 @@ static inline void attention_queries_sve(const AttentionScratch *s, float *out, 
                                          size_t h, size_t t0, size_t rows, size_t T) {
     float max[QUERY_BLOCK], sum[QUERY_BLOCK];
     const size_t H = shape->heads, D = shape->head_dim, first = b * T + t0;
-    const Strips q_strips =
-        pack_strips_sve(s->strips[0], q + first * shape->q_row + h * D, shape->q_row, rows, D);
+    const MatrixView queries = {q + first * shape->q_row + h * D, shape->q_row, 1};
+    const Strips q_strips = pack_strips_sve(s->precision, s->strips[0], queries, rows, D);
 
     memset(s->out, 0, rows * D * sizeof(float));
     for (size_t i = 0; i < rows; i++) {
@@ -183,8 +208,10 @@ static inline void attention_queries_sve(const AttentionScratch *s, float *out, 
 
     for (size_t block = 0; block * KEY_BLOCK < t0 + rows; block++) {
         size_t u = block * KEY_BLOCK, keys = keys_seen_sve(t0 + rows - 1, u, KEY_BLOCK);
-        const Panels key_t = key_panels_sve(s->key_t, block, s->across, D);
-        const Panels value = key_panels_sve(s->value, block, s->along, min_u64(T - u, KEY_BLOCK));
+        const Panels key_t = key_panels_sve(s, s->key_t, block, s->across, D);
+        const size_t in_block = min_u64(T - u, KEY_BLOCK),
+                     added = keys_added_sve(s, keys, in_block);
+        const Panels value = key_panels_sve(s, s->value, block, s->along, in_block);
 
         block_gemm_sve(s->score, KEY_BLOCK, zeros_sve, 0, q_strips, key_t, rows, keys, D);
 
@@ -197,7 +224,8 @@ static inline void attention_queries_sve(const AttentionScratch *s, float *out, 
             }
         }
 
-        block_gemm_sve(s->out, D, s->out, D, scores_as_rows_sve(s->score), value, rows, D, keys);
+        block_gemm_sve(s->out, D, s->out, D, scores_as_rows_sve(s, s->score, rows, added), value,
+                       rows, D, added);
     }
 
     for (size_t i = 0; i < rows; i++) {
@@ -209,19 +237,22 @@ static inline void attention_queries_sve(const AttentionScratch *s, float *out, 
 
 static inline void attention_forward_sve(float *out, float *lse, const float *q, const float *k,
                                          const float *v, const AttentionShape *shape,
-                                         size_t first_row, size_t B, size_t T) {
+                                         Precision precision, size_t first_row, size_t B,
+                                         size_t T) {
     const size_t H = shape->heads, D = shape->head_dim, group = H / shape->kv_heads;
     const size_t threads = (size_t)omp_get_max_threads();
-    float *scratch = pack_scratch(attention_scratch_floats_sve(shape, B, T, false, threads));
+    float *scratch =
+        pack_scratch(attention_scratch_floats_sve(shape, precision, B, T, false, threads));
     AttentionScratch counted;
-    const size_t size = attention_scratch_sve(&counted, T, D, false, NULL);
+    const size_t size = attention_scratch_sve(&counted, precision, T, D, false, NULL);
 
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < B * H; i++) {
         size_t b = i / H, h = i % H, kv = b * T * shape->kv_row + h / group * D;
         AttentionScratch s;
 
-        attention_scratch_sve(&s, T, D, false, scratch + (size_t)omp_get_thread_num() * size);
+        attention_scratch_sve(&s, precision, T, D, false,
+                              scratch + (size_t)omp_get_thread_num() * size);
         attention_pack_sve(&s, k + kv, v + kv, shape->kv_row, T);
         for (size_t t = first_row; t < T; t += QUERY_BLOCK) {
             attention_queries_sve(&s, out, lse, q, shape, b, h, t, min_u64(T - t, QUERY_BLOCK), T);
@@ -246,18 +277,17 @@ typedef struct {
 static inline void attention_backward_queries_sve(const AttentionScratch *s, const AttentionHead *a,
                                                   size_t t0, size_t rows, size_t T) {
     float dy_y[QUERY_BLOCK];
-    const size_t D = s->D, panel = 2 * svcntw() * packed_depth(rows);
+    const size_t D = s->D;
     const MatrixView q = {a->q + t0 * a->q_row, a->q_row, 1};
     const MatrixView dy = {a->dout + t0 * a->out_row, a->out_row, 1};
     const float *y = a->out + t0 * a->out_row;
     float *dq = a->dq + t0 * a->q_row;
 
     // pack the queries and their gradients, both as strips and as panels
-    const Strips q_strips = pack_strips_sve(s->strips[0], q.data, q.row, rows, D);
-    const Strips dy_strips = pack_strips_sve(s->strips[1], dy.data, dy.row, rows, D);
-    const Panels q_panels = {s->panels[0], panel}, dy_panels = {s->panels[1], panel};
-    pack_panels_sve(s->panels[0], q, 0, rows, 0, D);
-    pack_panels_sve(s->panels[1], dy, 0, rows, 0, D);
+    const Strips q_strips = pack_strips_sve(s->precision, s->strips[0], q, rows, D);
+    const Strips dy_strips = pack_strips_sve(s->precision, s->strips[1], dy, rows, D);
+    const Panels q_panels = pack_panels_sve(s->precision, s->panels[0], q, rows, D);
+    const Panels dy_panels = pack_panels_sve(s->precision, s->panels[1], dy, rows, D);
 
     // rows that pad the transposed scores to a multiple of K_GROUP
     const size_t padding = (round_up(rows, K_GROUP) - rows) * KEY_BLOCK * sizeof(float);
@@ -269,14 +299,14 @@ static inline void attention_backward_queries_sve(const AttentionScratch *s, con
         dy_y[i] = sum_row_sve(D, add_a_b_sve, &row);
     }
 
-    const Strips ds = scores_as_rows_sve(s->dscore), p_t = scores_as_columns_sve(s->score);
-    const Strips ds_t = scores_as_columns_sve(s->dscore);
     for (size_t block = 0; block * KEY_BLOCK < t0 + rows; block++) {
         size_t u = block * KEY_BLOCK, keys = keys_seen_sve(t0 + rows - 1, u, KEY_BLOCK);
         float *dk = a->dk + u * a->kv_row, *dv = a->dv + u * a->kv_row;
-        const Panels key_t = key_panels_sve(s->key_t, block, s->across, D);
-        const Panels value_t = key_panels_sve(s->value_t, block, s->across, D);
-        const Panels key = key_panels_sve(s->key, block, s->along, min_u64(T - u, KEY_BLOCK));
+        const Panels key_t = key_panels_sve(s, s->key_t, block, s->across, D);
+        const Panels value_t = key_panels_sve(s, s->value_t, block, s->across, D);
+        const size_t in_block = min_u64(T - u, KEY_BLOCK),
+                     added = keys_added_sve(s, keys, in_block);
+        const Panels key = key_panels_sve(s, s->key, block, s->along, in_block);
 
         // scores and dout . v, turned into p and dscore
         block_gemm_sve(s->score, KEY_BLOCK, zeros_sve, 0, q_strips, key_t, rows, keys, D);
@@ -287,9 +317,12 @@ static inline void attention_backward_queries_sve(const AttentionScratch *s, con
                                      dy_y[i]);
         }
 
-        block_gemm_sve(dv, a->kv_row, dv, a->kv_row, p_t, dy_panels, keys, D, rows);
-        block_gemm_sve(dk, a->kv_row, dk, a->kv_row, ds_t, q_panels, keys, D, rows);
-        block_gemm_sve(dq, a->q_row, dq, a->q_row, ds, key, rows, D, keys);
+        block_gemm_sve(dv, a->kv_row, dv, a->kv_row, scores_as_columns_sve(s, s->score, rows, keys),
+                       dy_panels, keys, D, rows);
+        block_gemm_sve(dk, a->kv_row, dk, a->kv_row,
+                       scores_as_columns_sve(s, s->dscore, rows, keys), q_panels, keys, D, rows);
+        block_gemm_sve(dq, a->q_row, dq, a->q_row, scores_as_rows_sve(s, s->dscore, rows, added),
+                       key, rows, D, added);
     }
 }
 
@@ -330,12 +363,14 @@ static inline void attention_add_sums_sve(float *dk, float *dv, const float *sum
 static inline void attention_backward_sve(float *dq, float *dk, float *dv, const float *dout,
                                           const float *out, const float *q, const float *k,
                                           const float *v, const float *lse,
-                                          const AttentionShape *shape, size_t B, size_t T) {
+                                          const AttentionShape *shape, Precision precision,
+                                          size_t B, size_t T) {
     const size_t H = shape->heads, D = shape->head_dim, group = H / shape->kv_heads;
     const size_t threads = (size_t)omp_get_max_threads(), sum_size = T * 2 * D;
-    float *scratch = pack_scratch(attention_scratch_floats_sve(shape, B, T, true, threads));
+    float *scratch =
+        pack_scratch(attention_scratch_floats_sve(shape, precision, B, T, true, threads));
     AttentionScratch counted;
-    const size_t size = attention_scratch_sve(&counted, T, D, true, NULL);
+    const size_t size = attention_scratch_sve(&counted, precision, T, D, true, NULL);
     float *sums = scratch + threads * size;
 
     attention_zero_sve(dq, dk, dv, shape, B * T);
@@ -363,7 +398,8 @@ static inline void attention_backward_sve(float *dq, float *dk, float *dv, const
             memset(a.dk, 0, sum_size * sizeof(float));
         }
 
-        attention_scratch_sve(&s, T, D, true, scratch + (size_t)omp_get_thread_num() * size);
+        attention_scratch_sve(&s, precision, T, D, true,
+                              scratch + (size_t)omp_get_thread_num() * size);
         attention_pack_sve(&s, k + kv, v + kv, shape->kv_row, T);
         for (size_t t = 0; t < T; t += QUERY_BLOCK) {
             attention_backward_queries_sve(&s, &a, t, min_u64(T - t, QUERY_BLOCK), T);

@@ -31,7 +31,7 @@ static inline double measure_bandwidth(void) {
                                .outputs = 1,
                                .arrays = {"RC", "RC", "TC"},
                                .run = run_embedding_forward};
-    const Shape s = {1, ROWS, CHANNELS, 1, ROWS, 1, 1, 1};
+    const Shape s = {1, ROWS, CHANNELS, 1, ROWS, 1, 1, 1, PRECISION_FP32};
     ProbeArrays p;
     if (!probe_create(&p, &probe, &s, FILL_PLAIN, &(Error){0})) {
         return NAN;
@@ -64,22 +64,22 @@ static inline bool bench_probe(const KernelProbe *probe, const Shape *s, double 
 
 // Times the kernels at the shapes of GPT-2 124M and of llm-jp-3-150m. `only`: kernels whose names
 // contain it, or NULL. flops: the measured peak of all threads, operations per second.
-static inline bool bench_kernels(const char *only, double flops, Error *e) {
+static inline bool bench_kernels(const char *only, Precision p, double flops, Error *e) {
     // only matrix products depend on all of the shapes
-    static const struct {
-        Shape shape; // B, T, C, H, V, O, G, D
+    const struct {
+        Shape shape; // B, T, C, H, V, O, G, D, precision
         bool products_only;
     } cases[] = {
-        {{1, 1024, 768, 12, 50257, 768, 12, 64}, false},
-        {{1, 1024, 768, 12, 50257, 2304, 12, 64}, true},
-        {{1, 1024, 768, 12, 50257, 3072, 12, 64}, true},
-        {{1, 1024, 3072, 12, 50257, 768, 12, 64}, true},
-        {{4, 64, 768, 12, 50257, 2304, 12, 64}, false},
-        {{1, 1024, 512, 8, 99584, 2048, 8, 64}, false},
-        {{1, 1024, 512, 8, 99584, 512, 8, 64}, true},
-        {{1, 1024, 512, 8, 99584, 1536, 8, 64}, true},
-        {{1, 1024, 512, 8, 99584, 4096, 8, 64}, true},
-        {{1, 1024, 2048, 8, 99584, 512, 8, 64}, true},
+        {{1, 1024, 768, 12, 50257, 768, 12, 64, p}, false},
+        {{1, 1024, 768, 12, 50257, 2304, 12, 64, p}, true},
+        {{1, 1024, 768, 12, 50257, 3072, 12, 64, p}, true},
+        {{1, 1024, 3072, 12, 50257, 768, 12, 64, p}, true},
+        {{4, 64, 768, 12, 50257, 2304, 12, 64, p}, false},
+        {{1, 1024, 512, 8, 99584, 2048, 8, 64, p}, false},
+        {{1, 1024, 512, 8, 99584, 512, 8, 64, p}, true},
+        {{1, 1024, 512, 8, 99584, 1536, 8, 64, p}, true},
+        {{1, 1024, 512, 8, 99584, 4096, 8, 64, p}, true},
+        {{1, 1024, 2048, 8, 99584, 512, 8, 64, p}, true},
     };
     double bandwidth = measure_bandwidth();
 

@@ -14,6 +14,7 @@
 typedef struct {
     size_t B, T, C, H, V, O; // O: output channels of a matrix product, hidden channels of SwiGLU
     size_t G, D;             // KV heads, channels of a head
+    Precision precision;     // of matrix products
 } Shape;
 
 enum { PROBE_ARRAYS = 9 };
@@ -27,10 +28,11 @@ typedef void (*KernelRun)(const Kernels *k, float **x, const int32_t *tokens, co
 typedef struct {
     const char *name;
     int outputs;                      // how many of the arrays it writes: the first ones
+    int exact;                        // how many of those are equal bit for bit in FP16
     const char *arrays[PROBE_ARRAYS]; // their sizes
     const char *sum;                  // length of its longest sum
     const char *work;  // operations, or floats moved to and from memory; NULL: not timed
-    bool bytes;        // work counts floats moved
+    bool bytes;        // work counts floats moved; otherwise it is a matrix product
     KernelRun prepare; // makes random arrays consistent, with the reference; may be NULL
     KernelRun run;
 } KernelProbe;
@@ -149,24 +151,26 @@ RUN(run_swiglu_backward) {
 }
 
 RUN(run_matmul_forward) {
-    k->matmul_forward(x[0], x[1], x[2], x[3], x[4], IN_OUT, R, s->C, s->O);
+    k->matmul_forward(x[0], x[1], x[2], x[3], x[4], IN_OUT, s->precision, R, s->C, s->O);
 }
 
 RUN(run_matmul_forward_out_in) {
-    k->matmul_forward(x[0], x[1], x[2], x[3], x[4], OUT_IN, R, s->C, s->O);
+    k->matmul_forward(x[0], x[1], x[2], x[3], x[4], OUT_IN, s->precision, R, s->C, s->O);
 }
 
 // On TP ranks above 0 neither bias nor residual is added.
 RUN(run_matmul_forward_no_bias) {
-    k->matmul_forward(x[0], x[1], x[2], NULL, NULL, IN_OUT, R, s->C, s->O);
+    k->matmul_forward(x[0], x[1], x[2], NULL, NULL, IN_OUT, s->precision, R, s->C, s->O);
 }
 
 #define RUN_ACTIVATION(name, activation)                                                           \
     RUN(run_matmul_##name##_forward) {                                                             \
-        k->matmul_activation_forward(x[0], x[1], x[2], x[3], x[4], activation, R, s->C, s->O);     \
+        k->matmul_activation_forward(x[0], x[1], x[2], x[3], x[4], activation, s->precision, R,    \
+                                     s->C, s->O);                                                  \
     }                                                                                              \
     RUN(run_matmul_##name##_backward_input) {                                                      \
-        k->matmul_backward_input(x[0], x[1], x[2], x[3], activation, IN_OUT, R, s->C, s->O);       \
+        k->matmul_backward_input(x[0], x[1], x[2], x[3], activation, IN_OUT, s->precision, R,      \
+                                 s->C, s->O);                                                      \
     }
 
 RUN_ACTIVATION(gelu_tanh, ACTIVATION_GELU_TANH)
@@ -174,23 +178,25 @@ RUN_ACTIVATION(gelu, ACTIVATION_GELU)
 RUN_ACTIVATION(relu, ACTIVATION_RELU)
 
 RUN(run_matmul_backward_input) {
-    k->matmul_backward_input(x[0], x[1], x[2], NULL, ACTIVATION_NONE, IN_OUT, R, s->C, s->O);
+    k->matmul_backward_input(x[0], x[1], x[2], NULL, ACTIVATION_NONE, IN_OUT, s->precision, R, s->C,
+                             s->O);
 }
 
 RUN(run_matmul_backward_input_out_in) {
-    k->matmul_backward_input(x[0], x[1], x[2], NULL, ACTIVATION_NONE, OUT_IN, R, s->C, s->O);
+    k->matmul_backward_input(x[0], x[1], x[2], NULL, ACTIVATION_NONE, OUT_IN, s->precision, R, s->C,
+                             s->O);
 }
 
 RUN(run_matmul_backward_weight) {
-    k->matmul_backward_weight(x[0], x[1], x[2], x[3], IN_OUT, R, s->C, s->O);
+    k->matmul_backward_weight(x[0], x[1], x[2], x[3], IN_OUT, s->precision, R, s->C, s->O);
 }
 
 RUN(run_matmul_backward_weight_out_in) {
-    k->matmul_backward_weight(x[0], x[1], x[2], x[3], OUT_IN, R, s->C, s->O);
+    k->matmul_backward_weight(x[0], x[1], x[2], x[3], OUT_IN, s->precision, R, s->C, s->O);
 }
 
 RUN(run_matmul_backward_weight_no_bias) {
-    k->matmul_backward_weight(x[0], NULL, x[1], x[2], IN_OUT, R, s->C, s->O);
+    k->matmul_backward_weight(x[0], NULL, x[1], x[2], IN_OUT, s->precision, R, s->C, s->O);
 }
 
 // q, k and v of a row side by side
@@ -206,14 +212,15 @@ static inline AttentionShape attention_shape(const Shape *s) {
 RUN(run_attention_forward) {
     const AttentionShape shape = attention_shape(s);
     const float *q = x[2], *key = q + s->H * s->D, *value = key + s->G * s->D;
-    k->attention_forward(x[0], x[1], q, key, value, &shape, 0, s->B, s->T);
+    k->attention_forward(x[0], x[1], q, key, value, &shape, s->precision, 0, s->B, s->T);
 }
 
 RUN(run_attention_backward) {
     const AttentionShape shape = attention_shape(s);
     const float *q = x[3], *key = q + s->H * s->D, *value = key + s->G * s->D;
     float *dq = x[0], *dk = dq + s->H * s->D, *dv = dk + s->G * s->D;
-    k->attention_backward(dq, dk, dv, x[1], x[2], q, key, value, x[4], &shape, s->B, s->T);
+    k->attention_backward(dq, dk, dv, x[1], x[2], q, key, value, x[4], &shape, s->precision, s->B,
+                          s->T);
 }
 
 RUN(prepare_attention_backward) {
@@ -222,7 +229,7 @@ RUN(prepare_attention_backward) {
 }
 
 RUN(run_logits_forward) {
-    k->logits_forward(x[0], x[1], x[2], R, s->C, s->V);
+    k->logits_forward(x[0], x[1], x[2], s->precision, R, s->C, s->V);
 }
 
 // The three steps of the classifier over two vocabulary shards.
@@ -241,14 +248,14 @@ static inline void probe_classifier(const Kernels *k, float **x, const int32_t *
         for (size_t i = 0; i < shards; i++) {
             const float *wte = x[5] + vocab[i].first * s->C;
             k->classifier_forward(logits[i], softmax + i * rows, inp, wte, tokens + r, vocab[i],
-                                  rows, s->C);
+                                  s->precision, rows, s->C);
         }
         for (size_t i = 0; i < shards; i++) {
             const float *wte = x[5] + vocab[i].first * s->C;
             float *dwte = x[2] + vocab[i].first * s->C;
             k->cross_entropy(x[0] + r, scale, softmax, shards, i, dloss, z_loss, rows);
             k->classifier_backward(i ? dinp_shard : dinp, dwte, logits[i], scale, inp, wte,
-                                   tokens + r, dloss, vocab[i], rows, s->C);
+                                   tokens + r, dloss, vocab[i], s->precision, rows, s->C);
         }
         for (size_t i = 0; i < rows * s->C && shards > 1; i++) {
             dinp[i] += dinp_shard[i];
@@ -262,6 +269,12 @@ RUN(run_classifier) {
 
 RUN(run_classifier_z_loss) {
     probe_classifier(k, x, tokens, s, R, 0.01f);
+}
+
+RUN(run_classifier_backward) {
+    const size_t rows = min_u64(R, CLASSIFIER_ROWS);
+    k->classifier_backward(x[0], x[1], x[2], x[3], x[4], x[5], tokens, 0.5f, (VocabShard){0, s->V},
+                           s->precision, rows, s->C);
 }
 
 RUN(run_sum_of_squares) {
@@ -285,67 +298,69 @@ RUN(prepare_adamw) {
 
 // clang-format off
 static const KernelProbe probes[] = {
-    // name, outputs, arrays, sum, work, bytes, prepare, run
-    {"embedding_forward", 1, {"RC", "VC", "TC"}, "1", "3RC", true, NULL, run_embedding_forward},
-    {"embedding_forward_shard", 1, {"RC", "VC"}, "1", NULL, true, NULL,
+    // name, outputs, exact, arrays, sum, work, bytes, prepare, run
+    {"embedding_forward", 1, 0, {"RC", "VC", "TC"}, "1", "3RC", true, NULL, run_embedding_forward},
+    {"embedding_forward_shard", 1, 0, {"RC", "VC"}, "1", NULL, true, NULL,
      run_embedding_forward_shard},
-    {"embedding_backward", 2, {"VC", "TC", "RC"}, "R", "5RC", true, NULL, run_embedding_backward},
-    {"embedding_backward_shard", 1, {"VC", "RC"}, "R", NULL, true, NULL,
+    {"embedding_backward", 2, 0, {"VC", "TC", "RC"}, "R", "5RC", true, NULL, run_embedding_backward},
+    {"embedding_backward_shard", 1, 0, {"VC", "RC"}, "R", NULL, true, NULL,
      run_embedding_backward_shard},
-    {"layernorm_forward", 3, {"RC", "R", "R", "RC", "C", "C"}, "C", "2RC", true, NULL,
+    {"layernorm_forward", 3, 0, {"RC", "R", "R", "RC", "C", "C"}, "C", "2RC", true, NULL,
      run_layernorm_forward},
-    {"layernorm_backward", 3, {"RC", "C", "C", "RC", "RC", "C", "R", "R", "RC"}, "R", "6RC", true,
+    {"layernorm_backward", 3, 0, {"RC", "C", "C", "RC", "RC", "C", "R", "R", "RC"}, "R", "6RC", true,
      prepare_layernorm_backward, run_layernorm_backward},
-    {"rmsnorm_forward", 2, {"RC", "R", "RC", "C"}, "C", "2RC", true, NULL, run_rmsnorm_forward},
-    {"rmsnorm_backward", 2, {"RC", "C", "RC", "RC", "C", "R", "RC"}, "R", "6RC", true,
+    {"rmsnorm_forward", 2, 0, {"RC", "R", "RC", "C"}, "C", "2RC", true, NULL, run_rmsnorm_forward},
+    {"rmsnorm_backward", 2, 0, {"RC", "C", "RC", "RC", "C", "R", "RC"}, "R", "6RC", true,
      prepare_rmsnorm_backward, run_rmsnorm_backward},
-    {"head_norm_forward", 3, {"RW", "RHD", "RH", "D"}, "D", "3RHD", true, NULL,
+    {"head_norm_forward", 3, 0, {"RW", "RHD", "RH", "D"}, "D", "3RHD", true, NULL,
      run_head_norm_forward},
-    {"head_norm_backward", 2, {"RW", "D", "RHD", "D", "RH", "RHD"}, "RH", "5RHD", true,
+    {"head_norm_backward", 2, 0, {"RW", "D", "RHD", "D", "RH", "RHD"}, "RH", "5RHD", true,
      prepare_head_norm_backward, run_head_norm_backward},
-    {"rope", 1, {"RW", "4TD"}, "1", "2RHD", true, prepare_rope, run_rope},
-    {"rope_inverse", 1, {"RW", "4TD"}, "1", NULL, true, prepare_rope, run_rope_inverse},
-    {"swiglu_forward", 1, {"RO", "2RO"}, "1", "3RO", true, NULL, run_swiglu_forward},
-    {"swiglu_backward", 1, {"2RO", "RO", "2RO"}, "1", "5RO", true, NULL, run_swiglu_backward},
-    {"matmul_forward", 1, {"RO", "RC", "CO", "O", "RO"}, "C", "2RCO", false, NULL,
+    {"rope", 1, 0, {"RW", "4TD"}, "1", "2RHD", true, prepare_rope, run_rope},
+    {"rope_inverse", 1, 0, {"RW", "4TD"}, "1", NULL, true, prepare_rope, run_rope_inverse},
+    {"swiglu_forward", 1, 0, {"RO", "2RO"}, "1", "3RO", true, NULL, run_swiglu_forward},
+    {"swiglu_backward", 1, 0, {"2RO", "RO", "2RO"}, "1", "5RO", true, NULL, run_swiglu_backward},
+    {"matmul_forward", 1, 1, {"RO", "RC", "CO", "O", "RO"}, "C", "2RCO", false, NULL,
      run_matmul_forward},
-    {"matmul_forward_out_in", 1, {"RO", "RC", "CO", "O", "RO"}, "C", "2RCO", false, NULL,
+    {"matmul_forward_out_in", 1, 1, {"RO", "RC", "CO", "O", "RO"}, "C", "2RCO", false, NULL,
      run_matmul_forward_out_in},
-    {"matmul_forward_no_bias", 1, {"RO", "RC", "CO"}, "C", NULL, false, NULL,
+    {"matmul_forward_no_bias", 1, 1, {"RO", "RC", "CO"}, "C", NULL, false, NULL,
      run_matmul_forward_no_bias},
-    {"matmul_gelu_tanh_forward", 2, {"RO", "RO", "RC", "CO", "O"}, "C", "2RCO", false, NULL,
+    {"matmul_gelu_tanh_forward", 2, 1, {"RO", "RO", "RC", "CO", "O"}, "C", "2RCO", false, NULL,
      run_matmul_gelu_tanh_forward},
-    {"matmul_gelu_forward", 2, {"RO", "RO", "RC", "CO", "O"}, "C", "2RCO", false, NULL,
+    {"matmul_gelu_forward", 2, 1, {"RO", "RO", "RC", "CO", "O"}, "C", "2RCO", false, NULL,
      run_matmul_gelu_forward},
-    {"matmul_relu_forward", 2, {"RO", "RO", "RC", "CO", "O"}, "C", "2RCO", false, NULL,
+    {"matmul_relu_forward", 2, 2, {"RO", "RO", "RC", "CO", "O"}, "C", "2RCO", false, NULL,
      run_matmul_relu_forward},
-    {"matmul_backward_input", 1, {"RC", "RO", "CO"}, "O", "2RCO", false, NULL,
+    {"matmul_backward_input", 1, 1, {"RC", "RO", "CO"}, "O", "2RCO", false, NULL,
      run_matmul_backward_input},
-    {"matmul_backward_input_out_in", 1, {"RC", "RO", "CO"}, "O", "2RCO", false, NULL,
+    {"matmul_backward_input_out_in", 1, 1, {"RC", "RO", "CO"}, "O", "2RCO", false, NULL,
      run_matmul_backward_input_out_in},
-    {"matmul_gelu_tanh_backward_input", 1, {"RC", "RO", "CO", "RC"}, "O", "2RCO", false, NULL,
+    {"matmul_gelu_tanh_backward_input", 1, 0, {"RC", "RO", "CO", "RC"}, "O", "2RCO", false, NULL,
      run_matmul_gelu_tanh_backward_input},
-    {"matmul_gelu_backward_input", 1, {"RC", "RO", "CO", "RC"}, "O", "2RCO", false, NULL,
+    {"matmul_gelu_backward_input", 1, 0, {"RC", "RO", "CO", "RC"}, "O", "2RCO", false, NULL,
      run_matmul_gelu_backward_input},
-    {"matmul_relu_backward_input", 1, {"RC", "RO", "CO", "RC"}, "O", "2RCO", false, NULL,
+    {"matmul_relu_backward_input", 1, 1, {"RC", "RO", "CO", "RC"}, "O", "2RCO", false, NULL,
      run_matmul_relu_backward_input},
-    {"matmul_backward_weight", 2, {"CO", "O", "RC", "RO"}, "R", "2RCO", false, NULL,
+    {"matmul_backward_weight", 2, 1, {"CO", "O", "RC", "RO"}, "R", "2RCO", false, NULL,
      run_matmul_backward_weight},
-    {"matmul_backward_weight_out_in", 2, {"CO", "O", "RC", "RO"}, "R", "2RCO", false, NULL,
+    {"matmul_backward_weight_out_in", 2, 1, {"CO", "O", "RC", "RO"}, "R", "2RCO", false, NULL,
      run_matmul_backward_weight_out_in},
-    {"matmul_backward_weight_no_bias", 1, {"CO", "RC", "RO"}, "R", NULL, false, NULL,
+    {"matmul_backward_weight_no_bias", 1, 1, {"CO", "RC", "RO"}, "R", NULL, false, NULL,
      run_matmul_backward_weight_no_bias},
-    {"attention_forward", 2, {"RHD", "RH", "RW"}, "THD", "2RTHD", false, NULL,
+    {"attention_forward", 2, 0, {"RHD", "RH", "RW"}, "THD", "2RTHD", false, NULL,
      run_attention_forward},
-    {"attention_backward", 1, {"RW", "RHD", "RHD", "RW", "RH"}, "THD", "5RTHD", false,
+    {"attention_backward", 1, 0, {"RW", "RHD", "RHD", "RW", "RH"}, "THD", "5RTHD", false,
      prepare_attention_backward, run_attention_backward},
-    {"logits_forward", 1, {"RV", "RC", "VC"}, "C", "2RCV", false, NULL, run_logits_forward},
-    {"classifier", 3, {"R", "RC", "VC", "KV", "RC", "VC", "KC"}, "V", "6RCV", false, NULL,
+    {"logits_forward", 1, 1, {"RV", "RC", "VC"}, "C", "2RCV", false, NULL, run_logits_forward},
+    {"classifier", 3, 0, {"R", "RC", "VC", "KV", "RC", "VC", "KC"}, "V", "6RCV", false, NULL,
      run_classifier},
-    {"classifier_z_loss", 3, {"R", "RC", "VC", "KV", "RC", "VC", "KC"}, "V", NULL, false, NULL,
+    {"classifier_z_loss", 3, 0, {"R", "RC", "VC", "KV", "RC", "VC", "KC"}, "V", NULL, false, NULL,
      run_classifier_z_loss},
-    {"sum_of_squares", 1, {"1", "CO"}, "CO", "CO", true, NULL, run_sum_of_squares},
-    {"adamw", 3, {"CO", "CO", "CO", "CO"}, "1", "7CO", true, prepare_adamw, run_adamw},
+    {"classifier_backward", 2, 2, {"KC", "VC", "KV", "K", "KC", "VC"}, "V", NULL, false, NULL,
+     run_classifier_backward},
+    {"sum_of_squares", 1, 0, {"1", "CO"}, "CO", "CO", true, NULL, run_sum_of_squares},
+    {"adamw", 3, 0, {"CO", "CO", "CO", "CO"}, "1", "7CO", true, prepare_adamw, run_adamw},
 };
 // clang-format on
 enum { PROBES = sizeof probes / sizeof *probes };

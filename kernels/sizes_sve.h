@@ -30,20 +30,15 @@ enum { GEMM_COLUMNS = 384 };
 #endif
 
 enum {
-    K_GROUP = 4,                 // steps of k that are packed together: 16 bytes of a row
-    GEMM_DEPTH = 384,            // steps of k that a strip or panel holds, a multiple of K_GROUP
-    GEMM_ROWS = 1080,            // rows of a that are packed at a time, a multiple of 6, 8 and 10,
-    GEMM_STEPS = 8 * GEMM_DEPTH, // and steps of k
+    K_GROUP = 4,      // steps of k that are packed together: 16 bytes of a row
+    GEMM_DEPTH = 384, // elements of k that a strip or panel holds, whole chunks in FP16,
+    GEMM_ROWS = 1080, // rows of a that are packed at a time, a multiple of 6, 8 and 10,
+    GEMM_DEPTHS = 8,  // and times GEMM_DEPTH
 
     // Rows of b to prefetch ahead of packing: each is a new cache line, and often a new page.
     PACK_AHEAD = 8,
 
     MAX_LANES = 64, // floats in the longest vector, 2048 bits
-
-    // Attention: query rows computed at a time, a multiple of 8 and 10, and the keys they meet at a
-    // time. KEY_BLOCK fixes the order of the online softmax, so it is the same on every machine.
-    QUERY_BLOCK = 80,
-    KEY_BLOCK = 160,
 
     ROW_LANES = 64, // virtual lanes of a sum along a row,
     ROW_GROUP = 16  // of which a vector holds at most this many

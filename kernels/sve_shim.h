@@ -14,6 +14,21 @@
 
 #ifdef __ARM_FEATURE_SVE
 #include <arm_sve.h>
+
+// The odd halves as FP32: as SVE2 has it.
+#ifndef __ARM_FEATURE_SVE2
+static inline svfloat32_t svcvtlt_f32_f16_x(svbool_t p, svfloat16_t a) {
+    svuint32_t upper = svlsr_n_u32_x(p, svreinterpret_u32_f16(a), 16);
+    return svcvt_f32_f16_x(p, svreinterpret_f16_u32(upper));
+}
+#endif
+
+// FP32 rounded to FP16, in the lower halves of lanes whose upper halves are zero.
+static inline svint32_t fp16_bits_sve(svfloat32_t x) {
+    return svreinterpret_s32_f16(svcvt_f16_f32_x(svptrue_b32(), x));
+}
+
+#define SHIM_FP16 1
 #else
 
 #include <stddef.h>
@@ -247,6 +262,19 @@ SHIM svint32_t svsub_s32_x(svbool_t p, svint32_t a, svint32_t b) {
     return a - b;
 }
 
+SHIM svint32_t svand_s32_x(svbool_t p, svint32_t a, svint32_t b) {
+    return a & b;
+}
+
+SHIM svint32_t svorr_s32_x(svbool_t p, svint32_t a, svint32_t b) {
+    return a | b;
+}
+
+SHIM svint32_t svmax_s32_x(svbool_t p, svint32_t a, svint32_t b) {
+    svint32_t first = a > b;
+    return (a & first) | (b & ~first);
+}
+
 SHIM svint32_t svlsl_n_s32_x(svbool_t p, svint32_t a, unsigned bits) {
     return a << bits;
 }
@@ -291,9 +319,151 @@ SHIM svfloat32_t svzip2_f32(svfloat32_t a, svfloat32_t b) {
     return shim_shuffle(a, b, lane / 2 + SHIM_LANES / 2 + lane % 2 * SHIM_LANES);
 }
 
+// The even lanes of a and then of b (uzp1), and the odd ones (uzp2).
+SHIM svfloat32_t svuzp1_f32(svfloat32_t a, svfloat32_t b) {
+    return shim_shuffle(a, b, 2 * shim_lanes());
+}
+
+SHIM svfloat32_t svuzp2_f32(svfloat32_t a, svfloat32_t b) {
+    return shim_shuffle(a, b, 2 * shim_lanes() + 1);
+}
+
 // The lanes of a from `first` on, then those of b.
 SHIM svfloat32_t svext_f32(svfloat32_t a, svfloat32_t b, int first) {
     return shim_shuffle(a, b, shim_lanes() + first);
+}
+
+// ------------------------------------------------------------------------------------------------
+// FP16. Here numbers are zero or normal, not infinite nor NaN, as kernels_ref.h has it.
+
+SHIM svbool_t svptrue_b16(void) {
+    return 2 * SHIM_LANES;
+}
+
+#if defined __AVX512FP16__ && SHIM_BYTES == 64
+#define SHIM_FP16 1
+#elif defined __ARM_FEATURE_FP16_VECTOR_ARITHMETIC && SHIM_BYTES == 16
+#define SHIM_FP16 1
+#else
+#define SHIM_FP16 0
+#endif
+
+// The FP16 numbers in the lower halves of the lanes as FP32: with their bits moved to where FP32 has
+// them, the exponent is 112 too low. (The upper halves as FP32: without the first shift.)
+SHIM svfloat32_t shim_widen(svint32_t lower_halves) {
+    svint32_t bits = lower_halves << 16 >> 3;
+    return (svfloat32_t)(bits & (int32_t)0x8FFFE000) * svdup_n_f32(0x1p112f);
+}
+
+#if SHIM_FP16
+typedef _Float16 svfloat16_t __attribute__((vector_size(SHIM_BYTES)));
+
+SHIM svfloat16_t svdup_n_f16(_Float16 x) {
+    return x - (svfloat16_t){0};
+}
+
+SHIM svfloat16_t svreinterpret_f16_f32(svfloat32_t pairs) {
+    return (svfloat16_t)pairs;
+}
+
+// a + b * c, rounded once
+SHIM svfloat16_t svmla_f16_m(svbool_t p, svfloat16_t a, svfloat16_t b, svfloat16_t c) {
+#ifdef __AVX512FP16__
+    return (svfloat16_t)_mm512_fmadd_ph((__m512h)b, (__m512h)c, (__m512h)a);
+#else
+    return (svfloat16_t)vfmaq_f16((float16x8_t)a, (float16x8_t)b, (float16x8_t)c);
+#endif
+}
+
+// The even halves as FP32, and the odd ones.
+SHIM svfloat32_t svcvt_f32_f16_x(svbool_t p, svfloat16_t a) {
+    return shim_widen((svint32_t)a);
+}
+
+SHIM svfloat32_t svcvtlt_f32_f16_x(svbool_t p, svfloat16_t a) {
+    return shim_widen((svint32_t)a >> 16);
+}
+
+#else
+// Emulation: pairs of halves as two vectors of FP32.
+typedef struct {
+    svfloat32_t even, odd;
+} svfloat16_t;
+
+SHIM svfloat16_t svdup_n_f16(float x) {
+    return (svfloat16_t){svdup_n_f32(x), svdup_n_f32(x)};
+}
+
+SHIM svfloat16_t svreinterpret_f16_f32(svfloat32_t pairs) {
+    return (svfloat16_t){shim_widen((svint32_t)pairs), shim_widen((svint32_t)pairs >> 16)};
+}
+
+SHIM int shim_any(svint32_t mask) {
+#if SHIM_BYTES == 32 && defined __AVX__
+    return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
+#elif SHIM_BYTES == 64 && defined __AVX512F__
+    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#else
+    int32_t any = 0;
+    for (int i = 0; i < SHIM_LANES; i++) {
+        any |= mask[i];
+    }
+    return any != 0;
+#endif
+}
+
+// Sums a + b * c rounded to 24 bits, of which some are half-way between two FP16 numbers without
+// being exact: those get the odd number next to them on the side of the exact sum. Seldom called.
+static __attribute__((noinline, cold, unused)) void shim_sticky(float *sum, const float *a,
+                                                                const float *b, const float *c) {
+    for (int i = 0; i < SHIM_LANES; i++) {
+        double exact = (double)a[i] + (double)b[i] * (double)c[i], error = exact - (double)sum[i];
+        int32_t bits, step = (error > 0) == (exact > 0) ? 1 : -1; // away from zero, or towards it
+        memcpy(&bits, &sum[i], sizeof bits);
+        bits += error == 0 ? 0 : step;
+        memcpy(&sum[i], &bits, sizeof bits);
+    }
+}
+
+// a + b * c of numbers that FP16 holds, rounded to its 11 bits, to nearest even. The sum is a
+// multiple of 2^-14: below 2^10 FP32 holds it exactly; above, rounding twice differs only where the
+// first rounding ends half-way between two FP16 numbers.
+SHIM svfloat32_t shim_fp16_mla(svfloat32_t a, svfloat32_t b, svfloat32_t c) {
+    svfloat32_t sum = svmla_f32_x(SHIM_LANES, a, b, c);
+    svint32_t bits = (svint32_t)sum;
+    if (shim_any(((bits & 0x1FFF) == 0x1000) & ((bits & 0x7FFFFFFF) >= 0x44800000))) {
+        shim_sticky((float *)&sum, (float *)&a, (float *)&b, (float *)&c);
+        bits = (svint32_t)sum;
+    }
+    bits += 0xFFF + ((bits >> 13) & 1);
+    return (svfloat32_t)(bits & ~0x1FFF);
+}
+
+SHIM svfloat16_t svmla_f16_m(svbool_t p, svfloat16_t a, svfloat16_t b, svfloat16_t c) {
+    return (svfloat16_t){shim_fp16_mla(a.even, b.even, c.even), shim_fp16_mla(a.odd, b.odd, c.odd)};
+}
+
+SHIM svfloat32_t svcvt_f32_f16_x(svbool_t p, svfloat16_t a) {
+    return a.even;
+}
+
+SHIM svfloat32_t svcvtlt_f32_f16_x(svbool_t p, svfloat16_t a) {
+    return a.odd;
+}
+#endif
+
+// FP32 rounded to FP16, in the lower halves of lanes whose upper halves are zero.
+SHIM svint32_t fp16_bits_sve(svfloat32_t x) {
+#if defined __AVX512F__ && SHIM_BYTES == 64
+    return (svint32_t)_mm512_cvtepu16_epi32(_mm512_cvtps_ph((__m512)x, 8)); // to nearest even
+#elif SHIM_FP16
+    return (svint32_t)vmovl_u16((uint16x4_t)vcvt_f16_f32((float32x4_t)x));
+#else
+    // the exponent as FP16 has it, then the bits that it has not rounded away
+    svint32_t bits = (svint32_t)(x * svdup_n_f32(0x1p-112f));
+    bits += 0xFFF + ((bits >> 13) & 1);
+    return ((bits >> 13) & 0x7FFF) | ((bits >> 16) & 0x8000);
+#endif
 }
 
 #pragma GCC diagnostic pop
@@ -310,5 +480,8 @@ SHIM svfloat32_t svext_f32(svfloat32_t a, svfloat32_t b, int first) {
 #else
 #define IN_REGISTER(vector) (void)0
 #endif
+
+// FP16 arithmetic in hardware; otherwise the same bits by emulation, some ten times slower.
+enum { FP16_NATIVE = SHIM_FP16 };
 
 #endif

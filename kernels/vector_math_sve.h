@@ -13,7 +13,7 @@
 
 // An A64FX operation has a latency of 9 cycles, and the core looks 128 instructions ahead, which is
 // less than one of these chains. So loops process four vectors at a time, phase by phase: a macro
-// does one phase for vector j, and FOUR repeats it. (activation_sve.h uses it too, and ends it.)
+// does one phase for vector j, and FOUR repeats it.
 #define FOUR(DO) DO(0) DO(1) DO(2) DO(3)
 
 // ------------------------------------------------------------------------------------------------
@@ -234,6 +234,15 @@ static inline void scale_row_sve(float *x, size_t n, float factor) {
     for (size_t i = 0; i < n; i += svcntw()) {
         svbool_t p = svwhilelt_b32_u64(i, n);
         svst1_f32(p, x + i, svmul_f32_x(p, svld1_f32(p, x + i), svdup_n_f32(factor)));
+    }
+}
+
+// y += x factor
+static inline void add_scaled_row_sve(float *y, const float *x, float factor, size_t n) {
+    for (size_t i = 0; i < n; i += svcntw()) {
+        svbool_t p = svwhilelt_b32_u64(i, n);
+        svst1_f32(p, y + i,
+                  svmla_f32_x(p, svld1_f32(p, y + i), svld1_f32(p, x + i), svdup_n_f32(factor)));
     }
 }
 

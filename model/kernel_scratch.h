@@ -7,8 +7,8 @@
 
 // Floats that `threads` threads pack into: as many as the largest product of a training step takes,
 // of a micro-batch of B sequences of T tokens.
-static inline size_t packing_floats(const ModelConfig *c, const ModelShard *s, size_t B, size_t T,
-                                    size_t threads) {
+static inline size_t packing_floats(const ModelConfig *c, const ModelShard *s, Precision precision,
+                                    size_t B, size_t T, size_t threads) {
     size_t C = c->channels, R = B * T, V = s->vocab.count, F = s->mlp_channels;
     size_t W = shard_qkv_width(c, s), attention = shard_attention_width(c, s);
     size_t hidden = shard_mlp_width(c, s), rows = min_u64(R, CLASSIFIER_ROWS);
@@ -34,9 +34,9 @@ static inline size_t packing_floats(const ModelConfig *c, const ModelShard *s, s
 
     const AttentionShape shape = {
         .heads = s->heads, .kv_heads = s->kv_heads, .head_dim = c->head_dim};
-    size_t most = attention_scratch_floats_sve(&shape, B, T, true, threads);
+    size_t most = attention_scratch_floats_sve(&shape, precision, B, T, true, threads);
     for (size_t i = 0; i < count; i++) {
-        size_t n = gemm_scratch_sve(products[i][0], products[i][1], threads);
+        size_t n = gemm_scratch_sve(precision, products[i][0], products[i][1], threads);
         most = n > most ? n : most;
     }
     return most;

@@ -110,7 +110,7 @@ static inline double measure_adamw_(void) {
 // Collective: arithmetic, memory and overlap, on one layer of the model.
 static inline bool measure_node_(World *w, const PlannedRun *run, const MeasureCallbacks *callbacks,
                                  Machine *m, size_t nodes, Error *e) {
-    double peak = measure_peak_flops(MPI_COMM_WORLD), base = measure_base_(w);
+    double peak = measure_peak_flops(PRECISION_FP32, MPI_COMM_WORLD), base = measure_base_(w);
     double bandwidth = measure_adamw_();
 
     // one layer and the classifier; its data-parallel ranks exchange nothing
@@ -348,7 +348,8 @@ static inline bool measure_products_(JsonWriter *tables, const PlannedRun *run, 
                              .C = products[j].from,
                              .H = 1,
                              .V = 1,
-                             .O = products[j].to};
+                             .O = products[j].to,
+                             .precision = run->options.precision};
             ok = measure_product_(tables, &probes[i], products[j].name, &s, peak_of_rank, e);
         }
     }

@@ -5,6 +5,7 @@
 
 #include <stddef.h>
 
+#include "kernels_ref.h" // defines: PRECISION_FP32
 #include "util/error.h"
 #include "util/json.h"
 
@@ -159,6 +160,8 @@ typedef enum { NOT_GIVEN, GIVEN_OFF, GIVEN_ON } Override;
            "1: bind threads to cores and ranks to NUMA domains, unless the launcher did")         \
     CHOICE(kernels, KERNELS_SVE, TRAIN | EVAL | GENERATE, "sve|ref",                              \
            "sve: fast kernels, on any CPU; ref: scalar reference kernels")                        \
+    CHOICE(precision, PRECISION_FP32, TRAIN | EVAL | GENERATE | KERNELS, "fp32|fp16",             \
+           "of matrix products; fp16: twice as fast on CPUs with FP16 arithmetic")                \
     TEXT(machine, NULL, TRAIN, "NAME",                                                            \
          "fugaku, or a file that plan --measure wrote: model the time of a step")                 \
     WHOLE(nodes, 1, 1, 1000000, PLAN, "N", "nodes of the planned run")                            \

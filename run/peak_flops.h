@@ -7,9 +7,9 @@
 #include "kernels_sve.h" // defines: tile_flops_sve
 #include "util/clock.h"
 
-// Collective over `comm`: FLOP/s of single-precision multiply-adds, all threads of its ranks at
+// Collective over `comm`: FLOP/s of multiply-adds in a precision, all threads of its ranks at
 // once, measured with the tile of the matrix product on data in L1; the best of five short runs.
-static inline double measure_peak_flops(MPI_Comm comm) {
+static inline double measure_peak_flops(Precision precision, MPI_Comm comm) {
     enum { ROUNDS = 1000, RUNS = 5 };
     double best = 0, total;
     for (int run = 0; run < RUNS; run++) {
@@ -17,7 +17,7 @@ static inline double measure_peak_flops(MPI_Comm comm) {
         MPI_Barrier(comm);
         double start = seconds_now();
 #pragma omp parallel reduction(+ : flops)
-        flops += tile_flops_sve(ROUNDS);
+        flops += tile_flops_sve(precision, ROUNDS);
         double rate = flops / (seconds_now() - start);
         best = rate > best ? rate : best;
     }

@@ -87,12 +87,12 @@ static void library_sgemm(const Library *l, int transpose_a, int transpose_b, si
 
 static void ours(const Product *p, Direction direction) {
     if (direction == FORWARD) {
-        matmul_forward_sve(p->out, p->inp, p->weight, p->bias, NULL, IN_OUT, p->R, p->C, p->OC);
+        matmul_forward_sve(p->out, p->inp, p->weight, p->bias, NULL, IN_OUT, PRECISION_FP32, p->R, p->C, p->OC);
     } else if (direction == BACKWARD_INPUT) {
-        matmul_backward_input_sve(p->inp, p->out, p->weight, NULL, ACTIVATION_NONE, IN_OUT, p->R,
+        matmul_backward_input_sve(p->inp, p->out, p->weight, NULL, ACTIVATION_NONE, IN_OUT, PRECISION_FP32, p->R,
                                   p->C, p->OC);
     } else {
-        matmul_backward_weight_sve(p->weight, p->bias, p->inp, p->out, IN_OUT, p->R, p->C, p->OC);
+        matmul_backward_weight_sve(p->weight, p->bias, p->inp, p->out, IN_OUT, PRECISION_FP32, p->R, p->C, p->OC);
     }
 }
 
@@ -190,7 +190,7 @@ static bool print_square_rate(const Library *l) {
     }
     qsort(times, RUNS, sizeof(double), by_value);
 
-    matmul_forward_sve(want, a, b, NULL, NULL, IN_OUT, N, N, N);
+    matmul_forward_sve(want, a, b, NULL, NULL, IN_OUT, PRECISION_FP32, N, N, N);
     for (size_t i = 0; i < (size_t)N * N; i++) {
         largest = fmax(largest, fabs((double)want[i]));
     }

@@ -125,7 +125,7 @@ int main(void) {
     if (pack_scratch_reserve(SIZE_MAX / 8) || pack_scratch_reserve((size_t)1 << 60)) {
         return 1;
     }
-    matmul_forward_sve(out, a, a, NULL, NULL, IN_OUT, 2, 2, 2);
+    matmul_forward_sve(out, a, a, NULL, NULL, IN_OUT, PRECISION_FP32, 2, 2, 2);
     return out[0] != 7 || out[3] != 22;
 }
 """
