@@ -340,7 +340,7 @@ static const KernelProbe probes[] = {
      run_matmul_gelu_tanh_backward_input},
     {"matmul_gelu_backward_input", 1, 0, {"RC", "RO", "CO", "RC"}, "O", "2RCO", false, NULL,
      run_matmul_gelu_backward_input},
-    {"matmul_relu_backward_input", 1, 1, {"RC", "RO", "CO", "RC"}, "O", "2RCO", false, NULL,
+    {"matmul_relu_backward_input", 1, 0, {"RC", "RO", "CO", "RC"}, "O", "2RCO", false, NULL,
      run_matmul_relu_backward_input},
     {"matmul_backward_weight", 2, 1, {"CO", "O", "RC", "RO"}, "R", "2RCO", false, NULL,
      run_matmul_backward_weight},
