@@ -348,11 +348,10 @@ SHIM svbool_t svptrue_b16(void) {
 #define SHIM_FP16 0
 #endif
 
-// The FP16 numbers in the lower halves of the lanes as FP32: with their bits moved to where FP32 has
-// them, the exponent is 112 too low. (The upper halves as FP32: without the first shift.)
+// The FP16 numbers in the lower halves of the lanes as FP32 numbers 2^-112 times as large: the bits
+// are moved to where FP32 has them, with the exponent of FP16. The shifts keep the sign.
 SHIM svfloat32_t shim_widen(svint32_t lower_halves) {
-    svint32_t bits = lower_halves << 16 >> 3;
-    return (svfloat32_t)(bits & (int32_t)0x8FFFE000) * svdup_n_f32(0x1p112f);
+    return (svfloat32_t)(lower_halves << 16 >> 3 & (int32_t)0x8FFFE000);
 }
 
 #if SHIM_FP16
@@ -377,21 +376,21 @@ SHIM svfloat16_t svmla_f16_m(svbool_t p, svfloat16_t a, svfloat16_t b, svfloat16
 
 // The even halves as FP32, and the odd ones.
 SHIM svfloat32_t svcvt_f32_f16_x(svbool_t p, svfloat16_t a) {
-    return shim_widen((svint32_t)a);
+    return shim_widen((svint32_t)a) * svdup_n_f32(0x1p112f);
 }
 
 SHIM svfloat32_t svcvtlt_f32_f16_x(svbool_t p, svfloat16_t a) {
-    return shim_widen((svint32_t)a >> 16);
+    return shim_widen((svint32_t)a >> 16) * svdup_n_f32(0x1p112f);
 }
 
 #else
-// Emulation: pairs of halves as two vectors of FP32.
+// Emulation: pairs of halves as two vectors of FP32 numbers, all 2^-112 times as large.
 typedef struct {
     svfloat32_t even, odd;
 } svfloat16_t;
 
 SHIM svfloat16_t svdup_n_f16(float x) {
-    return (svfloat16_t){svdup_n_f32(x), svdup_n_f32(x)};
+    return (svfloat16_t){svdup_n_f32(x * 0x1p-112f), svdup_n_f32(x * 0x1p-112f)};
 }
 
 SHIM svfloat16_t svreinterpret_f16_f32(svfloat32_t pairs) {
@@ -412,43 +411,45 @@ SHIM int shim_any(svint32_t mask) {
 #endif
 }
 
-// Sums a + b * c rounded to 24 bits, of which some are half-way between two FP16 numbers without
-// being exact: those get the odd number next to them on the side of the exact sum. Seldom called.
-static __attribute__((noinline, cold, unused)) void shim_sticky(float *sum, const float *a,
-                                                                const float *b, const float *c) {
-    for (int i = 0; i < SHIM_LANES; i++) {
-        double exact = (double)a[i] + (double)b[i] * (double)c[i], error = exact - (double)sum[i];
-        int32_t bits, step = (error > 0) == (exact > 0) ? 1 : -1; // away from zero, or towards it
-        memcpy(&bits, &sum[i], sizeof bits);
-        bits += error == 0 ? 0 : step;
-        memcpy(&sum[i], &bits, sizeof bits);
-    }
+// Where `sum`, a + b * c once rounded, lies half-way between two FP16 numbers, makes it smaller by one
+// bit if it is to be rounded towards zero: if the exact sum is (TwoSum of a and the exact product:
+// Knuth 1969), or if that gives an even number. A call, because it is seldom needed.
+static __attribute__((noinline, cold, unused)) svfloat32_t
+shim_half_way(svfloat32_t sum, svfloat32_t a, svfloat32_t b, svfloat32_t c) {
+    svfloat32_t product = b * c, rest = sum - a;
+    svfloat32_t error = (a - (sum - rest)) + (product - rest); // of the first rounding
+    svint32_t bits = (svint32_t)sum, even = (bits & 0x2000) == 0;
+    svint32_t exact = error == svdup_n_f32(0), beyond = ((svint32_t)error ^ bits) >= 0;
+    svint32_t half_way = bits << 19 == INT32_MIN;
+    return (svfloat32_t)(bits + (half_way & ((exact & even) | ~(exact | beyond)))); // mask: -1
 }
 
-// a + b * c of numbers that FP16 holds, rounded to its 11 bits, to nearest even. The sum is a
-// multiple of 2^-14: below 2^10 FP32 holds it exactly; above, rounding twice differs only where the
-// first rounding ends half-way between two FP16 numbers.
-SHIM svfloat32_t shim_fp16_mla(svfloat32_t a, svfloat32_t b, svfloat32_t c) {
-    svfloat32_t sum = svmla_f32_x(SHIM_LANES, a, b, c);
-    svint32_t bits = (svint32_t)sum;
-    if (shim_any(((bits & 0x1FFF) == 0x1000) & ((bits & 0x7FFFFFFF) >= 0x44800000))) {
-        shim_sticky((float *)&sum, (float *)&a, (float *)&b, (float *)&c);
-        bits = (svint32_t)sum;
-    }
-    bits += 0xFFF + ((bits >> 13) & 1);
-    return (svfloat32_t)(bits & ~0x1FFF);
+// To 11 bits, half-way away from zero.
+SHIM svfloat32_t shim_round(svfloat32_t sum) {
+    return (svfloat32_t)(((svint32_t)sum + 0x1000) & ~0x1FFF);
 }
 
+// a + b * c, rounded once: in FP32, then to the 11 bits of FP16. Where the first rounding ends
+// half-way between two FP16 numbers the second must know the exact sum.
 SHIM svfloat16_t svmla_f16_m(svbool_t p, svfloat16_t a, svfloat16_t b, svfloat16_t c) {
-    return (svfloat16_t){shim_fp16_mla(a.even, b.even, c.even), shim_fp16_mla(a.odd, b.odd, c.odd)};
+    svfloat16_t large = {b.even * svdup_n_f32(0x1p112f), b.odd * svdup_n_f32(0x1p112f)};
+    svfloat32_t even = svmla_f32_x(p, a.even, large.even, c.even);
+    svfloat32_t odd = svmla_f32_x(p, a.odd, large.odd, c.odd);
+    if (__builtin_expect(
+            shim_any(((svint32_t)even << 19 == INT32_MIN) | ((svint32_t)odd << 19 == INT32_MIN)),
+            0)) {
+        even = shim_half_way(even, a.even, large.even, c.even);
+        odd = shim_half_way(odd, a.odd, large.odd, c.odd);
+    }
+    return (svfloat16_t){shim_round(even), shim_round(odd)};
 }
 
 SHIM svfloat32_t svcvt_f32_f16_x(svbool_t p, svfloat16_t a) {
-    return a.even;
+    return a.even * svdup_n_f32(0x1p112f);
 }
 
 SHIM svfloat32_t svcvtlt_f32_f16_x(svbool_t p, svfloat16_t a) {
-    return a.odd;
+    return a.odd * svdup_n_f32(0x1p112f);
 }
 #endif
 
