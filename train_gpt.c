@@ -227,6 +227,7 @@ static void mlp_forward(const Model *m, const LayerWeights *w, LayerActivations 
 static void layer_forward(const Model *m, World *world, size_t layer, LayerActivations *y,
                           const float *x, size_t first, size_t B, size_t T, bool recompute) {
     const Kernels *k = m->kernels;
+    const Precision p = m->precision;
     const LayerWeights *w = &m->weights.layers[layer];
     const bool root = m->shard.tp_rank == 0;
     const size_t C = m->config.channels, R = B * (T - first), at = first * C;
@@ -239,10 +240,10 @@ static void layer_forward(const Model *m, World *world, size_t layer, LayerActiv
     const AttentionShape shape = attention_heads(m, y, layer);
     const float *keys = y->cache ? y->cache : y->qkv + attention;
     k->attention_forward(y->attn, y->lse, y->qkv, keys, keys + shape.kv_heads * shape.head_dim,
-                         &shape, m->precision, first, B, T);
+                         &shape, p, first, B, T);
     k->matmul_forward(y->residual2 + at, y->attn + first * attention, w->proj_w,
-                      root ? w->proj_b : NULL, root ? x + at : NULL, layout_of(m), m->precision, R,
-                      attention, C);
+                      root ? w->proj_b : NULL, root ? x + at : NULL, layout_of(m), p, R, attention,
+                      C);
     tp_all_reduce(world, y->residual2 + at, R * C);
 
     // MLP
@@ -252,7 +253,7 @@ static void layer_forward(const Model *m, World *world, size_t layer, LayerActiv
         return;
     }
     k->matmul_forward(y->residual3 + at, y->act + first * F, w->fcproj_w, root ? w->fcproj_b : NULL,
-                      root ? y->residual2 + at : NULL, layout_of(m), m->precision, R, F, C);
+                      root ? y->residual2 + at : NULL, layout_of(m), p, R, F, C);
     tp_all_reduce(world, y->residual3 + at, R * C);
 }
 
@@ -417,22 +418,21 @@ static void layer_backward(const Model *m, World *world, size_t layer, LayerWeig
     const Kernels *k = m->kernels;
     const LayerWeights *w = &m->weights.layers[layer];
     const MatrixLayout layout = layout_of(m);
+    const Precision p = m->precision;
     const size_t C = m->config.channels, R = B * T, F = m->shard.mlp_channels;
     const size_t W = shard_qkv_width(&m->config, &m->shard);
     const size_t attention = shard_attention_width(&m->config, &m->shard);
     const size_t hidden = shard_mlp_width(&m->config, &m->shard);
 
     // residual3 = residual2 + mlp(norm2)
-    k->matmul_backward_weight(dw->fcproj_w, dw->fcproj_b, y->act, d->stream, layout, m->precision,
-                              R, F, C);
+    k->matmul_backward_weight(dw->fcproj_w, dw->fcproj_b, y->act, d->stream, layout, p, R, F, C);
     mpi_progress(world);
     mlp_backward(m, w, y, d, R);
     mpi_progress(world);
-    k->matmul_backward_weight(dw->fc_w, dw->fc_b, y->norm2.out, d->fc, layout, m->precision, R, C,
-                              hidden);
+    k->matmul_backward_weight(dw->fc_w, dw->fc_b, y->norm2.out, d->fc, layout, p, R, C, hidden);
     mpi_progress(world);
-    k->matmul_backward_input(d->branch, d->fc, w->fc_w, NULL, ACTIVATION_NONE, layout, m->precision,
-                             R, C, hidden);
+    k->matmul_backward_input(d->branch, d->fc, w->fc_w, NULL, ACTIVATION_NONE, layout, p, R, C,
+                             hidden);
     tp_all_reduce(world, d->branch, R * C);
     norm_backward(m, d, dw->norm2_w, dw->norm2_b, d->branch, y->residual2, w->norm2_w, &y->norm2,
                   R);
@@ -441,21 +441,20 @@ static void layer_backward(const Model *m, World *world, size_t layer, LayerWeig
     // residual2 = x + attention(norm1) proj
     const AttentionShape shape = attention_heads(m, y, layer);
     const size_t keys = attention, values = keys + shape.kv_heads * shape.head_dim; // in a row
-    k->matmul_backward_weight(dw->proj_w, dw->proj_b, y->attn, d->stream, layout, m->precision, R,
-                              attention, C);
-    k->matmul_backward_input(d->branch, d->stream, w->proj_w, NULL, ACTIVATION_NONE, layout,
-                             m->precision, R, attention, C);
+    k->matmul_backward_weight(dw->proj_w, dw->proj_b, y->attn, d->stream, layout, p, R, attention,
+                              C);
+    k->matmul_backward_input(d->branch, d->stream, w->proj_w, NULL, ACTIVATION_NONE, layout, p, R,
+                             attention, C);
     mpi_progress(world);
     k->attention_backward(d->qkv, d->qkv + keys, d->qkv + values, d->branch, y->attn, y->qkv,
-                          y->qkv + keys, y->qkv + values, y->lse, &shape, m->precision, B, T);
+                          y->qkv + keys, y->qkv + values, y->lse, &shape, p, B, T);
     qkv_backward(m, world, w, dw, y, d, B, T);
     mpi_progress(world);
-    k->matmul_backward_input(d->branch, d->qkv, w->qkv_w, NULL, ACTIVATION_NONE, layout,
-                             m->precision, R, C, W);
+    k->matmul_backward_input(d->branch, d->qkv, w->qkv_w, NULL, ACTIVATION_NONE, layout, p, R, C,
+                             W);
     mpi_progress(world);
     sum_shared_heads(m, world, d, R);
-    k->matmul_backward_weight(dw->qkv_w, dw->qkv_b, y->norm1.out, d->qkv, layout, m->precision, R,
-                              C, W);
+    k->matmul_backward_weight(dw->qkv_w, dw->qkv_b, y->norm1.out, d->qkv, layout, p, R, C, W);
     tp_all_reduce(world, d->branch, R * C);
     norm_backward(m, d, dw->norm1_w, dw->norm1_b, d->branch, x, w->norm1_w, &y->norm1, R);
 }
@@ -1089,20 +1088,6 @@ static bool create_reducer(Trainer *t, bool zero, Error *e) {
                   fail(e, "no memory for the gradients of %zu layers", layers));
 }
 
-// What the kernels of a model pack into, for micro-batches of B sequences of T tokens. They get it
-// now, so that what does not fit fails before it begins; with a planned ledger it is only counted.
-static bool reserve_packing(MemoryLedger *memory, const Model *m, size_t B, size_t T,
-                            size_t threads, Error *e) {
-    if (m->kernels != &kernels_sve) {
-        return true;
-    }
-    size_t n = packing_floats(&m->config, &m->shard, m->precision, B, T, threads);
-    return ledger_note(memory, "packed matrices", allocated_bytes(n), NULL, e) &&
-           (memory->planned || pack_scratch_reserve(n) ||
-            fail(e, "no memory for %zu MiB of packed matrices: choose a smaller --micro-batch",
-                 allocated_bytes(n) >> 20));
-}
-
 // MPI's own buffers, which are only counted.
 static bool note_mpi_buffers(Trainer *t, Error *e) {
     const ModelShard *shard = &t->model.shard;
@@ -1136,7 +1121,9 @@ static bool training_allocate(Trainer *t, size_t threads, Error *e) {
                         t->world->rank == 0 ? t->setup.global_batch : rows, T, e) &&
            create_reducer(t, zero, e) &&
            training_state_create(&t->state, &t->memory, &t->model, &t->reducer.buckets, e) &&
-           reserve_packing(&t->memory, &t->model, B, T, threads, e) && note_mpi_buffers(t, e);
+           packing_reserve(&t->memory, t->model.kernels, c, &shard, o->precision, B, T, threads,
+                           e) &&
+           note_mpi_buffers(t, e);
 }
 
 static void training_free(Trainer *t) {
@@ -1327,7 +1314,8 @@ static bool inference_open(Inference *i, World *w, const Options *o, size_t B) {
     }
     bool ok = workspace_create(&i->workspace, &i->memory, &m->config, &m->shard, 1, B, T,
                                KEEP_CACHE, &e) &&
-              reserve_packing(&i->memory, m, B, T, (size_t)omp_get_max_threads(), &e);
+              packing_reserve(&i->memory, m->kernels, &m->config, &m->shard, m->precision, B, T,
+                              (size_t)omp_get_max_threads(), &e);
     return world_check(w, ok, &e);
 }
 
@@ -1459,15 +1447,15 @@ static int command_generate(World *w, const Options *o) {
 // Commands: kernels, plan
 
 // Hashes `steps` training steps of a small model; the hash of all 20 must be `golden`.
-static bool golden_run(const ModelConfig *config, const char *golden, Precision precision,
-                       uint64_t steps, Error *e) {
+static bool golden_run(const GoldenModel *golden, Precision precision, uint64_t steps, Error *e) {
     enum { VOCAB = GOLDEN_VOCAB, T = GOLDEN_T };
     const Options o = {
         .precision = precision, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
     World alone = {.size = 1, .grid = grid_alone()};
-    Trainer t = {.options = &o,
-                 .world = &alone,
-                 .setup = {.config = *config, .seq_len = T, .micro_batch = 1, .global_batch = 1}};
+    Trainer t = {
+        .options = &o,
+        .world = &alone,
+        .setup = {.config = golden->config, .seq_len = T, .micro_batch = 1, .global_batch = 1}};
     int32_t tokens[T], targets[T];
     char hex[SHA256_HEX];
     Sha256 hash;
@@ -1495,17 +1483,18 @@ static bool golden_run(const ModelConfig *config, const char *golden, Precision 
     training_free(&t);
 
     printf("golden run of %s: %s, %llu steps, vectors of %zu bits, %d threads\n",
-           config->family->name, hex, (unsigned long long)steps, 32 * (size_t)svcntw(),
+           golden->config.family->name, hex, (unsigned long long)steps, 32 * (size_t)svcntw(),
            omp_get_max_threads());
-    return steps < GOLDEN_STEPS || !strcmp(hex, golden) ||
+    return steps < GOLDEN_STEPS || !strcmp(hex, golden->hash[precision]) ||
            fail(e,
                 "golden hash mismatch: not bit-identical to %s; this machine or compiler does "
                 "not compute as others do",
-                golden);
+                golden->hash[precision]);
 }
 
 static int command_kernels(World *w, const Options *o) {
     Error e = {0};
+    const Precision p = (Precision)o->precision;
     bool ok =
         o->check || o->bench || o->golden || fail(&e, "kernels needs --check, --bench or --golden");
     if (!world_check(w, ok, &e)) {
@@ -1513,12 +1502,11 @@ static int command_kernels(World *w, const Options *o) {
     }
     placement_bind(w, o->bind);
     if (w->rank == 0) {
-        ok = (!o->check || check_kernels(o->only, o->precision, &e)) &&
-             (!o->bench || bench_kernels(o->only, o->precision,
-                                         measure_peak_flops(o->precision, MPI_COMM_SELF), &e));
+        ok = (!o->check || check_kernels(o->only, p, &e)) &&
+             (!o->bench || bench_kernels(o->only, p, measure_peak_flops(p, MPI_COMM_SELF), &e)) &&
+             (!o->golden || golden_known(o->only, &e));
         for (size_t i = 0; ok && o->golden && i < GOLDEN_MODELS; i++) {
-            ok = golden_run(&golden_models[i].config, golden_models[i].hash[o->precision],
-                            o->precision, o->golden_steps, &e);
+            ok = !golden_named(i, o->only) || golden_run(&golden_models[i], p, o->golden_steps, &e);
         }
     }
     return world_check_root(w, ok, &e) ? EXIT_SUCCESS : EXIT_FAILURE;

@@ -3,6 +3,7 @@
 #define MODEL_KERNEL_SCRATCH_H
 
 #include "kernels_sve.h" // defines: gemm_scratch_sve, attention_scratch_sve
+#include "model/memory_ledger.h"
 #include "model/shard.h"
 
 // Floats that `threads` threads pack into: as many as the largest product of a training step takes,
@@ -40,6 +41,21 @@ static inline size_t packing_floats(const ModelConfig *c, const ModelShard *s, P
         most = n > most ? n : most;
     }
     return most;
+}
+
+// What kernels pack into, for micro-batches of B sequences of T tokens. They get it now, so that
+// what does not fit fails before it begins; with a planned ledger it is only counted.
+static inline bool packing_reserve(MemoryLedger *memory, const Kernels *kernels,
+                                   const ModelConfig *c, const ModelShard *s, Precision precision,
+                                   size_t B, size_t T, size_t threads, Error *e) {
+    if (kernels != &kernels_sve) {
+        return true;
+    }
+    size_t n = packing_floats(c, s, precision, B, T, threads);
+    return ledger_note(memory, "packed matrices", allocated_bytes(n), NULL, e) &&
+           (memory->planned || pack_scratch_reserve(n) ||
+            fail(e, "no memory for %zu MiB of packed matrices: choose a smaller --micro-batch",
+                 allocated_bytes(n) >> 20));
 }
 
 #endif

@@ -16,7 +16,12 @@ static inline int plan_on_root_(const Options *o, CountStage count, Error *e) {
         return EXIT_USAGE;
     }
     if (machine && o->efficiency > 0) {
-        figure_set(&m.efficiency, o->efficiency, "stated: --efficiency");
+        bool fp16 = o->precision == PRECISION_FP16;
+        figure_set(fp16 ? &m.fp16_efficiency : &m.efficiency, o->efficiency,
+                   "stated: --efficiency");
+    }
+    if (machine && !machine_knows(machine, o->machine, (Precision)o->precision, e)) {
+        return EXIT_USAGE;
     }
 
     if (o->run.count > 0) {

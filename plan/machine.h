@@ -5,6 +5,7 @@
 
 #include <stddef.h>
 
+#include "kernels_ref.h" // defines: Precision
 #include "util/files.h"
 #include "util/json.h"
 
@@ -16,13 +17,16 @@ typedef struct {
         [FIGURE_SOURCE_BYTES]; // "measured: ...", or the source of a figure that was not measured
 } Figure;
 
-// name, unit, smallest, largest, description. Per node unless it says otherwise.
+// name, unit, smallest, largest, description. Per node unless it says otherwise. A figure that may be
+// 0 may also be missing.
 // clang-format off
 #define MACHINE_FIGURES(X)                                                                        \
     X(cores, "", 1, 1e6, "cores")                                                                 \
     X(ranks_per_node, "", 1, 1e6, "ranks, where --ranks-per-node is not given")                   \
     X(peak_flops, "FLOP/s", 1, 1e18, "single-precision peak")                                     \
     X(efficiency, "of peak", 1e-6, 1, "share of peak that forward and backward reach")            \
+    X(fp16_peak_flops, "FLOP/s", 0, 1e18, "half-precision peak; 0: not known")                    \
+    X(fp16_efficiency, "of peak", 0, 1, "the same share with --precision fp16")                   \
     X(memory, "B", 1, 1e18, "memory available to the ranks")                                      \
     X(base_memory, "B/rank", 0, 1e18, "program and MPI, before the first array")                  \
     X(memory_bandwidth, "B/s", 1, 1e18, "memory bandwidth")                                       \
@@ -75,6 +79,10 @@ static const char machine_fugaku[] =
         "\"A64FX: 64 FLOP per cycle and core, 2.2 GHz, eco_state=0\"},"
     "\"efficiency\": {\"value\": 0.6, \"from\": "
         "\"assumed: our matrix product, not measured on A64FX\"},"
+    "\"fp16_peak_flops\": {\"value\": 13.5168e12, \"from\": "
+        "\"A64FX: 128 FLOP per cycle and core, 2.2 GHz, eco_state=0\"},"
+    "\"fp16_efficiency\": {\"value\": 0.5, \"from\": "
+        "\"assumed: 0.83 of that of FP32, as A64FX cycles are modelled; not measured\"},"
     "\"memory\": {\"value\": 30739333120, \"from\": \"Users Guide: memory available to a job\"},"
     "\"base_memory\": {\"value\": 300e6, \"from\": "
         "\"assumed: up to 256 peers of 1 MiB in Fujitsu MPI, and the code\"},"
@@ -114,6 +122,9 @@ static inline bool machine_parse(Machine *m, const char *text, size_t length, co
         const Json *node = json_get(document.root, spec->name);
         const char *from = json_string(json_get(node, "from"));
         double value;
+        if (!node && spec->smallest == 0) {
+            continue;
+        }
         if (!from || !json_double(json_get(node, "value"), &value)) {
             ok = fail(e, "%s: \"%s\" must be {\"value\": number, \"from\": text}: %s", path,
                       spec->name, spec->description);
@@ -145,6 +156,22 @@ static inline bool machine_load(Machine *m, const char *name, Error *e) {
     bool ok = text && machine_parse(m, text, length, name, e);
     free(text);
     return ok;
+}
+
+// Operations per second that forward and backward reach on a node. 0: not known for that precision.
+static inline double machine_flops(const Machine *m, Precision precision) {
+    return precision == PRECISION_FP16 ? m->fp16_peak_flops.value * m->fp16_efficiency.value
+                                       : m->peak_flops.value * m->efficiency.value;
+}
+
+// False unless the machine, loaded as `name`, has the figures for a precision.
+static inline bool machine_knows(const Machine *m, const char *name, Precision precision,
+                                 Error *e) {
+    return machine_flops(m, precision) > 0 ||
+           fail(e,
+                "--machine %s: has no \"fp16_peak_flops\" and \"fp16_efficiency\" to plan "
+                "--precision fp16 with; run plan --measure on a machine with FP16 arithmetic",
+                name);
 }
 
 // Writes the members of a machine file's object.

@@ -107,11 +107,14 @@ static inline double measure_adamw_(void) {
     return rate;
 }
 
-// Collective: arithmetic, memory and overlap, on one layer of the model.
-static inline bool measure_node_(World *w, const PlannedRun *run, const MeasureCallbacks *callbacks,
-                                 Machine *m, size_t nodes, Error *e) {
-    double peak = measure_peak_flops(PRECISION_FP32, MPI_COMM_WORLD), base = measure_base_(w);
-    double bandwidth = measure_adamw_();
+// Collective: peak and efficiency with one precision, on one layer of the model; `overlap` unless it
+// is NULL.
+static inline bool measure_arithmetic_(World *w, const PlannedRun *run,
+                                       const MeasureCallbacks *callbacks, Precision precision,
+                                       size_t nodes, Figure *peak_flops, Figure *efficiency,
+                                       double *overlap, Error *e) {
+    static const char *const names[] = {"FP32", "FP16"};
+    double peak = measure_peak_flops(precision, MPI_COMM_WORLD);
 
     // one layer and the classifier; its data-parallel ranks exchange nothing
     PlannedRun one = *run;
@@ -120,16 +123,19 @@ static inline bool measure_node_(World *w, const PlannedRun *run, const MeasureC
     one.config.layers = 1;
     one.dp = 1;
     one.global_batch = run->B;
+    one.options.precision = precision;
     one.options.zero = one.options.reproducible = false;
     one.options.recompute = RECOMPUTE_NONE;
     alone.grid.dp = 1, alone.grid.dp_rank = 0;
 
     void *layer = callbacks->open(&alone, &one, &count, e);
-    double block = 0, classifier = 0, overlap = 0;
+    double block = 0, classifier = 0;
     bool ok = world_check(w, layer != NULL, e);
     if (ok) {
         measure_block_(callbacks, layer, &alone, &block, &classifier);
-        overlap = w->size > 1 ? measure_overlap_(callbacks, layer, w) : 0;
+    }
+    if (ok && overlap) {
+        *overlap = w->size > 1 ? measure_overlap_(callbacks, layer, w) : 0;
     }
     if (layer) {
         callbacks->close(layer);
@@ -146,16 +152,41 @@ static inline bool measure_node_(World *w, const PlannedRun *run, const MeasureC
     double head = 6 * rows * (double)run->config.channels * vocab;
     double body = load.forward_flops + load.backward_flops - head;
     double rate = (layers * body + head) / (layers * block + classifier);
-    double efficiency = rate / (peak / (double)w->size);
+    double share = rate / (peak / (double)w->size);
 
     char text[FIGURE_SOURCE_BYTES];
     snprintf(text, sizeof text,
              "measured: block and classifier, forward and backward, %zu channels, micro-batch %zu "
              "x %zu, tp %zu",
              run->config.channels, run->B, run->T, run->tp);
-    figure_set(&m->peak_flops, peak / (double)nodes,
+    figure_set(peak_flops, peak / (double)nodes,
                "measured: the tile of the matrix product on data in L1");
-    figure_set(&m->efficiency, fmax(fmin(efficiency, 1), 1e-6), text);
+    figure_set(efficiency, fmax(fmin(share, 1), 1e-6), text);
+    if (w->rank == 0) {
+        printf("block in %s: forward and backward %.3f ms, classifier %.3f ms: %.1f %% of the peak "
+               "of %.1f GFLOP/s per rank\n",
+               names[precision], 1e3 * block, 1e3 * classifier, 100 * share, 1e-9 * peak / w->size);
+    }
+    return true;
+}
+
+// Collective: arithmetic, memory and overlap. FP16 only where the CPU has it: nobody plans a run
+// that is emulated.
+static inline bool measure_node_(World *w, const PlannedRun *run, const MeasureCallbacks *callbacks,
+                                 Machine *m, size_t nodes, Error *e) {
+    double base = measure_base_(w), bandwidth = measure_adamw_(), overlap = 0;
+    if (!measure_arithmetic_(w, run, callbacks, PRECISION_FP32, nodes, &m->peak_flops,
+                             &m->efficiency, &overlap, e)) {
+        return false;
+    }
+    if (!FP16_NATIVE) {
+        figure_set(&m->fp16_peak_flops, 0, "not measured: this CPU has no FP16 arithmetic");
+        m->fp16_efficiency = m->fp16_peak_flops;
+    } else if (!measure_arithmetic_(w, run, callbacks, PRECISION_FP16, nodes, &m->fp16_peak_flops,
+                                    &m->fp16_efficiency, NULL, e)) {
+        return false;
+    }
+
     figure_set(&m->memory_bandwidth, bandwidth / (double)nodes,
                "measured: AdamW on arrays of 64 MiB");
     figure_set(&m->base_memory, base,
@@ -164,11 +195,6 @@ static inline bool measure_node_(World *w, const PlannedRun *run, const MeasureC
     figure_set(&m->overlap, overlap,
                w->size > 1 ? "measured: all-reduces of 8 MiB during the backward pass of a block"
                            : "not measured: one rank has no messages");
-    if (w->rank == 0) {
-        printf("block: forward and backward %.3f ms, classifier %.3f ms: %.1f %% of the peak of "
-               "%.1f GFLOP/s per rank\n",
-               1e3 * block, 1e3 * classifier, 100 * efficiency, 1e-9 * peak / w->size);
-    }
     return true;
 }
 
@@ -348,8 +374,7 @@ static inline bool measure_products_(JsonWriter *tables, const PlannedRun *run, 
                              .C = products[j].from,
                              .H = 1,
                              .V = 1,
-                             .O = products[j].to,
-                             .precision = run->options.precision};
+                             .O = products[j].to};
             ok = measure_product_(tables, &probes[i], products[j].name, &s, peak_of_rank, e);
         }
     }

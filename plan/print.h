@@ -163,8 +163,10 @@ static inline void plan_print_machine_(const Machine *m) {
     printf("\nmachine %s: its figures and where they come from\n", m->name);
     for (size_t i = 0; i < MACHINE_FIGURE_COUNT; i++) {
         const Figure *figure = machine_figure(m, i);
-        printf("  %-16s %12.4g %-10s %s [%s]\n", machine_figures[i].name, figure->value,
-               machine_figures[i].unit, machine_figures[i].description, figure->from);
+        if (figure->from[0]) {
+            printf("  %-16s %12.4g %-10s %s [%s]\n", machine_figures[i].name, figure->value,
+                   machine_figures[i].unit, machine_figures[i].description, figure->from);
+        }
     }
 }
 

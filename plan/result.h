@@ -11,7 +11,8 @@ static inline bool planned_step_seconds(const PlannedRun *run, const char *machi
                                         CountStage count, double *seconds, Error *e) {
     Machine m;
     Plan p;
-    if (!machine_load(&m, machine, e)) {
+    if (!machine_load(&m, machine, e) ||
+        !machine_knows(&m, machine, (Precision)run->options.precision, e)) {
         return false;
     }
     bool ok = plan_make(&p, run, &m, count, e);

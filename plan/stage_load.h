@@ -80,7 +80,7 @@ static inline void load_compute_(const PlannedRun *run, const StageCount *count,
     double attention = 2 * R * (double)run->T * heads, products = 2 * R * C * widths;
     double classifier = s->last_stage ? 2 * R * C * (double)s->vocab.count : 0;
     double recomputed = count->recompute ? L * (products - 2 * R * C * F + attention) : 0;
-    double rate = m->peak_flops.value * m->efficiency.value / (double)run->per_node;
+    double rate = machine_flops(m, (Precision)run->options.precision) / (double)run->per_node;
 
     l->forward_flops = L * (products + attention);
     l->backward_flops = 2 * l->forward_flops + 3 * classifier + recomputed;
@@ -202,8 +202,11 @@ static inline void load_dp_(const PlannedRun *run, const StageCount *count, cons
 // m: NULL without a machine; then messages are counted, and the times mean nothing.
 static inline StageLoad stage_load(const PlannedRun *run, const StageCount *count,
                                    const Machine *m) {
-    static const Machine nowhere = {
-        .peak_flops.value = 1, .efficiency.value = 1, .memory_bandwidth.value = 1};
+    static const Machine nowhere = {.peak_flops.value = 1,
+                                    .efficiency.value = 1,
+                                    .fp16_peak_flops.value = 1,
+                                    .fp16_efficiency.value = 1,
+                                    .memory_bandwidth.value = 1};
     StageLoad l = {0};
     m = m ? m : &nowhere;
     load_compute_(run, count, m, &l);

@@ -159,11 +159,12 @@ static inline void card_training_(TextBuffer *w, const RunLog *r, const Json *ru
     // Options that say only where files are or when something is written, or that have rows
     // elsewhere.
     static const char *const left_out[] = {
-        "data",         "val_data",   "out",         "resume",  "model",
-        "layers",       "heads",      "channels",    "seq_len", "vocab_size",
-        "global_batch", "eval_every", "save_every",  "keep",    "verify_data",
-        "kernels",      "steps",      "micro_batch", NULL};
+        "data",         "val_data",   "out",         "resume",    "model",
+        "layers",       "heads",      "channels",    "seq_len",   "vocab_size",
+        "global_batch", "eval_every", "save_every",  "keep",      "verify_data",
+        "kernels",      "steps",      "micro_batch", "precision", NULL};
     const Json *options = json_get(run, "options");
+    const char *precision = json_string(json_get(options, "precision"));
     text_format(w, "## Training\n\n| | |\n| --- | --- |\n| training steps | %s of %s |\n",
                 number_grouped(r->last_step).text,
                 number_grouped(json_uint_or(json_get(options, "steps"), 0)).text);
@@ -174,7 +175,10 @@ static inline void card_training_(TextBuffer *w, const RunLog *r, const Json *ru
     card_value_(w, "sequence length (tokens)", json_get(run, "seq_len"));
     card_number_(w, "skipped steps (loss or gradient not finite)", r->skipped.count);
     card_row_(w, "optimizer", "AdamW; weight decay on matrices, not on vectors");
-    card_row_(w, "precision", "float32");
+    card_row_(w, "precision",
+              precision && !strcmp(precision, "fp16")
+                  ? "float32; matrix products in block-scaled float16"
+                  : "float32");
     for (const Json *m = options && options->kind == JSON_OBJECT ? options->child : NULL; m;
          m = m->next) {
         if (!is_one_of(m->key, left_out) && is_scalar(m) && m->kind != JSON_NULL) {

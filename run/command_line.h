@@ -2,6 +2,7 @@
 #ifndef RUN_COMMAND_LINE_H
 #define RUN_COMMAND_LINE_H
 
+#include "kernels/sve_shim.h" // defines: FP16_NATIVE
 #include "mpi_utils.h"
 #include "run/build_info.h"
 #include "run/model_choice.h"
@@ -83,6 +84,15 @@ static inline bool asks_for_(int argc, char **argv, const char *name, const char
     return false;
 }
 
+// Says once that FP16 products will be slow.
+static inline void note_precision_(const World *w, const Command *command, const Options *o) {
+    if (w->rank == 0 && o->precision == PRECISION_FP16 && !FP16_NATIVE &&
+        !(command->options & PLAN)) {
+        fprintf(stderr, "train_gpt: this CPU has no FP16 arithmetic: --precision fp16 emulates it, "
+                        "with the same bits, some ten times slower than fp32\n");
+    }
+}
+
 // Collective: runs the command that argv names, or prints what it asks for. Returns the exit
 // status.
 static inline int command_line_run(World *w, const Command *commands, size_t count, int argc,
@@ -121,6 +131,7 @@ static inline int command_line_run(World *w, const Command *commands, size_t cou
         }
         return EXIT_SUCCESS;
     }
+    note_precision_(w, command, &o);
     return command->run(w, &o);
 }
 

@@ -129,8 +129,8 @@ static inline void console_print_configuration(const RunRecord *r) {
     printf("seed %zu, shuffle %d, init std %g\n", o->seed, o->shuffle,
            o->init_std > 0 ? o->init_std : INIT_STD);
     print_setting_("kernels");
-    printf("%s (%s), measured peak %.1f GFLOP/s\n", r->kernels, instruction_set(),
-           1e-9 * r->peak_flops);
+    printf("%s (%s), %s products, measured peak %.1f GFLOP/s\n", r->kernels, instruction_set(),
+           option_choice_name(o, "precision", choice), 1e-9 * r->peak_flops);
     print_setting_("output");
     printf("%s\n", o->out);
 }

@@ -187,7 +187,7 @@ typedef enum { NOT_GIVEN, GIVEN_OFF, GIVEN_ON } Override;
     FLAG(golden, KERNELS, "train a small model and compare its hash with the golden hash")        \
     WHOLE(golden_steps, 20, 1, 20, KERNELS, "N",                                                  \
           "with --golden: train N steps; fewer than 20 only print their hash (for emulators)")    \
-    TEXT(only, NULL, KERNELS, "NAME", "only kernels whose name contains NAME")
+    TEXT(only, NULL, KERNELS, "NAME", "only kernels, or golden models, whose name contains NAME")
 // clang-format on
 
 typedef struct {
