@@ -93,6 +93,10 @@ def test_shim(flags, check, tmp_path):
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr
     assert golden_hashes(result.stdout) == golden_hashes(run(FIRST_STEP).out)
 
+    half = [*map(str, FIRST_STEP), "--precision", "fp16", "--only", "gpt2"]
+    result = subprocess.run([program, *half], capture_output=True, text=True, timeout=600, check=True)
+    assert result.stdout.split()[4] == run(half).out.split()[4]
+
 
 CHECK = """
 #include "kernels/check.h"
