@@ -2,7 +2,7 @@
 """Measures train_gpt against its peers. Runs alternate, and medians are reported. A peer that is
 not installed is skipped with a message; none is installed or built.
 
-    build/venv/bin/python scripts/bench.py [sgemm] [gemm] [step] [ranks] [overlap] [--threads 1 2]
+    build/venv/bin/python scripts/bench.py [sgemm] [gemm] [fp16] [step] [ranks] [overlap] [--threads 1 2]
                                            [--rounds 3] [--library BLAS.so...] [--llmc DIR...]
                                            [--rate 1gbit] [--delay 0.2] [--short]
 
@@ -12,6 +12,8 @@ sgemm: finds the fastest installed sgemm at 2048^3 and its fraction of the measu
       type that it detects and with all others that this CPU supports, because on a CPU newer than
       the library it falls back to SSE kernels.
 gemm: the matrix products of GPT-2 124M against the fastest sgemm.
+fp16: the same products and a step of GPT-2 124M with 1 x 1024 tokens in FP16 against FP32, on a CPU
+      with FP16 arithmetic.
 step: a training step in FP32 against PyTorch (transformers, SDPA): GPT-2 124M with 4 x 64 and with
       1 x 1024 tokens, also against llm.c's CPU trainer, and llm-jp-3-150m (Llama) with 1 x 1024.
       Each DIR contains llm.c's train_gpt2.c, the compiled `train_gpt2` and the data files it opens.
@@ -207,6 +209,28 @@ def bench_gemm(threads, more_libraries):
         print(library.run(threads, 11).stdout, end="", flush=True)
 
 
+def bench_fp16(threads, rounds):
+    subprocess.run(["make", "-s", "build/bench_gemm"], cwd=ROOT, check=True)
+    print(f"-- FP16 products against FP32, {threads} thread(s)", flush=True)
+    env = environment(threads)
+    peak = subprocess.run([ROOT / "build/bench_gemm", "fp16", "0"], env=env, text=True, capture_output=True, check=True).stdout
+    print(peak, end="", flush=True)
+    if "emulated" in peak:
+        print("this CPU has no FP16 arithmetic: skipped")
+        return
+    print(subprocess.run([ROOT / "build/bench_gemm", "fp16", "11"], env=env, text=True, capture_output=True).stdout, end="")
+    times = {precision: [] for precision in ("fp32", "fp16")}
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        data = Path(folder) / "tokens.bin"
+        make_tokens(data, 20_000, VOCAB)
+        for _ in range(rounds):
+            for precision, seconds in times.items():
+                seconds += step_ours("124m", data, Path(folder), 1, 1024, threads, 4, "--precision", precision)[0]
+    medians = {precision: statistics.median(seconds) for precision, seconds in times.items()}
+    print(f"step of 124m, 1 x 1024: FP32 {medians['fp32']:.2f} s, FP16 {medians['fp16']:.2f} s, "
+          f"{medians['fp32'] / medians['fp16']:.2f} times as fast", flush=True)
+
+
 # --------------------------------------------------------------------------------------------------
 # Training steps
 
@@ -233,12 +257,12 @@ def train(data, out, *options, launcher=(), threads=1):
     return [line for line in log if "loss" in line][1:]
 
 
-def step_ours(model, data, folder, B, T, threads, steps):
+def step_ours(model, data, folder, B, T, threads, steps, *options):
     """Seconds per step, without the first step, and the peak memory in GiB."""
     peak = folder / "peak"
     lines = train(data, Path(tempfile.mkdtemp(dir=folder)), "--model", model, "--vocab-size",
                   MODELS[model][0], "--seq-len", T, "--micro-batch", B, "--steps", steps,
-                  launcher=(sys.executable, "-c", MEASURE_MEMORY, peak), threads=threads)
+                  *options, launcher=(sys.executable, "-c", MEASURE_MEMORY, peak), threads=threads)
     return [line["step_ms"] / 1e3 for line in lines], int(peak.read_text()) / 2**20
 
 
@@ -352,7 +376,7 @@ def bench_overlap(rounds, model, rate, delay):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", help="sgemm, gemm, step, ranks, overlap; the last four by default")
+    parser.add_argument("what", nargs="*", help="sgemm, gemm, fp16, step, ranks, overlap; all but the first by default")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="for sgemm and gemm; step uses the maximum")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--library", nargs="+", default=[], metavar="BLAS.so", help="additional BLAS libraries to try")
@@ -361,7 +385,7 @@ def main():
     parser.add_argument("--delay", type=float, default=0.2, help="latency between the two hosts in ms")
     parser.add_argument("--short", action="store_true", help="tiny model for ranks and overlap")
     args = parser.parse_args()
-    known = ["sgemm", "gemm", "step", "ranks", "overlap"]
+    known = ["sgemm", "gemm", "fp16", "step", "ranks", "overlap"]
     what = args.what or known[1:]
     if not set(what) <= set(known):
         parser.error(f"the benchmarks are {', '.join(known)}")
@@ -371,6 +395,9 @@ def main():
     if "gemm" in what:
         for threads in args.threads:
             bench_gemm(threads, args.library)
+    if "fp16" in what:
+        for threads in args.threads:
+            bench_fp16(threads, args.rounds)
     if "step" in what:
         bench_step(max(args.threads), args.rounds, args.llmc, args.library)
     if "ranks" in what:

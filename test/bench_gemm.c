@@ -2,6 +2,7 @@
 // run alternately in one process; the medians are compared.
 //
 //     bench_gemm LIBRARY [REPEATS]       LIBRARY: a BLAS to load, for example libopenblas.so.0
+//     bench_gemm fp16 [REPEATS]          our FP16 products against our FP32 ones
 //
 // Prints the measured FMA peak and the library's rate at 2048^3, after checking its result; with
 // REPEATS 0, that is all. Then prints one line per product, and the geometric mean and the minimum
@@ -24,7 +25,8 @@ typedef void (*Sgemm64)(int order, int transpose_a, int transpose_b, int64_t m, 
 enum { ROW_MAJOR = 101, PLAIN = 111, TRANSPOSED = 112, MAX_REPEATS = 99 }; // as in cblas.h
 
 typedef struct {
-    Sgemm sgemm; // one of these two is NULL
+    bool own; // our FP32 products, as the peer of FP16; else one of these two is not NULL
+    Sgemm sgemm;
     Sgemm64 sgemm64;
     const char *core; // the core type that OpenBLAS has selected; NULL for other libraries
 } Library;
@@ -65,6 +67,7 @@ static bool library_open(Library *l, const char *path) {
     memcpy(&l->sgemm, &sgemm, sizeof sgemm);
     memcpy(&l->sgemm64, &sgemm64, sizeof sgemm64);
     memcpy(&get_core, &core, sizeof core);
+    l->own = false;
     l->core = core ? get_core() : NULL;
     if (!sgemm && !sgemm64) {
         fprintf(stderr, "bench_gemm: %s: no cblas_sgemm\n", path);
@@ -85,21 +88,25 @@ static void library_sgemm(const Library *l, int transpose_a, int transpose_b, si
     }
 }
 
-static void ours(const Product *p, Direction direction) {
+static void ours(const Product *p, Precision precision, Direction direction) {
     if (direction == FORWARD) {
-        matmul_forward_sve(p->out, p->inp, p->weight, p->bias, NULL, IN_OUT, PRECISION_FP32, p->R, p->C, p->OC);
+        matmul_forward_sve(p->out, p->inp, p->weight, p->bias, NULL, IN_OUT, precision, p->R, p->C,
+                           p->OC);
     } else if (direction == BACKWARD_INPUT) {
-        matmul_backward_input_sve(p->inp, p->out, p->weight, NULL, ACTIVATION_NONE, IN_OUT, PRECISION_FP32, p->R,
-                                  p->C, p->OC);
+        matmul_backward_input_sve(p->inp, p->out, p->weight, NULL, ACTIVATION_NONE, IN_OUT,
+                                  precision, p->R, p->C, p->OC);
     } else {
-        matmul_backward_weight_sve(p->weight, p->bias, p->inp, p->out, IN_OUT, PRECISION_FP32, p->R, p->C, p->OC);
+        matmul_backward_weight_sve(p->weight, p->bias, p->inp, p->out, IN_OUT, precision, p->R,
+                                   p->C, p->OC);
     }
 }
 
 // Without bias: ours gets no credit for work beyond the product itself.
 static void theirs(const Library *l, const Product *p, Direction direction) {
     size_t R = p->R, C = p->C, OC = p->OC;
-    if (direction == FORWARD) {
+    if (l->own) {
+        ours(p, PRECISION_FP32, direction);
+    } else if (direction == FORWARD) {
         library_sgemm(l, PLAIN, PLAIN, R, OC, C, p->inp, C, p->weight, OC, 0, p->out, OC);
     } else if (direction == BACKWARD_INPUT) {
         library_sgemm(l, PLAIN, TRANSPOSED, R, C, OC, p->out, OC, p->weight, OC, 0, p->inp, C);
@@ -137,15 +144,16 @@ static void let_threads_sleep(void) {
 // accumulate from call to call.
 static double compare(const Library *l, size_t R, size_t C, size_t OC, Direction direction,
                       int repeats) {
+    const Precision precision = l->own ? PRECISION_FP16 : PRECISION_FP32;
     double times[2][MAX_REPEATS];
     for (int repeat = 0; repeat < repeats; repeat++) {
         Product p = {R, C, OC, filled(R * C), filled(C * OC), filled(OC), filled(R * OC)};
         for (int i = 0; i < 2; i++) {
             bool mine = (repeat + i) % 2 == 0; // alternate which one runs first
             let_threads_sleep();
-            mine ? ours(&p, direction) : theirs(l, &p, direction); // wakes the threads
+            mine ? ours(&p, precision, direction) : theirs(l, &p, direction); // wakes the threads
             double start = seconds_now();
-            mine ? ours(&p, direction) : theirs(l, &p, direction);
+            mine ? ours(&p, precision, direction) : theirs(l, &p, direction);
             times[mine][repeat] = seconds_now() - start;
         }
         free(p.inp), free(p.weight), free(p.bias), free(p.out);
@@ -163,13 +171,13 @@ static double compare(const Library *l, size_t R, size_t C, size_t OC, Direction
 
 // FLOP/s of fused multiply-adds on all threads: the best of five short runs, as in `kernels
 // --bench`.
-static double measure_peak(void) {
+static double measure_peak(Precision precision) {
     enum { ROUNDS = 1000, RUNS = 5 };
     double best = 0;
     for (int run = 0; run < RUNS; run++) {
         double flops = 0, start = seconds_now();
 #pragma omp parallel reduction(+ : flops)
-        flops += tile_flops_sve(ROUNDS);
+        flops += tile_flops_sve(precision, ROUNDS);
         best = fmax(best, flops / (seconds_now() - start));
     }
     return best;
@@ -180,7 +188,7 @@ static double measure_peak(void) {
 static bool print_square_rate(const Library *l) {
     enum { N = 2048, RUNS = 5 };
     float *a = filled(N * N), *b = filled(N * N), *c = filled(N * N), *want = filled(N * N);
-    double times[RUNS], peak = measure_peak(), largest = 0;
+    double times[RUNS], peak = measure_peak(PRECISION_FP32), largest = 0;
 
     let_threads_sleep();
     for (int run = 0; run < RUNS; run++) {
@@ -221,11 +229,16 @@ int main(int argc, char **argv) {
     Library library;
 
     if (argc < 2 || repeats < 0 || repeats > MAX_REPEATS) {
-        fprintf(stderr, "usage: bench_gemm LIBRARY-WITH-cblas_sgemm [REPEATS from 0 to %d]\n",
+        fprintf(stderr, "usage: bench_gemm LIBRARY-WITH-cblas_sgemm|fp16 [REPEATS from 0 to %d]\n",
                 MAX_REPEATS);
         return 2;
     }
-    if (!library_open(&library, argv[1]) || !print_square_rate(&library)) {
+    if (!strcmp(argv[1], "fp16")) {
+        library = (Library){.own = true};
+        printf("measured peak: %.1f GFLOP/s in FP16%s, %.1f in FP32; the library is FP32\n",
+               1e-9 * measure_peak(PRECISION_FP16), FP16_NATIVE ? "" : " (emulated)",
+               1e-9 * measure_peak(PRECISION_FP32));
+    } else if (!library_open(&library, argv[1]) || !print_square_rate(&library)) {
         return 1;
     }
 
