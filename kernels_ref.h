@@ -438,6 +438,7 @@ static inline void add_product_ref(real *out, const real *a, const real *b, bool
 static inline void matmul_forward_ref(real *out, const real *inp, const real *weight,
                                       const real *bias, const real *residual, MatrixLayout layout,
                                       Precision precision, size_t R, size_t C, size_t OC) {
+#pragma omp parallel for schedule(static)
     for (size_t i = 0; i < R * OC; i++) {
         out[i] = bias ? bias[i % OC] : 0;
     }
