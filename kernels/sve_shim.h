@@ -411,37 +411,33 @@ SHIM int shim_any(svint32_t mask) {
 #endif
 }
 
-// Where `sum`, a + b * c once rounded, lies half-way between two FP16 numbers, makes it smaller by one
-// bit if it is to be rounded towards zero: if the exact sum is (TwoSum of a and the exact product:
-// Knuth 1969), or if that gives an even number. A call, because it is seldom needed.
-static __attribute__((noinline, cold, unused)) svfloat32_t
-shim_half_way(svfloat32_t sum, svfloat32_t a, svfloat32_t b, svfloat32_t c) {
+// The bits of sum, which is a + b * c rounded to 24 bits, rounded to 11. A number half-way between
+// two FP16 numbers is rounded towards zero if the exact sum is below it (TwoSum of a and the exact
+// product: Knuth 1969), or if that gives an even number. A call, because it is seldom needed.
+static __attribute__((noinline, cold, unused)) svint32_t
+shim_round_exactly(svfloat32_t sum, svfloat32_t a, svfloat32_t b, svfloat32_t c) {
     svfloat32_t product = b * c, rest = sum - a;
     svfloat32_t error = (a - (sum - rest)) + (product - rest); // of the first rounding
     svint32_t bits = (svint32_t)sum, even = (bits & 0x2000) == 0;
     svint32_t exact = error == svdup_n_f32(0), beyond = ((svint32_t)error ^ bits) >= 0;
-    svint32_t half_way = bits << 19 == INT32_MIN;
-    return (svfloat32_t)(bits + (half_way & ((exact & even) | ~(exact | beyond)))); // mask: -1
+    svint32_t half_way = (bits & 0x1FFF) == 0x1000;
+    svint32_t less = half_way & ((exact & even) | ~(exact | beyond)); // 0 or -1
+    return (bits + less + 0x1000) & ~0x1FFF;
 }
 
-// To 11 bits, half-way away from zero.
-SHIM svfloat32_t shim_round(svfloat32_t sum) {
-    return (svfloat32_t)(((svint32_t)sum + 0x1000) & ~0x1FFF);
-}
-
-// a + b * c, rounded once: in FP32, then to the 11 bits of FP16. Where the first rounding ends
-// half-way between two FP16 numbers the second must know the exact sum.
+// a + b * c, rounded once: in FP32, then to the 11 bits of FP16, half-way away from zero. Where the
+// first rounding ended half-way, the second must know more.
 SHIM svfloat16_t svmla_f16_m(svbool_t p, svfloat16_t a, svfloat16_t b, svfloat16_t c) {
     svfloat16_t large = {b.even * svdup_n_f32(0x1p112f), b.odd * svdup_n_f32(0x1p112f)};
     svfloat32_t even = svmla_f32_x(p, a.even, large.even, c.even);
     svfloat32_t odd = svmla_f32_x(p, a.odd, large.odd, c.odd);
-    if (__builtin_expect(
-            shim_any(((svint32_t)even << 19 == INT32_MIN) | ((svint32_t)odd << 19 == INT32_MIN)),
-            0)) {
-        even = shim_half_way(even, a.even, large.even, c.even);
-        odd = shim_half_way(odd, a.odd, large.odd, c.odd);
+    svint32_t even_up = (svint32_t)even + 0x1000, even_bits = even_up & ~0x1FFF;
+    svint32_t odd_up = (svint32_t)odd + 0x1000, odd_bits = odd_up & ~0x1FFF;
+    if (__builtin_expect(shim_any((even_up == even_bits) | (odd_up == odd_bits)), 0)) {
+        even_bits = shim_round_exactly(even, a.even, large.even, c.even);
+        odd_bits = shim_round_exactly(odd, a.odd, large.odd, c.odd);
     }
-    return (svfloat16_t){shim_round(even), shim_round(odd)};
+    return (svfloat16_t){(svfloat32_t)even_bits, (svfloat32_t)odd_bits};
 }
 
 SHIM svfloat32_t svcvt_f32_f16_x(svbool_t p, svfloat16_t a) {
