@@ -18,6 +18,13 @@ static inline size_t packed_chunk(size_t steps) {
 // ------------------------------------------------------------------------------------------------
 // The tile
 
+// As an integer: FP32 arithmetic might take a pair of halves for a subnormal number or a NaN.
+SVE_INLINE svint32_t broadcast_pair_sve(const float *pair) {
+    int32_t bits;
+    memcpy(&bits, pair, sizeof bits);
+    return svdup_n_s32(bits);
+}
+
 // The tile as in gemm_tile_sve. The promotion of a chunk adds its FP16 sums to FP32 sums in L1: on
 // A64FX 6 operations and a store for 64 multiply-adds.
 SVE_INLINE void gemm_fp16_tile_sve(float *out, size_t out_row, const float *start, size_t start_row,
@@ -32,20 +39,21 @@ SVE_INLINE void gemm_fp16_tile_sve(float *out, size_t out_row, const float *star
     __builtin_prefetch(out + i * out_row + 3 * vl, 1);
 #define ZERO_ROW(i) svfloat16_t low##i = svdup_n_f16(0), high##i = svdup_n_f16(0);
 #define MULTIPLY_ADD_ROW(i)                                                                        \
-    pair = svdup_n_f32(a[i * row_step + step * k_step]);                                           \
+    pair = broadcast_pair_sve(a + i * row_step + step * k_step);                                   \
     IN_REGISTER(pair);                                                                             \
-    x = svreinterpret_f16_f32(pair);                                                               \
+    x = svreinterpret_f16_s32(pair);                                                               \
     low##i = svmla_f16_m(halves, low##i, b_low, x);                                                \
     high##i = svmla_f16_m(halves, high##i, b_high, x);
 #define STEP(number)                                                                               \
     {                                                                                              \
         const size_t step = number;                                                                \
         svfloat32_t pair_low = svld1_f32(all, b + 2 * step * vl),                                  \
-                    pair_high = svld1_f32(all, b + (2 * step + 1) * vl), pair;                     \
+                    pair_high = svld1_f32(all, b + (2 * step + 1) * vl);                           \
         IN_REGISTER(pair_low);                                                                     \
         IN_REGISTER(pair_high);                                                                    \
-        svfloat16_t b_low = svreinterpret_f16_f32(pair_low),                                       \
-                    b_high = svreinterpret_f16_f32(pair_high), x;                                  \
+        svfloat16_t b_low = svreinterpret_f16_s32(svreinterpret_s32_f32(pair_low)),                \
+                    b_high = svreinterpret_f16_s32(svreinterpret_s32_f32(pair_high)), x;           \
+        svint32_t pair;                                                                            \
         TILE_EACH_ROW(MULTIPLY_ADD_ROW)                                                            \
     }
 #define PROMOTE(row, column, half_sums, unscale)                                                   \

@@ -361,7 +361,7 @@ SHIM svfloat16_t svdup_n_f16(_Float16 x) {
     return x - (svfloat16_t){0};
 }
 
-SHIM svfloat16_t svreinterpret_f16_f32(svfloat32_t pairs) {
+SHIM svfloat16_t svreinterpret_f16_s32(svint32_t pairs) {
     return (svfloat16_t)pairs;
 }
 
@@ -393,8 +393,8 @@ SHIM svfloat16_t svdup_n_f16(float x) {
     return (svfloat16_t){svdup_n_f32(x * 0x1p-112f), svdup_n_f32(x * 0x1p-112f)};
 }
 
-SHIM svfloat16_t svreinterpret_f16_f32(svfloat32_t pairs) {
-    return (svfloat16_t){shim_widen((svint32_t)pairs), shim_widen((svint32_t)pairs >> 16)};
+SHIM svfloat16_t svreinterpret_f16_s32(svint32_t pairs) {
+    return (svfloat16_t){shim_widen(pairs), shim_widen(pairs >> 16)};
 }
 
 SHIM int shim_any(svint32_t mask) {
