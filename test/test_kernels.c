@@ -273,8 +273,8 @@ static void check_swiglu(Case c) {
 
 static double matmul(void *context) {
     Case *c = context;
-    kernels->matmul_forward(c->out, c->x, c->weight, c->bias, c->residual, c->layout, c->B * c->T,
-                            c->C, c->OC);
+    kernels->matmul_forward(c->out, c->x, c->weight, c->bias, c->residual, c->layout,
+                            PRECISION_FP32, c->B * c->T, c->C, c->OC);
     return project(c->out, c->projection, c->B * c->T * c->OC);
 }
 
@@ -286,9 +286,10 @@ static void check_matmul(Case c) {
     c.residual = random_array(R * c.OC);
     double *dx = random_array(R * c.C); // overwritten
     double *dw = calloc(c.C * c.OC, sizeof *dw), *db = calloc(c.OC, sizeof *db);
-    kernels->matmul_backward_input(dx, c.projection, c.weight, NULL, c.activation, c.layout, R, c.C,
-                                   c.OC);
-    kernels->matmul_backward_weight(dw, db, c.x, c.projection, c.layout, R, c.C, c.OC);
+    kernels->matmul_backward_input(dx, c.projection, c.weight, NULL, c.activation, c.layout,
+                                   PRECISION_FP32, R, c.C, c.OC);
+    kernels->matmul_backward_weight(dw, db, c.x, c.projection, c.layout, PRECISION_FP32, R, c.C,
+                                    c.OC);
     check_gradient(name, "dinp", matmul, &c, c.x, dx, R * c.C);
     check_gradient(name, "dweight", matmul, &c, c.weight, dw, c.C * c.OC);
     check_gradient(name, "dbias", matmul, &c, c.bias, db, c.OC);
@@ -310,9 +311,11 @@ static void check_matmul(Case c) {
     // without bias and residual, as on TP ranks above 0: same result as with zeros
     double *zeros = calloc(R * c.OC, sizeof *zeros), *out = random_array(R * c.OC);
     double *dw_only = calloc(c.C * c.OC, sizeof *dw_only);
-    kernels->matmul_forward(c.out, c.x, c.weight, zeros, zeros, c.layout, R, c.C, c.OC);
-    kernels->matmul_forward(out, c.x, c.weight, NULL, NULL, c.layout, R, c.C, c.OC);
-    kernels->matmul_backward_weight(dw_only, NULL, c.x, c.projection, c.layout, R, c.C, c.OC);
+    kernels->matmul_forward(c.out, c.x, c.weight, zeros, zeros, c.layout, PRECISION_FP32, R, c.C,
+                            c.OC);
+    kernels->matmul_forward(out, c.x, c.weight, NULL, NULL, c.layout, PRECISION_FP32, R, c.C, c.OC);
+    kernels->matmul_backward_weight(dw_only, NULL, c.x, c.projection, c.layout, PRECISION_FP32, R,
+                                    c.C, c.OC);
     report(name, "no bias", memcmp(out, c.out, R * c.OC * sizeof *out) ? 1 : 0, 0);
     report(name, "no dbias", memcmp(dw_only, dw, c.C * c.OC * sizeof *dw) ? 1 : 0, 0);
 
@@ -327,8 +330,9 @@ static double matmul_activation(void *context) {
     Case *c = context;
     size_t R = c->B * c->T;
     kernels->matmul_activation_forward(c->residual, c->mean, c->x, c->weight, c->bias,
-                                       c->activation, R, c->C, c->OC);
-    kernels->matmul_forward(c->out, c->mean, c->rstd, c->bias2, NULL, IN_OUT, R, c->OC, c->C);
+                                       c->activation, PRECISION_FP32, R, c->C, c->OC);
+    kernels->matmul_forward(c->out, c->mean, c->rstd, c->bias2, NULL, IN_OUT, PRECISION_FP32, R,
+                            c->OC, c->C);
     return project(c->out, c->projection, R * c->C);
 }
 
@@ -343,9 +347,9 @@ static void check_matmul_activation(Case c) {
     double *dpre = random_array(R * c.OC), *dw = calloc(c.C * c.OC, sizeof *dw),
            *db = calloc(c.OC, sizeof *db);
     matmul_activation(&c);
-    kernels->matmul_backward_input(dpre, c.projection, c.rstd, c.residual, c.activation, IN_OUT, R,
-                                   c.OC, c.C);
-    kernels->matmul_backward_weight(dw, db, c.x, dpre, IN_OUT, R, c.C, c.OC);
+    kernels->matmul_backward_input(dpre, c.projection, c.rstd, c.residual, c.activation, IN_OUT,
+                                   PRECISION_FP32, R, c.OC, c.C);
+    kernels->matmul_backward_weight(dw, db, c.x, dpre, IN_OUT, PRECISION_FP32, R, c.C, c.OC);
     check_gradient(names[c.activation], "dweight", matmul_activation, &c, c.weight, dw, c.C * c.OC);
     check_gradient(names[c.activation], "dbias", matmul_activation, &c, c.bias, db, c.OC);
     free(c.x), free(c.weight), free(c.bias), free(c.out), free(c.projection), free(c.residual),
@@ -366,7 +370,8 @@ static AttentionShape attention_shape(const Case *c) {
 static double attention(void *context) {
     Case *c = context;
     const AttentionShape shape = attention_shape(c);
-    kernels->attention_forward(c->out, c->mean, c->x, c->weight, c->bias, &shape, 0, c->B, c->T);
+    kernels->attention_forward(c->out, c->mean, c->x, c->weight, c->bias, &shape, PRECISION_FP32, 0,
+                               c->B, c->T);
     return project(c->out, c->projection, c->B * c->T * c->H * c->D);
 }
 
@@ -389,7 +394,7 @@ static void check_attention(Case c) {
     zero_between(dv, R, shape.kv_row, c.KV * c.D);
     attention(&c);
     kernels->attention_backward(dq, dk, dv, c.projection, c.out, c.x, c.weight, c.bias, c.mean,
-                                &shape, c.B, c.T);
+                                &shape, PRECISION_FP32, c.B, c.T);
     check_gradient("attention", "dq", attention, &c, c.x, dq, q_size);
     check_gradient("attention", "dk", attention, &c, c.weight, dk, kv_size);
     check_gradient("attention", "dv", attention, &c, c.bias, dv, kv_size);
@@ -402,7 +407,7 @@ static void check_attention(Case c) {
         // the sequence truncated after row t
         kernels->attention_forward(rows, lse, c.x + last * shape.q_row,
                                    c.weight + last * shape.kv_row, c.bias + last * shape.kv_row,
-                                   &shape, t, 1, t + 1);
+                                   &shape, PRECISION_FP32, t, 1, t + 1);
     }
     bool same = !memcmp(rows, c.out + last * width, c.T * width * sizeof *rows);
     report("attention", "first_row", same ? 0 : 1, 0);
@@ -424,7 +429,7 @@ static void classify(Case *c, double *losses, double *dinp, double *dwte, double
         for (size_t i = first; i < 2; i++) {
             const double *wte = c->weight + vocab[i].first * c->C;
             kernels->classifier_forward(logits[i], softmax + (i - first) * R, inp, wte,
-                                        c->tokens + r, vocab[i], R, c->C);
+                                        c->tokens + r, vocab[i], PRECISION_FP32, R, c->C);
         }
 
         for (size_t n = 0; dinp && n < R * c->C; n++) {
@@ -436,8 +441,8 @@ static void classify(Case *c, double *losses, double *dinp, double *dwte, double
                                    c->z_loss, R);
             if (dinp) {
                 kernels->classifier_backward(dinp_shard, dwte + vocab[i].first * c->C, logits[i],
-                                             scale, inp, wte, c->tokens + r, dloss, vocab[i], R,
-                                             c->C);
+                                             scale, inp, wte, c->tokens + r, dloss, vocab[i],
+                                             PRECISION_FP32, R, c->C);
             }
             for (size_t n = 0; dinp && n < R * c->C; n++) {
                 dinp[r * c->C + n] += dinp_shard[n];
@@ -472,7 +477,7 @@ static void check_classifier(Case c) {
 
     // the losses against the textbook formula
     double *logits = random_array(R * c.V), worst = 0;
-    kernels->logits_forward(logits, c.x, c.weight, R, c.C, c.V);
+    kernels->logits_forward(logits, c.x, c.weight, PRECISION_FP32, R, c.C, c.V);
     for (size_t r = 0; r < R; r++) {
         double sum = 0;
         for (size_t v = 0; v < c.V; v++) {
