@@ -239,9 +239,9 @@ static inline void swiglu_backward_ref(real *dgate_up, const real *dout, const r
 }
 
 // ------------------------------------------------------------------------------------------------
-// Matrix products in FP16: out (M, N) += a (M, K) b (K, N). FP16 arithmetic is twice as fast as FP32
-// on CPUs that have it, but reaches only from 2^-14 to 65504, with 11 significant bits. So k is
-// taken in chunks of FP16_CHUNK steps (Wang et al. 2018). For each chunk
+// Matrix products in FP16: out (M, N) += a (M, K) b (K, N). FP16 arithmetic is twice as fast as
+// FP32 on CPUs that have it, but reaches only from 2^-14 to 65504, with 11 significant bits. So k
+// is taken in chunks of FP16_CHUNK steps (Wang et al. 2018). For each chunk
 // - each row of a and each column of b is scaled by a power of two of its own, then rounded to
 //   multiples of 2^-7, then to FP16, both to nearest even;
 // - an element has two FP16 sums that start from zero, one over the even steps of the chunk and one

@@ -1,7 +1,7 @@
 // fp16_sve.h: the tile and the packing of FP16 products, as kernels_ref.h specifies them. Packing
-// converts: two steps of k, as FP16 numbers, fill a 32-bit element, so that strips, panels and tiles
-// look like those of FP32 with half the depth. Before the elements of each chunk stands a group with
-// the factors, one per row or column, that undo its scales.
+// converts: two steps of k, as FP16 numbers, fill a 32-bit element, so that strips, panels and
+// tiles look like those of FP32 with half the depth. Before the elements of each chunk stands a
+// group with the factors, one per row or column, that undo its scales.
 #ifndef KERNELS_FP16_SVE_H
 #define KERNELS_FP16_SVE_H
 

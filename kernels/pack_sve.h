@@ -1,5 +1,5 @@
-// pack_sve.h: packing of FP32 matrices into strips of a and panels of b. Depths are padded with zeros
-// to multiples of K_GROUP.
+// pack_sve.h: packing of FP32 matrices into strips of a and panels of b. Depths are padded with
+// zeros to multiples of K_GROUP.
 #ifndef KERNELS_PACK_SVE_H
 #define KERNELS_PACK_SVE_H
 

@@ -17,8 +17,8 @@ typedef struct {
         [FIGURE_SOURCE_BYTES]; // "measured: ...", or the source of a figure that was not measured
 } Figure;
 
-// name, unit, smallest, largest, description. Per node unless it says otherwise. A figure that may be
-// 0 may also be missing.
+// name, unit, smallest, largest, description. Per node unless it says otherwise. A figure that may
+// be 0 may also be missing.
 // clang-format off
 #define MACHINE_FIGURES(X)                                                                        \
     X(cores, "", 1, 1e6, "cores")                                                                 \

@@ -107,8 +107,8 @@ static inline double measure_adamw_(void) {
     return rate;
 }
 
-// Collective: peak and efficiency with one precision, on one layer of the model; `overlap` unless it
-// is NULL.
+// Collective: peak and efficiency with one precision, on one layer of the model; `overlap` unless
+// it is NULL.
 static inline bool measure_arithmetic_(World *w, const PlannedRun *run,
                                        const MeasureCallbacks *callbacks, Precision precision,
                                        size_t nodes, Figure *peak_flops, Figure *efficiency,

@@ -102,7 +102,7 @@ CHECK = """
 #include "kernels/check.h"
 
 int main(void) {
-    return !check_kernels("attention_forward", &(Error){0});
+    return !check_kernels("attention_forward", PRECISION_FP32, &(Error){0});
 }
 """
 
