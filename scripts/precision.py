@@ -112,7 +112,9 @@ def errors(_):
 # Runs
 
 def train(out, data, program=ROOT / "train_gpt", **options):
-    """Trains, or resumes; returns the lines of the log."""
+    """Trains, or resumes; returns the lines of the log. A model to start from has its own shape."""
+    if "init" in options or "resume_from" in options:
+        options = {name: value for name, value in options.items() if name not in ("layers", "heads", "channels")}
     environment = {"OMP_NUM_THREADS": str(os.cpu_count()), **os.environ}
     words = [str(word) for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
     with open(f"{out}.txt", "ab") as text:
