@@ -343,17 +343,17 @@ static inline void add_fp16_rows_ref(real *out, size_t out_row, MatrixView a, Ma
     Fp16Chunk row[BLOCK], column;
     for (size_t k = 0; k < K; k += FP16_CHUNK) {
         const size_t depth = K - k < FP16_CHUNK ? K - k : FP16_CHUNK;
-        for (size_t m = 0; m < M; m++) {
-            const real *from = a.data + m * a.row + k * a.column;
-            fp16_chunk_ref(&row[m % BLOCK], from, a.column, depth);
-            if (m % BLOCK + 1 < BLOCK && m + 1 < M) {
-                continue; // until the block is complete
+        for (size_t m = 0; m < M; m += BLOCK) {
+            const size_t rows = M - m < BLOCK ? M - m : BLOCK;
+            for (size_t i = 0; i < rows; i++) {
+                const real *from = a.data + (m + i) * a.row + k * a.column;
+                fp16_chunk_ref(&row[i], from, a.column, depth);
             }
             for (size_t j = 0; j < N; j++) {
                 fp16_chunk_ref(&column, b.data + k * b.row + j * b.column, b.row, depth);
-                for (size_t i = m / BLOCK * BLOCK; i <= m; i++) {
-                    real *y = &out[i * out_row + j];
-                    float dot = fp16_dot_ref(&row[i % BLOCK], &column, depth);
+                for (size_t i = 0; i < rows; i++) {
+                    real *y = &out[(m + i) * out_row + j];
+                    float dot = fp16_dot_ref(&row[i], &column, depth);
                     *y = fmaf(dot, column.unscale, (float)*y);
                 }
             }
@@ -926,19 +926,18 @@ static inline void attention_backward_ref(real *dq, real *dk, real *dv, const re
         memset(dk + r * shape->kv_row, 0, KV * D * sizeof(real));
         memset(dv + r * shape->kv_row, 0, KV * D * sizeof(real));
     }
+    const size_t block = precision == PRECISION_FP16 ? QUERY_BLOCK : 1;
 #pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < B * KV * (precision == PRECISION_FP32); i++) {
-        for (size_t j = 0; j < group * T; j++) {
-            attention_backward_row_ref(dq, dk, dv, dout, out, q, k, v, lse, shape, i / KV,
-                                       i % KV * group + j / T, j % T, T);
-        }
-    }
-#pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < B * KV * (precision == PRECISION_FP16); i++) {
+    for (size_t i = 0; i < B * KV; i++) {
         for (size_t h = i % KV * group; h < (i % KV + 1) * group; h++) {
-            for (size_t t = 0; t < T; t += QUERY_BLOCK) {
-                attention_backward_fp16_ref(dq, dk, dv, dout, out, q, k, v, lse, shape, i / KV, h,
-                                            t, T - t < QUERY_BLOCK ? T - t : QUERY_BLOCK, T);
+            for (size_t t = 0; t < T; t += block) {
+                if (precision == PRECISION_FP32) {
+                    attention_backward_row_ref(dq, dk, dv, dout, out, q, k, v, lse, shape, i / KV,
+                                               h, t, T);
+                } else {
+                    attention_backward_fp16_ref(dq, dk, dv, dout, out, q, k, v, lse, shape, i / KV,
+                                                h, t, T - t < block ? T - t : block, T);
+                }
             }
         }
     }

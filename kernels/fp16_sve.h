@@ -34,9 +34,6 @@ SVE_INLINE void gemm_fp16_tile_sve(float *out, size_t out_row, const float *star
     const size_t vl = svcntw();
     float sums[TILE_ROWS_SVE * 2 * MAX_LANES];
 
-#define PREFETCH_ROW(i)                                                                            \
-    __builtin_prefetch(out + i * out_row + 2 * vl, 1);                                             \
-    __builtin_prefetch(out + i * out_row + 3 * vl, 1);
 #define ZERO_ROW(i) svfloat16_t low##i = svdup_n_f16(0), high##i = svdup_n_f16(0);
 #define MULTIPLY_ADD_ROW(i)                                                                        \
     pair = broadcast_pair_sve(a + i * row_step + step * k_step);                                   \
@@ -68,7 +65,7 @@ SVE_INLINE void gemm_fp16_tile_sve(float *out, size_t out_row, const float *star
     PROMOTE(i, 0, low##i, unscale_low)                                                             \
     PROMOTE(i, vl, high##i, unscale_high)
 
-    TILE_EACH_ROW(PREFETCH_ROW) // the next tile is to the right
+    prefetch_next_tile_sve(out, out_row);
     for (size_t done = 0; done < depth; done += FP16_CHUNK) {
         const size_t pairs = round_up(divide_up(min_u64(depth - done, FP16_CHUNK), 2), K_GROUP);
         const float *unscale_a = a, *unscale_b = b;
@@ -94,7 +91,6 @@ SVE_INLINE void gemm_fp16_tile_sve(float *out, size_t out_row, const float *star
         TILE_EACH_ROW(PROMOTE_ROW)
     }
 
-#undef PREFETCH_ROW
 #undef ZERO_ROW
 #undef MULTIPLY_ADD_ROW
 #undef STEP
@@ -181,6 +177,13 @@ SVE_INLINE svint32_t fp16_entry_sve(svfloat32_t x, svfloat32_t scale) {
     return fp16_bits_sve(svsub_f32_x(all, svmla_f32_x(all, magic, x, scale), magic));
 }
 
+// Pairs of the numbers of two steps.
+SVE_INLINE svfloat32_t fp16_pairs_sve(svfloat32_t even, svfloat32_t odd, svfloat32_t scale) {
+    const svbool_t all = svptrue_b32();
+    svint32_t upper = svlsl_n_s32_x(all, fp16_entry_sve(odd, scale), 16);
+    return svreinterpret_f32_s32(svorr_s32_x(all, fp16_entry_sve(even, scale), upper));
+}
+
 // ------------------------------------------------------------------------------------------------
 // Packing
 
@@ -207,16 +210,6 @@ static inline void fp16_columns_sve(float *pairs, size_t to_row, float *unscale,
     }
 #define SQUARE(i)                                                                                  \
     sum##i = add_rounded_square_sve(sum##i, svld1_f32(all, copy + (k + i) * vl), scale);
-#define ENTRIES(i)                                                                                 \
-    {                                                                                              \
-        const float *x = copy + (k + 2 * i) * vl;                                                  \
-        svint32_t even = fp16_entry_sve(svld1_f32(all, x), scale);                                 \
-        svint32_t odd = fp16_entry_sve(svld1_f32(all, x + vl), scale);                             \
-        even = svorr_s32_x(all, even, svlsl_n_s32_x(all, odd, 16));                                \
-        if (k + 2 * i < steps) {                                                                   \
-            svst1_f32(p, pairs + (k / 2 + i) * to_row + j, svreinterpret_f32_s32(even));           \
-        }                                                                                          \
-    }
 
         FOUR(START)
         for (size_t k = 0; k < padded; k += 4) {
@@ -234,14 +227,14 @@ static inline void fp16_columns_sve(float *pairs, size_t to_row, float *unscale,
         sum0 = svadd_f32_x(all, svadd_f32_x(all, sum0, sum1), svadd_f32_x(all, sum2, sum3));
 
         svst1_f32(p, unscale + j, fp16_scale_sve(exponent, fp16_less_sve(sum0), &scale));
-        for (size_t k = 0; k < padded; k += 4) {
-            ENTRIES(0)
-            ENTRIES(1)
+        for (size_t k = 0; k < steps; k += 2) {
+            const float *x = copy + k * vl;
+            svst1_f32(p, pairs + k / 2 * to_row + j,
+                      fp16_pairs_sve(svld1_f32(all, x), svld1_f32(all, x + vl), scale));
         }
 #undef START
 #undef COPY
 #undef SQUARE
-#undef ENTRIES
     }
 }
 
@@ -304,11 +297,9 @@ static inline void fp16_some_rows_sve(float *pairs, float *unscale, const float 
         for (size_t k = 0; k < steps; k += 2 * vl) { // a last even step has a zero beside it
             svfloat32_t low = svld1_f32(svwhilelt_b32_u64(k, steps), x + k);
             svfloat32_t high = svld1_f32(svwhilelt_b32_u64(k + vl, steps), x + k + vl);
-            svint32_t even = fp16_entry_sve(svuzp1_f32(low, high), factor);
-            svint32_t odd = fp16_entry_sve(svuzp2_f32(low, high), factor);
-            even = svorr_s32_x(all, even, svlsl_n_s32_x(all, odd, 16));
             svst1_f32(svwhilelt_b32_u64(k / 2, divide_up(steps, 2)),
-                      pairs + i * CHUNK_PAIRS + k / 2, svreinterpret_f32_s32(even));
+                      pairs + i * CHUNK_PAIRS + k / 2,
+                      fp16_pairs_sve(svuzp1_f32(low, high), svuzp2_f32(low, high), factor));
         }
     }
 }

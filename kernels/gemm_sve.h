@@ -28,7 +28,8 @@ static inline size_t gemm_depth(Precision precision) {
 
 // 32-bit elements per row or column for which a packed strip or panel of `depth` steps has room. In
 // FP32: complete groups, and one more group that is never read. Without it neighbors would be a
-// multiple of 4 KiB apart, and writing one step of all of them would hit a single set of L1.
+// multiple of 4 KiB apart, and writing one step of all of them would hit a single set of L1. In
+// FP16 the groups of factors do that.
 static inline size_t packed_depth(Precision precision, size_t depth) {
     return precision == PRECISION_FP32
                ? round_up(depth, K_GROUP) + K_GROUP

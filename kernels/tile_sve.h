@@ -12,6 +12,15 @@
 typedef void Tile(float *out, size_t out_row, const float *start, size_t start_row, const float *a,
                   const float *b, size_t depth);
 
+// Prefetches the tile to the right of `out`.
+SVE_INLINE void prefetch_next_tile_sve(const float *out, size_t out_row) {
+    const size_t vl = svcntw();
+    for (size_t i = 0; i < TILE_ROWS_SVE; i++) {
+        __builtin_prefetch(out + i * out_row + 2 * vl, 1);
+        __builtin_prefetch(out + i * out_row + 3 * vl, 1);
+    }
+}
+
 // Element (row i, step k) of a group is a[i * row_step + k * k_step]; the next group is group_step
 // further. An iteration of the loop is half a group: enough to hide the counters and the branch
 // behind the multiply-adds.
@@ -24,9 +33,6 @@ SVE_INLINE void gemm_tile_sve(float *out, size_t out_row, const float *start, si
 #define START_ROW(i)                                                                               \
     svfloat32_t low##i = svld1_f32(all, start + i * start_row),                                    \
                 high##i = svld1_f32(all, start + i * start_row + vl);
-#define PREFETCH_ROW(i)                                                                            \
-    __builtin_prefetch(out + i * out_row + 2 * vl, 1);                                             \
-    __builtin_prefetch(out + i * out_row + 3 * vl, 1);
 #define MULTIPLY_ADD_ROW(i)                                                                        \
     x = svdup_n_f32(a[i * row_step + step * k_step]);                                              \
     IN_REGISTER(x);                                                                                \
@@ -46,7 +52,7 @@ SVE_INLINE void gemm_tile_sve(float *out, size_t out_row, const float *start, si
     svst1_f32(all, out + i * out_row + vl, high##i);
 
     TILE_EACH_ROW(START_ROW)
-    TILE_EACH_ROW(PREFETCH_ROW) // the next tile is to the right
+    prefetch_next_tile_sve(out, out_row);
     for (size_t k = 0, advance = 2 * k_step; k < round_up(depth, K_GROUP); k += 2) {
         STEP(0)
         STEP(1)
@@ -57,7 +63,6 @@ SVE_INLINE void gemm_tile_sve(float *out, size_t out_row, const float *start, si
     TILE_EACH_ROW(STORE_ROW)
 
 #undef START_ROW
-#undef PREFETCH_ROW
 #undef MULTIPLY_ADD_ROW
 #undef STEP
 #undef STORE_ROW

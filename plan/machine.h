@@ -82,7 +82,7 @@ static const char machine_fugaku[] =
     "\"fp16_peak_flops\": {\"value\": 13.5168e12, \"from\": "
         "\"A64FX: 128 FLOP per cycle and core, 2.2 GHz, eco_state=0\"},"
     "\"fp16_efficiency\": {\"value\": 0.5, \"from\": "
-        "\"assumed: 0.83 of that of FP32, as A64FX cycles are modelled; not measured\"},"
+        "\"assumed: less than in FP32, for conversion and promotion; not measured\"},"
     "\"memory\": {\"value\": 30739333120, \"from\": \"Users Guide: memory available to a job\"},"
     "\"base_memory\": {\"value\": 300e6, \"from\": "
         "\"assumed: up to 256 peers of 1 MiB in Fujitsu MPI, and the code\"},"
@@ -158,10 +158,15 @@ static inline bool machine_load(Machine *m, const char *name, Error *e) {
     return ok;
 }
 
-// Operations per second that forward and backward reach on a node. 0: not known for that precision.
+// Operations per second of a node at its peak; 0: not known for that precision.
+static inline double machine_peak(const Machine *m, Precision precision) {
+    return precision == PRECISION_FP16 ? m->fp16_peak_flops.value : m->peak_flops.value;
+}
+
+// Operations per second that forward and backward reach on it.
 static inline double machine_flops(const Machine *m, Precision precision) {
-    return precision == PRECISION_FP16 ? m->fp16_peak_flops.value * m->fp16_efficiency.value
-                                       : m->peak_flops.value * m->efficiency.value;
+    bool fp16 = precision == PRECISION_FP16;
+    return machine_peak(m, precision) * (fp16 ? m->fp16_efficiency.value : m->efficiency.value);
 }
 
 // False unless the machine, loaded as `name`, has the figures for a precision.

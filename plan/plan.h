@@ -132,8 +132,7 @@ static inline double plan_tokens_per_second(const Plan *p) {
 // Model FLOP utilisation, as the log's "mfu".
 static inline double plan_mfu(const Plan *p) {
     double ranks = (double)(p->run.tp * p->run.pp * p->run.dp);
-    bool fp16 = p->run.options.precision == PRECISION_FP16;
-    double node = fp16 ? p->machine->fp16_peak_flops.value : p->machine->peak_flops.value;
+    double node = machine_peak(p->machine, (Precision)p->run.options.precision);
     double peak = node / (double)p->run.per_node * ranks;
     return plan_tokens_per_second(p) * flops_per_token(&p->run.config, p->run.T) / peak;
 }

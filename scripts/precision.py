@@ -50,23 +50,28 @@ MODELS = {
 # Errors of a product
 
 def half(x):
-    return np.float64(np.float16(x))
+    """x rounded to FP16 by NumPy, which must neither overflow nor give a subnormal number."""
+    y = np.float64(np.float16(x))
+    assert np.isfinite(y).all() and ((y == 0) | (np.abs(y) >= 2**-14)).all()
+    return y
 
 
 def scaled(x, rule):
-    """Chunks (rows, k) as FP16 numbers and the power of two of each: see fp16_chunk_ref; "largest"
-    scales the largest number below 32 instead."""
+    """Chunks (rows, k) as FP16 numbers and the power of two of each: "norm" is the rule of
+    fp16_chunk_ref; "largest" scales the largest number below 32 instead."""
     if rule == "largest":
         power = 5 - np.frexp(np.abs(x).max(axis=1) * 1.0417)[1]
     else:
-        exponent = np.frexp(np.abs(x).max(axis=1))[1]
+        exponent = np.maximum(np.frexp(np.abs(x).max(axis=1))[1], -102)
         squares = (np.rint(np.ldexp(x, (8 - exponent)[:, None]))**2).sum(axis=1)
-        room = 59698 * 128 / x.shape[1]  # fewer steps lower the norm: as much room for each chunk
-        power = np.select([squares <= room * 4**i for i in range(4)], [8, 7, 6, 5], 4) - exponent
+        power = np.select([squares <= 59698 * 4**i for i in range(4)], [8, 7, 6, 5], 4) - exponent
     return half(np.rint(np.ldexp(x, power[:, None]) * 128) / 128), power
 
 
-def product(a, b, chunk, rule):
+def product(a, b, chunk=128, rule="norm"):
+    """a b as kernels_ref.h specifies FP16 products, of which each operation is exact in double
+    before it is rounded; or with another chunk or rule."""
+    a, b = np.float64(a), np.float64(b)
     out = np.zeros((a.shape[0], b.shape[1]), np.float32)
     for k0 in range(0, a.shape[1], chunk):
         (rows, row_power), (columns, column_power) = scaled(a[:, k0:k0 + chunk], rule), scaled(b[k0:k0 + chunk].T, rule)

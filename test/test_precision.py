@@ -1,5 +1,6 @@
 """--precision fp16: the FP16 products against their specification in kernels_ref.h, the
 specification against an independent one in NumPy, the same bits on every machine and grid."""
+import importlib.util
 import json
 import re
 import subprocess
@@ -9,6 +10,10 @@ import pytest
 
 from support import QEMU_CPUS, ROOT, arguments, checkpoint, fails, read_log, run, state_bytes
 from test_kernels import compile_program
+
+spec = importlib.util.spec_from_file_location("precision", ROOT / "scripts/precision.py")
+precision = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(precision)
 
 CHUNK = 128
 EMULATED = "this CPU has no FP16 arithmetic"
@@ -80,34 +85,6 @@ def product(tmp_path_factory):
     return multiply
 
 
-def half(x):
-    """x rounded to FP16 by NumPy, which must neither overflow nor give a subnormal number."""
-    y = np.float64(np.float16(x))
-    assert np.isfinite(y).all() and ((y == 0) | (np.abs(y) >= 2**-14)).all()
-    return y
-
-
-def scaled(x):
-    """The chunks (rows, k) as FP16 numbers, and the power of two that scaled each."""
-    exponent = np.maximum(np.frexp(np.abs(x).max(axis=1))[1], -102)
-    q = np.rint(np.ldexp(x, (8 - exponent)[:, None]))
-    most = np.select([(q**2).sum(axis=1) <= 59698 * 4**i for i in range(4)], [8, 7, 6, 5], 4)
-    power = most - exponent
-    return half(np.rint(np.ldexp(x, power[:, None]) * 128) / 128), power
-
-
-def numpy_product(a, b):
-    a, b, out = np.float64(a), np.float64(b), np.zeros((a.shape[0], b.shape[1]), np.float32)
-    for k0 in range(0, a.shape[1], CHUNK):
-        (rows, row_power), (columns, column_power) = scaled(a[:, k0:k0 + CHUNK]), scaled(b[k0:k0 + CHUNK].T)
-        sums = [np.zeros(out.shape), np.zeros(out.shape)]
-        for k in range(rows.shape[1]):
-            sums[k % 2] = half(np.outer(rows[:, k], columns[:, k]) + sums[k % 2])  # exact in double
-        total = np.float64(np.float32(sums[0] + sums[1]))
-        out = np.float32(out + np.ldexp(total, -(row_power[:, None] + column_power[None, :])))
-    return out
-
-
 def matrices(kind):
     random = np.random.default_rng(sum(map(ord, kind)))
     a, b = (np.float32(random.standard_normal(shape)) for shape in ((13, 300), (300, 17)))
@@ -140,7 +117,7 @@ def test_specification(product, kind):
     entries."""
     a, b = matrices(kind)
     out = product(a, b)
-    assert np.array_equal(out, numpy_product(a, b))
+    assert np.array_equal(out, precision.product(a, b))
     bound = sum(np.outer(np.linalg.norm(np.float64(a[:, k:k + CHUNK]), axis=1),
                          np.linalg.norm(np.float64(b[k:k + CHUNK]), axis=0)) for k in range(0, 300, CHUNK))
     assert (np.abs(out - np.float64(a) @ np.float64(b)) <= 0.035 * bound).all()
