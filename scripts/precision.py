@@ -181,10 +181,11 @@ def gradients(a):
 
 
 def extremes(a):
-    same = {**MODELS["quickstart"], "steps": a.run_steps, "eval_every": a.run_steps, "save_every": 0}
+    same = {**MODELS["quickstart"], "steps": a.run_steps, "warmup_steps": min(40, a.run_steps), "eval_every": a.run_steps,
+            "save_every": 0}
     start = a.out / "start"
     shutil.rmtree(start, ignore_errors=True)
-    train(start, a.data, **{**same, "steps": 1, "save_every": 1})
+    train(start, a.data, **{**same, "steps": 1, "warmup_steps": 0, "save_every": 1})
     model = start / "step-000001"
     tensors = load_file(model / "model.safetensors")
     name = next(n for n in tensors if n.endswith("wte.weight"))
