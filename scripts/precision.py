@@ -18,7 +18,7 @@ quality: trains each model and seed in both precisions and compares the validati
       30M models take hours per run.
 extremes: a model with one channel of the embedding 1,000 times as large, and one whose gradients are
       1e-10 times as large (a program built for it), in both precisions.
-plot: the difference of the training losses to FP32's by step.
+plot: the difference of the training losses to FP32's by step. Requires matplotlib.
 
 DATA: a folder made by prepare; OUT: a folder for the runs.
 """
@@ -186,12 +186,13 @@ def extremes(a):
     start = a.out / "start"
     shutil.rmtree(start, ignore_errors=True)
     train(start, a.data, **{**same, "steps": 1, "warmup_steps": 0, "save_every": 1})
-    model = start / "step-000001"
-    tensors = load_file(model / "model.safetensors")
+    model = a.out / "outlier"  # a model folder as from the hub, not a checkpoint with checksums
+    model.mkdir(exist_ok=True)
+    shutil.copy(start / "step-000001/config.json", model)
+    tensors = load_file(start / "step-000001/model.safetensors")
     name = next(n for n in tensors if n.endswith("wte.weight"))
     tensors[name][:, 7] *= 1000
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
-    (model / "SHA256SUMS").unlink(missing_ok=True)
 
     source = (ROOT / "train_gpt.c").read_text()
     scale = "{1 / (float)(t->setup.global_batch * t->setup.seq_len),"
