@@ -615,7 +615,7 @@ static bool training_state_create(TrainingState *s, MemoryLedger *memory, const 
                          .shard = &m->shard,
                          .views = m->views,
                          .tensors = m->tensors,
-                         .zero = buckets->zero};
+                         .buckets = buckets};
     s->exp_avg = ledger_floats(memory, "AdamW's state", buckets->owned, e);
     s->exp_avg_sq = ledger_floats(memory, "AdamW's state", buckets->owned, e);
     return s->exp_avg && s->exp_avg_sq &&
@@ -655,7 +655,7 @@ static void update(const Model *m, const TrainingState *s, const GradientReducer
         const OwnedRange *range = &s->owned.items[i];
         const TensorView *view = &m->views[range->tensor];
         float decay = view->dims == 2 ? (float)o->weight_decay : 0;
-        m->kernels->adamw(view->data + range->begin, s->exp_avg + range->offset,
+        m->kernels->adamw(owned_parameters(&r->buckets, range, view), s->exp_avg + range->offset,
                           s->exp_avg_sq + range->offset, r->owned_gradients + range->offset,
                           range->end - range->begin, (float)grad_scale, (float)lr, (float)o->beta1,
                           (float)o->beta2, (float)o->eps, decay, step);
@@ -937,6 +937,7 @@ static bool initialize_state(Trainer *t) {
         float std = (float)(o->init_std > 0 ? o->init_std : INIT_STD);
         weights_initialize(&m->config, o->seed, std, m->views, m->tensors);
     }
+    reducer_set_masters(&t->reducer, m->parameters);
 
     t->record.from_step = t->position.step;
     bool ok = true;
@@ -1078,9 +1079,8 @@ static bool create_reducer(Trainer *t, bool zero, Error *e) {
         previous = block;
     }
 
-    size_t micro_batches = t->setup.global_batch / t->setup.micro_batch;
-    bool ok = reducer_create(r, &t->memory, m->parameters, cuts, count, zero, t->options->overlap,
-                             t->options->reproducible ? micro_batches : 0, e);
+    bool ok = reducer_create(r, &t->memory, m->parameters, cuts, count, zero, t->options,
+                             t->setup.global_batch / t->setup.micro_batch, e);
     free(cuts);
     m->gathering = zero ? &r->buckets : NULL;
     return ok && (weights_point_into(&m->config, &m->shard, m->views, m->tensors, r->gradients,

@@ -8,7 +8,7 @@
 #define MODEL_CONFIG_JSON_H
 
 #include "model/config.h"
-#include "model/dtype.h"
+#include "util/dtype.h"
 #include "util/files.h"
 #include "util/json.h"
 

@@ -8,7 +8,7 @@
 #include <limits.h>
 #include <unistd.h>
 
-#include "model/dtype.h"
+#include "util/dtype.h"
 #include "model/tensor_view.h"
 #include "util/array.h" // defines: min_u64
 #include "util/bytes.h"

@@ -10,6 +10,12 @@
 // ZeRO-1 (Rajbhandari et al. 2020): a shard is further cut into one chunk for each node, and the
 // all-reduce becomes a reduce-scatter: each DP rank gets the sum of its own chunk only and updates
 // these parameters. They are all-gathered the same way back, while the next forward runs.
+//
+// Messages between nodes in BF16 take half the bytes. Ranks exchange the chunks of a shard, and
+// each sums its own in FP32, in the order of the nodes, what it computed itself without rounding.
+// Without ZeRO they all-gather the sums. With ZeRO they all-gather updated parameters in BF16,
+// which forward uses on all ranks, and each keeps those that it updates in FP32, as master weights
+// (Micikevicius et al. 2018).
 #ifndef PARALLEL_GRADIENT_BUCKETS_H
 #define PARALLEL_GRADIENT_BUCKETS_H
 
@@ -19,11 +25,13 @@
 #include "mpi_utils.h"
 #include "parallel/shared_array.h"
 #include "util/array.h" // defines: min_u64, round_up
+#include "util/dtype.h" // defines: float_to_bfloat, bfloat_to_float
 
 typedef enum {
     BUCKET_IDLE,
     BUCKET_COMPLETE,  // backward is done with it on this rank
     BUCKET_REDUCING,  // summed over this node, being reduced across nodes
+    BUCKET_SHARING,   // this rank's chunk of the shard is reduced, the others are on their way
     BUCKET_REDUCED,   // this rank's shard is done; those of its peers may not be
     BUCKET_GATHERING, // of updated parameters, across nodes
     BUCKET_GATHERED   // this rank's shard is done; those of its peers may not be
@@ -32,11 +40,13 @@ typedef enum {
 // Ranges are in elements of the gradient array.
 typedef struct {
     size_t begin, end;
-    size_t shard_size;             // of each peer; the last ones may be shorter
-    size_t shard_begin, shard_end; // the shard that this rank reduces
-    size_t owned_begin, owned_end; // what this rank updates: with ZeRO its chunk, else all
-    size_t owned_offset;           // of owned_begin, in arrays of only what this rank owns
-    int *counts, *offsets;         // (nodes): the chunks of the shard
+    size_t shard_size;               // of each peer; the last ones may be shorter
+    size_t shard_begin, shard_end;   // the shard that this rank reduces
+    size_t owned_begin, owned_end;   // what this rank updates: with ZeRO its chunk, else all
+    size_t owned_offset;             // of owned_begin, in arrays of only what this rank owns
+    int *counts, *offsets;           // (nodes): the chunks of the shard
+    int *copy_counts, *copy_offsets; // (nodes): what the nodes send of this rank's chunk, in BF16
+    size_t message;                  // offset of the bucket in arrays of messages
     BucketState state;
     int copied; // peers whose shards have been copied
     MPI_Request request;
@@ -52,13 +62,17 @@ typedef struct Buckets {
     Bucket *items; // in the order in which backward completes them
     size_t count;
     size_t owned;                    // elements that this rank updates, over all buckets
+    size_t messages;                 // elements of this rank's shards, over all buckets
     size_t started;                  // buckets whose reduction has begun in this step
     uint64_t reduce_seq, gather_seq; // sequence numbers of the latest reduction and all-gather
     bool zero;
+    bool bf16; // messages between nodes
     const NodePeers *group;
     float *gradients;                // of this rank
     float *owned_gradients;          // with ZeRO (owned): the sums
     float *parameters;               // with ZeRO
+    float *masters;                  // with ZeRO and BF16 (owned): parameters that were not rounded
+    uint16_t *outgoing, *incoming;   // (messages), with BF16
     void *const *gradients_of_peer;  // (peers): all peers' arrays
     void *const *parameters_of_peer; // (peers), with ZeRO
     SharedArray flags;               // BucketFlags (count), then the rank's read flag
@@ -83,7 +97,9 @@ static inline bool bucket_cut_(Bucket *bucket, const NodePeers *n, bool zero) {
 
     bucket->counts = malloc((size_t)n->nodes * sizeof *bucket->counts);
     bucket->offsets = malloc((size_t)n->nodes * sizeof *bucket->offsets);
-    if (!bucket->counts || !bucket->offsets) {
+    bucket->copy_counts = malloc((size_t)n->nodes * sizeof *bucket->copy_counts);
+    bucket->copy_offsets = malloc((size_t)n->nodes * sizeof *bucket->copy_offsets);
+    if (!bucket->counts || !bucket->offsets || !bucket->copy_counts || !bucket->copy_offsets) {
         return false;
     }
 
@@ -96,6 +112,10 @@ static inline bool bucket_cut_(Bucket *bucket, const NodePeers *n, bool zero) {
         size_t at = min_u64(node * chunk, shard);
         bucket->offsets[node] = (int)at;
         bucket->counts[node] = (int)min_u64(shard - at, chunk);
+    }
+    for (int node = 0; node < n->nodes; node++) {
+        bucket->copy_counts[node] = bucket->counts[n->node];
+        bucket->copy_offsets[node] = node * bucket->counts[n->node];
     }
 
     if (zero) {
@@ -135,6 +155,8 @@ static inline bool buckets_create(Buckets *b, const NodePeers *group, const size
         if (!bucket_cut_(bucket, group, zero)) {
             return fail(e, "no memory for the chunks of %d nodes", group->nodes);
         }
+        bucket->message = b->messages;
+        b->messages += bucket->shard_size;
         bucket->owned_offset = zero ? b->owned : bucket->begin;
         b->owned += bucket->owned_end - bucket->owned_begin;
         end = cuts[count];
@@ -183,6 +205,20 @@ static inline void sum_over_peers_(const Buckets *b, size_t begin, size_t end) {
     }
 }
 
+static inline void floats_to_bfloats_(uint16_t *out, const float *x, size_t n) {
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < n; i++) {
+        out[i] = float_to_bfloat(x[i]);
+    }
+}
+
+static inline void bfloats_to_floats_(float *out, const uint16_t *x, size_t n) {
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < n; i++) {
+        out[i] = bfloat_to_float(x[i]);
+    }
+}
+
 static inline bool bucket_complete_on_peers_(const Buckets *b, size_t i) {
     for (int peer = 0; peer < b->group->peers && b->group->peers > 1; peer++) {
         if (!flag_reached_(&flags_of_(b, peer, i)->complete, b->reduce_seq)) {
@@ -190,6 +226,62 @@ static inline bool bucket_complete_on_peers_(const Buckets *b, size_t i) {
         }
     }
     return true;
+}
+
+// Begins to exchange the chunks of this rank's shard in BF16.
+static inline void bucket_exchange_chunks_(Buckets *b, Bucket *bucket) {
+    uint16_t *outgoing = b->outgoing + bucket->message, *incoming = b->incoming + bucket->message;
+    floats_to_bfloats_(outgoing, b->gradients + bucket->shard_begin,
+                       bucket->shard_end - bucket->shard_begin);
+    MPI_Ialltoallv(outgoing, bucket->counts, bucket->offsets, MPI_UINT16_T, incoming,
+                   bucket->copy_counts, bucket->copy_offsets, MPI_UINT16_T, b->group->across_comm,
+                   &bucket->request);
+}
+
+// They are there: sums this rank's chunk over the nodes, to `sums`.
+static inline void bucket_sum_chunk_(const Buckets *b, const Bucket *bucket, float *sums) {
+    const int nodes = b->group->nodes, own = b->group->node;
+    const float *mine = b->gradients + bucket->shard_begin + bucket->offsets[own];
+    const uint16_t *incoming = b->incoming + bucket->message;
+    const size_t count = (size_t)bucket->counts[own];
+
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < count; i++) {
+        float sum = 0;
+        for (int node = 0; node < nodes; node++) {
+            sum += node == own ? mine[i] : bfloat_to_float(incoming[(size_t)node * count + i]);
+        }
+        sums[i] = sum;
+    }
+}
+
+// Begins to all-gather a shard in BF16, of which this rank has a chunk.
+static inline void bucket_gather_chunks_(Buckets *b, Bucket *bucket, const float *chunk) {
+    const NodePeers *n = b->group;
+    const int count = bucket->counts[n->node];
+    uint16_t *outgoing = b->outgoing + bucket->message, *incoming = b->incoming + bucket->message;
+    floats_to_bfloats_(outgoing, chunk, (size_t)count);
+    MPI_Iallgatherv(outgoing, count, MPI_UINT16_T, incoming, bucket->counts, bucket->offsets,
+                    MPI_UINT16_T, n->across_comm, &bucket->request);
+}
+
+// A message in BF16 has arrived. False if the shard needs another one.
+static inline bool bucket_receive_(Buckets *b, Bucket *bucket) {
+    const size_t shard = bucket->shard_begin;
+    if (bucket->state != BUCKET_REDUCING) {
+        float *to = bucket->state == BUCKET_GATHERING ? b->parameters : b->gradients;
+        bfloats_to_floats_(to + shard, b->incoming + bucket->message, bucket->shard_end - shard);
+        return true;
+    }
+    if (b->zero) {
+        bucket_sum_chunk_(b, bucket, b->owned_gradients + bucket->owned_offset);
+        return true;
+    }
+    float *chunk = b->gradients + shard + bucket->offsets[b->group->node];
+    bucket_sum_chunk_(b, bucket, chunk);
+    bucket_gather_chunks_(b, bucket, chunk);
+    bucket->state = BUCKET_SHARING;
+    return false;
 }
 
 // The bucket is complete on all peers: sums this rank's shard of it over the node and begins to
@@ -205,6 +297,8 @@ static inline void bucket_begin_reduce_(Buckets *b, Bucket *bucket) {
     }
     if (n->nodes == 1 && b->zero) {
         memcpy(owned, shard, length * sizeof *shard);
+    } else if (b->bf16) {
+        bucket_exchange_chunks_(b, bucket);
     } else if (n->nodes > 1 && b->zero) {
         MPI_Ireduce_scatter(shard, owned, bucket->counts, MPI_FLOAT, MPI_SUM, n->across_comm,
                             &bucket->request);
@@ -218,7 +312,7 @@ static inline void bucket_begin_reduce_(Buckets *b, Bucket *bucket) {
 // This rank's shard has been reduced or gathered across nodes: lets the peers know.
 static inline void bucket_publish_shard_(Buckets *b, size_t i) {
     Bucket *bucket = &b->items[i];
-    bool reducing = bucket->state == BUCKET_REDUCING;
+    bool reducing = bucket->state != BUCKET_GATHERING;
 
     bucket->state = reducing ? BUCKET_REDUCED : BUCKET_GATHERED;
     bucket->copied = 0;
@@ -264,10 +358,11 @@ static inline void bucket_progress_(Buckets *b, size_t i) {
         bucket_begin_reduce_(b, bucket);
     }
 
-    if (bucket->state == BUCKET_REDUCING || bucket->state == BUCKET_GATHERING) {
+    if (bucket->state == BUCKET_REDUCING || bucket->state == BUCKET_SHARING ||
+        bucket->state == BUCKET_GATHERING) {
         int done;
         MPI_Test(&bucket->request, &done, MPI_STATUS_IGNORE);
-        if (!done) {
+        if (!done || (b->bf16 && !bucket_receive_(b, bucket))) {
             return;
         }
         bucket_publish_shard_(b, i);
@@ -371,7 +466,9 @@ static inline void buckets_begin_gather(World *w, Buckets *b) {
     buckets_activate_(w, b);
     for (size_t i = b->count; i-- > 0;) {
         Bucket *bucket = &b->items[i];
-        if (b->group->nodes > 1) {
+        if (b->bf16) {
+            bucket_gather_chunks_(b, bucket, b->masters + bucket->owned_offset);
+        } else if (b->group->nodes > 1) {
             MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, b->parameters + bucket->shard_begin,
                             bucket->counts, bucket->offsets, MPI_FLOAT, b->group->across_comm,
                             &bucket->request);
@@ -397,6 +494,8 @@ static inline void buckets_free(World *w, Buckets *b) {
     for (size_t i = 0; i < b->count; i++) {
         free(b->items[i].counts);
         free(b->items[i].offsets);
+        free(b->items[i].copy_counts);
+        free(b->items[i].copy_offsets);
     }
     free(b->items);
     shared_array_free(&b->flags);

@@ -92,10 +92,13 @@ static inline bool planned_run_from_log(PlannedRun *r, const Json *run, const Op
     }
 
     const char *recompute = json_string(json_get(options, "recompute"));
+    const char *reduce_dtype = json_string(json_get(options, "reduce_dtype"));
     const Json *reproducible = json_get(options, "reproducible");
     Options *planned = &r->options;
     planned->recompute =
         recompute && !strcmp(recompute, "layer") ? RECOMPUTE_LAYER : RECOMPUTE_NONE;
+    planned->reduce_dtype =
+        reduce_dtype && !strcmp(reduce_dtype, "bf16") ? REDUCE_BF16 : REDUCE_FP32;
     planned->reproducible =
         reproducible && reproducible->kind == JSON_BOOL && reproducible->boolean;
     planned->zero = zero;

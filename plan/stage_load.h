@@ -66,6 +66,17 @@ static inline Traffic collective_(double calls, double ways, Link link, size_t r
                        ways * gather_seconds(link, ranks, bytes));
 }
 
+// Reductions of gradients between nodes, over an array of `bytes`. In BF16 an exchange of chunks, a
+// message to every other node, takes the place of the reduce-scatter.
+static inline Traffic reduction_(const PlannedRun *run, double calls, double ways, Link link,
+                                 size_t nodes, double bytes) {
+    Traffic t = collective_(calls, ways, link, nodes, bytes);
+    if (run->options.reduce_dtype == REDUCE_BF16) {
+        t.seconds += calls * link.latency * ((double)(nodes - 1) - collective_steps(nodes));
+    }
+    return t;
+}
+
 // Arithmetic: matrix products take 2 operations per weight and row, attention counts half the
 // tokens on average; backward is twice that, and recomputation once more all but the block's last
 // product. AdamW reads four arrays and writes three; gradients are zeroed and their norm is taken;
@@ -177,7 +188,11 @@ static inline void load_dp_(const PlannedRun *run, const StageCount *count, cons
     }
 
     double buckets = (double)count->bucket_count;
-    double bucket = bytes / buckets, shard = bytes / buckets / (double)peers;
+    double bucket = bytes / buckets;
+    double message = bucket / (double)peers; // a shard, as it travels between nodes
+    if (run->options.reduce_dtype == REDUCE_BF16) {
+        message /= 2;
+    }
     Link inside = {m->node_latency.value, m->node_bandwidth.value};
     Link across =
         link_of(m, run->per_node, nodes, peers > 1 ? run->per_node : stride, m->links.value);
@@ -188,12 +203,12 @@ static inline void load_dp_(const PlannedRun *run, const StageCount *count, cons
     }
     if (count->tree_block == 0 && nodes > 1) {
         l->traffic[count->zero ? DP_REDUCE_SCATTER : DP_ALL_REDUCE] =
-            collective_(buckets, ways, across, nodes, shard);
+            reduction_(run, buckets, ways, across, nodes, message);
     }
     if (count->zero) {
         const Traffic copies = collective_(buckets, 1, inside, peers, bucket);
         Traffic *gather = &l->traffic[DP_ALL_GATHER];
-        *gather = collective_(buckets, 1, across, nodes, shard);
+        *gather = collective_(buckets, 1, across, nodes, message);
         gather->sent += copies.sent;
         gather->seconds += copies.seconds;
     }

@@ -69,7 +69,9 @@ static inline void print_grid_settings_(const RunRecord *r) {
         printf(" on %zu stages", o->recompute_stages);
     }
     printf(", overlap %s%s\n", o->overlap && !o->reproducible ? "on" : "off",
-           o->reproducible ? ", reproducible reduction" : "");
+           o->reproducible                  ? ", reproducible reduction"
+           : o->reduce_dtype == REDUCE_BF16 ? ", BF16 between nodes"
+                                            : "");
 }
 
 // One line of what every model has, and one of what differs from GPT-2.

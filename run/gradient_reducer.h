@@ -10,6 +10,7 @@
 #include "mpi_utils.h"
 #include "parallel/gradient_buckets.h"
 #include "parallel/shared_array.h"
+#include "run/options.h"
 #include "util/memory.h" // defines: zero_floats
 
 typedef struct {
@@ -69,17 +70,28 @@ static inline bool reducer_divide_(GradientReducer *r, size_t micro_batches, Err
     return true;
 }
 
+// Messages between nodes become BF16.
+static inline bool reducer_use_bf16_(GradientReducer *r, MemoryLedger *memory, Error *e) {
+    Buckets *b = &r->buckets;
+    const size_t bytes = b->messages * sizeof *b->outgoing;
+    b->bf16 = true;
+    b->outgoing = ledger_bytes(memory, "messages in BF16", bytes, e);
+    b->incoming = ledger_bytes(memory, "messages in BF16", bytes, e);
+    b->masters = b->zero ? ledger_floats(memory, "master weights", b->owned, e) : NULL;
+    return b->outgoing && b->incoming && (b->masters || !b->zero);
+}
+
 // After reducer_share_memory. parameters: (elements), which the reduced gradients belong to. cuts
 // (cut_count): where backward completes the array, from the end: the start of each layer, and 0 for
-// what lies before the layers. micro_batches: of a step, with --reproducible; without it 0.
+// what lies before the layers. micro_batches: of a step.
 static inline bool reducer_create(GradientReducer *r, MemoryLedger *memory, float *parameters,
-                                  const size_t *cuts, size_t cut_count, bool zero, bool overlap,
+                                  const size_t *cuts, size_t cut_count, bool zero, const Options *o,
                                   size_t micro_batches, Error *e) {
     size_t n = r->elements;
-    if (micro_batches > 0 && !reducer_divide_(r, micro_batches, e)) {
+    if (o->reproducible && !reducer_divide_(r, micro_batches, e)) {
         return false;
     }
-    r->overlap = overlap && r->block == 0;
+    r->overlap = o->overlap && r->block == 0;
     r->gradients = r->shared_gradients.mine ? r->shared_gradients.mine
                                             : ledger_floats(memory, "gradients", n, e);
     if (!r->gradients || !buckets_create(&r->buckets, &r->peers, cuts, cut_count, n, zero, e)) {
@@ -102,7 +114,23 @@ static inline bool reducer_create(GradientReducer *r, MemoryLedger *memory, floa
     b->owned_gradients = r->owned_gradients;
     b->parameters = parameters;
     b->parameters_of_peer = r->shared_parameters.of_peer;
-    return r->owned_gradients != NULL;
+    return r->owned_gradients && (o->reduce_dtype == REDUCE_FP32 || r->peers.nodes == 1 ||
+                                  reducer_use_bf16_(r, memory, e));
+}
+
+// After the parameters (r->elements) were set: those that this rank updates become its master
+// weights, and all are rounded to BF16, as if they had been gathered. Without masters it does
+// nothing.
+static inline void reducer_set_masters(GradientReducer *r, float *parameters) {
+    Buckets *b = &r->buckets;
+    for (size_t i = 0; b->masters && i < b->count; i++) {
+        const Bucket *bucket = &b->items[i];
+        memcpy(b->masters + bucket->owned_offset, parameters + bucket->owned_begin,
+               (bucket->owned_end - bucket->owned_begin) * sizeof *parameters);
+    }
+    for (size_t i = 0; b->masters && i < r->elements; i++) {
+        parameters[i] = bfloat_to_float(float_to_bfloat(parameters[i]));
+    }
 }
 
 // Collective over the data-parallel ranks.
@@ -214,6 +242,12 @@ static inline bool owned_ranges_create(OwnedRanges *o, const Buckets *buckets,
         }
     }
     return true;
+}
+
+// The parameters of a range of a tensor that AdamW updates: master weights, where there are some.
+static inline float *owned_parameters(const Buckets *buckets, const OwnedRange *range,
+                                      const TensorView *view) {
+    return buckets->masters ? buckets->masters + range->offset : view->data + range->begin;
 }
 
 #endif

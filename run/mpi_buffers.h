@@ -26,7 +26,7 @@ static inline size_t mpi_buffer_floats(const Grid *g, const ModelShard *s, const
     if (s->first_stage != s->last_stage && embedding > 0) {
         n += all_reduce_buffer_(2, embedding);
     }
-    if (r->block == 0 && nodes > 1) {
+    if (r->block == 0 && nodes > 1 && !r->buckets.bf16) { // BF16 is received into our own arrays
         size_t shards = r->elements / (size_t)r->peers.peers;
         n += r->buckets.zero ? r->buckets.owned : all_reduce_buffer_(nodes, shards);
     }

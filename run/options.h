@@ -29,6 +29,7 @@ enum { RESUME_AUTO, RESUME_NONE };
 enum { SCHEDULE_COSINE, SCHEDULE_CONSTANT, SCHEDULE_WSD };
 enum { RECOMPUTE_NONE, RECOMPUTE_LAYER };
 enum { KERNELS_SVE, KERNELS_REF };
+enum { REDUCE_FP32, REDUCE_BF16 };
 
 // A setting that replaces one of something else, such as of a named model.
 typedef enum { NOT_GIVEN, GIVEN_OFF, GIVEN_ON } Override;
@@ -151,6 +152,8 @@ typedef enum { NOT_GIVEN, GIVEN_OFF, GIVEN_ON } Override;
     SWITCH(zero, 0, TRAIN, "1: ZeRO-1, shard the optimizer state over data-parallel ranks")       \
     SWITCH(share_memory, 1, TRAIN,                                                                \
            "1: data-parallel ranks of a node reduce gradients in shared memory; 0: by messages")  \
+    CHOICE(reduce_dtype, REDUCE_FP32, TRAIN, "fp32|bf16",                                         \
+           "gradients, and ZeRO's parameters, in messages between nodes; sums are FP32")          \
     SWITCH(overlap, 1, TRAIN,                                                                     \
            "1: overlap the gradient reduction with backward; 0: reduce after it")                 \
     WHOLE(tp, 1, 1, 100000, TRAIN | EVAL | GENERATE, "N",                                         \

@@ -70,6 +70,9 @@ static inline bool train_check_options(const Options *o, int ranks, Error *e) {
                     "data-parallel rank%s: it must be a multiple of %zu",
                     o->global_batch, o->micro_batch, dp, dp == 1 ? "" : "s", multiple);
     }
+    if (o->reproducible && o->reduce_dtype == REDUCE_BF16) {
+        return fail(e, "--reproducible sums gradients in FP32, not with --reduce-dtype bf16");
+    }
     if (o->time_limit > 0 && o->save_every == 0) {
         return fail(e,
                     "--time-limit %g with --save-every 0: there would be no checkpoint to resume "

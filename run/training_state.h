@@ -19,7 +19,7 @@ typedef struct {
     const TensorView *views; // (tensors): of the shard's parameters
     size_t tensors;
     OwnedRanges owned;           // the ranges of them that this rank updates
-    bool zero;                   // optimizer state is sharded over data-parallel ranks
+    const Buckets *buckets;      // which hold the master weights, if there are any
     float *exp_avg, *exp_avg_sq; // AdamW's m and v, of what this rank owns
 } TrainingState;
 
@@ -59,13 +59,15 @@ static inline TensorView *saved_views_(const ModelConfig *c, size_t *count) {
 // Save
 
 // Writes this rank's share of a file: of weights that all data-parallel ranks hold, an equal range
-// of each tensor; of the optimizer's state likewise, or with ZeRO what this rank owns.
+// of each tensor; of the optimizer's state likewise, or with ZeRO what this rank owns, as of master
+// weights.
 static inline bool state_write_(const TrainingState *t, const Grid *g, const TensorWriter *writer,
                                 Error *e) {
     size_t rank = (size_t)g->dp_rank, ranks = (size_t)g->dp;
-    bool ok = true;
+    const float *masters = t->buckets->masters;
+    bool zero = t->buckets->zero, ok = true;
 
-    for (size_t i = 0; ok && i < t->tensors; i++) {
+    for (size_t i = 0; ok && !masters && i < t->tensors; i++) {
         const TensorView *view = &t->views[i];
         size_t n = tensor_elements(view);
         size_t begin = n * rank / ranks, end = n * (rank + 1) / ranks;
@@ -74,18 +76,21 @@ static inline bool state_write_(const TrainingState *t, const Grid *g, const Ten
         }
     }
 
-    for (size_t i = 0; ok && i < MOMENTS * t->owned.count; i++) {
-        const OwnedRange *r = &t->owned.items[i / MOMENTS];
-        const float *moments = i % MOMENTS ? t->exp_avg_sq : t->exp_avg;
-        const TensorView view = moment_view_(&t->views[r->tensor], i % MOMENTS);
+    const float *const arrays[MOMENTS + 1] = {t->exp_avg, t->exp_avg_sq, masters};
+    const size_t kinds = masters ? MOMENTS + 1 : MOMENTS;
+    for (size_t i = 0; ok && i < kinds * t->owned.count; i++) {
+        const OwnedRange *r = &t->owned.items[i / kinds];
+        const size_t kind = i % kinds;
+        const TensorView *weights = &t->views[r->tensor];
+        const TensorView view = kind < MOMENTS ? moment_view_(weights, kind) : *weights;
         size_t n = tensor_elements(&view);
         size_t begin = n * rank / ranks, end = n * (rank + 1) / ranks;
-        size_t from = t->zero || r->begin > begin ? r->begin : begin;
-        size_t to = t->zero || r->end < end ? r->end : end;
+        size_t from = zero || r->begin > begin ? r->begin : begin;
+        size_t to = zero || r->end < end ? r->end : end;
         if (from < to && counts_once(t->shard, &view) &&
             safetensors_find(&writer->file, view.name)) {
             ok = tensor_writer_write(writer, &view, from, to,
-                                     moments + r->offset + (from - r->begin), e);
+                                     arrays[kind] + r->offset + (from - r->begin), e);
         }
     }
     return ok;

@@ -1,20 +1,20 @@
 // count_messages.c: a preloaded library (LD_PRELOAD) for test_plan.py that counts the messages of
-// floats and bytes that a program sends through MPI. Each rank writes a file to the folder
-// COUNT_MESSAGES, with a line "FUNCTION CALLS BYTES" for each MPI function.
+// floats, BF16 numbers and bytes that a program sends through MPI. Each rank writes a file to the
+// folder COUNT_MESSAGES, with a line "FUNCTION CALLS BYTES" for each MPI function.
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { ALLREDUCE, ALLGATHER, ALLGATHERV, REDUCE_SCATTER, SEND, CALLS };
-static const char *const names[CALLS] = {"MPI_Iallreduce", "MPI_Iallgather", "MPI_Iallgatherv",
-                                         "MPI_Ireduce_scatter", "MPI_Isend"};
+enum { ALLREDUCE, ALLGATHER, ALLGATHERV, ALLTOALLV, REDUCE_SCATTER, SEND, CALLS };
+static const char *const names[CALLS] = {"MPI_Iallreduce", "MPI_Iallgather",      "MPI_Iallgatherv",
+                                         "MPI_Ialltoallv", "MPI_Ireduce_scatter", "MPI_Isend"};
 static long calls[CALLS], bytes[CALLS];
 
 static void count(int call, long elements, MPI_Datatype type, MPI_Comm comm) {
     int size, ranks;
     PMPI_Type_size(type, &size);
     PMPI_Comm_size(comm, &ranks);
-    if (ranks > 1 && (type == MPI_FLOAT || type == MPI_BYTE)) {
+    if (ranks > 1 && (type == MPI_FLOAT || type == MPI_BYTE || type == MPI_UINT16_T)) {
         calls[call]++;
         bytes[call] += elements * size;
     }
@@ -48,6 +48,13 @@ int MPI_Iallgatherv(const void *from, int m, MPI_Datatype from_type, void *to, c
                     const int offsets[], MPI_Datatype type, MPI_Comm comm, MPI_Request *r) {
     count(ALLGATHERV, sum(counts, comm), type, comm);
     return PMPI_Iallgatherv(from, m, from_type, to, counts, offsets, type, comm, r);
+}
+
+int MPI_Ialltoallv(const void *from, const int sent[], const int sent_offsets[],
+                   MPI_Datatype sent_type, void *to, const int counts[], const int offsets[],
+                   MPI_Datatype type, MPI_Comm comm, MPI_Request *r) {
+    count(ALLTOALLV, sum(sent, comm), sent_type, comm);
+    return PMPI_Ialltoallv(from, sent, sent_offsets, sent_type, to, counts, offsets, type, comm, r);
 }
 
 int MPI_Ireduce_scatter(const void *from, void *to, const int counts[], MPI_Datatype type,

@@ -83,6 +83,8 @@ RUNS = {
     "one rank": (1, dict(global_batch=4)),
     "dp": (4, dict()),
     "dp by messages": (4, dict(share_memory=0)),
+    "dp by messages in BF16": (4, dict(share_memory=0, reduce_dtype="bf16")),
+    "zero by messages in BF16": (4, dict(share_memory=0, zero=1, reduce_dtype="bf16")),
     "zero": (4, dict(zero=1)),
     "tp": (4, dict(tp=4)),
     "pp": (4, dict(pp=4, global_batch=8)),
@@ -204,6 +206,8 @@ GRIDS = {
     "pp 2": (4, dict(pp=2, tp=2, global_batch=6)),
     "dp": (4, dict(share_memory=0, global_batch=8)),
     "zero": (4, dict(share_memory=0, zero=1, global_batch=8)),
+    "dp, bf16": (4, dict(share_memory=0, reduce_dtype="bf16", global_batch=8)),
+    "zero, bf16": (4, dict(share_memory=0, zero=1, reduce_dtype="bf16", global_batch=8)),
     "shared": (4, dict(zero=1, global_batch=8)),
     "llama, tp": (4, dict(tp=4, family="llama", kv_heads=2, tied=0)),
     "llama, pp 2": (4, dict(tp=2, pp=2, family="llama", kv_heads=1, tied=0, global_batch=6)),
@@ -216,6 +220,10 @@ CALLS = {  # MPI function: kinds of messages in the plan
     "MPI_Isend": ["pp: stream, gradient"],
     "MPI_Ireduce_scatter": ["dp: gradients scattered"],
     "MPI_Iallgatherv": ["dp: weights gathered"],
+}
+CALLS_BF16 = {  # chunks are exchanged, then, without ZeRO, their sums gathered
+    "MPI_Ialltoallv": ["dp: sum of gradients", "dp: gradients scattered"],
+    "MPI_Iallgatherv": ["dp: sum of gradients", "dp: weights gathered"],
 }
 
 
@@ -242,7 +250,7 @@ def test_messages(tiny, counter, tmp_path, grid):
     assert grid == "shared" or any(stage["messages"] for stage in planned["stages"])
     for rank in range(ranks):
         messages = planned["stages"][rank // tp % pp]["messages"]
-        for call, kinds in CALLS.items():
+        for call, kinds in (CALLS_BF16 if "bf16" in grid else CALLS).items():
             found = [three[rank].get(call, (0, 0))[i] - two[rank].get(call, (0, 0))[i] for i in (0, 1)]
             # the plan describes the last tensor-parallel rank, whose vocabulary shard may be one
             # token larger than the others

@@ -1,6 +1,6 @@
-// dtype.h: the number formats of weights in files, converted to and from float.
-#ifndef MODEL_DTYPE_H
-#define MODEL_DTYPE_H
+// dtype.h: the number formats of weights in files and of messages, converted to and from float.
+#ifndef UTIL_DTYPE_H
+#define UTIL_DTYPE_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -79,6 +79,14 @@ static inline uint16_t float_to_bfloat(float value) {
     return (uint16_t)round_bits_(bits, 16);
 }
 
+// bfloat16 to float: exact.
+static inline float bfloat_to_float(uint16_t h) {
+    uint32_t bits = (uint32_t)h << 16;
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
 // Converts n little-endian elements to floats: exact.
 static inline void floats_from_dtype(float *out, const unsigned char *bytes, size_t n,
                                      Dtype dtype) {
@@ -89,12 +97,7 @@ static inline void floats_from_dtype(float *out, const unsigned char *bytes, siz
     for (size_t i = 0; i < n; i++) {
         uint16_t h;
         memcpy(&h, bytes + 2 * i, 2);
-        uint32_t wide = (uint32_t)h << 16;
-        if (dtype == DTYPE_F16) {
-            out[i] = half_to_float(h);
-        } else {
-            memcpy(&out[i], &wide, 4);
-        }
+        out[i] = dtype == DTYPE_F16 ? half_to_float(h) : bfloat_to_float(h);
     }
 }
 
