@@ -6,8 +6,8 @@
 #include "kernels/vector_math_sve.h" // defines: SVE_INLINE and the sizes
 
 // Stores element k of four vectors as four neighbors at to + k * to_row, for k < count.
-static inline void store_quads_sve(float *to, size_t to_row, size_t count, svfloat32_t r0,
-                                   svfloat32_t r1, svfloat32_t r2, svfloat32_t r3) {
+SVE_INLINE void store_quads_sve(float *to, size_t to_row, size_t count, svfloat32_t r0,
+                                svfloat32_t r1, svfloat32_t r2, svfloat32_t r3) {
     const svbool_t quad = svwhilelt_b32_u64(0, 4);
     const size_t per_vector = svcntw() / 4;
     svfloat32_t low02 = svzip1_f32(r0, r2), low13 = svzip1_f32(r1, r3);
@@ -101,19 +101,27 @@ static inline void pack_panels_row_sve(float *to, size_t next, const float *from
     }
 }
 
-// Packs the columns of one panel, each contiguous and `column` apart in memory: four at a time.
+// Packs at most a vector of steps of four columns, each contiguous and `column` apart in memory.
+SVE_INLINE void pack_four_columns_sve(float *panel, const float *from, size_t column,
+                                      size_t steps) {
+    const svbool_t p = svwhilelt_b32_u64(0, steps);
+    store_quads_sve(panel, 2 * svcntw(), steps, svld1_f32(p, from), svld1_f32(p, from + column),
+                    svld1_f32(p, from + 2 * column), svld1_f32(p, from + 3 * column));
+}
+
+// Packs the columns of one panel: four at a time.
 static inline void pack_panel_columns_sve(float *panel, const float *from, size_t column,
                                           size_t columns, size_t depth) {
     const size_t vl = svcntw(), width = 2 * vl;
     size_t j = 0;
 
     for (; j + 4 <= columns; j += 4, panel += 4, from += 4 * column) {
-        for (size_t k = 0; k < depth; k += vl) {
-            svbool_t p = svwhilelt_b32_u64(k, depth);
-            store_quads_sve(panel + k * width, width, min_u64(depth - k, vl),
-                            svld1_f32(p, from + k), svld1_f32(p, from + column + k),
-                            svld1_f32(p, from + 2 * column + k),
-                            svld1_f32(p, from + 3 * column + k));
+        size_t k = 0;
+        for (; k + vl <= depth; k += vl) {
+            pack_four_columns_sve(panel + k * width, from + k, column, vl);
+        }
+        if (k < depth) {
+            pack_four_columns_sve(panel + k * width, from + k, column, depth - k);
         }
     }
     for (; j < columns; j++, panel++, from += column) {

@@ -23,7 +23,7 @@ step: a training step in FP32 against PyTorch (transformers, SDPA): GPT-2 124M w
 ranks: a training step of GPT-2 124M with batch 2 x 512: 2 ranks with 1 thread each against 1 rank
       with 2 threads.
 overlap: 4 ranks on two hosts (scripts/two_hosts.sh, needs root), connected by a link with --rate and
-      --delay: the communication time of a step with --overlap 0 and with --overlap 1.
+      --delay: the communication time of a step without and with overlap, in FP32 and in BF16.
 --short: a tiny model for `ranks` and `overlap`, to check that they run.
 """
 import argparse
@@ -360,18 +360,19 @@ def bench_overlap(rounds, model, rate, delay):
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         data = Path(folder) / "tokens.bin"
         make_tokens(data, 200_000, 8192)
-        steps = {0: [], 1: []}
+        cases = {"without overlap": (0, "fp32"), "with overlap": (1, "fp32"), "in BF16 without overlap": (0, "bf16"),
+                 "in BF16 with overlap": (1, "bf16")}
+        steps = {case: [] for case in cases}
         for round_ in range(rounds):
-            for overlap, lines in steps.items():
-                lines += train(data, Path(folder) / f"{overlap}-{round_}", *model, "--vocab-size", 8192, "--seq-len", 256,
-                               "--micro-batch", 4, "--global-batch", 16, "--steps", 6, "--overlap", overlap,
-                               launcher=[ROOT / "scripts/two_hosts.sh", "--rate", rate, "--delay", delay, 2])
-    waits, times = ([statistics.median(line[name] / 1e3 for line in steps[overlap]) for overlap in (0, 1)]
-                    for name in ("comm_ms", "step_ms"))
-    print(f"-- 4 ranks on two hosts, {rate} and {delay} ms between them; a step without overlap {times[0]:.3f} s, "
-          f"{waits[0]:.3f} s of it waiting for messages; with overlap {times[1]:.3f} s, {waits[1]:.3f} s: "
-          f"{100 * (1 - waits[1] / waits[0]):.0f} % of the wait is hidden, "
-          f"{100 * (times[0] - times[1]) / waits[0]:.0f} % of it taken off the step")
+            for case, (overlap, dtype) in cases.items():
+                steps[case] += train(data, Path(folder) / f"{overlap}-{dtype}-{round_}", *model, "--vocab-size", 8192,
+                                     "--seq-len", 256, "--micro-batch", 4, "--global-batch", 16, "--steps", 6,
+                                     "--overlap", overlap, "--reduce-dtype", dtype,
+                                     launcher=[ROOT / "scripts/two_hosts.sh", "--rate", rate, "--delay", delay, 2])
+    print(f"-- 4 ranks on two hosts, {rate} and {delay} ms between them")
+    for case, lines in steps.items():
+        step, wait = (statistics.median(line[name] / 1e3 for line in lines) for name in ("step_ms", "comm_ms"))
+        print(f"a step {case} {step:.3f} s, {wait:.3f} s of it waiting for messages")
 
 
 def main():
