@@ -31,6 +31,17 @@ static bool hash_chunks_command(void) {
     return true;
 }
 
+// Whether the compression function in C and the CPU's instructions make the same state of stdin.
+static bool hash_blocks_command(void) {
+    unsigned char data[1 << 16];
+    uint32_t plain[8] = {0}, cpu[8] = {0};
+    size_t n = fread(data, 1, sizeof data, stdin);
+    sha256_blocks_plain_(plain, data, n / 64);
+    (sha256_instructions_() ? sha256_blocks_cpu_ : sha256_blocks_plain_)(cpu, data, n / 64);
+    puts(memcmp(plain, cpu, sizeof plain) ? "different" : "same");
+    return true;
+}
+
 // One line per epoch: the permutation of 0 .. n - 1.
 static bool permutation_command(uint64_t seed, uint64_t epochs, uint64_t n) {
     for (uint64_t epoch = 0; epoch < epochs; epoch++) {
@@ -215,6 +226,8 @@ int main(int argc, char **argv) {
         ok = hash_command(argc, argv, &e);
     } else if (!strcmp(command, "sha256-chunks")) {
         ok = hash_chunks_command();
+    } else if (!strcmp(command, "sha256-blocks")) {
+        ok = hash_blocks_command();
     } else if (!strcmp(command, "permutation") && argc == 3) {
         ok = permutation_command(number(argv[0]), number(argv[1]), number(argv[2]));
     } else if (!strcmp(command, "uniform") && argc == 3) {

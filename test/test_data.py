@@ -16,6 +16,7 @@ import shutil
 import struct
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,8 +73,11 @@ def test_sha256(tool, fails, tmp_path):
     found = tool("sha256", *(tmp_path / str(length) for length in lengths)).split()
     assert found == [hashlib.sha256(data[:length]).hexdigest() for length in lengths]
     assert tool("sha256-chunks", input=data).strip() == hashlib.sha256(data).hexdigest()
+    assert tool("sha256-blocks", input=data[:1 << 16]).strip() == "same"
     fails(["sha256", tmp_path / "nowhere"], "nowhere")
-    fails(["sha256", tmp_path], tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for special in tmp_path, tmp_path / "pipe", Path("/dev/zero"):
+        fails(["sha256", special], f"{special}: is not a regular file")
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 97, 255, 256, 257, 1021, 4095, 4096, 4097,

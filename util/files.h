@@ -114,20 +114,20 @@ static inline char *read_file(const char *path, size_t limit, size_t *length, Er
     return data;
 }
 
-// The SHA-256 of a file in hexadecimal.
+// The SHA-256 of a regular file in hexadecimal.
 static inline bool sha256_file(const char *path, char hex[SHA256_HEX], Error *e) {
     Sha256 hash;
     unsigned char buffer[65536];
-    FILE *file = fopen(path, "rb");
-    if (!file) {
-        return fail(e, "%s: cannot be read: %s", path, strerror(errno));
-    }
+    uint64_t bytes;
+    int file = open_regular(path, &bytes, e);
+    bool ok = file >= 0;
     sha256_begin(&hash);
-    for (size_t n; (n = fread(buffer, 1, sizeof buffer, file)) > 0;) {
-        sha256_add(&hash, buffer, n);
+    for (uint64_t at = 0; ok && at < bytes; at += sizeof buffer) {
+        size_t n = bytes - at < sizeof buffer ? bytes - at : sizeof buffer;
+        ok = read_at(file, path, buffer, n, at, e);
+        sha256_add(&hash, buffer, ok ? n : 0);
     }
-    bool ok = !ferror(file) || fail(e, "%s: cannot be read: %s", path, strerror(errno));
-    fclose(file);
+    close_if_open(file);
     sha256_end(&hash, hex);
     return ok;
 }
