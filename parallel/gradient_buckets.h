@@ -63,7 +63,8 @@ typedef struct Buckets {
     size_t count;
     size_t owned;                    // elements that this rank updates, over all buckets
     size_t messages;                 // elements of this rank's shards, over all buckets
-    size_t started;                  // buckets whose reduction has begun in this step
+    size_t complete;                 // buckets that are complete on this rank in this step;
+    size_t begun, shared;            // of these, whose reduction, and all-gather of sums, has begun
     uint64_t reduce_seq, gather_seq; // sequence numbers of the latest reduction and all-gather
     bool zero;
     bool bf16; // messages between nodes
@@ -73,6 +74,7 @@ typedef struct Buckets {
     float *parameters;               // with ZeRO
     float *masters;                  // with ZeRO and BF16 (owned): parameters that were not rounded
     uint16_t *outgoing, *incoming;   // (messages), with BF16
+    MPI_Comm sharing_comm;           // a copy of across_comm for the sums in BF16
     void *const *gradients_of_peer;  // (peers): all peers' arrays
     void *const *parameters_of_peer; // (peers), with ZeRO
     SharedArray flags;               // BucketFlags (count), then the rank's read flag
@@ -134,7 +136,10 @@ static inline bool bucket_cut_(Bucket *bucket, const NodePeers *n, bool zero) {
 // message.
 static inline bool buckets_create(Buckets *b, const NodePeers *group, const size_t *cuts,
                                   size_t count, size_t n, bool zero, Error *e) {
-    *b = (Buckets){.items = calloc(count, sizeof *b->items), .zero = zero, .group = group};
+    *b = (Buckets){.items = calloc(count, sizeof *b->items),
+                   .zero = zero,
+                   .group = group,
+                   .sharing_comm = MPI_COMM_NULL};
     if (!b->items) {
         return fail(e, "no memory for %zu gradient buckets", count);
     }
@@ -256,16 +261,18 @@ static inline void bucket_sum_chunk_(const Buckets *b, const Bucket *bucket, flo
 }
 
 // Begins to all-gather a shard in BF16, of which this rank has a chunk.
-static inline void bucket_gather_chunks_(Buckets *b, Bucket *bucket, const float *chunk) {
+static inline void bucket_gather_chunks_(Buckets *b, Bucket *bucket, const float *chunk,
+                                         MPI_Comm comm) {
     const NodePeers *n = b->group;
     const int count = bucket->counts[n->node];
     uint16_t *outgoing = b->outgoing + bucket->message, *incoming = b->incoming + bucket->message;
     floats_to_bfloats_(outgoing, chunk, (size_t)count);
     MPI_Iallgatherv(outgoing, count, MPI_UINT16_T, incoming, bucket->counts, bucket->offsets,
-                    MPI_UINT16_T, n->across_comm, &bucket->request);
+                    MPI_UINT16_T, comm, &bucket->request);
 }
 
-// A message in BF16 has arrived. False if the shard needs another one.
+// A message in BF16 has arrived. False if the shard needs another one: without ZeRO the sums, whose
+// all-gathers begin in the order of the buckets.
 static inline bool bucket_receive_(Buckets *b, Bucket *bucket) {
     const size_t shard = bucket->shard_begin;
     if (bucket->state != BUCKET_REDUCING) {
@@ -277,10 +284,13 @@ static inline bool bucket_receive_(Buckets *b, Bucket *bucket) {
         bucket_sum_chunk_(b, bucket, b->owned_gradients + bucket->owned_offset);
         return true;
     }
-    float *chunk = b->gradients + shard + bucket->offsets[b->group->node];
-    bucket_sum_chunk_(b, bucket, chunk);
-    bucket_gather_chunks_(b, bucket, chunk);
-    bucket->state = BUCKET_SHARING;
+    if (bucket == &b->items[b->shared]) {
+        float *chunk = b->gradients + shard + bucket->offsets[b->group->node];
+        bucket_sum_chunk_(b, bucket, chunk);
+        bucket_gather_chunks_(b, bucket, chunk, b->sharing_comm);
+        bucket->state = BUCKET_SHARING;
+        b->shared++;
+    }
     return false;
 }
 
@@ -351,13 +361,6 @@ static inline void bucket_progress_(Buckets *b, size_t i) {
     Bucket *bucket = &b->items[i];
     bool alone = b->group->peers == 1;
 
-    if (bucket->state == BUCKET_COMPLETE) {
-        if (!bucket_complete_on_peers_(b, i)) {
-            return;
-        }
-        bucket_begin_reduce_(b, bucket);
-    }
-
     if (bucket->state == BUCKET_REDUCING || bucket->state == BUCKET_SHARING ||
         bucket->state == BUCKET_GATHERING) {
         int done;
@@ -386,6 +389,10 @@ static inline void bucket_progress_(Buckets *b, size_t i) {
 static inline void buckets_progress_(void *context) {
     Buckets *b = context;
 
+    // One after another: all ranks must call the collectives of a communicator in the same order.
+    while (b->begun < b->complete && bucket_complete_on_peers_(b, b->begun)) {
+        bucket_begin_reduce_(b, &b->items[b->begun++]);
+    }
     for (size_t i = 0; i < b->count; i++) {
         if (b->items[i].state != BUCKET_IDLE) {
             bucket_progress_(b, i);
@@ -419,14 +426,14 @@ static inline void buckets_begin_reduce(World *w, Buckets *b, size_t from) {
         return;
     }
 
-    if (b->started == 0) {
+    if (b->complete == 0) {
         b->reduce_seq++;
         buckets_activate_(w, b);
     }
-    for (; b->started < b->count && b->items[b->started].begin >= from; b->started++) {
-        b->items[b->started].state = BUCKET_COMPLETE;
+    for (; b->complete < b->count && b->items[b->complete].begin >= from; b->complete++) {
+        b->items[b->complete].state = BUCKET_COMPLETE;
         if (b->group->peers > 1) {
-            flag_store_(&flags_of_(b, b->group->peer, b->started)->complete, b->reduce_seq);
+            flag_store_(&flags_of_(b, b->group->peer, b->complete)->complete, b->reduce_seq);
         }
     }
     buckets_progress_(b);
@@ -452,7 +459,7 @@ static inline void buckets_finish_reduce(World *w, Buckets *b) {
         }
     }
     w->comm_seconds += MPI_Wtime() - start;
-    b->started = 0;
+    b->complete = b->begun = b->shared = 0;
 }
 
 // With ZeRO: begins to all-gather the parameters that the ranks have updated, in the order in which
@@ -467,7 +474,8 @@ static inline void buckets_begin_gather(World *w, Buckets *b) {
     for (size_t i = b->count; i-- > 0;) {
         Bucket *bucket = &b->items[i];
         if (b->bf16) {
-            bucket_gather_chunks_(b, bucket, b->masters + bucket->owned_offset);
+            bucket_gather_chunks_(b, bucket, b->masters + bucket->owned_offset,
+                                  b->group->across_comm);
         } else if (b->group->nodes > 1) {
             MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, b->parameters + bucket->shard_begin,
                             bucket->counts, bucket->offsets, MPI_FLOAT, b->group->across_comm,
@@ -498,6 +506,9 @@ static inline void buckets_free(World *w, Buckets *b) {
         free(b->items[i].copy_offsets);
     }
     free(b->items);
+    if (b->sharing_comm != MPI_COMM_NULL && b->count > 0) {
+        MPI_Comm_free(&b->sharing_comm);
+    }
     shared_array_free(&b->flags);
     *b = (Buckets){0};
 }

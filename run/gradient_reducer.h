@@ -75,6 +75,9 @@ static inline bool reducer_use_bf16_(GradientReducer *r, MemoryLedger *memory, E
     Buckets *b = &r->buckets;
     const size_t bytes = b->messages * sizeof *b->outgoing;
     b->bf16 = true;
+    if (!b->zero && r->peers.across_comm != MPI_COMM_NULL) {
+        MPI_Comm_dup(r->peers.across_comm, &b->sharing_comm);
+    }
     b->outgoing = ledger_bytes(memory, "messages in BF16", bytes, e);
     b->incoming = ledger_bytes(memory, "messages in BF16", bytes, e);
     b->masters = b->zero ? ledger_floats(memory, "master weights", b->owned, e) : NULL;
