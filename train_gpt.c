@@ -28,8 +28,8 @@
 #include "plan/command.h"
 #include "plan/result.h"
 #include "report/command.h"
-#include "report/events.h"
 #include "report/model_card.h"
+#include "report/run_output.h"
 #include "run/batch.h"
 #include "run/command_line.h"
 #include "run/console.h"
@@ -676,9 +676,8 @@ typedef struct {
     Workspace workspace;
     SampleBatch batch;
     RunPosition position;
-    RunRecord record;   // what the log says of this run
-    FILE *log;          // rank 0
-    EventWriter events; // rank 0: the log for TensorBoard
+    RunRecord record; // what the log says of this run
+    RunOutput output; // rank 0
 
     double start;                      // seconds_now() when the command began
     double longest_step, longest_save; // seconds, so far
@@ -810,14 +809,6 @@ static bool evaluate_mixture(World *w, const Model *m, Workspace *s, const Mixtu
 // -------------------------------------------------------------------------------------------------
 // Log, evals and checkpoints of a run
 
-// Rank 0: one line for log.jsonl and for TensorBoard. Frees the line.
-static bool log_line(Trainer *t, JsonWriter *line, Error *e) {
-    bool ok = log_append(t->log, t->options->out, "log.jsonl", line, e) &&
-              (!t->events.file || events_add(&t->events, line->data, line->length, e));
-    free(line->data);
-    return ok;
-}
-
 // Collective: validation loss at this step, printed and logged.
 static bool run_eval(Trainer *t) {
     Error e = {0};
@@ -833,7 +824,7 @@ static bool run_eval(Trainer *t) {
     if (t->world->rank == 0) {
         JsonWriter line = {0};
         log_write_eval(&line, t->position.step, val, loss, losses);
-        ok = log_line(t, &line, &e);
+        ok = run_output_line(&t->output, &line, &e);
         console_print_eval(t->position.step, val, loss, losses);
     }
     return world_check(t->world, ok, &e);
@@ -843,14 +834,15 @@ static bool run_eval(Trainer *t) {
 static bool write_model_card(TextBuffer *card, const Trainer *t, Error *e) {
     JsonWriter run = {0};
     log_write_run(&run, &t->record);
-    bool ok = run.failed ? fail(e, "no memory for the model card")
-                         : model_card(card, &t->model.config, t->options->out, run.data, run.length,
-                                      t->position.step, e);
+    bool ok = run.failed
+                  ? fail(e, "no memory for the model card")
+                  : model_card(card, &t->model.config, &t->output.history, run.data, run.length, e);
     free(run.data);
     return ok;
 }
 
-// Collective: OUT/step-NNNNNN. Rank 0 has the small files ready, with the log on disk.
+// Collective: OUT/step-NNNNNN. Rank 0 has the small files ready, with the log on disk. A checkpoint
+// goes without a model card rather than not be saved.
 static bool write_checkpoint(Trainer *t) {
     enum { CONFIG, GENERATION_CONFIG, STATE, CARD, FILES };
     Error e = {0};
@@ -858,23 +850,24 @@ static bool write_checkpoint(Trainer *t) {
                               {"generation_config.json", {.indent = 2}},
                               {"trainer_state.json", {.indent = 2}},
                               {"README.md", {0}}};
-    bool ok = true;
+    size_t count = FILES;
 
     if (t->world->rank == 0) {
+        t->position.log = run_output_mark(&t->output);
         config_write(&files[CONFIG].content, &t->model.config, DTYPE_F32);
         generation_config_write(&files[GENERATION_CONFIG].content, &t->model.config);
         trainer_state_write(&files[STATE].content, &t->record, t->position);
         for (size_t i = 0; i < CARD; i++) {
             json_append_text(&files[i].content, "\n");
         }
-        ok = write_model_card(&files[CARD].content.text, t, &e) &&
-             (!fsync(fileno(t->log)) ||
-              fail(&e, "%s/log.jsonl: cannot be written: %s", t->options->out, strerror(errno)));
+        if (!write_model_card(&files[CARD].content.text, t, &e)) {
+            printf("warning: a checkpoint has no model card: %s\n", e.text);
+            count = CARD;
+        }
     }
 
-    ok = world_check(t->world, ok, &e) &&
-         state_save(&t->state, t->world, t->options->out, t->position.step, files, FILES,
-                    t->setup.tokenizer);
+    bool ok = state_save(&t->state, t->world, t->options->out, t->position.step, files, count,
+                         t->setup.tokenizer);
     for (size_t i = 0; i < FILES; i++) {
         free(files[i].content.data);
     }
@@ -942,8 +935,7 @@ static bool initialize_state(Trainer *t) {
     t->record.from_step = t->position.step;
     bool ok = true;
     if (w->rank == 0) {
-        t->log = log_open(&t->record, resumed, &e);
-        ok = t->log && events_open(&t->events, o->out, &e);
+        ok = run_output_open(&t->output, &t->record, resumed, &t->position.log, &e);
     }
     if (!world_check(w, ok, &e)) {
         return false;
@@ -1006,7 +998,7 @@ static bool record_step(Trainer *t, const StepResult *s, double loop_start, Erro
 
     JsonWriter line = {0};
     log_write_step(&line, &t->record, s);
-    bool ok = log_line(t, &line, e);
+    bool ok = run_output_line(&t->output, &line, e);
 
     double per_step = (seconds_now() - loop_start) / (double)done;
     double left = per_step * (double)(t->options->steps - t->position.step);
@@ -1127,10 +1119,7 @@ static bool training_allocate(Trainer *t, size_t threads, Error *e) {
 }
 
 static void training_free(Trainer *t) {
-    if (t->log) {
-        fclose(t->log);
-    }
-    events_close(&t->events);
+    run_output_close(&t->output);
     mixture_close(&t->setup.data);
     mixture_close(&t->setup.val);
     model_free(&t->model);
@@ -1158,7 +1147,7 @@ static bool log_plan(Trainer *t) {
     if (t->world->rank == 0) {
         JsonWriter line = {0};
         log_write_plan(&line, t->position.step, &result);
-        ok = log_line(t, &line, &e);
+        ok = run_output_line(&t->output, &line, &e);
         plan_result_print(&result);
     }
     return world_check(t->world, ok, &e);

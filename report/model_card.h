@@ -10,7 +10,7 @@
 
 // What a card is made from.
 typedef struct {
-    const RunLog *log; // up to the checkpoint
+    const RunLog *log;
     const ModelConfig *config;
     const Json *run;         // describes the run as it is now, like the log's first line
     DataManifest *manifests; // (datasets)
@@ -339,20 +339,14 @@ static inline void card_put_(TextBuffer *w, const CardSources_ *c) {
     card_hardware_(w, c->log, c->run);
 }
 
-// Appends the card of the checkpoint at `step` of the run in OUT. `run` (length bytes) is an object
-// that describes the run as it is now, like the log's first line. Losses and times are from the
-// log, the origin of the data from the manifests; of a manifest that cannot be read the card says
-// so.
-static inline bool model_card(TextBuffer *w, const ModelConfig *config, const char *out,
-                              const char *run, size_t length, uint64_t step, Error *e) {
+// Appends the card of a checkpoint. `run` (length bytes) is an object that describes the run as it
+// is now, like the log's first line. Losses and times are from `log`, the run up to the checkpoint,
+// the origin of the data from the manifests; of a manifest that cannot be read the card says so.
+static inline bool model_card(TextBuffer *w, const ModelConfig *config, const RunLog *log,
+                              const char *run, size_t length, Error *e) {
     JsonDocument document;
-    RunLog log;
     size_t count = 0;
     if (!json_parse(&document, run, length, "the description of the run", e)) {
-        return false;
-    }
-    if (!run_log_read(&log, out, false, step, e)) {
-        json_free(&document);
         return false;
     }
 
@@ -364,7 +358,7 @@ static inline bool model_card(TextBuffer *w, const ModelConfig *config, const ch
         for (size_t i = 0; i < count; i++) {
             data_manifest_load(&manifests[i], log_dataset(document.root, i));
         }
-        card_put_(w, &(CardSources_){&log, config, document.root, manifests, count});
+        card_put_(w, &(CardSources_){log, config, document.root, manifests, count});
     }
     bool ok = (manifests && !w->failed) || fail(e, "no memory for the model card");
 
@@ -372,7 +366,6 @@ static inline bool model_card(TextBuffer *w, const ModelConfig *config, const ch
         manifest_close(&manifests[i].manifest);
     }
     free(manifests);
-    run_log_free(&log);
     json_free(&document);
     return ok;
 }

@@ -343,7 +343,7 @@ static inline bool report_page(const char *const *directories, size_t count, con
     char **labels = short_names(directories, count);
     bool ok = (runs && labels) || fail(e, "no memory for %zu runs", count);
     for (size_t i = 0; i < count && ok; i++) {
-        ok = run_log_read(&runs[i], directories[i], by_tokens, UINT64_MAX, e);
+        ok = run_log_read(&runs[i], directories[i], by_tokens, e);
     }
 
     Page page = {runs, labels, count, by_tokens ? "tokens" : "step"};

@@ -152,24 +152,19 @@ static inline bool run_log_add_eval_(RunLog *r, const Json *line, uint64_t step)
     return true;
 }
 
-// Adds a line of the log up to step `until`. Step numbers increase; an eval and the closing line of
-// the plan have the number of the step before. False if there is no memory.
-static inline bool run_log_add_line_(RunLog *r, const LogReader *log, uint64_t until) {
-    if (!log->line) {
-        r->cut |= !log->complete;
-        r->broken += log->complete && log->length > 0;
-        return true;
+// Adds a line of the log. Step numbers increase; an eval and the closing line of the plan have the
+// number of the step before. False if there is no memory.
+static inline bool run_log_add(RunLog *r, const Json *line) {
+    const LogLineKind kind = log_line_kind(line);
+    uint64_t step = 0;
+    const bool has_step = json_uint(json_get(line, "step"), &step);
+    if (kind == LOG_STEP && has_step && step > r->last_step) {
+        return run_log_add_step_(r, line, step);
     }
-    if (log->has_step && log->step > until) {
-        return true;
+    if (kind == LOG_EVAL && has_step && step >= r->last_step) {
+        return run_log_add_eval_(r, line, step);
     }
-    if (log->kind == LOG_STEP && log->has_step && log->step > r->last_step) {
-        return run_log_add_step_(r, log->line, log->step);
-    }
-    if (log->kind == LOG_EVAL && log->has_step && log->step >= r->last_step) {
-        return run_log_add_eval_(r, log->line, log->step);
-    }
-    r->misplaced += log->kind != LOG_PLAN || !log->has_step || log->step < r->last_step;
+    r->misplaced += kind != LOG_PLAN || !has_step || step < r->last_step;
     return true;
 }
 
@@ -205,10 +200,9 @@ static inline bool run_log_read_restarts_(RunLog *r, Error *e) {
     return log_reader_close(&log, e);
 }
 
-// Reads a run up to `until`, the last step of interest. Broken lines are counted, never a reason to
-// stop. run_log_free releases the result; after a failure there is nothing to release.
-static inline bool run_log_read(RunLog *r, const char *directory, bool by_tokens, uint64_t until,
-                                Error *e) {
+// Reads a run. Broken lines are counted, never a reason to stop. run_log_free releases the result;
+// after a failure there is nothing to release.
+static inline bool run_log_read(RunLog *r, const char *directory, bool by_tokens, Error *e) {
     LogReader log;
     *r = (RunLog){.directory = directory, .by_tokens = by_tokens};
     if (!log_reader_open_run(&log, &r->head, directory, e)) {
@@ -217,7 +211,9 @@ static inline bool run_log_read(RunLog *r, const char *directory, bool by_tokens
     r->planned_steps = run_log_planned_(r->head.root, 0);
     bool ok = true;
     while (ok && log_reader_next(&log)) {
-        ok = run_log_add_line_(r, &log, until) || fail(e, "%s: no memory to read it", log.path);
+        r->cut |= !log.complete;
+        r->broken += !log.line && log.complete && log.length > 0;
+        ok = !log.line || run_log_add(r, log.line) || fail(e, "%s: no memory to read it", log.path);
     }
     ok = log_reader_close(&log, ok ? e : &(Error){0}) && ok;
     ok = ok && run_log_read_restarts_(r, e);

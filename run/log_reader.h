@@ -93,7 +93,7 @@ static inline bool log_reader_text_(LogReader *r, bool *too_long) {
     return r->complete || r->length > 0;
 }
 
-static inline LogLineKind log_line_kind_(const Json *line) {
+static inline LogLineKind log_line_kind(const Json *line) {
     const char *program = json_string(json_get(line, "program"));
     if (json_get(line, "loss")) {
         return LOG_STEP;
@@ -138,7 +138,7 @@ static inline bool log_reader_next(LogReader *r) {
         return true;
     }
     r->line = r->document.root;
-    r->kind = log_line_kind_(r->line);
+    r->kind = log_line_kind(r->line);
     r->has_step = json_uint(json_get(r->line, "step"), &r->step);
     return true;
 }

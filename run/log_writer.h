@@ -181,6 +181,12 @@ static inline void log_write_plan(JsonWriter *json, size_t step, const PlanResul
 // ------------------------------------------------------------------------------------------------
 // The file
 
+// What the log was when a checkpoint was saved, as the checkpoint has it.
+typedef struct {
+    uint64_t bytes; // 0: not known
+    char sha256[SHA256_HEX];
+} LogMark;
+
 // Appends one line to OUT/NAME and hands it to the system. The line stays with the caller.
 static inline bool log_append(FILE *log, const char *out, const char *name, const JsonWriter *line,
                               Error *e) {
@@ -200,45 +206,105 @@ static inline bool log_line_is_kept_(const LogReader *log, uint64_t step, bool c
     return of_run && !(continues && log->kind == LOG_PLAN);
 }
 
-// Cuts the log back to a checkpoint at `step`: later steps are about to be done again. The new file
-// replaces the old one only when it is complete.
-static inline bool log_truncate(const char *out, uint64_t step, bool continues, Error *e) {
-    char path[PATH_LIMIT];
-    LogReader log;
-    TextBuffer kept = {0};
-    if (!path_format(path, e, "%s/log.jsonl", out) || !log_reader_open(&log, out, "log.jsonl", e)) {
-        return false;
-    }
-    while (log_reader_next(&log)) {
-        if (log_line_is_kept_(&log, step, continues)) {
-            text_put(&kept, log.text, log.length);
-            text_put(&kept, "\n", 1);
-        }
-    }
-    bool ok = log_reader_close(&log, e) &&
-              (!kept.failed || fail(e, "%s: no memory to cut it back", path)) &&
-              replace_file(path, kept.data, kept.length, e);
-    free(kept.data);
-    return ok;
+// Whether log.jsonl begins with what it was.
+static inline bool log_matches_(const char *path, const LogMark *mark) {
+    Sha256 hash;
+    Error ignored; // what cannot be read does not match
+    uint64_t bytes;
+    char hex[SHA256_HEX];
+    int file = open_regular(path, &bytes, &ignored);
+    sha256_begin(&hash);
+    bool ok = file >= 0 && bytes >= mark->bytes &&
+              sha256_add_file(&hash, file, path, mark->bytes, &ignored);
+    close_if_open(file);
+    sha256_end(&hash, hex);
+    return ok && !strcmp(hex, mark->sha256);
 }
 
-// Moves a log that no checkpoint belongs to out of the way: log.jsonl becomes log-1.jsonl, or the
-// next free number.
-static inline bool log_set_aside_(const char *out, const char *path, Error *e) {
-    char aside[PATH_LIMIT];
+// Moves the log out of the way, to OUT/STEM-1.jsonl or the next free number.
+static inline bool log_set_aside_(const char *out, const char *path, const char *stem,
+                                  char aside[PATH_LIMIT], Error *e) {
     int n = 1;
     do {
-        if (!path_format(aside, e, "%s/log-%d.jsonl", out, n++)) {
+        if (!path_format(aside, e, "%s/%s-%d.jsonl", out, stem, n++)) {
             return false;
         }
     } while (!access(aside, F_OK));
-    return access(path, F_OK) || !rename(path, aside) ||
+    return !rename(path, aside) ||
            fail(e, "%s: cannot be renamed to %s: %s", path, aside, strerror(errno));
 }
 
+// What can be read of a log that may be damaged: the lines up to `step`.
+typedef struct {
+    TextBuffer kept;
+    size_t damaged; // lines, the last one excepted, which may be incomplete
+    Error first;    // of them
+    bool headless;  // the first line does not describe a run
+} ReadableLog;
+
+static inline bool log_read_lines_(ReadableLog *r, const char *out, uint64_t step, bool continues,
+                                   Error *e) {
+    LogReader log;
+    *r = (ReadableLog){.headless = true};
+    if (!log_reader_open(&log, out, "log.jsonl", e)) {
+        return false;
+    }
+    while (log_reader_next(&log)) {
+        if (log.complete && !log.line && r->damaged++ == 0) {
+            r->first = log.problem;
+        }
+        r->headless &= log.number > 1 || log.kind != LOG_RUN;
+        if (log_line_is_kept_(&log, step, continues)) {
+            text_put(&r->kept, log.text, log.length);
+            text_put(&r->kept, "\n", 1);
+        }
+    }
+    return log_reader_close(&log, e) &&
+           (!r->kept.failed || fail(e, "%s: no memory to cut it back", log.path));
+}
+
+// Cuts the log back to a checkpoint at `step`, where `mark` says what it was: later steps are about
+// to be done again. A log that has been changed or damaged since is kept aside, with a warning, and
+// the run goes on with the lines of it that can be read; `head` replaces a first line that cannot.
+// The new file replaces the old one only when it is complete.
+static inline bool log_truncate(const char *out, uint64_t step, bool continues, const LogMark *mark,
+                                const JsonWriter *head, Error *e) {
+    char path[PATH_LIMIT], aside[PATH_LIMIT];
+    ReadableLog log;
+    if (!path_format(path, e, "%s/log.jsonl", out)) {
+        return false;
+    }
+    const bool marked = mark->bytes > 0; // not by older programs
+    const bool matches = marked && log_matches_(path, mark);
+    if (matches && continues) {
+        return truncate(path, (off_t)mark->bytes) == 0 ||
+               fail(e, "%s: cannot be cut back: %s", path, strerror(errno));
+    }
+
+    bool ok = log_read_lines_(&log, out, step, continues, e);
+    if (ok && (marked > matches || log.damaged > 0 || log.headless)) {
+        ok = log_set_aside_(out, path, "log-damaged", aside, e);
+        printf("warning: %s was changed or damaged%s%s; it is kept as %s\n", path,
+               log.damaged > 0 ? ": " : " since the checkpoint was saved",
+               log.damaged > 0 ? log.first.text : "", aside);
+    }
+    if (ok && log.headless) {
+        TextBuffer with_head = {0};
+        text_put(&with_head, head->data, head->length);
+        text_put(&with_head, "\n", 1);
+        text_put(&with_head, log.kept.data, log.kept.length);
+        free(log.kept.data);
+        log.kept = with_head;
+    }
+    ok = ok && (!log.kept.failed || fail(e, "%s: no memory to cut it back", path)) &&
+         replace_file(path, log.kept.data, log.kept.length, e);
+    free(log.kept.data);
+    return ok;
+}
+
 // Appends the line that describes the run to OUT/NAME.
-static inline bool log_append_run_(const RunRecord *r, const char *name, Error *e) {
-    const char *out = r->options->out;
+static inline bool log_append_run_(const JsonWriter *line, const char *out, const char *name,
+                                   Error *e) {
     char path[PATH_LIMIT];
     if (!path_format(path, e, "%s/%s", out, name)) {
         return false;
@@ -247,31 +313,30 @@ static inline bool log_append_run_(const RunRecord *r, const char *name, Error *
     if (!file) {
         return fail(e, "%s: cannot be written: %s", path, strerror(errno));
     }
-
-    JsonWriter line = {0};
-    log_write_run(&line, r);
-    bool ok = log_append(file, out, name, &line, e);
-    free(line.data);
+    bool ok = log_append(file, out, name, line, e);
     fclose(file);
     return ok;
 }
 
 // Opens the log of a run that is about to train: a new one with its first line, or, when `resumed`,
-// the old one cut back to r->from_step, with a line in restarts.jsonl. NULL on failure.
-static inline FILE *log_open(const RunRecord *r, bool resumed, Error *e) {
+// the old one cut back to r->from_step and `mark`, with a line in restarts.jsonl. A log that no
+// checkpoint belongs to is moved out of the way. NULL on failure.
+static inline FILE *log_open(const RunRecord *r, bool resumed, const LogMark *mark, Error *e) {
     const char *out = r->options->out;
-    char path[PATH_LIMIT];
-    if (!path_format(path, e, "%s/log.jsonl", out) || (!resumed && !log_set_aside_(out, path, e))) {
+    char path[PATH_LIMIT], aside[PATH_LIMIT];
+    if (!path_format(path, e, "%s/log.jsonl", out)) {
         return NULL;
     }
 
-    bool exists = resumed && access(path, F_OK) == 0;
-    if ((exists && !log_truncate(out, r->from_step, r->from_step < r->options->steps, e)) ||
-        !log_append_run_(r, exists ? "restarts.jsonl" : "log.jsonl", e)) {
-        return NULL;
-    }
-    FILE *log = fopen(path, "a");
-    if (!log) {
+    bool exists = access(path, F_OK) == 0, continues = r->from_step < r->options->steps;
+    JsonWriter head = {0};
+    log_write_run(&head, r);
+    bool ok = !exists || (resumed ? log_truncate(out, r->from_step, continues, mark, &head, e)
+                                  : log_set_aside_(out, path, "log", aside, e));
+    ok = ok && log_append_run_(&head, out, exists && resumed ? "restarts.jsonl" : "log.jsonl", e);
+    free(head.data);
+    FILE *log = ok ? fopen(path, "a") : NULL;
+    if (ok && !log) {
         fail(e, "%s: cannot be written: %s", path, strerror(errno));
     }
     return log;

@@ -15,6 +15,7 @@
 // Position of a run.
 typedef struct {
     size_t step, samples; // steps done, samples read by all ranks so far
+    LogMark log;          // on rank 0
 } RunPosition;
 
 // Rank 0: creates OUT with its parents and takes the lock that keeps a second run from writing
@@ -60,6 +61,10 @@ static inline void trainer_state_write(JsonWriter *json, const RunRecord *r, Run
     json_put_uint(json, "seed", r->options->seed);
     json_put_uint(json, "shuffle", r->options->shuffle);
     json_put_uint(json, "seq_len", r->seq_len);
+    json_open(json, "log", '{');
+    json_put_uint(json, "bytes", position.log.bytes);
+    json_put_string(json, "sha256", position.log.sha256);
+    json_close(json, '}');
     log_write_mixture(json, "data", r->data);
     options_write(json, r->options, TRAIN);
     json_close(json, '}');
@@ -123,6 +128,17 @@ static inline bool state_matches_(const Json *state, const char *path, const Run
     return data_matches_(json_get(state, "data"), path, r->data, e);
 }
 
+// What the log was at a checkpoint; unknown in those of older programs.
+static inline LogMark log_mark_read_(const Json *log) {
+    LogMark mark = {0};
+    const char *hash = json_string(json_get(log, "sha256"));
+    if (hash && strlen(hash) + 1 == sizeof mark.sha256) {
+        memcpy(mark.sha256, hash, sizeof mark.sha256);
+        mark.bytes = json_uint_or(json_get(log, "bytes"), 0);
+    }
+    return mark;
+}
+
 // Reads the position of a checkpoint, and refuses one of another run.
 static inline bool trainer_state_read(const char *directory, const RunRecord *r,
                                       RunPosition *position, Error *e) {
@@ -135,6 +151,7 @@ static inline bool trainer_state_read(const char *directory, const RunRecord *r,
     bool ok = (json_uint(json_get(state.root, "step"), &position->step) &&
                json_uint(json_get(state.root, "samples"), &position->samples)) ||
               fail(e, "%s: has no \"step\" or \"samples\"", path);
+    position->log = log_mark_read_(json_get(state.root, "log"));
     ok = ok && state_matches_(state.root, path, r, e);
     json_free(&state);
     return ok;
@@ -161,6 +178,7 @@ static inline bool run_resume_from(const TrainingState *t, World *w, const RunRe
               (position->step < r->options->steps ||
                fail(&e, "%s: is at step %zu already: --steps %zu must be more", directory,
                     position->step, r->options->steps));
+    position->log = (LogMark){0}; // of another run's log
     return world_check(w, ok, &e);
 }
 

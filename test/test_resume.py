@@ -5,6 +5,7 @@ All log lines except the first are compared (without timing fields), and the byt
 optimizer state; there is no tolerance. `kill -9` is sent to mpirun, its proxy and all ranks at
 once.
 """
+import json
 import math
 import os
 import random
@@ -178,6 +179,32 @@ def test_partial_log_line(tiny, stopped, finished):
     log.write_text("".join(lines[:6]) + lines[6][:20])
     run(tiny(stopped))
     same_end(stopped, finished, 8)
+
+
+LOG_DAMAGE = {
+    "first line": lambda log: flip_bit(log, 3),
+    "a line": lambda log: flip_bit(log, log.read_bytes().index(b'{"step": 2')),
+    "a digit": lambda log: flip_bit(log, log.read_bytes().index(b'"loss": 4') + 8),
+    "truncated": lambda log: truncate(log, 100),
+    "empty": lambda log: truncate(log, 0),
+}
+
+
+@pytest.mark.parametrize("damage", LOG_DAMAGE)
+def test_damaged_log(tiny, stopped, finished, damage):
+    """The run goes on, and saves, with what can be read of its log; the log as it was found is kept."""
+    log, aside = stopped / "log.jsonl", stopped / "log-damaged-1.jsonl"
+    LOG_DAMAGE[damage](log)
+    found = log.read_bytes()
+    result = run(tiny(stopped))
+    assert f"warning: {log} was changed or damaged" in result.out and str(aside) in result.out, str(result)
+    assert aside.read_bytes() == found
+    assert state_bytes(checkpoint(stopped, 8)) == state_bytes(checkpoint(finished, 8))
+    assert (checkpoint(stopped, 8) / "README.md").exists()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert lines[0]["program"] == "train_gpt" and [line["step"] for line in lines if "loss" in line][-4:] == [5, 6, 7, 8]
+    run(tiny(stopped, steps=10))  # the log is sound again
+    assert not (stopped / "log-damaged-2.jsonl").exists()
 
 
 def test_finished_run_is_not_changed(tiny, finished, tmp_path):

@@ -114,19 +114,26 @@ static inline char *read_file(const char *path, size_t limit, size_t *length, Er
     return data;
 }
 
-// The SHA-256 of a regular file in hexadecimal.
-static inline bool sha256_file(const char *path, char hex[SHA256_HEX], Error *e) {
-    Sha256 hash;
+// Adds the first `bytes` bytes of an open file to a hash.
+static inline bool sha256_add_file(Sha256 *hash, int file, const char *path, uint64_t bytes,
+                                   Error *e) {
     unsigned char buffer[65536];
-    uint64_t bytes;
-    int file = open_regular(path, &bytes, e);
-    bool ok = file >= 0;
-    sha256_begin(&hash);
+    bool ok = true;
     for (uint64_t at = 0; ok && at < bytes; at += sizeof buffer) {
         size_t n = bytes - at < sizeof buffer ? bytes - at : sizeof buffer;
         ok = read_at(file, path, buffer, n, at, e);
-        sha256_add(&hash, buffer, ok ? n : 0);
+        sha256_add(hash, buffer, ok ? n : 0);
     }
+    return ok;
+}
+
+// The SHA-256 of a regular file in hexadecimal.
+static inline bool sha256_file(const char *path, char hex[SHA256_HEX], Error *e) {
+    Sha256 hash;
+    uint64_t bytes;
+    int file = open_regular(path, &bytes, e);
+    sha256_begin(&hash);
+    bool ok = file >= 0 && sha256_add_file(&hash, file, path, bytes, e);
     close_if_open(file);
     sha256_end(&hash, hex);
     return ok;

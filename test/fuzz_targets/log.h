@@ -6,14 +6,19 @@
 #include "test/fuzz_targets/json.h"
 #include "test/fuzz_targets/promises.h"
 
-// Cutting a log back keeps complete lines of it, in order; cutting it back again changes nothing.
+// Cutting a log back keeps complete lines of it, in order, behind a first line that describes the
+// run; cutting it back again changes nothing.
 static bool run_log(InputPart *parts) {
     Error e = {0};
+    const LogMark no_mark = {0};
+    JsonWriter head = {0};
+    json_append_text(&head, "{\"program\": \"train_gpt\"}");
     size_t length = 0, again_length = 0;
     char log[PATH_LIMIT];
     snprintf(log, sizeof log, "%s", path_of("log.jsonl"));
     put_part("log.jsonl", parts[0]);
-    promise(log_truncate(folder, 5, false, &e), "%s", e.text);
+    unlink(path_of("log-damaged-1.jsonl"));
+    promise(log_truncate(folder, 5, false, &no_mark, &head, &e), "%s", e.text);
     char *kept = read_file(log, SIZE_MAX - 1, &length, &e);
     promise(kept != NULL, "%s", e.text);
     const uint8_t *from = parts[0].data, *end = from + parts[0].size;
@@ -21,6 +26,9 @@ static bool run_log(InputPart *parts) {
         stop = memchr(line, '\n', length - (size_t)(line - kept));
         promise(stop != NULL, "the log ends within a line");
         size_t n = (size_t)(stop - line) + 1;
+        if (line == kept && n == head.length + 1 && !memcmp(line, head.data, head.length)) {
+            continue;
+        }
         while (from < end && (size_t)(end - from) >= n && memcmp(from, line, n)) {
             from = memchr(from, '\n', (size_t)(end - from));
             from = from ? from + 1 : end;
@@ -28,12 +36,13 @@ static bool run_log(InputPart *parts) {
         promise((size_t)(end - from) >= n, "the log has a line that was not there");
         from += n;
     }
-    promise(log_truncate(folder, 5, false, &e), "%s", e.text);
+    promise(log_truncate(folder, 5, false, &no_mark, &head, &e), "%s", e.text);
     char *again = read_file(log, SIZE_MAX - 1, &again_length, &e);
     promise(again && same_text(kept, length, again, again_length),
             "cutting the log twice differs from once");
     free(kept);
     free(again);
+    free(head.data);
     return length == parts[0].size;
 }
 
@@ -105,6 +114,18 @@ static void keep_plainly(TextBuffer *kept, InputPart log, uint64_t step, bool co
     }
 }
 
+// Whether the first line describes a run.
+static bool begins_with_run(InputPart log) {
+    JsonDocument document;
+    const uint8_t *stop = log.size ? memchr(log.data, '\n', log.size) : NULL;
+    if (!stop || !parse_object(&document, log.data, (size_t)(stop - log.data))) {
+        return false;
+    }
+    bool run = log_line_kind(document.root) == LOG_RUN;
+    json_free(&document);
+    return run;
+}
+
 // The file holds `before` and then one line that describes a run from `step`.
 static void check_run_appended(const char *name, const char *before, size_t length, uint64_t step) {
     size_t size = 0;
@@ -136,7 +157,7 @@ static void check_file_is(const char *name, const char *text, size_t length) {
 
 static void open_log(const RunRecord *record, bool resumed) {
     Error e = {0};
-    FILE *log = log_open(record, resumed, &e);
+    FILE *log = log_open(record, resumed, &(LogMark){0}, &e);
     promise(log && fclose(log) == 0, "%s", e.text);
 }
 
@@ -175,7 +196,15 @@ static bool run_log_resume(InputPart *parts) {
     }
 
     // Resumed: later steps are gone, and restarts.jsonl has one more line.
+    unlink(path_of("log-damaged-1.jsonl"));
     open_log(&record, true);
+    if (!begins_with_run(parts[0])) {
+        JsonWriter head = {0};
+        log_write_run(&head, &record);
+        text_put(&kept, head.data, head.length);
+        text_put(&kept, "\n", 1);
+        free(head.data);
+    }
     keep_plainly(&kept, parts[0], record.from_step, record.from_step < options.steps);
     if (exists) {
         check_file_is("log.jsonl", kept.data, kept.length);
@@ -187,7 +216,7 @@ static bool run_log_resume(InputPart *parts) {
 
     // The report reads such a log without complaint.
     RunLog log;
-    if (answer(run_log_read(&log, folder, false, UINT64_MAX, &e), &e)) {
+    if (answer(run_log_read(&log, folder, false, &e), &e)) {
         promise(!log.cut && log.last_step <= record.from_step, "step %llu after cutting to %llu",
                 (unsigned long long)log.last_step, (unsigned long long)record.from_step);
         run_log_free(&log);

@@ -113,6 +113,7 @@ static bool run_report(InputPart *parts) {
     EventWriter events;
     JsonWriter card = {0};
     JsonDocument head;
+    RunLog log;
     char run[PATH_LIMIT];
     const char *runs[] = {run};
     int back = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -136,12 +137,14 @@ static bool run_report(InputPart *parts) {
             (size_t)((uint8_t *)memchr(parts[0].data, '\n', parts[0].size) - parts[0].data);
         promise(json_parse(&head, (char *)parts[0].data, first, "", &e), "%s", e.text);
         json_free(&head);
-        if (answer(model_card(&card.text, &golden_models[0].config, run, (char *)parts[0].data,
-                              first, 3, &e),
+        promise(run_log_read(&log, run, false, &e), "%s", e.text);
+        if (answer(model_card(&card.text, &golden_models[0].config, &log, (char *)parts[0].data,
+                              first, &e),
                    &e)) {
             check_card(&card);
         }
         free(card.data);
+        run_log_free(&log);
     }
     promise(fchdir(back) == 0 && close(back) == 0, "%s", strerror(errno));
     return ok;
