@@ -896,7 +896,7 @@ static bool save_checkpoint(Trainer *t) {
 
     t->longest_save = fmax(t->longest_save, seconds_now() - start);
     if (t->world->rank == 0) {
-        remove_old_checkpoints(t->options->out, t->options->keep);
+        remove_old_checkpoints(t->options->out, t->options->keep, t->position.step);
         status_line_clear();
         printf("saved %s/step-%06zu\n", t->options->out, t->position.step);
     }

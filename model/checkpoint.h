@@ -377,6 +377,38 @@ static inline bool checkpoint_verify(const char *directory, bool with_optimizer,
     return ok;
 }
 
+// Whether a folder looks as if this program made it: nothing but files in it, and of them at least
+// one that only checkpoints have.
+static inline bool checkpoint_is_ours_(const char *path) {
+    static const char *const signs[] = {"SHA256SUMS", "trainer_state.json", "config.json",
+                                        "model.safetensors"};
+    struct dirent **names = NULL;
+    struct stat status;
+    int count = lstat(path, &status) || !S_ISDIR(status.st_mode) ? -1 : list_folder(path, &names);
+    bool files = count >= 0, ours = count == 0;
+    for (int i = 0; i < count; i++) {
+        char child[PATH_LIMIT];
+        Error ignored;
+        files = files && path_format(child, &ignored, "%s/%s", path, names[i]->d_name) &&
+                !lstat(child, &status) && S_ISREG(status.st_mode);
+        for (size_t j = 0; j < sizeof signs / sizeof *signs; j++) {
+            ours |= !strcmp(names[i]->d_name, signs[j]);
+        }
+    }
+    free_names(names, count);
+    return files && ours;
+}
+
+// Removes a checkpoint's folder; one that this program did not make is left as it is, with a
+// warning.
+static inline void checkpoint_remove_folder_(const char *path) {
+    if (checkpoint_is_ours_(path)) {
+        remove_directory(path);
+    } else if (!access(path, F_OK)) {
+        printf("warning: %s is not removed: it is not a checkpoint\n", path);
+    }
+}
+
 // Removes the hidden folders .step-*.new and .step-*.old that killed runs left in OUT. The caller
 // holds the lock of OUT.
 static inline void checkpoint_clean(const char *out) {
@@ -387,7 +419,7 @@ static inline void checkpoint_clean(const char *out) {
         Error ignored;
         if (!strncmp(names[i]->d_name, ".step-", 6) &&
             path_format(path, &ignored, "%s/%s", out, names[i]->d_name)) {
-            remove_directory(path);
+            checkpoint_remove_folder_(path);
         }
     }
     free_names(names, count);
@@ -400,8 +432,10 @@ static inline void checkpoint_remove(const char *out, size_t step) {
     Error ignored;
     if (path_format(path, &ignored, "%s/step-%06zu", out, step) &&
         path_format(hidden, &ignored, "%s/.step-%06zu.old", out, step)) {
-        remove_directory(hidden);
-        if (!rename(path, hidden)) {
+        checkpoint_remove_folder_(hidden);
+        if (!checkpoint_is_ours_(path)) {
+            printf("warning: %s is not removed: it is not a checkpoint\n", path);
+        } else if (!rename(path, hidden)) {
             remove_directory(hidden);
         }
     }

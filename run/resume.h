@@ -223,14 +223,17 @@ static inline bool run_resume(const TrainingState *t, World *w, const RunRecord 
     return ok && world_check(w, count == 0 || *resumed, &e);
 }
 
-// Rank 0: removes all but the latest `keep` checkpoints; 0 keeps all.
-static inline void remove_old_checkpoints(const char *out, size_t keep) {
+// Rank 0: removes all but the latest `keep` checkpoints up to `step`; 0 keeps all. Later ones are
+// broken, or the run would have resumed from them: they do not count.
+static inline void remove_old_checkpoints(const char *out, size_t keep, size_t step) {
     size_t *steps;
-    size_t count;
+    size_t count, kept = 0;
     Error ignored;
     if (keep > 0 && checkpoint_list(out, &steps, &count, &ignored)) {
-        for (size_t i = keep; i < count; i++) {
-            checkpoint_remove(out, steps[i]);
+        for (size_t i = 0; i < count; i++) {
+            if (steps[i] <= step && kept++ >= keep) {
+                checkpoint_remove(out, steps[i]);
+            }
         }
         free(steps);
     }

@@ -220,6 +220,39 @@ def test_keep(tiny, tmp_path):
     assert checkpoints(tmp_path / "run") == [6, 8]
 
 
+def test_keep_does_not_count_broken_checkpoints(tiny, finished, tmp_path):
+    """The latest is damaged, the run resumes from the one before, and stops earlier than the latest:
+    what it saves must stay."""
+    out = copied(finished, tmp_path / "run")
+    flip_bit(checkpoint(out, 8) / "model.safetensors", 1000)
+    run(tiny(out, keep=1, steps=9, save_every=7))
+    assert checkpoints(out) == [9]
+    out = copied(finished, tmp_path / "earlier")
+    flip_bit(checkpoint(out, 8) / "model.safetensors", 1000)
+    run(tiny(out, keep=1, steps=7, schedule="constant"))
+    assert checkpoints(out) == [7, 8]
+    run(tiny(out, keep=1, steps=8, schedule="constant"))
+    assert checkpoints(out) == [8] and checksums_hold(checkpoint(out, 8))
+
+
+def test_removes_only_what_it_made(tiny, tmp_path):
+    """Links are not followed, and folders of others stay."""
+    out, others = tmp_path / "run", tmp_path / "others"
+    (others / "deep").mkdir(parents=True)
+    (others / "deep/file").write_text("text")
+    out.mkdir()
+    for name in "step-000000", ".step-000003.old", ".step-000004.new":
+        (out / name).symlink_to(others)
+    (out / "step-000001").mkdir()
+    (out / "step-000001/notes.txt").write_text("text")
+    run(tiny(tmp_path / "made"))
+    shutil.copytree(checkpoint(tmp_path / "made", 2), out / "step-000002")
+    result = run(tiny(out, keep=1))
+    assert checkpoints(out) == [0, 1, 8] and (out / "step-000001/notes.txt").exists()
+    assert (others / "deep/file").read_text() == "text"
+    assert f"warning: {out}/step-000001 is not removed: it is not a checkpoint" in result.out, str(result)
+
+
 def test_save_every_zero(tiny, tmp_path):
     run(tiny(tmp_path / "run", save_every=0))
     assert checkpoints(tmp_path / "run") == []

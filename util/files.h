@@ -233,6 +233,8 @@ static inline void free_names(struct dirent **names, int count) {
     free(names);
 }
 
+static inline void remove_directory(const char *path);
+
 // Removes everything in a folder, as far as possible. Symbolic links are removed, not followed.
 static inline void remove_contents(const char *path) {
     struct dirent **names = NULL;
@@ -240,18 +242,19 @@ static inline void remove_contents(const char *path) {
     for (int i = 0; i < count; i++) {
         char child[PATH_LIMIT];
         Error ignored;
-        if (path_format(child, &ignored, "%s/%s", path, names[i]->d_name) && unlink(child)) {
-            remove_contents(child);
-            rmdir(child);
+        if (path_format(child, &ignored, "%s/%s", path, names[i]->d_name)) {
+            remove_directory(child);
         }
     }
     free_names(names, count);
 }
 
-// Removes a folder and everything in it, as far as possible.
+// Removes a folder and everything in it, as far as possible; of a link only the link.
 static inline void remove_directory(const char *path) {
-    remove_contents(path);
-    rmdir(path);
+    if (unlink(path)) {
+        remove_contents(path);
+        rmdir(path);
+    }
 }
 
 // Makes the files that were created, renamed or removed in a folder durable.
