@@ -77,14 +77,6 @@ static inline void cut_ending(char *text, const char *ending) {
     }
 }
 
-// Whether a text is one of a list, which ends with NULL.
-static inline bool is_one_of(const char *text, const char *const *list) {
-    while (*list && strcmp(*list, text)) {
-        list++;
-    }
-    return *list != NULL;
-}
-
 // ------------------------------------------------------------------------------------------------
 // Numbers
 

@@ -103,6 +103,8 @@ typedef enum { NOT_GIVEN, GIVEN_OFF, GIVEN_ON } Override;
          "start from a checkpoint of another run, with its optimizer state, in a new --out")      \
     CHOICE(resume, RESUME_AUTO, TRAIN, "auto|none",                                               \
            "auto: resume from the latest complete checkpoint in --out")                           \
+    FLAG(allow_change, TRAIN,                                                                     \
+         "resume with another learning rate, batch, schedule or optimizer setting")               \
     WHOLE(micro_batch, 4, 1, 1000000, TRAIN | EVAL, "B", "sequences per forward pass of a rank")  \
     WHOLE(global_batch, 0, 0, 100000000, TRAIN, "G",                                              \
           "sequences per step; 0: micro-batch x data-parallel ranks")                             \

@@ -10,6 +10,7 @@
 #include "dataloader.h"
 #include "mpi_utils.h"
 #include "run/log_writer.h"
+#include "run/option_changes.h"
 #include "run/training_state.h"
 
 // Position of a run.
@@ -66,7 +67,9 @@ static inline void trainer_state_write(JsonWriter *json, const RunRecord *r, Run
     json_put_string(json, "sha256", position.log.sha256);
     json_close(json, '}');
     log_write_mixture(json, "data", r->data);
-    options_write(json, r->options, TRAIN);
+    Options options = *r->options;
+    options.global_batch = r->global_batch;
+    options_write(json, &options, TRAIN);
     json_close(json, '}');
 }
 
@@ -139,8 +142,30 @@ static inline LogMark log_mark_read_(const Json *log) {
     return mark;
 }
 
-// Reads the position of a checkpoint, and refuses one of another run.
-static inline bool trainer_state_read(const char *directory, const RunRecord *r,
+// The options of this run as options_write writes them, with what --global-batch came to.
+static inline bool changed_options_check_(const Json *state, const char *path, const RunRecord *r,
+                                          bool same_run, Error *e) {
+    Options options = *r->options;
+    JsonWriter now = {0};
+    JsonDocument document;
+    options.global_batch = r->global_batch;
+    json_open(&now, NULL, '{');
+    options_write(&now, &options, TRAIN);
+    json_close(&now, '}');
+    bool ok = !now.failed && json_parse(&document, now.data, now.length, "the options", e);
+    free(now.data);
+    if (!ok) {
+        return now.failed ? fail(e, "no memory for the options") : false;
+    }
+    ok = options_check_changes(json_get(state, "options"), json_get(document.root, "options"),
+                               r->world->rank == 0, !same_run || r->options->allow_change, path, e);
+    json_free(&document);
+    return ok;
+}
+
+// Reads the position of a checkpoint, and refuses one of another run. same_run: it is to go on as
+// it began.
+static inline bool trainer_state_read(const char *directory, const RunRecord *r, bool same_run,
                                       RunPosition *position, Error *e) {
     char path[PATH_LIMIT];
     JsonDocument state;
@@ -152,7 +177,8 @@ static inline bool trainer_state_read(const char *directory, const RunRecord *r,
                json_uint(json_get(state.root, "samples"), &position->samples)) ||
               fail(e, "%s: has no \"step\" or \"samples\"", path);
     position->log = log_mark_read_(json_get(state.root, "log"));
-    ok = ok && state_matches_(state.root, path, r, e);
+    ok = ok && state_matches_(state.root, path, r, e) &&
+         changed_options_check_(state.root, path, r, same_run, e);
     json_free(&state);
     return ok;
 }
@@ -162,9 +188,10 @@ static inline bool trainer_state_read(const char *directory, const RunRecord *r,
 
 // Loads a checkpoint that has been verified, if it is of this run.
 static inline bool load_checkpoint_(const TrainingState *t, const RunRecord *r,
-                                    const char *directory, RunPosition *position, Error *e) {
-    return state_check_shape(t, directory, e) && trainer_state_read(directory, r, position, e) &&
-           state_load(t, directory, e);
+                                    const char *directory, bool same_run, RunPosition *position,
+                                    Error *e) {
+    return state_check_shape(t, directory, e) &&
+           trainer_state_read(directory, r, same_run, position, e) && state_load(t, directory, e);
 }
 
 // Collective: begins a new run where a checkpoint of another one, --resume-from, stands: weights,
@@ -174,7 +201,7 @@ static inline bool run_resume_from(const TrainingState *t, World *w, const RunRe
     Error e = {0};
     const char *directory = r->options->resume_from;
     bool ok = checkpoint_verify_together(w, directory, true, &e) &&
-              load_checkpoint_(t, r, directory, position, &e) &&
+              load_checkpoint_(t, r, directory, false, position, &e) &&
               (position->step < r->options->steps ||
                fail(&e, "%s: is at step %zu already: --steps %zu must be more", directory,
                     position->step, r->options->steps));
@@ -208,7 +235,7 @@ static inline bool run_resume(const TrainingState *t, World *w, const RunRecord 
         broadcast(&step, sizeof step);
         if (path_format(directory, &e, "%s/step-%06zu", out, step) &&
             checkpoint_verify_together(w, directory, true, &e)) {
-            ok = world_check(w, load_checkpoint_(t, r, directory, position, &e), &e);
+            ok = world_check(w, load_checkpoint_(t, r, directory, true, position, &e), &e);
             *resumed = ok;
         } else if (w->rank == 0) {
             printf("warning: %s\n", e.text);

@@ -83,7 +83,6 @@ RUNS = {
     "one rank": (1, dict(global_batch=4)),
     "dp": (4, dict()),
     "dp by messages": (4, dict(share_memory=0)),
-    "dp by messages in BF16": (4, dict(share_memory=0, reduce_dtype="bf16")),
     "zero by messages in BF16": (4, dict(share_memory=0, zero=1, reduce_dtype="bf16")),
     "zero": (4, dict(zero=1)),
     "tp": (4, dict(tp=4)),

@@ -229,9 +229,9 @@ def test_keep_does_not_count_broken_checkpoints(tiny, finished, tmp_path):
     assert checkpoints(out) == [9]
     out = copied(finished, tmp_path / "earlier")
     flip_bit(checkpoint(out, 8) / "model.safetensors", 1000)
-    run(tiny(out, keep=1, steps=7, schedule="constant"))
+    run(tiny(out, keep=1, steps=7))
     assert checkpoints(out) == [7, 8]
-    run(tiny(out, keep=1, steps=8, schedule="constant"))
+    run(tiny(out, keep=1, steps=8))
     assert checkpoints(out) == [8] and checksums_hold(checkpoint(out, 8))
 
 
@@ -317,6 +317,23 @@ def test_changed_option(tiny, stopped, option, value, ranks):
     log = (stopped / "log.jsonl").read_bytes()
     fails(tiny(stopped, **{option: value}), 1, "step-000004", ranks=ranks)
     assert checkpoints(stopped) == [2, 4] and (stopped / "log.jsonl").read_bytes() == log
+
+
+def test_changed_settings(tiny, stopped):
+    """What a resume changes is named; what makes another run of it needs --allow-change."""
+    other = tiny(stopped, lr=0.5, clip=0, recompute="layer")
+    fails(other, 1, "step-000004", "lr 0.003 -> 0.5, clip 1 -> 0", "--allow-change")
+    assert checkpoints(stopped) == [2, 4]
+    result = run([*other, "--allow-change"])
+    assert re.search(r"changed since the checkpoint: .*lr 0.003 -> 0.5", result.out), str(result)
+    assert "recompute none -> layer" in result.out
+    assert checkpoints(stopped) == [2, 4, 6, 8]
+
+
+def test_changed_global_batch(tiny, tmp_path):
+    """Without --global-batch it depends on the number of ranks."""
+    run(tiny(tmp_path / "run", global_batch=0, steps=4))
+    fails(tiny(tmp_path / "run", global_batch=0), 1, "global_batch 2 -> 4", ranks=2)
 
 
 def test_changed_data(tiny, stopped, tmp_path):

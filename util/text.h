@@ -54,4 +54,12 @@ __attribute__((format(printf, 2, 3))) static inline void text_format(TextBuffer 
     va_end(args);
 }
 
+// Whether a text is one of a list, which ends with NULL.
+static inline bool is_one_of(const char *text, const char *const *list) {
+    while (*list && strcmp(*list, text)) {
+        list++;
+    }
+    return *list != NULL;
+}
+
 #endif

@@ -51,10 +51,11 @@ static bool run_state(InputPart *parts) {
     char path[] = "x", *paths[] = {path};
     uint64_t weights[] = {1};
     const Mixture mixture = {.count = 1, .items = &data, .paths = paths, .weights = weights};
-    const RunRecord record = {.options = &options, .seq_len = 64, .data = &mixture};
+    const World one = {.rank = 1};
+    const RunRecord record = {.options = &options, .world = &one, .seq_len = 64, .data = &mixture};
     RunPosition position;
     put_part("trainer_state.json", parts[0]);
-    return answer(trainer_state_read(folder, &record, &position, &e), &e);
+    return answer(trainer_state_read(folder, &record, true, &position, &e), &e);
 }
 
 // The files that SHA256SUMS lists are always the same.
