@@ -8,10 +8,10 @@
 #include <limits.h>
 #include <unistd.h>
 
-#include "util/dtype.h"
 #include "model/tensor_view.h"
 #include "util/array.h" // defines: min_u64
 #include "util/bytes.h"
+#include "util/dtype.h"
 #include "util/files.h"
 #include "util/json.h"
 

@@ -1,5 +1,5 @@
-// run_output.h: what a run writes to OUT besides its checkpoints: log.jsonl, the TensorBoard events,
-// and, in memory, the history that a model card tells. On rank 0 only.
+// run_output.h: what a run writes to OUT besides its checkpoints: log.jsonl, the TensorBoard
+// events, and, in memory, the history that a model card tells. On rank 0 only.
 #ifndef REPORT_RUN_OUTPUT_H
 #define REPORT_RUN_OUTPUT_H
 

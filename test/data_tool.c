@@ -36,8 +36,8 @@ static bool hash_blocks_command(void) {
     unsigned char data[1 << 16];
     uint32_t plain[8] = {0}, cpu[8] = {0};
     size_t n = fread(data, 1, sizeof data, stdin);
-    sha256_blocks_plain_(plain, data, n / 64);
-    (sha256_instructions_() ? sha256_blocks_cpu_ : sha256_blocks_plain_)(cpu, data, n / 64);
+    sha256_blocks_plain(plain, data, n / 64);
+    (sha256_has_instructions() ? sha256_blocks_cpu : sha256_blocks_plain)(cpu, data, n / 64);
     puts(memcmp(plain, cpu, sizeof plain) ? "different" : "same");
     return true;
 }

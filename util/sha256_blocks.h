@@ -57,15 +57,15 @@ static inline void sha256_block_plain_(uint32_t state[8], const unsigned char *b
     state[4] += e, state[5] += f, state[6] += g, state[7] += h;
 }
 
-static inline void sha256_blocks_plain_(uint32_t state[8], const unsigned char *data,
-                                        size_t blocks) {
+static inline void sha256_blocks_plain(uint32_t state[8], const unsigned char *data,
+                                       size_t blocks) {
     for (; blocks > 0; blocks--, data += 64) {
         sha256_block_plain_(state, data);
     }
 }
 
 #if defined __x86_64__
-static inline bool sha256_instructions_(void) {
+static inline bool sha256_has_instructions(void) {
     unsigned a, b, c, d;
     bool sse41 = __get_cpuid(1, &a, &b, &c, &d) && c & bit_SSE4_1;
     return sse41 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && b & bit_SHA;
@@ -74,7 +74,7 @@ static inline bool sha256_instructions_(void) {
 // Two registers hold the state as the instructions want it: (f, e, b, a) and (h, g, d, c), lowest
 // lane first. An instruction does two rounds, which make the first of them the second.
 __attribute__((target("sha,sse4.1"))) static inline void
-sha256_blocks_cpu_(uint32_t state[8], const unsigned char *data, size_t blocks) {
+sha256_blocks_cpu(uint32_t state[8], const unsigned char *data, size_t blocks) {
     const __m128i big_endian = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
     __m128i badc = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)state), 0xB1);
     __m128i hgfe = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)(state + 4)), 0x1B);
@@ -110,12 +110,12 @@ sha256_blocks_cpu_(uint32_t state[8], const unsigned char *data, size_t blocks) 
 }
 
 #elif defined __aarch64__
-static inline bool sha256_instructions_(void) {
+static inline bool sha256_has_instructions(void) {
     return getauxval(AT_HWCAP) & HWCAP_SHA2;
 }
 
 __attribute__((target("+crypto"))) static inline void
-sha256_blocks_cpu_(uint32_t state[8], const unsigned char *data, size_t blocks) {
+sha256_blocks_cpu(uint32_t state[8], const unsigned char *data, size_t blocks) {
     uint32x4_t abcd = vld1q_u32(state), efgh = vld1q_u32(state + 4);
 
     for (; blocks > 0; blocks--, data += 64) {
@@ -138,12 +138,12 @@ sha256_blocks_cpu_(uint32_t state[8], const unsigned char *data, size_t blocks) 
 }
 
 #else
-static inline bool sha256_instructions_(void) {
+static inline bool sha256_has_instructions(void) {
     return false;
 }
 
-static inline void sha256_blocks_cpu_(uint32_t state[8], const unsigned char *data, size_t blocks) {
-    sha256_blocks_plain_(state, data, blocks);
+static inline void sha256_blocks_cpu(uint32_t state[8], const unsigned char *data, size_t blocks) {
+    sha256_blocks_plain(state, data, blocks);
 }
 #endif
 
@@ -152,10 +152,10 @@ static inline void sha256_blocks(uint32_t state[8], const unsigned char *data, s
     static int known; // 0: not yet, 1: no instructions, 2: instructions; threads agree on it
     int have = __atomic_load_n(&known, __ATOMIC_RELAXED);
     if (!have) {
-        have = sha256_instructions_() ? 2 : 1;
+        have = sha256_has_instructions() ? 2 : 1;
         __atomic_store_n(&known, have, __ATOMIC_RELAXED);
     }
-    (have == 2 ? sha256_blocks_cpu_ : sha256_blocks_plain_)(state, data, blocks);
+    (have == 2 ? sha256_blocks_cpu : sha256_blocks_plain)(state, data, blocks);
 }
 
 #endif

@@ -30,7 +30,9 @@ static inline void text_put(TextBuffer *b, const char *text, size_t length) {
         b->failed = true;
         return;
     }
-    memcpy(b->data + b->length, text, length);
+    if (length > 0) { // else `text` may be NULL
+        memcpy(b->data + b->length, text, length);
+    }
     b->length += length;
     b->data[b->length] = 0;
 }

@@ -43,7 +43,7 @@ static bool run_log(InputPart *parts) {
     free(kept);
     free(again);
     free(head.data);
-    return length == parts[0].size;
+    return length == parts[0].size || length == parts[0].size + head.length + 1;
 }
 
 // A line that parses as an object.
@@ -228,9 +228,8 @@ static bool run_log_resume(InputPart *parts) {
         check_file_is("log-1.jsonl", kept.data, kept.length);
         check_run_appended("log.jsonl", NULL, 0, record.from_step);
     }
-    bool any = kept.length > 0;
     free(kept.data);
-    return any;
+    return begins_with_run(parts[0]);
 }
 
 #endif
