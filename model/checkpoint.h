@@ -378,10 +378,10 @@ static inline bool checkpoint_verify(const char *directory, bool with_optimizer,
 }
 
 // Whether a folder looks as if this program made it: nothing but files in it, and of them at least
-// one that only checkpoints have.
+// one whose name begins as only those of checkpoints do. A killed save may have left any of them.
 static inline bool checkpoint_is_ours_(const char *path) {
-    static const char *const signs[] = {"SHA256SUMS", "trainer_state.json", "config.json",
-                                        "model.safetensors"};
+    static const char *const signs[] = {"SHA256SUMS", "trainer_state.json", "config.json", "model.",
+                                        "model-",     "optimizer-"};
     struct dirent **names = NULL;
     struct stat status;
     int count = lstat(path, &status) || !S_ISDIR(status.st_mode) ? -1 : list_folder(path, &names);
@@ -392,7 +392,7 @@ static inline bool checkpoint_is_ours_(const char *path) {
         files = files && path_format(child, &ignored, "%s/%s", path, names[i]->d_name) &&
                 !lstat(child, &status) && S_ISREG(status.st_mode);
         for (size_t j = 0; j < sizeof signs / sizeof *signs; j++) {
-            ours |= !strcmp(names[i]->d_name, signs[j]);
+            ours |= !strncmp(names[i]->d_name, signs[j], strlen(signs[j]));
         }
     }
     free_names(names, count);

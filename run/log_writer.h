@@ -282,7 +282,7 @@ static inline bool log_truncate(const char *out, uint64_t step, bool continues, 
     }
 
     bool ok = log_read_lines_(&log, out, step, continues, e);
-    if (ok && (marked > matches || log.damaged > 0 || log.headless)) {
+    if (ok && ((marked && !matches) || log.damaged > 0 || log.headless)) {
         ok = log_set_aside_(out, path, "log-damaged", aside, e);
         printf("warning: %s was changed or damaged%s%s; it is kept as %s\n", path,
                log.damaged > 0 ? ": " : " since the checkpoint was saved",
